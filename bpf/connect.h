@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The connect hooks: judge a connection, and divert it. */
+#ifndef SIDETRACK_CONNECT_H
+#define SIDETRACK_CONNECT_H
+
+#define PROCEED 1
+#define REFUSE 0
+#define DIVERT 2 /* ours alone: the hook writes the target and proceeds */
+
+/* Where a connection is diverted to. */
+struct target {
+	union address address;
+	__be16 port;
+};
+
+#define SOL_SOCKET 1
+#define SO_BINDTOIFINDEX 62
+#define LOOPBACK_IFINDEX 1
+
+static __always_inline int refuse(int error, __u32 counter, __u32 event, const struct connection *c,
+				  const struct sidetrack_filter *f)
+{
+	count(counter);
+	event_emit(event, c, f ? f->id : 0, f ? f->service : 0);
+	bpf_set_retval(-error);
+	return REFUSE;
+}
+
+/* A socket may come back after AF_UNSPEC; what an earlier connect left must not speak for this one.
+ */
+static __always_inline int go_straight(struct bpf_sock_addr *ctx)
+{
+	struct sidetrack_client *client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
+
+	if (client) {
+		int ifindex = client->bound_ifindex;
+
+		if (ifindex)
+			bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &ifindex,
+				       sizeof(ifindex));
+		bpf_sk_storage_delete(&sidetrack_clients, ctx->sk);
+	}
+	return PROCEED;
+}
+
+/*
+ * A socket bound to a device would never reach the loopback device: lift that. The flow tells the
+ * proxy, and a later connect that is not redirected gets it back.
+ */
+static __always_inline int lift_device(struct bpf_sock_addr *ctx, struct sidetrack_client *client)
+{
+	int none = 0, bound = ctx->sk->bound_dev_if;
+
+	if (!bound || bound == LOOPBACK_IFINDEX)
+		return 0;
+	client->bound_ifindex = bound;
+	return bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &none, sizeof(none));
+}
+
+static __always_inline void remember(struct sidetrack_client *client, const struct connection *c,
+				     const struct sidetrack_filter *f, const struct chain *chain,
+				     __u64 parent_id)
+{
+	client->flow_id = __sync_fetch_and_add(&flow_last, 1) + 1;
+	client->parent_id = parent_id;
+	client->filter_id = f->id;
+	__builtin_memcpy(client->remote_addr, c->remote.bytes, sizeof(client->remote_addr));
+	client->remote_port = c->port;
+	client->family = c->family;
+	client->mapped = c->mapped;
+	client->context_id = f->context_id;
+	client->flags = !parent_id && chain->length > 1 ? SIDETRACK_FLOW_CHAIN_ASSUMED : 0;
+	client->chain_length = chain->length;
+	__builtin_memcpy(client->chain, chain->services, sizeof(client->chain));
+}
+
+/* Where the service listens, in the connection's own family. */
+static __always_inline void target_of(const struct sidetrack_service *service,
+				      const struct connection *c, struct target *target)
+{
+	if (c->family == AF_INET) {
+		address_from_v4(&target->address, service->addr4 ?
+							  service->addr4 :
+							  address_spread(&c->remote, c->port));
+		target->port = service->port4;
+		return;
+	}
+	__builtin_memcpy(target->address.bytes, service->addr6, sizeof(target->address));
+	if (address_is_zero(&target->address))
+		target->address.words[3] = bpf_htonl(1);
+	target->port = service->port6;
+}
+
+static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct connection *c,
+				    const struct sidetrack_filter *f, struct chain *chain,
+				    __u64 parent_id, struct target *target)
+{
+	struct sidetrack_service *service;
+	struct sidetrack_client *client;
+	__u32 number = f->service;
+
+	service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	if (!service)
+		return REFUSE;
+	if (chain->length >= SIDETRACK_CHAIN_MAX)
+		return refuse(ELOOP, SIDETRACK_COUNT_CHAIN_TOO_LONG, SIDETRACK_EVENT_CHAIN_TOO_LONG,
+			      c, f);
+	chain_add(chain, number);
+	client = flows_have_room() ? bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL,
+							BPF_SK_STORAGE_GET_F_CREATE) :
+				     NULL;
+	if (!client)
+		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c,
+			      f);
+	remember(client, c, f, chain, parent_id);
+	if (lift_device(ctx, client)) {
+		bpf_sk_storage_delete(&sidetrack_clients, ctx->sk);
+		bpf_set_retval(-ENETUNREACH);
+		return REFUSE;
+	}
+	target_of(service, c, target);
+	count(SIDETRACK_COUNT_REDIRECTED);
+	return DIVERT;
+}
+
+/* What a service's own socket, without records, is due. Returns the floor to judge it from. */
+static __always_inline int own_connect(__u32 number, const struct sidetrack_policy *policy,
+				       __u32 *floor, int *straight)
+{
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+
+	if (!service)
+		return 0;
+	if (service->records == SIDETRACK_RECORDS_LEGACY) {
+		*floor = policy->place[number & (SIDETRACK_SERVICES_MAX - 1)];
+		return 0;
+	}
+	*straight = service->flags & SIDETRACK_OWN_TRAFFIC_PERMIT;
+	return *straight ? 0 : -1;
+}
+
+/* A socket with records: its chain is its parent's. */
+static __always_inline int judge_linked(struct bpf_sock_addr *ctx, const struct connection *c,
+					struct sidetrack_policy *policy, struct chain *chain,
+					__u64 parent_id, struct verdict *verdict)
+{
+	struct sidetrack_flow_entry *parent = bpf_map_lookup_elem(&sidetrack_flows, &parent_id);
+
+	if (!parent)
+		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_STALE, SIDETRACK_EVENT_RECORDS_STALE,
+			      c, NULL);
+	chain_load(chain, &parent->flow);
+	if (classify(policy, c, chain, 0, verdict) < 0)
+		return go_straight(ctx);
+	return DIVERT;
+}
+
+/* A socket without records: a program's, or a service's own. */
+static __always_inline int judge_fresh(struct bpf_sock_addr *ctx, const struct connection *c,
+				       struct sidetrack_policy *policy, struct chain *chain,
+				       struct verdict *verdict)
+{
+	__u32 own, floor = 0;
+	int straight = 0;
+
+	if (classify(policy, c, chain, 0, verdict) < 0)
+		return go_straight(ctx); /* most end here, before anything dear */
+	own = program_service();
+	if (!own)
+		return program_in_scope() ? DIVERT : go_straight(ctx);
+	if (own_connect(own, policy, &floor, &straight))
+		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_MISSING,
+			      SIDETRACK_EVENT_RECORDS_MISSING, c,
+			      filter_at(policy, verdict->index));
+	if (straight || classify(policy, c, chain, floor, verdict) < 0)
+		return go_straight(ctx);
+	return DIVERT;
+}
+
+static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct connection *c,
+				    struct target *target, struct chain *chain)
+{
+	struct sidetrack_tie *tie = bpf_sk_storage_get(&sidetrack_ties, ctx->sk, NULL, 0);
+	__u64 parent_id = tie ? tie->linked : 0;
+	struct sidetrack_policy *policy;
+	struct sidetrack_filter *f;
+	struct verdict verdict;
+	int decision;
+
+	policy = policy_in_force();
+	if (!policy)
+		return go_straight(ctx);
+	decision = parent_id ? judge_linked(ctx, c, policy, chain, parent_id, &verdict) :
+			       judge_fresh(ctx, c, policy, chain, &verdict);
+	if (decision != DIVERT)
+		return decision;
+	f = filter_at(policy, verdict.index);
+	if (verdict.absent)
+		return refuse(ECONNREFUSED, SIDETRACK_COUNT_ABSENT_BLOCKED,
+			      SIDETRACK_EVENT_ABSENT_BLOCKED, c, f);
+	return redirect(ctx, c, f, chain, parent_id, target);
+}
+
+static __always_inline int judge(struct bpf_sock_addr *ctx, struct connection *c,
+				 struct target *target)
+{
+	struct sidetrack_desk *desk = desk_take();
+	int decision;
+
+	if (!desk)
+		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c,
+			      NULL);
+	chain_clear(&desk->chain);
+	decision = judge_at_desk(ctx, c, target, &desk->chain);
+	desk_give(desk);
+	return decision;
+}
+
+static __always_inline void write_address6(struct bpf_sock_addr *ctx, const union address *address)
+{
+	ctx->user_ip6[0] = address->words[0];
+	apart();
+	ctx->user_ip6[1] = address->words[1];
+	apart();
+	ctx->user_ip6[2] = address->words[2];
+	apart();
+	ctx->user_ip6[3] = address->words[3];
+}
+
+static __always_inline int connect4(struct bpf_sock_addr *ctx)
+{
+	struct connection c = { .port = ctx->user_port, .family = AF_INET };
+	struct target target = {};
+	int verdict;
+
+	if (ctx->protocol != IPPROTO_TCP || !ctx->sk)
+		return PROCEED;
+	address_from_v4(&c.remote, ctx->user_ip4);
+	verdict = judge(ctx, &c, &target);
+	if (verdict != DIVERT)
+		return verdict;
+	ctx->user_ip4 = target.address.words[3];
+	ctx->user_port = target.port;
+	return PROCEED;
+}
+
+static __always_inline int connect6(struct bpf_sock_addr *ctx)
+{
+	struct connection c = { .port = ctx->user_port, .family = AF_INET6 };
+	struct target target = {};
+	int verdict;
+
+	if (ctx->protocol != IPPROTO_TCP || !ctx->sk)
+		return PROCEED;
+	for (int i = 0; i < 4; i++)
+		c.remote.words[i] = ctx->user_ip6[i];
+	if (address_is_mapped(&c.remote)) {
+		c.family = AF_INET;
+		c.mapped = 1;
+	}
+	verdict = judge(ctx, &c, &target);
+	if (verdict != DIVERT)
+		return verdict;
+	write_address6(ctx, &target.address);
+	ctx->user_port = target.port;
+	return PROCEED;
+}
+
+/* ---- getpeername: the program sees the peer it asked for --------------------------------- */
+
+static __always_inline int peer4(struct bpf_sock_addr *ctx)
+{
+	struct sidetrack_client *client;
+
+	if (ctx->protocol != IPPROTO_TCP || !ctx->sk)
+		return PROCEED;
+	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
+	if (client) {
+		ctx->user_ip4 = ((union address *)client->remote_addr)->words[3];
+		ctx->user_port = client->remote_port;
+	}
+	return PROCEED;
+}
+
+static __always_inline int peer6(struct bpf_sock_addr *ctx)
+{
+	struct sidetrack_client *client;
+
+	if (ctx->protocol != IPPROTO_TCP || !ctx->sk)
+		return PROCEED;
+	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
+	if (client) {
+		write_address6(ctx, (union address *)client->remote_addr);
+		ctx->user_port = client->remote_port;
+	}
+	return PROCEED;
+}
+
+#endif /* SIDETRACK_CONNECT_H */

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every map: its key and value, who writes it, who reads it, and what happens when it is full.
+ */
+#ifndef SIDETRACK_MAPS_H
+#define SIDETRACK_MAPS_H
+
+/* Set by the engine before load. */
+const volatile __u64 engine_id;	   /* names this engine in tokens and LISTEN */
+const volatile __u64 token_key[2]; /* SipHash key; random, never leaves the kernel and the engine */
+const volatile __u64 scope_id;	   /* cgroup whose programs are judged, with all below it */
+const volatile __u32 scope_level;  /* that cgroup's depth; the root has 0 */
+const volatile __u32 flows_max = SIDETRACK_FLOWS_MAX;
+const volatile __u64 grace_ns = SIDETRACK_GRACE_NS;
+
+/*
+ * Counted with atomics, not per CPU: the limits must hold across CPUs.
+ * flow_last: the last flow id given. flows_live: entries in sidetrack_flows.
+ */
+__u64 flow_last;
+__s64 flows_live;
+
+/*
+ * The policy in force. Outer key 0; inner key 0, value struct sidetrack_policy.
+ * Writer: the engine, which makes a new inner map for each commit and swaps it in whole.
+ * Reader: connect. Never full: a policy over SIDETRACK_FILTERS_MAX is refused by the engine.
+ */
+struct sidetrack_policy_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sidetrack_policy);
+} sidetrack_policy_0 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct sidetrack_policy_map);
+} sidetrack_policies SEC(".maps") = {
+	.values = { &sidetrack_policy_0 },
+};
+
+/*
+ * Services by number. Writer: the engine (identity), setsockopt and release (listeners).
+ * Readers: connect, setsockopt, getsockopt. Never full: the engine refuses the 256th service.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDETRACK_SERVICES_MAX);
+	__type(key, __u32);
+	__type(value, struct sidetrack_service);
+} sidetrack_services SEC(".maps");
+
+/*
+ * Fixed contexts by id, never changed once given. Writer: the engine. Reader: getsockopt.
+ * Full: the engine refuses the filter.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SIDETRACK_CONTEXTS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct sidetrack_context);
+} sidetrack_contexts SEC(".maps");
+
+/*
+ * Which processes belong to which service: by process id, and by cgroup id.
+ * Writers: setsockopt (whoever calls LISTEN), release, the engine (legacy proxies; cgroups).
+ * Reader: connect, once a filter matched a socket without records. Full: LISTEN fails with ENOSPC.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SIDETRACK_OWNERS_MAX);
+	__type(key, __u32);
+	__type(value, struct sidetrack_owner);
+} sidetrack_owners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SIDETRACK_SERVICES_MAX);
+	__type(key, __u64);
+	__type(value, __u32);
+} sidetrack_owner_cgroups SEC(".maps");
+
+/* The mark on a service's listener. */
+struct sidetrack_mark {
+	__u32 service;
+	__u32 child; /* 1 on the copy that an accepted socket inherits */
+};
+
+/*
+ * Marks, on listening sockets; accepted children inherit a copy (BPF_F_CLONE).
+ * Writer: setsockopt (LISTEN), established (child). Readers: established, release.
+ * No memory: LISTEN fails with ENOMEM; a child without its copy is refused by the kernel itself.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct sidetrack_mark);
+} sidetrack_marks SEC(".maps");
+
+/* A redirected client socket: where it thinks it goes, and what connect decided. */
+struct sidetrack_client {
+	__u64 flow_id;
+	__u64 parent_id; /* flow of the proxy that goes on here; 0 for a program */
+	__u64 filter_id;
+	__u8 remote_addr[16];
+	__be16 remote_port;
+	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
+	__u8 mapped; /* 1: an AF_INET6 socket with IPv4-mapped addresses */
+	__u32 generation;
+	__u32 context_id;
+	__u32 bound_ifindex;
+	__u32 flags;
+	__u16 reserved;
+	__u16 chain_length;
+	__u16 chain[SIDETRACK_CHAIN_MAX];
+};
+
+/*
+ * Clients, on redirected sockets only: a socket that no filter touches has none.
+ * Writer: connect. Readers: sockops (connect), getpeername. Freed with the socket.
+ * No memory: the connect is refused with ENOBUFS and counted (FLOWS_FULL).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sidetrack_client);
+} sidetrack_clients SEC(".maps");
+
+/* What ties a proxy's socket to flows. */
+struct sidetrack_tie {
+	__u64 accepted; /* the flow that arrived on this socket */
+	__u64 linked;	/* the flow whose records were set on it */
+	__u32 service;	/* whose accepted socket it is */
+	__u32 reserved;
+};
+
+/*
+ * Ties, on accepted and on outgoing sockets of proxies. Writers: established, setsockopt (RECORDS),
+ * release. Readers: connect, getsockopt. Freed with the socket.
+ * No memory: RECORDS fails with ENOMEM; an accepted socket stays without flow, counted
+ * (FLOWS_LOST).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sidetrack_tie);
+} sidetrack_ties SEC(".maps");
+
+#define FLOW_PENDING 0	   /* connecting; nobody has accepted it */
+#define FLOW_ESTABLISHED 1 /* tied to an accepted socket, now or once */
+#define FLOW_ABANDONED 2   /* the client went first */
+
+struct sidetrack_flow_entry {
+	struct sidetrack_flow flow;
+	__u64 closed_at; /* when the last tie went; 0 while there is one */
+	__u32 state;	 /* FLOW_* */
+	__u32 ties;
+};
+
+/*
+ * Flows by id, from connect until 60 s after the last tied socket closed.
+ * Writers: sockops, setsockopt, release. Readers: getsockopt, setsockopt, connect.
+ * Full: the oldest closed flow makes room (GRACE_CUT); if there is none, connect refuses with
+ * ENOBUFS and counts it (FLOWS_FULL). No live flow is ever evicted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SIDETRACK_FLOWS_MAX + SIDETRACK_FLOWS_SLACK);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct sidetrack_flow_entry);
+} sidetrack_flows SEC(".maps");
+
+/* A connection on the loopback device, seen from the client: until the accepted socket exists. */
+struct sidetrack_pair {
+	__u64 netns_cookie;
+	__u8 client_addr[16];
+	__u8 target_addr[16];
+	__u16 client_port; /* host order */
+	__be16 target_port;
+	__u32 reserved;
+};
+
+/*
+ * Which flow a connection in the making carries. Value: the flow's id.
+ * Writer: sockops (connect). Reader and eraser: sockops (established), or the client's end.
+ * Full: cannot be before sidetrack_flows is; out of memory is counted (FLOWS_LOST).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SIDETRACK_FLOWS_MAX + SIDETRACK_FLOWS_SLACK);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct sidetrack_pair);
+	__type(value, __u64);
+} sidetrack_pairs SEC(".maps");
+
+struct sidetrack_grave {
+	__u64 flow_id;
+	__u64 closed_at;
+};
+
+/*
+ * Closed flows, oldest first: each waits here for its grace to end. Writer: release.
+ * Reader and eraser: connect, which clears up to two at each redirect. Full: the flow is removed at
+ * once, its token with it (GRACE_CUT).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, SIDETRACK_FLOWS_MAX + SIDETRACK_FLOWS_SLACK);
+	__type(value, struct sidetrack_grave);
+} sidetrack_graves SEC(".maps");
+
+/* Counters by enum sidetrack_counter, per CPU. Writers: all. Reader: the engine. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SIDETRACK_COUNT_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} sidetrack_counters SEC(".maps");
+
+/*
+ * Events for people. Writer: connect. Reader: the engine. Full: the event is dropped and counted
+ * (EVENTS_DROPPED).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, SIDETRACK_EVENTS_SIZE);
+} sidetrack_events SEC(".maps");
+
+/* The services that a connection has seen, in order, and as a set. */
+struct chain {
+	__u64 seen[SIDETRACK_SERVICES_MAX / 64];
+	__u16 services[SIDETRACK_CHAIN_MAX];
+	__u32 length;
+	__u32 reserved;
+};
+
+/* What one call works on, too large for the stack. The path's room is twice its size and written
+ * from its middle downwards: so every index below the size is in bounds wherever it starts. */
+struct sidetrack_desk {
+	__u32 taken;
+	__u32 reserved;
+	struct chain chain;
+	struct sidetrack_flow_entry entry;
+	char path[2 * SIDETRACK_EXECUTABLE_SIZE];
+};
+
+#define DESKS_PER_CPU 4
+
+/*
+ * Desks, per CPU. A call may be preempted by another on its CPU, so each takes a desk and gives it
+ * back. Writers and readers: connect, sockops (connect). All taken: the connect is refused with
+ * ENOBUFS (FLOWS_FULL), or the flow is counted as lost (FLOWS_LOST).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, DESKS_PER_CPU);
+	__type(key, __u32);
+	__type(value, struct sidetrack_desk);
+} sidetrack_desks SEC(".maps");
+
+static __noinline struct sidetrack_desk *desk_take(void)
+{
+	for (__u32 i = 0; i < DESKS_PER_CPU; i++) {
+		__u32 key = i;
+		struct sidetrack_desk *desk = bpf_map_lookup_elem(&sidetrack_desks, &key);
+
+		if (desk && !__sync_lock_test_and_set(&desk->taken, 1))
+			return desk;
+	}
+	return NULL;
+}
+
+static __always_inline void desk_give(struct sidetrack_desk *desk)
+{
+	__sync_lock_test_and_set(&desk->taken, 0);
+}
+
+static __always_inline void count(__u32 counter)
+{
+	__u64 *value = bpf_map_lookup_elem(&sidetrack_counters, &counter);
+
+	if (value)
+		(*value)++;
+}
+
+#endif /* SIDETRACK_MAPS_H */

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The socket options: what a proxy asks and sets, and what legacy proxies ask. */
+#ifndef SIDETRACK_OPTION_H
+#define SIDETRACK_OPTION_H
+
+#define SOL_IP 0
+#define SOL_IPV6 41
+#define SO_ORIGINAL_DST 80   /* the same number at both levels */
+#define OPTION_SEEN_MAX 4096 /* bytes of a buffer that eBPF is shown */
+
+#define ANSWERED 1
+#define FAILED 0
+
+static __always_inline int option_fail(int error)
+{
+	bpf_set_retval(-error);
+	return FAILED;
+}
+
+static __always_inline int option_done(struct bpf_sockopt *ctx, int length)
+{
+	ctx->optlen = length;
+	apart();
+	ctx->retval = 0;
+	count(SIDETRACK_COUNT_QUERIED);
+	return ANSWERED;
+}
+
+/*
+ * Copies whole 8-byte words into the option's buffer, from offset at, as far as buffer and source
+ * go. The caller has seen to it that they go far enough.
+ */
+static __always_inline void option_write(struct bpf_sockopt *ctx, __u32 at, const __u64 *words,
+					 __u32 count_max, __u32 wanted)
+{
+	void *end = ctx->optval_end;
+	__u64 *to = ctx->optval + at;
+
+	for (__u32 i = 0; i < count_max; i++) {
+		if (i >= wanted || (void *)(to + 1) > end)
+			break;
+		*to++ = words[i];
+	}
+}
+
+/* The last bytes of a context whose length is no multiple of eight. */
+static __always_inline void option_write_tail(struct bpf_sockopt *ctx, __u32 at, const __u8 *bytes,
+					      __u32 length)
+{
+	void *end = ctx->optval_end;
+	__u8 *to = ctx->optval + at;
+
+	for (__u32 i = 0; i < 7; i++) {
+		if (i >= length || (void *)(to + 1) > end)
+			break;
+		*to++ = bytes[i];
+	}
+}
+
+/* ---- Contexts ---------------------------------------------------------------------------- */
+
+static __always_inline __u32 context_length(const struct sidetrack_flow *flow,
+					    struct sidetrack_context **fixed)
+{
+	__u32 id = flow->context_id;
+
+	*fixed = NULL;
+	if (!id)
+		return 0;
+	if (id == SIDETRACK_CONTEXT_AUTO)
+		return sizeof(struct sidetrack_auto_context);
+	*fixed = bpf_map_lookup_elem(&sidetrack_contexts, &id);
+	return *fixed ? (*fixed)->length : 0;
+}
+
+static __always_inline void context_write_auto(struct bpf_sockopt *ctx, __u32 at,
+					       const struct sidetrack_flow *flow)
+{
+	struct sidetrack_auto_context head;
+	__u32 head_words = __builtin_offsetof(struct sidetrack_auto_context, executable) / 8;
+
+	head.version = SIDETRACK_ABI_VERSION;
+	head.size = sizeof(head);
+	head.flow_id = flow->id;
+	__builtin_memcpy(head.remote_addr, flow->remote_addr, sizeof(head.remote_addr));
+	head.remote_port = flow->remote_port;
+	head.protocol = flow->protocol;
+	head.family = flow->family;
+	head.pid = flow->pid;
+	head.uid = flow->uid;
+	head.reserved = 0;
+	option_write(ctx, at, (const __u64 *)&head, head_words, head_words);
+	option_write(ctx, at + head_words * 8, (const __u64 *)flow->executable,
+		     SIDETRACK_EXECUTABLE_SIZE / 8, SIDETRACK_EXECUTABLE_SIZE / 8);
+}
+
+static __noinline int context_write(struct bpf_sockopt *ctx, __u32 at,
+				    const struct sidetrack_flow *flow,
+				    struct sidetrack_context *fixed, __u32 length)
+{
+	__u32 whole = length & ~7U & 0xfff;
+
+	if (at > sizeof(struct sidetrack_info))
+		return 0;
+	if (!fixed) {
+		context_write_auto(ctx, at, flow);
+		return 0;
+	}
+	option_write(ctx, at, (const __u64 *)fixed->bytes, SIDETRACK_CONTEXT_SIZE_MAX / 8,
+		     whole / 8);
+	if (whole <= SIDETRACK_CONTEXT_SIZE_MAX - 8)
+		option_write_tail(ctx, at + whole, fixed->bytes + whole, length & 7);
+	return 0;
+}
+
+/* ---- Getting ----------------------------------------------------------------------------- */
+
+static __always_inline void info_write_names(struct bpf_sockopt *ctx,
+					     const struct sidetrack_flow *flow)
+{
+	__u32 at = __builtin_offsetof(struct sidetrack_info, names);
+
+	for (int i = 0; i < SIDETRACK_CHAIN_MAX; i++) {
+		__u32 number = flow->chain[i];
+		struct sidetrack_service *service;
+
+		if (i >= flow->chain_length)
+			break;
+		service = bpf_map_lookup_elem(&sidetrack_services, &number);
+		if (service)
+			option_write(ctx, at + i * SIDETRACK_NAME_SIZE,
+				     (const __u64 *)service->name, SIDETRACK_NAME_SIZE / 8,
+				     SIDETRACK_NAME_SIZE / 8);
+	}
+}
+
+static __always_inline int get_info(struct bpf_sockopt *ctx, const struct sidetrack_flow *flow)
+{
+	__u32 flow_at = __builtin_offsetof(struct sidetrack_info, flow);
+	__u32 records_at = __builtin_offsetof(struct sidetrack_info, records);
+	struct sidetrack_info *info = ctx->optval;
+	struct sidetrack_context *context;
+	struct sidetrack_records token;
+	int answer = sizeof(*info);
+	__u32 length, given;
+
+	if ((void *)(info + 1) > ctx->optval_end)
+		return option_fail(ENOBUFS);
+	length = context_length(flow, &context);
+	given = length && ctx->optval + sizeof(*info) + length <= ctx->optval_end;
+	info->version = SIDETRACK_ABI_VERSION;
+	info->size = sizeof(*info);
+	info->state = SIDETRACK_REDIRECTED_BY_SELF;
+	info->context_length = length;
+	info->context_given = given;
+	info->records_length = sizeof(token);
+	token_make(flow->id, &token);
+	option_write(ctx, flow_at, (const __u64 *)flow, sizeof(*flow) / 8, sizeof(*flow) / 8);
+	option_write(ctx, records_at, (const __u64 *)&token, sizeof(token) / 8, sizeof(token) / 8);
+	info_write_names(ctx, flow);
+	if (given) {
+		context_write(ctx, sizeof(*info), flow, context, length);
+		answer += length;
+	}
+	return option_done(ctx, answer);
+}
+
+static __always_inline int get_context(struct bpf_sockopt *ctx, const struct sidetrack_flow *flow)
+{
+	struct sidetrack_context *fixed;
+	__u32 length = context_length(flow, &fixed);
+
+	if (!length)
+		return option_fail(ENODATA);
+	if (length > SIDETRACK_CONTEXT_SIZE_MAX || ctx->optval + length > ctx->optval_end)
+		return option_fail(ENOBUFS);
+	context_write(ctx, 0, flow, fixed, length);
+	return option_done(ctx, length);
+}
+
+static __always_inline int get_records(struct bpf_sockopt *ctx, const struct sidetrack_flow *flow)
+{
+	struct sidetrack_records *to = ctx->optval, token;
+
+	if ((void *)(to + 1) > ctx->optval_end)
+		return option_fail(ENOBUFS);
+	token_make(flow->id, &token);
+	*to = token;
+	return option_done(ctx, sizeof(token));
+}
+
+/* Legacy proxies take what conntrack would say: the original destination as a sockaddr. */
+static __always_inline int get_original_dst(struct bpf_sockopt *ctx,
+					    const struct sidetrack_flow *flow)
+{
+	const union address *remote = (const union address *)flow->remote_addr;
+
+	if (ctx->level == SOL_IP) {
+		struct sockaddr_in *to = ctx->optval;
+
+		if (flow->family != AF_INET)
+			return ANSWERED; /* not an IPv4 connection: the kernel's own answer */
+		if ((void *)(to + 1) > ctx->optval_end)
+			return option_fail(EINVAL);
+		__builtin_memset(to, 0, sizeof(*to));
+		to->sin_family = AF_INET;
+		to->sin_port = flow->remote_port;
+		to->sin_addr.s_addr = remote->words[3];
+		return option_done(ctx, sizeof(*to));
+	}
+	struct sockaddr_in6 *to6 = ctx->optval;
+
+	if (flow->family != AF_INET6)
+		return ANSWERED;
+	if ((void *)(to6 + 1) > ctx->optval_end)
+		return option_fail(EINVAL);
+	to6->sin6_family = AF_INET6;
+	to6->sin6_port = flow->remote_port;
+	to6->sin6_flowinfo = 0;
+	for (int i = 0; i < 4; i++)
+		to6->sin6_addr.in6_u.u6_addr32[i] = remote->words[i];
+	to6->sin6_scope_id = 0;
+	return option_done(ctx, sizeof(*to6));
+}
+
+static __always_inline int not_ours(struct bpf_sockopt *ctx)
+{
+	if (ctx->optlen > OPTION_SEEN_MAX)
+		ctx->optlen = 0; /* we were shown only a part: let the kernel's own stand */
+	return ANSWERED;
+}
+
+static __always_inline int get_option(struct bpf_sockopt *ctx)
+{
+	int original_dst =
+		ctx->optname == SO_ORIGINAL_DST && (ctx->level == SOL_IP || ctx->level == SOL_IPV6);
+	struct sidetrack_flow_entry *entry = NULL;
+	struct sidetrack_tie *tie;
+	__u32 state;
+
+	if (ctx->level != SOL_SIDETRACK && !original_dst)
+		return not_ours(ctx);
+	if (!ctx->sk || ctx->sk->protocol != IPPROTO_TCP)
+		return ANSWERED;
+	tie = bpf_sk_storage_get(&sidetrack_ties, ctx->sk, NULL, 0);
+	if (tie && tie->accepted)
+		entry = bpf_map_lookup_elem(&sidetrack_flows, &tie->accepted);
+	if (original_dst)
+		return entry ? get_original_dst(ctx, &entry->flow) : not_ours(ctx);
+	if (!entry && !ctx->retval)
+		return ANSWERED; /* another engine's, and answered */
+	if (!entry) {
+		state = ctx->sk->state;
+		return option_fail(state == BPF_TCP_LISTEN || state == BPF_TCP_CLOSE ||
+						   state == BPF_TCP_SYN_SENT ?
+					   ENOTCONN :
+					   ENODATA);
+	}
+	switch (ctx->optname) {
+	case SIDETRACK_INFO:
+		return get_info(ctx, &entry->flow);
+	case SIDETRACK_CONTEXT:
+		return get_context(ctx, &entry->flow);
+	case SIDETRACK_RECORDS:
+		return get_records(ctx, &entry->flow);
+	}
+	return ANSWERED; /* no such option: ENOPROTOOPT, as the kernel has said */
+}
+
+/* ---- Setting ----------------------------------------------------------------------------- */
+
+static __always_inline int set_done(struct bpf_sockopt *ctx)
+{
+	ctx->optlen = -1; /* the kernel's own handler, which knows no such level, is left out */
+	return ANSWERED;
+}
+
+static __always_inline int set_records(struct bpf_sockopt *ctx)
+{
+	struct sidetrack_records *token = ctx->optval, copy;
+	struct sidetrack_flow_entry *entry;
+	struct sidetrack_tie *tie;
+	__u64 before;
+
+	if (ctx->sk->state != BPF_TCP_CLOSE)
+		return option_fail(EISCONN);
+	if ((void *)(token + 1) > ctx->optval_end || ctx->optlen != sizeof(*token))
+		return option_fail(EINVAL);
+	copy = *token;
+	entry = token_is_ours(&copy) ? bpf_map_lookup_elem(&sidetrack_flows, &copy.flow_id) : NULL;
+	if (!entry || entry->state != FLOW_ESTABLISHED ||
+	    (entry->closed_at && bpf_ktime_get_ns() - entry->closed_at >= grace_ns)) {
+		count(SIDETRACK_COUNT_BAD_TOKEN);
+		return option_fail(EINVAL);
+	}
+	tie = bpf_sk_storage_get(&sidetrack_ties, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!tie)
+		return option_fail(ENOMEM);
+	flow_tie(entry);
+	before = __sync_lock_test_and_set(&tie->linked, copy.flow_id);
+	if (before)
+		flow_untie(before);
+	count(SIDETRACK_COUNT_LINKED);
+	return set_done(ctx);
+}
+
+/* Takes the listener's address as the service's, or finds that it is another one. */
+static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_service *service)
+{
+	union address *addr6 = (union address *)service->addr6;
+	__be16 port = bpf_htons(sk->src_port);
+	int difference;
+
+	if (sk->family == AF_INET) {
+		if (service->listeners4 &&
+		    (service->addr4 != sk->src_ip4 || service->port4 != port))
+			return -EADDRINUSE;
+		service->addr4 = sk->src_ip4;
+		service->port4 = port;
+		__sync_fetch_and_add(&service->listeners4, 1);
+		return 0;
+	}
+	difference = (addr6->words[0] ^ sk->src_ip6[0]) | (addr6->words[1] ^ sk->src_ip6[1]) |
+		     (addr6->words[2] ^ sk->src_ip6[2]) | (addr6->words[3] ^ sk->src_ip6[3]);
+	if (service->listeners6 && (difference || service->port6 != port))
+		return -EADDRINUSE;
+	for (int i = 0; i < 4; i++)
+		addr6->words[i] = sk->src_ip6[i];
+	service->port6 = port;
+	__sync_fetch_and_add(&service->listeners6, 1);
+	return 0;
+}
+
+/*
+ * Whoever brings the secret speaks for the service, with all its children. Not so for a legacy
+ * proxy: the engine brings it in its stead, and says itself whose the listener is.
+ */
+static __always_inline int owner_add(__u32 number, const struct sidetrack_service *service)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct sidetrack_owner owner = { .service = number };
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (service->records == SIDETRACK_RECORDS_LEGACY)
+		return 0;
+	owner.cgroup_id = bpf_get_current_cgroup_id();
+	owner.started = program_started(task);
+	return bpf_map_update_elem(&sidetrack_owners, &tgid, &owner, BPF_ANY);
+}
+
+static __always_inline int set_listen(struct bpf_sockopt *ctx)
+{
+	struct sidetrack_listen *listen = ctx->optval;
+	const __u64 *theirs, *ours;
+	struct sidetrack_service *service;
+	struct sidetrack_mark *mark;
+	__u32 number;
+	int error;
+
+	if ((void *)(listen + 1) > ctx->optval_end || ctx->optlen != sizeof(*listen))
+		return option_fail(EINVAL);
+	number = listen->service;
+	service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	theirs = (const __u64 *)listen->secret;
+	ours = service ? (const __u64 *)service->secret : theirs;
+	if (!service || !number || listen->version != SIDETRACK_ABI_VERSION ||
+	    listen->engine_id != engine_id || !(ours[0] | ours[1]) ||
+	    ((theirs[0] ^ ours[0]) | (theirs[1] ^ ours[1]))) {
+		count(SIDETRACK_COUNT_BAD_SECRET);
+		return option_fail(EINVAL);
+	}
+	if (ctx->sk->state != BPF_TCP_LISTEN)
+		return option_fail(EINVAL);
+	if (bpf_sk_storage_get(&sidetrack_marks, ctx->sk, NULL, 0))
+		return option_fail(EALREADY);
+	mark = bpf_sk_storage_get(&sidetrack_marks, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!mark)
+		return option_fail(ENOMEM);
+	mark->service = number;
+	error = owner_add(number, service) ? -ENOSPC : listener_add(ctx->sk, service);
+	if (error) {
+		bpf_sk_storage_delete(&sidetrack_marks, ctx->sk);
+		bpf_set_retval(error);
+		return FAILED;
+	}
+	return set_done(ctx);
+}
+
+static __always_inline int set_option(struct bpf_sockopt *ctx)
+{
+	if (ctx->level != SOL_SIDETRACK)
+		return not_ours(ctx);
+	if (!ctx->sk || ctx->sk->protocol != IPPROTO_TCP)
+		return ANSWERED;
+	if (ctx->optname == SIDETRACK_RECORDS)
+		return set_records(ctx);
+	if (ctx->optname == SIDETRACK_LISTEN)
+		return set_listen(ctx);
+	return ANSWERED;
+}
+
+/* ---- Closing ----------------------------------------------------------------------------- */
+
+static __always_inline void listener_remove(struct bpf_sock *sk, __u32 number)
+{
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32, left;
+	struct sidetrack_owner *owner;
+
+	if (!service)
+		return;
+	if (sk->family == AF_INET)
+		__sync_fetch_and_add(&service->listeners4, -1);
+	else
+		__sync_fetch_and_add(&service->listeners6, -1);
+	left = service->listeners4 + service->listeners6;
+	owner = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
+	if (!left && owner && owner->service == number)
+		bpf_map_delete_elem(&sidetrack_owners, &tgid);
+}
+
+static __always_inline void release(struct bpf_sock *sk)
+{
+	struct sidetrack_mark *mark = bpf_sk_storage_get(&sidetrack_marks, sk, NULL, 0);
+	struct sidetrack_tie *tie = bpf_sk_storage_get(&sidetrack_ties, sk, NULL, 0);
+	__u64 accepted, linked;
+
+	if (mark && !mark->child)
+		listener_remove(sk, mark->service);
+	if (!tie)
+		return;
+	accepted = __sync_lock_test_and_set(&tie->accepted, 0);
+	linked = __sync_lock_test_and_set(&tie->linked, 0);
+	if (accepted)
+		flow_untie(accepted);
+	if (linked)
+		flow_untie(linked);
+}
+
+#endif /* SIDETRACK_OPTION_H */

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Sidetrack's kernel side: every hook, thin. What each does is in the header of its name.
+ *
+ * Client side, attached where programs run:	connect4/6, getpeername4/6, sockops (begin).
+ * Service side, attached where proxies run:	getsockopt, setsockopt, sock_release, sockops
+ * (accept).
+ */
+#include <linux/bpf.h>
+#include <linux/errno.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_core_read.h>
+
+#include "kernel.h"
+#include "sidetrack.h"
+#include "maps.h"
+#include "token.h"
+#include "address.h"
+#include "event.h"
+#include "filter.h"
+#include "program.h"
+#include "flow.h"
+#include "connect.h"
+#include "option.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* ---- Client side ------------------------------------------------------------------------- */
+
+SEC("cgroup/connect4")
+int sidetrack_connect4(struct bpf_sock_addr *ctx)
+{
+	return connect4(ctx);
+}
+
+SEC("cgroup/connect6")
+int sidetrack_connect6(struct bpf_sock_addr *ctx)
+{
+	return connect6(ctx);
+}
+
+SEC("cgroup/getpeername4")
+int sidetrack_peer4(struct bpf_sock_addr *ctx)
+{
+	return peer4(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int sidetrack_peer6(struct bpf_sock_addr *ctx)
+{
+	return peer6(ctx);
+}
+
+SEC("sockops")
+int sidetrack_begin(struct bpf_sock_ops *ops)
+{
+	if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		flow_begin(ops);
+	else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
+		flow_abandon(ops);
+	return 1;
+}
+
+/* ---- Service side ------------------------------------------------------------------------ */
+
+SEC("sockops")
+int sidetrack_accept(struct bpf_sock_ops *ops)
+{
+	if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		flow_hand_over(ops);
+	else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
+		flow_drop_unaccepted(ops);
+	return 1;
+}
+
+SEC("cgroup/getsockopt")
+int sidetrack_getopt(struct bpf_sockopt *ctx)
+{
+	return get_option(ctx);
+}
+
+SEC("cgroup/setsockopt")
+int sidetrack_setopt(struct bpf_sockopt *ctx)
+{
+	return set_option(ctx);
+}
+
+SEC("cgroup/sock_release")
+int sidetrack_release(struct bpf_sock *sk)
+{
+	release(sk);
+	return 1;
+}

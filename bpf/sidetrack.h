@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Sidetrack's ABI: what the kernel programs, the engine and every proxy agree upon.
+ *
+ * A proxy needs only the first two parts of this file: the socket options and their structures.
+ * The rest is between the engine and the kernel programs.
+ *
+ * crates/sidetrack-abi/src/kernel.rs mirrors this file in the same order, and
+ * crates/sidetrack-engine/tests/abi_layout.rs holds the mirror to the BTF of the built object.
+ * Whoever changes one changes both, and SIDETRACK_ABI_VERSION, in one commit.
+ *
+ * How a proxy uses it:
+ *
+ *	fd = socket(...); bind(fd, ...); listen(fd, ...);
+ *	setsockopt(fd, SOL_SIDETRACK, SIDETRACK_LISTEN, &listen, sizeof(listen));
+ *	conn = accept(fd, ...);
+ *	getsockopt(conn, SOL_SIDETRACK, SIDETRACK_INFO, &info, &length);
+ *	out = socket(...);
+ *	setsockopt(out, SOL_SIDETRACK, SIDETRACK_RECORDS, info.records, sizeof(info.records));
+ *	connect(out, info.flow.remote_addr : info.flow.remote_port);
+ *
+ * Errors of the options (design: one errno, one meaning):
+ *
+ *	ENOPROTOOPT	no engine is attached where this socket was made (the kernel's own answer)
+ *	ENOTCONN	the socket is a listener, or not connected
+ *	ENODATA		connected, but not redirected to this service; or no context
+ *	ENOBUFS		the buffer is smaller than the answer; INFO tells each length
+ *	EINVAL		a wrong or expired token, a wrong secret, a LISTEN on a socket that is not
+ *listening EISCONN		RECORDS set on a socket that is connected already EADDRINUSE
+ *LISTEN: the service has listeners of this family at another address
+ */
+#ifndef SIDETRACK_H
+#define SIDETRACK_H
+
+#include <linux/types.h>
+
+#define SIDETRACK_ABI_VERSION 1
+
+/* ---- The socket options ------------------------------------------------------------------ */
+
+#define SOL_SIDETRACK 0x5354 /* "ST"; no kernel protocol has this level */
+
+#define SIDETRACK_INFO 1    /* get: struct sidetrack_info, then the context if there is room */
+#define SIDETRACK_CONTEXT 2 /* get: the redirect context, as many bytes as info says */
+#define SIDETRACK_RECORDS 3 /* get: struct sidetrack_records; set: the same, before connect */
+#define SIDETRACK_LISTEN 4  /* set: struct sidetrack_listen, on a listening socket */
+
+/* ---- Limits ------------------------------------------------------------------------------ */
+
+#define SIDETRACK_CHAIN_MAX 16		/* services one connection may pass; the next is refused */
+#define SIDETRACK_CONTEXT_SIZE_MAX 4000 /* bytes of a redirect context */
+#define SIDETRACK_NAME_SIZE 32		/* bytes of a service's name, ending NUL included */
+#define SIDETRACK_EXECUTABLE_SIZE 256	/* bytes of a path, ending NUL included; the tail is kept */
+#define SIDETRACK_COMM_SIZE 16		/* bytes of a task's name, as in the kernel */
+#define SIDETRACK_SERVICES_MAX 256	/* services of one engine; number 0 means none */
+#define SIDETRACK_FILTERS_MAX 256	/* filters of one policy */
+#define SIDETRACK_CONTEXTS_MAX 256	/* different fixed contexts of one engine */
+#define SIDETRACK_OWNERS_MAX 1024	/* processes known to belong to a service */
+#define SIDETRACK_ANCESTORS_MAX 16	/* parents looked at to find a service's process */
+#define SIDETRACK_PATH_DEPTH_MAX 24	/* folders in an executable's path; the tail is kept */
+#define SIDETRACK_FLOWS_MAX 262144	/* flows of one engine, unless the engine says fewer */
+#define SIDETRACK_FLOWS_SLACK 4096	/* room in the maps above that, for connects in a race */
+#define SIDETRACK_EVENTS_SIZE 262144	/* bytes of the event ring */
+#define SIDETRACK_GRACE_NS 60000000000ULL /* how long a token outlives its flow's last socket */
+
+/* ---- What the options carry -------------------------------------------------------------- */
+
+/* The redirect records: an opaque token. Copy it byte for byte; never look inside. */
+struct sidetrack_records {
+	__u64 flow_id;
+	__u64 engine_id;
+	__u8 mac[16]; /* SipHash-2-4 (128 bits) of the flow id under the engine's key */
+};
+
+/* Makes a listening socket one of a service's. The engine issues it. */
+struct sidetrack_listen {
+	__u32 version; /* SIDETRACK_ABI_VERSION */
+	__u32 service;
+	__u64 engine_id;
+	__u8 secret[16];
+};
+
+/*
+ * A redirected connection. Addresses are 16 bytes, IPv4 as IPv4-mapped; ports are in network order.
+ * The program is the one that opened the chain's first connection, however long the chain.
+ */
+struct sidetrack_flow {
+	__u64 id;
+	__u64 origin_id;	 /* the id of the chain's first flow; the same at every service */
+	__u64 filter_id;	 /* the filter that redirected */
+	__u64 connected_at;	 /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 netns_cookie;	 /* the client socket's network namespace */
+	__u64 cgroup_id;	 /* of the original program */
+	__u64 executable_inode;	 /* of the original program's file */
+	__u32 executable_device; /* as the kernel numbers devices: major << 20 | minor */
+	__u32 pid;		 /* of the original program (thread group) */
+	__u32 uid;
+	__u32 gid;
+	__u32 opener_pid;     /* the process that opened this hop: the program, or a proxy */
+	__u32 bound_ifindex;  /* the device the client socket was bound to; 0 if none */
+	__u8 remote_addr[16]; /* where the connection was going */
+	__u8 local_addr[16];  /* the client socket's own address, as the accepted socket's peer */
+	__be16 remote_port;
+	__be16 local_port;
+	__u8 protocol;	    /* IPPROTO_TCP */
+	__u8 family;	    /* AF_INET or AF_INET6, of the addresses (IPv4-mapped is AF_INET) */
+	__u16 chain_length; /* services in the chain, this one last */
+	__u16 chain[SIDETRACK_CHAIN_MAX];
+	__u32 context_id; /* 0 none, SIDETRACK_CONTEXT_AUTO, else a fixed context */
+	__u32 flags;	  /* SIDETRACK_FLOW_* */
+	char comm[SIDETRACK_COMM_SIZE];
+	char executable[SIDETRACK_EXECUTABLE_SIZE];
+};
+
+#define SIDETRACK_FLOW_EXECUTABLE_CUT 0x1 /* the path was longer; its tail is given */
+#define SIDETRACK_FLOW_CHAIN_ASSUMED                                                               \
+	0x2 /* a legacy proxy is in the chain: what is before is inferred */
+#define SIDETRACK_CONTEXT_AUTO 0xffffffffU
+
+/* FWPS_CONNECTION_REDIRECT_STATE, for the service that asks. */
+#define SIDETRACK_NOT_REDIRECTED 0
+#define SIDETRACK_REDIRECTED_BY_SELF 1
+#define SIDETRACK_REDIRECTED_BY_OTHER 2
+#define SIDETRACK_PREVIOUSLY_REDIRECTED_BY_SELF 3
+
+/*
+ * The answer to INFO. The context follows at once if the buffer has room for it. 1,000 bytes, and
+ * not to exceed 1,024: some languages' getsockopt takes no more.
+ */
+struct sidetrack_info {
+	__u32 version;	      /* SIDETRACK_ABI_VERSION */
+	__u32 size;	      /* of this struct; the context starts here */
+	__u32 state;	      /* always REDIRECTED_BY_SELF: else the option answers ENODATA */
+	__u32 context_length; /* bytes; 0 if there is none */
+	__u32 context_given;  /* 1 if the context follows this struct */
+	__u32 records_length; /* bytes */
+	struct sidetrack_flow flow;
+	struct sidetrack_records records;
+	char names[SIDETRACK_CHAIN_MAX][SIDETRACK_NAME_SIZE]; /* the chain's services, in order */
+};
+
+/* The context that a filter with context = auto gives. */
+struct sidetrack_auto_context {
+	__u32 version; /* SIDETRACK_ABI_VERSION */
+	__u32 size;    /* of this struct */
+	__u64 flow_id;
+	__u8 remote_addr[16];
+	__be16 remote_port;
+	__u8 protocol;
+	__u8 family;
+	__u32 pid;
+	__u32 uid;
+	__u32 reserved;
+	char executable[SIDETRACK_EXECUTABLE_SIZE];
+};
+
+/* ---- Between the engine and the programs ------------------------------------------------- */
+
+#define SIDETRACK_ABSENT_BLOCK 0
+#define SIDETRACK_ABSENT_PERMIT 1
+
+/* Redirect what matches to a service. A policy's filters are judged in their order. */
+struct sidetrack_filter {
+	__u64 id;
+	__u8 remote_addr[16]; /* compared under the mask; IPv4 as IPv4-mapped */
+	__u8 remote_mask[16];
+	__be16 reserved;
+	__u16 port_low; /* host order, both ends included */
+	__u16 port_high;
+	__u16 service;
+	__u32 context_id;
+	__u8 protocol;	/* 0 any */
+	__u8 family;	/* 0 any, else AF_INET or AF_INET6 */
+	__u8 on_absent; /* SIDETRACK_ABSENT_* */
+	__u8 reserved2;
+};
+
+/* One generation of policy; the engine swaps it whole. */
+struct sidetrack_policy {
+	__u32 generation;
+	__u32 filter_count;
+	__u16 place[SIDETRACK_SERVICES_MAX]; /* 1 + index of the last filter of each service */
+	struct sidetrack_filter filters[SIDETRACK_FILTERS_MAX];
+};
+
+#define SIDETRACK_RECORDS_REQUIRED 0 /* a connect of the service's own without records is blocked  \
+				      */
+#define SIDETRACK_RECORDS_LEGACY 1   /* it is judged from behind the service's place */
+#define SIDETRACK_OWN_TRAFFIC_PERMIT 0x1 /* required: let such a connect go straight on */
+
+/* A service and its listeners. The engine writes the first part, the programs the second. */
+struct sidetrack_service {
+	__u8 secret[16];
+	char name[SIDETRACK_NAME_SIZE];
+	__u32 records; /* SIDETRACK_RECORDS_* */
+	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_* */
+
+	__u32 listeners4;
+	__u32 listeners6;
+	__be32 addr4; /* 0: any, so targets are spread over 127.0.0.0/8 */
+	__be16 port4;
+	__be16 port6;
+	__u8 addr6[16];
+};
+
+struct sidetrack_context {
+	__u32 length;
+	__u8 bytes[SIDETRACK_CONTEXT_SIZE_MAX];
+};
+
+/*
+ * A process that belongs to a service, with its descendants in the same cgroup. A child that was
+ * put into another cgroup is a program of its own: so a supervisor may be proxy and parent at once.
+ */
+struct sidetrack_owner {
+	__u64 started; /* in hundredths of a second since boot, as in /proc/PID/stat */
+	__u64 cgroup_id;
+	__u32 service;
+	__u32 reserved;
+};
+
+enum sidetrack_counter {
+	SIDETRACK_COUNT_REDIRECTED,	  /* connects rewritten to a service */
+	SIDETRACK_COUNT_HANDED_OVER,	  /* accepted sockets that took their flow */
+	SIDETRACK_COUNT_QUERIED,	  /* INFO, RECORDS, CONTEXT, SO_ORIGINAL_DST answered */
+	SIDETRACK_COUNT_LINKED,		  /* records set on an outgoing socket */
+	SIDETRACK_COUNT_ABSENT_BLOCKED,	  /* service absent, connect refused */
+	SIDETRACK_COUNT_ABSENT_PERMITTED, /* service absent, filter passed over */
+	SIDETRACK_COUNT_CHAIN_TOO_LONG,	  /* a 17th service matched: refused */
+	SIDETRACK_COUNT_RECORDS_MISSING,  /* a service's own connect without records: refused */
+	SIDETRACK_COUNT_RECORDS_STALE,	  /* linked to a flow that is gone: refused */
+	SIDETRACK_COUNT_BAD_TOKEN,	  /* RECORDS set with a token that is wrong or too old */
+	SIDETRACK_COUNT_BAD_SECRET,	  /* LISTEN with a wrong secret */
+	SIDETRACK_COUNT_FLOWS_FULL,	  /* no room for another flow: refused */
+	SIDETRACK_COUNT_FLOWS_LOST,	  /* the kernel had no memory to hand a flow over */
+	SIDETRACK_COUNT_GRACE_CUT,	  /* a closed flow's token ended early, to make room */
+	SIDETRACK_COUNT_EVENTS_DROPPED,	  /* the event ring was full */
+	SIDETRACK_COUNT_MAX,
+};
+
+enum sidetrack_event_kind {
+	SIDETRACK_EVENT_ABSENT_BLOCKED = 1,
+	SIDETRACK_EVENT_ABSENT_PERMITTED,
+	SIDETRACK_EVENT_CHAIN_TOO_LONG,
+	SIDETRACK_EVENT_RECORDS_MISSING,
+	SIDETRACK_EVENT_RECORDS_STALE,
+	SIDETRACK_EVENT_FLOWS_FULL,
+};
+
+/* Something an operator wants to know. In the ring, one each. */
+struct sidetrack_event {
+	__u64 time; /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 filter_id;
+	__u32 kind; /* enum sidetrack_event_kind */
+	__u32 service;
+	__u32 pid;
+	__u32 uid;
+	__u8 remote_addr[16];
+	__be16 remote_port;
+	__u8 protocol;
+	__u8 family;
+	__u32 reserved;
+	char comm[SIDETRACK_COMM_SIZE];
+};
+
+#endif /* SIDETRACK_H */

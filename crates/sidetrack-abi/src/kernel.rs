@@ -1,0 +1,362 @@
+//! `bpf/sidetrack.h`, item by item. Meanings, errors and writers are documented there.
+//!
+//! `__be16` is `[u8; 2]` here, so that a port cannot be used without a thought for its order.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Of the options' structures and of everything below.
+pub const ABI_VERSION: u32 = 1;
+
+/// The socket options' level: "ST".
+pub const SOL_SIDETRACK: i32 = 0x5354;
+/// get: [`Info`], then the context if there is room.
+pub const INFO: i32 = 1;
+/// get: the redirect context.
+pub const CONTEXT: i32 = 2;
+/// get, and set before connect: [`Records`].
+pub const RECORDS: i32 = 3;
+/// set, on a listening socket: [`Listen`].
+pub const LISTEN: i32 = 4;
+
+/// Services one connection may pass; the next is refused.
+pub const CHAIN_MAX: usize = 16;
+/// Bytes of a redirect context.
+pub const CONTEXT_SIZE_MAX: usize = 4000;
+/// Bytes of a service's name, ending NUL included.
+pub const NAME_SIZE: usize = 32;
+/// Bytes of an executable's path, ending NUL included.
+pub const EXECUTABLE_SIZE: usize = 256;
+/// Bytes of a task's name.
+pub const COMM_SIZE: usize = 16;
+/// Services of one engine; number 0 means none.
+pub const SERVICES_MAX: usize = 256;
+/// Filters of one policy.
+pub const FILTERS_MAX: usize = 256;
+/// Different fixed contexts of one engine.
+pub const CONTEXTS_MAX: usize = 256;
+/// Processes known to belong to a service.
+pub const OWNERS_MAX: usize = 1024;
+/// Parents looked at to find a service's process.
+pub const ANCESTORS_MAX: usize = 16;
+/// Flows of one engine, unless the engine says fewer.
+pub const FLOWS_MAX: u32 = 262_144;
+/// Room in the maps above the number of flows, for connects in a race.
+pub const FLOWS_SLACK: u32 = 4096;
+/// How long a token outlives its flow's last socket, in nanoseconds.
+pub const GRACE_NS: u64 = 60_000_000_000;
+
+/// The redirect records: an opaque token, to be copied byte for byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Records {
+    /// Names the flow.
+    pub flow_id: u64,
+    /// Names the engine that made it.
+    pub engine_id: u64,
+    /// SipHash-2-4 (128 bits) of the flow id under the engine's key.
+    pub mac: [u8; 16],
+}
+
+/// Makes a listening socket one of a service's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Listen {
+    /// [`ABI_VERSION`].
+    pub version: u32,
+    /// The service's number.
+    pub service: u32,
+    /// Names the engine.
+    pub engine_id: u64,
+    /// The service's secret.
+    pub secret: [u8; 16],
+}
+
+/// A redirected connection.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Flow {
+    /// This hop.
+    pub id: u64,
+    /// The chain's first hop; the same at every service.
+    pub origin_id: u64,
+    /// The filter that redirected.
+    pub filter_id: u64,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub connected_at: u64,
+    /// The client socket's network namespace.
+    pub netns_cookie: u64,
+    /// Of the original program.
+    pub cgroup_id: u64,
+    /// Of the original program's file.
+    pub executable_inode: u64,
+    /// As the kernel numbers devices: major << 20 | minor.
+    pub executable_device: u32,
+    /// Of the original program (thread group).
+    pub pid: u32,
+    /// Of the original program.
+    pub uid: u32,
+    /// Of the original program.
+    pub gid: u32,
+    /// The process that opened this hop.
+    pub opener_pid: u32,
+    /// The device the client socket was bound to; 0 if none.
+    pub bound_ifindex: u32,
+    /// Where the connection was going.
+    pub remote_addr: [u8; 16],
+    /// The client socket's own address.
+    pub local_addr: [u8; 16],
+    /// Network order.
+    pub remote_port: [u8; 2],
+    /// Network order.
+    pub local_port: [u8; 2],
+    /// IPPROTO_TCP.
+    pub protocol: u8,
+    /// AF_INET or AF_INET6.
+    pub family: u8,
+    /// Services in the chain, this one last.
+    pub chain_length: u16,
+    /// The services' numbers, in order.
+    pub chain: [u16; CHAIN_MAX],
+    /// 0 none, [`CONTEXT_AUTO`], else a fixed context.
+    pub context_id: u32,
+    /// [`FLOW_EXECUTABLE_CUT`], [`FLOW_CHAIN_ASSUMED`].
+    pub flags: u32,
+    /// The original program's task name.
+    pub comm: [u8; COMM_SIZE],
+    /// The original program's file.
+    pub executable: [u8; EXECUTABLE_SIZE],
+}
+
+/// The executable's path was longer; its tail is given.
+pub const FLOW_EXECUTABLE_CUT: u32 = 0x1;
+/// A legacy proxy is in the chain: what stands before it is inferred.
+pub const FLOW_CHAIN_ASSUMED: u32 = 0x2;
+/// [`Flow::context_id`] of a filter whose context is made from the flow.
+pub const CONTEXT_AUTO: u32 = u32::MAX;
+
+/// No redirect record (spec 3.2, state 0).
+pub const NOT_REDIRECTED: u32 = 0;
+/// The latest redirection is this service's (state 1).
+pub const REDIRECTED_BY_SELF: u32 = 1;
+/// The latest redirection is another's, and this service is not in the chain (state 2).
+pub const REDIRECTED_BY_OTHER: u32 = 2;
+/// This service is in the chain, and another redirected after it (state 3).
+pub const PREVIOUSLY_REDIRECTED_BY_SELF: u32 = 3;
+
+/// The answer to [`INFO`]; the context follows at once if the buffer has room for it.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Info {
+    /// [`ABI_VERSION`].
+    pub version: u32,
+    /// Of this struct; the context starts here.
+    pub size: u32,
+    /// [`REDIRECTED_BY_SELF`].
+    pub state: u32,
+    /// Bytes; 0 if there is none.
+    pub context_length: u32,
+    /// 1 if the context follows this struct.
+    pub context_given: u32,
+    /// Bytes.
+    pub records_length: u32,
+    /// The connection.
+    pub flow: Flow,
+    /// The token.
+    pub records: Records,
+    /// Names of the chain's services, in order.
+    pub names: [[u8; NAME_SIZE]; CHAIN_MAX],
+}
+
+/// The context that a filter with an automatic context gives.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct AutoContext {
+    /// [`ABI_VERSION`].
+    pub version: u32,
+    /// Of this struct.
+    pub size: u32,
+    /// As in [`Flow::id`].
+    pub flow_id: u64,
+    /// As in [`Flow`].
+    pub remote_addr: [u8; 16],
+    /// Network order.
+    pub remote_port: [u8; 2],
+    /// As in [`Flow`].
+    pub protocol: u8,
+    /// As in [`Flow`].
+    pub family: u8,
+    /// As in [`Flow`].
+    pub pid: u32,
+    /// As in [`Flow`].
+    pub uid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// As in [`Flow`].
+    pub executable: [u8; EXECUTABLE_SIZE],
+}
+
+/// An absent service refuses the connection.
+pub const ABSENT_BLOCK: u8 = 0;
+/// An absent service's filter is passed over.
+pub const ABSENT_PERMIT: u8 = 1;
+
+/// Redirect what matches to a service.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Filter {
+    /// Shown in flows and events.
+    pub id: u64,
+    /// Compared under the mask.
+    pub remote_addr: [u8; 16],
+    /// The prefix, as a mask.
+    pub remote_mask: [u8; 16],
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Host order, included.
+    pub port_low: u16,
+    /// Host order, included.
+    pub port_high: u16,
+    /// To which service.
+    pub service: u16,
+    /// As [`Flow::context_id`].
+    pub context_id: u32,
+    /// 0 any.
+    pub protocol: u8,
+    /// 0 any, else AF_INET or AF_INET6.
+    pub family: u8,
+    /// [`ABSENT_BLOCK`] or [`ABSENT_PERMIT`].
+    pub on_absent: u8,
+    /// Zero.
+    pub reserved2: u8,
+}
+
+/// One generation of policy.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Policy {
+    /// Counts commits.
+    pub generation: u32,
+    /// How many of `filters` are in force.
+    pub filter_count: u32,
+    /// 1 + index of the last filter of each service.
+    pub place: [u16; SERVICES_MAX],
+    /// In the order in which they are judged.
+    pub filters: [Filter; FILTERS_MAX],
+}
+
+/// A connect of the service's own without records is blocked.
+pub const RECORDS_REQUIRED: u32 = 0;
+/// It is judged from behind the service's place.
+pub const RECORDS_LEGACY: u32 = 1;
+/// Required: let such a connect go straight on.
+pub const OWN_TRAFFIC_PERMIT: u32 = 0x1;
+
+/// A service and its listeners; the kernel writes from `listeners4` on.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Service {
+    /// What [`Listen`] must bring.
+    pub secret: [u8; 16],
+    /// Shown in flows.
+    pub name: [u8; NAME_SIZE],
+    /// [`RECORDS_REQUIRED`] or [`RECORDS_LEGACY`].
+    pub records: u32,
+    /// [`OWN_TRAFFIC_PERMIT`].
+    pub flags: u32,
+    /// Open listeners that take IPv4.
+    pub listeners4: u32,
+    /// Open listeners that take IPv6.
+    pub listeners6: u32,
+    /// Zero: any address of the loopback range.
+    pub addr4: [u8; 4],
+    /// Network order.
+    pub port4: [u8; 2],
+    /// Network order.
+    pub port6: [u8; 2],
+    /// All zero: `::1`.
+    pub addr6: [u8; 16],
+}
+
+/// A fixed redirect context.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Context {
+    /// Bytes in use.
+    pub length: u32,
+    /// The context.
+    pub bytes: [u8; CONTEXT_SIZE_MAX],
+}
+
+/// A process that belongs to a service, with its descendants in the same cgroup.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Owner {
+    /// In hundredths of a second since boot, as in `/proc/PID/stat`.
+    pub started: u64,
+    /// Its cgroup.
+    pub cgroup_id: u64,
+    /// The service's number.
+    pub service: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The counters, by their index in the kernel's array, with the names shown to people.
+pub const COUNTERS: [&str; 15] = [
+    "redirected",
+    "handed over",
+    "queried",
+    "linked",
+    "absent, blocked",
+    "absent, permitted",
+    "chain too long",
+    "records missing",
+    "records stale",
+    "bad token",
+    "bad secret",
+    "flows full",
+    "flows lost",
+    "grace cut",
+    "events dropped",
+];
+
+/// Something an operator wants to know.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Event {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub time: u64,
+    /// The filter that matched.
+    pub filter_id: u64,
+    /// `SIDETRACK_EVENT_*`, from 1.
+    pub kind: u32,
+    /// The service it matched for.
+    pub service: u32,
+    /// Who connected.
+    pub pid: u32,
+    /// Who connected.
+    pub uid: u32,
+    /// Where to.
+    pub remote_addr: [u8; 16],
+    /// Network order.
+    pub remote_port: [u8; 2],
+    /// As in [`Flow`].
+    pub protocol: u8,
+    /// As in [`Flow`].
+    pub family: u8,
+    /// Zero.
+    pub reserved: u32,
+    /// Who connected.
+    pub comm: [u8; COMM_SIZE],
+}
+
+const _: () = {
+    assert!(size_of::<Records>() == 32);
+    assert!(size_of::<Listen>() == 32);
+    assert!(size_of::<Flow>() == 432);
+    assert!(size_of::<Info>() == 1000);
+    assert!(size_of::<AutoContext>() == 304);
+    assert!(size_of::<Filter>() == 56);
+    assert!(size_of::<Service>() == 88);
+    assert!(size_of::<Event>() == 72);
+};
