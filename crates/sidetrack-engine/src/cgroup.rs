@@ -1,0 +1,194 @@
+//! Folders of the cgroup v2 hierarchy, wherever it is mounted.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use procfs::process::{MountInfo, Process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::Error;
+
+/// How long [`Cgroup::remove`] waits for processes to be gone.
+const REMOVE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Between two looks, if the kernel's notice should fail to come.
+const REMOVE_LOOK: Duration = Duration::from_millis(20);
+
+/// An open cgroup (v2).
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    folder: File,
+    id: u64,
+    level: u32,
+}
+
+impl Cgroup {
+    /// The hierarchy's root. Errors: [`Error::NoCgroup2`].
+    pub fn root() -> Result<Self, Error> {
+        Self::at(&mount_point()?)
+    }
+
+    /// The cgroup at a path. Errors: [`Error::NotACgroup`], [`Error::Cgroup`].
+    pub fn at(path: &Path) -> Result<Self, Error> {
+        let root = mount_point()?;
+        let below = path
+            .strip_prefix(&root)
+            .map_err(|_| Error::NotACgroup(path.to_owned()))?;
+        let folder = File::open(path).map_err(failed("open", path))?;
+        // The kernel numbers cgroups by the inode of their folder.
+        let id = folder.metadata().map_err(failed("open", path))?.ino();
+        Ok(Self {
+            path: path.to_owned(),
+            folder,
+            id,
+            level: below.components().count() as u32,
+        })
+    }
+
+    /// The cgroup of a process, `None` for this one. Errors: [`Error::NoCgroup2`], [`Error::System`].
+    pub fn of_process(pid: Option<i32>) -> Result<Self, Error> {
+        let process = match pid {
+            Some(pid) => Process::new(pid),
+            None => Process::myself(),
+        };
+        let groups = process
+            .and_then(|process| process.cgroups())
+            .map_err(|error| Error::system("read the process's cgroup")(to_io(error)))?;
+        let group = groups
+            .into_iter()
+            .find(|group| group.hierarchy == 0)
+            .ok_or(Error::NoCgroup2)?;
+        let below = group.pathname.trim_start_matches('/');
+        Self::at(&mount_point()?.join(below))
+    }
+
+    /// Makes a cgroup below this one.
+    pub fn make(&self, name: &str) -> Result<Self, Error> {
+        let path = self.path.join(name);
+        fs::create_dir(&path).map_err(failed("make", &path))?;
+        Self::at(&path)
+    }
+
+    /// Moves a process here, with the sockets it makes from now on; those it has stay where they are.
+    pub fn add(&self, pid: u32) -> Result<(), Error> {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string())
+            .map_err(failed("move a process to", &self.path))
+    }
+
+    /// Whether a process is here or below.
+    pub fn is_populated(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events"))
+            .is_ok_and(|events| events.contains("populated 1"))
+    }
+
+    /// Ends every process here and below by SIGKILL.
+    pub fn kill(&self) -> Result<(), Error> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+            .map_err(failed("end the processes of", &self.path))
+    }
+
+    /// Waits until nobody is left here or below, at most so long. Returns whether it is so.
+    pub fn wait_empty(&self, most: Duration) -> bool {
+        let deadline = Instant::now() + most;
+        let Ok(events) = File::open(self.path.join("cgroup.events")) else {
+            return true;
+        };
+        while self.is_populated() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let wait = left.min(REMOVE_LOOK);
+            let wait = Timespec {
+                tv_sec: 0,
+                tv_nsec: wait.as_nanos() as i64,
+            };
+            // The kernel tells of a change by POLLPRI; a lost notice costs one more look.
+            let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&wait));
+        }
+        true
+    }
+
+    /// Removes it and all below it, once their processes are gone (waits up to 5 s for that).
+    pub fn remove(&self) -> Result<(), Error> {
+        self.wait_empty(REMOVE_WAIT_MAX);
+        remove_tree(&self.path).map_err(failed("remove", &self.path))
+    }
+
+    /// Whether the other one is this one or below it.
+    pub fn contains(&self, other: &Self) -> bool {
+        other.path.starts_with(&self.path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// As the kernel numbers it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// How deep it is; the root has 0.
+    pub fn level(&self) -> u32 {
+        self.level
+    }
+}
+
+impl AsFd for Cgroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+}
+
+/// Where cgroup v2 is mounted: often `/sys/fs/cgroup`, on hybrid hosts a folder below it.
+pub fn mount_point() -> Result<PathBuf, Error> {
+    let mounts = Process::myself()
+        .and_then(|process| process.mountinfo())
+        .map_err(|error| Error::system("read /proc/self/mountinfo")(to_io(error)))?;
+    mounts
+        .into_iter()
+        .filter(|mount: &MountInfo| mount.fs_type == "cgroup2" && mount.root == "/")
+        .map(|mount| mount.mount_point)
+        .next()
+        .ok_or(Error::NoCgroup2)
+}
+
+/// All cgroups below a folder, itself not included, deepest first.
+pub fn below(path: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(below(&entry.path()));
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    for child in below(path) {
+        fs::remove_dir(child)?;
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Cgroup { what, path, source }
+}
+
+pub(crate) fn to_io(error: procfs::ProcError) -> io::Error {
+    match error {
+        procfs::ProcError::Io(error, _) => error,
+        other => io::Error::other(other),
+    }
+}

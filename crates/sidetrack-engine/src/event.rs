@@ -1,0 +1,92 @@
+//! What the kernel side tells besides: refused connections, and why.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use sidetrack_abi::{address, kernel};
+use zerocopy::FromBytes;
+
+/// Something an operator wants to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub time: u64,
+    /// The filter that matched; 0 if none had.
+    pub filter_id: u64,
+    /// The service it matched for; 0 if none.
+    pub service: u32,
+    /// Who connected.
+    pub pid: u32,
+    /// Who connected.
+    pub uid: u32,
+    /// Who connected.
+    pub comm: String,
+    /// Where to.
+    pub destination: SocketAddr,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The service has no listener, and the filter says block.
+    AbsentBlocked,
+    /// The service has no listener, and the filter was passed over.
+    AbsentPermitted,
+    /// The chain has 16 services, and another one matched.
+    ChainTooLong,
+    /// A proxy connected without the records.
+    RecordsMissing,
+    /// A proxy connected with records of a flow that is gone.
+    RecordsStale,
+    /// No room for another flow.
+    FlowsFull,
+    /// Of a later version.
+    Unknown(u32),
+}
+
+impl Event {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let (event, _) = kernel::Event::read_from_prefix(bytes).ok()?;
+        Some(Self {
+            kind: EventKind::of(event.kind),
+            time: event.time,
+            filter_id: event.filter_id,
+            service: event.service,
+            pid: event.pid,
+            uid: event.uid,
+            comm: String::from_utf8_lossy(address::text(&event.comm)).into_owned(),
+            destination: address::socket_address(event.remote_addr, event.remote_port),
+        })
+    }
+}
+
+impl EventKind {
+    fn of(number: u32) -> Self {
+        match number {
+            1 => Self::AbsentBlocked,
+            2 => Self::AbsentPermitted,
+            3 => Self::ChainTooLong,
+            4 => Self::RecordsMissing,
+            5 => Self::RecordsStale,
+            6 => Self::FlowsFull,
+            other => Self::Unknown(other),
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AbsentBlocked => "refused: its proxy is not listening",
+            Self::AbsentPermitted => "went past a proxy that is not listening",
+            Self::ChainTooLong => "refused: 16 proxies have seen it already",
+            Self::RecordsMissing => "refused: the proxy connected without the redirect records",
+            Self::RecordsStale => "refused: its redirect records are of a flow that is gone",
+            Self::FlowsFull => "refused: there is no room for another flow",
+            Self::Unknown(number) => return write!(f, "event {number}"),
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! What this host has, and what it lacks.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use libbpf_rs::query::ProgInfoIter;
+use libbpf_sys::BPF_CGROUP_INET4_CONNECT;
+
+use crate::cgroup;
+use crate::{Cgroup, Error, sys};
+
+/// The oldest kernel meant; `docs/kernels.md` says what sets it.
+pub const KERNEL_MIN: (u32, u32) = (6, 1);
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// From linux/capability.h.
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// What keeps an engine from working here, if anything. The dearest to mend comes first.
+pub fn require() -> Result<(), Error> {
+    cgroup::mount_point()?;
+    if !has_btf() {
+        return Err(Error::NoBtf);
+    }
+    if !has_privilege() {
+        return Err(Error::Privilege);
+    }
+    Ok(())
+}
+
+/// Whether the kernel describes its structures.
+pub fn has_btf() -> bool {
+    Path::new(BTF).exists()
+}
+
+/// Whether this process may load and attach the programs.
+pub fn has_privilege() -> bool {
+    let has = |bit: u32| capabilities() >> bit & 1 == 1;
+    has(CAP_NET_ADMIN) && (has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)))
+}
+
+/// Major and minor version of the running kernel; zeros if it does not say.
+pub fn kernel_version() -> (u32, u32) {
+    let text = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Programs of Sidetrack engines in the kernel: those of running ones, or leftovers.
+///
+/// Errors: [`Error::Privilege`] if this process may not ask.
+pub fn programs() -> Result<Vec<(u32, String)>, Error> {
+    if !has_privilege() {
+        return Err(Error::Privilege);
+    }
+    Ok(ProgInfoIter::default()
+        .map(|program| (program.id, program.name.to_string_lossy().into_owned()))
+        .filter(|(_, name)| name.starts_with("sidetrack_"))
+        .collect())
+}
+
+/// Whether an engine other than the one of the programs `own` judges connections of `cgroup`, of one
+/// around it or of one below it.
+pub(crate) fn engine_around(cgroup: &Cgroup, own: &[u32]) -> Result<bool, Error> {
+    let foreign: Vec<u32> = programs()?
+        .into_iter()
+        .map(|(id, _)| id)
+        .filter(|id| !own.contains(id))
+        .collect();
+    if foreign.is_empty() {
+        return Ok(false);
+    }
+    if is_attached(cgroup, &foreign, true)? {
+        return Ok(true);
+    }
+    for path in cgroup::below(cgroup.path()) {
+        // A folder that is removed meanwhile has no programs.
+        let Ok(child) = Cgroup::at(&path) else {
+            continue;
+        };
+        if is_attached(&child, &foreign, false)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_attached(cgroup: &Cgroup, ids: &[u32], effective: bool) -> Result<bool, Error> {
+    match sys::programs(cgroup.as_fd(), BPF_CGROUP_INET4_CONNECT, effective) {
+        Ok(attached) => Ok(attached.iter().any(|id| ids.contains(id))),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false), // just removed
+        Err(error) => Err(Error::system("ask which programs are attached")(error)),
+    }
+}
+
+fn capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,68 @@
+//! The calls that neither libbpf-rs nor rustix has a safe name for. All of the crate's unsafe code.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libbpf_rs::RingBuffer;
+use libbpf_sys::{bpf_attach_type, bpf_prog_query_opts};
+use sidetrack_abi::kernel::{LISTEN, Listen, SOL_SIDETRACK};
+use zerocopy::IntoBytes;
+
+/// Programs one cgroup can show us; the kernel's own limit is 64 for each cgroup of the path.
+const PROGRAMS_MAX: usize = 1024;
+
+/// The ids of the programs attached to a cgroup, or, if `effective`, of all that run for it.
+pub(crate) fn programs(
+    cgroup: BorrowedFd<'_>,
+    kind: bpf_attach_type,
+    effective: bool,
+) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0; PROGRAMS_MAX];
+    let mut options = bpf_prog_query_opts {
+        sz: size_of::<bpf_prog_query_opts>() as libbpf_sys::size_t,
+        query_flags: if effective {
+            libbpf_sys::BPF_F_QUERY_EFFECTIVE
+        } else {
+            0
+        },
+        prog_ids: ids.as_mut_ptr(),
+        ..Default::default()
+    };
+    options.__bindgen_anon_1.count = PROGRAMS_MAX as u32;
+    // SAFETY: `options` says its own size; `prog_ids` has room for `count` numbers, and both outlive
+    // the call; `cgroup` is open as it is borrowed.
+    let result =
+        unsafe { libbpf_sys::bpf_prog_query_opts(cgroup.as_raw_fd(), kind, &raw mut options) };
+    if result != 0 {
+        return Err(io::Error::from_raw_os_error(-result));
+    }
+    // SAFETY: the kernel has written the count; each variant of the union is the same number.
+    let count = unsafe { options.__bindgen_anon_1.count };
+    ids.truncate(count as usize);
+    Ok(ids)
+}
+
+/// The descriptor that is readable when the ring has events.
+pub(crate) fn borrow_fd<'a>(ring: &'a RingBuffer<'_>) -> BorrowedFd<'a> {
+    // SAFETY: the ring keeps its epoll descriptor open for as long as it lives, which is 'a or longer.
+    unsafe { BorrowedFd::borrow_raw(ring.epoll_fd()) }
+}
+
+/// Marks a listening socket as a service's.
+pub(crate) fn mark_listener(socket: BorrowedFd<'_>, listen: &Listen) -> io::Result<()> {
+    let value = listen.as_bytes();
+    // SAFETY: `value` is readable for its length during the call; `socket` is open as it is borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            SOL_SIDETRACK,
+            LISTEN,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
