@@ -1,0 +1,266 @@
+//! A redirected connection, as the accepted socket tells of it.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use sidetrack_abi::address;
+use sidetrack_abi::kernel::{self, Info};
+use zerocopy::FromBytes;
+
+use crate::{Error, sys};
+
+/// Asks an accepted socket for its flow: where the connection was going, its context, its records
+/// (SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT and …_RECORDS in one).
+///
+/// One system call; a second one only for a context over 3,096 bytes, which no longer fits behind
+/// the rest. Errors: [`Error::NoEngine`], [`Error::NotRedirected`], [`Error::NotConnected`].
+pub fn query(socket: impl AsFd) -> Result<Flow, Error> {
+    let socket = socket.as_fd();
+    let answer = sys::get_option(socket, kernel::INFO).map_err(query_error)?;
+    let (info, rest) = Info::read_from_prefix(&answer).map_err(|_| Error::NoEngine)?;
+    if info.version != kernel::ABI_VERSION || info.size as usize != size_of::<Info>() {
+        return Err(Error::Version {
+            engine: info.version,
+            sdk: kernel::ABI_VERSION,
+        });
+    }
+    let context = match (info.context_length, info.context_given) {
+        (0, _) => None,
+        (_, 1) => Some(rest.into()),
+        _ => Some(query_context(socket)?),
+    };
+    let own = sys::local_address(socket).map_err(Error::system("read the socket's own address"))?;
+    Ok(Flow {
+        info: Box::new(info),
+        context,
+        own,
+    })
+}
+
+fn query_context(socket: BorrowedFd<'_>) -> Result<Box<[u8]>, Error> {
+    match sys::get_option(socket, kernel::CONTEXT) {
+        Ok(context) => Ok(context.into()),
+        Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Err(Error::NoContext),
+        Err(error) => Err(query_error(error)),
+    }
+}
+
+fn query_error(source: io::Error) -> Error {
+    match source.raw_os_error() {
+        Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP) => Error::NoEngine,
+        Some(libc::ENODATA) => Error::NotRedirected,
+        Some(libc::ENOTCONN) => Error::NotConnected,
+        _ => Error::System {
+            what: "query the redirected connection",
+            source,
+        },
+    }
+}
+
+/// A redirected connection: where it was going, whose it is, and how to go on.
+#[derive(Clone)]
+pub struct Flow {
+    info: Box<Info>,
+    context: Option<Box<[u8]>>,
+    own: SocketAddr,
+}
+
+/// A flow's redirect records: an opaque token of 32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Records(pub(crate) kernel::Records);
+
+/// FWPS_CONNECTION_REDIRECT_STATE (spec 3.2), as this service sees the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No service redirected it.
+    NotRedirected,
+    /// This service did, last.
+    RedirectedBySelf,
+    /// Another service did, and this one never.
+    RedirectedByOther,
+    /// This service did, and another one after it.
+    PreviouslyRedirectedBySelf,
+}
+
+/// The program that opened the chain's first connection (WFP: ALE_ORIGINAL_APP_ID).
+#[derive(Clone, Copy, Debug)]
+pub struct Program<'a> {
+    /// Its file as it saw it when it connected. Only the last 255 bytes of a longer path.
+    pub executable: &'a Path,
+    /// The task's name, at most 15 bytes.
+    pub comm: Comm<'a>,
+    /// Its process.
+    pub pid: u32,
+    /// Its real user.
+    pub uid: u32,
+    /// Its real group.
+    pub gid: u32,
+    /// Its cgroup (v2), as the kernel numbers it.
+    pub cgroup_id: u64,
+}
+
+/// A task's name. Prints as text, whatever its bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Comm<'a>(&'a [u8]);
+
+impl Flow {
+    /// Where the program wanted to go. An IPv4-mapped destination is given as IPv4.
+    pub fn original_destination(&self) -> SocketAddr {
+        let flow = &self.info.flow;
+        address::socket_address(flow.remote_addr, flow.remote_port)
+    }
+
+    /// The client socket's own address.
+    pub fn client(&self) -> SocketAddr {
+        let flow = &self.info.flow;
+        address::socket_address(flow.local_addr, flow.local_port)
+    }
+
+    /// This service's own address, to which the kernel diverted the connection.
+    pub fn own_address(&self) -> SocketAddr {
+        self.own
+    }
+
+    /// The program, user and cgroup at the chain's beginning.
+    pub fn program(&self) -> Program<'_> {
+        let flow = &self.info.flow;
+        Program {
+            executable: Path::new(OsStr::from_bytes(address::text(&flow.executable))),
+            comm: Comm(address::text(&flow.comm)),
+            pid: flow.pid,
+            uid: flow.uid,
+            gid: flow.gid,
+            cgroup_id: flow.cgroup_id,
+        }
+    }
+
+    /// The redirect context, if the filter gave one (at most 4,000 bytes).
+    pub fn context(&self) -> Option<&[u8]> {
+        self.context.as_deref()
+    }
+
+    /// The token to set on the socket with which the proxy goes on.
+    pub fn records(&self) -> Records {
+        Records(self.info.records)
+    }
+
+    /// Always [`State::RedirectedBySelf`] on an accepted socket; for code brought from Windows.
+    pub fn state(&self) -> State {
+        match self.info.state {
+            kernel::REDIRECTED_BY_SELF => State::RedirectedBySelf,
+            kernel::REDIRECTED_BY_OTHER => State::RedirectedByOther,
+            kernel::PREVIOUSLY_REDIRECTED_BY_SELF => State::PreviouslyRedirectedBySelf,
+            _ => State::NotRedirected,
+        }
+    }
+
+    /// The services that have seen the connection, in order, this one last.
+    pub fn chain(&self) -> impl ExactSizeIterator<Item = &str> {
+        let length = usize::from(self.info.flow.chain_length).min(kernel::CHAIN_MAX);
+        self.info.names[..length]
+            .iter()
+            .map(|name| std::str::from_utf8(address::text(name)).unwrap_or("?"))
+    }
+
+    /// Names this hop.
+    pub fn id(&self) -> u64 {
+        self.info.flow.id
+    }
+
+    /// Names the connection through all its hops: every service of the chain is told the same.
+    pub fn origin_id(&self) -> u64 {
+        self.info.flow.origin_id
+    }
+
+    /// The filter that redirected.
+    pub fn filter_id(&self) -> u64 {
+        self.info.flow.filter_id
+    }
+
+    /// The interface the program had bound its socket to, by index. The kernel lifted that binding to
+    /// divert the connection; whoever wants it back binds the outgoing socket.
+    pub fn bound_interface(&self) -> Option<u32> {
+        match self.info.flow.bound_ifindex {
+            0 => None,
+            index => Some(index),
+        }
+    }
+
+    /// How long ago the program called connect.
+    pub fn age(&self) -> Duration {
+        let then = Duration::from_nanos(self.info.flow.connected_at);
+        sys::monotonic_now().saturating_sub(then)
+    }
+
+    /// Goes on to the original destination, with the records set.
+    ///
+    /// Blocks until connected. Errors: [`Error::SelfConnect`], [`Error::BadRecords`],
+    /// [`Error::System`] with the connect's own reason.
+    pub fn connect(&self) -> Result<TcpStream, Error> {
+        self.connect_to(self.original_destination())
+    }
+
+    /// Goes on to another destination instead, with the records set.
+    pub fn connect_to(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
+        let socket = self.outgoing(destination)?;
+        socket
+            .connect(&destination.into())
+            .map_err(Error::system("connect to the destination"))?;
+        Ok(socket.into())
+    }
+}
+
+impl Records {
+    /// The token's 32 bytes.
+    pub fn to_bytes(self) -> [u8; 32] {
+        zerocopy::transmute!(self.0)
+    }
+
+    /// The token of these bytes. Whether it is good, only [`set_records`](crate::set_records) tells.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(zerocopy::transmute!(bytes))
+    }
+}
+
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Records(flow {})", self.0.flow_id) // the token stays a secret
+    }
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flow")
+            .field("id", &self.id())
+            .field("original_destination", &self.original_destination())
+            .field("client", &self.client())
+            .field("program", &self.program())
+            .field("chain", &self.chain().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Comm<'a> {
+    /// As the kernel has it.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+}
+
+impl fmt::Display for Comm<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&String::from_utf8_lossy(self.0))
+    }
+}
+
+impl fmt::Debug for Comm<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&String::from_utf8_lossy(self.0), f)
+    }
+}

@@ -1,0 +1,53 @@
+//! Sidetrack for proxy authors.
+//!
+//! A proxy that the kernel diverts connections to asks the accepted socket itself where the
+//! connection was going, and goes on with the redirect records set, so that the next proxy sees the
+//! connection too, and none sees it twice.
+//!
+//! ```no_run
+//! use sidetrack::{Listener, Service};
+//! use std::{io, thread};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = Listener::bind(&Service::from_env()?)?;
+//! loop {
+//!     let (stream, flow) = listener.accept()?.into_parts();
+//!     thread::spawn(move || -> Result<(), sidetrack::Error> {
+//!         println!("{} -> {}", flow.program().comm, flow.original_destination());
+//!         let origin = flow.connect()?; // the records are set first; they cannot be forgotten
+//!         # let _ = (stream, origin);
+//!         // ... relay between `stream` and `origin` ...
+//!         Ok(())
+//!     });
+//! }
+//! # }
+//! ```
+//!
+//! What happens when:
+//!
+//! ```text
+//! Service::from_env ── Listener::bind ── accept ── Flow ── connect / outgoing
+//!  (the secret)         (LISTEN option)   (INFO option)      (RECORDS option, then connect)
+//! ```
+//!
+//! Needed at run time: the listener must have been made in a cgroup where the engine attached its
+//! service side (`sidetrack run --via exec:…` sees to that). No privilege and no libbpf are needed.
+//!
+//! Modules: [`tokio`] has the same for async programs. Everything else is at the root.
+#![deny(unsafe_code)]
+
+mod error;
+mod flow;
+mod listener;
+mod outgoing;
+mod service;
+#[allow(unsafe_code)]
+mod sys;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+
+pub use error::Error;
+pub use flow::{Comm, Flow, Program, Records, State, query};
+pub use listener::{Connection, Listener};
+pub use outgoing::set_records;
+pub use service::{LISTEN_VARIABLE, NAME_VARIABLE, Service};

@@ -1,0 +1,101 @@
+//! The system calls that socket2 has no name for. All of the crate's unsafe code is here.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use sidetrack_abi::kernel::SOL_SIDETRACK;
+use socket2::SockRef;
+
+/// The most of an option's buffer that eBPF sees: one page on every architecture.
+const OPTION_SIZE_MAX: usize = 4096;
+
+pub(crate) fn get_option(socket: BorrowedFd<'_>, name: i32) -> io::Result<Vec<u8>> {
+    let mut buffer = [MaybeUninit::<u8>::uninit(); OPTION_SIZE_MAX];
+    let mut length = OPTION_SIZE_MAX as libc::socklen_t;
+    // SAFETY: `buffer` is writable for `length` bytes, and `length` is a valid pointer, both for the
+    // call's duration; `socket` is open as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            SOL_SIDETRACK,
+            name,
+            buffer.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let filled = &buffer[..(length as usize).min(OPTION_SIZE_MAX)];
+    // SAFETY: the kernel wrote the first `length` bytes of the buffer.
+    Ok(filled
+        .iter()
+        .map(|byte| unsafe { byte.assume_init() })
+        .collect())
+}
+
+pub(crate) fn set_option(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: `value` is readable for its length during the call; `socket` is open as it is borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            SOL_SIDETRACK,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+pub(crate) fn local_address(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let address = SockRef::from(&socket).local_addr()?;
+    address
+        .as_socket()
+        .map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()))
+        .ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// The index of one that has a connection waiting. Blocks.
+pub(crate) fn wait_readable(listeners: &[TcpListener]) -> io::Result<usize> {
+    let mut polled: Vec<libc::pollfd> = listeners
+        .iter()
+        .map(|listener| libc::pollfd {
+            fd: listener.as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    loop {
+        // SAFETY: `polled` is a valid array of its own length for the call's duration.
+        let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) };
+        match polled.iter().position(|one| one.revents != 0) {
+            Some(index) if ready > 0 => return Ok(index),
+            _ if ready < 0 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC, the clock of the kernel's flow times.
+pub(crate) fn monotonic_now() -> Duration {
+    let mut now = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: `now` is valid for writing; CLOCK_MONOTONIC exists on every Linux, so it is filled, and
+    // was zeroed before in any case.
+    let now = unsafe {
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr());
+        now.assume_init()
+    };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}

@@ -1,0 +1,77 @@
+//! The same for async programs.
+
+use std::net::SocketAddr;
+
+use ::tokio::net::{TcpListener, TcpSocket, TcpStream};
+use ::tokio::select;
+
+use crate::{Error, Flow, Service, query};
+
+/// A service's listeners in a tokio runtime; see [`crate::Listener`].
+#[derive(Debug)]
+pub struct Listener {
+    v4: TcpListener,
+    v6: Option<TcpListener>,
+    inner: crate::Listener,
+}
+
+impl Listener {
+    /// As [`crate::Listener::bind`]; must be called within a runtime.
+    pub fn bind(service: &Service) -> Result<Self, Error> {
+        let mut inner = crate::Listener::bind(service)?;
+        let mut sockets = inner.sockets.drain(..).map(|socket| {
+            TcpListener::from_std(socket).map_err(Error::system("hand the listener to tokio"))
+        });
+        let v4 = sockets.next().expect("bind always makes the IPv4 one")?;
+        let v6 = sockets.next().transpose()?;
+        drop(sockets);
+        Ok(Self { v4, v6, inner })
+    }
+
+    /// As [`crate::Listener::accept`].
+    ///
+    /// Cancel safe: a connection is accepted by the call that returns it, or stays in the queue.
+    pub async fn accept(&self) -> Result<(TcpStream, Flow), Error> {
+        loop {
+            let (stream, _) = match &self.v6 {
+                None => self.v4.accept().await,
+                Some(v6) => select! {
+                    accepted = self.v4.accept() => accepted,
+                    accepted = v6.accept() => accepted,
+                },
+            }
+            .map_err(Error::system("accept a connection"))?;
+            match query(&stream) {
+                Ok(flow) => return Ok((stream, flow)),
+                Err(Error::NotRedirected | Error::NotConnected) => self.inner.refuse(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// As [`crate::Listener::refused`].
+    pub fn refused(&self) -> u64 {
+        self.inner.refused()
+    }
+}
+
+impl Flow {
+    /// As [`Flow::connect`], without blocking.
+    ///
+    /// Cancel safe: dropping it closes the half-made connection.
+    pub async fn connect_async(&self) -> Result<TcpStream, Error> {
+        self.connect_to_async(self.original_destination()).await
+    }
+
+    /// As [`Flow::connect_to`], without blocking.
+    pub async fn connect_to_async(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
+        let socket = self.outgoing(destination)?;
+        socket
+            .set_nonblocking(true)
+            .map_err(Error::system("make the outgoing socket non-blocking"))?;
+        TcpSocket::from_std_stream(socket.into())
+            .connect(destination)
+            .await
+            .map_err(Error::system("connect to the destination"))
+    }
+}
