@@ -1,0 +1,161 @@
+//! The flow line for people.
+
+use std::fmt::{self, Write};
+
+use super::FlowLine;
+use crate::rules::Decision;
+use crate::sniff::Seen;
+
+impl fmt::Display for FlowLine {
+    /// `curl[4242]  198.51.100.7:443  tls example.com h2  allow  1.2 KiB up  34.0 KiB down  12.3 ms
+    /// via a → b`, in columns that hold for usual lengths. Control characters are escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = format!("{}[{}]", Escaped(&self.program.comm), self.program.pid);
+        let destination = self.destination.to_string();
+        let verdict = match self.verdict {
+            Decision::Allow => "allow",
+            Decision::Deny => "deny",
+        };
+        write!(
+            f,
+            "{program:<22}  {destination:<21}  {:<36}  {verdict:<5}  {:>10} up  {:>10} down  {:>9}",
+            seen(&self.seen)?,
+            size(self.bytes_up),
+            size(self.bytes_down),
+            duration(self.duration_ms),
+        )?;
+        if !self.chain.is_empty() {
+            write!(f, "  via {}", Escaped(&self.chain.join(" → ")))?;
+        }
+        if let Some(rule) = &self.rule {
+            write!(f, "  ({})", Escaped(rule))?;
+        }
+        match self.ended.as_str() {
+            "closed" | "denied" => Ok(()),
+            ended => write!(f, "  {}", Escaped(ended)),
+        }
+    }
+}
+
+fn seen(seen: &Seen) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    match seen {
+        Seen::Tls { sni, alpn, .. } => {
+            text.push_str("tls");
+            for word in sni.iter().chain(alpn) {
+                write!(text, " {}", Escaped(word))?;
+            }
+        }
+        Seen::Http { host, method, path } => {
+            write!(text, "http {}", Escaped(method))?;
+            write!(
+                text,
+                " {}{}",
+                Escaped(host.as_deref().unwrap_or_default()),
+                Escaped(path)
+            )?;
+        }
+        Seen::Raw => text.push_str("raw"),
+        Seen::Silent => text.push_str("silent"),
+    }
+    Ok(text)
+}
+
+/// In the largest unit that leaves at least 1: "0 B", "1.2 KiB".
+pub fn size(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    let mut units = ["KiB", "MiB", "GiB", "TiB"].iter();
+    let mut unit = "B";
+    while size >= 1024.0 {
+        let Some(larger) = units.next() else { break };
+        (size, unit) = (size / 1024.0, larger);
+    }
+    if unit == "B" {
+        return format!("{bytes} B");
+    }
+    format!("{size:.1} {unit}")
+}
+
+fn duration(milliseconds: f64) -> String {
+    if milliseconds < 1000.0 {
+        return format!("{milliseconds:.1} ms");
+    }
+    format!("{:.1} s", milliseconds / 1000.0)
+}
+
+/// Untrusted text: what would move a terminal's cursor or turn its text around is shown by number.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character {
+                '\'' | '"' => f.write_char(character)?, // `escape_debug` is meant for literals
+                _ => write!(f, "{}", character.escape_debug())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::line;
+    use super::*;
+
+    #[test]
+    fn a_usual_line() {
+        assert_eq!(
+            line().to_string(),
+            "curl[4242]              198.51.100.7:443       tls example.com h2                    \
+             allow     1.2 KiB up    34.0 KiB down    12.3 ms  via a → b"
+        );
+    }
+
+    #[test]
+    fn a_denied_line_names_the_rule_and_an_odd_end_is_told() {
+        let mut line = line();
+        line.verdict = Decision::Deny;
+        line.rule = Some("deny *.example.com".into());
+        line.ended = "denied".into();
+        assert!(
+            line.to_string()
+                .ends_with("via a → b  (deny *.example.com)")
+        );
+        line.ended = "reset by client".into();
+        assert!(
+            line.to_string()
+                .ends_with("(deny *.example.com)  reset by client")
+        );
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        let mut line = line();
+        line.program.comm = "a\x1b[2J".into();
+        line.seen = Seen::Http {
+            host: Some("b\u{202e}c\"\n".into()),
+            method: "GET".into(),
+            path: "/\u{9b}ü→".into(),
+        };
+        let text = line.to_string();
+        assert!(text.starts_with(r"a\u{1b}[2J[4242]"), "{text}");
+        assert!(
+            text.contains(r#"http GET b\u{202e}c"\n/\u{9b}ü→"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn units() {
+        let sizes = [0, 1023, 1024, 1 << 20, u64::MAX].map(size);
+        assert_eq!(
+            sizes,
+            ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "16777216.0 TiB"]
+        );
+        assert_eq!(
+            [0.04, 999.9, 61_000.0].map(duration),
+            ["0.0 ms", "999.9 ms", "61.0 s"]
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! One direction of a relay.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::retry_on_intr;
+use rustix::pipe::{
+    PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
+};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::shutdown;
+use crate::end::{How, Side};
+
+/// The buffer of a direction that copies, in bytes; held only while there is something to pass on.
+pub const COPY_SIZE: usize = 16 * 1024;
+/// A direction over which more bytes went gets a pipe (two file descriptors) and no longer copies.
+pub const SPLICE_AFTER_SIZE: u64 = 64 * 1024;
+/// The size asked for a pipe, in bytes. The kernel gives users that have many pipes less.
+pub const PIPE_SIZE: usize = 256 * 1024;
+
+/// A connection, and whose it is, so that its errors can be told apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer<'a> {
+    pub(crate) stream: &'a TcpStream,
+    pub(crate) side: Side,
+}
+
+/// Moves bytes until `from` has no more, then half-closes `to`. Counts what `to` has taken.
+pub(crate) async fn pump(from: Peer<'_>, to: Peer<'_>, count: &AtomicU64) -> Result<(), How> {
+    let mut pipe = None;
+    let mut copy = true;
+    loop {
+        let moved = match &pipe {
+            Some(pipe) => splice_chunk(from, to, pipe, count).await?,
+            None => copy_chunk(from, to, count).await?,
+        };
+        if moved == 0 {
+            return shutdown(to);
+        }
+        if copy && count.load(Ordering::Relaxed) > SPLICE_AFTER_SIZE {
+            copy = false;
+            pipe = Pipe::new().ok(); // out of descriptors: copying does as well
+        }
+    }
+}
+
+async fn copy_chunk(from: Peer<'_>, to: Peer<'_>, count: &AtomicU64) -> Result<usize, How> {
+    let mut buffer = Vec::new();
+    let read = read_chunk(from, &mut buffer).await?;
+    write_all(to, &buffer, count).await?;
+    Ok(read)
+}
+
+/// Appends up to [`COPY_SIZE`] bytes; 0 at the end. Cancel safe.
+pub(crate) async fn read_chunk(from: Peer<'_>, buffer: &mut Vec<u8>) -> Result<usize, How> {
+    let fail = |error| How::of_error(from.side, &error);
+    loop {
+        from.stream.readable().await.map_err(fail)?;
+        buffer.reserve_exact(COPY_SIZE); // only now: who waits holds no memory
+        match from.stream.try_read_buf(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read.map_err(fail),
+        }
+    }
+}
+
+pub(crate) async fn write_all(
+    to: Peer<'_>,
+    mut bytes: &[u8],
+    count: &AtomicU64,
+) -> Result<(), How> {
+    let fail = |error| How::of_error(to.side, &error);
+    while !bytes.is_empty() {
+        match to.stream.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                to.stream.writable().await.map_err(fail)?;
+            }
+            Err(error) => return Err(fail(error)),
+            Ok(written) => {
+                count.fetch_add(written as u64, Ordering::Relaxed);
+                bytes = &bytes[written..];
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    size: usize,
+}
+
+impl Pipe {
+    fn new() -> rustix::io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        let _ = fcntl_setpipe_size(&write, PIPE_SIZE); // a user of many pipes gets less
+        let size = fcntl_getpipe_size(&write)?;
+        Ok(Self { read, write, size })
+    }
+}
+
+/// Fills the pipe once and empties it: so EAGAIN is always the socket's, never the pipe's.
+async fn splice_chunk(
+    from: Peer<'_>,
+    to: Peer<'_>,
+    pipe: &Pipe,
+    count: &AtomicU64,
+) -> Result<usize, How> {
+    let filled = ready_splice(from, Interest::READABLE, || {
+        splice(from.stream, None, &pipe.write, None, pipe.size, FLAGS)
+    })
+    .await?;
+    let mut left = filled;
+    while left > 0 {
+        // Exactly what is left, lest the kernel holds back a segment for more to come.
+        let moved = ready_splice(to, Interest::WRITABLE, || {
+            splice(&pipe.read, None, to.stream, None, left, FLAGS)
+        })
+        .await?;
+        if moved == 0 {
+            return Err(How::Failed(to.side, io::ErrorKind::WriteZero)); // would spin
+        }
+        count.fetch_add(moved as u64, Ordering::Relaxed);
+        left -= moved;
+    }
+    Ok(filled)
+}
+
+const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
+
+async fn ready_splice(
+    peer: Peer<'_>,
+    interest: Interest,
+    splice: impl Fn() -> rustix::io::Result<usize>,
+) -> Result<usize, How> {
+    let splice = || Ok(retry_on_intr(&splice)?);
+    let done = peer.stream.async_io(interest, splice).await;
+    done.map_err(|error| How::of_error(peer.side, &error))
+}

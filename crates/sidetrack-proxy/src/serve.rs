@@ -1,0 +1,150 @@
+//! All connections of a service.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::{future, io};
+
+use sidetrack::{Error, Flow, Service};
+use tokio::net::TcpStream;
+use tokio::select;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::connection::{Settings, inspect_until};
+use crate::line::FlowLine;
+
+/// Connections handled at a time; more wait in the listeners' queues. Each takes up to six file
+/// descriptors: two sockets, and a pipe for each busy direction.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// The pause before the next accept when one has failed for want of something, such as descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long stopped connections have to be written down, before they are dropped unwritten.
+pub const STOPPED_WAIT: Duration = Duration::from_secs(5);
+
+/// A service's listeners, ready to accept.
+#[derive(Debug)]
+pub struct Server {
+    listener: sidetrack::tokio::Listener,
+    settings: Settings,
+}
+
+/// Accepts the connections of `service` for ever, and hands over each one's line when it has ended.
+///
+/// Returns only an error that is final, see [`Server::run`]; [`Server`] can also be stopped.
+pub async fn serve(
+    service: &Service,
+    settings: Settings,
+    lines: impl Fn(FlowLine) + Send + Sync + 'static,
+) -> Result<(), Error> {
+    let server = Server::bind(service, settings)?;
+    server.run(future::pending(), lines).await
+}
+
+impl Server {
+    /// Listens; connections wait from now on. Must be called within a tokio runtime.
+    ///
+    /// Errors: as [`sidetrack::Listener::bind`].
+    pub fn bind(service: &Service, settings: Settings) -> Result<Self, Error> {
+        let listener = sidetrack::tokio::Listener::bind(service)?;
+        Ok(Self { listener, settings })
+    }
+
+    /// Accepts until `stop` gives a grace period: then no more, and those open have that long to
+    /// end by themselves; the rest is ended, with lines that say "stopped".
+    ///
+    /// `lines` is called from any of the runtime's threads and must not block. An error is returned
+    /// only if accepting can never work again (the engine is gone); connections that are open then
+    /// go on as tasks of the runtime. Dropping the future drops all connections, without lines.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = Duration>,
+        lines: impl Fn(FlowLine) + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        let Self { listener, settings } = self;
+        let shared = Arc::new((settings, lines));
+        let handle = move |(stream, flow): (TcpStream, Flow), stopped: Stopped| {
+            let shared = shared.clone();
+            async move {
+                let (settings, lines) = &*shared;
+                lines(inspect_until(stream, flow, settings, stopped.wait()).await);
+            }
+        };
+        accept_until(stop, || listener.accept(), handle).await
+    }
+}
+
+/// The loop of [`Server::run`], for any kind of connection.
+async fn accept_until<C, A, H>(
+    stop: impl Future<Output = Duration>,
+    accept: impl Fn() -> A,
+    handle: impl Fn(C, Stopped) -> H,
+) -> Result<(), Error>
+where
+    A: Future<Output = Result<C, Error>>,
+    H: Future<Output = ()> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (stopper, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    tokio::pin!(stop);
+    let grace = loop {
+        while tasks.try_join_next().is_some() {} // or the set grows for ever
+        let next = async { (permits.clone().acquire_owned().await, accept().await) };
+        let (permit, accepted) = select! {
+            biased;
+            grace = &mut stop => break grace,
+            next = next => next,
+        };
+        match accepted {
+            Ok(connection) => {
+                let task = handle(connection, Stopped(stopped.clone()));
+                tasks.spawn(async move {
+                    task.await;
+                    drop(permit);
+                });
+            }
+            Err(error) if is_final(&error) => {
+                tasks.detach_all();
+                return Err(error);
+            }
+            Err(_) => sleep(ACCEPT_PAUSE).await,
+        }
+    };
+    finish(tasks, grace, &stopper).await;
+    Ok(())
+}
+
+async fn finish(mut tasks: JoinSet<()>, grace: Duration, stopper: &watch::Sender<bool>) {
+    let all_ended = async |tasks: &mut JoinSet<()>| while tasks.join_next().await.is_some() {};
+    if timeout(grace, all_ended(&mut tasks)).await.is_err() {
+        stopper.send_replace(true);
+        let _ = timeout(STOPPED_WAIT, all_ended(&mut tasks)).await;
+    }
+}
+
+/// Tells a connection when to stop.
+#[derive(Clone)]
+struct Stopped(watch::Receiver<bool>);
+
+impl Stopped {
+    /// Never ends if there is nobody left to stop it.
+    async fn wait(mut self) {
+        if self.0.wait_for(|stopped| *stopped).await.is_err() {
+            future::pending().await
+        }
+    }
+}
+
+/// Whether accepting will fail for ever. Unknown errors of the system are taken to pass: the pause
+/// keeps them from spinning, and they may be one connection's own.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::System { source, .. } => source.kind() == io::ErrorKind::InvalidInput,
+        Error::NoContext => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! What a client's first bytes tell: TLS with its names, HTTP with its host, or neither.
+//!
+//! Pure functions over untrusted bytes. Only the connection's beginning is looked at: a second
+//! request on the same connection, HTTP/2 without TLS, and an encrypted ClientHello stay unseen.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod http;
+mod tls;
+
+pub use http::{HEAD_SIZE_MAX, HEADERS_MAX, METHOD_SIZE_MAX, PATH_SIZE_MAX};
+pub use tls::{ALPN_ENTRIES_MAX, HELLO_SIZE_MAX, VERSIONS_MAX};
+
+/// The longest host name that is reported, in bytes; DNS has none longer. A longer one is left out,
+/// as a part of it would match the wrong rules.
+pub const HOST_SIZE_MAX: usize = 255;
+/// With so many bytes [`sniff`] is always decided: the larger one of its formats' limits.
+pub const SNIFF_SIZE_MAX: usize = if HELLO_SIZE_MAX > HEAD_SIZE_MAX {
+    HELLO_SIZE_MAX
+} else {
+    HEAD_SIZE_MAX
+};
+
+/// What can be said of the bytes so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sniffed {
+    /// Undecided: more bytes are needed, [`SNIFF_SIZE_MAX`] in all at most.
+    More,
+    /// Decided: further bytes will not change it.
+    Seen(Seen),
+}
+
+/// What the client began with. Its texts come from the client and may hold any character.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Seen {
+    /// A TLS ClientHello.
+    Tls {
+        /// The server's name, in lower case; absent if the client sent none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sni: Option<String>,
+        /// The application protocols offered, such as "h2", in the client's order.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        alpn: Vec<String>,
+        /// The versions offered, such as "1.3", in the client's order.
+        versions: Vec<String>,
+    },
+    /// An HTTP/1 request.
+    Http {
+        /// The host asked for, in lower case and without port; absent if the client named none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// Such as "GET".
+        method: String,
+        /// The request's target as sent, cut after 2,048 bytes.
+        path: String,
+    },
+    /// Anything else.
+    Raw,
+    /// Nothing was sent.
+    Silent,
+}
+
+/// Reads a connection's first bytes, as far as they have come.
+///
+/// Never panics, and never changes its mind: once `Seen`, it stays that with any more bytes.
+pub fn sniff(bytes: &[u8]) -> Sniffed {
+    match bytes.first() {
+        None => Sniffed::More,
+        Some(&tls::HANDSHAKE) => tls::sniff(bytes),
+        Some(_) => http::sniff(bytes),
+    }
+}
+
+impl Seen {
+    /// What a client sent that will send no more.
+    pub fn at_end(bytes: &[u8]) -> Self {
+        match sniff(bytes) {
+            Sniffed::Seen(seen) => seen,
+            Sniffed::More if bytes.is_empty() => Self::Silent,
+            Sniffed::More => Self::Raw,
+        }
+    }
+
+    /// The host the client asked for, by TLS or by HTTP.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Tls { sni: host, .. } | Self::Http { host, .. } => host.as_deref(),
+            Self::Raw | Self::Silent => None,
+        }
+    }
+}
+
+const RAW: Sniffed = Sniffed::Seen(Seen::Raw);
+
+fn host(name: &[u8]) -> Option<String> {
+    if name.is_empty() || name.len() > HOST_SIZE_MAX {
+        return None;
+    }
+    Some(String::from_utf8_lossy(name).to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bytes that lead deep into the parsers more often than plain random ones.
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        let pieces = prop_oneof![
+            Just(b"\x16\x03\x01".to_vec()),
+            Just(b"\x01\x00\x00".to_vec()),
+            Just(b"GET / HTTP/1.1\r\n".to_vec()),
+            Just(b"CONNECT a:1 HTTP/1.1\r\n".to_vec()),
+            Just(b"Host: ".to_vec()),
+            Just(b"\r\n".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..40),
+        ];
+        proptest::collection::vec(pieces, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics_or_changes_a_decision(bytes in hostile(), cut in 0..500usize) {
+            let whole = sniff(&bytes);
+            let begun = sniff(&bytes[..cut.min(bytes.len())]);
+            if begun != Sniffed::More {
+                prop_assert_eq!(begun, whole);
+            }
+        }
+
+        #[test]
+        fn random_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            sniff(&bytes);
+        }
+    }
+
+    #[test]
+    fn every_input_is_decided_at_the_limit() {
+        for beginning in [
+            &b"\x16\x03\x01\x40\x00\x01\x00\xff\xf0"[..],
+            b"GET / HTTP/1.1\r\nA: ",
+            b"A",
+            b"\r\n",
+        ] {
+            let mut bytes = beginning.to_vec();
+            bytes.resize(SNIFF_SIZE_MAX, b'\n');
+            assert_ne!(sniff(&bytes), Sniffed::More);
+        }
+    }
+
+    #[test]
+    fn an_end_decides_the_undecided() {
+        assert_eq!(Seen::at_end(b""), Seen::Silent);
+        assert_eq!(Seen::at_end(b"GET / HT"), Seen::Raw);
+        assert_eq!(sniff(b"GET / HT"), Sniffed::More);
+    }
+
+    #[test]
+    fn absent_fields_are_skipped() {
+        let json = |seen| serde_json::to_string(&seen).unwrap();
+        assert_eq!(json(Seen::Silent), r#"{"kind":"silent"}"#);
+        let seen = Seen::Http {
+            host: None,
+            method: "GET".into(),
+            path: "/".into(),
+        };
+        assert_eq!(json(seen), r#"{"kind":"http","method":"GET","path":"/"}"#);
+    }
+}

@@ -1,0 +1,258 @@
+//! Allowed connections.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use sidetrack_proxy::connection::{SNIFF_WAIT, carry};
+use sidetrack_proxy::end::{How, Side};
+use sidetrack_proxy::rules::Decision;
+use sidetrack_proxy::sniff::Seen;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::peers::{Diverted, expect, expect_end, expect_reset, in_time, pair, reset, settings};
+
+/// Rules that leave everything open until the host is known.
+const BY_HOST: &[&str] = &["*.denied.example"];
+
+fn client_hello() -> Vec<u8> {
+    let mut config = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = "example.com".try_into().unwrap();
+    let mut bytes = Vec::new();
+    let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn an_exchange_is_seen_and_unchanged() {
+    for deny in [&[][..], BY_HOST] {
+        let mut diverted = Diverted::start(deny, &[]).await;
+        let head = b"GET /x HTTP/1.1\r\nHost: example.com\r\n\r\n";
+        diverted.client.write_all(head).await.unwrap();
+        let mut origin = diverted.accept().await;
+        expect(&mut origin, head).await;
+        origin
+            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .await
+            .unwrap();
+        expect(&mut diverted.client, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        drop(origin);
+        expect_end(&mut diverted.client).await;
+        let carried = diverted.carried().await;
+        assert_eq!(carried.seen.host(), Some("example.com"));
+        assert_eq!(
+            (carried.verdict.decision, carried.verdict.rule),
+            (Decision::Allow, None)
+        );
+        assert!(carried.connect_time.is_some());
+        assert_eq!(carried.ended.how, How::Closed);
+        assert_eq!(
+            (carried.ended.bytes_up, carried.ended.bytes_down),
+            (head.len() as u64, 27)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_drip_of_single_bytes_is_read_as_one_hello() {
+    for deny in [&[][..], BY_HOST] {
+        let hello = client_hello();
+        let mut diverted = Diverted::start(deny, &["example.com"]).await;
+        diverted.client.set_nodelay(true).unwrap();
+        for byte in &hello {
+            diverted.client.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await; // lets the proxy take it by itself
+        }
+        let mut origin = diverted.accept().await;
+        expect(&mut origin, &hello).await;
+        drop(origin);
+        let carried = diverted.carried().await;
+        let alpn = vec!["h2".into()];
+        let versions = vec!["1.3".into(), "1.2".into()];
+        assert_eq!(
+            carried.seen,
+            Seen::Tls {
+                sni: Some("example.com".into()),
+                alpn,
+                versions
+            }
+        );
+        assert_eq!(carried.verdict.rule.unwrap(), "allow example.com");
+    }
+}
+
+#[tokio::test]
+async fn without_host_rules_bytes_go_on_before_they_are_understood() {
+    let mut diverted = Diverted::start(&["10.0.0.0/8"], &[]).await;
+    let mut origin = diverted.accept().await; // before the client said anything
+    for part in ["GET / HT", "TP/1.1\r\nHo", "st: a.example\r\n\r\n", "body"] {
+        diverted.client.write_all(part.as_bytes()).await.unwrap();
+        expect(&mut origin, part.as_bytes()).await;
+    }
+    drop(origin);
+    assert_eq!(diverted.carried().await.seen.host(), Some("a.example"));
+}
+
+#[tokio::test]
+async fn a_server_may_speak_first() {
+    for deny in [&[][..], BY_HOST] {
+        let mut diverted = Diverted::start(deny, &[]).await;
+        let begun = Instant::now();
+        let mut origin = diverted.accept().await;
+        assert!(deny.is_empty() || begun.elapsed() >= SNIFF_WAIT / 2);
+        origin.write_all(b"SSH-2.0-server\r\n").await.unwrap();
+        expect(&mut diverted.client, b"SSH-2.0-server\r\n").await;
+        diverted
+            .client
+            .write_all(b"SSH-2.0-client\r\n")
+            .await
+            .unwrap();
+        expect(&mut origin, b"SSH-2.0-client\r\n").await;
+        origin.write_all(b"kex").await.unwrap();
+        expect(&mut diverted.client, b"kex").await;
+        drop(origin);
+        expect_end(&mut diverted.client).await;
+        let carried = diverted.carried().await;
+        assert_eq!((carried.seen, carried.ended.how), (Seen::Raw, How::Closed));
+    }
+}
+
+#[tokio::test]
+async fn a_huge_head_is_relayed_as_raw() {
+    for deny in [&[][..], BY_HOST] {
+        let mut diverted = Diverted::start(deny, &[]).await;
+        let mut head = b"GET / HTTP/1.1\r\nCookie: ".to_vec();
+        head.resize(1 << 20, b'c');
+        head.extend(b"\r\nHost: a.denied.example\r\n\r\n");
+        let (mut client, head) = (diverted.client, head);
+        let sent = head.clone();
+        let sending = tokio::spawn(async move {
+            client.write_all(&sent).await.unwrap();
+            client
+        });
+        let (mut origin, _) = in_time(diverted.origin.accept()).await.unwrap();
+        expect(&mut origin, &head).await;
+        diverted.client = sending.await.unwrap();
+        drop(origin);
+        let carried = diverted.carried().await;
+        assert_eq!(
+            (carried.seen, carried.ended.bytes_up),
+            (Seen::Raw, head.len() as u64)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_half_close_within_the_opening_is_passed_on() {
+    for deny in [&[][..], BY_HOST] {
+        for (sent, seen) in [(&b"GET / HTTP"[..], Seen::Raw), (b"", Seen::Silent)] {
+            let mut diverted = Diverted::start(deny, &[]).await;
+            diverted.client.write_all(sent).await.unwrap();
+            diverted.client.shutdown().await.unwrap();
+            let mut origin = diverted.accept().await;
+            expect(&mut origin, sent).await;
+            expect_end(&mut origin).await;
+            origin.write_all(b"answer").await.unwrap();
+            drop(origin);
+            expect(&mut diverted.client, b"answer").await;
+            expect_end(&mut diverted.client).await;
+            let carried = diverted.carried().await;
+            assert_eq!((carried.seen, carried.ended.how), (seen, How::Closed));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_connect_resets_the_client() {
+    let (mut client, accepted) = pair().await;
+    let refused = async {
+        let nobody = async {
+            let unused = tokio::net::TcpListener::bind("127.0.0.1:0")
+                .await?
+                .local_addr()?;
+            TcpStream::connect(unused).await
+        };
+        nobody.await.map_err(|source| sidetrack::Error::System {
+            what: "connect",
+            source,
+        })
+    };
+    let destination = "192.0.2.1:1".parse().unwrap();
+    let carried = carry(
+        accepted,
+        destination,
+        refused,
+        &settings(&[], &[]),
+        pending(),
+    )
+    .await;
+    assert_eq!(
+        carried.ended.how.to_string(),
+        "connect failed: connection refused"
+    );
+    assert_eq!((carried.seen, carried.connect_time), (Seen::Silent, None));
+    expect_reset(&mut client).await;
+}
+
+#[tokio::test]
+async fn resets_are_passed_on() {
+    let mut diverted = Diverted::start(BY_HOST, &[]).await;
+    diverted.client.write_all(b"\0x").await.unwrap();
+    let mut origin = diverted.accept().await;
+    expect(&mut origin, b"\0x").await;
+    reset(origin);
+    expect_reset(&mut diverted.client).await;
+    assert_eq!(diverted.carried().await.ended.how, How::Reset(Side::Origin));
+
+    let diverted = Diverted::start(&[], &[]).await;
+    let mut origin = diverted.accept().await;
+    let Diverted { client, .. } = diverted;
+    reset(client);
+    expect_reset(&mut origin).await;
+}
+
+#[tokio::test]
+async fn the_idle_time_out_holds_in_every_phase() {
+    for (deny, opening) in [
+        (&[][..], &b""[..]),
+        (BY_HOST, b""),
+        (BY_HOST, b"GET"),
+        (&[], b"\0"),
+    ] {
+        let mut settings = settings(deny, &[]);
+        settings.idle_timeout = Duration::from_millis(400);
+        let mut diverted = Diverted::to("192.0.2.1:1", settings).await;
+        diverted.client.write_all(opening).await.unwrap();
+        expect_reset(&mut diverted.client).await;
+        assert_eq!(diverted.carried().await.ended.how, How::Idle);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_it_with_its_counts() {
+    let (mut client, accepted) = pair().await;
+    let (connected, mut origin) = pair().await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let carrying = tokio::spawn(async move {
+        let stopped = async { stopped.await.unwrap() };
+        let destination = "192.0.2.1:1".parse().unwrap();
+        let connect = async { Ok(connected) };
+        carry(accepted, destination, connect, &settings(&[], &[]), stopped).await
+    });
+    client.write_all(b"\0abc").await.unwrap();
+    expect(&mut origin, b"\0abc").await;
+    stop.send(()).unwrap();
+    let carried = in_time(carrying).await.unwrap();
+    assert_eq!(
+        (carried.ended.how, carried.ended.bytes_up),
+        (How::Stopped, 4)
+    );
+    expect_reset(&mut client).await;
+    expect_reset(&mut origin).await;
+}

@@ -1,0 +1,6 @@
+//! The proxy's parts between real sockets on the loopback device, without the kernel side.
+
+mod connection;
+mod peers;
+mod refusal;
+mod relay;

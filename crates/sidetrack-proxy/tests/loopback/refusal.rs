@@ -1,0 +1,130 @@
+//! Denied connections.
+
+use std::sync::Arc;
+
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
+use sidetrack_proxy::connection::REFUSAL_SIZE_MAX;
+use sidetrack_proxy::end::How;
+use sidetrack_proxy::rules::Decision;
+use sidetrack_proxy::sniff::Seen;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::peers::{Diverted, expect, expect_reset, in_time};
+
+/// Denied by the host, and denied by the address: told the same.
+const DENIALS: [&[&str]; 2] = [&["*.denied.example"], &["192.0.2.0/24"]];
+
+#[tokio::test]
+async fn http_gets_a_403_that_names_the_rule() {
+    for deny in DENIALS {
+        let mut diverted = Diverted::start(deny, &[]).await;
+        let head = b"POST / HTTP/1.1\r\nHost: a.denied.example\r\nContent-Length: 99999\r\n\r\n";
+        diverted.client.write_all(head).await.unwrap();
+        diverted.client.write_all(&[b'x'; 99999]).await.unwrap();
+        let mut answer = String::new();
+        in_time(diverted.client.read_to_string(&mut answer))
+            .await
+            .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
+        assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+        let body = format!(
+            "\r\n\r\nSidetrack denied this connection: deny {}\n",
+            deny[0]
+        );
+        assert!(answer.ends_with(&body), "{answer}");
+        let carried = diverted.carried_nowhere().await;
+        assert_eq!(carried.verdict.decision, Decision::Deny);
+        assert_eq!(carried.verdict.rule, Some(format!("deny {}", deny[0])));
+        assert_eq!(
+            (carried.ended.how, carried.ended.bytes_up),
+            (How::Denied, 0)
+        );
+        assert_eq!(carried.seen.host(), Some("a.denied.example"));
+    }
+}
+
+#[tokio::test]
+async fn tls_gets_an_alert() {
+    for deny in DENIALS {
+        let mut diverted = Diverted::start(deny, &[]).await;
+        let config = ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = "a.denied.example".try_into().unwrap();
+        let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut hello = Vec::new();
+        tls.write_tls(&mut hello).unwrap();
+        diverted.client.write_all(&hello).await.unwrap();
+        let mut answer = Vec::new();
+        in_time(diverted.client.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        assert_eq!(answer, [0x15, 3, 3, 0, 2, 2, 0x31]);
+        tls.read_tls(&mut &answer[..]).unwrap();
+        let error = tls.process_new_packets().unwrap_err();
+        assert_eq!(
+            error,
+            rustls::Error::AlertReceived(AlertDescription::AccessDenied)
+        );
+        assert_eq!(diverted.carried_nowhere().await.ended.how, How::Denied);
+    }
+}
+
+#[tokio::test]
+async fn anything_else_is_reset() {
+    for (deny, allow, sent, seen) in [
+        (&["*"][..], &[][..], &b"\0raw"[..], Seen::Raw),
+        (&[], &["good.example"], b"\0raw", Seen::Raw),
+        (&["192.0.2.1"], &[], b"", Seen::Silent),
+    ] {
+        let mut diverted = Diverted::start(deny, allow).await;
+        diverted.client.write_all(sent).await.unwrap();
+        expect_reset(&mut diverted.client).await;
+        let carried = diverted.carried_nowhere().await;
+        assert_eq!((carried.seen, carried.ended.how), (seen, How::Denied));
+    }
+}
+
+#[tokio::test]
+async fn nobody_evades_a_rule_by_waiting() {
+    for server_speaks in [true, false] {
+        let mut diverted = Diverted::start(&["*.denied.example"], &[]).await;
+        let mut origin = diverted.accept().await; // as the client was silent
+        if server_speaks {
+            origin.write_all(b"220 hello\r\n").await.unwrap();
+            expect(&mut diverted.client, b"220 hello\r\n").await;
+        }
+        let head = b"GET / HTTP/1.1\r\nHost: a.denied.example\r\n\r\n";
+        diverted.client.write_all(head).await.unwrap();
+        expect_reset(&mut origin).await; // without a byte of the head
+        if server_speaks {
+            expect_reset(&mut diverted.client).await;
+        } else {
+            let mut answer = String::new();
+            in_time(diverted.client.read_to_string(&mut answer))
+                .await
+                .unwrap();
+            assert!(answer.starts_with("HTTP/1.1 403 "));
+        }
+        let carried = diverted.carried().await;
+        assert_eq!(
+            (carried.ended.how, carried.ended.bytes_up),
+            (How::Denied, 0)
+        );
+        assert_eq!(carried.verdict.rule.unwrap(), "deny *.denied.example");
+        assert!(carried.connect_time.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_denied_client_cannot_send_for_ever() {
+    let mut diverted = Diverted::start(&["*"], &[]).await;
+    diverted
+        .client
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .await
+        .unwrap();
+    let chunk = vec![b'x'; REFUSAL_SIZE_MAX];
+    in_time(async { while diverted.client.write_all(&chunk).await.is_ok() {} }).await;
+    assert_eq!(diverted.carried_nowhere().await.ended.how, How::Denied);
+}
