@@ -1,0 +1,122 @@
+//! What can be said on the command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sidetrack_proxy::Pattern;
+
+use crate::via::Via;
+
+/// Divert a program's connections through local inspection proxies.
+#[derive(Parser)]
+#[command(name = "sidetrack", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Task {
+    /// Run a command, with its TCP connections diverted through proxies.
+    Run(Run),
+    /// Show the main job on real connections: two proxies in a chain, and origins of its own.
+    Demo,
+    /// Say what this host lacks, and what an earlier run left behind.
+    ///
+    /// Exits with 0 if all is well, with 1 if not.
+    Doctor(Doctor),
+    /// Be the inspecting proxy of a service whose credentials are in SIDETRACK_LISTEN.
+    Proxy(Proxy),
+    /// Print the JSON schema of a flow line.
+    Schema,
+    #[command(hide = true)]
+    Launch(Launch),
+    #[command(hide = true)]
+    Reap(Reap),
+}
+
+#[derive(Args)]
+pub(crate) struct Run {
+    /// A proxy that the connections pass; repeat it for a chain, in this order.
+    ///
+    /// inspect[:NAME] is the built-in one; exec:COMMAND starts one that uses the SDK or the socket
+    /// options; tcp://ADDR:PORT is one that listens there already and asks SO_ORIGINAL_DST.
+    /// Without any, it is one inspect.
+    #[arg(long, value_name = "PROXY")]
+    pub(crate) via: Vec<Via>,
+    #[command(flatten)]
+    pub(crate) rules: Rules,
+    /// Write each flow as a line of JSON to this file; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// What happens to connections while a proxy is not listening.
+    #[arg(long, value_enum, default_value_t = OnAbsent::Block)]
+    pub(crate) on_absent: OnAbsent,
+    /// Print no flows and no summary.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// What the inspecting proxy lets pass.
+#[derive(Args, Clone)]
+pub(crate) struct Rules {
+    /// Refuse connections to a host (example.com, *.example.com), an address or a prefix
+    /// (10.0.0.0/8), each with :PORT if wanted. Deny wins over allow.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) deny: Vec<Pattern>,
+    /// Let pass only what matches one of these.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) allow: Vec<Pattern>,
+    /// End a connection over which no byte has gone for so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) idle_timeout: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnAbsent {
+    /// They are refused.
+    Block,
+    /// They go on without it.
+    Permit,
+}
+
+#[derive(Args)]
+pub(crate) struct Doctor {
+    /// Remove what an earlier run left behind.
+    #[arg(long)]
+    pub(crate) clean: bool,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Proxy {
+    #[command(flatten)]
+    pub(crate) rules: Rules,
+    /// Print each flow as a line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Become another program, in a cgroup, perhaps as another user.
+#[derive(Args)]
+pub(crate) struct Launch {
+    #[arg(long)]
+    pub(crate) cgroup: PathBuf,
+    #[arg(long)]
+    pub(crate) user: Option<u32>,
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Clean up after a `run` that was killed.
+#[derive(Args)]
+pub(crate) struct Reap {
+    #[arg(long)]
+    pub(crate) cgroup: PathBuf,
+}

@@ -1,0 +1,126 @@
+//! The demo's origins: an HTTP server and a TLS one, on loopback, outside the scope.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use tempfile::NamedTempFile;
+
+/// How long a client may keep an origin waiting.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a request's head.
+const HEAD_SIZE_MAX: u64 = 16 * 1024;
+
+/// Two origins at work, until the process ends.
+pub(super) struct Origins {
+    pub(super) http: SocketAddr,
+    pub(super) tls: SocketAddr,
+    /// The certificate that clients must trust, as PEM.
+    pub(super) ca_file: NamedTempFile,
+    connections: Arc<AtomicU64>,
+}
+
+impl Origins {
+    pub(super) fn start() -> Result<Self> {
+        let names = vec!["bank.example".to_owned(), "127.0.0.1".to_owned()];
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(names).context("make a certificate")?;
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der())
+            .map_err(|error| anyhow::anyhow!("read the key back: {error}"))?;
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_no_client_auth()
+                .with_single_cert(vec![cert.der().clone()], key)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut ca_file = NamedTempFile::new().context("make a file for the certificate")?;
+        ca_file.write_all(cert.pem().as_bytes())?;
+        readable_by_all(&ca_file)?; // the client runs as the invoking user
+
+        let connections = Arc::new(AtomicU64::new(0));
+        let config = Arc::new(config);
+        let http = serve(&connections, |stream| {
+            answer(&stream, "HTTP")?;
+            finish(&stream)
+        })?;
+        let tls = serve(&connections, move |stream| {
+            let session = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
+            let mut stream = StreamOwned::new(session, stream);
+            answer(&mut stream, "TLS")?;
+            stream.conn.send_close_notify();
+            stream.flush()?;
+            finish(&stream.sock)
+        })?;
+        Ok(Self {
+            http,
+            tls,
+            ca_file,
+            connections,
+        })
+    }
+
+    /// Accepted by both so far.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(
+    connections: &Arc<AtomicU64>,
+    handle: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let address = listener.local_addr()?;
+    let connections = Arc::clone(connections);
+    let handle = Arc::new(handle);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            connections.fetch_add(1, Ordering::SeqCst);
+            let handle = Arc::clone(&handle);
+            thread::spawn(move || {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                handle(stream)
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// Reads one request and answers it.
+fn answer(stream: impl Read + Write, kind: &str) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    let mut limited = reader.by_ref().take(HEAD_SIZE_MAX);
+    while !head.ends_with("\r\n\r\n") {
+        if limited.read_line(&mut head)? == 0 {
+            return Ok(());
+        }
+    }
+    let request = head.lines().next().unwrap_or_default();
+    let body = format!("Hello from the {kind} origin, to: {request}\n");
+    let length = body.len();
+    let answer =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    let stream = reader.get_mut();
+    stream.write_all(answer.as_bytes())?;
+    stream.flush()
+}
+
+/// Closing with bytes unread would reset the connection.
+fn finish(mut stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    io::copy(&mut stream, &mut io::sink()).map(drop)
+}
+
+fn readable_by_all(file: &NamedTempFile) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(0o644))
+}

@@ -1,0 +1,193 @@
+//! `sidetrack doctor`: what this host lacks, and what is left over.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+use sidetrack_engine::{Cgroup, cgroup, host};
+
+use crate::style::Style;
+use crate::{args, scope};
+
+/// One thing looked at.
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    good: bool,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<&'static str>,
+}
+
+pub(crate) fn doctor(options: &args::Doctor) -> Result<ExitCode> {
+    let findings = examine(options.clean);
+    if options.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&findings)?)?;
+    } else {
+        print(&findings)?;
+    }
+    let all_good = findings.iter().all(|finding| finding.good);
+    Ok(ExitCode::from(u8::from(!all_good)))
+}
+
+fn examine(clean: bool) -> Vec<Finding> {
+    vec![
+        kernel(),
+        btf(),
+        cgroup2(),
+        privilege(),
+        loopback(),
+        bpffs(),
+        leftover_runs(clean),
+        leftover_programs(),
+    ]
+}
+
+fn kernel() -> Finding {
+    let (major, minor) = host::kernel_version();
+    Finding {
+        what: "kernel",
+        good: (major, minor) >= host::KERNEL_MIN,
+        found: format!("Linux {major}.{minor}"),
+        advice: Some("Linux 6.1 or later is needed"),
+    }
+}
+
+fn btf() -> Finding {
+    let good = host::has_btf();
+    Finding {
+        what: "BTF",
+        good,
+        found: if good {
+            "the kernel describes its types"
+        } else {
+            "missing"
+        }
+        .to_owned(),
+        advice: Some("use a kernel built with CONFIG_DEBUG_INFO_BTF=y"),
+    }
+}
+
+fn cgroup2() -> Finding {
+    let mount = cgroup::mount_point();
+    Finding {
+        what: "cgroup v2",
+        good: mount.is_ok(),
+        found: match mount {
+            Ok(path) => format!("mounted at {}", path.display()),
+            Err(error) => error.to_string(),
+        },
+        advice: None,
+    }
+}
+
+fn privilege() -> Finding {
+    let good = host::has_privilege();
+    Finding {
+        what: "privilege",
+        good,
+        found: if good {
+            "enough to load and attach eBPF programs"
+        } else {
+            "not enough"
+        }
+        .to_owned(),
+        advice: Some("use sudo, or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"),
+    }
+}
+
+fn loopback() -> Finding {
+    let bound = std::net::TcpListener::bind(("127.0.0.1", 0));
+    let up = bound.and_then(|listener| {
+        let address = listener.local_addr()?;
+        std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(1))
+    });
+    Finding {
+        what: "loopback",
+        good: up.is_ok(),
+        found: match up {
+            Ok(_) => "up".to_owned(),
+            Err(error) => error.to_string(),
+        },
+        advice: Some("bring it up: ip link set lo up"),
+    }
+}
+
+/// Nothing of ours is pinned yet; a daemon will want it.
+fn bpffs() -> Finding {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounted = mounts.lines().any(|line| line.contains(" - bpf "));
+    Finding {
+        what: "bpffs",
+        good: true,
+        found: if mounted {
+            "mounted"
+        } else {
+            "not mounted; `run` does not need it"
+        }
+        .to_owned(),
+        advice: None,
+    }
+}
+
+fn leftover_runs(clean: bool) -> Finding {
+    let (dead, alive) = scope::found().unwrap_or_default();
+    if clean {
+        dead.iter().for_each(|path| {
+            if let Ok(cgroup) = Cgroup::at(path) {
+                scope::clear(&cgroup);
+            }
+        });
+    }
+    let left: Vec<&PathBuf> = dead.iter().filter(|path| path.exists()).collect();
+    let found = match (left.first(), dead.len(), alive.len()) {
+        (Some(first), _, _) => format!("{} of dead runs, such as {}", left.len(), first.display()),
+        (None, 0, 0) => "none".to_owned(),
+        (None, 0, alive) => format!("none; {alive} at work"),
+        (None, removed, _) => format!("none; {removed} removed just now"),
+    };
+    Finding {
+        what: "left-over cgroups",
+        good: left.is_empty(),
+        found,
+        advice: Some("sidetrack doctor --clean removes them"),
+    }
+}
+
+fn leftover_programs() -> Finding {
+    let at_work = scope::found().is_ok_and(|(_, alive)| !alive.is_empty());
+    let (good, found) = match host::programs() {
+        Err(error) => (true, format!("not known: {error}")),
+        Ok(programs) if programs.is_empty() => (true, "none".to_owned()),
+        Ok(programs) if at_work => (true, format!("{} at work", programs.len())),
+        Ok(programs) => (
+            false,
+            format!("{} without a `sidetrack run`", programs.len()),
+        ),
+    };
+    Finding {
+        what: "left-over programs",
+        good,
+        found,
+        advice: Some("find who holds them: bpftool prog show, then bpftool link show"),
+    }
+}
+
+fn print(findings: &[Finding]) -> io::Result<()> {
+    let style = Style::stdout();
+    let width = findings.iter().map(|one| one.what.len()).max().unwrap_or(0);
+    for finding in findings {
+        let mark = match finding.good {
+            true => style.green("ok"),
+            false => style.red("no"),
+        };
+        let mut line = format!("{mark}  {:width$}  {}", finding.what, finding.found);
+        if let (false, Some(advice)) = (finding.good, finding.advice) {
+            line.push_str(&format!("; {advice}"));
+        }
+        writeln!(io::stdout(), "{line}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! `sidetrack run`: a scope, the proxies, the command; then nothing is left of it.
+
+mod command;
+mod flows;
+mod proxies;
+mod signals;
+mod wake;
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use sidetrack_engine::event::Event;
+use sidetrack_engine::{Absent, Config, Engine, Filter};
+
+use crate::args::{self, OnAbsent};
+use crate::scope::Scope;
+use crate::via::{self, Via};
+use command::Program;
+use flows::Flows;
+use proxies::Proxies;
+use wake::{Happening, Wake};
+
+/// Flows of one run; see `SIDETRACK_FLOWS_MAX` for what happens beyond.
+const FLOWS_MAX: u32 = 65_536;
+
+pub(crate) fn run(options: &args::Run) -> Result<ExitCode> {
+    let program = command::resolve(&options.command)?;
+    let vias = match options.via.as_slice() {
+        [] => via::named(&[Via::Inspect(None)]),
+        vias => via::named(vias),
+    };
+    let mut flows = Flows::new(options, &vias)?;
+    sidetrack_engine::host::require()?;
+    let (sender, happenings) = mpsc::channel();
+    let wake = Wake::new(sender)?;
+    signals::forward(&wake)?;
+
+    let scope = Scope::make()?;
+    let mut engine = Engine::open(&scope.root, config())?.load()?.attach()?;
+    let mut proxies = Proxies::start(&vias, options, &scope, &mut engine, &wake)?;
+    proxies.await_listeners(&engine, &happenings)?;
+    engine.set_policy(&filters(&proxies, options.on_absent))?;
+    let mut program = Program::start(&program, &options.command, &scope.program, &wake)?;
+
+    let code = attend(
+        &mut program,
+        &mut proxies,
+        &engine,
+        &mut flows,
+        &wake,
+        &happenings,
+    )?;
+    proxies.stop();
+    flows.drain(&happenings);
+    flows.summary(&engine.counters()?, scope.program.is_populated());
+    drop(engine);
+    drop(scope);
+    Ok(code)
+}
+
+fn config() -> Config {
+    Config {
+        flows_max: FLOWS_MAX,
+        ..Config::default()
+    }
+}
+
+fn filters(proxies: &Proxies, on_absent: OnAbsent) -> Vec<Filter> {
+    proxies
+        .services()
+        .map(|service| Filter {
+            on_absent: match on_absent {
+                OnAbsent::Block => Absent::Block,
+                OnAbsent::Permit => Absent::Permit,
+            },
+            ..Filter::redirect_all(service.number)
+        })
+        .collect()
+}
+
+/// Until the command ends: passes signals on, prints flows, tells what went wrong.
+fn attend(
+    program: &mut Program,
+    proxies: &mut Proxies,
+    engine: &Engine,
+    flows: &mut Flows,
+    wake: &Wake,
+    happenings: &Receiver<Happening>,
+) -> Result<ExitCode> {
+    loop {
+        wait(engine, wake)?;
+        for event in engine.events(Duration::ZERO)? {
+            flows.report(&event, name(engine, &event));
+        }
+        for happening in happenings.try_iter() {
+            match happening {
+                Happening::Flow(line) => flows.add(*line),
+                Happening::Signal(number) => program.signal(number),
+                Happening::ProgramEnded(status) => return Ok(command::exit_code(status)),
+                Happening::ProxyEnded(index, status) => {
+                    flows.warn(&proxies.ended(index, status));
+                }
+            }
+        }
+    }
+}
+
+fn name<'a>(engine: &'a Engine, event: &Event) -> &'a str {
+    engine.service_name(event.service).unwrap_or("a proxy")
+}
+
+fn wait(engine: &Engine, wake: &Wake) -> Result<()> {
+    let mut waited = [
+        PollFd::from_borrowed_fd(engine.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN),
+    ];
+    match poll(&mut waited, None) {
+        Ok(_) | Err(Errno::INTR) => wake.clear(),
+        Err(error) => return Err(error).context("wait for the command"),
+    }
+    Ok(())
+}
