@@ -32,6 +32,11 @@ static __always_inline int address_is_zero(const union address *a)
 	return (a->halves[0] | a->halves[1]) == 0;
 }
 
+static __always_inline int address_is_loopback6(const union address *a)
+{
+	return a->halves[0] == 0 && a->words[2] == 0 && a->words[3] == bpf_htonl(1);
+}
+
 /*
  * The loopback address that stands for a destination: one for each, so that one source port may go
  * to many. Within 127.1.0.0 to 127.127.255.254; the upper half of 127.0.0.0/8 is kept for

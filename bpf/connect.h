@@ -139,6 +139,30 @@ static __always_inline int own_connect(__u32 number, const struct sidetrack_poli
 	return *straight ? 0 : -1;
 }
 
+/* A proxy that is sent to its own listener would answer itself for ever. */
+static __always_inline int is_own_listener(__u32 number, const struct connection *c)
+{
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	const union address *addr6;
+
+	if (!service)
+		return 0;
+	if (c->family == AF_INET)
+		return c->port == service->port4 && service->listeners4 &&
+		       (service->addr4 ? service->addr4 == c->remote.words[3] :
+					 (c->remote.bytes[12] == 127));
+	addr6 = (const union address *)service->addr6;
+	return c->port == service->port6 && service->listeners6 &&
+	       (address_is_zero(addr6) ? address_is_loopback6(&c->remote) :
+					 addr6->halves[0] == c->remote.halves[0] &&
+						 addr6->halves[1] == c->remote.halves[1]);
+}
+
+static __always_inline int refuse_own_listener(const struct connection *c)
+{
+	return refuse(ELOOP, SIDETRACK_COUNT_SELF_CONNECT, SIDETRACK_EVENT_SELF_CONNECT, c, NULL);
+}
+
 /* A socket with records: its chain is its parent's. */
 static __always_inline int judge_linked(struct bpf_sock_addr *ctx, const struct connection *c,
 					struct sidetrack_policy *policy, struct chain *chain,
@@ -149,6 +173,8 @@ static __always_inline int judge_linked(struct bpf_sock_addr *ctx, const struct 
 	if (!parent)
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_STALE, SIDETRACK_EVENT_RECORDS_STALE,
 			      c, NULL);
+	if (is_own_listener(flow_service(&parent->flow), c))
+		return refuse_own_listener(c);
 	chain_load(chain, &parent->flow);
 	if (classify(policy, c, chain, 0, verdict) < 0)
 		return go_straight(ctx);
@@ -172,6 +198,8 @@ static __always_inline int judge_fresh(struct bpf_sock_addr *ctx, const struct c
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_MISSING,
 			      SIDETRACK_EVENT_RECORDS_MISSING, c,
 			      filter_at(policy, verdict->index));
+	if (is_own_listener(own, c))
+		return refuse_own_listener(c);
 	if (straight || classify(policy, c, chain, floor, verdict) < 0)
 		return go_straight(ctx);
 	return DIVERT;

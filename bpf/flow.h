@@ -10,6 +10,12 @@ static __always_inline void flow_forget(__u64 id)
 		__sync_fetch_and_sub(&flows_live, 1);
 }
 
+/* The service that a flow was diverted to: the chain's last. */
+static __always_inline __u32 flow_service(const struct sidetrack_flow *flow)
+{
+	return flow->chain[(flow->chain_length - 1) & (SIDETRACK_CHAIN_MAX - 1)];
+}
+
 /* ---- The grave: closed flows whose tokens are still good --------------------------------- */
 
 /* Is this flow still as closed as when its grave was dug? A later tie may have revived it. */
@@ -139,8 +145,10 @@ static __always_inline int flow_fill(struct sidetrack_flow *flow,
 	flow->bound_ifindex = client->bound_ifindex;
 	__builtin_memcpy(flow->remote_addr, client->remote_addr, sizeof(flow->remote_addr));
 	__builtin_memcpy(flow->local_addr, pair->client_addr, sizeof(flow->local_addr));
+	__builtin_memcpy(flow->target_addr, pair->target_addr, sizeof(flow->target_addr));
 	flow->remote_port = client->remote_port;
 	flow->local_port = bpf_htons(pair->client_port);
+	flow->target_port = pair->target_port;
 	flow->protocol = IPPROTO_TCP;
 	flow->family = client->family;
 	flow->chain_length = client->chain_length;
@@ -237,7 +245,6 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	struct sidetrack_tie *tie;
 	struct sidetrack_pair pair;
 	__u64 *carried, id;
-	__u32 last;
 
 	if (!sk)
 		return;
@@ -257,8 +264,7 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	entry = bpf_map_lookup_elem(&sidetrack_flows, &id);
 	if (!entry)
 		return;
-	last = (entry->flow.chain_length - 1) & (SIDETRACK_CHAIN_MAX - 1);
-	if (entry->flow.chain[last] != mark->service)
+	if (flow_service(&entry->flow) != mark->service)
 		return; /* another service took the port over: not its flow */
 	tie = bpf_sk_storage_get(&sidetrack_ties, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!tie) {

@@ -28,8 +28,10 @@ __s64 flows_live;
 struct sidetrack_policy_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct sidetrack_policy);
+	/* Sizes, not types: Linux 6.1 takes no inner map that differs from this one in having BTF.
+	 */
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct sidetrack_policy));
 } sidetrack_policy_0 SEC(".maps");
 
 struct {
@@ -86,7 +88,10 @@ struct {
 /* The mark on a service's listener. */
 struct sidetrack_mark {
 	__u32 service;
-	__u32 child; /* 1 on the copy that an accepted socket inherits */
+	__u32 child;	     /* 1 on the copy that an accepted socket inherits */
+	__u64 owner_started; /* of the process that marked it, as in struct sidetrack_owner */
+	__u32 owner;	     /* that process; 0 if the engine did, for a legacy proxy */
+	__u32 reserved;
 };
 
 /*
@@ -287,7 +292,7 @@ static __always_inline void count(__u32 counter)
 	__u64 *value = bpf_map_lookup_elem(&sidetrack_counters, &counter);
 
 	if (value)
-		(*value)++;
+		__sync_fetch_and_add(value, 1); /* an interrupt may count here meanwhile */
 }
 
 #endif /* SIDETRACK_MAPS_H */

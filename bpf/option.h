@@ -241,7 +241,7 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 	if (ctx->level != SOL_SIDETRACK && !original_dst)
 		return not_ours(ctx);
 	if (!ctx->sk || ctx->sk->protocol != IPPROTO_TCP)
-		return ANSWERED;
+		return original_dst ? not_ours(ctx) : option_fail(EPROTONOSUPPORT);
 	tie = bpf_sk_storage_get(&sidetrack_ties, ctx->sk, NULL, 0);
 	if (tie && tie->accepted)
 		entry = bpf_map_lookup_elem(&sidetrack_flows, &tie->accepted);
@@ -289,7 +289,8 @@ static __always_inline int set_records(struct bpf_sockopt *ctx)
 	copy = *token;
 	entry = token_is_ours(&copy) ? bpf_map_lookup_elem(&sidetrack_flows, &copy.flow_id) : NULL;
 	if (!entry || entry->state != FLOW_ESTABLISHED ||
-	    (entry->closed_at && bpf_ktime_get_ns() - entry->closed_at >= grace_ns)) {
+	    (!entry->ties && entry->closed_at &&
+	     bpf_ktime_get_ns() - entry->closed_at >= grace_ns)) {
 		count(SIDETRACK_COUNT_BAD_TOKEN);
 		return option_fail(EINVAL);
 	}
@@ -302,6 +303,15 @@ static __always_inline int set_records(struct bpf_sockopt *ctx)
 		flow_untie(before);
 	count(SIDETRACK_COUNT_LINKED);
 	return set_done(ctx);
+}
+
+static __always_inline void listener_count(struct bpf_sock *sk, struct sidetrack_service *service,
+					   int change)
+{
+	if (sk->family == AF_INET)
+		__sync_fetch_and_add(&service->listeners4, change);
+	else
+		__sync_fetch_and_add(&service->listeners6, change);
 }
 
 /* Takes the listener's address as the service's, or finds that it is another one. */
@@ -317,7 +327,7 @@ static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_se
 			return -EADDRINUSE;
 		service->addr4 = sk->src_ip4;
 		service->port4 = port;
-		__sync_fetch_and_add(&service->listeners4, 1);
+		listener_count(sk, service, 1);
 		return 0;
 	}
 	difference = (addr6->words[0] ^ sk->src_ip6[0]) | (addr6->words[1] ^ sk->src_ip6[1]) |
@@ -327,7 +337,7 @@ static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_se
 	for (int i = 0; i < 4; i++)
 		addr6->words[i] = sk->src_ip6[i];
 	service->port6 = port;
-	__sync_fetch_and_add(&service->listeners6, 1);
+	listener_count(sk, service, 1);
 	return 0;
 }
 
@@ -335,17 +345,47 @@ static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_se
  * Whoever brings the secret speaks for the service, with all its children. Not so for a legacy
  * proxy: the engine brings it in its stead, and says itself whose the listener is.
  */
-static __always_inline int owner_add(__u32 number, const struct sidetrack_service *service)
+static __always_inline int owner_add(struct sidetrack_mark *mark,
+				     const struct sidetrack_service *service)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct sidetrack_owner owner = { .service = number };
+	struct sidetrack_owner owner = { .service = mark->service, .listeners = 1 };
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct sidetrack_owner *known;
 
 	if (service->records == SIDETRACK_RECORDS_LEGACY)
 		return 0;
 	owner.cgroup_id = bpf_get_current_cgroup_id();
 	owner.started = program_started(task);
-	return bpf_map_update_elem(&sidetrack_owners, &tgid, &owner, BPF_ANY);
+	mark->owner = tgid;
+	mark->owner_started = owner.started;
+	known = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
+	if (!known || known->service != owner.service || known->started != owner.started ||
+	    known->cgroup_id != owner.cgroup_id)
+		return bpf_map_update_elem(&sidetrack_owners, &tgid, &owner, BPF_ANY);
+	__sync_fetch_and_add(&known->listeners, 1);
+	return 0;
+}
+
+/*
+ * A process is its service's as long as a listener that it marked is open, whoever closes it. One
+ * that the engine named: until it closes the service's last.
+ */
+static __always_inline void owner_remove(const struct sidetrack_mark *mark, __u32 listeners_left)
+{
+	__u32 tgid = mark->owner ? mark->owner : bpf_get_current_pid_tgid() >> 32;
+	struct sidetrack_owner *owner = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
+
+	if (!owner || owner->service != mark->service)
+		return;
+	if (mark->owner) {
+		if (owner->started != mark->owner_started ||
+		    __sync_fetch_and_add(&owner->listeners, -1) != 1)
+			return;
+	} else if (listeners_left) {
+		return;
+	}
+	bpf_map_delete_elem(&sidetrack_owners, &tgid);
 }
 
 static __always_inline int set_listen(struct bpf_sockopt *ctx)
@@ -377,7 +417,11 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 	if (!mark)
 		return option_fail(ENOMEM);
 	mark->service = number;
-	error = owner_add(number, service) ? -ENOSPC : listener_add(ctx->sk, service);
+	error = listener_add(ctx->sk, service);
+	if (!error && owner_add(mark, service)) {
+		listener_count(ctx->sk, service, -1);
+		error = -ENOSPC;
+	}
 	if (error) {
 		bpf_sk_storage_delete(&sidetrack_marks, ctx->sk);
 		bpf_set_retval(error);
@@ -391,7 +435,7 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 	if (ctx->level != SOL_SIDETRACK)
 		return not_ours(ctx);
 	if (!ctx->sk || ctx->sk->protocol != IPPROTO_TCP)
-		return ANSWERED;
+		return option_fail(EPROTONOSUPPORT);
 	if (ctx->optname == SIDETRACK_RECORDS)
 		return set_records(ctx);
 	if (ctx->optname == SIDETRACK_LISTEN)
@@ -401,22 +445,15 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 
 /* ---- Closing ----------------------------------------------------------------------------- */
 
-static __always_inline void listener_remove(struct bpf_sock *sk, __u32 number)
+static __always_inline void listener_remove(struct bpf_sock *sk, const struct sidetrack_mark *mark)
 {
+	__u32 number = mark->service;
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32, left;
-	struct sidetrack_owner *owner;
 
 	if (!service)
 		return;
-	if (sk->family == AF_INET)
-		__sync_fetch_and_add(&service->listeners4, -1);
-	else
-		__sync_fetch_and_add(&service->listeners6, -1);
-	left = service->listeners4 + service->listeners6;
-	owner = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
-	if (!left && owner && owner->service == number)
-		bpf_map_delete_elem(&sidetrack_owners, &tgid);
+	listener_count(sk, service, -1);
+	owner_remove(mark, service->listeners4 + service->listeners6);
 }
 
 static __always_inline void release(struct bpf_sock *sk)
@@ -426,7 +463,7 @@ static __always_inline void release(struct bpf_sock *sk)
 	__u64 accepted, linked;
 
 	if (mark && !mark->child)
-		listener_remove(sk, mark->service);
+		listener_remove(sk, mark);
 	if (!tie)
 		return;
 	accepted = __sync_lock_test_and_set(&tie->accepted, 0);

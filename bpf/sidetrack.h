@@ -21,7 +21,8 @@
  *
  * Errors of the options (design: one errno, one meaning):
  *
- *	ENOPROTOOPT	no engine is attached where this socket was made (the kernel's own answer)
+ *	ENOPROTOOPT	no engine is attached where this socket was made: the kernel's own answer to
+ *set; EOPNOTSUPP	its own answer to get EPROTONOSUPPORT	not a TCP socket, or an MPTCP one
  *	ENOTCONN	the socket is a listener, or not connected
  *	ENODATA		connected, but not redirected to this service; or no context
  *	ENOBUFS		the buffer is smaller than the answer; INFO tells each length
@@ -100,8 +101,11 @@ struct sidetrack_flow {
 	__u32 bound_ifindex;  /* the device the client socket was bound to; 0 if none */
 	__u8 remote_addr[16]; /* where the connection was going */
 	__u8 local_addr[16];  /* the client socket's own address, as the accepted socket's peer */
+	__u8 target_addr[16]; /* where it was diverted to: the accepted socket's own address */
 	__be16 remote_port;
 	__be16 local_port;
+	__be16 target_port;
+	__u16 reserved[3];
 	__u8 protocol;	    /* IPPROTO_TCP */
 	__u8 family;	    /* AF_INET or AF_INET6, of the addresses (IPv4-mapped is AF_INET) */
 	__u16 chain_length; /* services in the chain, this one last */
@@ -124,8 +128,8 @@ struct sidetrack_flow {
 #define SIDETRACK_PREVIOUSLY_REDIRECTED_BY_SELF 3
 
 /*
- * The answer to INFO. The context follows at once if the buffer has room for it. 1,000 bytes, and
- * not to exceed 1,024: some languages' getsockopt takes no more.
+ * The answer to INFO. The context follows at once if the buffer has room for it. 1,024 bytes, and
+ * not to exceed that: some languages' getsockopt takes no more.
  */
 struct sidetrack_info {
 	__u32 version;	      /* SIDETRACK_ABI_VERSION */
@@ -183,9 +187,10 @@ struct sidetrack_policy {
 	struct sidetrack_filter filters[SIDETRACK_FILTERS_MAX];
 };
 
-#define SIDETRACK_RECORDS_REQUIRED 0 /* a connect of the service's own without records is blocked  \
-				      */
-#define SIDETRACK_RECORDS_LEGACY 1   /* it is judged from behind the service's place */
+#define SIDETRACK_RECORDS_REQUIRED                                                                 \
+	0			   /* a connect of the service's own without records is blocked    \
+				    */
+#define SIDETRACK_RECORDS_LEGACY 1 /* it is judged from behind the service's place */
 #define SIDETRACK_OWN_TRAFFIC_PERMIT 0x1 /* required: let such a connect go straight on */
 
 /* A service and its listeners. The engine writes the first part, the programs the second. */
@@ -216,7 +221,7 @@ struct sidetrack_owner {
 	__u64 started; /* in hundredths of a second since boot, as in /proc/PID/stat */
 	__u64 cgroup_id;
 	__u32 service;
-	__u32 reserved;
+	__u32 listeners; /* that it marked and that are open; 0 if the engine named it */
 };
 
 enum sidetrack_counter {
@@ -228,6 +233,7 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_ABSENT_PERMITTED, /* service absent, filter passed over */
 	SIDETRACK_COUNT_CHAIN_TOO_LONG,	  /* a 17th service matched: refused */
 	SIDETRACK_COUNT_RECORDS_MISSING,  /* a service's own connect without records: refused */
+	SIDETRACK_COUNT_SELF_CONNECT,	  /* a service connecting to its own listener: refused */
 	SIDETRACK_COUNT_RECORDS_STALE,	  /* linked to a flow that is gone: refused */
 	SIDETRACK_COUNT_BAD_TOKEN,	  /* RECORDS set with a token that is wrong or too old */
 	SIDETRACK_COUNT_BAD_SECRET,	  /* LISTEN with a wrong secret */
@@ -245,6 +251,7 @@ enum sidetrack_event_kind {
 	SIDETRACK_EVENT_RECORDS_MISSING,
 	SIDETRACK_EVENT_RECORDS_STALE,
 	SIDETRACK_EVENT_FLOWS_FULL,
+	SIDETRACK_EVENT_SELF_CONNECT,
 };
 
 /* Something an operator wants to know. In the ring, one each. */

@@ -105,10 +105,16 @@ pub struct Flow {
     pub remote_addr: [u8; 16],
     /// The client socket's own address.
     pub local_addr: [u8; 16],
+    /// Where it was diverted to: the accepted socket's own address.
+    pub target_addr: [u8; 16],
     /// Network order.
     pub remote_port: [u8; 2],
     /// Network order.
     pub local_port: [u8; 2],
+    /// Network order.
+    pub target_port: [u8; 2],
+    /// Zero.
+    pub reserved: [u16; 3],
     /// IPPROTO_TCP.
     pub protocol: u8,
     /// AF_INET or AF_INET6.
@@ -297,12 +303,12 @@ pub struct Owner {
     pub cgroup_id: u64,
     /// The service's number.
     pub service: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// That it marked and that are open; 0 if the engine named it.
+    pub listeners: u32,
 }
 
 /// The counters, by their index in the kernel's array, with the names shown to people.
-pub const COUNTERS: [&str; 15] = [
+pub const COUNTERS: [&str; 16] = [
     "redirected",
     "handed over",
     "queried",
@@ -311,6 +317,7 @@ pub const COUNTERS: [&str; 15] = [
     "absent, permitted",
     "chain too long",
     "records missing",
+    "self-connect",
     "records stale",
     "bad token",
     "bad secret",
@@ -353,8 +360,8 @@ pub struct Event {
 const _: () = {
     assert!(size_of::<Records>() == 32);
     assert!(size_of::<Listen>() == 32);
-    assert!(size_of::<Flow>() == 432);
-    assert!(size_of::<Info>() == 1000);
+    assert!(size_of::<Flow>() == 456);
+    assert!(size_of::<Info>() == 1024);
     assert!(size_of::<AutoContext>() == 304);
     assert!(size_of::<Filter>() == 56);
     assert!(size_of::<Service>() == 88);

@@ -24,6 +24,9 @@ fn every_field_of_the_schema_is_in_the_page() {
     let fields = schema["properties"].as_object().expect("it has fields");
     assert!(fields.len() > 10);
     for field in fields.keys() {
-        assert!(page.contains(&format!("`{field}`")), "{field} is not in docs/flows.md");
+        assert!(
+            page.contains(&format!("`{field}`")),
+            "{field} is not in docs/flows.md"
+        );
     }
 }

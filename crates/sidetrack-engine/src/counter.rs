@@ -22,6 +22,7 @@ pub enum Counter {
     AbsentPermitted,
     ChainTooLong,
     RecordsMissing,
+    SelfConnect,
     RecordsStale,
     BadToken,
     BadSecret,

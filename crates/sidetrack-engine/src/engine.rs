@@ -204,7 +204,7 @@ impl Engine {
                 started,
                 cgroup_id: found.cgroup.id(),
                 service: service.number,
-                reserved: 0,
+                listeners: 0,
             };
             update(
                 &self.skeleton.maps.sidetrack_owners,
@@ -300,6 +300,13 @@ impl Engine {
             .poll(wait)
             .map_err(Error::bpf("read the event ring"))?;
         Ok(self.events.take())
+    }
+
+    /// The key of the tokens' codes, for a test that computes them by other means.
+    #[doc(hidden)]
+    pub fn token_key(&self) -> [u64; 2] {
+        let constants = self.skeleton.maps.rodata_data;
+        constants.expect("the object has constants").token_key
     }
 
     fn attach_client_side(&mut self, cgroup: &Cgroup) -> Result<(), Error> {

@@ -43,6 +43,8 @@ pub enum EventKind {
     RecordsStale,
     /// No room for another flow.
     FlowsFull,
+    /// A proxy connected to its own listener.
+    SelfConnect,
     /// Of a later version.
     Unknown(u32),
 }
@@ -72,6 +74,7 @@ impl EventKind {
             4 => Self::RecordsMissing,
             5 => Self::RecordsStale,
             6 => Self::FlowsFull,
+            7 => Self::SelfConnect,
             other => Self::Unknown(other),
         }
     }
@@ -86,6 +89,7 @@ impl fmt::Display for EventKind {
             Self::RecordsMissing => "refused: the proxy connected without the redirect records",
             Self::RecordsStale => "refused: its redirect records are of a flow that is gone",
             Self::FlowsFull => "refused: there is no room for another flow",
+            Self::SelfConnect => "refused: it is the proxy's own listener, and would go in circles",
             Self::Unknown(number) => return write!(f, "event {number}"),
         })
     }

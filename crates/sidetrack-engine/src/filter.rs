@@ -4,7 +4,7 @@
 //! connection has not yet seen, redirects it. Sublayers, weights and the other actions of WFP (spec
 //! 4.4 to 4.7) will be lowered to the same list.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use sidetrack_abi::address;
@@ -67,6 +67,33 @@ impl Filter {
             context: Context::None,
         }
     }
+
+    /// A prefix of one family never matches the other, not even one of length 0.
+    fn matches(&self, destination: SocketAddr) -> bool {
+        let address = destination.ip().to_canonical();
+        let (low, high) = self.ports.unwrap_or((0, u16::MAX));
+        self.remote.is_none_or(|prefix| prefix.contains(&address))
+            && (low..=high).contains(&destination.port())
+    }
+}
+
+/// Which filter decides: the index of the first, in order, that matches the destination, whose service
+/// is not among those `seen`, and that is not to be passed over because its service is `absent`.
+///
+/// This is what a policy means: a property test holds the kernel side (`bpf/filter.h`) to it. If the
+/// service of the filter found is absent, the connection is refused; `None`: it goes straight on. The
+/// destination's family is that of the connection: an IPv4-mapped one is IPv4.
+pub fn reference(
+    filters: &[Filter],
+    destination: SocketAddr,
+    seen: &[u32],
+    absent: &[u32],
+) -> Option<usize> {
+    filters.iter().position(|filter| {
+        filter.matches(destination)
+            && !seen.contains(&filter.service)
+            && !(filter.on_absent == Absent::Permit && absent.contains(&filter.service))
+    })
 }
 
 /// Gives a fixed context its number in the kernel, or none if there is no room.

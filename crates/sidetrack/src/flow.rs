@@ -18,36 +18,46 @@ use crate::{Error, sys};
 /// Asks an accepted socket for its flow: where the connection was going, its context, its records
 /// (SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT and …_RECORDS in one).
 ///
-/// One system call; a second one only for a context over 3,096 bytes, which no longer fits behind
+/// One system call; a second one only for a context over 3,072 bytes, which no longer fits behind
 /// the rest. Errors: [`Error::NoEngine`], [`Error::NotRedirected`], [`Error::NotConnected`].
 pub fn query(socket: impl AsFd) -> Result<Flow, Error> {
     let socket = socket.as_fd();
-    let answer = sys::get_option(socket, kernel::INFO).map_err(query_error)?;
-    let (info, rest) = Info::read_from_prefix(&answer).map_err(|_| Error::NoEngine)?;
+    let answer = sys::get_option(socket, kernel::INFO, Answer::read).map_err(query_error)?;
+    let Answer { info, context } = answer.ok_or(Error::NoEngine)?;
     if info.version != kernel::ABI_VERSION || info.size as usize != size_of::<Info>() {
         return Err(Error::Version {
             engine: info.version,
             sdk: kernel::ABI_VERSION,
         });
     }
-    let context = match (info.context_length, info.context_given) {
-        (0, _) => None,
-        (_, 1) => Some(rest.into()),
-        _ => Some(query_context(socket)?),
+    let context = match context {
+        None if info.context_length > 0 => Some(query_context(socket)?),
+        context => context,
     };
-    let own = sys::local_address(socket).map_err(Error::system("read the socket's own address"))?;
-    Ok(Flow {
-        info: Box::new(info),
-        context,
-        own,
-    })
+    Ok(Flow { info, context })
+}
+
+/// What INFO has answered.
+struct Answer {
+    info: Box<Info>,
+    context: Option<Box<[u8]>>,
+}
+
+impl Answer {
+    /// `None` if it is shorter than any engine's.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (info, rest) = Info::ref_from_prefix(bytes).ok()?;
+        Some(Self {
+            info: Box::new(*info),
+            context: (info.context_given == 1).then(|| rest.into()),
+        })
+    }
 }
 
 fn query_context(socket: BorrowedFd<'_>) -> Result<Box<[u8]>, Error> {
-    match sys::get_option(socket, kernel::CONTEXT) {
-        Ok(context) => Ok(context.into()),
+    match sys::get_option(socket, kernel::CONTEXT, |bytes| Box::from(bytes)) {
         Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Err(Error::NoContext),
-        Err(error) => Err(query_error(error)),
+        answer => answer.map_err(query_error),
     }
 }
 
@@ -56,6 +66,7 @@ fn query_error(source: io::Error) -> Error {
         Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP) => Error::NoEngine,
         Some(libc::ENODATA) => Error::NotRedirected,
         Some(libc::ENOTCONN) => Error::NotConnected,
+        Some(libc::EPROTONOSUPPORT) => Error::NotTcp,
         _ => Error::System {
             what: "query the redirected connection",
             source,
@@ -68,7 +79,6 @@ fn query_error(source: io::Error) -> Error {
 pub struct Flow {
     info: Box<Info>,
     context: Option<Box<[u8]>>,
-    own: SocketAddr,
 }
 
 /// A flow's redirect records: an opaque token of 32 bytes.
@@ -124,7 +134,8 @@ impl Flow {
 
     /// This service's own address, to which the kernel diverted the connection.
     pub fn own_address(&self) -> SocketAddr {
-        self.own
+        let flow = &self.info.flow;
+        address::socket_address(flow.target_addr, flow.target_port)
     }
 
     /// The program, user and cgroup at the chain's beginning.

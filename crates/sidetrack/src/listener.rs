@@ -88,11 +88,6 @@ fn listen(service: &Service, address: SocketAddr) -> Result<TcpListener, Error> 
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
         .map_err(Error::system("make the listener's socket"))?;
-    if address.is_ipv6() {
-        socket
-            .set_only_v6(true)
-            .map_err(Error::system("keep the listener to IPv6"))?;
-    }
     // Not for IPv6: answers to a client bound to an address of another device would find no route.
     if address.is_ipv4() {
         socket
@@ -115,6 +110,7 @@ fn listen_error(source: io::Error) -> Error {
         Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP) => Error::NoEngine,
         Some(libc::EINVAL) => Error::BadSecret,
         Some(libc::EADDRINUSE) => Error::OtherListener,
+        Some(libc::EPROTONOSUPPORT) => Error::NotTcp,
         _ => Error::System {
             what: "register the listener",
             source,

@@ -22,6 +22,7 @@ fn records_error(source: io::Error) -> Error {
     match source.raw_os_error() {
         Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP) => Error::NoEngine,
         Some(libc::EISCONN) => Error::AlreadyConnected,
+        Some(libc::EPROTONOSUPPORT) => Error::NotTcp,
         Some(libc::EINVAL) => Error::BadRecords,
         _ => Error::System {
             what: "set the redirect records",

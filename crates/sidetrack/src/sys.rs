@@ -2,18 +2,26 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use sidetrack_abi::kernel::SOL_SIDETRACK;
-use socket2::SockRef;
 
 /// The most of an option's buffer that eBPF sees: one page on every architecture.
 const OPTION_SIZE_MAX: usize = 4096;
 
-pub(crate) fn get_option(socket: BorrowedFd<'_>, name: i32) -> io::Result<Vec<u8>> {
-    let mut buffer = [MaybeUninit::<u8>::uninit(); OPTION_SIZE_MAX];
+/// So that the ABI's structures can be read where they lie.
+#[repr(align(8))]
+struct Aligned([MaybeUninit<u8>; OPTION_SIZE_MAX]);
+
+/// Asks for an option, and hands the answer to `read` where it lies: the caller copies what it wants.
+pub(crate) fn get_option<T>(
+    socket: BorrowedFd<'_>,
+    name: i32,
+    read: impl FnOnce(&[u8]) -> T,
+) -> io::Result<T> {
+    let mut buffer = Aligned([MaybeUninit::<u8>::uninit(); OPTION_SIZE_MAX]);
     let mut length = OPTION_SIZE_MAX as libc::socklen_t;
     // SAFETY: `buffer` is writable for `length` bytes, and `length` is a valid pointer, both for the
     // call's duration; `socket` is open as it is borrowed.
@@ -22,19 +30,17 @@ pub(crate) fn get_option(socket: BorrowedFd<'_>, name: i32) -> io::Result<Vec<u8
             socket.as_raw_fd(),
             SOL_SIDETRACK,
             name,
-            buffer.as_mut_ptr().cast(),
+            buffer.0.as_mut_ptr().cast(),
             &raw mut length,
         )
     };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    let filled = &buffer[..(length as usize).min(OPTION_SIZE_MAX)];
-    // SAFETY: the kernel wrote the first `length` bytes of the buffer.
-    Ok(filled
-        .iter()
-        .map(|byte| unsafe { byte.assume_init() })
-        .collect())
+    let length = (length as usize).min(OPTION_SIZE_MAX);
+    // SAFETY: the kernel wrote the first `length` bytes of the buffer, and any bytes are valid as u8.
+    let filled = unsafe { std::slice::from_raw_parts(buffer.0.as_ptr().cast::<u8>(), length) };
+    Ok(read(filled))
 }
 
 pub(crate) fn set_option(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> io::Result<()> {
@@ -52,14 +58,6 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> io:
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-pub(crate) fn local_address(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
-    let address = SockRef::from(&socket).local_addr()?;
-    address
-        .as_socket()
-        .map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()))
-        .ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// The index of one that has a connection waiting. Blocks.

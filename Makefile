@@ -1,0 +1,82 @@
+# The only entry. `make demo` and `make test` do all on a fresh Debian machine with Rust.
+
+SHELL    := /bin/bash
+CARGO    ?= cargo
+SUDO     := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
+PREFIX   ?= /usr/local
+FUZZ_SECONDS ?= 30
+
+# What building needs, what the tests drive, and what the benchmarks compare with.
+BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
+TEST_PACKAGES  := curl haproxy v2ray iperf3 iproute2 nftables openssl python3 procps
+LINT_PACKAGES  := clang-format
+KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
+
+.PHONY: help build demo test test-kernels lint bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: build ## build, and show the main job on real connections
+	@$(call need,curl python3)
+	$(SUDO) target/release/sidetrack demo
+
+build: deps ## the release build
+	$(CARGO) build --release --bins
+
+test: deps-test ## every test; those on the kernel need root
+	$(CARGO) build --workspace --bins --examples
+	$(CARGO) test --workspace --doc --quiet
+	$(SUDO) $(CARGO) nextest run --workspace
+	$(SUDO) target/debug/sidetrack doctor
+
+test-kernels: deps-test ## the system tests on Debian's 6.1 and 6.12, emulated (x86-64 only; minutes)
+	@$(call need,$(KERNEL_PACKAGES))
+	$(CARGO) build --workspace --bins
+	e2e/kernels/run
+
+lint: deps-lint ## formatting and lints, Rust and C
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/sidetrack/examples/*.c
+	! grep -rnE '\bunsafe (\{|impl|fn)' --include=*.rs crates e2e benches | grep -vE '/(sys|ffi)\.rs:'
+
+bench: deps-test ## figures beside the peers; writes docs/bench/
+	$(CARGO) build --release --workspace --bins
+	$(SUDO) target/release/bench
+
+fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS
+	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+install: build ## to PREFIX/bin
+	install -D target/release/sidetrack $(DESTDIR)$(PREFIX)/bin/sidetrack
+
+uninstall: ## nothing stays: programs end with the runs that loaded them
+	rm -f $(DESTDIR)$(PREFIX)/bin/sidetrack
+
+deps: ## what building needs
+	@$(call need,$(BUILD_PACKAGES))
+
+deps-test: deps
+	@$(call need,$(TEST_PACKAGES))
+	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-nextest
+
+deps-lint: deps
+	@$(call need,$(LINT_PACKAGES))
+
+deps-fuzz: deps
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+
+# Installs those Debian packages that are missing.
+define need
+missing=$$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(1) 2>/dev/null | \
+	awk '$$1 == "installed" { print $$2 }' | sort | comm -13 - <(printf '%s\n' $(1) | sort)); \
+if [ -n "$$missing" ]; then \
+	echo "installing:" $$missing; \
+	$(SUDO) apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+fi
+endef

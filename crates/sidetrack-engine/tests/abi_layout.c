@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Names every structure and constant of the ABI, so that its BTF has them all: see abi_layout.rs.
+ */
+#include "../../../bpf/sidetrack.h"
+
+#define STRUCT(name) struct sidetrack_##name *abi_##name
+#define ENUM(name) enum sidetrack_##name abi_##name
+
+STRUCT(records);
+STRUCT(listen);
+STRUCT(flow);
+STRUCT(info);
+STRUCT(auto_context);
+STRUCT(filter);
+STRUCT(policy);
+STRUCT(service);
+STRUCT(context);
+STRUCT(owner);
+STRUCT(event);
+ENUM(counter);
+ENUM(event_kind);
+
+#define CONSTANT(name) abi_##name = SIDETRACK_##name
+
+/* Only 32 bits fit: what is larger is given as a part of it. */
+enum sidetrack_constants {
+	CONSTANT(ABI_VERSION),
+	abi_SOL_SIDETRACK = SOL_SIDETRACK,
+	CONSTANT(INFO),
+	CONSTANT(CONTEXT),
+	CONSTANT(RECORDS),
+	CONSTANT(LISTEN),
+	CONSTANT(CHAIN_MAX),
+	CONSTANT(CONTEXT_SIZE_MAX),
+	CONSTANT(NAME_SIZE),
+	CONSTANT(EXECUTABLE_SIZE),
+	CONSTANT(COMM_SIZE),
+	CONSTANT(SERVICES_MAX),
+	CONSTANT(FILTERS_MAX),
+	CONSTANT(CONTEXTS_MAX),
+	CONSTANT(OWNERS_MAX),
+	CONSTANT(ANCESTORS_MAX),
+	CONSTANT(FLOWS_MAX),
+	CONSTANT(FLOWS_SLACK),
+	abi_GRACE_SECONDS = SIDETRACK_GRACE_NS / 1000000000,
+	CONSTANT(FLOW_EXECUTABLE_CUT),
+	CONSTANT(FLOW_CHAIN_ASSUMED),
+	abi_CONTEXT_AUTO_INVERTED = ~SIDETRACK_CONTEXT_AUTO,
+	CONSTANT(NOT_REDIRECTED),
+	CONSTANT(REDIRECTED_BY_SELF),
+	CONSTANT(REDIRECTED_BY_OTHER),
+	CONSTANT(PREVIOUSLY_REDIRECTED_BY_SELF),
+	CONSTANT(ABSENT_BLOCK),
+	CONSTANT(ABSENT_PERMIT),
+	CONSTANT(RECORDS_REQUIRED),
+	CONSTANT(RECORDS_LEGACY),
+	CONSTANT(OWN_TRAFFIC_PERMIT),
+};
+ENUM(constants);

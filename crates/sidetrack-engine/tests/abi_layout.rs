@@ -1,0 +1,327 @@
+//! Holds the ABI's mirror in Rust to the header in C, by what the compiler says of the header (BTF).
+
+use std::env;
+use std::mem::offset_of;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use libbpf_rs::HasSize;
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::{Enum, MemberAttr, Struct};
+use sidetrack_abi::kernel;
+
+/// A structure: its name in the header, its size, and its members with their offsets in bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct Layout {
+    name: String,
+    size: usize,
+    members: Vec<(String, usize)>,
+}
+
+/// The mirror's layout. Members are all named here; one left out is missed by the comparison.
+macro_rules! mirror {
+    ($name:literal, $type:ident { $($member:ident),* $(,)? }) => {
+        Layout {
+            name: concat!("sidetrack_", $name).to_owned(),
+            size: size_of::<kernel::$type>(),
+            members: vec![$((stringify!($member).to_owned(), offset_of!(kernel::$type, $member))),*],
+        }
+    };
+}
+
+fn mirrors() -> Vec<Layout> {
+    vec![
+        mirror!(
+            "records",
+            Records {
+                flow_id,
+                engine_id,
+                mac
+            }
+        ),
+        mirror!(
+            "listen",
+            Listen {
+                version,
+                service,
+                engine_id,
+                secret
+            }
+        ),
+        mirror!(
+            "flow",
+            Flow {
+                id,
+                origin_id,
+                filter_id,
+                connected_at,
+                netns_cookie,
+                cgroup_id,
+                executable_inode,
+                executable_device,
+                pid,
+                uid,
+                gid,
+                opener_pid,
+                bound_ifindex,
+                remote_addr,
+                local_addr,
+                target_addr,
+                remote_port,
+                local_port,
+                target_port,
+                reserved,
+                protocol,
+                family,
+                chain_length,
+                chain,
+                context_id,
+                flags,
+                comm,
+                executable,
+            }
+        ),
+        mirror!(
+            "info",
+            Info {
+                version,
+                size,
+                state,
+                context_length,
+                context_given,
+                records_length,
+                flow,
+                records,
+                names,
+            }
+        ),
+        mirror!(
+            "auto_context",
+            AutoContext {
+                version,
+                size,
+                flow_id,
+                remote_addr,
+                remote_port,
+                protocol,
+                family,
+                pid,
+                uid,
+                reserved,
+                executable,
+            }
+        ),
+        mirror!(
+            "filter",
+            Filter {
+                id,
+                remote_addr,
+                remote_mask,
+                reserved,
+                port_low,
+                port_high,
+                service,
+                context_id,
+                protocol,
+                family,
+                on_absent,
+                reserved2,
+            }
+        ),
+        mirror!(
+            "policy",
+            Policy {
+                generation,
+                filter_count,
+                place,
+                filters
+            }
+        ),
+        mirror!(
+            "service",
+            Service {
+                secret,
+                name,
+                records,
+                flags,
+                listeners4,
+                listeners6,
+                addr4,
+                port4,
+                port6,
+                addr6,
+            }
+        ),
+        mirror!("context", Context { length, bytes }),
+        mirror!(
+            "owner",
+            Owner {
+                started,
+                cgroup_id,
+                service,
+                listeners
+            }
+        ),
+        mirror!(
+            "event",
+            Event {
+                time,
+                filter_id,
+                kind,
+                service,
+                pid,
+                uid,
+                remote_addr,
+                remote_port,
+                protocol,
+                family,
+                reserved,
+                comm,
+            }
+        ),
+    ]
+}
+
+fn layout(btf: &Btf<'_>, name: &str) -> Option<Layout> {
+    let found: Struct<'_> = btf.type_by_name(name)?;
+    let members = found.iter().map(|member| {
+        let MemberAttr::Normal { offset } = member.attr else {
+            panic!("{name} has a bit field");
+        };
+        let member = member.name.expect("members have names").to_string_lossy();
+        (member.into_owned(), offset as usize / 8)
+    });
+    Some(Layout {
+        name: name.to_owned(),
+        size: found.size(),
+        members: members.collect(),
+    })
+}
+
+/// Compiles `abi_layout.c`, which names all of the header.
+fn header() -> Btf<'static> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi_layout.c");
+    let object = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("abi_layout.o");
+    let status = Command::new("clang")
+        .args(["-g", "-O2", "-Wall", "-Werror", "-target", "bpf"])
+        .arg(format!("-I/usr/include/{}-linux-gnu", env::consts::ARCH))
+        .arg("-c")
+        .args([&source, Path::new("-o"), &object])
+        .status()
+        .expect("clang is installed");
+    assert!(status.success());
+    Btf::from_path(&object).expect("the object has BTF")
+}
+
+#[test]
+fn mirror_has_every_member_where_the_header_has_it() {
+    let header = header();
+    for mirror in mirrors() {
+        let want = layout(&header, &mirror.name);
+        assert_eq!(want.as_ref(), Some(&mirror));
+    }
+}
+
+#[test]
+fn mirror_has_every_member_where_the_kernel_side_has_it() {
+    let object = Btf::from_path(sidetrack_engine::OBJECT).expect("the object has BTF");
+    // The compiler keeps only what maps are made of.
+    let kept: Vec<_> = mirrors()
+        .into_iter()
+        .filter_map(|mirror| Some((layout(&object, &mirror.name)?, mirror)))
+        .collect();
+    assert!(kept.len() >= 6, "only {} were compared", kept.len());
+    for (want, mirror) in kept {
+        assert_eq!(want, mirror);
+    }
+}
+
+fn values(btf: &Btf<'_>, name: &str) -> Vec<(String, i64)> {
+    let found: Enum<'_> = btf
+        .type_by_name(name)
+        .unwrap_or_else(|| panic!("{name} is there"));
+    let value = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
+    found
+        .iter()
+        .map(|one| (value(one.name.expect("values have names")), one.value))
+        .collect()
+}
+
+/// The words of a name, less the prefix: "SIDETRACK_COUNT_BAD_TOKEN" is "bad token".
+fn words(name: &str, prefix: &str) -> String {
+    let name = name.strip_prefix(prefix).expect("all have it");
+    name.to_lowercase().replace('_', " ")
+}
+
+#[test]
+fn counters_have_the_headers_names_in_its_order() {
+    let counters = values(&header(), "sidetrack_counter");
+    let (last, counters) = counters.split_last().expect("there are some");
+    assert_eq!(
+        last,
+        &(
+            "SIDETRACK_COUNT_MAX".to_owned(),
+            kernel::COUNTERS.len() as i64
+        )
+    );
+    assert_eq!(counters.len(), kernel::COUNTERS.len());
+    for (index, (name, value)) in counters.iter().enumerate() {
+        assert_eq!(*value, index as i64);
+        let shown = kernel::COUNTERS[index].replace(',', "").replace('-', " ");
+        assert_eq!(words(name, "SIDETRACK_COUNT_"), shown);
+    }
+}
+
+#[test]
+fn events_have_the_headers_names_in_its_order() {
+    let names: Vec<_> = values(&header(), "sidetrack_event_kind")
+        .iter()
+        .enumerate()
+        .map(|(index, (name, value))| {
+            assert_eq!(*value, index as i64 + 1);
+            words(name, "SIDETRACK_EVENT_").replace(' ', "")
+        })
+        .collect();
+    use sidetrack_engine::event::EventKind::*;
+    let kinds = [
+        AbsentBlocked,
+        AbsentPermitted,
+        ChainTooLong,
+        RecordsMissing,
+        RecordsStale,
+        FlowsFull,
+        SelfConnect,
+    ];
+    let kinds = kinds.map(|kind| format!("{kind:?}").to_lowercase());
+    assert_eq!(names, kinds);
+}
+
+/// The mirror's value under the header's name.
+macro_rules! constants {
+    ($($name:ident),* $(,)?) => { vec![$((concat!("abi_", stringify!($name)), kernel::$name as i64)),*] };
+}
+
+#[test]
+fn constants_are_the_headers() {
+    #[rustfmt::skip]
+    let mut mirror = constants![
+        ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, CHAIN_MAX, CONTEXT_SIZE_MAX,
+        NAME_SIZE, EXECUTABLE_SIZE, COMM_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX,
+        ANCESTORS_MAX, FLOWS_MAX, FLOWS_SLACK, FLOW_EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
+        NOT_REDIRECTED, REDIRECTED_BY_SELF, REDIRECTED_BY_OTHER, PREVIOUSLY_REDIRECTED_BY_SELF,
+        ABSENT_BLOCK, ABSENT_PERMIT, RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT,
+    ];
+    mirror.push(("abi_GRACE_SECONDS", kernel::GRACE_NS as i64 / 1_000_000_000));
+    mirror.push((
+        "abi_CONTEXT_AUTO_INVERTED",
+        i64::from(!kernel::CONTEXT_AUTO),
+    ));
+    mirror.sort_unstable();
+    let mut header = values(&header(), "sidetrack_constants");
+    header.sort_unstable();
+    let header: Vec<_> = header
+        .iter()
+        .map(|(name, value)| (name.as_str(), *value))
+        .collect();
+    assert_eq!(header, mirror);
+}

@@ -1,0 +1,63 @@
+//! The kernel's tokens are what a well-known library makes of the same key.
+
+use std::fs;
+use std::hash::Hasher;
+use std::net::TcpStream;
+
+use sidetrack::Listener;
+use sidetrack_engine::{Cgroup, Config, Engine, Filter, ServiceSpec};
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+/// A cgroup of the test's own; this process leaves it, and it goes, on drop.
+struct Home {
+    cgroup: Cgroup,
+    before: Cgroup,
+}
+
+impl Home {
+    fn enter(name: &str) -> Self {
+        let before = Cgroup::of_process(None).expect("this process has a cgroup");
+        let root = Cgroup::root().expect("cgroup v2 is mounted");
+        let _ = fs::remove_dir(root.path().join(name)); // of an earlier run that was killed
+        let cgroup = root.make(name).expect("a cgroup can be made");
+        cgroup.add(std::process::id()).expect("may move");
+        Self { cgroup, before }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.before.add(std::process::id()).expect("may move");
+        self.cgroup.remove().expect("it is empty");
+    }
+}
+
+#[test]
+fn token_of_the_kernel_is_siphash_2_4_128_of_the_flow_id() {
+    let home = Home::enter("engine-token");
+    let mut engine = Engine::open(&home.cgroup, Config::default())
+        .and_then(|engine| engine.load())
+        .and_then(|engine| engine.attach())
+        .expect("an engine");
+    // Legacy: so this process is a program too, and not the service whose listener it has.
+    let service = engine
+        .add_service(&ServiceSpec::legacy("inspect"), &home.cgroup)
+        .expect("a service");
+    engine
+        .set_policy(&[Filter::redirect_all(service.number)])
+        .expect("a policy");
+    let credentials = sidetrack::Service::from_bytes(service.credentials()).expect("its own");
+    let listener = Listener::bind(&credentials).expect("a listener");
+    for _ in 0..100 {
+        let _client = TcpStream::connect("10.1.2.3:80").expect("it is diverted");
+        let connection = listener.accept().expect("it arrives");
+        let token = connection.flow().records().to_bytes();
+        let id = connection.flow().id();
+        let [key0, key1] = engine.token_key();
+        let mut hasher = SipHasher24::new_with_keys(key0, key1);
+        hasher.write(&id.to_le_bytes());
+        assert_eq!(token[..8], id.to_ne_bytes());
+        assert_eq!(token[16..], hasher.finish128().as_bytes());
+    }
+    drop(engine);
+}

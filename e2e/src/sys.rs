@@ -1,0 +1,69 @@
+//! System calls as they are, for tests that want every byte and error number of them.
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// What getsockopt did: all that a program can see of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// 0, or the error's number.
+    pub errno: i32,
+    /// The length as the kernel left it.
+    pub length: u32,
+    /// The whole buffer, what lies behind the answer included.
+    pub buffer: Vec<u8>,
+}
+
+/// getsockopt with a buffer of this size, filled with 0xa5 before.
+pub fn get_option(socket: impl AsFd, level: i32, name: i32, size: usize) -> Answer {
+    let mut buffer = vec![0xa5_u8; size];
+    let mut length = size as libc::socklen_t;
+    // SAFETY: `buffer` is writable for `length` bytes, and `length` is a valid pointer, both for the
+    // call's duration; the socket is open as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            buffer.as_mut_ptr().cast::<c_void>(),
+            &raw mut length,
+        )
+    };
+    Answer {
+        errno: errno_of(result),
+        length,
+        buffer,
+    }
+}
+
+/// setsockopt. Returns 0, or the error's number.
+pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: &[u8]) -> i32 {
+    // SAFETY: `value` is readable for its length during the call; the socket is open as it is borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast::<c_void>(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    errno_of(result)
+}
+
+/// A network namespace of this thread's own, and of those it starts.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: the call takes no pointers, and moves only this thread.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn errno_of(result: libc::c_int) -> i32 {
+    match result {
+        0 => 0,
+        _ => io::Error::last_os_error().raw_os_error().unwrap_or(-1),
+    }
+}

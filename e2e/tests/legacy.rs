@@ -1,0 +1,170 @@
+//! Proxies that know nothing of us, each in its place of the chain.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+
+use e2e::HttpOrigin;
+use e2e::run::{Daemon, Run, free_port};
+
+const HAPROXY: &str = "
+global
+    nbthread 1
+    maxconn 500
+    stats socket {folder}/stats
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+listen transparent
+    bind 127.0.0.1:PORT transparent
+    server original 0.0.0.0:0
+";
+
+const V2RAY: &str = r#"{
+    "log": { "access": "{folder}/access", "loglevel": "warning" },
+    "inbounds": [{
+        "listen": "127.0.0.1", "port": PORT, "protocol": "dokodemo-door",
+        "settings": { "network": "tcp", "followRedirect": true }
+    }],
+    "outbounds": [{ "protocol": "freedom" }]
+}"#;
+
+/// A legacy proxy, and how it is named to `--via`.
+struct Legacy {
+    daemon: Daemon,
+    via: String,
+    before: u64,
+}
+
+fn haproxy(test: &str) -> Legacy {
+    let port = free_port();
+    let configuration = HAPROXY.replace("PORT", &port.to_string());
+    let at = SocketAddr::from(([127, 0, 0, 1], port));
+    let daemon = Daemon::start(test, &["haproxy", "-db", "-f", "{}"], &configuration, at);
+    let before = haproxy_connections(&daemon);
+    Legacy {
+        daemon,
+        via: format!("tcp://{at}"),
+        before,
+    }
+}
+
+/// Connections it has had, by its own count.
+fn haproxy_connections(daemon: &Daemon) -> u64 {
+    let mut socket = UnixStream::connect(daemon.folder.path().join("stats")).expect("it is there");
+    socket.write_all(b"show stat\n").expect("it reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("it answers");
+    let row = answer
+        .lines()
+        .find(|line| line.starts_with("transparent,FRONTEND"))
+        .expect("the frontend has a row");
+    row.split(',')
+        .nth(7)
+        .and_then(|total| total.parse().ok())
+        .expect("stot is a number")
+}
+
+fn v2ray(test: &str) -> Legacy {
+    let port = free_port();
+    let configuration = V2RAY.replace("PORT", &port.to_string());
+    let at = SocketAddr::from(([127, 0, 0, 1], port));
+    let daemon = Daemon::start(test, &["v2ray", "-config", "{}"], &configuration, at);
+    Legacy {
+        daemon,
+        via: format!("tcp://{at}"),
+        before: 0,
+    }
+}
+
+/// Connections it has carried on to `origin`, by its own log.
+fn v2ray_connections(daemon: &Daemon, origin: SocketAddr) -> usize {
+    let log = std::fs::read_to_string(daemon.folder.path().join("access")).unwrap_or_default();
+    log.lines()
+        .filter(|line| line.contains("accepted") && line.contains(&origin.to_string()))
+        .count()
+}
+
+/// One curl through the chain is one connection at the origin. Returns the flow lines.
+fn one_curl(chain: &[&str], origin: &HttpOrigin) -> Vec<serde_json::Value> {
+    let options: Vec<&str> = chain.iter().flat_map(|via| ["--via", via]).collect();
+    let url = format!("http://{}/", origin.address);
+    let before = origin.accepted();
+    let ended = Run::new(&options, &["curl", "-sS", "-m", "15", &url]).wait();
+    assert_eq!(ended.outcome.stdout, "origin", "{chain:?}: {ended:?}");
+    assert_eq!(origin.accepted() - before, 1, "{chain:?}: {ended:?}");
+    ended.flows
+}
+
+fn chains(flows: &[serde_json::Value]) -> Vec<String> {
+    let mut chains: Vec<String> = flows
+        .iter()
+        .map(|flow| {
+            let names: Vec<&str> = flow["chain"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|name| name.as_str().unwrap())
+                .collect();
+            names.join(" ")
+        })
+        .collect();
+    chains.sort();
+    chains
+}
+
+#[test]
+fn haproxy_before_and_behind_inspect() {
+    let origin = HttpOrigin::start();
+    let legacy = haproxy("legacy_haproxy");
+    let name = legacy.via.trim_start_matches("tcp://");
+    let flows = one_curl(&["inspect", &legacy.via], &origin);
+    assert_eq!(chains(&flows), ["inspect"]);
+    let flows = one_curl(&[&legacy.via, "inspect"], &origin);
+    assert_eq!(chains(&flows), [format!("{name} inspect")]);
+    assert_eq!(haproxy_connections(&legacy.daemon) - legacy.before, 2);
+}
+
+#[test]
+fn v2ray_before_and_behind_inspect() {
+    let origin = HttpOrigin::start();
+    let legacy = v2ray("legacy_v2ray");
+    let name = legacy.via.trim_start_matches("tcp://");
+    let flows = one_curl(&["inspect", &legacy.via], &origin);
+    assert_eq!(chains(&flows), ["inspect"]);
+    let flows = one_curl(&[&legacy.via, "inspect"], &origin);
+    assert_eq!(chains(&flows), [format!("{name} inspect")]);
+    assert_eq!(v2ray_connections(&legacy.daemon, origin.address), 2);
+}
+
+#[test]
+fn two_vendors_in_one_chain_see_one_connection_each() {
+    let origin = HttpOrigin::start();
+    let (first, second) = (haproxy("legacy_two"), v2ray("legacy_two"));
+    one_curl(&[&first.via, &second.via], &origin);
+    one_curl(&[&second.via, &first.via], &origin);
+    one_curl(
+        &[
+            "inspect:a",
+            &first.via,
+            "inspect:b",
+            &second.via,
+            "inspect:c",
+        ],
+        &origin,
+    );
+    assert_eq!(haproxy_connections(&first.daemon) - first.before, 3);
+    assert_eq!(v2ray_connections(&second.daemon, origin.address), 3);
+}
+
+#[test]
+fn legacy_proxy_sent_to_itself_does_not_go_in_circles() {
+    let legacy = haproxy("legacy_itself");
+    let url = legacy.via.replace("tcp://", "http://");
+    let ended = Run::new(&["--via", &legacy.via], &["curl", "-sS", "-m", "15", &url]).wait();
+    assert_ne!(ended.outcome.code, Some(0));
+    assert!(ended.outcome.stderr.contains("in circles"), "{ended:?}");
+    assert_eq!(haproxy_connections(&legacy.daemon) - legacy.before, 1);
+}

@@ -1,0 +1,329 @@
+//! Options that are ours: every length, every error. Those that are not are in `foreign_options.rs`.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use e2e::sys::{get_option, set_option};
+use e2e::{Client, Host, listen_by_hand, listen_unmarked, mark};
+use sidetrack_abi::kernel::{self, AutoContext, CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
+use sidetrack_engine::counter::Counter;
+use sidetrack_engine::{Context, Filter, Service};
+use zerocopy::FromBytes;
+
+const SOL_IP: i32 = libc::SOL_IP;
+const SOL_IPV6: i32 = libc::SOL_IPV6;
+const SO_ORIGINAL_DST: i32 = 80;
+
+/// A redirected connection, accepted here, and the program at its other end.
+struct Accepted {
+    stream: TcpStream,
+    _client: Client,
+}
+
+fn accept(host: &Host, listener: &TcpListener, arguments: &[&str]) -> Accepted {
+    let client = host.client(&[&["connect"], arguments].concat());
+    let (stream, _) = listener.accept().expect("the client comes");
+    Accepted {
+        stream,
+        _client: client,
+    }
+}
+
+/// A host where everything goes to one service, with this context.
+fn with_context(test: &str, context: Context) -> (Host, Service, TcpListener) {
+    let mut host = Host::new(test);
+    let service = host.service("inspect");
+    let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
+    host.set_policy(&[Filter {
+        context,
+        ..Filter::redirect_all(service.number)
+    }]);
+    (host, service, listener)
+}
+
+fn ours(socket: &TcpStream, name: i32, size: usize) -> (i32, usize) {
+    let answer = get_option(socket, SOL_SIDETRACK, name, size);
+    (answer.errno, answer.length as usize)
+}
+
+#[test]
+fn buffer_too_small_is_enobufs_at_every_size() {
+    let (host, _, listener) = with_context("too_small", Context::Fixed(vec![7; 100]));
+    let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
+    for (name, need) in [(INFO, 1024), (RECORDS, 32), (CONTEXT, 100)] {
+        for size in 0..need {
+            let got = ours(&accepted.stream, name, size);
+            assert_eq!(got, (libc::ENOBUFS, size), "option {name}");
+        }
+    }
+    assert_eq!(ours(&accepted.stream, RECORDS, 32), (0, 32));
+    assert_eq!(ours(&accepted.stream, CONTEXT, 100), (0, 100));
+    // INFO brings the context only if it fits whole.
+    assert_eq!(ours(&accepted.stream, INFO, 1024), (0, 1024));
+    assert_eq!(ours(&accepted.stream, INFO, 1123), (0, 1024));
+    assert_eq!(ours(&accepted.stream, INFO, 1124), (0, 1124));
+    assert_eq!(ours(&accepted.stream, INFO, 4096), (0, 1124));
+}
+
+#[test]
+fn answer_writes_nothing_behind_itself() {
+    let (host, _, listener) = with_context("behind_itself", Context::Fixed(vec![7; 101]));
+    let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
+    for (name, length) in [(INFO, 1125), (RECORDS, 32), (CONTEXT, 101)] {
+        let answer = get_option(&accepted.stream, SOL_SIDETRACK, name, 1500);
+        assert_eq!((answer.errno, answer.length), (0, length), "option {name}");
+        let behind = &answer.buffer[length as usize..];
+        assert!(behind.iter().all(|&byte| byte == 0xa5), "option {name}");
+    }
+}
+
+#[test]
+fn each_error_has_one_meaning() {
+    let (mut host, _, listener) = with_context("one_meaning", Context::None);
+    let unconnected = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let unconnected = unconnected.expect("a socket");
+    for name in [INFO, CONTEXT, RECORDS] {
+        let answer = get_option(&listener, SOL_SIDETRACK, name, 4096);
+        assert_eq!(answer.errno, libc::ENOTCONN, "a listener");
+        let answer = get_option(&unconnected, SOL_SIDETRACK, name, 4096);
+        assert_eq!(answer.errno, libc::ENOTCONN, "an unconnected socket");
+    }
+    // Straight to the service's own listener, past the filters.
+    host.set_policy(&[]);
+    let to = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+    let client = TcpStream::connect(to).expect("somebody listens");
+    let (stream, _) = listener.accept().expect("the client comes");
+    for name in [INFO, CONTEXT, RECORDS] {
+        assert_eq!(ours(&stream, name, 4096).0, libc::ENODATA, "not redirected");
+        assert_eq!(ours(&client, name, 4096).0, libc::ENODATA, "a client");
+    }
+    assert!(matches!(
+        sidetrack::query(&stream),
+        Err(sidetrack::Error::NotRedirected)
+    ));
+    assert!(matches!(
+        sidetrack::query(&listener),
+        Err(sidetrack::Error::NotConnected)
+    ));
+}
+
+#[test]
+fn without_a_context_only_context_is_enodata() {
+    let (host, _, listener) = with_context("no_context", Context::None);
+    let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
+    assert_eq!(ours(&accepted.stream, CONTEXT, 4096).0, libc::ENODATA);
+    assert_eq!(ours(&accepted.stream, INFO, 4096), (0, 1024));
+    let unknown = get_option(&accepted.stream, SOL_SIDETRACK, 99, 4096);
+    assert_eq!(unknown.errno, libc::EOPNOTSUPP, "the kernel's own answer");
+    assert_eq!(sidetrack::query(&accepted.stream).unwrap().context(), None);
+}
+
+#[test]
+fn contexts_of_every_length_come_back_byte_for_byte() {
+    let (mut host, service, listener) = with_context("context_lengths", Context::None);
+    for length in [1, 7, 8, 9, 3071, 3072, 3073, 4000] {
+        let context: Vec<u8> = (0..length)
+            .map(|at: u32| (at * 31 + length) as u8)
+            .collect();
+        host.set_policy(&[Filter {
+            context: Context::Fixed(context.clone()),
+            ..Filter::redirect_all(service.number)
+        }]);
+        let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
+        let flow = sidetrack::query(&accepted.stream).expect("it answers");
+        assert_eq!(flow.context(), Some(&context[..]), "{length} bytes");
+        let answer = get_option(&accepted.stream, SOL_SIDETRACK, CONTEXT, length as usize);
+        assert_eq!(
+            (answer.errno, &answer.buffer),
+            (0, &context),
+            "{length} bytes"
+        );
+    }
+    let too_long = host.engine().set_policy(&[Filter {
+        context: Context::Fixed(vec![0; 4001]),
+        ..Filter::redirect_all(service.number)
+    }]);
+    let refused = matches!(
+        too_long,
+        Err(sidetrack_engine::Error::ContextTooLong {
+            index: 0,
+            length: 4001
+        })
+    );
+    assert!(refused, "{too_long:?}");
+}
+
+#[test]
+fn automatic_context_tells_of_the_flow() {
+    let (host, _, listener) = with_context("auto_context", Context::Auto);
+    let mut client = host.client(&["connect", "10.1.2.3:80"]);
+    let (stream, _) = listener.accept().expect("the client comes");
+    let flow = sidetrack::query(&stream).expect("it answers");
+    let context = AutoContext::read_from_bytes(flow.context().expect("there is one")).unwrap();
+    assert_eq!((context.version, context.size), (1, 304));
+    assert_eq!(context.flow_id, flow.id());
+    assert_eq!(context.pid, client.child().id());
+    assert_eq!(context.uid, rustix::process::getuid().as_raw());
+    assert_eq!((context.protocol, context.family), (6, 2));
+    let to = sidetrack_abi::address::socket_address(context.remote_addr, context.remote_port);
+    assert_eq!(to.to_string(), "10.1.2.3:80");
+    let executable = sidetrack_abi::address::text(&context.executable);
+    let told = String::from_utf8_lossy(executable).into_owned();
+    assert_eq!(std::path::Path::new(&told), executable_of(&mut client));
+    assert_eq!(flow.program().executable, executable_of(&mut client));
+    assert_eq!(flow.program().comm.to_string(), "client");
+    assert_eq!(flow.program().cgroup_id, host.program.id());
+}
+
+fn executable_of(client: &mut Client) -> std::path::PathBuf {
+    std::fs::read_link(format!("/proc/{}/exe", client.child().id())).expect("it runs")
+}
+
+#[test]
+fn listen_is_refused_where_it_makes_no_sense() {
+    let mut host = Host::new("listen_refused");
+    let service = host.service("inspect");
+    let idle = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    assert_eq!(mark(&idle, &service), libc::EINVAL, "it does not listen");
+    let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
+    assert_eq!(mark(&listener, &service), libc::EALREADY, "twice");
+    let other = listen_unmarked("0.0.0.0:0", 16);
+    assert_eq!(mark(&other, &service), libc::EADDRINUSE, "another address");
+    assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
+    assert_eq!(
+        mark(listen_unmarked("[::1]:0", 16), &service),
+        0,
+        "another family"
+    );
+    assert_eq!(host.count(Counter::BadSecret), 0);
+
+    let fresh = listen_unmarked("0.0.0.0:0", 16);
+    for at in 0..service.credentials().len() {
+        let mut wrong = service.credentials().to_vec();
+        wrong[at] ^= 0x10;
+        let refused = set_option(&fresh, SOL_SIDETRACK, kernel::LISTEN, &wrong);
+        assert_eq!(refused, libc::EINVAL, "byte {at} is wrong");
+    }
+    assert_eq!(host.count(Counter::BadSecret), 32);
+    for size in (0..32).chain([33, 4096, 5000]) {
+        let mut value = service.credentials().to_vec();
+        value.resize(size, 0);
+        let refused = set_option(&fresh, SOL_SIDETRACK, kernel::LISTEN, &value);
+        assert_eq!(refused, libc::EINVAL, "{size} bytes");
+    }
+}
+
+/// What conntrack would say: a sockaddr_in, or a sockaddr_in6.
+fn socket_address(to: SocketAddr) -> Vec<u8> {
+    let mut bytes = match to {
+        SocketAddr::V4(_) => (libc::AF_INET as u16).to_ne_bytes().to_vec(),
+        SocketAddr::V6(_) => (libc::AF_INET6 as u16).to_ne_bytes().to_vec(),
+    };
+    bytes.extend(to.port().to_be_bytes());
+    match to {
+        SocketAddr::V4(v4) => bytes.extend([&v4.ip().octets()[..], &[0; 8]].concat()),
+        SocketAddr::V6(v6) => bytes.extend([&[0; 4], &v6.ip().octets()[..], &[0; 4]].concat()),
+    }
+    bytes
+}
+
+#[test]
+fn original_destination_is_told_to_legacy_proxies() {
+    let mut host = Host::new("original_dst");
+    let service = host.service("inspect");
+    let listeners = ["0.0.0.0:0", "[::1]:0"].map(|at| listen_by_hand(&service, at, 16));
+    host.redirect_all(&[&service]);
+    let mapped = ["10.1.2.3:80", "--mapped"];
+    for (listener, arguments, level, sizes) in [
+        (
+            0,
+            &["10.1.2.3:80"][..],
+            SOL_IP,
+            &[16, 20, 28, 32, 4096, 5000][..],
+        ),
+        (0, &mapped, SOL_IP, &[16, 28]),
+        (1, &["[2001:db8::7]:443"], SOL_IPV6, &[28, 32, 4096, 5000]),
+    ] {
+        let accepted = accept(&host, &listeners[listener], arguments);
+        let want = socket_address(arguments[0].parse().unwrap());
+        for &size in sizes {
+            let answer = get_option(&accepted.stream, level, SO_ORIGINAL_DST, size);
+            let case = format!("{arguments:?} in {size} bytes: {answer:?}");
+            assert_eq!(
+                (answer.errno, answer.length as usize),
+                (0, want.len()),
+                "{case}"
+            );
+            assert_eq!(answer.buffer[..want.len()], want, "{case}");
+        }
+        let small = get_option(&accepted.stream, level, SO_ORIGINAL_DST, want.len() - 1);
+        assert_eq!(small.errno, libc::EINVAL);
+        let other = SOL_IP + SOL_IPV6 - level;
+        let other = get_option(&accepted.stream, other, SO_ORIGINAL_DST, 28);
+        assert_ne!(other.errno, 0, "not of the other family");
+    }
+}
+
+#[test]
+fn without_redirection_the_kernels_own_original_destination_stands() {
+    let mut host = Host::new("original_dst_own");
+    let service = host.service("inspect");
+    let listener = listen_by_hand(&service, "127.0.0.1:0", 16);
+    let inside = TcpStream::connect(listener.local_addr().unwrap()).expect("somebody listens");
+    let (accepted, _) = listener.accept().expect("just connected");
+    host.leave();
+    let outside = TcpStream::connect(listener.local_addr().unwrap()).expect("somebody listens");
+    for size in [0, 15, 16, 28, 5000] {
+        for level in [SOL_IP, SOL_IPV6] {
+            let own = get_option(&outside, level, SO_ORIGINAL_DST, size);
+            assert_ne!(own.errno, 0, "there is no conntrack");
+            for socket in [&inside, &accepted] {
+                assert_eq!(
+                    get_option(socket, level, SO_ORIGINAL_DST, size),
+                    own,
+                    "{size}"
+                );
+            }
+        }
+    }
+}
+
+/// LISTEN counts a socket for its own family: one at [::] that takes IPv4 too is no IPv4 listener.
+#[test]
+fn dual_stack_listener_serves_ipv6_only() {
+    let mut host = Host::new("dual_stack");
+    let service = host.service("inspect");
+    let listener = listen_by_hand(&service, "[::]:0", 16);
+    host.redirect_all(&[&service]);
+    assert_eq!(host.engine().listeners(&service).unwrap(), (0, 1));
+    let accepted = accept(&host, &listener, &["[fd00::1]:80"]);
+    let flow = sidetrack::query(&accepted.stream).expect("it answers");
+    assert_eq!(flow.original_destination().to_string(), "[fd00::1]:80");
+    let told = host.connect("10.1.2.3:80");
+    assert_eq!(
+        told["errno"],
+        libc::ECONNREFUSED,
+        "no IPv4 listener: {told}"
+    );
+}
+
+#[test]
+fn where_no_engine_is_attached_the_sdk_says_so() {
+    let host = Host::bare("no_engine");
+    host.enter_service();
+    let listener = listen_unmarked("127.0.0.1:0", 16);
+    let client = TcpStream::connect(listener.local_addr().unwrap()).expect("somebody listens");
+    let (accepted, _) = listener.accept().expect("just connected");
+    for name in [INFO, CONTEXT, RECORDS] {
+        assert_eq!(ours(&accepted, name, 4096), (libc::EOPNOTSUPP, 4096));
+    }
+    let records = [0; 32];
+    let errno = set_option(&client, SOL_SIDETRACK, RECORDS, &records);
+    assert_eq!(errno, libc::ENOPROTOOPT);
+    assert!(matches!(
+        sidetrack::query(&accepted),
+        Err(sidetrack::Error::NoEngine)
+    ));
+    let service = sidetrack::Service::from_bytes(&[1; 32]).expect("it has the right length");
+    let refused = sidetrack::Listener::bind(&service);
+    assert!(matches!(refused, Err(sidetrack::Error::NoEngine)));
+}

@@ -1,0 +1,125 @@
+//! An engine that goes takes all with it, at once (design 7.12).
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::thread;
+
+use e2e::{Host, Origin, Process, wait};
+use libbpf_rs::query::ProgInfoQueryOptions;
+use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo, MapInfoIter, ProgInfoIter};
+use sidetrack_engine::{Cgroup, host};
+
+/// What an engine has in the kernel.
+struct Traces {
+    programs: HashSet<u32>,
+    maps: HashSet<u32>,
+}
+
+impl Traces {
+    /// Of the engine attached to one of these cgroups.
+    fn of(cgroups: &[&Cgroup]) -> Self {
+        let programs: HashSet<u32> = LinkInfoIter::default()
+            .filter(|link| match &link.info {
+                LinkTypeInfo::Cgroup(at) => {
+                    cgroups.iter().any(|cgroup| cgroup.id() == at.cgroup_id)
+                }
+                _ => false,
+            })
+            .map(|link| link.prog_id)
+            .collect();
+        let options = ProgInfoQueryOptions::default().include_map_ids(true);
+        let maps = ProgInfoIter::with_query_opts(options)
+            .filter(|program| programs.contains(&program.id))
+            .flat_map(|program| program.map_ids)
+            .collect();
+        Self { programs, maps }
+    }
+
+    fn are_gone(&self) -> bool {
+        let programs = host::programs().expect("may be asked");
+        programs.iter().all(|(id, _)| !self.programs.contains(id))
+            && MapInfoIter::default().all(|map| !self.maps.contains(&map.id))
+    }
+}
+
+/// Connects go straight, options are unknown, and nothing of it is left in the kernel.
+fn assert_gone(host: &Host, traces: &Traces, origin: &Origin) {
+    let cgroups = [host.root(), &host.program, &host.service];
+    assert_eq!(Traces::of(&cgroups).programs.len(), 0, "no link is left");
+    let to = origin.address.to_string();
+    let told = host.connect_and_send(&to, "x");
+    assert_eq!(
+        (&told["reply"], &told["peer"]),
+        (&"originx".into(), &to.into())
+    );
+    let service = sidetrack::Service::from_bytes(&[1; 32]).unwrap();
+    let refused = sidetrack::Listener::bind(&service);
+    assert!(matches!(refused, Err(sidetrack::Error::NoEngine)));
+    // The kernel frees programs and maps once nobody can be running them.
+    wait::until("programs and maps are gone", || traces.are_gone());
+}
+
+#[test]
+fn dropped_engine_leaves_nothing() {
+    let origin = Origin::start("127.0.0.1:0");
+    let mut host = Host::new("dropped");
+    let service = host.service("inspect");
+    let _answering = host.answer(&service);
+    host.redirect_all(&[&service]);
+    assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
+    let traces = Traces::of(&[host.root(), &host.program, &host.service]);
+    assert_eq!(traces.programs.len(), 9);
+    assert!(traces.maps.len() >= 10);
+    drop(host.engine.take());
+    assert_gone(&host, &traces, &origin);
+}
+
+#[test]
+fn killed_engine_leaves_nothing() {
+    let origin = Origin::start("127.0.0.1:0");
+    let host = Host::bare("killed_engine");
+    let mut engine = Process::engine(host.root(), &host.service);
+    let credentials = engine.line();
+    host.enter_service();
+    let service = sidetrack::Service::from_hex(credentials.trim()).expect("credentials");
+    let listener = sidetrack::Listener::bind(&service).expect("it is accepted");
+    thread::spawn(move || {
+        let (mut stream, flow) = listener.accept().expect("one comes").into_parts();
+        let _ = stream.write_all(flow.original_destination().to_string().as_bytes());
+    });
+    assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
+    let traces = Traces::of(&[host.root(), &host.program, &host.service]);
+    assert_eq!(traces.programs.len(), 9);
+    engine.kill();
+    assert_gone(&host, &traces, &origin);
+}
+
+#[test]
+fn connection_under_way_outlives_the_engine() {
+    let origin = Origin::start("127.0.0.1:0");
+    let mut host = Host::new("outlives");
+    let service = host.service("inspect");
+    let _relaying = host.relay(&service);
+    host.redirect_all(&[&service]);
+    let to = origin.address.to_string();
+    let mut client = host.client(&["connect", &to, "--send", "x", "--hold"]);
+    assert_eq!(client.line()["reply"], "originx");
+    drop(host.engine.take());
+    client.tell("go on");
+    assert_eq!(client.wait().code, Some(0));
+}
+
+#[test]
+fn engine_that_fails_to_attach_leaves_nothing() {
+    let origin = Origin::start("127.0.0.1:0");
+    let first = Host::new("first_attached");
+    let before = Traces::of(&[first.root()]);
+    let again = sidetrack_engine::Engine::open(first.root(), Default::default())
+        .and_then(|engine| engine.load())
+        .and_then(|engine| engine.attach());
+    assert!(again.is_err());
+    assert_eq!(Traces::of(&[first.root()]).programs, before.programs);
+    drop(first);
+    assert!(origin.accepted() == 0);
+    wait::until("programs and maps are gone", || before.are_gone());
+}
