@@ -18,10 +18,10 @@ struct target {
 #define LOOPBACK_IFINDEX 1
 
 static __always_inline int refuse(int error, __u32 counter, __u32 event, const struct connection *c,
-				  const struct sidetrack_filter *f)
+				  __u64 filter_id, __u32 service)
 {
 	count(counter);
-	event_emit(event, c, f ? f->id : 0, f ? f->service : 0);
+	event_emit(event, c, filter_id, service);
 	bpf_set_retval(-error);
 	return REFUSE;
 }
@@ -104,14 +104,14 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct conn
 		return REFUSE;
 	if (chain->length >= SIDETRACK_CHAIN_MAX)
 		return refuse(ELOOP, SIDETRACK_COUNT_CHAIN_TOO_LONG, SIDETRACK_EVENT_CHAIN_TOO_LONG,
-			      c, f);
+			      c, f->id, f->service);
 	chain_add(chain, number);
 	client = flows_have_room() ? bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL,
 							BPF_SK_STORAGE_GET_F_CREATE) :
 				     NULL;
 	if (!client)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c,
-			      f);
+			      f->id, f->service);
 	remember(client, c, f, chain, parent_id);
 	if (lift_device(ctx, client)) {
 		bpf_sk_storage_delete(&sidetrack_clients, ctx->sk);
@@ -158,9 +158,10 @@ static __always_inline int is_own_listener(__u32 number, const struct connection
 						 addr6->halves[1] == c->remote.halves[1]);
 }
 
-static __always_inline int refuse_own_listener(const struct connection *c)
+static __always_inline int refuse_own_listener(const struct connection *c, __u32 service)
 {
-	return refuse(ELOOP, SIDETRACK_COUNT_SELF_CONNECT, SIDETRACK_EVENT_SELF_CONNECT, c, NULL);
+	return refuse(ELOOP, SIDETRACK_COUNT_SELF_CONNECT, SIDETRACK_EVENT_SELF_CONNECT, c, 0,
+		      service);
 }
 
 /* A socket with records: its chain is its parent's. */
@@ -172,52 +173,47 @@ static __always_inline int judge_linked(struct bpf_sock_addr *ctx, const struct 
 
 	if (!parent)
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_STALE, SIDETRACK_EVENT_RECORDS_STALE,
-			      c, NULL);
+			      c, 0, 0);
 	if (is_own_listener(flow_service(&parent->flow), c))
-		return refuse_own_listener(c);
+		return refuse_own_listener(c, flow_service(&parent->flow));
 	chain_load(chain, &parent->flow);
 	if (classify(policy, c, chain, 0, verdict) < 0)
 		return go_straight(ctx);
 	return DIVERT;
 }
 
-/* A socket without records: a program's, or a service's own. */
+/* A socket without records, that a filter matches: a program's, or a service's own. */
 static __always_inline int judge_fresh(struct bpf_sock_addr *ctx, const struct connection *c,
 				       struct sidetrack_policy *policy, struct chain *chain,
 				       struct verdict *verdict)
 {
-	__u32 own, floor = 0;
+	__u32 own = program_service(), floor = 0;
 	int straight = 0;
 
-	if (classify(policy, c, chain, 0, verdict) < 0)
-		return go_straight(ctx); /* most end here, before anything dear */
-	own = program_service();
-	if (!own)
-		return program_in_scope() ? DIVERT : go_straight(ctx);
-	if (own_connect(own, policy, &floor, &straight))
+	if (!own && !program_in_scope())
+		return go_straight(ctx);
+	if (own && is_own_listener(own, c))
+		return refuse_own_listener(c, own);
+	if (own && own_connect(own, policy, &floor, &straight))
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_MISSING,
-			      SIDETRACK_EVENT_RECORDS_MISSING, c,
-			      filter_at(policy, verdict->index));
-	if (is_own_listener(own, c))
-		return refuse_own_listener(c);
+			      SIDETRACK_EVENT_RECORDS_MISSING, c, 0, own);
 	if (straight || classify(policy, c, chain, floor, verdict) < 0)
 		return go_straight(ctx);
 	return DIVERT;
 }
 
+/* A filter matches, or the socket has records: the chain matters from here on. */
 static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct connection *c,
-				    struct target *target, struct chain *chain)
+				    struct target *target, struct chain *chain, __u64 parent_id)
 {
-	struct sidetrack_tie *tie = bpf_sk_storage_get(&sidetrack_ties, ctx->sk, NULL, 0);
-	__u64 parent_id = tie ? tie->linked : 0;
-	struct sidetrack_policy *policy;
+	struct sidetrack_policy *policy = policy_in_force();
 	struct sidetrack_filter *f;
 	struct verdict verdict;
 	int decision;
 
-	policy = policy_in_force();
 	if (!policy)
 		return go_straight(ctx);
+	chain_clear(chain);
 	decision = parent_id ? judge_linked(ctx, c, policy, chain, parent_id, &verdict) :
 			       judge_fresh(ctx, c, policy, chain, &verdict);
 	if (decision != DIVERT)
@@ -225,21 +221,27 @@ static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct connection
 	f = filter_at(policy, verdict.index);
 	if (verdict.absent)
 		return refuse(ECONNREFUSED, SIDETRACK_COUNT_ABSENT_BLOCKED,
-			      SIDETRACK_EVENT_ABSENT_BLOCKED, c, f);
+			      SIDETRACK_EVENT_ABSENT_BLOCKED, c, f->id, f->service);
 	return redirect(ctx, c, f, chain, parent_id, target);
 }
 
 static __always_inline int judge(struct bpf_sock_addr *ctx, struct connection *c,
 				 struct target *target)
 {
-	struct sidetrack_desk *desk = desk_take();
+	struct sidetrack_socket *socket;
+	struct sidetrack_desk *desk;
+	__u64 parent_id;
 	int decision;
 
+	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
+	parent_id = socket ? socket->linked : 0;
+	if (!parent_id && !any_filter_matches(c))
+		return go_straight(ctx); /* most end here, before anything dear */
+	desk = desk_take();
 	if (!desk)
-		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c,
-			      NULL);
-	chain_clear(&desk->chain);
-	decision = judge_at_desk(ctx, c, target, &desk->chain);
+		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,
+			      0);
+	decision = judge_at_desk(ctx, c, target, &desk->chain, parent_id);
 	desk_give(desk);
 	return decision;
 }

@@ -67,6 +67,32 @@ static __always_inline int filter_matches(const struct sidetrack_filter *f,
 	return !f->protocol || f->protocol == IPPROTO_TCP;
 }
 
+/* One policy, asked for nothing but a match. */
+struct glance {
+	const struct sidetrack_policy *policy;
+	const struct connection *connection;
+	__u32 matched;
+	__u32 reserved;
+};
+
+static long glance_step(__u32 i, struct glance *glance)
+{
+	if (i >= SIDETRACK_FILTERS_MAX)
+		return 1;
+	glance->matched = filter_matches(&glance->policy->filters[i], glance->connection);
+	return glance->matched;
+}
+
+static __noinline int any_filter_matches(const struct connection *c)
+{
+	struct glance glance = { .policy = policy_in_force(), .connection = c };
+
+	if (!glance.policy)
+		return 0;
+	bpf_loop(glance.policy->filter_count, glance_step, &glance, 0);
+	return glance.matched;
+}
+
 static __always_inline int service_is_absent(__u32 number, const struct connection *c)
 {
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);

@@ -145,10 +145,8 @@ static __always_inline int flow_fill(struct sidetrack_flow *flow,
 	flow->bound_ifindex = client->bound_ifindex;
 	__builtin_memcpy(flow->remote_addr, client->remote_addr, sizeof(flow->remote_addr));
 	__builtin_memcpy(flow->local_addr, pair->client_addr, sizeof(flow->local_addr));
-	__builtin_memcpy(flow->target_addr, pair->target_addr, sizeof(flow->target_addr));
 	flow->remote_port = client->remote_port;
 	flow->local_port = bpf_htons(pair->client_port);
-	flow->target_port = pair->target_port;
 	flow->protocol = IPPROTO_TCP;
 	flow->family = client->family;
 	flow->chain_length = client->chain_length;
@@ -210,22 +208,13 @@ static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 					  ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-/* sockops, a client reaches CLOSE: if nobody accepted it, there is nothing left to keep. */
-static __always_inline void flow_abandon(struct bpf_sock_ops *ops)
+/* A client reaches CLOSE: if nobody accepted it, there is nothing left to keep. */
+static __always_inline void flow_abandon(struct bpf_sock_ops *ops, __u64 id)
 {
-	struct bpf_sock *sk = ops->sk;
-	struct sidetrack_flow_entry *entry;
-	struct sidetrack_client *client;
+	struct sidetrack_flow_entry *entry = bpf_map_lookup_elem(&sidetrack_flows, &id);
 	struct sidetrack_pair pair;
-	__u64 id, *carried;
+	__u64 *carried;
 
-	if (!sk)
-		return;
-	client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
-	if (!client)
-		return;
-	id = client->flow_id;
-	entry = bpf_map_lookup_elem(&sidetrack_flows, &id);
 	if (!entry || __sync_val_compare_and_swap(&entry->state, FLOW_PENDING, FLOW_ABANDONED) !=
 			      FLOW_PENDING)
 		return;
@@ -236,49 +225,54 @@ static __always_inline void flow_abandon(struct bpf_sock_ops *ops)
 	flow_forget(id);
 }
 
-/* sockops, PASSIVE_ESTABLISHED: runs before accept returns; the new socket takes its flow. */
-static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
+/* The flow that a new connection carries, taken out of the map; 0 if none. */
+static __always_inline __u64 pair_take(struct bpf_sock_ops *ops)
 {
-	struct bpf_sock *sk = ops->sk;
-	struct sidetrack_flow_entry *entry;
-	struct sidetrack_mark *mark;
-	struct sidetrack_tie *tie;
 	struct sidetrack_pair pair;
 	__u64 *carried, id;
 
-	if (!sk)
-		return;
-	mark = bpf_sk_storage_get(&sidetrack_marks, sk, NULL, 0);
-	if (!mark)
-		return;
-	mark->child = 1;
 	pair_of_accepted(&pair, ops);
 	carried = bpf_map_lookup_elem(&sidetrack_pairs, &pair);
 	if (!carried) {
 		if (address_is_spread((union address *)pair.target_addr))
 			count(SIDETRACK_COUNT_FLOWS_LOST);
-		return;
+		return 0;
 	}
 	id = *carried;
 	bpf_map_delete_elem(&sidetrack_pairs, &pair);
-	entry = bpf_map_lookup_elem(&sidetrack_flows, &id);
-	if (!entry)
+	return id;
+}
+
+/* sockops, PASSIVE_ESTABLISHED: runs before accept returns; the new socket takes its flow. */
+static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
+{
+	struct sidetrack_flow_entry *entry;
+	struct bpf_sock *sk = ops->sk;
+	struct sidetrack_socket *socket;
+	__u64 id;
+
+	if (!sk)
 		return;
-	if (flow_service(&entry->flow) != mark->service)
-		return; /* another service took the port over: not its flow */
-	tie = bpf_sk_storage_get(&sidetrack_ties, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!tie) {
-		count(SIDETRACK_COUNT_FLOWS_LOST);
+	socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
+	if (!socket)
+		return;
+	socket->linked = 0; /* of the listener's own, if it ever had one */
+	if (socket->role != SOCKET_LISTENER) {
+		socket->role = 0;
 		return;
 	}
+	socket->role = SOCKET_ACCEPTED;
+	id = pair_take(ops);
+	entry = id ? bpf_map_lookup_elem(&sidetrack_flows, &id) : NULL;
+	if (!entry || flow_service(&entry->flow) != socket->service)
+		return; /* nobody's, or of another service that had the port: not its flow */
 	flow_tie(entry);
 	if (__sync_val_compare_and_swap(&entry->state, FLOW_PENDING, FLOW_ESTABLISHED) !=
 	    FLOW_PENDING) {
 		__sync_fetch_and_add(&entry->ties, -1);
 		return; /* the client has just gone */
 	}
-	tie->accepted = id;
-	tie->service = mark->service;
+	socket->accepted = id;
 	count(SIDETRACK_COUNT_HANDED_OVER);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
@@ -287,24 +281,37 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
  * sockops, an accepted socket reaches CLOSE. If no program ever held it (its listener closed with
  * it still in the queue), no release will come.
  */
-static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops)
+static __always_inline void flow_drop_unaccepted(struct bpf_sock *sk,
+						 struct sidetrack_socket *socket)
 {
-	struct bpf_sock *sk = ops->sk;
-	struct sidetrack_tie *tie;
 	struct tcp_sock *tcp;
 	__u64 id;
 
-	if (!sk)
-		return;
-	tie = bpf_sk_storage_get(&sidetrack_ties, sk, NULL, 0);
-	if (!tie || !tie->accepted)
+	if (!socket->accepted)
 		return;
 	tcp = bpf_skc_to_tcp_sock(sk);
-	if (!tcp || BPF_CORE_READ((struct sock *)tcp, sk_socket))
+	if (!tcp || ((struct sock *)tcp)->sk_socket)
 		return;
-	id = __sync_lock_test_and_set(&tie->accepted, 0);
+	id = __sync_lock_test_and_set(&socket->accepted, 0);
 	if (id)
 		flow_untie(id);
+}
+
+/* sockops, a socket of either side reaches CLOSE. */
+static __always_inline void flow_end(struct bpf_sock_ops *ops)
+{
+	struct sidetrack_socket *socket;
+	struct sidetrack_client *client;
+	struct bpf_sock *sk = ops->sk;
+
+	if (!sk)
+		return;
+	client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
+	if (client)
+		flow_abandon(ops, client->flow_id);
+	socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
+	if (socket)
+		flow_drop_unaccepted(sk, socket);
 }
 
 #endif /* SIDETRACK_FLOW_H */

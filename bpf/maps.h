@@ -82,29 +82,37 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, SIDETRACK_SERVICES_MAX);
 	__type(key, __u64);
-	__type(value, __u32);
+	__type(value, struct sidetrack_owner_cgroup);
 } sidetrack_owner_cgroups SEC(".maps");
 
-/* The mark on a service's listener. */
-struct sidetrack_mark {
-	__u32 service;
-	__u32 child;	     /* 1 on the copy that an accepted socket inherits */
+#define SOCKET_LISTENER 1 /* marked by LISTEN */
+#define SOCKET_ACCEPTED 2 /* the child of a listener */
+#define SOCKET_OUTGOING 3 /* has records */
+
+/* A proxy's socket. */
+struct sidetrack_socket {
+	__u64 accepted;	     /* the flow that arrived on it; 0 if none */
+	__u64 linked;	     /* the flow whose records were set on it; 0 if none */
 	__u64 owner_started; /* of the process that marked it, as in struct sidetrack_owner */
 	__u32 owner;	     /* that process; 0 if the engine did, for a legacy proxy */
+	__u32 service;	     /* whose listener it is, or the child of */
+	__u32 role;	     /* SOCKET_* */
 	__u32 reserved;
 };
 
 /*
- * Marks, on listening sockets; accepted children inherit a copy (BPF_F_CLONE).
- * Writer: setsockopt (LISTEN), established (child). Readers: established, release.
- * No memory: LISTEN fails with ENOMEM; a child without its copy is refused by the kernel itself.
+ * Proxies' sockets. An accepted child inherits a copy of its listener's (BPF_F_CLONE), so that only
+ * a child of a marked listener can take a flow over. Freed with the socket.
+ * Writers: setsockopt, sockops (hand over), release. Readers: connect, getsockopt.
+ * No memory: LISTEN and RECORDS fail with ENOMEM; a child without its copy the kernel refuses
+ * itself.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
 	__type(key, int);
-	__type(value, struct sidetrack_mark);
-} sidetrack_marks SEC(".maps");
+	__type(value, struct sidetrack_socket);
+} sidetrack_sockets SEC(".maps");
 
 /* A redirected client socket: where it thinks it goes, and what connect decided. */
 struct sidetrack_client {
@@ -136,31 +144,11 @@ struct {
 	__type(value, struct sidetrack_client);
 } sidetrack_clients SEC(".maps");
 
-/* What ties a proxy's socket to flows. */
-struct sidetrack_tie {
-	__u64 accepted; /* the flow that arrived on this socket */
-	__u64 linked;	/* the flow whose records were set on it */
-	__u32 service;	/* whose accepted socket it is */
-	__u32 reserved;
-};
-
-/*
- * Ties, on accepted and on outgoing sockets of proxies. Writers: established, setsockopt (RECORDS),
- * release. Readers: connect, getsockopt. Freed with the socket.
- * No memory: RECORDS fails with ENOMEM; an accepted socket stays without flow, counted
- * (FLOWS_LOST).
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct sidetrack_tie);
-} sidetrack_ties SEC(".maps");
-
 #define FLOW_PENDING 0	   /* connecting; nobody has accepted it */
 #define FLOW_ESTABLISHED 1 /* tied to an accepted socket, now or once */
 #define FLOW_ABANDONED 2   /* the client went first */
 
+/* 448 bytes: with the kernel's own 56 and the allocator's 8 it fills 512, which else were 1,024. */
 struct sidetrack_flow_entry {
 	struct sidetrack_flow flow;
 	__u64 closed_at; /* when the last tie went; 0 while there is one */

@@ -31,12 +31,12 @@ static __always_inline int option_done(struct bpf_sockopt *ctx, int length)
  * go. The caller has seen to it that they go far enough.
  */
 static __always_inline void option_write(struct bpf_sockopt *ctx, __u32 at, const __u64 *words,
-					 __u32 count_max, __u32 wanted)
+					 __u32 wanted)
 {
 	void *end = ctx->optval_end;
 	__u64 *to = ctx->optval + at;
 
-	for (__u32 i = 0; i < count_max; i++) {
+	for (__u32 i = 0; i < SIDETRACK_CONTEXT_SIZE_MAX / 8; i++) {
 		if (i >= wanted || (void *)(to + 1) > end)
 			break;
 		*to++ = words[i];
@@ -73,53 +73,53 @@ static __always_inline __u32 context_length(const struct sidetrack_flow *flow,
 	return *fixed ? (*fixed)->length : 0;
 }
 
-static __always_inline void context_write_auto(struct bpf_sockopt *ctx, __u32 at,
+/* The caller has seen to it that the buffer has room. */
+static __always_inline void context_write_auto(struct sidetrack_auto_context *to,
 					       const struct sidetrack_flow *flow)
 {
-	struct sidetrack_auto_context head;
-	__u32 head_words = __builtin_offsetof(struct sidetrack_auto_context, executable) / 8;
-
-	head.version = SIDETRACK_ABI_VERSION;
-	head.size = sizeof(head);
-	head.flow_id = flow->id;
-	__builtin_memcpy(head.remote_addr, flow->remote_addr, sizeof(head.remote_addr));
-	head.remote_port = flow->remote_port;
-	head.protocol = flow->protocol;
-	head.family = flow->family;
-	head.pid = flow->pid;
-	head.uid = flow->uid;
-	head.reserved = 0;
-	option_write(ctx, at, (const __u64 *)&head, head_words, head_words);
-	option_write(ctx, at + head_words * 8, (const __u64 *)flow->executable,
-		     SIDETRACK_EXECUTABLE_SIZE / 8, SIDETRACK_EXECUTABLE_SIZE / 8);
+	to->version = SIDETRACK_ABI_VERSION;
+	to->size = sizeof(*to);
+	to->flow_id = flow->id;
+	__builtin_memcpy(to->remote_addr, flow->remote_addr, sizeof(to->remote_addr));
+	to->remote_port = flow->remote_port;
+	to->protocol = flow->protocol;
+	to->family = flow->family;
+	to->pid = flow->pid;
+	to->uid = flow->uid;
+	to->reserved = 0;
+	__builtin_memcpy(to->executable, flow->executable, sizeof(to->executable));
 }
 
+/* Returns the bytes written: all, or 0 if the buffer has no room. */
 static __noinline int context_write(struct bpf_sockopt *ctx, __u32 at,
 				    const struct sidetrack_flow *flow,
 				    struct sidetrack_context *fixed, __u32 length)
 {
+	struct sidetrack_auto_context *automatic;
 	__u32 whole = length & ~7U & 0xfff;
 
 	if (at > sizeof(struct sidetrack_info))
 		return 0;
+	automatic = ctx->optval + at;
 	if (!fixed) {
-		context_write_auto(ctx, at, flow);
-		return 0;
+		if ((void *)(automatic + 1) > ctx->optval_end)
+			return 0;
+		context_write_auto(automatic, flow);
+		return length;
 	}
-	option_write(ctx, at, (const __u64 *)fixed->bytes, SIDETRACK_CONTEXT_SIZE_MAX / 8,
-		     whole / 8);
+	if (length > SIDETRACK_CONTEXT_SIZE_MAX || ctx->optval + at + length > ctx->optval_end)
+		return 0;
+	option_write(ctx, at, (const __u64 *)fixed->bytes, whole / 8);
 	if (whole <= SIDETRACK_CONTEXT_SIZE_MAX - 8)
 		option_write_tail(ctx, at + whole, fixed->bytes + whole, length & 7);
-	return 0;
+	return length;
 }
 
 /* ---- Getting ----------------------------------------------------------------------------- */
 
-static __always_inline void info_write_names(struct bpf_sockopt *ctx,
+static __always_inline void info_write_names(struct sidetrack_info *info,
 					     const struct sidetrack_flow *flow)
 {
-	__u32 at = __builtin_offsetof(struct sidetrack_info, names);
-
 	for (int i = 0; i < SIDETRACK_CHAIN_MAX; i++) {
 		__u32 number = flow->chain[i];
 		struct sidetrack_service *service;
@@ -128,41 +128,52 @@ static __always_inline void info_write_names(struct bpf_sockopt *ctx,
 			break;
 		service = bpf_map_lookup_elem(&sidetrack_services, &number);
 		if (service)
-			option_write(ctx, at + i * SIDETRACK_NAME_SIZE,
-				     (const __u64 *)service->name, SIDETRACK_NAME_SIZE / 8,
-				     SIDETRACK_NAME_SIZE / 8);
+			__builtin_memcpy(info->names[i], service->name, SIDETRACK_NAME_SIZE);
 	}
+}
+
+/* The accepted socket's own address. */
+static __always_inline void info_write_target(struct sidetrack_info *info, struct bpf_sock *sk)
+{
+	union address *target = (union address *)info->target_addr;
+
+	if (sk->family == AF_INET) {
+		address_from_v4(target, sk->src_ip4);
+	} else {
+		target->words[0] = sk->src_ip6[0];
+		target->words[1] = sk->src_ip6[1];
+		target->words[2] = sk->src_ip6[2];
+		target->words[3] = sk->src_ip6[3];
+	}
+	info->target_port = bpf_htons(sk->src_port);
 }
 
 static __always_inline int get_info(struct bpf_sockopt *ctx, const struct sidetrack_flow *flow)
 {
-	__u32 flow_at = __builtin_offsetof(struct sidetrack_info, flow);
-	__u32 records_at = __builtin_offsetof(struct sidetrack_info, records);
 	struct sidetrack_info *info = ctx->optval;
 	struct sidetrack_context *context;
 	struct sidetrack_records token;
-	int answer = sizeof(*info);
 	__u32 length, given;
 
 	if ((void *)(info + 1) > ctx->optval_end)
 		return option_fail(ENOBUFS);
 	length = context_length(flow, &context);
-	given = length && ctx->optval + sizeof(*info) + length <= ctx->optval_end;
+	token_make(flow->id, &token);
 	info->version = SIDETRACK_ABI_VERSION;
 	info->size = sizeof(*info);
 	info->state = SIDETRACK_REDIRECTED_BY_SELF;
 	info->context_length = length;
-	info->context_given = given;
 	info->records_length = sizeof(token);
-	token_make(flow->id, &token);
-	option_write(ctx, flow_at, (const __u64 *)flow, sizeof(*flow) / 8, sizeof(*flow) / 8);
-	option_write(ctx, records_at, (const __u64 *)&token, sizeof(token) / 8, sizeof(token) / 8);
-	info_write_names(ctx, flow);
-	if (given) {
-		context_write(ctx, sizeof(*info), flow, context, length);
-		answer += length;
-	}
-	return option_done(ctx, answer);
+	info_write_target(info, ctx->sk);
+	__builtin_memcpy(&info->flow, flow, sizeof(*flow));
+	info->records = token;
+	info_write_names(info, flow);
+	given = length ? context_write(ctx, sizeof(*info), flow, context, length) : 0;
+	info = ctx->optval;
+	if ((void *)(info + 1) > ctx->optval_end)
+		return option_fail(ENOBUFS); /* cannot be; the verifier has forgotten */
+	info->context_given = given != 0;
+	return option_done(ctx, sizeof(*info) + given);
 }
 
 static __always_inline int get_context(struct bpf_sockopt *ctx, const struct sidetrack_flow *flow)
@@ -172,9 +183,8 @@ static __always_inline int get_context(struct bpf_sockopt *ctx, const struct sid
 
 	if (!length)
 		return option_fail(ENODATA);
-	if (length > SIDETRACK_CONTEXT_SIZE_MAX || ctx->optval + length > ctx->optval_end)
+	if (!context_write(ctx, 0, flow, fixed, length))
 		return option_fail(ENOBUFS);
-	context_write(ctx, 0, flow, fixed, length);
 	return option_done(ctx, length);
 }
 
@@ -235,16 +245,16 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 	int original_dst =
 		ctx->optname == SO_ORIGINAL_DST && (ctx->level == SOL_IP || ctx->level == SOL_IPV6);
 	struct sidetrack_flow_entry *entry = NULL;
-	struct sidetrack_tie *tie;
+	struct sidetrack_socket *socket;
 	__u32 state;
 
 	if (ctx->level != SOL_SIDETRACK && !original_dst)
 		return not_ours(ctx);
 	if (!ctx->sk || ctx->sk->protocol != IPPROTO_TCP)
 		return original_dst ? not_ours(ctx) : option_fail(EPROTONOSUPPORT);
-	tie = bpf_sk_storage_get(&sidetrack_ties, ctx->sk, NULL, 0);
-	if (tie && tie->accepted)
-		entry = bpf_map_lookup_elem(&sidetrack_flows, &tie->accepted);
+	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
+	if (socket && socket->accepted)
+		entry = bpf_map_lookup_elem(&sidetrack_flows, &socket->accepted);
 	if (original_dst)
 		return entry ? get_original_dst(ctx, &entry->flow) : not_ours(ctx);
 	if (!entry && !ctx->retval)
@@ -279,7 +289,7 @@ static __always_inline int set_records(struct bpf_sockopt *ctx)
 {
 	struct sidetrack_records *token = ctx->optval, copy;
 	struct sidetrack_flow_entry *entry;
-	struct sidetrack_tie *tie;
+	struct sidetrack_socket *socket;
 	__u64 before;
 
 	if (ctx->sk->state != BPF_TCP_CLOSE)
@@ -294,11 +304,12 @@ static __always_inline int set_records(struct bpf_sockopt *ctx)
 		count(SIDETRACK_COUNT_BAD_TOKEN);
 		return option_fail(EINVAL);
 	}
-	tie = bpf_sk_storage_get(&sidetrack_ties, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!tie)
+	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket)
 		return option_fail(ENOMEM);
+	socket->role = SOCKET_OUTGOING;
 	flow_tie(entry);
-	before = __sync_lock_test_and_set(&tie->linked, copy.flow_id);
+	before = __sync_lock_test_and_set(&socket->linked, copy.flow_id);
 	if (before)
 		flow_untie(before);
 	count(SIDETRACK_COUNT_LINKED);
@@ -341,50 +352,82 @@ static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_se
 	return 0;
 }
 
+/* A cgroup has one more process that is an owner. */
+static __always_inline int owner_cgroup_add(__u64 cgroup)
+{
+	struct sidetrack_owner_cgroup first = { .owners = 1 }, *known;
+
+	if (!bpf_map_update_elem(&sidetrack_owner_cgroups, &cgroup, &first, BPF_NOEXIST))
+		return 0;
+	known = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
+	if (!known)
+		return -1; /* the map is full */
+	__sync_fetch_and_add(&known->owners, 1);
+	return 0;
+}
+
+static __always_inline void owner_cgroup_remove(__u64 cgroup)
+{
+	struct sidetrack_owner_cgroup *known;
+
+	known = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
+	if (known && __sync_fetch_and_add(&known->owners, -1) == 1 && !known->service)
+		bpf_map_delete_elem(&sidetrack_owner_cgroups, &cgroup);
+}
+
 /*
  * Whoever brings the secret speaks for the service, with all its children. Not so for a legacy
  * proxy: the engine brings it in its stead, and says itself whose the listener is.
  */
-static __always_inline int owner_add(struct sidetrack_mark *mark,
+static __always_inline int owner_add(struct sidetrack_socket *socket,
 				     const struct sidetrack_service *service)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct sidetrack_owner owner = { .service = mark->service, .listeners = 1 };
+	struct sidetrack_owner owner = { .service = socket->service, .listeners = 1 };
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct sidetrack_owner *known;
 
 	if (service->records == SIDETRACK_RECORDS_LEGACY)
 		return 0;
 	owner.cgroup_id = bpf_get_current_cgroup_id();
-	owner.started = program_started(task);
-	mark->owner = tgid;
-	mark->owner_started = owner.started;
+	owner.started = program_started(bpf_get_current_task_btf());
+	socket->owner = tgid;
+	socket->owner_started = owner.started;
 	known = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
-	if (!known || known->service != owner.service || known->started != owner.started ||
-	    known->cgroup_id != owner.cgroup_id)
-		return bpf_map_update_elem(&sidetrack_owners, &tgid, &owner, BPF_ANY);
-	__sync_fetch_and_add(&known->listeners, 1);
-	return 0;
+	if (known && known->service == owner.service && known->started == owner.started &&
+	    known->cgroup_id == owner.cgroup_id) {
+		__sync_fetch_and_add(&known->listeners, 1);
+		return 0;
+	}
+	if (known)
+		owner_cgroup_remove(known->cgroup_id);
+	if (owner_cgroup_add(owner.cgroup_id))
+		return -1;
+	if (!bpf_map_update_elem(&sidetrack_owners, &tgid, &owner, BPF_ANY))
+		return 0;
+	owner_cgroup_remove(owner.cgroup_id);
+	return -1;
 }
 
 /*
  * A process is its service's as long as a listener that it marked is open, whoever closes it. One
  * that the engine named: until it closes the service's last.
  */
-static __always_inline void owner_remove(const struct sidetrack_mark *mark, __u32 listeners_left)
+static __always_inline void owner_remove(const struct sidetrack_socket *socket,
+					 __u32 listeners_left)
 {
-	__u32 tgid = mark->owner ? mark->owner : bpf_get_current_pid_tgid() >> 32;
+	__u32 tgid = socket->owner ? socket->owner : bpf_get_current_pid_tgid() >> 32;
 	struct sidetrack_owner *owner = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
 
-	if (!owner || owner->service != mark->service)
+	if (!owner || owner->service != socket->service)
 		return;
-	if (mark->owner) {
-		if (owner->started != mark->owner_started ||
+	if (socket->owner) {
+		if (owner->started != socket->owner_started ||
 		    __sync_fetch_and_add(&owner->listeners, -1) != 1)
 			return;
 	} else if (listeners_left) {
 		return;
 	}
+	owner_cgroup_remove(owner->cgroup_id);
 	bpf_map_delete_elem(&sidetrack_owners, &tgid);
 }
 
@@ -393,7 +436,7 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 	struct sidetrack_listen *listen = ctx->optval;
 	const __u64 *theirs, *ours;
 	struct sidetrack_service *service;
-	struct sidetrack_mark *mark;
+	struct sidetrack_socket *socket;
 	__u32 number;
 	int error;
 
@@ -411,19 +454,20 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 	}
 	if (ctx->sk->state != BPF_TCP_LISTEN)
 		return option_fail(EINVAL);
-	if (bpf_sk_storage_get(&sidetrack_marks, ctx->sk, NULL, 0))
-		return option_fail(EALREADY);
-	mark = bpf_sk_storage_get(&sidetrack_marks, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!mark)
+	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket)
 		return option_fail(ENOMEM);
-	mark->service = number;
+	if (socket->role == SOCKET_LISTENER)
+		return option_fail(EALREADY);
+	socket->role = SOCKET_LISTENER;
+	socket->service = number;
 	error = listener_add(ctx->sk, service);
-	if (!error && owner_add(mark, service)) {
+	if (!error && owner_add(socket, service)) {
 		listener_count(ctx->sk, service, -1);
 		error = -ENOSPC;
 	}
 	if (error) {
-		bpf_sk_storage_delete(&sidetrack_marks, ctx->sk);
+		socket->role = socket->linked ? SOCKET_OUTGOING : 0;
 		bpf_set_retval(error);
 		return FAILED;
 	}
@@ -445,29 +489,29 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 
 /* ---- Closing ----------------------------------------------------------------------------- */
 
-static __always_inline void listener_remove(struct bpf_sock *sk, const struct sidetrack_mark *mark)
+static __always_inline void listener_remove(struct bpf_sock *sk,
+					    const struct sidetrack_socket *socket)
 {
-	__u32 number = mark->service;
+	__u32 number = socket->service;
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
 
 	if (!service)
 		return;
 	listener_count(sk, service, -1);
-	owner_remove(mark, service->listeners4 + service->listeners6);
+	owner_remove(socket, service->listeners4 + service->listeners6);
 }
 
 static __always_inline void release(struct bpf_sock *sk)
 {
-	struct sidetrack_mark *mark = bpf_sk_storage_get(&sidetrack_marks, sk, NULL, 0);
-	struct sidetrack_tie *tie = bpf_sk_storage_get(&sidetrack_ties, sk, NULL, 0);
+	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
 	__u64 accepted, linked;
 
-	if (mark && !mark->child)
-		listener_remove(sk, mark);
-	if (!tie)
+	if (!socket)
 		return;
-	accepted = __sync_lock_test_and_set(&tie->accepted, 0);
-	linked = __sync_lock_test_and_set(&tie->linked, 0);
+	if (socket->role == SOCKET_LISTENER)
+		listener_remove(sk, socket);
+	accepted = __sync_lock_test_and_set(&socket->accepted, 0);
+	linked = __sync_lock_test_and_set(&socket->linked, 0);
 	if (accepted)
 		flow_untie(accepted);
 	if (linked)

@@ -3,43 +3,58 @@
 #ifndef SIDETRACK_PROGRAM_H
 #define SIDETRACK_PROGRAM_H
 
+/*
+ * Pointers that come from bpf_get_current_task_btf are read directly; whatever is out of reach
+ * reads as 0. Helpers that copy kernel memory cost ten times as much.
+ */
+
 /* When the process started, as userspace reads it: a number alone may have been given anew. */
 static __always_inline __u64 program_started(struct task_struct *task)
 {
-	return BPF_CORE_READ(task, group_leader, start_boottime) / 10000000;
+	return task->group_leader->start_boottime / 10000000;
 }
 
-/* The service whose process this is, or descends from; 0 if none. */
-static __noinline __u32 program_service(void)
+static __always_inline __u32 program_pid(void)
 {
-	__u64 cgroup = bpf_get_current_cgroup_id();
-	__u32 *by_cgroup = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
-	struct task_struct *task;
+	return bpf_get_current_task_btf()->tgid;
+}
 
-	if (by_cgroup)
-		return *by_cgroup;
-	task = (struct task_struct *)bpf_get_current_task();
+static __always_inline __u64 program_cgroup(struct task_struct *task)
+{
+	return task->cgroups->dfl_cgrp->kn->id;
+}
+
+/* The service of a process, or of one it descends from, in the same cgroup; 0 if none. */
+static __noinline __u32 owner_of_current(__u64 cgroup)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
 	for (int i = 0; i < SIDETRACK_ANCESTORS_MAX; i++) {
-		__u32 tgid = BPF_CORE_READ(task, tgid);
 		struct sidetrack_owner *owner;
+		__u32 tgid = task->tgid;
 
 		if (tgid <= 1)
 			break;
 		owner = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
 		if (owner && owner->cgroup_id == cgroup && owner->started == program_started(task))
 			return owner->service;
-		task = BPF_CORE_READ(task, real_parent);
+		task = task->real_parent;
 		if (!task)
 			break;
 	}
 	return 0;
 }
 
-static __always_inline __u32 program_pid(void)
+/* The service whose process this is; 0 if none. Most cgroups have none, and that is soon known. */
+static __always_inline __u32 program_service(void)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	__u64 cgroup = bpf_get_current_cgroup_id();
+	struct sidetrack_owner_cgroup *known;
 
-	return BPF_CORE_READ(task, tgid);
+	known = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
+	if (!known)
+		return 0;
+	return known->service ? known->service : owner_of_current(cgroup);
 }
 
 static __always_inline int program_in_scope(void)
@@ -51,49 +66,76 @@ static __always_inline int program_in_scope(void)
  * Writes one name before what is there. Returns the new start, or a negative number when it no
  * longer fits: then the path's tail stays.
  */
-static __always_inline int path_prepend(char *path, int start, struct dentry *dentry)
+static __always_inline int path_prepend(char *path, int start, __u32 length, const void *name)
 {
-	__u32 length = BPF_CORE_READ(dentry, d_name.len) & (SIDETRACK_EXECUTABLE_SIZE - 1);
 	__u32 from;
 
+	length &= SIDETRACK_EXECUTABLE_SIZE - 1;
 	if ((int)length + 1 > start)
 		return -1;
 	from = (start - length) & (SIDETRACK_EXECUTABLE_SIZE - 1);
-	bpf_probe_read_kernel(path + from, length, BPF_CORE_READ(dentry, d_name.name));
+	bpf_probe_read_kernel(path + from, length, name);
 	from = (from - 1) & (SIDETRACK_EXECUTABLE_SIZE - 1);
 	path[from] = '/';
 	return from;
 }
 
-/* The path of a file, from its end upwards, across mounts. Returns where it starts in the buffer.
+/*
+ * The rest of a path whose file is not on its namespace's root mount: up through the mounts. By
+ * helpers, as no typed pointer leads from a mount to its parent. Returns the start, negative if
+ * cut.
  */
-static __always_inline int path_walk(char *path, struct file *file, __u32 *flags)
+static __noinline int path_walk_mounts(char *path, int start, struct vfsmount *from)
 {
-	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	struct vfsmount *vfsmount = BPF_CORE_READ(file, f_path.mnt);
-	struct mount *mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
-	int start = SIDETRACK_EXECUTABLE_SIZE - 1;
+	struct mount *mount = (void *)from - bpf_core_field_offset(struct mount, mnt);
+	struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+	struct dentry *dentry;
 
-	path[SIDETRACK_EXECUTABLE_SIZE - 1] = 0;
+	if (!path || !above || above == mount)
+		return start;
+	dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+	mount = above;
 	for (int i = 0; i < SIDETRACK_PATH_DEPTH_MAX; i++) {
-		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
-
 		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
-			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
-
+			above = BPF_CORE_READ(mount, mnt_parent);
 			if (!above || above == mount)
 				return start;
 			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
 			mount = above;
 			continue;
 		}
+		start = path_prepend(path, start, BPF_CORE_READ(dentry, d_name.len),
+				     BPF_CORE_READ(dentry, d_name.name));
+		if (start < 0)
+			return -1;
+		dentry = BPF_CORE_READ(dentry, d_parent);
+	}
+	return -1;
+}
+
+/* The path of a file, from its end upwards. Returns where it starts in the buffer. */
+static __always_inline int path_walk(char *path, struct file *file, __u32 *flags)
+{
+	struct dentry *root = file->f_path.mnt->mnt_root;
+	struct dentry *dentry = file->f_path.dentry;
+	int start = SIDETRACK_EXECUTABLE_SIZE - 1, next = 0;
+
+	path[SIDETRACK_EXECUTABLE_SIZE - 1] = 0;
+	for (int i = 0; i < SIDETRACK_PATH_DEPTH_MAX && dentry != root; i++) {
+		struct dentry *parent = dentry->d_parent;
+
 		if (dentry == parent)
 			return start; /* a file in no mount, such as memfd */
-		int next = path_prepend(path, start, dentry);
+		next = path_prepend(path, start, dentry->d_name.len, dentry->d_name.name);
 		if (next < 0)
 			break;
 		start = next;
 		dentry = parent;
+	}
+	if (next >= 0 && dentry == root) {
+		next = path_walk_mounts(path, start, file->f_path.mnt);
+		if (next >= 0)
+			return next;
 	}
 	*flags |= SIDETRACK_FLOW_EXECUTABLE_CUT;
 	return start;
@@ -102,13 +144,13 @@ static __always_inline int path_walk(char *path, struct file *file, __u32 *flags
 static __always_inline void program_executable(struct sidetrack_flow *flow,
 					       struct task_struct *task, char *path)
 {
-	struct file *file = BPF_CORE_READ(task, mm, exe_file);
+	struct file *file = task->mm->exe_file;
 	__u32 start;
 
 	if (!file)
 		return; /* a kernel thread */
-	flow->executable_inode = BPF_CORE_READ(file, f_inode, i_ino);
-	flow->executable_device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
+	flow->executable_inode = file->f_inode->i_ino;
+	flow->executable_device = file->f_inode->i_sb->s_dev;
 	start = path_walk(path, file, &flow->flags) & (SIDETRACK_EXECUTABLE_SIZE - 1);
 	bpf_probe_read_kernel(flow->executable, sizeof(flow->executable), path + start);
 }
@@ -117,13 +159,13 @@ static __always_inline void program_executable(struct sidetrack_flow *flow,
 static __always_inline void program_describe(struct sidetrack_flow *flow, char *path)
 {
 	/* Read from the task: sockops programs have no helpers for these before Linux 6.10. */
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct task_struct *task = bpf_get_current_task_btf();
 
-	flow->pid = program_pid();
-	flow->uid = BPF_CORE_READ(task, cred, uid.val);
-	flow->gid = BPF_CORE_READ(task, cred, gid.val);
-	flow->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
-	bpf_core_read(flow->comm, sizeof(flow->comm), &task->comm);
+	flow->pid = task->tgid;
+	flow->uid = task->cred->uid.val;
+	flow->gid = task->cred->gid.val;
+	flow->cgroup_id = program_cgroup(task);
+	__builtin_memcpy(flow->comm, task->comm, sizeof(flow->comm));
 	program_executable(flow, task, path);
 }
 

@@ -55,27 +55,26 @@ int sidetrack_peer6(struct bpf_sock_addr *ctx)
 	return peer6(ctx);
 }
 
+/* One program for both sides: each further one would cost every call, and most are not for us. */
 SEC("sockops")
-int sidetrack_begin(struct bpf_sock_ops *ops)
+int sidetrack_sockops(struct bpf_sock_ops *ops)
 {
-	if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+	switch (ops->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		flow_begin(ops);
-	else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
-		flow_abandon(ops);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		flow_hand_over(ops);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ops->args[1] == BPF_TCP_CLOSE)
+			flow_end(ops);
+		break;
+	}
 	return 1;
 }
 
 /* ---- Service side ------------------------------------------------------------------------ */
-
-SEC("sockops")
-int sidetrack_accept(struct bpf_sock_ops *ops)
-{
-	if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
-		flow_hand_over(ops);
-	else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
-		flow_drop_unaccepted(ops);
-	return 1;
-}
 
 SEC("cgroup/getsockopt")
 int sidetrack_getopt(struct bpf_sockopt *ctx)

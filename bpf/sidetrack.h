@@ -101,11 +101,8 @@ struct sidetrack_flow {
 	__u32 bound_ifindex;  /* the device the client socket was bound to; 0 if none */
 	__u8 remote_addr[16]; /* where the connection was going */
 	__u8 local_addr[16];  /* the client socket's own address, as the accepted socket's peer */
-	__u8 target_addr[16]; /* where it was diverted to: the accepted socket's own address */
 	__be16 remote_port;
 	__be16 local_port;
-	__be16 target_port;
-	__u16 reserved[3];
 	__u8 protocol;	    /* IPPROTO_TCP */
 	__u8 family;	    /* AF_INET or AF_INET6, of the addresses (IPv4-mapped is AF_INET) */
 	__u16 chain_length; /* services in the chain, this one last */
@@ -138,6 +135,9 @@ struct sidetrack_info {
 	__u32 context_length; /* bytes; 0 if there is none */
 	__u32 context_given;  /* 1 if the context follows this struct */
 	__u32 records_length; /* bytes */
+	__u8 target_addr[16]; /* where it was diverted to: the accepted socket's own address */
+	__be16 target_port;
+	__u16 reserved[3];
 	struct sidetrack_flow flow;
 	struct sidetrack_records records;
 	char names[SIDETRACK_CHAIN_MAX][SIDETRACK_NAME_SIZE]; /* the chain's services, in order */
@@ -222,6 +222,12 @@ struct sidetrack_owner {
 	__u64 cgroup_id;
 	__u32 service;
 	__u32 listeners; /* that it marked and that are open; 0 if the engine named it */
+};
+
+/* A cgroup in which processes of services are. */
+struct sidetrack_owner_cgroup {
+	__u32 service; /* whose all its processes are; 0 if nobody's */
+	__u32 owners;  /* processes in it that are owners by themselves */
 };
 
 enum sidetrack_counter {

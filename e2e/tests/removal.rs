@@ -68,8 +68,8 @@ fn dropped_engine_leaves_nothing() {
     host.redirect_all(&[&service]);
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
     let traces = Traces::of(&[host.root(), &host.program, &host.service]);
-    assert_eq!(traces.programs.len(), 9);
-    assert!(traces.maps.len() >= 10);
+    assert_eq!(traces.programs.len(), 8);
+    assert!(traces.maps.len() >= 9);
     drop(host.engine.take());
     assert_gone(&host, &traces, &origin);
 }
@@ -89,7 +89,7 @@ fn killed_engine_leaves_nothing() {
     });
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
     let traces = Traces::of(&[host.root(), &host.program, &host.service]);
-    assert_eq!(traces.programs.len(), 9);
+    assert_eq!(traces.programs.len(), 8);
     engine.kill();
     assert_gone(&host, &traces, &origin);
 }

@@ -68,9 +68,10 @@ fn no_record_is_lost_with_syn_cookies() {
 fn no_record_is_lost_with_syn_cookies_over_ipv6() {
     netns::enter();
     netns::set("ipv4/tcp_syncookies", "2");
+    // All go to one address, and so soon meet ports in TIME_WAIT, which answer without a cookie.
+    netns::set("ipv4/tcp_max_tw_buckets", "0");
     storm("storm_cookies_v6", 50, 40, &["--ipv6"]);
-    // Not each of them: a SYN that takes over a port in TIME_WAIT needs no cookie.
-    assert!(netns::counter("SyncookiesRecv") >= 1_000);
+    assert!(netns::counter("SyncookiesRecv") >= 4_000);
 }
 
 /// The first data travel with the SYN: the accepted socket may exist before the handshake has ended.

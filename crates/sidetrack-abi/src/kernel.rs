@@ -105,16 +105,10 @@ pub struct Flow {
     pub remote_addr: [u8; 16],
     /// The client socket's own address.
     pub local_addr: [u8; 16],
-    /// Where it was diverted to: the accepted socket's own address.
-    pub target_addr: [u8; 16],
     /// Network order.
     pub remote_port: [u8; 2],
     /// Network order.
     pub local_port: [u8; 2],
-    /// Network order.
-    pub target_port: [u8; 2],
-    /// Zero.
-    pub reserved: [u16; 3],
     /// IPPROTO_TCP.
     pub protocol: u8,
     /// AF_INET or AF_INET6.
@@ -165,6 +159,12 @@ pub struct Info {
     pub context_given: u32,
     /// Bytes.
     pub records_length: u32,
+    /// Where it was diverted to: the accepted socket's own address.
+    pub target_addr: [u8; 16],
+    /// Network order.
+    pub target_port: [u8; 2],
+    /// Zero.
+    pub reserved: [u16; 3],
     /// The connection.
     pub flow: Flow,
     /// The token.
@@ -307,6 +307,16 @@ pub struct Owner {
     pub listeners: u32,
 }
 
+/// A cgroup in which processes of services are.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct OwnerCgroup {
+    /// Whose all its processes are; 0 if nobody's.
+    pub service: u32,
+    /// Processes in it that are owners by themselves.
+    pub owners: u32,
+}
+
 /// The counters, by their index in the kernel's array, with the names shown to people.
 pub const COUNTERS: [&str; 16] = [
     "redirected",
@@ -360,7 +370,7 @@ pub struct Event {
 const _: () = {
     assert!(size_of::<Records>() == 32);
     assert!(size_of::<Listen>() == 32);
-    assert!(size_of::<Flow>() == 456);
+    assert!(size_of::<Flow>() == 432);
     assert!(size_of::<Info>() == 1024);
     assert!(size_of::<AutoContext>() == 304);
     assert!(size_of::<Filter>() == 56);

@@ -17,6 +17,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::counter::Counters;
 use crate::event::Event;
 use crate::filter::lower;
+use crate::legacy::Holder;
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
 use crate::{Cgroup, Error, Filter, RecordsMode, Service, ServiceSpec, host, legacy, sys};
 
@@ -173,12 +174,7 @@ impl Engine {
             "add a service",
         )?;
         if spec.owns_cgroup {
-            update(
-                &self.skeleton.maps.sidetrack_owner_cgroups,
-                &home.id(),
-                number.as_bytes(),
-                "name a service's cgroup",
-            )?;
+            self.change_owner_cgroup(home.id(), |known| known.service = number)?;
         }
         self.services.insert(number, spec.clone());
         Ok(Service {
@@ -199,19 +195,8 @@ impl Engine {
     pub fn adopt_service(&mut self, name: &str, address: SocketAddr) -> Result<Service, Error> {
         let found = legacy::find(address)?;
         let service = self.add_service(&ServiceSpec::legacy(name), &found.cgroup)?;
-        for &(pid, started) in &found.holders {
-            let owner = kernel::Owner {
-                started,
-                cgroup_id: found.cgroup.id(),
-                service: service.number,
-                listeners: 0,
-            };
-            update(
-                &self.skeleton.maps.sidetrack_owners,
-                &pid,
-                owner.as_bytes(),
-                "name a service's process",
-            )?;
+        for holder in &found.holders {
+            self.name_owner(holder, service.number)?;
         }
         match sys::mark_listener(found.socket.as_fd(), &service.listen) {
             Ok(()) => Ok(service),
@@ -309,6 +294,39 @@ impl Engine {
         constants.expect("the object has constants").token_key
     }
 
+    fn name_owner(&mut self, holder: &Holder, service: u32) -> Result<(), Error> {
+        let owner = kernel::Owner {
+            started: holder.started,
+            cgroup_id: holder.cgroup_id,
+            service,
+            listeners: 0,
+        };
+        let owners = &self.skeleton.maps.sidetrack_owners;
+        update(
+            owners,
+            &holder.pid,
+            owner.as_bytes(),
+            "name a service's process",
+        )?;
+        self.change_owner_cgroup(holder.cgroup_id, |known| known.owners += 1)
+    }
+
+    fn change_owner_cgroup(
+        &mut self,
+        cgroup: u64,
+        change: impl FnOnce(&mut kernel::OwnerCgroup),
+    ) -> Result<(), Error> {
+        let map = &self.skeleton.maps.sidetrack_owner_cgroups;
+        let known = map
+            .lookup(cgroup.as_bytes(), MapFlags::ANY)
+            .map_err(Error::bpf("read a service's cgroup"))?;
+        let mut known = known
+            .and_then(|bytes| kernel::OwnerCgroup::read_from_bytes(&bytes).ok())
+            .unwrap_or_default();
+        change(&mut known);
+        update(map, &cgroup, known.as_bytes(), "name a service's cgroup")
+    }
+
     fn attach_client_side(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
         if is_covered(&self.client_side, cgroup) {
             return Ok(());
@@ -328,7 +346,7 @@ impl Engine {
                 &programs.sidetrack_connect6,
                 &programs.sidetrack_peer4,
                 &programs.sidetrack_peer6,
-                &programs.sidetrack_begin,
+                &programs.sidetrack_sockops,
             ],
         )?);
         Ok(())
@@ -344,7 +362,6 @@ impl Engine {
         self.service_side.push(attach(
             cgroup,
             &[
-                &programs.sidetrack_accept,
                 &programs.sidetrack_getopt,
                 &programs.sidetrack_setopt,
                 &programs.sidetrack_release,

@@ -15,10 +15,21 @@ use crate::{Cgroup, Error};
 pub struct Listener {
     /// A descriptor of the same socket.
     pub socket: OwnedFd,
-    /// Who holds it: process ids, with their start in hundredths of a second since boot.
-    pub holders: Vec<(u32, u64)>,
+    /// Who holds it.
+    pub holders: Vec<Holder>,
     /// The cgroup of the first holder, in which the socket was most likely made.
     pub cgroup: Cgroup,
+}
+
+/// A process that holds a listening socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in hundredths of a second since boot.
+    pub started: u64,
+    /// Its cgroup, as the kernel numbers it.
+    pub cgroup_id: u64,
 }
 
 /// Finds the TCP socket that listens at `address` in this network namespace.
@@ -28,7 +39,7 @@ pub struct Listener {
 pub fn find(address: SocketAddr) -> Result<Listener, Error> {
     let inode = inode_of(address)?.ok_or(Error::NoListener(address))?;
     let mut holders = Vec::new();
-    let mut socket = None;
+    let mut borrowed = None;
     for process in procfs::process::all_processes()
         .map_err(|error| Error::system("list the processes")(to_io(error)))?
         .flatten()
@@ -37,18 +48,21 @@ pub fn find(address: SocketAddr) -> Result<Listener, Error> {
             continue;
         };
         let Ok(stat) = process.stat() else { continue };
-        holders.push((process.pid as u32, stat.starttime));
-        if socket.is_none() {
-            socket = Some(borrow(process.pid, descriptor)?);
+        let cgroup = Cgroup::of_process(Some(process.pid))?;
+        holders.push(Holder {
+            pid: process.pid as u32,
+            started: stat.starttime,
+            cgroup_id: cgroup.id(),
+        });
+        if borrowed.is_none() {
+            borrowed = Some((borrow(process.pid, descriptor)?, cgroup));
         }
     }
-    let (Some(socket), Some(first)) = (socket, holders.first()) else {
-        return Err(Error::NoListener(address));
-    };
+    let (socket, cgroup) = borrowed.ok_or(Error::NoListener(address))?;
     Ok(Listener {
         socket,
-        cgroup: Cgroup::of_process(Some(first.0 as i32))?,
         holders,
+        cgroup,
     })
 }
 

@@ -16,6 +16,7 @@ STRUCT(policy);
 STRUCT(service);
 STRUCT(context);
 STRUCT(owner);
+STRUCT(owner_cgroup);
 STRUCT(event);
 ENUM(counter);
 ENUM(event_kind);

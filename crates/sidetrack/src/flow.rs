@@ -134,8 +134,7 @@ impl Flow {
 
     /// This service's own address, to which the kernel diverted the connection.
     pub fn own_address(&self) -> SocketAddr {
-        let flow = &self.info.flow;
-        address::socket_address(flow.target_addr, flow.target_port)
+        address::socket_address(self.info.target_addr, self.info.target_port)
     }
 
     /// The program, user and cgroup at the chain's beginning.
