@@ -130,10 +130,11 @@ static __always_inline void pair_of_accepted(struct sidetrack_pair *pair, struct
 	pair->target_port = bpf_htons(ops->local_port);
 }
 
-static __always_inline int flow_fill(struct sidetrack_flow *flow,
+static __always_inline int flow_fill(struct sidetrack_desk *desk,
 				     const struct sidetrack_client *client,
-				     const struct sidetrack_pair *pair, char *path)
+				     const struct sidetrack_pair *pair)
 {
+	struct sidetrack_flow *flow = &desk->entry.flow;
 	struct sidetrack_flow_entry *parent;
 
 	flow->id = client->flow_id;
@@ -154,13 +155,13 @@ static __always_inline int flow_fill(struct sidetrack_flow *flow,
 	flow->context_id = client->context_id;
 	flow->flags = client->flags;
 	if (!client->parent_id) {
-		program_describe(flow, path);
+		program_describe(desk);
 		return 0;
 	}
 	parent = bpf_map_lookup_elem(&sidetrack_flows, &client->parent_id);
 	if (!parent)
 		return -1;
-	program_inherit(flow, &parent->flow);
+	program_inherit(&desk->entry, parent);
 	return 0;
 }
 
@@ -171,7 +172,7 @@ static __always_inline int flow_record(struct sidetrack_desk *desk,
 	__u64 id = client->flow_id;
 
 	__builtin_memset(&desk->entry, 0, sizeof(desk->entry));
-	if (flow_fill(&desk->entry.flow, client, pair, desk->path) ||
+	if (flow_fill(desk, client, pair) ||
 	    bpf_map_update_elem(&sidetrack_flows, &id, &desk->entry, BPF_NOEXIST))
 		return -1;
 	__sync_fetch_and_add(&flows_live, 1);

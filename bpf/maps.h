@@ -148,11 +148,12 @@ struct {
 #define FLOW_ESTABLISHED 1 /* tied to an accepted socket, now or once */
 #define FLOW_ABANDONED 2   /* the client went first */
 
-/* 448 bytes: with the kernel's own 56 and the allocator's 8 it fills 512, which else were 1,024. */
+/* 192 bytes: with the kernel's own 64 it fills 256, where one more would take 512. */
 struct sidetrack_flow_entry {
 	struct sidetrack_flow flow;
-	__u64 closed_at; /* when the last tie went; 0 while there is one */
-	__u32 state;	 /* FLOW_* */
+	__u64 executable; /* its number in sidetrack_executables */
+	__u64 closed_at;  /* when the last tie went; 0 while there is one */
+	__u32 state;	  /* FLOW_* */
 	__u32 ties;
 };
 
@@ -169,6 +170,18 @@ struct {
 	__type(key, __u64);
 	__type(value, struct sidetrack_flow_entry);
 } sidetrack_flows SEC(".maps");
+
+/*
+ * Programs' files by a number made of all folders and names on their way: whatever is renamed has
+ * another number, so what is written here never changes. Writer: sockops (connect). Reader:
+ * getsockopt. Full: the least recently used is forgotten, and its flows have no path any more.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, SIDETRACK_EXECUTABLES_MAX);
+	__type(key, __u64);
+	__type(value, struct sidetrack_executable);
+} sidetrack_executables SEC(".maps");
 
 /* A connection on the loopback device, seen from the client: until the accepted socket exists. */
 struct sidetrack_pair {
@@ -234,6 +247,8 @@ struct chain {
 	__u32 reserved;
 };
 
+#define PATH_SIZE 256 /* a power of two, no less than SIDETRACK_EXECUTABLE_SIZE */
+
 /* What one call works on, too large for the stack. The path's room is twice its size and written
  * from its middle downwards: so every index below the size is in bounds wherever it starts. */
 struct sidetrack_desk {
@@ -241,7 +256,8 @@ struct sidetrack_desk {
 	__u32 reserved;
 	struct chain chain;
 	struct sidetrack_flow_entry entry;
-	char path[2 * SIDETRACK_EXECUTABLE_SIZE];
+	struct sidetrack_executable executable;
+	char path[2 * PATH_SIZE];
 };
 
 #define DESKS_PER_CPU 4

@@ -75,8 +75,12 @@ static __always_inline __u32 context_length(const struct sidetrack_flow *flow,
 
 /* The caller has seen to it that the buffer has room. */
 static __always_inline void context_write_auto(struct sidetrack_auto_context *to,
-					       const struct sidetrack_flow *flow)
+					       const struct sidetrack_flow_entry *entry)
 {
+	const struct sidetrack_flow *flow = &entry->flow;
+	__u64 number = entry->executable;
+	struct sidetrack_executable *executable;
+
 	to->version = SIDETRACK_ABI_VERSION;
 	to->size = sizeof(*to);
 	to->flow_id = flow->id;
@@ -87,12 +91,16 @@ static __always_inline void context_write_auto(struct sidetrack_auto_context *to
 	to->pid = flow->pid;
 	to->uid = flow->uid;
 	to->reserved = 0;
-	__builtin_memcpy(to->executable, flow->executable, sizeof(to->executable));
+	executable = bpf_map_lookup_elem(&sidetrack_executables, &number);
+	if (executable)
+		__builtin_memcpy(to->executable, executable->path, sizeof(to->executable));
+	else
+		__builtin_memset(to->executable, 0, sizeof(to->executable));
 }
 
 /* Returns the bytes written: all, or 0 if the buffer has no room. */
 static __noinline int context_write(struct bpf_sockopt *ctx, __u32 at,
-				    const struct sidetrack_flow *flow,
+				    const struct sidetrack_flow_entry *entry,
 				    struct sidetrack_context *fixed, __u32 length)
 {
 	struct sidetrack_auto_context *automatic;
@@ -104,7 +112,7 @@ static __noinline int context_write(struct bpf_sockopt *ctx, __u32 at,
 	if (!fixed) {
 		if ((void *)(automatic + 1) > ctx->optval_end)
 			return 0;
-		context_write_auto(automatic, flow);
+		context_write_auto(automatic, entry);
 		return length;
 	}
 	if (length > SIDETRACK_CONTEXT_SIZE_MAX || ctx->optval + at + length > ctx->optval_end)
@@ -148,8 +156,21 @@ static __always_inline void info_write_target(struct sidetrack_info *info, struc
 	info->target_port = bpf_htons(sk->src_port);
 }
 
-static __always_inline int get_info(struct bpf_sockopt *ctx, const struct sidetrack_flow *flow)
+static __always_inline void info_write_executable(struct sidetrack_info *info, __u64 number)
 {
+	struct sidetrack_executable *known;
+
+	known = bpf_map_lookup_elem(&sidetrack_executables, &number);
+	if (known)
+		__builtin_memcpy(&info->executable, known, sizeof(*known));
+	else
+		__builtin_memset(&info->executable, 0, sizeof(info->executable));
+}
+
+static __always_inline int get_info(struct bpf_sockopt *ctx,
+				    const struct sidetrack_flow_entry *entry)
+{
+	const struct sidetrack_flow *flow = &entry->flow;
 	struct sidetrack_info *info = ctx->optval;
 	struct sidetrack_context *context;
 	struct sidetrack_records token;
@@ -166,9 +187,10 @@ static __always_inline int get_info(struct bpf_sockopt *ctx, const struct sidetr
 	info->records_length = sizeof(token);
 	info_write_target(info, ctx->sk);
 	__builtin_memcpy(&info->flow, flow, sizeof(*flow));
+	info_write_executable(info, entry->executable);
 	info->records = token;
 	info_write_names(info, flow);
-	given = length ? context_write(ctx, sizeof(*info), flow, context, length) : 0;
+	given = length ? context_write(ctx, sizeof(*info), entry, context, length) : 0;
 	info = ctx->optval;
 	if ((void *)(info + 1) > ctx->optval_end)
 		return option_fail(ENOBUFS); /* cannot be; the verifier has forgotten */
@@ -176,14 +198,15 @@ static __always_inline int get_info(struct bpf_sockopt *ctx, const struct sidetr
 	return option_done(ctx, sizeof(*info) + given);
 }
 
-static __always_inline int get_context(struct bpf_sockopt *ctx, const struct sidetrack_flow *flow)
+static __always_inline int get_context(struct bpf_sockopt *ctx,
+				       const struct sidetrack_flow_entry *entry)
 {
 	struct sidetrack_context *fixed;
-	__u32 length = context_length(flow, &fixed);
+	__u32 length = context_length(&entry->flow, &fixed);
 
 	if (!length)
 		return option_fail(ENODATA);
-	if (!context_write(ctx, 0, flow, fixed, length))
+	if (!context_write(ctx, 0, entry, fixed, length))
 		return option_fail(ENOBUFS);
 	return option_done(ctx, length);
 }
@@ -268,9 +291,9 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 	}
 	switch (ctx->optname) {
 	case SIDETRACK_INFO:
-		return get_info(ctx, &entry->flow);
+		return get_info(ctx, entry);
 	case SIDETRACK_CONTEXT:
-		return get_context(ctx, &entry->flow);
+		return get_context(ctx, entry);
 	case SIDETRACK_RECORDS:
 		return get_records(ctx, &entry->flow);
 	}

@@ -70,12 +70,12 @@ static __always_inline int path_prepend(char *path, int start, __u32 length, con
 {
 	__u32 from;
 
-	length &= SIDETRACK_EXECUTABLE_SIZE - 1;
-	if ((int)length + 1 > start)
+	length &= PATH_SIZE - 1;
+	if ((int)length + 1 > start - (PATH_SIZE - SIDETRACK_EXECUTABLE_SIZE))
 		return -1;
-	from = (start - length) & (SIDETRACK_EXECUTABLE_SIZE - 1);
+	from = (start - length) & (PATH_SIZE - 1);
 	bpf_probe_read_kernel(path + from, length, name);
-	from = (from - 1) & (SIDETRACK_EXECUTABLE_SIZE - 1);
+	from = (from - 1) & (PATH_SIZE - 1);
 	path[from] = '/';
 	return from;
 }
@@ -118,9 +118,9 @@ static __always_inline int path_walk(char *path, struct file *file, __u32 *flags
 {
 	struct dentry *root = file->f_path.mnt->mnt_root;
 	struct dentry *dentry = file->f_path.dentry;
-	int start = SIDETRACK_EXECUTABLE_SIZE - 1, next = 0;
+	int start = PATH_SIZE - 1, next = 0;
 
-	path[SIDETRACK_EXECUTABLE_SIZE - 1] = 0;
+	path[PATH_SIZE - 1] = 0;
 	for (int i = 0; i < SIDETRACK_PATH_DEPTH_MAX && dentry != root; i++) {
 		struct dentry *parent = dentry->d_parent;
 
@@ -137,52 +137,92 @@ static __always_inline int path_walk(char *path, struct file *file, __u32 *flags
 		if (next >= 0)
 			return next;
 	}
-	*flags |= SIDETRACK_FLOW_EXECUTABLE_CUT;
+	*flags |= SIDETRACK_EXECUTABLE_CUT;
 	return start;
 }
 
-static __always_inline void program_executable(struct sidetrack_flow *flow,
-					       struct task_struct *task, char *path)
+/*
+ * A number for a file by where it is: of the device, and of each folder up to the mount's root, which
+ * one it is (its inode) and how it is called. It begins with a secret, so that nobody can make a
+ * file whose number is another's.
+ */
+static __always_inline __u64 executable_number(struct file *file)
 {
-	struct file *file = task->mm->exe_file;
+	struct dentry *root = file->f_path.mnt->mnt_root;
+	struct dentry *dentry = file->f_path.dentry;
+	__u64 number = token_key[0] ^ file->f_inode->i_sb->s_dev;
+
+	for (int i = 0; i < SIDETRACK_PATH_DEPTH_MAX && dentry != root; i++) {
+		number = (number ^ dentry->d_inode->i_ino) * 0x9e3779b97f4a7c15ULL;
+		number = (number ^ number >> 32 ^ dentry->d_name.hash) * 0xff51afd7ed558ccdULL;
+		dentry = dentry->d_parent;
+	}
+	return number ^ root->d_inode->i_ino;
+}
+
+/* Writes a file down that is not known yet. */
+static __noinline int executable_learn(struct sidetrack_desk *desk, __u64 number)
+{
+	struct file *file = bpf_get_current_task_btf()->mm->exe_file;
+	struct sidetrack_executable *executable;
 	__u32 start;
 
+	if (!desk || !file)
+		return 0;
+	executable = &desk->executable;
+	executable->inode = file->f_inode->i_ino;
+	executable->device = file->f_inode->i_sb->s_dev;
+	executable->flags = 0;
+	start = path_walk(desk->path, file, &executable->flags) & (PATH_SIZE - 1);
+	bpf_probe_read_kernel(executable->path, sizeof(executable->path), desk->path + start);
+	bpf_map_update_elem(&sidetrack_executables, &number, executable, BPF_ANY);
+	return 0;
+}
+
+/* The number of the current program's file, which is known from now on; 0 for a kernel thread. */
+static __always_inline __u64 program_executable(struct sidetrack_desk *desk,
+						struct task_struct *task)
+{
+	struct file *file = task->mm->exe_file;
+	__u64 number;
+
 	if (!file)
-		return; /* a kernel thread */
-	flow->executable_inode = file->f_inode->i_ino;
-	flow->executable_device = file->f_inode->i_sb->s_dev;
-	start = path_walk(path, file, &flow->flags) & (SIDETRACK_EXECUTABLE_SIZE - 1);
-	bpf_probe_read_kernel(flow->executable, sizeof(flow->executable), path + start);
+		return 0;
+	number = executable_number(file);
+	if (!bpf_map_lookup_elem(&sidetrack_executables, &number))
+		executable_learn(desk, number);
+	return number;
 }
 
 /* Fills in the current program as the one that opened the chain. */
-static __always_inline void program_describe(struct sidetrack_flow *flow, char *path)
+static __always_inline void program_describe(struct sidetrack_desk *desk)
 {
 	/* Read from the task: sockops programs have no helpers for these before Linux 6.10. */
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct sidetrack_flow *flow = &desk->entry.flow;
 
 	flow->pid = task->tgid;
 	flow->uid = task->cred->uid.val;
 	flow->gid = task->cred->gid.val;
 	flow->cgroup_id = program_cgroup(task);
 	__builtin_memcpy(flow->comm, task->comm, sizeof(flow->comm));
-	program_executable(flow, task, path);
+	desk->entry.executable = program_executable(desk, task);
 }
 
 /* The original program is the parent flow's, however long the chain (WFP: ALE_ORIGINAL_APP_ID). */
-static __always_inline void program_inherit(struct sidetrack_flow *flow,
-					    const struct sidetrack_flow *parent)
+static __always_inline void program_inherit(struct sidetrack_flow_entry *entry,
+					    const struct sidetrack_flow_entry *parent)
 {
-	flow->origin_id = parent->origin_id;
-	flow->executable_inode = parent->executable_inode;
-	flow->executable_device = parent->executable_device;
-	flow->pid = parent->pid;
-	flow->uid = parent->uid;
-	flow->gid = parent->gid;
-	flow->cgroup_id = parent->cgroup_id;
-	flow->flags |= parent->flags;
-	__builtin_memcpy(flow->comm, parent->comm, sizeof(flow->comm));
-	__builtin_memcpy(flow->executable, parent->executable, sizeof(flow->executable));
+	struct sidetrack_flow *flow = &entry->flow;
+
+	entry->executable = parent->executable;
+	flow->origin_id = parent->flow.origin_id;
+	flow->pid = parent->flow.pid;
+	flow->uid = parent->flow.uid;
+	flow->gid = parent->flow.gid;
+	flow->cgroup_id = parent->flow.cgroup_id;
+	flow->flags |= parent->flow.flags;
+	__builtin_memcpy(flow->comm, parent->flow.comm, sizeof(flow->comm));
 }
 
 #endif /* SIDETRACK_PROGRAM_H */

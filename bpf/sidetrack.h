@@ -51,7 +51,7 @@
 #define SIDETRACK_CHAIN_MAX 16		/* services one connection may pass; the next is refused */
 #define SIDETRACK_CONTEXT_SIZE_MAX 4000 /* bytes of a redirect context */
 #define SIDETRACK_NAME_SIZE 32		/* bytes of a service's name, ending NUL included */
-#define SIDETRACK_EXECUTABLE_SIZE 256	/* bytes of a path, ending NUL included; the tail is kept */
+#define SIDETRACK_EXECUTABLE_SIZE 248	/* bytes of a path, ending NUL included; the tail is kept */
 #define SIDETRACK_COMM_SIZE 16		/* bytes of a task's name, as in the kernel */
 #define SIDETRACK_SERVICES_MAX 256	/* services of one engine; number 0 means none */
 #define SIDETRACK_FILTERS_MAX 256	/* filters of one policy */
@@ -59,6 +59,7 @@
 #define SIDETRACK_OWNERS_MAX 1024	/* processes known to belong to a service */
 #define SIDETRACK_ANCESTORS_MAX 16	/* parents looked at to find a service's process */
 #define SIDETRACK_PATH_DEPTH_MAX 24	/* folders in an executable's path; the tail is kept */
+#define SIDETRACK_EXECUTABLES_MAX 4096	/* files remembered; the least used is forgotten */
 #define SIDETRACK_FLOWS_MAX 262144	/* flows of one engine, unless the engine says fewer */
 #define SIDETRACK_FLOWS_SLACK 4096	/* room in the maps above that, for connects in a race */
 #define SIDETRACK_EVENTS_SIZE 262144	/* bytes of the event ring */
@@ -87,18 +88,17 @@ struct sidetrack_listen {
  */
 struct sidetrack_flow {
 	__u64 id;
-	__u64 origin_id;	 /* the id of the chain's first flow; the same at every service */
-	__u64 filter_id;	 /* the filter that redirected */
-	__u64 connected_at;	 /* CLOCK_MONOTONIC, nanoseconds */
-	__u64 netns_cookie;	 /* the client socket's network namespace */
-	__u64 cgroup_id;	 /* of the original program */
-	__u64 executable_inode;	 /* of the original program's file */
-	__u32 executable_device; /* as the kernel numbers devices: major << 20 | minor */
-	__u32 pid;		 /* of the original program (thread group) */
+	__u64 origin_id;    /* the id of the chain's first flow; the same at every service */
+	__u64 filter_id;    /* the filter that redirected */
+	__u64 connected_at; /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 netns_cookie; /* the client socket's network namespace */
+	__u64 cgroup_id;    /* of the original program */
+	__u32 pid;	    /* of the original program (thread group) */
 	__u32 uid;
 	__u32 gid;
 	__u32 opener_pid;     /* the process that opened this hop: the program, or a proxy */
 	__u32 bound_ifindex;  /* the device the client socket was bound to; 0 if none */
+	__u32 flags;	      /* SIDETRACK_FLOW_* */
 	__u8 remote_addr[16]; /* where the connection was going */
 	__u8 local_addr[16];  /* the client socket's own address, as the accepted socket's peer */
 	__be16 remote_port;
@@ -108,15 +108,22 @@ struct sidetrack_flow {
 	__u16 chain_length; /* services in the chain, this one last */
 	__u16 chain[SIDETRACK_CHAIN_MAX];
 	__u32 context_id; /* 0 none, SIDETRACK_CONTEXT_AUTO, else a fixed context */
-	__u32 flags;	  /* SIDETRACK_FLOW_* */
+	__u32 reserved;
 	char comm[SIDETRACK_COMM_SIZE];
-	char executable[SIDETRACK_EXECUTABLE_SIZE];
 };
 
-#define SIDETRACK_FLOW_EXECUTABLE_CUT 0x1 /* the path was longer; its tail is given */
-#define SIDETRACK_FLOW_CHAIN_ASSUMED                                                               \
-	0x2 /* a legacy proxy is in the chain: what is before is inferred */
+#define SIDETRACK_FLOW_CHAIN_ASSUMED 0x1 /* a legacy proxy is in it: what is before is inferred */
 #define SIDETRACK_CONTEXT_AUTO 0xffffffffU
+
+/* The file of the program that opened the chain's first connection. */
+struct sidetrack_executable {
+	__u64 inode;
+	__u32 device; /* as the kernel numbers devices: major << 20 | minor */
+	__u32 flags;  /* SIDETRACK_EXECUTABLE_* */
+	char path[SIDETRACK_EXECUTABLE_SIZE]; /* as the kernel saw it at connect; NUL-ended */
+};
+
+#define SIDETRACK_EXECUTABLE_CUT 0x1 /* the path was longer; its tail is given */
 
 /* FWPS_CONNECTION_REDIRECT_STATE, for the service that asks. */
 #define SIDETRACK_NOT_REDIRECTED 0
@@ -139,6 +146,7 @@ struct sidetrack_info {
 	__be16 target_port;
 	__u16 reserved[3];
 	struct sidetrack_flow flow;
+	struct sidetrack_executable executable; /* all zero if forgotten, see EXECUTABLES_MAX */
 	struct sidetrack_records records;
 	char names[SIDETRACK_CHAIN_MAX][SIDETRACK_NAME_SIZE]; /* the chain's services, in order */
 };

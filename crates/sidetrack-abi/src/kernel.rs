@@ -25,7 +25,7 @@ pub const CONTEXT_SIZE_MAX: usize = 4000;
 /// Bytes of a service's name, ending NUL included.
 pub const NAME_SIZE: usize = 32;
 /// Bytes of an executable's path, ending NUL included.
-pub const EXECUTABLE_SIZE: usize = 256;
+pub const EXECUTABLE_SIZE: usize = 248;
 /// Bytes of a task's name.
 pub const COMM_SIZE: usize = 16;
 /// Services of one engine; number 0 means none.
@@ -38,6 +38,8 @@ pub const CONTEXTS_MAX: usize = 256;
 pub const OWNERS_MAX: usize = 1024;
 /// Parents looked at to find a service's process.
 pub const ANCESTORS_MAX: usize = 16;
+/// Programs' files that an engine remembers.
+pub const EXECUTABLES_MAX: usize = 4096;
 /// Flows of one engine, unless the engine says fewer.
 pub const FLOWS_MAX: u32 = 262_144;
 /// Room in the maps above the number of flows, for connects in a race.
@@ -87,10 +89,6 @@ pub struct Flow {
     pub netns_cookie: u64,
     /// Of the original program.
     pub cgroup_id: u64,
-    /// Of the original program's file.
-    pub executable_inode: u64,
-    /// As the kernel numbers devices: major << 20 | minor.
-    pub executable_device: u32,
     /// Of the original program (thread group).
     pub pid: u32,
     /// Of the original program.
@@ -101,6 +99,8 @@ pub struct Flow {
     pub opener_pid: u32,
     /// The device the client socket was bound to; 0 if none.
     pub bound_ifindex: u32,
+    /// [`FLOW_CHAIN_ASSUMED`].
+    pub flags: u32,
     /// Where the connection was going.
     pub remote_addr: [u8; 16],
     /// The client socket's own address.
@@ -119,20 +119,33 @@ pub struct Flow {
     pub chain: [u16; CHAIN_MAX],
     /// 0 none, [`CONTEXT_AUTO`], else a fixed context.
     pub context_id: u32,
-    /// [`FLOW_EXECUTABLE_CUT`], [`FLOW_CHAIN_ASSUMED`].
-    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
     /// The original program's task name.
     pub comm: [u8; COMM_SIZE],
-    /// The original program's file.
-    pub executable: [u8; EXECUTABLE_SIZE],
 }
 
-/// The executable's path was longer; its tail is given.
-pub const FLOW_EXECUTABLE_CUT: u32 = 0x1;
 /// A legacy proxy is in the chain: what stands before it is inferred.
-pub const FLOW_CHAIN_ASSUMED: u32 = 0x2;
+pub const FLOW_CHAIN_ASSUMED: u32 = 0x1;
 /// [`Flow::context_id`] of a filter whose context is made from the flow.
 pub const CONTEXT_AUTO: u32 = u32::MAX;
+
+/// The file of the program that opened the chain's first connection; all zero if forgotten.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Executable {
+    /// Of the file.
+    pub inode: u64,
+    /// As the kernel numbers devices: major << 20 | minor.
+    pub device: u32,
+    /// [`EXECUTABLE_CUT`].
+    pub flags: u32,
+    /// As the kernel saw it at connect.
+    pub path: [u8; EXECUTABLE_SIZE],
+}
+
+/// The path was longer; its tail is given.
+pub const EXECUTABLE_CUT: u32 = 0x1;
 
 /// No redirect record (spec 3.2, state 0).
 pub const NOT_REDIRECTED: u32 = 0;
@@ -167,6 +180,8 @@ pub struct Info {
     pub reserved: [u16; 3],
     /// The connection.
     pub flow: Flow,
+    /// The program's file.
+    pub executable: Executable,
     /// The token.
     pub records: Records,
     /// Names of the chain's services, in order.
@@ -197,7 +212,7 @@ pub struct AutoContext {
     pub uid: u32,
     /// Zero.
     pub reserved: u32,
-    /// As in [`Flow`].
+    /// As in [`Executable`].
     pub executable: [u8; EXECUTABLE_SIZE],
 }
 
@@ -370,9 +385,9 @@ pub struct Event {
 const _: () = {
     assert!(size_of::<Records>() == 32);
     assert!(size_of::<Listen>() == 32);
-    assert!(size_of::<Flow>() == 432);
+    assert!(size_of::<Flow>() == 168);
     assert!(size_of::<Info>() == 1024);
-    assert!(size_of::<AutoContext>() == 304);
+    assert!(size_of::<AutoContext>() == 296);
     assert!(size_of::<Filter>() == 56);
     assert!(size_of::<Service>() == 88);
     assert!(size_of::<Event>() == 72);

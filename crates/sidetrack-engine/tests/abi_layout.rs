@@ -57,13 +57,12 @@ fn mirrors() -> Vec<Layout> {
                 connected_at,
                 netns_cookie,
                 cgroup_id,
-                executable_inode,
-                executable_device,
                 pid,
                 uid,
                 gid,
                 opener_pid,
                 bound_ifindex,
+                flags,
                 remote_addr,
                 local_addr,
                 remote_port,
@@ -73,9 +72,17 @@ fn mirrors() -> Vec<Layout> {
                 chain_length,
                 chain,
                 context_id,
-                flags,
+                reserved,
                 comm,
-                executable,
+            }
+        ),
+        mirror!(
+            "executable",
+            Executable {
+                inode,
+                device,
+                flags,
+                path,
             }
         ),
         mirror!(
@@ -91,6 +98,7 @@ fn mirrors() -> Vec<Layout> {
                 target_port,
                 reserved,
                 flow,
+                executable,
                 records,
                 names,
             }
@@ -307,8 +315,8 @@ fn constants_are_the_headers() {
     #[rustfmt::skip]
     let mut mirror = constants![
         ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, CHAIN_MAX, CONTEXT_SIZE_MAX,
-        NAME_SIZE, EXECUTABLE_SIZE, COMM_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX,
-        ANCESTORS_MAX, FLOWS_MAX, FLOWS_SLACK, FLOW_EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
+        NAME_SIZE, EXECUTABLE_SIZE, EXECUTABLES_MAX, COMM_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX,
+        ANCESTORS_MAX, FLOWS_MAX, FLOWS_SLACK, EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
         NOT_REDIRECTED, REDIRECTED_BY_SELF, REDIRECTED_BY_OTHER, PREVIOUSLY_REDIRECTED_BY_SELF,
         ABSENT_BLOCK, ABSENT_PERMIT, RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT,
     ];

@@ -67,7 +67,7 @@ static int pass_on(int client)
 	memcpy(&to.sin_addr, info.flow.remote_addr + 12, 4);
 	to.sin_port = info.flow.remote_port;
 	inet_ntop(AF_INET, &to.sin_addr, name, sizeof(name));
-	fprintf(stderr, "%s -> %s:%d\n", info.flow.executable, name, ntohs(to.sin_port));
+	fprintf(stderr, "%s -> %s:%d\n", info.executable.path, name, ntohs(to.sin_port));
 	origin = socket(AF_INET, SOCK_STREAM, 0);
 	if (setsockopt(origin, SOL_SIDETRACK, SIDETRACK_RECORDS, &info.records,
 		       sizeof(info.records)))

@@ -14,7 +14,7 @@ import threading
 SOL_SIDETRACK, INFO, RECORDS, LISTEN = 0x5354, 1, 3, 4
 INFO_SIZE = 1024  # Python's own limit; struct sidetrack_info has as many
 FLOW, RECORDS_AT = 48, 480  # offsets in struct sidetrack_info
-PID, REMOTE, PORT = FLOW + 60, FLOW + 80, FLOW + 112
+PID, REMOTE, PORT = FLOW + 48, FLOW + 72, FLOW + 104
 
 
 def pass_on(client):

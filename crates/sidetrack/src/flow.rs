@@ -101,7 +101,8 @@ pub enum State {
 /// The program that opened the chain's first connection (WFP: ALE_ORIGINAL_APP_ID).
 #[derive(Clone, Copy, Debug)]
 pub struct Program<'a> {
-    /// Its file as it saw it when it connected. Only the last 255 bytes of a longer path.
+    /// Its file as it saw it when it connected. Only the last 247 bytes of a
+    /// longer path; empty if the kernel side has forgotten it, having seen 4,096 others since.
     pub executable: &'a Path,
     /// The task's name, at most 15 bytes.
     pub comm: Comm<'a>,
@@ -141,7 +142,7 @@ impl Flow {
     pub fn program(&self) -> Program<'_> {
         let flow = &self.info.flow;
         Program {
-            executable: Path::new(OsStr::from_bytes(address::text(&flow.executable))),
+            executable: Path::new(OsStr::from_bytes(address::text(&self.info.executable.path))),
             comm: Comm(address::text(&flow.comm)),
             pid: flow.pid,
             uid: flow.uid,
