@@ -61,7 +61,6 @@ static __always_inline void remember(struct sidetrack_client *client, const stru
 				     const struct sidetrack_filter *f, const struct chain *chain,
 				     __u64 parent_id)
 {
-	client->flow_id = __sync_fetch_and_add(&flow_last, 1) + 1;
 	client->parent_id = parent_id;
 	client->filter_id = f->id;
 	__builtin_memcpy(client->remote_addr, c->remote.bytes, sizeof(client->remote_addr));
@@ -169,7 +168,7 @@ static __always_inline int judge_linked(struct bpf_sock_addr *ctx, const struct 
 					struct sidetrack_policy *policy, struct chain *chain,
 					__u64 parent_id, struct verdict *verdict)
 {
-	struct sidetrack_flow_entry *parent = bpf_map_lookup_elem(&sidetrack_flows, &parent_id);
+	struct sidetrack_flow_entry *parent = flow_find(parent_id);
 
 	if (!parent)
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_STALE, SIDETRACK_EVENT_RECORDS_STALE,

@@ -4,86 +4,136 @@
 #ifndef SIDETRACK_FLOW_H
 #define SIDETRACK_FLOW_H
 
-static __always_inline void flow_forget(__u64 id)
-{
-	if (!bpf_map_delete_elem(&sidetrack_flows, &id))
-		__sync_fetch_and_sub(&flows_live, 1);
-}
-
 /* The service that a flow was diverted to: the chain's last. */
 static __always_inline __u32 flow_service(const struct sidetrack_flow *flow)
 {
 	return flow->chain[(flow->chain_length - 1) & (SIDETRACK_CHAIN_MAX - 1)];
 }
 
-/* ---- The grave: closed flows whose tokens are still good --------------------------------- */
+/* ---- A flow's life ------------------------------------------------------------------------ */
 
-/* Is this flow still as closed as when its grave was dug? A later tie may have revived it. */
-static __always_inline void grave_clear(const struct sidetrack_grave *grave)
+#define LIFE_RETRIES 16	    /* of a change that others raced */
+#define FLOW_TRIES_MAX 4096 /* slots looked at for a free one */
+#define FLOW_TRIES_GRACE 4  /* of them, before a closed flow must give way */
+
+static __always_inline struct sidetrack_flow_entry *flow_slot(__u64 id)
 {
-	struct sidetrack_flow_entry *entry = bpf_map_lookup_elem(&sidetrack_flows, &grave->flow_id);
+	__u32 slot = id % flows_max;
 
-	if (entry && entry->ties == 0 && entry->closed_at == grave->closed_at)
-		flow_forget(grave->flow_id);
+	return bpf_map_lookup_elem(&sidetrack_flows, &slot);
 }
 
-/* Clears flows whose grace has ended, at most two, so that the work keeps up with new flows. */
-static __always_inline void graves_tend(void)
+/* The flow of this id, if its slot is still its own. */
+static __always_inline struct sidetrack_flow_entry *flow_find(__u64 id)
 {
-	struct sidetrack_grave grave;
-	__u64 now = bpf_ktime_get_ns();
+	struct sidetrack_flow_entry *entry = flow_slot(id);
 
-	for (int i = 0; i < 2; i++) {
-		if (bpf_map_peek_elem(&sidetrack_graves, &grave) ||
-		    now - grave.closed_at < grace_ns)
-			return;
-		if (bpf_map_pop_elem(&sidetrack_graves, &grave))
-			return;
-		if (now - grave.closed_at < grace_ns) { /* another CPU took the one we saw */
-			bpf_map_push_elem(&sidetrack_graves, &grave, 0);
-			return;
-		}
-		grave_clear(&grave);
+	return entry && LIFE_ID(entry->life) == id ? entry : NULL;
+}
+
+static __always_inline int life_change(struct sidetrack_flow_entry *entry, __u64 from, __u64 to)
+{
+	return __sync_val_compare_and_swap(&entry->life, from, to) == from;
+}
+
+/* May another flow have this slot? A closed one's token must have had its time. */
+static __always_inline int life_is_over(const struct sidetrack_flow_entry *entry, __u64 life,
+					__u64 now)
+{
+	return !life || (LIFE_STAGE(life) == FLOW_CLOSED && now - entry->closed_at >= grace_ns);
+}
+
+/* One look for a slot. */
+struct flow_search {
+	__u64 now;
+	__u64 found;  /* the id that has got one */
+	__u64 closed; /* the first that could be had by cutting a token's time short */
+};
+
+static long flow_search_step(__u32 i, struct flow_search *search)
+{
+	__u64 id = __sync_fetch_and_add(&flow_last, 1) + 1;
+	struct sidetrack_flow_entry *entry = flow_slot(id);
+	__u64 life;
+
+	if (!entry)
+		return 1;
+	life = entry->life;
+	if (life_is_over(entry, life, search->now)) {
+		if (!life_change(entry, life, LIFE(id, FLOW_TAKEN, 0)))
+			return 0;
+		search->found = id;
+		return 1;
 	}
+	if (LIFE_STAGE(life) == FLOW_CLOSED && !search->closed)
+		search->closed = id;
+	return search->closed && i + 1 >= FLOW_TRIES_GRACE;
 }
 
-/* Room for one more flow? The oldest closed one gives way, never a live one. */
+/* A slot for a new flow. Returns its id; 0 if there is none. */
+static __noinline __u64 flow_take_slot(void)
+{
+	__u32 tries = flows_max < FLOW_TRIES_MAX ? flows_max : FLOW_TRIES_MAX;
+	struct flow_search search = { .now = bpf_ktime_get_ns() };
+	struct sidetrack_flow_entry *entry;
+	__u64 life;
+
+	bpf_loop(tries, flow_search_step, &search, 0);
+	if (search.found || !search.closed)
+		return search.found;
+	entry = flow_slot(search.closed);
+	life = entry ? entry->life : 0;
+	if (LIFE_STAGE(life) != FLOW_CLOSED ||
+	    !life_change(entry, life, LIFE(search.closed, FLOW_TAKEN, 0)))
+		return 0;
+	count(SIDETRACK_COUNT_GRACE_CUT);
+	return search.closed;
+}
+
 static __always_inline int flows_have_room(void)
 {
-	struct sidetrack_grave grave;
-
-	graves_tend();
-	for (int i = 0; i < 4; i++) {
-		if (flows_live < (__s64)flows_max)
-			return 1;
-		if (bpf_map_pop_elem(&sidetrack_graves, &grave))
-			return 0;
-		grave_clear(&grave);
-		count(SIDETRACK_COUNT_GRACE_CUT);
-	}
-	return flows_live < (__s64)flows_max;
+	return flows_live < (__s64)flows_max && flows_pending < SIDETRACK_PENDING_MAX;
 }
 
 /* ---- Ties: sockets that keep a flow alive ------------------------------------------------ */
 
-static __always_inline void flow_tie(struct sidetrack_flow_entry *entry)
+/* Ties one more socket to an accepted flow. Fails if the flow is gone, or closed too long ago. */
+static __always_inline int flow_tie(struct sidetrack_flow_entry *entry, __u64 id)
 {
-	__sync_fetch_and_add(&entry->ties, 1);
-	entry->closed_at = 0;
+	for (int i = 0; i < LIFE_RETRIES; i++) {
+		__u64 life = entry->life;
+		__u32 stage = LIFE_STAGE(life);
+
+		if (LIFE_ID(life) != id || stage < FLOW_ESTABLISHED ||
+		    life_is_over(entry, life, bpf_ktime_get_ns()) || LIFE_TIES(life) == 0xffff)
+			return -1;
+		if (!life_change(entry, life, LIFE(id, FLOW_ESTABLISHED, LIFE_TIES(life) + 1)))
+			continue;
+		if (stage == FLOW_CLOSED)
+			__sync_fetch_and_add(&flows_live, 1);
+		return 0;
+	}
+	return -1;
 }
 
 static __always_inline void flow_untie(__u64 id)
 {
-	struct sidetrack_flow_entry *entry = bpf_map_lookup_elem(&sidetrack_flows, &id);
-	struct sidetrack_grave grave = { .flow_id = id };
+	struct sidetrack_flow_entry *entry = flow_slot(id);
 
-	if (!entry || __sync_fetch_and_add(&entry->ties, -1) != 1)
+	for (int i = 0; entry && i < LIFE_RETRIES; i++) {
+		__u64 life = entry->life;
+		__u32 ties = LIFE_TIES(life);
+
+		if (LIFE_ID(life) != id || !ties)
+			return;
+		if (ties == 1)
+			entry->closed_at = bpf_ktime_get_ns();
+		if (!life_change(entry, life,
+				 LIFE(id, ties == 1 ? FLOW_CLOSED : FLOW_ESTABLISHED, ties - 1)))
+			continue;
+		if (ties == 1)
+			__sync_fetch_and_sub(&flows_live, 1);
 		return;
-	grave.closed_at = bpf_ktime_get_ns();
-	entry->closed_at = grave.closed_at;
-	if (bpf_map_push_elem(&sidetrack_graves, &grave, 0)) {
-		flow_forget(id);
-		count(SIDETRACK_COUNT_GRACE_CUT);
 	}
 }
 
@@ -130,20 +180,21 @@ static __always_inline void pair_of_accepted(struct sidetrack_pair *pair, struct
 	pair->target_port = bpf_htons(ops->local_port);
 }
 
-static __always_inline int flow_fill(struct sidetrack_desk *desk,
+static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
 				     const struct sidetrack_client *client,
-				     const struct sidetrack_pair *pair)
+				     const struct sidetrack_pair *pair, __u64 id)
 {
-	struct sidetrack_flow *flow = &desk->entry.flow;
+	struct sidetrack_flow *flow = &entry->flow;
 	struct sidetrack_flow_entry *parent;
 
-	flow->id = client->flow_id;
-	flow->origin_id = client->flow_id;
+	flow->id = id;
+	flow->origin_id = id;
 	flow->filter_id = client->filter_id;
 	flow->connected_at = bpf_ktime_get_ns();
 	flow->netns_cookie = pair->netns_cookie;
 	flow->opener_pid = program_pid();
 	flow->bound_ifindex = client->bound_ifindex;
+	flow->flags = client->flags;
 	__builtin_memcpy(flow->remote_addr, client->remote_addr, sizeof(flow->remote_addr));
 	__builtin_memcpy(flow->local_addr, pair->client_addr, sizeof(flow->local_addr));
 	flow->remote_port = client->remote_port;
@@ -153,33 +204,35 @@ static __always_inline int flow_fill(struct sidetrack_desk *desk,
 	flow->chain_length = client->chain_length;
 	__builtin_memcpy(flow->chain, client->chain, sizeof(flow->chain));
 	flow->context_id = client->context_id;
-	flow->flags = client->flags;
-	if (!client->parent_id) {
-		program_describe(desk);
-		return 0;
-	}
-	parent = bpf_map_lookup_elem(&sidetrack_flows, &client->parent_id);
+	flow->reserved = 0;
+	if (!client->parent_id)
+		return program_describe(entry);
+	parent = flow_find(client->parent_id);
 	if (!parent)
 		return -1;
-	program_inherit(&desk->entry, parent);
+	program_inherit(entry, parent);
 	return 0;
 }
 
-static __always_inline int flow_record(struct sidetrack_desk *desk,
-				       const struct sidetrack_client *client,
+/* Records the flow, and where it is to be found. Its slot is ours until it is pending. */
+static __always_inline int flow_record(struct sidetrack_client *client,
 				       const struct sidetrack_pair *pair)
 {
-	__u64 id = client->flow_id;
+	__u64 id = flow_take_slot();
+	struct sidetrack_flow_entry *entry = flow_slot(id);
 
-	__builtin_memset(&desk->entry, 0, sizeof(desk->entry));
-	if (flow_fill(desk, client, pair) ||
-	    bpf_map_update_elem(&sidetrack_flows, &id, &desk->entry, BPF_NOEXIST))
+	client->flow_id = id;
+	if (!id || !entry)
 		return -1;
+	if (flow_fill(entry, client, pair, id) ||
+	    bpf_map_update_elem(&sidetrack_pairs, pair, &id, BPF_ANY)) {
+		entry->life = 0;
+		return -1;
+	}
 	__sync_fetch_and_add(&flows_live, 1);
-	if (!bpf_map_update_elem(&sidetrack_pairs, pair, &id, BPF_ANY))
-		return 0;
-	flow_forget(id);
-	return -1;
+	__sync_fetch_and_add(&flows_pending, 1);
+	__sync_lock_test_and_set(&entry->life, LIFE(id, FLOW_PENDING, 0));
+	return 0;
 }
 
 /* sockops, TCP_CONNECT: the client has its source port, and the SYN has not left yet. */
@@ -187,9 +240,7 @@ static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
 	struct sidetrack_client *client;
-	struct sidetrack_desk *desk;
 	struct sidetrack_pair pair;
-	int error = -1;
 
 	if (!sk)
 		return;
@@ -197,12 +248,7 @@ static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 	if (!client)
 		return;
 	pair_of_client(&pair, ops);
-	desk = desk_take();
-	if (desk) {
-		error = flow_record(desk, client, &pair);
-		desk_give(desk);
-	}
-	if (error)
+	if (flow_record(client, &pair))
 		count(SIDETRACK_COUNT_FLOWS_LOST);
 	else
 		bpf_sock_ops_cb_flags_set(ops,
@@ -212,18 +258,19 @@ static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 /* A client reaches CLOSE: if nobody accepted it, there is nothing left to keep. */
 static __always_inline void flow_abandon(struct bpf_sock_ops *ops, __u64 id)
 {
-	struct sidetrack_flow_entry *entry = bpf_map_lookup_elem(&sidetrack_flows, &id);
+	struct sidetrack_flow_entry *entry = flow_find(id);
 	struct sidetrack_pair pair;
 	__u64 *carried;
 
-	if (!entry || __sync_val_compare_and_swap(&entry->state, FLOW_PENDING, FLOW_ABANDONED) !=
-			      FLOW_PENDING)
+	if (!entry || !life_change(entry, LIFE(id, FLOW_PENDING, 0), LIFE(id, FLOW_TAKEN, 0)))
 		return;
 	pair_of_client(&pair, ops);
 	carried = bpf_map_lookup_elem(&sidetrack_pairs, &pair);
 	if (carried && *carried == id)
 		bpf_map_delete_elem(&sidetrack_pairs, &pair);
-	flow_forget(id);
+	__sync_fetch_and_sub(&flows_pending, 1);
+	__sync_fetch_and_sub(&flows_live, 1);
+	__sync_lock_test_and_set(&entry->life, 0);
 }
 
 /* The flow that a new connection carries, taken out of the map; 0 if none. */
@@ -264,15 +311,12 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	}
 	socket->role = SOCKET_ACCEPTED;
 	id = pair_take(ops);
-	entry = id ? bpf_map_lookup_elem(&sidetrack_flows, &id) : NULL;
+	entry = id ? flow_find(id) : NULL;
 	if (!entry || flow_service(&entry->flow) != socket->service)
 		return; /* nobody's, or of another service that had the port: not its flow */
-	flow_tie(entry);
-	if (__sync_val_compare_and_swap(&entry->state, FLOW_PENDING, FLOW_ESTABLISHED) !=
-	    FLOW_PENDING) {
-		__sync_fetch_and_add(&entry->ties, -1);
+	if (!life_change(entry, LIFE(id, FLOW_PENDING, 0), LIFE(id, FLOW_ESTABLISHED, 1)))
 		return; /* the client has just gone */
-	}
+	__sync_fetch_and_sub(&flows_pending, 1);
 	socket->accepted = id;
 	count(SIDETRACK_COUNT_HANDED_OVER);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);

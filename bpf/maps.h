@@ -15,10 +15,12 @@ const volatile __u64 grace_ns = SIDETRACK_GRACE_NS;
 
 /*
  * Counted with atomics, not per CPU: the limits must hold across CPUs.
- * flow_last: the last flow id given. flows_live: entries in sidetrack_flows.
+ * flow_last: the last flow id tried. flows_live: flows pending or tied. flows_pending: those in
+ * pairs.
  */
 __u64 flow_last;
 __s64 flows_live;
+__s64 flows_pending;
 
 /*
  * The policy in force. Outer key 0; inner key 0, value struct sidetrack_policy.
@@ -144,30 +146,37 @@ struct {
 	__type(value, struct sidetrack_client);
 } sidetrack_clients SEC(".maps");
 
-#define FLOW_PENDING 0	   /* connecting; nobody has accepted it */
-#define FLOW_ESTABLISHED 1 /* tied to an accepted socket, now or once */
-#define FLOW_ABANDONED 2   /* the client went first */
+/*
+ * A flow's life, in one word so that it changes whole: whose slot it is, what stage it is in, and
+ * how many sockets are tied to it. A free slot's is 0.
+ */
+#define LIFE(id, stage, ties) ((__u64)(id) << 20 | (__u64)(stage) << 16 | (ties))
+#define LIFE_ID(life) ((life) >> 20)
+#define LIFE_STAGE(life) ((life) >> 16 & 0xf)
+#define LIFE_TIES(life) ((life)&0xffff)
+#define FLOW_TAKEN 1	   /* being written */
+#define FLOW_PENDING 2	   /* connecting; nobody has accepted it */
+#define FLOW_ESTABLISHED 3 /* accepted; some socket is tied to it */
+#define FLOW_CLOSED 4	   /* no socket any more; its token is good for a while */
 
-/* 192 bytes: with the kernel's own 64 it fills 256, where one more would take 512. */
 struct sidetrack_flow_entry {
-	struct sidetrack_flow flow;
+	__u64 life;
+	__u64 closed_at;
 	__u64 executable; /* its number in sidetrack_executables */
-	__u64 closed_at;  /* when the last tie went; 0 while there is one */
-	__u32 state;	  /* FLOW_* */
-	__u32 ties;
+	struct sidetrack_flow flow;
 };
 
 /*
- * Flows by id, from connect until 60 s after the last tied socket closed.
+ * Flows, in slots that are used in turn: a flow's is its id modulo flows_max. Found without a
+ * search, written where the last one was; and the slots at hand are those that closed longest ago.
  * Writers: sockops, setsockopt, release. Readers: getsockopt, setsockopt, connect.
- * Full: the oldest closed flow makes room (GRACE_CUT); if there is none, connect refuses with
+ * Full: a closed flow makes room before its time (GRACE_CUT); if all are live, connect refuses with
  * ENOBUFS and counts it (FLOWS_FULL). No live flow is ever evicted.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, SIDETRACK_FLOWS_MAX + SIDETRACK_FLOWS_SLACK);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDETRACK_FLOWS_MAX);
+	__type(key, __u32);
 	__type(value, struct sidetrack_flow_entry);
 } sidetrack_flows SEC(".maps");
 
@@ -183,6 +192,8 @@ struct {
 	__type(value, struct sidetrack_executable);
 } sidetrack_executables SEC(".maps");
 
+#define PENDING_SLACK 1024 /* room for connects that are in a race */
+
 /* A connection on the loopback device, seen from the client: until the accepted socket exists. */
 struct sidetrack_pair {
 	__u64 netns_cookie;
@@ -196,31 +207,14 @@ struct sidetrack_pair {
 /*
  * Which flow a connection in the making carries. Value: the flow's id.
  * Writer: sockops (connect). Reader and eraser: sockops (established), or the client's end.
- * Full: cannot be before sidetrack_flows is; out of memory is counted (FLOWS_LOST).
+ * Full: connect refuses with ENOBUFS before it comes to that (FLOWS_FULL).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, SIDETRACK_FLOWS_MAX + SIDETRACK_FLOWS_SLACK);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, SIDETRACK_PENDING_MAX + PENDING_SLACK);
 	__type(key, struct sidetrack_pair);
 	__type(value, __u64);
 } sidetrack_pairs SEC(".maps");
-
-struct sidetrack_grave {
-	__u64 flow_id;
-	__u64 closed_at;
-};
-
-/*
- * Closed flows, oldest first: each waits here for its grace to end. Writer: release.
- * Reader and eraser: connect, which clears up to two at each redirect. Full: the flow is removed at
- * once, its token with it (GRACE_CUT).
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_QUEUE);
-	__uint(max_entries, SIDETRACK_FLOWS_MAX + SIDETRACK_FLOWS_SLACK);
-	__type(value, struct sidetrack_grave);
-} sidetrack_graves SEC(".maps");
 
 /* Counters by enum sidetrack_counter, per CPU. Writers: all. Reader: the engine. */
 struct {
@@ -255,7 +249,6 @@ struct sidetrack_desk {
 	__u32 taken;
 	__u32 reserved;
 	struct chain chain;
-	struct sidetrack_flow_entry entry;
 	struct sidetrack_executable executable;
 	char path[2 * PATH_SIZE];
 };
@@ -265,7 +258,7 @@ struct sidetrack_desk {
 /*
  * Desks, per CPU. A call may be preempted by another on its CPU, so each takes a desk and gives it
  * back. Writers and readers: connect, sockops (connect). All taken: the connect is refused with
- * ENOBUFS (FLOWS_FULL), or the flow is counted as lost (FLOWS_LOST).
+ * ENOBUFS (FLOWS_FULL); a file not known yet is learnt at its next connect.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -277,7 +277,7 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 		return original_dst ? not_ours(ctx) : option_fail(EPROTONOSUPPORT);
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
 	if (socket && socket->accepted)
-		entry = bpf_map_lookup_elem(&sidetrack_flows, &socket->accepted);
+		entry = flow_find(socket->accepted);
 	if (original_dst)
 		return entry ? get_original_dst(ctx, &entry->flow) : not_ours(ctx);
 	if (!entry && !ctx->retval)
@@ -320,18 +320,17 @@ static __always_inline int set_records(struct bpf_sockopt *ctx)
 	if ((void *)(token + 1) > ctx->optval_end || ctx->optlen != sizeof(*token))
 		return option_fail(EINVAL);
 	copy = *token;
-	entry = token_is_ours(&copy) ? bpf_map_lookup_elem(&sidetrack_flows, &copy.flow_id) : NULL;
-	if (!entry || entry->state != FLOW_ESTABLISHED ||
-	    (!entry->ties && entry->closed_at &&
-	     bpf_ktime_get_ns() - entry->closed_at >= grace_ns)) {
+	entry = token_is_ours(&copy) ? flow_find(copy.flow_id) : NULL;
+	if (!entry || flow_tie(entry, copy.flow_id)) {
 		count(SIDETRACK_COUNT_BAD_TOKEN);
 		return option_fail(EINVAL);
 	}
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!socket)
+	if (!socket) {
+		flow_untie(copy.flow_id);
 		return option_fail(ENOMEM);
+	}
 	socket->role = SOCKET_OUTGOING;
-	flow_tie(entry);
 	before = __sync_lock_test_and_set(&socket->linked, copy.flow_id);
 	if (before)
 		flow_untie(before);

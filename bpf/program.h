@@ -142,9 +142,9 @@ static __always_inline int path_walk(char *path, struct file *file, __u32 *flags
 }
 
 /*
- * A number for a file by where it is: of the device, and of each folder up to the mount's root, which
- * one it is (its inode) and how it is called. It begins with a secret, so that nobody can make a
- * file whose number is another's.
+ * A number for a file by where it is: of the device, and of each folder up to the mount's root,
+ * which one it is (its inode) and how it is called. It begins with a secret, so that nobody can
+ * make a file whose number is another's.
  */
 static __always_inline __u64 executable_number(struct file *file)
 {
@@ -161,27 +161,31 @@ static __always_inline __u64 executable_number(struct file *file)
 }
 
 /* Writes a file down that is not known yet. */
-static __noinline int executable_learn(struct sidetrack_desk *desk, __u64 number)
+static __noinline int executable_learn(__u64 number)
 {
 	struct file *file = bpf_get_current_task_btf()->mm->exe_file;
 	struct sidetrack_executable *executable;
+	struct sidetrack_desk *desk = desk_take();
 	__u32 start;
 
-	if (!desk || !file)
-		return 0;
-	executable = &desk->executable;
-	executable->inode = file->f_inode->i_ino;
-	executable->device = file->f_inode->i_sb->s_dev;
-	executable->flags = 0;
-	start = path_walk(desk->path, file, &executable->flags) & (PATH_SIZE - 1);
-	bpf_probe_read_kernel(executable->path, sizeof(executable->path), desk->path + start);
-	bpf_map_update_elem(&sidetrack_executables, &number, executable, BPF_ANY);
+	if (!desk)
+		return 0; /* it will be learnt at its next connect */
+	if (file) {
+		executable = &desk->executable;
+		executable->inode = file->f_inode->i_ino;
+		executable->device = file->f_inode->i_sb->s_dev;
+		executable->flags = 0;
+		start = path_walk(desk->path, file, &executable->flags) & (PATH_SIZE - 1);
+		bpf_probe_read_kernel(executable->path, sizeof(executable->path),
+				      desk->path + start);
+		bpf_map_update_elem(&sidetrack_executables, &number, executable, BPF_ANY);
+	}
+	desk_give(desk);
 	return 0;
 }
 
 /* The number of the current program's file, which is known from now on; 0 for a kernel thread. */
-static __always_inline __u64 program_executable(struct sidetrack_desk *desk,
-						struct task_struct *task)
+static __always_inline __u64 program_executable(struct task_struct *task)
 {
 	struct file *file = task->mm->exe_file;
 	__u64 number;
@@ -190,23 +194,24 @@ static __always_inline __u64 program_executable(struct sidetrack_desk *desk,
 		return 0;
 	number = executable_number(file);
 	if (!bpf_map_lookup_elem(&sidetrack_executables, &number))
-		executable_learn(desk, number);
+		executable_learn(number);
 	return number;
 }
 
 /* Fills in the current program as the one that opened the chain. */
-static __always_inline void program_describe(struct sidetrack_desk *desk)
+static __always_inline int program_describe(struct sidetrack_flow_entry *entry)
 {
 	/* Read from the task: sockops programs have no helpers for these before Linux 6.10. */
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct sidetrack_flow *flow = &desk->entry.flow;
+	struct sidetrack_flow *flow = &entry->flow;
 
 	flow->pid = task->tgid;
 	flow->uid = task->cred->uid.val;
 	flow->gid = task->cred->gid.val;
 	flow->cgroup_id = program_cgroup(task);
 	__builtin_memcpy(flow->comm, task->comm, sizeof(flow->comm));
-	desk->entry.executable = program_executable(desk, task);
+	entry->executable = program_executable(task);
+	return 0;
 }
 
 /* The original program is the parent flow's, however long the chain (WFP: ALE_ORIGINAL_APP_ID). */

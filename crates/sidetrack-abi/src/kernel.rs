@@ -40,10 +40,10 @@ pub const OWNERS_MAX: usize = 1024;
 pub const ANCESTORS_MAX: usize = 16;
 /// Programs' files that an engine remembers.
 pub const EXECUTABLES_MAX: usize = 4096;
-/// Flows of one engine, unless the engine says fewer.
-pub const FLOWS_MAX: u32 = 262_144;
-/// Room in the maps above the number of flows, for connects in a race.
-pub const FLOWS_SLACK: u32 = 4096;
+/// Flows of one engine, unless the engine says otherwise.
+pub const FLOWS_MAX: u32 = 65_536;
+/// Flows whose connection is in the making.
+pub const PENDING_MAX: u32 = 16_384;
 /// How long a token outlives its flow's last socket, in nanoseconds.
 pub const GRACE_NS: u64 = 60_000_000_000;
 

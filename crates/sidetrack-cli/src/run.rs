@@ -26,7 +26,7 @@ use proxies::Proxies;
 use wake::{Happening, Wake};
 
 /// Flows of one run; see `SIDETRACK_FLOWS_MAX` for what happens beyond.
-const FLOWS_MAX: u32 = 65_536;
+const FLOWS_MAX: u32 = 16_384;
 
 pub(crate) fn run(options: &args::Run) -> Result<ExitCode> {
     let program = command::resolve(&options.command)?;

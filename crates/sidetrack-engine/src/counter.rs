@@ -6,7 +6,7 @@ use sidetrack_abi::kernel::COUNTERS;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub(crate) values: Vec<u64>,
-    /// Flows that the kernel keeps now, closed ones in their grace included.
+    /// Flows that are connecting, or have a socket, now.
     pub flows: u64,
 }
 

@@ -24,7 +24,7 @@ use crate::{Cgroup, Error, Filter, RecordsMode, Service, ServiceSpec, host, lega
 /// What can be set before load.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Flows kept at once, closed ones in their grace included; about 1 KiB each while in use.
+    /// Flows kept at once, closed ones in their grace included; 192 bytes each, taken at load.
     pub flows_max: u32,
     /// How long a token outlives its flow's last socket.
     pub grace: Duration,
@@ -86,14 +86,12 @@ impl Engine {
             .open(place)
             .map_err(Error::Kernel)?;
         let id = u64::from_ne_bytes(random()?);
-        let room = config.flows_max.saturating_add(kernel::FLOWS_SLACK);
-        for map in [
-            &mut skeleton.maps.sidetrack_flows,
-            &mut skeleton.maps.sidetrack_pairs,
-            &mut skeleton.maps.sidetrack_graves,
-        ] {
-            map.set_max_entries(room).map_err(Error::Kernel)?;
-        }
+        let flows_max = config.flows_max.max(1);
+        skeleton
+            .maps
+            .sidetrack_flows
+            .set_max_entries(flows_max)
+            .map_err(Error::Kernel)?;
         let constants = skeleton
             .maps
             .rodata_data
@@ -103,7 +101,7 @@ impl Engine {
         constants.token_key = [random()?, random()?].map(u64::from_ne_bytes);
         constants.scope_id = scope.id();
         constants.scope_level = scope.level();
-        constants.flows_max = config.flows_max;
+        constants.flows_max = flows_max;
         constants.grace_ns = config.grace.as_nanos().try_into().unwrap_or(u64::MAX);
         Ok(OpenEngine {
             skeleton,

@@ -18,7 +18,7 @@ use crate::{Error, sys};
 /// Asks an accepted socket for its flow: where the connection was going, its context, its records
 /// (SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT and …_RECORDS in one).
 ///
-/// One system call; a second one only for a context over 3,072 bytes, which no longer fits behind
+/// One system call; a second one only for a context over 1,024 bytes, which no longer fits behind
 /// the rest. Errors: [`Error::NoEngine`], [`Error::NotRedirected`], [`Error::NotConnected`].
 pub fn query(socket: impl AsFd) -> Result<Flow, Error> {
     let socket = socket.as_fd();

@@ -6,10 +6,12 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use sidetrack_abi::kernel::SOL_SIDETRACK;
+use sidetrack_abi::kernel::{INFO, SOL_SIDETRACK};
 
-/// The most of an option's buffer that eBPF sees: one page on every architecture.
+/// What eBPF sees of an option's buffer at most, and so the longest answer.
 const OPTION_SIZE_MAX: usize = 4096;
+/// For an answer that is most likely short: the kernel clears and copies what it is given.
+const OPTION_SIZE_USUAL: usize = 2048;
 
 /// So that the ABI's structures can be read where they lie.
 #[repr(align(8))]
@@ -22,7 +24,11 @@ pub(crate) fn get_option<T>(
     read: impl FnOnce(&[u8]) -> T,
 ) -> io::Result<T> {
     let mut buffer = Aligned([MaybeUninit::<u8>::uninit(); OPTION_SIZE_MAX]);
-    let mut length = OPTION_SIZE_MAX as libc::socklen_t;
+    let size = match name {
+        INFO => OPTION_SIZE_USUAL,
+        _ => OPTION_SIZE_MAX,
+    };
+    let mut length = size as libc::socklen_t;
     // SAFETY: `buffer` is writable for `length` bytes, and `length` is a valid pointer, both for the
     // call's duration; `socket` is open as it is borrowed.
     let result = unsafe {
@@ -37,7 +43,7 @@ pub(crate) fn get_option<T>(
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    let length = (length as usize).min(OPTION_SIZE_MAX);
+    let length = (length as usize).min(size);
     // SAFETY: the kernel wrote the first `length` bytes of the buffer, and any bytes are valid as u8.
     let filled = unsafe { std::slice::from_raw_parts(buffer.0.as_ptr().cast::<u8>(), length) };
     Ok(read(filled))

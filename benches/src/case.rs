@@ -1,0 +1,58 @@
+//! What is measured: each case is one way for a connection to go.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// A way for connections to go. Cases are run in this order, round by round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Case {
+    /// No program attached, no rule: what the kernel itself takes.
+    None,
+    /// Redirected by Sidetrack, and asked for by INFO.
+    Sidetrack,
+    /// Redirected by nftables, and asked for by SO_ORIGINAL_DST.
+    Nft,
+    /// In Sidetrack's scope, but no filter matches.
+    Unmatched,
+    /// Sidetrack is attached, but elsewhere.
+    Outside,
+    /// An nftables NAT rule is there that does not match.
+    NftUnmatched,
+}
+
+impl Case {
+    /// All of them.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::None,
+        Self::Sidetrack,
+        Self::Nft,
+        Self::Unmatched,
+        Self::Outside,
+        Self::NftUnmatched,
+    ];
+
+    /// As in results.json and on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Sidetrack => "sidetrack",
+            Self::Nft => "nft",
+            Self::Unmatched => "unmatched",
+            Self::Outside => "outside",
+            Self::NftUnmatched => "nft-unmatched",
+        }
+    }
+
+    /// For people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::None => "direct, nothing attached",
+            Self::Sidetrack => "redirected by Sidetrack",
+            Self::Nft => "redirected by nftables",
+            Self::Unmatched => "in Sidetrack's scope, no filter matches",
+            Self::Outside => "Sidetrack attached elsewhere",
+            Self::NftUnmatched => "nftables NAT, no rule matches",
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! nftables: a NAT rule, and SO_ORIGINAL_DST out of connection tracking.
+
+use std::io::Write;
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use socket2::SockRef;
+
+use super::{PORT, Way, expect, listen, local_destination, probe, remote_destination};
+use crate::hierarchy::Hierarchy;
+use crate::namespace;
+
+const REDIRECT_RULES: &str = include_str!("../../peers/redirect.nft");
+const UNMATCHED_RULES: &str = include_str!("../../peers/unmatched.nft");
+/// Where both rule sets redirect to.
+const PROXY_PORT: u16 = 9999;
+
+/// Everything to 10.0.0.0/8 is redirected.
+pub(crate) struct Redirected {
+    listener: TcpListener,
+    _hierarchy: Hierarchy,
+}
+
+/// A rule is there that none of the connections matches.
+pub(crate) struct Bystander {
+    listener: TcpListener,
+    _hierarchy: Hierarchy,
+}
+
+impl Redirected {
+    /// In cgroups as deep as the other cases'.
+    pub(crate) fn open() -> Result<Self> {
+        let hierarchy = Hierarchy::make()?;
+        load(REDIRECT_RULES)?;
+        hierarchy.enter_program()?;
+        Ok(Self {
+            listener: listen(PROXY_PORT, None)?,
+            _hierarchy: hierarchy,
+        })
+    }
+}
+
+impl Bystander {
+    /// The same, with a rule for others.
+    pub(crate) fn open() -> Result<Self> {
+        let hierarchy = Hierarchy::make()?;
+        load(UNMATCHED_RULES)?;
+        hierarchy.enter_program()?;
+        probe(&listen(PROXY_PORT, None)?)?;
+        expect("the rule's counter", redirected()?, 1)?;
+        Ok(Self {
+            listener: listen(PORT, None)?,
+            _hierarchy: hierarchy,
+        })
+    }
+}
+
+impl Way for Redirected {
+    fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+
+    fn destination(&self, number: u32) -> SocketAddrV4 {
+        remote_destination(number)
+    }
+
+    fn query(&self, accepted: &TcpStream) -> Result<Option<SocketAddr>> {
+        let address = SockRef::from(accepted)
+            .original_dst_v4()
+            .context("ask for SO_ORIGINAL_DST")?;
+        Ok(address.as_socket())
+    }
+
+    fn check(&self, made: u64) -> Result<()> {
+        expect("the rule's counter", redirected()?, made)
+    }
+}
+
+impl Way for Bystander {
+    fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+
+    fn destination(&self, number: u32) -> SocketAddrV4 {
+        local_destination(number)
+    }
+
+    fn query(&self, _accepted: &TcpStream) -> Result<Option<SocketAddr>> {
+        Ok(None)
+    }
+
+    fn check(&self, _made: u64) -> Result<()> {
+        expect("the rule's counter, less the probe,", redirected()? - 1, 0)?;
+        let tracked = namespace::number("netfilter/nf_conntrack_count")?;
+        ensure!(tracked > 0, "connections were not tracked");
+        Ok(())
+    }
+}
+
+fn load(rules: &str) -> Result<()> {
+    let mut nft = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("run nft (nftables)")?;
+    nft.stdin
+        .take()
+        .expect("it is piped")
+        .write_all(rules.as_bytes())
+        .context("give nft its rules")?;
+    let status = nft.wait().context("wait for nft")?;
+    ensure!(status.success(), "nft refuses the rules");
+    Ok(())
+}
+
+/// How many connections the rule has redirected.
+fn redirected() -> Result<u64> {
+    let output = Command::new("nft")
+        .args(["--json", "list", "counter", "ip", "peer", "redirected"])
+        .output()
+        .context("run nft (nftables)")?;
+    let listed: Value = serde_json::from_slice(&output.stdout).context("read nft's answer")?;
+    listed["nftables"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find_map(|object| object["counter"]["packets"].as_u64())
+        .context("nft does not tell the rule's counter")
+}

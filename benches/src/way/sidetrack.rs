@@ -1,0 +1,154 @@
+//! Sidetrack: an engine of the worker's own, with one service.
+
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+
+use anyhow::{Context as _, Result};
+use sidetrack_engine::counter::Counter;
+use sidetrack_engine::{Config, Context, Engine, Filter, Service, ServiceSpec};
+
+use super::{PORT, PROBE, Way, expect, listen, local_destination, probe, remote_destination};
+use crate::{hierarchy::Hierarchy, sys};
+
+/// Prefixes that none of a bystander's connections has; the last one is the probe's.
+const UNMATCHED: [&str; 4] = [
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "2001:db8::/32",
+    "192.0.2.0/24",
+];
+
+/// Everything is redirected, with an automatic context.
+pub(crate) struct Redirected {
+    engine: Engine,
+    listener: TcpListener,
+    _hierarchy: Hierarchy,
+}
+
+/// An engine is at work, but not on these connections.
+pub(crate) struct Bystander {
+    engine: Engine,
+    listener: TcpListener,
+    _proxy: TcpListener,
+    _hierarchy: Hierarchy,
+}
+
+impl Redirected {
+    /// The listener is the service's; the connections are a program's in the scope.
+    pub(crate) fn open() -> Result<Self> {
+        let hierarchy = Hierarchy::make()?;
+        let (mut engine, service, listener) = start(&hierarchy)?;
+        engine.set_policy(&[Filter {
+            context: Context::Auto,
+            ..Filter::redirect_all(service.number)
+        }])?;
+        hierarchy.enter_program()?;
+        Ok(Self {
+            engine,
+            listener,
+            _hierarchy: hierarchy,
+        })
+    }
+}
+
+impl Bystander {
+    /// Both ends are in the scope.
+    pub(crate) fn open_in_scope() -> Result<Self> {
+        Self::open(Hierarchy::enter_program)
+    }
+
+    /// Both ends are outside the scope.
+    pub(crate) fn open_outside() -> Result<Self> {
+        Self::open(Hierarchy::enter_outside)
+    }
+
+    fn open(enter: impl Fn(&Hierarchy) -> Result<()>) -> Result<Self> {
+        let hierarchy = Hierarchy::make()?;
+        let (mut engine, service, proxy) = start(&hierarchy)?;
+        engine.set_policy(&filters_for_others(&service)?)?;
+        hierarchy.enter_program()?;
+        let accepted = probe(&proxy)?;
+        let asked = sidetrack::query(&accepted).context("the probe was not redirected")?;
+        anyhow::ensure!(
+            asked.original_destination() == PROBE.into(),
+            "a wrong probe"
+        );
+        enter(&hierarchy)?;
+        Ok(Self {
+            engine,
+            listener: listen(PORT, None)?,
+            _proxy: proxy,
+            _hierarchy: hierarchy,
+        })
+    }
+}
+
+impl Way for Redirected {
+    fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+
+    fn destination(&self, number: u32) -> SocketAddrV4 {
+        remote_destination(number)
+    }
+
+    fn query(&self, accepted: &TcpStream) -> Result<Option<SocketAddr>> {
+        Ok(Some(sidetrack::query(accepted)?.original_destination()))
+    }
+
+    fn check(&self, made: u64) -> Result<()> {
+        check(&self.engine, made)
+    }
+}
+
+impl Way for Bystander {
+    fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+
+    fn destination(&self, number: u32) -> SocketAddrV4 {
+        local_destination(number)
+    }
+
+    fn query(&self, _accepted: &TcpStream) -> Result<Option<SocketAddr>> {
+        Ok(None)
+    }
+
+    fn check(&self, _made: u64) -> Result<()> {
+        check(&self.engine, 1) // the probe alone
+    }
+}
+
+/// An engine with a service that listens. The listener is made by hand: the SDK's `accept` also polls
+/// and asks, and the peers' do not.
+fn start(hierarchy: &Hierarchy) -> Result<(Engine, Service, TcpListener)> {
+    let mut engine = Engine::open(&hierarchy.scope, Config::default())?
+        .load()?
+        .attach()?;
+    let service = engine.add_service(&ServiceSpec::new("bench"), hierarchy.service())?;
+    hierarchy.enter_service()?;
+    let listener = listen(0, Some(b"lo"))?;
+    sys::mark_listener(listener.as_fd(), service.credentials())
+        .context("make the listener the service's")?;
+    Ok((engine, service, listener))
+}
+
+fn filters_for_others(service: &Service) -> Result<Vec<Filter>> {
+    UNMATCHED
+        .iter()
+        .map(|prefix| {
+            Ok(Filter {
+                remote: Some(prefix.parse()?),
+                ..Filter::redirect_all(service.number)
+            })
+        })
+        .collect()
+}
+
+fn check(engine: &Engine, made: u64) -> Result<()> {
+    let counters = engine.counters()?;
+    for counter in [Counter::Redirected, Counter::HandedOver, Counter::Queried] {
+        expect(&format!("{counter:?}"), counters.value(counter), made)?;
+    }
+    Ok(())
+}
