@@ -52,10 +52,10 @@ fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS
 	done
 
 install: build ## to PREFIX/bin
-	install -D target/release/sidetrack $(DESTDIR)$(PREFIX)/bin/sidetrack
+	$(SUDO) install -D target/release/sidetrack $(DESTDIR)$(PREFIX)/bin/sidetrack
 
 uninstall: ## nothing stays: programs end with the runs that loaded them
-	rm -f $(DESTDIR)$(PREFIX)/bin/sidetrack
+	$(SUDO) rm -f $(DESTDIR)$(PREFIX)/bin/sidetrack
 
 deps: ## what building needs
 	@$(call need,$(BUILD_PACKAGES))

@@ -40,8 +40,8 @@ pub(crate) enum Task {
 pub(crate) struct Run {
     /// A proxy that the connections pass; repeat it for a chain, in this order.
     ///
-    /// inspect[:NAME] is the built-in one; exec:COMMAND starts one that uses the SDK or the socket
-    /// options; tcp://ADDR:PORT is one that listens there already and asks SO_ORIGINAL_DST.
+    /// inspect or inspect:NAME is the built-in one; exec:COMMAND starts one that uses the SDK or the
+    /// socket options; tcp://ADDR:PORT is one that listens there already and asks SO_ORIGINAL_DST.
     /// Without any, it is one inspect.
     #[arg(long, value_name = "PROXY")]
     pub(crate) via: Vec<Via>,
