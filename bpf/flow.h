@@ -140,44 +140,28 @@ static __always_inline void flow_untie(__u64 id)
 /* ---- From the client's SYN to the accepted socket ---------------------------------------- */
 
 /* The four-tuple as the client sees it; the accepted socket has it the other way round. */
-static __always_inline void pair_of_client(struct sidetrack_pair *pair, struct bpf_sock_ops *ops)
+static __always_inline void pair_read(struct sidetrack_pair *pair, struct bpf_sock_ops *ops,
+				      int accepted)
 {
 	union address *client = (union address *)pair->client_addr;
 	union address *target = (union address *)pair->target_addr;
+	union address *local = accepted ? target : client;
+	union address *remote = accepted ? client : target;
+	__u16 remote_port = bpf_ntohl(ops->remote_port);
 
 	__builtin_memset(pair, 0, sizeof(*pair));
 	pair->netns_cookie = bpf_get_netns_cookie(ops);
 	if (ops->family == AF_INET) {
-		address_from_v4(client, ops->local_ip4);
-		address_from_v4(target, ops->remote_ip4);
+		address_from_v4(local, ops->local_ip4);
+		address_from_v4(remote, ops->remote_ip4);
 	} else {
 		for (int i = 0; i < 4; i++) {
-			client->words[i] = ops->local_ip6[i];
-			target->words[i] = ops->remote_ip6[i];
+			local->words[i] = ops->local_ip6[i];
+			remote->words[i] = ops->remote_ip6[i];
 		}
 	}
-	pair->client_port = ops->local_port;
-	pair->target_port = bpf_htons(bpf_ntohl(ops->remote_port));
-}
-
-static __always_inline void pair_of_accepted(struct sidetrack_pair *pair, struct bpf_sock_ops *ops)
-{
-	union address *client = (union address *)pair->client_addr;
-	union address *target = (union address *)pair->target_addr;
-
-	__builtin_memset(pair, 0, sizeof(*pair));
-	pair->netns_cookie = bpf_get_netns_cookie(ops);
-	if (ops->family == AF_INET) {
-		address_from_v4(client, ops->remote_ip4);
-		address_from_v4(target, ops->local_ip4);
-	} else {
-		for (int i = 0; i < 4; i++) {
-			client->words[i] = ops->remote_ip6[i];
-			target->words[i] = ops->local_ip6[i];
-		}
-	}
-	pair->client_port = bpf_ntohl(ops->remote_port);
-	pair->target_port = bpf_htons(ops->local_port);
+	pair->client_port = accepted ? remote_port : ops->local_port;
+	pair->target_port = bpf_htons(accepted ? ops->local_port : remote_port);
 }
 
 static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
@@ -247,7 +231,7 @@ static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 	client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
 	if (!client)
 		return;
-	pair_of_client(&pair, ops);
+	pair_read(&pair, ops, 0);
 	if (flow_record(client, &pair))
 		count(SIDETRACK_COUNT_FLOWS_LOST);
 	else
@@ -264,7 +248,7 @@ static __always_inline void flow_abandon(struct bpf_sock_ops *ops, __u64 id)
 
 	if (!entry || !life_change(entry, LIFE(id, FLOW_PENDING, 0), LIFE(id, FLOW_TAKEN, 0)))
 		return;
-	pair_of_client(&pair, ops);
+	pair_read(&pair, ops, 0);
 	carried = bpf_map_lookup_elem(&sidetrack_pairs, &pair);
 	if (carried && *carried == id)
 		bpf_map_delete_elem(&sidetrack_pairs, &pair);
@@ -279,7 +263,7 @@ static __always_inline __u64 pair_take(struct bpf_sock_ops *ops)
 	struct sidetrack_pair pair;
 	__u64 *carried, id;
 
-	pair_of_accepted(&pair, ops);
+	pair_read(&pair, ops, 1);
 	carried = bpf_map_lookup_elem(&sidetrack_pairs, &pair);
 	if (!carried) {
 		if (address_is_spread((union address *)pair.target_addr))
