@@ -52,7 +52,7 @@ impl Redirected {
 }
 
 impl Bystander {
-    /// Both ends are in the scope.
+    /// The client is in the scope; the origin is not, as origins are elsewhere.
     pub(crate) fn open_in_scope() -> Result<Self> {
         Self::open(Hierarchy::enter_program)
     }
@@ -73,10 +73,12 @@ impl Bystander {
             asked.original_destination() == PROBE.into(),
             "a wrong probe"
         );
+        hierarchy.enter_outside()?;
+        let listener = listen(PORT, None)?;
         enter(&hierarchy)?;
         Ok(Self {
             engine,
-            listener: listen(PORT, None)?,
+            listener,
             _proxy: proxy,
             _hierarchy: hierarchy,
         })
