@@ -25,6 +25,7 @@
 #include "program.h"
 #include "flow.h"
 #include "connect.h"
+#include "service.h"
 #include "option.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

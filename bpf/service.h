@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A service's listeners, and the processes that are its own. */
+#ifndef SIDETRACK_SERVICE_H
+#define SIDETRACK_SERVICE_H
+
+static __always_inline void listener_count(struct bpf_sock *sk, struct sidetrack_service *service,
+					   int change)
+{
+	if (sk->family == AF_INET)
+		__sync_fetch_and_add(&service->listeners4, change);
+	else
+		__sync_fetch_and_add(&service->listeners6, change);
+}
+
+/* Takes the listener's address as the service's, or finds that it is another one. */
+static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_service *service)
+{
+	union address *addr6 = (union address *)service->addr6;
+	__be16 port = bpf_htons(sk->src_port);
+	int difference;
+
+	if (sk->family == AF_INET) {
+		if (service->listeners4 &&
+		    (service->addr4 != sk->src_ip4 || service->port4 != port))
+			return -EADDRINUSE;
+		service->addr4 = sk->src_ip4;
+		service->port4 = port;
+		listener_count(sk, service, 1);
+		return 0;
+	}
+	difference = (addr6->words[0] ^ sk->src_ip6[0]) | (addr6->words[1] ^ sk->src_ip6[1]) |
+		     (addr6->words[2] ^ sk->src_ip6[2]) | (addr6->words[3] ^ sk->src_ip6[3]);
+	if (service->listeners6 && (difference || service->port6 != port))
+		return -EADDRINUSE;
+	for (int i = 0; i < 4; i++)
+		addr6->words[i] = sk->src_ip6[i];
+	service->port6 = port;
+	listener_count(sk, service, 1);
+	return 0;
+}
+
+/* A cgroup has one more process that is an owner. */
+static __always_inline int owner_cgroup_add(__u64 cgroup)
+{
+	struct sidetrack_owner_cgroup first = { .owners = 1 }, *known;
+
+	if (!bpf_map_update_elem(&sidetrack_owner_cgroups, &cgroup, &first, BPF_NOEXIST))
+		return 0;
+	known = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
+	if (!known)
+		return -1; /* the map is full */
+	__sync_fetch_and_add(&known->owners, 1);
+	return 0;
+}
+
+static __always_inline void owner_cgroup_remove(__u64 cgroup)
+{
+	struct sidetrack_owner_cgroup *known;
+
+	known = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
+	if (known && __sync_fetch_and_add(&known->owners, -1) == 1 && !known->service)
+		bpf_map_delete_elem(&sidetrack_owner_cgroups, &cgroup);
+}
+
+/*
+ * Whoever brings the secret speaks for the service, with all its children. Not so for a legacy
+ * proxy: the engine brings it in its stead, and says itself whose the listener is.
+ */
+static __always_inline int owner_add(struct sidetrack_socket *socket,
+				     const struct sidetrack_service *service)
+{
+	struct sidetrack_owner owner = { .service = socket->service, .listeners = 1 };
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct sidetrack_owner *known;
+
+	if (service->records == SIDETRACK_RECORDS_LEGACY)
+		return 0;
+	owner.cgroup_id = bpf_get_current_cgroup_id();
+	owner.started = program_started(bpf_get_current_task_btf());
+	socket->owner = tgid;
+	socket->owner_started = owner.started;
+	known = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
+	if (known && known->service == owner.service && known->started == owner.started &&
+	    known->cgroup_id == owner.cgroup_id) {
+		__sync_fetch_and_add(&known->listeners, 1);
+		return 0;
+	}
+	if (known)
+		owner_cgroup_remove(known->cgroup_id);
+	if (owner_cgroup_add(owner.cgroup_id))
+		return -1;
+	if (!bpf_map_update_elem(&sidetrack_owners, &tgid, &owner, BPF_ANY))
+		return 0;
+	owner_cgroup_remove(owner.cgroup_id);
+	return -1;
+}
+
+/*
+ * A process is its service's as long as a listener that it marked is open, whoever closes it. One
+ * that the engine named: until it closes the service's last.
+ */
+static __always_inline void owner_remove(const struct sidetrack_socket *socket,
+					 __u32 listeners_left)
+{
+	__u32 tgid = socket->owner ? socket->owner : bpf_get_current_pid_tgid() >> 32;
+	struct sidetrack_owner *owner = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
+
+	if (!owner || owner->service != socket->service)
+		return;
+	if (socket->owner) {
+		if (owner->started != socket->owner_started ||
+		    __sync_fetch_and_add(&owner->listeners, -1) != 1)
+			return;
+	} else if (listeners_left) {
+		return;
+	}
+	owner_cgroup_remove(owner->cgroup_id);
+	bpf_map_delete_elem(&sidetrack_owners, &tgid);
+}
+
+static __always_inline void listener_remove(struct bpf_sock *sk,
+					    const struct sidetrack_socket *socket)
+{
+	__u32 number = socket->service;
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+
+	if (!service)
+		return;
+	listener_count(sk, service, -1);
+	owner_remove(socket, service->listeners4 + service->listeners6);
+}
+
+#endif /* SIDETRACK_SERVICE_H */
