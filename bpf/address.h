@@ -32,6 +32,24 @@ static __always_inline int address_is_zero(const union address *a)
 	return (a->halves[0] | a->halves[1]) == 0;
 }
 
+static __always_inline int address_is_equal(const union address *a, const union address *b)
+{
+	return a->halves[0] == b->halves[0] && a->halves[1] == b->halves[1];
+}
+
+/* A socket's own address. */
+static __always_inline void address_from_socket(union address *to, struct bpf_sock *sk)
+{
+	if (sk->family == AF_INET) {
+		address_from_v4(to, sk->src_ip4);
+		return;
+	}
+	to->words[0] = sk->src_ip6[0];
+	to->words[1] = sk->src_ip6[1];
+	to->words[2] = sk->src_ip6[2];
+	to->words[3] = sk->src_ip6[3];
+}
+
 static __always_inline int address_is_loopback6(const union address *a)
 {
 	return a->halves[0] == 0 && a->words[2] == 0 && a->words[3] == bpf_htonl(1);

@@ -26,8 +26,7 @@ static __always_inline int refuse(int error, __u32 counter, __u32 event, const s
 	return REFUSE;
 }
 
-/* A socket may come back after AF_UNSPEC; what an earlier connect left must not speak for this one.
- */
+/* A socket may come back after AF_UNSPEC: what an earlier connect left must not speak for it. */
 static __always_inline int go_straight(struct bpf_sock_addr *ctx)
 {
 	struct sidetrack_client *client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
@@ -66,7 +65,6 @@ static __always_inline void remember(struct sidetrack_client *client, const stru
 	__builtin_memcpy(client->remote_addr, c->remote.bytes, sizeof(client->remote_addr));
 	client->remote_port = c->port;
 	client->family = c->family;
-	client->mapped = c->mapped;
 	client->context_id = f->context_id;
 	client->flags = !parent_id && chain->length > 1 ? SIDETRACK_FLOW_CHAIN_ASSUMED : 0;
 	client->chain_length = chain->length;
@@ -153,8 +151,7 @@ static __always_inline int is_own_listener(__u32 number, const struct connection
 	addr6 = (const union address *)service->addr6;
 	return c->port == service->port6 && service->listeners6 &&
 	       (address_is_zero(addr6) ? address_is_loopback6(&c->remote) :
-					 addr6->halves[0] == c->remote.halves[0] &&
-						 addr6->halves[1] == c->remote.halves[1]);
+					 address_is_equal(addr6, &c->remote));
 }
 
 static __always_inline int refuse_own_listener(const struct connection *c, __u32 service)
@@ -283,10 +280,8 @@ static __always_inline int connect6(struct bpf_sock_addr *ctx)
 		return PROCEED;
 	for (int i = 0; i < 4; i++)
 		c.remote.words[i] = ctx->user_ip6[i];
-	if (address_is_mapped(&c.remote)) {
+	if (address_is_mapped(&c.remote))
 		c.family = AF_INET;
-		c.mapped = 1;
-	}
 	verdict = judge(ctx, &c, &target);
 	if (verdict != DIVERT)
 		return verdict;

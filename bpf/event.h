@@ -8,7 +8,6 @@ struct connection {
 	union address remote;
 	__be16 port;
 	__u8 family; /* of the address */
-	__u8 mapped; /* IPv4-mapped, on an AF_INET6 socket */
 };
 
 static __always_inline void event_emit(__u32 kind, const struct connection *c, __u64 filter_id,

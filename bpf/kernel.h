@@ -91,14 +91,9 @@ struct task_struct {
 	struct mm_struct *mm;
 };
 
-struct sock_common {
-	unsigned char skc_ipv6only : 1;
-};
-
 struct socket;
 
 struct sock {
-	struct sock_common __sk_common;
 	struct socket *sk_socket;
 };
 

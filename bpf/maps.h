@@ -30,8 +30,7 @@ __s64 flows_pending;
 struct sidetrack_policy_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
-	/* Sizes, not types: Linux 6.1 takes no inner map that differs from this one in having BTF.
-	 */
+	/* Sizes, not types: Linux 6.1 takes no inner map that differs in having BTF. */
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct sidetrack_policy));
 } sidetrack_policy_0 SEC(".maps");
@@ -124,13 +123,12 @@ struct sidetrack_client {
 	__u8 remote_addr[16];
 	__be16 remote_port;
 	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
-	__u8 mapped; /* 1: an AF_INET6 socket with IPv4-mapped addresses */
-	__u32 generation;
+	__u8 reserved;
 	__u32 context_id;
 	__u32 bound_ifindex;
 	__u32 flags;
-	__u16 reserved;
 	__u16 chain_length;
+	__u16 reserved2;
 	__u16 chain[SIDETRACK_CHAIN_MAX];
 };
 

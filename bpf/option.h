@@ -140,22 +140,6 @@ static __always_inline void info_write_names(struct sidetrack_info *info,
 	}
 }
 
-/* The accepted socket's own address. */
-static __always_inline void info_write_target(struct sidetrack_info *info, struct bpf_sock *sk)
-{
-	union address *target = (union address *)info->target_addr;
-
-	if (sk->family == AF_INET) {
-		address_from_v4(target, sk->src_ip4);
-	} else {
-		target->words[0] = sk->src_ip6[0];
-		target->words[1] = sk->src_ip6[1];
-		target->words[2] = sk->src_ip6[2];
-		target->words[3] = sk->src_ip6[3];
-	}
-	info->target_port = bpf_htons(sk->src_port);
-}
-
 static __always_inline void info_write_executable(struct sidetrack_info *info, __u64 number)
 {
 	struct sidetrack_executable *known;
@@ -185,7 +169,8 @@ static __always_inline int get_info(struct bpf_sockopt *ctx,
 	info->state = SIDETRACK_REDIRECTED_BY_SELF;
 	info->context_length = length;
 	info->records_length = sizeof(token);
-	info_write_target(info, ctx->sk);
+	address_from_socket((union address *)info->target_addr, ctx->sk);
+	info->target_port = bpf_htons(ctx->sk->src_port);
 	__builtin_memcpy(&info->flow, flow, sizeof(*flow));
 	info_write_executable(info, entry->executable);
 	info->records = token;

@@ -15,26 +15,23 @@ static __always_inline void listener_count(struct bpf_sock *sk, struct sidetrack
 /* Takes the listener's address as the service's, or finds that it is another one. */
 static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_service *service)
 {
-	union address *addr6 = (union address *)service->addr6;
+	union address *addr6 = (union address *)service->addr6, own;
 	__be16 port = bpf_htons(sk->src_port);
-	int difference;
 
+	address_from_socket(&own, sk);
 	if (sk->family == AF_INET) {
 		if (service->listeners4 &&
-		    (service->addr4 != sk->src_ip4 || service->port4 != port))
+		    (service->addr4 != own.words[3] || service->port4 != port))
 			return -EADDRINUSE;
-		service->addr4 = sk->src_ip4;
+		service->addr4 = own.words[3];
 		service->port4 = port;
-		listener_count(sk, service, 1);
-		return 0;
+	} else {
+		if (service->listeners6 &&
+		    (!address_is_equal(addr6, &own) || service->port6 != port))
+			return -EADDRINUSE;
+		*addr6 = own;
+		service->port6 = port;
 	}
-	difference = (addr6->words[0] ^ sk->src_ip6[0]) | (addr6->words[1] ^ sk->src_ip6[1]) |
-		     (addr6->words[2] ^ sk->src_ip6[2]) | (addr6->words[3] ^ sk->src_ip6[3]);
-	if (service->listeners6 && (difference || service->port6 != port))
-		return -EADDRINUSE;
-	for (int i = 0; i < 4; i++)
-		addr6->words[i] = sk->src_ip6[i];
-	service->port6 = port;
 	listener_count(sk, service, 1);
 	return 0;
 }

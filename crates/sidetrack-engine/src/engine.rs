@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::filter::lower;
 use crate::legacy::Holder;
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
-use crate::{Cgroup, Error, Filter, RecordsMode, Service, ServiceSpec, host, legacy, sys};
+use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, sys};
 
 /// What can be set before load.
 #[derive(Clone, Debug)]
@@ -246,12 +246,6 @@ impl Engine {
     /// A service's name.
     pub fn service_name(&self, number: u32) -> Option<&str> {
         self.services.get(&number).map(|spec| spec.name.as_str())
-    }
-
-    /// Whether a service is legacy.
-    pub fn is_legacy(&self, service: &Service) -> bool {
-        let spec = self.services.get(&service.number);
-        spec.is_some_and(|spec| spec.records == RecordsMode::Legacy)
     }
 
     /// Reads all counters.
