@@ -1,0 +1,125 @@
+//! A filter's place in its sublayer (specification, 4.6).
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::field::FieldType;
+use crate::{Code, Condition, Error, Filter, MatchType, Value};
+
+/// A filter's weight, as it was asked for. The higher, the earlier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weight {
+    /// This number (WFP: FWP_UINT64).
+    Literal(u64),
+    /// 0 to 15 in the upper four bits; the rest is automatic (WFP: FWP_UINT8).
+    Class(u8),
+    /// By how much the filter asks, below 2^60 (WFP: FWP_EMPTY).
+    #[default]
+    Auto,
+}
+
+const CLASS_MAX: u8 = 15;
+const CLASS_SHIFT: u32 = 60;
+/// Room for the sum of bits below the number of fields: 16 fields of at most 128 bits.
+const BITS_SHIFT: u32 = 16;
+
+impl Weight {
+    /// Errors: FWP_E_INVALID_WEIGHT.
+    pub fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Class(class) if class > CLASS_MAX => Err(Error::new(
+                Code::InvalidWeight,
+                format!("a weight class goes from 0 to {CLASS_MAX}; {class} is beyond"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The number by which a filter is ordered.
+    pub fn effective(filter: &Filter) -> u64 {
+        match filter.weight {
+            Self::Literal(weight) => weight,
+            Self::Class(class) => u64::from(class) << CLASS_SHIFT | automatic(&filter.conditions),
+            Self::Auto => automatic(&filter.conditions),
+        }
+    }
+}
+
+/// The more fields a filter asks about, the higher; among equals, the more bits it fixes.
+fn automatic(conditions: &[Condition]) -> u64 {
+    let fields: BTreeSet<_> = conditions.iter().map(|condition| condition.field).collect();
+    let bits: u64 = fields
+        .iter()
+        .map(|&field| {
+            let alternatives = conditions.iter().filter(|each| each.field == field);
+            // The widest of a field's alternatives tells how much it fixes.
+            alternatives.map(fixed_bits).min().unwrap_or(0)
+        })
+        .sum();
+    (fields.len() as u64) << BITS_SHIFT | bits
+}
+
+/// How many bits of its field a condition fixes, roughly.
+fn fixed_bits(condition: &Condition) -> u64 {
+    let width = match condition.field.kind() {
+        FieldType::Uint(most) => u64::from(u64::BITS - most.leading_zeros()),
+        FieldType::Address => 128,
+        FieldType::App | FieldType::Cgroup => 64,
+    };
+    match (condition.match_type, &condition.value) {
+        (MatchType::Equal, Value::Prefix(prefix)) => {
+            width - u64::from(prefix.max_prefix_len() - prefix.prefix_len())
+        }
+        (MatchType::Equal, _) => width,
+        (MatchType::Prefix, _) => width / 2,
+        (MatchType::Range, Value::Range(low, high)) => match (&**low, &**high) {
+            (Value::Uint(low), Value::Uint(high)) => {
+                width.saturating_sub(u64::from(u64::BITS - (high - low).leading_zeros()))
+            }
+            _ => 1,
+        },
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Action, Field, LayerKind};
+
+    fn weight(weight: Weight, conditions: &[Condition]) -> u64 {
+        let layer = LayerKind::ConnectRedirect.both()[0];
+        let filter = Filter {
+            weight,
+            conditions: conditions.to_vec(),
+            ..Filter::new("a", layer, Action::Permit)
+        };
+        Weight::effective(&filter)
+    }
+
+    #[test]
+    fn weights_are_literal_classed_or_automatic() {
+        let port = Condition::equal(Field::RemotePort, Value::Uint(443));
+        let wide = Condition::equal(
+            Field::RemoteAddress,
+            Value::Prefix("10.0.0.0/8".parse().unwrap()),
+        );
+        let narrow = Condition::equal(
+            Field::RemoteAddress,
+            Value::Prefix("10.0.0.0/24".parse().unwrap()),
+        );
+        assert_eq!(weight(Weight::Literal(u64::MAX), &[]), u64::MAX);
+        assert_eq!(weight(Weight::Class(15), &[]) >> 60, 15);
+        assert!(weight(Weight::Auto, std::slice::from_ref(&wide)) < 1 << 60);
+        let auto = |conditions: &[Condition]| weight(Weight::Auto, conditions);
+        assert!(auto(&[]) < auto(std::slice::from_ref(&wide)));
+        assert!(auto(std::slice::from_ref(&wide)) < auto(std::slice::from_ref(&narrow)));
+        assert!(auto(std::slice::from_ref(&narrow)) < auto(&[wide.clone(), port.clone()]));
+        assert_eq!(
+            Weight::Class(16).check().unwrap_err().code,
+            Code::InvalidWeight
+        );
+    }
+}
