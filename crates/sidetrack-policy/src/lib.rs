@@ -1,11 +1,16 @@
 //! A policy: WFP's objects, what they mean, and what the kernel is given. Pure: no I/O.
 #![forbid(unsafe_code)]
 
+pub mod compile;
 pub mod condition;
 mod error;
+pub mod facts;
 pub mod field;
 mod layer;
 pub mod object;
+pub mod reference;
+pub mod rule;
+mod test;
 mod weight;
 
 pub use condition::{Condition, MatchType, Value};
