@@ -98,7 +98,7 @@ struct sidetrack_socket {
 	__u32 owner;	     /* that process; 0 if the engine did, for a legacy proxy */
 	__u32 service;	     /* whose listener it is, or the child of */
 	__u32 role;	     /* SOCKET_* */
-	__u32 reserved;
+	__u32 epoch;	     /* of that service */
 };
 
 /*

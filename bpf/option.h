@@ -349,10 +349,11 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
 		return option_fail(ENOMEM);
-	if (socket->role == SOCKET_LISTENER)
+	if (socket->role == SOCKET_LISTENER && !listener_is_stale(socket))
 		return option_fail(EALREADY);
 	socket->role = SOCKET_LISTENER;
 	socket->service = number;
+	socket->epoch = service->epoch;
 	error = listener_add(ctx->sk, service);
 	if (!error && owner_add(socket, service)) {
 		listener_count(ctx->sk, service, -1);

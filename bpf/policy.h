@@ -16,8 +16,9 @@
 
 #define SIDETRACK_LINE_SIZE 64
 
-#define SIDETRACK_FILTERS_MAX 100000  /* filters of one policy */
-#define SIDETRACK_CGROUP_LEVELS_MAX 8 /* cgroups below the root that a condition can be below of   \
+#define SIDETRACK_FILTERS_MAX 100000 /* filters of one policy */
+#define SIDETRACK_CGROUP_LEVELS_MAX                                                                \
+	8			      /* cgroups below the root that a condition can be below of   \
 				       */
 #define SIDETRACK_STEPS_MAX (1 << 22) /* of one search; beyond, the connect is refused */
 #define SIDETRACK_SEARCH_DEPTH_MAX 64 /* nodes put aside in one search: two for each field */

@@ -115,14 +115,23 @@ static __always_inline void owner_remove(const struct sidetrack_socket *socket,
 	bpf_map_delete_elem(&sidetrack_owners, &tgid);
 }
 
+/* Its service was taken away: it is nobody's, and may be marked again. */
+static __always_inline int listener_is_stale(const struct sidetrack_socket *socket)
+{
+	__u32 number = socket->service;
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+
+	return !service || service->epoch != socket->epoch;
+}
+
 static __always_inline void listener_remove(struct bpf_sock *sk,
 					    const struct sidetrack_socket *socket)
 {
 	__u32 number = socket->service;
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
 
-	if (!service)
-		return;
+	if (!service || service->epoch != socket->epoch)
+		return; /* it is of a service that was taken away */
 	listener_count(sk, service, -1);
 	owner_remove(socket, service->listeners4 + service->listeners6);
 }

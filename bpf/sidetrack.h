@@ -182,6 +182,7 @@ struct sidetrack_service {
 	char name[SIDETRACK_NAME_SIZE];
 	__u32 records; /* SIDETRACK_RECORDS_* */
 	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_* */
+	__u32 epoch;   /* tells it from an earlier service of the same number */
 
 	__u32 listeners4;
 	__u32 listeners6;
@@ -189,6 +190,7 @@ struct sidetrack_service {
 	__be16 port4;
 	__be16 port6;
 	__u8 addr6[16];
+	__u32 reserved;
 };
 
 struct sidetrack_context {

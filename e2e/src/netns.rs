@@ -54,3 +54,10 @@ pub fn counter(name: &str) -> u64 {
         })
         .unwrap_or_else(|| panic!("the kernel counts no {name}"))
 }
+
+/// The cookie of this thread's namespace.
+pub fn cookie() -> u64 {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("lo is up");
+    let answer = sys::get_option(&socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, 8);
+    u64::from_ne_bytes(answer.buffer.try_into().expect("it has 8 bytes"))
+}

@@ -149,17 +149,17 @@ fn idle(service: &Service, count: usize) -> Vec<Filter> {
 }
 
 #[test]
-fn filter_256_works_and_a_policy_of_257_changes_nothing() {
+fn filter_50000_works_and_a_policy_of_50001_changes_nothing() {
     let mut host = Host::new("filters");
     let service = host.service("inspect");
     let _answering = host.answer(&service);
-    let mut filters = idle(&service, 255);
+    let mut filters = idle(&service, 49_999);
     filters.push(Filter::redirect_all(service.number));
     host.set_policy(&filters);
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
-    let refused = host.engine().set_policy(&idle(&service, 257));
+    let refused = host.engine().set_policy(&idle(&service, 50_001));
     assert!(
-        matches!(refused, Err(Error::TooManyFilters(257))),
+        matches!(refused, Err(Error::TooManyFilters(50_001))),
         "{refused:?}"
     );
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");

@@ -238,6 +238,8 @@ pub struct Service {
     pub records: u32,
     /// [`OWN_TRAFFIC_PERMIT`].
     pub flags: u32,
+    /// Tells it from an earlier service of the same number.
+    pub epoch: u32,
     /// Open listeners that take IPv4.
     pub listeners4: u32,
     /// Open listeners that take IPv6.
@@ -250,6 +252,8 @@ pub struct Service {
     pub port6: [u8; 2],
     /// All zero: `::1`.
     pub addr6: [u8; 16],
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A fixed redirect context.
@@ -357,6 +361,6 @@ const _: () = {
     assert!(size_of::<Flow>() == 168);
     assert!(size_of::<Info>() == 1024);
     assert!(size_of::<AutoContext>() == 296);
-    assert!(size_of::<Service>() == 104);
+    assert!(size_of::<Service>() == 112);
     assert!(size_of::<Event>() == 96);
 };

@@ -85,6 +85,7 @@ pub struct Engine {
     pins: Option<Pins>,
     resumed: bool,
     scope: PathBuf,
+    last_number: u32,
 }
 
 impl Engine {
@@ -107,14 +108,14 @@ impl Engine {
             Some(identity) => identity.of_scope(scope)?,
             None => Identity::new(scope, &config)?,
         };
-        if let (Some(pins), true) = (&pins, resumed) {
-            pins.reuse_maps(&mut skeleton)?;
+        match (&pins, resumed) {
+            (Some(pins), true) => pins.reuse_maps(&mut skeleton)?,
+            _ => skeleton
+                .maps
+                .sidetrack_flows
+                .set_max_entries(identity.flows_max)
+                .map_err(Error::Kernel)?,
         }
-        skeleton
-            .maps
-            .sidetrack_flows
-            .set_max_entries(identity.flows_max)
-            .map_err(Error::Kernel)?;
         let constants = skeleton
             .maps
             .rodata_data
@@ -165,6 +166,7 @@ impl<'scope> OpenEngine<'scope> {
             pins: self.pins,
             resumed: self.resumed,
             scope: self.scope.path().to_owned(),
+            last_number: 0,
         };
         if self.resumed {
             engine.take_up()?;
@@ -205,9 +207,7 @@ impl Engine {
     ///
     /// Errors: [`Error::ServiceName`], [`Error::TooManyServices`], [`Error::Bpf`].
     pub fn create_service(&mut self, spec: &ServiceSpec) -> Result<Service, Error> {
-        let number = (1..kernel::SERVICES_MAX as u32)
-            .find(|number| !self.services.contains_key(number))
-            .ok_or(Error::TooManyServices)?;
+        let number = self.free_number().ok_or(Error::TooManyServices)?;
         let secret = pins::random()?;
         let value = spec.lower(secret)?;
         update(
@@ -241,6 +241,16 @@ impl Engine {
         )?;
         self.services.remove(&number);
         Ok(())
+    }
+
+    /// Changes what a service's filters do by themselves: what the kernel has of the service stays.
+    ///
+    /// In force with the next commit.
+    pub fn amend_service(&mut self, number: u32, spec: &ServiceSpec) {
+        if let Some(known) = self.services.get_mut(&number) {
+            known.on_absent = spec.on_absent;
+            known.context = spec.context.clone();
+        }
     }
 
     /// The services, by number.
@@ -342,6 +352,19 @@ impl Engine {
     pub fn token_key(&self) -> [u64; 2] {
         let constants = self.skeleton.maps.rodata_data;
         constants.expect("the object has constants").token_key
+    }
+
+    /// A number that no service has, and that was not given lately: flows keep their services' numbers.
+    fn free_number(&mut self) -> Option<u32> {
+        let numbers = 1..kernel::SERVICES_MAX as u32;
+        let free = |number: &u32| !self.services.contains_key(number);
+        let number = numbers
+            .clone()
+            .skip(self.last_number as usize)
+            .find(free)
+            .or_else(|| numbers.clone().find(free))?;
+        self.last_number = number;
+        Some(number)
     }
 
     fn service_of(&self, number: u32, secret: [u8; 16]) -> Service {

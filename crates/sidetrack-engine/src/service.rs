@@ -127,6 +127,8 @@ impl ServiceSpec {
             port4: [0; 2],
             port6: [0; 2],
             addr6: [0; 16],
+            epoch: u32::from_ne_bytes(std::array::from_fn(|at| secret[at])),
+            reserved: 0,
         })
     }
 }

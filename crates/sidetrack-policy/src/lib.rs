@@ -4,6 +4,7 @@
 pub mod compile;
 pub mod condition;
 mod error;
+pub mod explain;
 pub mod facts;
 pub mod field;
 mod layer;

@@ -130,6 +130,23 @@ pub fn matches(rule: &Rule<'_>, host: &dyn Host, facts: &Facts) -> bool {
         })
 }
 
+/// The conditions that keep a rule from matching: those of the first field of which none holds.
+pub fn fails_at(rule: &Rule<'_>, host: &dyn Host, facts: &Facts) -> String {
+    let conditions = &rule.filter.conditions;
+    let fields: BTreeSet<Field> = conditions.iter().map(|each| each.field).collect();
+    let of = |field| conditions.iter().filter(move |each| each.field == field);
+    fields
+        .into_iter()
+        .find(|&field| !of(field).any(|each| holds(each, host, facts)))
+        .map(|field| {
+            of(field)
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" or ")
+        })
+        .unwrap_or_default()
+}
+
 /// Whether one condition holds.
 pub fn holds(condition: &Condition, host: &dyn Host, facts: &Facts) -> bool {
     let actual = facts.value(condition.field);

@@ -267,6 +267,7 @@ impl Engine {
                 && value.name[0] != 0
             {
                 self.services.insert(number, ServiceSpec::raise(&value));
+                self.last_number = number;
             }
         }
         Ok(())

@@ -1,0 +1,369 @@
+//! Each layer is asked by its own hook, with the right values of all its fields.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::Duration;
+
+use e2e::{Host, client_binary, netns, wait};
+use sidetrack_engine::counter::Counter;
+use sidetrack_engine::event::{Event, EventKind};
+use sidetrack_policy::field::{address_type, flags};
+use sidetrack_policy::{
+    Action, Condition, Family, Field, Filter, Identity, Layer, LayerKind, Lifetime, MatchType,
+    Sublayer, Uuid, Value, Weight,
+};
+
+const UNKNOWN_USER: u64 = 4242;
+/// Longer than a loopback connect takes, shorter than a SYN's second try.
+const SYN_WAIT: Duration = Duration::from_millis(500);
+
+/// One end of the connection, as a layer should see it.
+struct End {
+    app: String,
+    cgroup: String,
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+fn path(text: &str) -> Value {
+    Value::Path(text.to_owned())
+}
+
+fn with(field: Field, match_type: MatchType, value: Value) -> Condition {
+    Condition {
+        field,
+        match_type,
+        value,
+    }
+}
+
+/// For each field a condition that must hold, and one that must not.
+fn conditions(end: &End) -> Vec<(Condition, Condition)> {
+    let root = end
+        .cgroup
+        .rsplit_once('/')
+        .expect("it is below the test's")
+        .0;
+    let own_user = std::fs::metadata("/proc/self").expect("it is there").uid();
+    let elsewhere = if end.local.is_ipv4() {
+        "127.0.0.9"
+    } else {
+        "fd00::9"
+    };
+    let elsewhere = || Value::Address(elsewhere.parse().expect("an address"));
+    let equal = Condition::equal;
+    let mut all = Vec::new();
+    for (field, right, wrong) in [
+        (Field::App, path(&end.app), path("/bin/true")),
+        (Field::CurrentApp, path(&end.app), path("/bin/true")),
+        (
+            Field::User,
+            Value::Uint(own_user.into()),
+            Value::Uint(UNKNOWN_USER),
+        ),
+        (
+            Field::CurrentUser,
+            Value::Uint(own_user.into()),
+            Value::Uint(UNKNOWN_USER),
+        ),
+        (Field::Cgroup, path(&end.cgroup), path(root)),
+        (Field::CurrentCgroup, path(&end.cgroup), path(root)),
+        (
+            Field::LocalAddress,
+            Value::Address(end.local.ip()),
+            elsewhere(),
+        ),
+        (
+            Field::LocalPort,
+            Value::Uint(end.local.port().into()),
+            Value::Uint(1),
+        ),
+        (
+            Field::LocalAddressType,
+            Value::Uint(address_type::LOOPBACK),
+            Value::Uint(address_type::UNICAST),
+        ),
+        (
+            Field::RemoteAddress,
+            Value::Address(end.remote.ip()),
+            elsewhere(),
+        ),
+        (
+            Field::RemotePort,
+            Value::Uint(end.remote.port().into()),
+            Value::Uint(1),
+        ),
+        (
+            Field::DestinationAddressType,
+            Value::Uint(address_type::LOOPBACK),
+            Value::Uint(address_type::MULTICAST),
+        ),
+        (Field::Protocol, Value::Uint(6), Value::Uint(17)),
+    ] {
+        all.push((equal(field, right), equal(field, wrong)));
+    }
+    for field in [Field::Cgroup, Field::CurrentCgroup] {
+        let (inside, beside) = (path(root), path(&format!("{root}/other")));
+        all.push((
+            with(field, MatchType::Prefix, inside),
+            with(field, MatchType::Prefix, beside),
+        ));
+    }
+    let netns = |match_type| with(Field::Netns, match_type, Value::Uint(netns::cookie()));
+    all.push((netns(MatchType::Equal), netns(MatchType::NotEqual)));
+    let flag = |bit| with(Field::Flags, MatchType::FlagsAllSet, Value::Uint(bit));
+    all.push((flag(flags::LOOPBACK), flag(flags::PROXY_CONNECTION)));
+    all
+}
+
+/// Filters that tell what they see, and those of them that must.
+struct Lookouts {
+    filters: Vec<Filter>,
+    expected: BTreeSet<(String, u64)>,
+}
+
+impl Lookouts {
+    fn add(&mut self, layer: Layer, right: Condition, wrong: Condition) {
+        let next = self.filters.len() as u64 + 1;
+        for (id, condition) in [(next, right), (next + 1, wrong)] {
+            let filter = Filter {
+                id,
+                conditions: vec![condition],
+                weight: Weight::Literal(id),
+                ..Filter::new("lookout", layer, Action::Inspect)
+            };
+            filter.check().expect("it is a good filter");
+            self.filters.push(filter);
+        }
+        self.expected.insert((layer.to_string(), next));
+    }
+
+    fn add_end(&mut self, family: Family, kinds: &[LayerKind], end: &End) {
+        for &kind in kinds {
+            for (right, wrong) in conditions(end) {
+                // Before bind there is no other end, and so no loopback.
+                let there = right.field.is_at(kind)
+                    && !(kind == LayerKind::BindRedirect && right.field == Field::Flags);
+                if there {
+                    self.add(Layer { kind, family }, right, wrong);
+                }
+            }
+        }
+    }
+}
+
+fn every_field_of_every_layer(test: &str, client: &str, server: &str) {
+    use LayerKind::{
+        AuthConnect, AuthRecvAccept, BindRedirect, ConnectRedirect, EndpointClosure,
+        FlowEstablished,
+    };
+    netns::enter();
+    let mut host = Host::new(test);
+    let (client, server): (SocketAddr, SocketAddr) =
+        (client.parse().unwrap(), server.parse().unwrap());
+    let family = Family::of(client.ip());
+    let below = format!("/e2e-{test}");
+    let exe = std::env::current_exe()
+        .expect("it has a path")
+        .display()
+        .to_string();
+    let program = End {
+        app: client_binary().display().to_string(),
+        cgroup: format!("{below}/program"),
+        local: client,
+        remote: server,
+    };
+    let origin = End {
+        app: exe,
+        cgroup: format!("{below}/service"),
+        local: server,
+        remote: client,
+    };
+    let mut lookouts = Lookouts {
+        filters: Vec::new(),
+        expected: BTreeSet::new(),
+    };
+    let outbound = [
+        BindRedirect,
+        ConnectRedirect,
+        AuthConnect,
+        FlowEstablished,
+        EndpointClosure,
+    ];
+    lookouts.add_end(family, &outbound, &program);
+    lookouts.add_end(
+        family,
+        &[AuthRecvAccept, FlowEstablished, EndpointClosure],
+        &origin,
+    );
+    for inbound in [0, 1] {
+        let direction = |value| Condition::equal(Field::Direction, Value::Uint(value));
+        let layer = Layer {
+            kind: FlowEstablished,
+            family,
+        };
+        lookouts.add(layer, direction(inbound), direction(7));
+    }
+    host.engine()
+        .commit(&lookouts.filters, &[])
+        .expect("the policy is good");
+    let listener = TcpListener::bind(server).expect("nobody else is here");
+    let accepting = thread::spawn(move || {
+        listener.accept().expect("the client comes"); // and is told goodbye
+    });
+    let told = host
+        .client(&[
+            "connect",
+            &server.to_string(),
+            "--bind",
+            &client.to_string(),
+        ])
+        .json();
+    assert_eq!(told["errno"], serde_json::Value::Null, "{told}");
+    accepting.join().expect("it accepted");
+    let mut seen = BTreeSet::new();
+    wait::until("all lookouts that must have told", || {
+        for event in host
+            .engine()
+            .events(Duration::from_millis(1))
+            .expect("readable")
+        {
+            if event.kind == EventKind::Inspected {
+                let layer = event.layer.expect("it is one of ours");
+                seen.insert((layer.to_string(), event.filter_id));
+            }
+        }
+        lookouts.expected.is_subset(&seen)
+    });
+    let wrong: Vec<_> = seen.difference(&lookouts.expected).collect();
+    let names: Vec<_> = wrong
+        .iter()
+        .map(|(layer, id)| {
+            format!(
+                "{layer}: {}",
+                lookouts.filters[*id as usize - 1].conditions[0]
+            )
+        })
+        .collect();
+    // At the event layers one end's wrong value may be the other end's right one.
+    let wrong: Vec<_> = names
+        .iter()
+        .filter(|name| {
+            !name.contains("cgroup") || !name.contains("flow") && !name.contains("closure")
+        })
+        .collect();
+    assert!(wrong.is_empty(), "told though it does not hold: {wrong:?}");
+}
+
+#[test]
+fn every_field_of_every_layer_over_ipv4() {
+    every_field_of_every_layer("layers4", "127.0.0.5:45001", "127.0.0.1:8080");
+}
+
+#[test]
+fn every_field_of_every_layer_over_ipv6() {
+    every_field_of_every_layer("layers6", "[::1]:45001", "[::1]:8080");
+}
+
+/// Says goodbye to whoever comes.
+fn serve(address: &str) {
+    let listener = TcpListener::bind(address).expect("nobody else is here");
+    thread::spawn(move || listener.incoming().for_each(drop));
+}
+
+/// Waits for what a filter tells.
+fn await_filter(host: &mut Host, filter_id: u64) -> Event {
+    let mut found = None;
+    wait::until("the filter's event", || {
+        let events = host.engine().events(Duration::from_millis(1));
+        found = events
+            .expect("readable")
+            .into_iter()
+            .find(|event| event.filter_id == filter_id);
+        found.is_some()
+    });
+    found.expect("just found")
+}
+
+/// Puts one filter without conditions in force, at both families of a layer.
+fn put(host: &mut Host, kind: LayerKind, action: Action) {
+    let filters = kind.both().map(|layer| Filter {
+        id: kind as u64 + 1,
+        ..Filter::new("all", layer, action)
+    });
+    host.engine()
+        .commit(&filters, &[])
+        .expect("the policy is good");
+}
+
+#[test]
+fn block_at_each_layer_refuses_and_is_told() {
+    netns::enter();
+    let mut host = Host::new("layers_block");
+    serve("127.0.0.1:8080");
+    let to = "127.0.0.1:8080";
+    for kind in [LayerKind::ConnectRedirect, LayerKind::AuthConnect] {
+        put(&mut host, kind, Action::Block);
+        let told = host.connect(to);
+        assert_eq!(told["errno"], libc::EACCES, "{kind:?}: {told}");
+        let event = await_filter(&mut host, kind as u64 + 1);
+        assert_eq!(event.kind, EventKind::Blocked);
+        assert_eq!(event.layer.map(|layer| layer.kind), Some(kind));
+    }
+    put(&mut host, LayerKind::BindRedirect, Action::Block);
+    let refused = TcpListener::bind("127.0.0.1:8081").expect_err("it is blocked");
+    assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+    put(&mut host, LayerKind::AuthRecvAccept, Action::Block);
+    let before = host.count(Counter::Blocked);
+    let address = to.parse().expect("an address");
+    let dropped = TcpStream::connect_timeout(&address, SYN_WAIT).expect_err("it is dropped");
+    assert_eq!(dropped.kind(), std::io::ErrorKind::TimedOut);
+    assert!(host.count(Counter::Blocked) > before);
+    put(&mut host, LayerKind::AuthRecvAccept, Action::Permit);
+    TcpStream::connect(to).expect("it is permitted");
+}
+
+fn sublayer(key: u128, weight: u16) -> Sublayer {
+    Sublayer {
+        identity: Identity {
+            key: Uuid::from_u128(key),
+            name: "sublayer".to_owned(),
+            description: String::new(),
+        },
+        lifetime: Lifetime::Static,
+        provider: None,
+        weight,
+    }
+}
+
+#[test]
+fn case_139_hard_permit_beats_a_filters_block_but_not_a_veto() {
+    netns::enter();
+    let mut host = Host::new("case139");
+    serve("127.0.0.1:8080");
+    let [layer, _] = LayerKind::AuthConnect.both();
+    let of = |sublayer, id, action| Filter {
+        id,
+        sublayer: Uuid::from_u128(sublayer),
+        clear_action_right: action == Action::Permit,
+        ..Filter::new("f", layer, action)
+    };
+    let sublayers = [sublayer(1, 20), sublayer(2, 10)];
+    let filters = [of(1, 1, Action::Permit), of(2, 2, Action::Block)];
+    host.engine()
+        .commit(&filters, &sublayers)
+        .expect("the policy is good");
+    assert_eq!(
+        host.connect("127.0.0.1:8080")["errno"],
+        serde_json::Value::Null
+    );
+    let filters = [of(1, 1, Action::Permit), of(2, 2, Action::Veto)];
+    host.engine()
+        .commit(&filters, &sublayers)
+        .expect("the policy is good");
+    assert_eq!(host.connect("127.0.0.1:8080")["errno"], libc::EACCES);
+    assert_eq!(await_filter(&mut host, 2).kind, EventKind::Vetoed);
+    assert_eq!(host.count(Counter::Vetoed), 1);
+}

@@ -1,0 +1,110 @@
+//! A pinned data path outlives its engine, and the next one takes it up (design 7.8).
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use e2e::{Host, wait};
+use sidetrack_engine::counter::Counter;
+use sidetrack_engine::{Config, Engine, Error, remove_pins};
+use tempfile::TempDir;
+
+/// A bpf file system of the test's own.
+struct Bpffs {
+    folder: TempDir,
+}
+
+impl Bpffs {
+    fn mount() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let status = Command::new("mount")
+            .args(["-t", "bpf", "bpf"])
+            .arg(folder.path())
+            .status()
+            .expect("mount is installed");
+        assert!(status.success());
+        Self { folder }
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.folder.path().join("sidetrack")
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(self.folder.path()).status();
+        assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+fn config(bpffs: &Bpffs) -> Config {
+    Config {
+        pins: Some(bpffs.pins()),
+        ..Config::default()
+    }
+}
+
+fn reopen(host: &mut Host, bpffs: &Bpffs) {
+    let engine = Engine::open(host.root(), config(bpffs))
+        .and_then(|engine| engine.load())
+        .and_then(|engine| engine.attach());
+    host.engine = Some(engine.unwrap_or_else(|error| panic!("{error}: {error:?}")));
+}
+
+#[test]
+fn pinned_data_path_outlives_its_engine_and_is_taken_up() {
+    let bpffs = Bpffs::mount();
+    let mut host = Host::with("pins", config(&bpffs));
+    let service = host.service("inspect");
+    let _answering = host.answer(&service);
+    host.redirect_all(&[&service]);
+    assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
+    for round in 1..4 {
+        let generation = host.engine().generation();
+        drop(host.engine.take());
+        assert_eq!(
+            host.connect("10.1.2.3:81")["reply"],
+            "10.1.2.3:81",
+            "nobody holds it but the pins"
+        );
+        reopen(&mut host, &bpffs);
+        assert!(host.engine().resumed());
+        assert_eq!(host.engine().generation(), generation);
+        assert_eq!(host.engine().service_name(service.number), Some("inspect"));
+        assert_eq!(host.engine().listeners(&service).expect("readable"), (1, 1));
+        assert_eq!(host.connect("10.1.2.3:82")["reply"], "10.1.2.3:82");
+        host.redirect_all(&[&service]);
+        assert_eq!(host.engine().generation(), generation + 1);
+        assert_eq!(host.count(Counter::Redirected), 1 + 3 * round - 1);
+        assert_eq!(host.connect("10.1.2.3:83")["reply"], "10.1.2.3:83");
+    }
+    drop(host.engine.take());
+    remove_pins(&bpffs.pins()).expect("they can go");
+    wait::until("nothing is redirected any more", || {
+        host.connect("127.0.0.1:1")["errno"] == libc::ECONNREFUSED
+    });
+}
+
+#[test]
+fn pins_of_another_scope_are_left_alone() {
+    let bpffs = Bpffs::mount();
+    let mut host = Host::with("pins_scope", config(&bpffs));
+    drop(host.engine.take());
+    let other = Engine::open(&host.program, config(&bpffs));
+    assert!(matches!(other.err(), Some(Error::Pins { .. })));
+    remove_pins(&bpffs.pins()).expect("they can go");
+}
+
+#[test]
+fn folder_that_is_no_bpf_file_system_is_refused() {
+    let host = Host::bare("pins_plain");
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Config {
+        pins: Some(folder.path().join("pins")),
+        ..Config::default()
+    };
+    let refused = Engine::open(host.root(), config)
+        .err()
+        .expect("it is refused");
+    assert!(refused.to_string().contains("mount -t bpf"), "{refused}");
+}
