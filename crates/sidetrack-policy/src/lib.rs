@@ -6,6 +6,7 @@ mod error;
 pub mod field;
 mod layer;
 pub mod object;
+pub mod set;
 mod weight;
 
 pub use condition::{Condition, MatchType, Value};
@@ -16,4 +17,5 @@ pub use object::{
     Absent, Action, Context, Filter, Identity, Lifetime, Provider, Records, SUBLAYER_UNIVERSAL,
     Service, Sublayer, Uuid,
 };
+pub use set::Objects;
 pub use weight::Weight;
