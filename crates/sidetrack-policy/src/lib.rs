@@ -1,12 +1,17 @@
 //! A policy: WFP's objects, what they mean, and what the kernel is given. Pure: no I/O.
 #![forbid(unsafe_code)]
 
+pub mod compile;
 pub mod condition;
 mod error;
+pub mod facts;
 pub mod field;
 mod layer;
 pub mod object;
+pub mod reference;
+pub mod rule;
 pub mod set;
+mod test;
 mod weight;
 
 pub use condition::{Condition, MatchType, Value};
