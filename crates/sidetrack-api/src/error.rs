@@ -70,4 +70,13 @@ mod tests {
         }
         assert_eq!(policy_error(&Status::unavailable("no daemon")), None);
     }
+
+    #[test]
+    fn the_documentation_lists_every_code() {
+        let page = include_str!("../../../docs/daemon.md");
+        for code in Code::ALL {
+            let row = format!("| {} | {:#010x} | ", code.name(), code.number());
+            assert!(page.contains(&row), "docs/daemon.md has no row {row:?}");
+        }
+    }
 }

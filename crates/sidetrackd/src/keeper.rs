@@ -69,6 +69,11 @@ impl Handle {
         lock(&self.in_force).clone()
     }
 
+    /// Waits until the keeper has ended. It does so before its handles only if it failed.
+    pub async fn ended(&self) {
+        self.tasks.closed().await;
+    }
+
     /// Has something done in the keeper's thread, and waits for the answer. Errors:
     /// [`Error::Stopping`].
     pub async fn run<R: Send + 'static>(

@@ -83,7 +83,7 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
     };
     let (keeper, thread) = start.keeper(move || data_path(detached)).await?;
     let in_force = keeper.in_force();
-    let api = Api::new(&config, keeper, log)?;
+    let api = Api::new(&config, keeper.clone(), log)?;
     let socket = &config.socket;
     let listener =
         server::listen(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
@@ -97,6 +97,7 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
+            () = keeper.ended() => {}
         }
         tell("STOPPING=1");
     };

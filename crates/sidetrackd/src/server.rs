@@ -35,6 +35,10 @@ pub const CALLS_PER_CONNECTION_MAX: u32 = 64;
 pub const CALLS_MAX: usize = 256;
 /// Root's whole policies at once, and all others' together, in memory. One more waits.
 pub const POLICIES_MAX: usize = 1;
+/// Bytes of one connection that are taken before they are read.
+const WINDOW: u32 = 256 << 10;
+/// Bytes of a question to reflection.
+const QUESTION_SIZE_MAX: usize = 16 << 10;
 /// Bytes of a call that is not ApplyPolicy.
 pub const CALL_SIZE_MAX: usize = 1 << 20;
 
@@ -76,7 +80,8 @@ impl Api {
     ) -> anyhow::Result<()> {
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(sidetrack_api::DESCRIPTOR)
-            .build_v1()?;
+            .build_v1()?
+            .max_decoding_message_size(QUESTION_SIZE_MAX);
         let sessions = Arc::clone(&self.sessions);
         let told = async move {
             stop.await;
@@ -85,6 +90,8 @@ impl Api {
         // Streams last as long as their clients want; so stopping does not wait for them.
         let serve = Server::builder()
             .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(WINDOW)
             .http2_max_header_list_size(16 << 10)
             .add_service(Admission::new(self))
             .add_service(reflection)

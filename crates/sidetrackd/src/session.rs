@@ -8,14 +8,14 @@ use sidetrack_api::v1::{self, session_event};
 use sidetrack_policy::object::{DESCRIPTION_SIZE_MAX, NAME_SIZE_MAX};
 use sidetrack_policy::set::Author;
 use sidetrack_policy::{Code, Error as Refusal, Objects};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use crate::Error;
 use crate::access::Peer;
 use crate::data_path::Generation;
 use crate::event::Log;
 use crate::keeper::Handle;
-use crate::transaction::{Transaction, WAIT_DEFAULT, WAIT_MAX, Writer};
+use crate::transaction::{Transaction, Turn, WAIT_DEFAULT, WAIT_MAX, Writer};
 
 /// Events that wait for a session's client; a client that does not read loses more.
 const EVENTS_MAX: usize = 8;
@@ -44,6 +44,8 @@ pub struct Session {
     pub opened: SystemTime,
     wait: Duration,
     events: mpsc::Sender<session_event::Event>,
+    /// Closed when the session ends: then nobody waits in its name any more.
+    end: Semaphore,
     state: Mutex<State>,
 }
 
@@ -99,6 +101,7 @@ impl Sessions {
             opened: SystemTime::now(),
             wait,
             events,
+            end: Semaphore::new(0),
             state: Mutex::default(),
         });
         open.insert(id, Arc::clone(&session));
@@ -123,6 +126,7 @@ impl Sessions {
     /// Ends one: its transaction is aborted, and a dynamic one's objects are deleted.
     pub async fn end(&self, session: &Session) {
         self.lock().remove(&session.id);
+        session.end.close();
         let mut state = session.state.lock().await;
         state.ended = true;
         state.transaction = None;
@@ -177,7 +181,7 @@ impl Sessions {
         let (turn, in_force) = if read_only {
             (None, self.keeper.in_force())
         } else {
-            let turn = self.writer.turn(session.id, session.wait).await?;
+            let turn = session.turn(&self.writer).await?;
             let begun = self.keeper.run(|keeper| keeper.begin_transaction()).await?;
             (Some(turn), begun)
         };
@@ -242,7 +246,7 @@ impl Sessions {
                 Ok((result, self.keeper.in_force().generation))
             }
             None => {
-                let turn = self.writer.turn(session.id, session.wait).await?;
+                let turn = session.turn(&self.writer).await?;
                 let task = self.keeper.run(move |keeper| {
                     let _turn = turn;
                     keeper.begin_transaction();
@@ -314,6 +318,14 @@ impl Session {
     pub fn in_transaction(&self) -> bool {
         let state = self.state.try_lock();
         state.map_or(true, |state| state.transaction.is_some())
+    }
+
+    /// Waits for its turn to write. Errors: FWP_E_TIMEOUT, …SESSION_ABORTED.
+    async fn turn(&self, writer: &Writer) -> Result<Turn, Refusal> {
+        tokio::select! {
+            turn = writer.turn(self.id, self.wait) => turn,
+            _ = self.end.acquire() => Err(gone()),
+        }
     }
 
     fn say(&self, event: session_event::Event) {

@@ -78,9 +78,18 @@ fn wrong_filters() -> Vec<(Change, Code)> {
             Code::InvalidParameter,
         ),
         (
-            changed(|f| f.conditions = vec![v1::Condition::default(); 1025]),
+            changed(|f| f.conditions = vec![v1::Condition::default()]),
             Code::NullPointer,
         ),
+        (
+            changed(|f| {
+                let port = condition(RemotePort, 0, Kind::Uint(1));
+                f.conditions = vec![port; 1025];
+            }),
+            Code::OutOfBounds,
+        ),
+        // No port is below 0.
+        (asks(RemotePort, 2, Kind::Uint(0)), Code::NeverMatch),
     ]
 }
 
@@ -207,9 +216,10 @@ async fn every_other_code_is_answered_too() {
     refused(client.explain(question).await, Code::NotFound);
     let question = v1::ExplainRequest::default();
     refused(client.explain(question).await, Code::NullPointer);
-    daemon.recorder.record().refuse = Some(Code::NeverMatch);
+    // What the kernel refuses comes through.
+    daemon.recorder.record().refuse = Some(Code::OutOfBounds);
     let result = client.add_one(&session, filter(2)).await;
-    refused(result, Code::NeverMatch);
+    refused(result, Code::OutOfBounds);
 }
 
 /// Codes that nothing can be asked for: they are kept for what is to come.

@@ -16,7 +16,7 @@ use crate::server::{CALL_SIZE_MAX, CALLS_MAX};
 
 /// What a flood may add to the daemon's memory: the calls being answered, with what reading them takes,
 /// and what is on the way.
-const FLOOD_BYTES_MAX: u64 = 1 << 30;
+const FLOOD_BYTES_MAX: u64 = 256 << 20;
 
 fn policy() -> v1::ApplyPolicyRequest {
     v1::ApplyPolicyRequest {

@@ -178,6 +178,31 @@ async fn objects_of_an_ended_session_that_the_kernel_would_not_drop_go_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_waits_for_nobody() {
+    let daemon = Daemon::start().await;
+    let (mut sleeper, asleep) = daemon.session().await;
+    let (mut client, dynamic) = daemon.dynamic().await;
+    client.add_one(&dynamic, filter(1)).await.unwrap();
+    sleeper.begin(&asleep, false).await.unwrap();
+    let request = v1::AddFilterRequest {
+        session_id: dynamic.id(),
+        filter: Some(filter(2)),
+    };
+    let mut waiting = client.clone();
+    let waiting = tokio::spawn(async move { waiting.add_filter(request).await });
+    until("it waits", async || {
+        daemon.state().await.writers_waiting == 1
+    })
+    .await;
+    drop(dynamic);
+    refused(waiting.await.unwrap(), Code::SessionAborted);
+    until("its filter goes", async || {
+        daemon.recorder.in_force().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_registered_by_its_session() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.dynamic().await;
