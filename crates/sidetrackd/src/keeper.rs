@@ -43,10 +43,15 @@ pub struct InForce {
 /// The way to the keeper. Clones lead to the same one; when the last is gone, it ends.
 #[derive(Clone)]
 pub struct Handle {
+    // Fields are dropped in this order: the thread is woken when the way is gone.
     tasks: mpsc::Sender<Task>,
-    wake: Arc<OwnedFd>,
+    wake: Wake,
     in_force: Arc<Mutex<InForce>>,
 }
+
+/// Wakes the thread, also when it is dropped.
+#[derive(Clone)]
+struct Wake(Arc<OwnedFd>);
 
 /// What the thread has.
 pub struct Keeper {
@@ -87,16 +92,27 @@ impl Handle {
             let _ = answer.send(result);
         });
         self.tasks.send(task).await.map_err(|_| Error::Stopping)?;
-        // The counter cannot overflow: each task adds one, and the thread takes all.
-        let _ = io::write(&*self.wake, &1u64.to_ne_bytes());
+        self.wake.now();
         answered.await.map_err(|_| Error::Stopping)
     }
 }
 
-impl Drop for Handle {
+impl Wake {
+    fn new() -> Result<Self, Error> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let fd = fd.map_err(|error| Error::DataPath(format!("cannot make an eventfd: {error}")))?;
+        Ok(Self(Arc::new(fd)))
+    }
+
+    fn now(&self) {
+        // It fails only if the counter is full, and then the thread is awake.
+        let _ = io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Wake {
     fn drop(&mut self) {
-        // So that the thread sees when the last one is gone.
-        let _ = io::write(&*self.wake, &1u64.to_ne_bytes());
+        self.now();
     }
 }
 
@@ -296,9 +312,4 @@ impl Keeper {
 
 fn lock(in_force: &Mutex<InForce>) -> std::sync::MutexGuard<'_, InForce> {
     in_force.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn new_wake() -> Result<OwnedFd, Error> {
-    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|error| Error::DataPath(format!("cannot make an eventfd: {error}")))
 }

@@ -10,7 +10,7 @@ use sidetrack_policy::Objects;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use super::{Handle, InForce, Keeper, TASKS_MAX, Task, names::Names, new_wake};
+use super::{Handle, InForce, Keeper, TASKS_MAX, Task, Wake, names::Names};
 use crate::data_path::DataPath;
 use crate::event::Log;
 use crate::store::{Loaded, Store};
@@ -37,8 +37,8 @@ impl Start {
         open: impl FnOnce() -> Result<Box<dyn DataPath>, Error> + Send + 'static,
     ) -> Result<(Handle, thread::JoinHandle<()>), Error> {
         let (tasks, mut receiver) = mpsc::channel::<Task>(TASKS_MAX);
-        let wake = Arc::new(new_wake()?);
-        let wakened = Arc::clone(&wake);
+        let wake = Wake::new()?;
+        let wakened = Arc::clone(&wake.0);
         let (started, begun) = oneshot::channel();
         let refresh = self.refresh;
         let thread = thread::Builder::new().name("keeper".into());
