@@ -11,6 +11,7 @@ mod layer;
 pub mod object;
 pub mod reference;
 pub mod rule;
+pub mod set;
 mod test;
 mod weight;
 
@@ -22,4 +23,5 @@ pub use object::{
     Absent, Action, Context, Filter, Identity, Lifetime, Provider, Records, SUBLAYER_UNIVERSAL,
     Service, Sublayer, Uuid,
 };
+pub use set::Objects;
 pub use weight::Weight;
