@@ -23,6 +23,7 @@
 #include "event.h"
 #include "filter.h"
 #include "program.h"
+#include "pair.h"
 #include "flow.h"
 #include "connect.h"
 #include "service.h"

@@ -24,7 +24,7 @@ use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, sys};
 /// What can be set before load.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Flows kept at once, closed ones in their grace included; 192 bytes each, taken at load.
+    /// Flows kept at once, closed ones in their grace included; 200 bytes each, taken at load.
     pub flows_max: u32,
     /// How long a token outlives its flow's last socket.
     pub grace: Duration,
