@@ -182,6 +182,9 @@ struct {
 	__type(value, struct sidetrack_flow_entry);
 } sidetrack_flows SEC(".maps");
 
+/* The number that was found last; it is there as long as none has been learnt since. */
+__u64 executable_last;
+
 /*
  * Programs' files by a number made of all folders and names on their way: whatever is renamed has
  * another number, so what is written here never changes. Writer: sockops (connect). Reader:
