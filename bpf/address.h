@@ -56,18 +56,30 @@ static __always_inline int address_is_loopback6(const union address *a)
 }
 
 /*
- * The loopback address that stands for a destination: one for each, so that one source port may go
- * to many. Within 127.1.0.0 to 127.127.255.254; the upper half of 127.0.0.0/8 is kept for
- * datagrams.
+ * Loopback addresses that stand for something, so that one source port may go to many destinations:
+ * 127.1.0.0 to 127.63.255.255	for a flow's slot;
+ * 127.64.0.0 to 127.127.255.255	for a destination, where the slot is not known yet.
+ * Below people listen; the upper half of 127.0.0.0/8 is kept for datagrams.
  */
+#define SLOT_ADDRESS_FIRST 0x7f010000
+#define SLOT_ADDRESSES (63U << 16)
+
+static __always_inline __be32 address_of_slot(__u32 slot)
+{
+	return bpf_htonl(SLOT_ADDRESS_FIRST + slot);
+}
+
+/* SLOT_ADDRESSES or more: the address is of no slot. */
+static __always_inline __u32 slot_of_address(__be32 v4)
+{
+	return bpf_ntohl(v4) - SLOT_ADDRESS_FIRST;
+}
+
 static __always_inline __be32 address_spread(const union address *to, __be16 port)
 {
 	__u64 mixed = (to->halves[0] ^ (__u64)port << 40 ^ to->halves[1]) * 0x9e3779b97f4a7c15ULL;
-	__u32 bits = mixed >> 41; /* 23 bits */
 
-	if (bits < 0x10000)
-		bits |= 0x10000; /* not 127.0.x.y: people listen there */
-	return bpf_htonl(0x7f000000 | (bits & 0x7ffffe) | 1);
+	return bpf_htonl(0x7f400000 | mixed >> 42 | 1);
 }
 
 static __always_inline int address_is_spread(const union address *a)

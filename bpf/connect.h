@@ -29,6 +29,12 @@ static __always_inline int refuse(int error, __u32 counter, __u32 event, const s
 	return REFUSE;
 }
 
+static __always_inline int refuse_full(const struct connection *c, const struct sidetrack_filter *f)
+{
+	return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, f->id,
+		      f->service);
+}
+
 /* A socket may come back after AF_UNSPEC: what an earlier connect left must not speak for it. */
 static __always_inline int go_straight(struct bpf_sock_addr *ctx)
 {
@@ -91,13 +97,67 @@ static __always_inline void target_of(const struct sidetrack_service *service,
 	target->port = service->port6;
 }
 
+/*
+ * May the target's address tell the flow's slot? Then the socket needs no storage, and the
+ * four-tuple no map. Not if the listener has but one address; not if a device must be given back
+ * some day; nor for TCP Fast Open, which knows a peer again by its address. And where many connects
+ * never came to a SYN, the slots are kept for others.
+ */
+static __always_inline int slot_is_told(struct bpf_sock_addr *ctx, const struct connection *c,
+					const struct sidetrack_service *service)
+{
+	struct tcp_sock *tcp;
+
+	if (c->family != AF_INET || service->addr4 || flows_max > SLOT_ADDRESSES ||
+	    flows_called * CALLED_SHARE >= flows_max || ctx->sk->bound_dev_if ||
+	    bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0))
+		return 0;
+	tcp = bpf_skc_to_tcp_sock(ctx->sk);
+	return tcp && !tcp->fastopen_req && !BPF_CORE_READ_BITFIELD(tcp, fastopen_connect);
+}
+
+/* The flow is made here, and found again by the address. */
+static __always_inline int divert_to_slot(struct bpf_sock_addr *ctx, const struct connection *c,
+					  const struct sidetrack_filter *f,
+					  const struct chain *chain, __u64 parent_id,
+					  struct target *target)
+{
+	struct sidetrack_client client = {};
+	__be32 address;
+
+	remember(&client, c, f, chain, parent_id);
+	address = flow_call(ctx, &client);
+	if (!address)
+		return refuse_full(c, f);
+	target->address.words[3] = address;
+	return DIVERT;
+}
+
+/* The flow is made when the SYN leaves; until then, and for getpeername, the socket remembers. */
+static __always_inline int divert_by_storage(struct bpf_sock_addr *ctx, const struct connection *c,
+					     const struct sidetrack_filter *f,
+					     const struct chain *chain, __u64 parent_id)
+{
+	struct sidetrack_client *client =
+		bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!client)
+		return refuse_full(c, f);
+	remember(client, c, f, chain, parent_id);
+	if (!lift_device(ctx, client))
+		return DIVERT;
+	bpf_sk_storage_delete(&sidetrack_clients, ctx->sk);
+	bpf_set_retval(-ENETUNREACH);
+	return REFUSE;
+}
+
 static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct connection *c,
 				    const struct sidetrack_filter *f, struct chain *chain,
 				    __u64 parent_id, struct target *target)
 {
 	struct sidetrack_service *service;
-	struct sidetrack_client *client;
 	__u32 number = f->service;
+	int verdict;
 
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	if (!service)
@@ -106,21 +166,16 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct conn
 		return refuse(ELOOP, SIDETRACK_COUNT_CHAIN_TOO_LONG, SIDETRACK_EVENT_CHAIN_TOO_LONG,
 			      c, f->id, f->service);
 	chain_add(chain, number);
-	client = flows_have_room() ? bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL,
-							BPF_SK_STORAGE_GET_F_CREATE) :
-				     NULL;
-	if (!client)
-		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c,
-			      f->id, f->service);
-	remember(client, c, f, chain, parent_id);
-	if (lift_device(ctx, client)) {
-		bpf_sk_storage_delete(&sidetrack_clients, ctx->sk);
-		bpf_set_retval(-ENETUNREACH);
-		return REFUSE;
-	}
+	if (!flows_have_room())
+		return refuse_full(c, f);
 	target_of(service, c, target);
-	count(SIDETRACK_COUNT_REDIRECTED);
-	return DIVERT;
+	if (slot_is_told(ctx, c, service))
+		verdict = divert_to_slot(ctx, c, f, chain, parent_id, target);
+	else
+		verdict = divert_by_storage(ctx, c, f, chain, parent_id);
+	if (verdict == DIVERT)
+		count(SIDETRACK_COUNT_REDIRECTED);
+	return verdict;
 }
 
 /* What a service's own socket, without records, is due. Returns the floor to judge it from. */
@@ -381,31 +436,45 @@ static __always_inline int connect6(struct bpf_sock_addr *ctx)
 
 /* ---- getpeername: the program sees the peer it asked for --------------------------------- */
 
-static __always_inline int peer4(struct bpf_sock_addr *ctx)
+/* Where this socket thinks it goes. Fails if that is where it goes. */
+static __always_inline int peer_read(struct bpf_sock_addr *ctx, __be32 connected,
+				     struct target *peer)
 {
+	struct sidetrack_flow_entry *entry = flow_at_address(connected);
 	struct sidetrack_client *client;
 
-	if (ctx->protocol != IPPROTO_TCP || !ctx->sk)
-		return PROCEED;
-	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
-	if (client) {
-		ctx->user_ip4 = ((union address *)client->remote_addr)->words[3];
-		ctx->user_port = client->remote_port;
+	if (entry && entry->client == bpf_get_socket_cookie(ctx)) {
+		__builtin_memcpy(&peer->address, entry->flow.remote_addr, sizeof(peer->address));
+		peer->port = entry->flow.remote_port;
+		return 0;
 	}
+	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
+	if (!client)
+		return -1;
+	__builtin_memcpy(&peer->address, client->remote_addr, sizeof(peer->address));
+	peer->port = client->remote_port;
+	return 0;
+}
+
+static __always_inline int peer4(struct bpf_sock_addr *ctx)
+{
+	struct target peer;
+
+	if (ctx->protocol != IPPROTO_TCP || !ctx->sk || peer_read(ctx, ctx->user_ip4, &peer))
+		return PROCEED;
+	ctx->user_ip4 = peer.address.words[3];
+	ctx->user_port = peer.port;
 	return PROCEED;
 }
 
 static __always_inline int peer6(struct bpf_sock_addr *ctx)
 {
-	struct sidetrack_client *client;
+	struct target peer;
 
-	if (ctx->protocol != IPPROTO_TCP || !ctx->sk)
+	if (ctx->protocol != IPPROTO_TCP || !ctx->sk || peer_read(ctx, ctx->user_ip6[3], &peer))
 		return PROCEED;
-	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
-	if (client) {
-		write_address6(ctx, (union address *)client->remote_addr);
-		ctx->user_port = client->remote_port;
-	}
+	write_address6(ctx, &peer.address);
+	ctx->user_port = peer.port;
 	return PROCEED;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A flow's life: made at SYN, handed to the accepted socket, kept while tied, forgotten after
- * grace. */
+/* A flow's life: made at connect or SYN, handed to the accepted socket, kept while tied, forgotten
+ * after grace. */
 #ifndef SIDETRACK_FLOW_H
 #define SIDETRACK_FLOW_H
 
@@ -36,11 +36,17 @@ static __always_inline int life_change(struct sidetrack_flow_entry *entry, __u64
 	return __sync_val_compare_and_swap(&entry->life, from, to) == from;
 }
 
-/* May another flow have this slot? A closed one's token must have had its time. */
+/*
+ * May another flow have this slot? A closed one's token must have had its time; and as long we wait
+ * for the SYN of a connect that was judged: nobody tells when it has failed before.
+ */
 static __always_inline int life_is_over(const struct sidetrack_flow_entry *entry, __u64 life,
 					__u64 now)
 {
-	return !life || (LIFE_STAGE(life) == FLOW_CLOSED && now - entry->closed_at >= grace_ns);
+	__u32 stage = LIFE_STAGE(life);
+
+	return !life || ((stage == FLOW_CLOSED || stage == FLOW_CALLED) &&
+			 now - entry->closed_at >= grace_ns);
 }
 
 /* One look for a slot. */
@@ -62,6 +68,8 @@ static long flow_search_step(__u32 i, struct flow_search *search)
 	if (life_is_over(entry, life, search->now)) {
 		if (!life_change(entry, life, LIFE(id, FLOW_TAKEN, 0)))
 			return 0;
+		if (LIFE_STAGE(life) == FLOW_CALLED)
+			__sync_fetch_and_sub(&flows_called, 1);
 		search->found = id;
 		return 1;
 	}
@@ -71,14 +79,15 @@ static long flow_search_step(__u32 i, struct flow_search *search)
 }
 
 /* A slot for a new flow. Returns its id; 0 if there is none. */
-static __noinline __u64 flow_take_slot(void)
+static __noinline __u64 flow_take_slot(__u64 now)
 {
 	__u32 tries = flows_max < FLOW_TRIES_MAX ? flows_max : FLOW_TRIES_MAX;
-	struct flow_search search = { .now = bpf_ktime_get_ns() };
+	struct flow_search search = { .now = now };
 	struct sidetrack_flow_entry *entry;
 	__u64 life;
 
-	bpf_loop(tries, flow_search_step, &search, 0);
+	if (!flow_search_step(0, &search))
+		bpf_loop(tries, flow_search_step, &search, 0);
 	if (search.found || !search.closed)
 		return search.found;
 	entry = flow_slot(search.closed);
@@ -92,7 +101,8 @@ static __noinline __u64 flow_take_slot(void)
 
 static __always_inline int flows_have_room(void)
 {
-	return flows_live < (__s64)flows_max && flows_pending < SIDETRACK_PENDING_MAX;
+	return flows_live + flows_called < (__s64)flows_max &&
+	       flows_pending < SIDETRACK_PENDING_MAX;
 }
 
 /* ---- Ties: sockets that keep a flow alive ------------------------------------------------ */
@@ -137,36 +147,10 @@ static __always_inline void flow_untie(__u64 id)
 	}
 }
 
-/* ---- From the client's SYN to the accepted socket ---------------------------------------- */
-
-/* The four-tuple as the client sees it; the accepted socket has it the other way round. */
-static __always_inline void pair_read(struct sidetrack_pair *pair, struct bpf_sock_ops *ops,
-				      int accepted)
-{
-	union address *client = (union address *)pair->client_addr;
-	union address *target = (union address *)pair->target_addr;
-	union address *local = accepted ? target : client;
-	union address *remote = accepted ? client : target;
-	__u16 remote_port = bpf_ntohl(ops->remote_port);
-
-	__builtin_memset(pair, 0, sizeof(*pair));
-	pair->netns_cookie = bpf_get_netns_cookie(ops);
-	if (ops->family == AF_INET) {
-		address_from_v4(local, ops->local_ip4);
-		address_from_v4(remote, ops->remote_ip4);
-	} else {
-		for (int i = 0; i < 4; i++) {
-			local->words[i] = ops->local_ip6[i];
-			remote->words[i] = ops->remote_ip6[i];
-		}
-	}
-	pair->client_port = accepted ? remote_port : ops->local_port;
-	pair->target_port = bpf_htons(accepted ? ops->local_port : remote_port);
-}
+/* ---- From the connect to the accepted socket --------------------------------------------- */
 
 static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
-				     const struct sidetrack_client *client,
-				     const struct sidetrack_pair *pair, __u64 id)
+				     const struct sidetrack_client *client, __u64 id, __u64 now)
 {
 	struct sidetrack_flow *flow = &entry->flow;
 	struct sidetrack_flow_entry *parent;
@@ -174,15 +158,12 @@ static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
 	flow->id = id;
 	flow->origin_id = id;
 	flow->filter_id = client->filter_id;
-	flow->connected_at = bpf_ktime_get_ns();
-	flow->netns_cookie = pair->netns_cookie;
+	flow->connected_at = now;
 	flow->opener_pid = program_pid();
 	flow->bound_ifindex = client->bound_ifindex;
 	flow->flags = client->flags;
 	__builtin_memcpy(flow->remote_addr, client->remote_addr, sizeof(flow->remote_addr));
-	__builtin_memcpy(flow->local_addr, pair->client_addr, sizeof(flow->local_addr));
 	flow->remote_port = client->remote_port;
-	flow->local_port = bpf_htons(pair->client_port);
 	flow->protocol = IPPROTO_TCP;
 	flow->family = client->family;
 	flow->chain_length = client->chain_length;
@@ -198,81 +179,140 @@ static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
 	return 0;
 }
 
-/* Records the flow, and where it is to be found. Its slot is ours until it is pending. */
-static __always_inline int flow_record(struct sidetrack_client *client,
-				       const struct sidetrack_pair *pair)
+/*
+ * A new flow, with all that is known before the SYN. Its slot is the caller's until it says
+ * otherwise. NULL: none is free, or its parent has gone.
+ */
+static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidetrack_client *client,
+							      __u64 socket_cookie)
 {
-	__u64 id = flow_take_slot();
+	__u64 now = bpf_ktime_get_ns(), id = flow_take_slot(now);
 	struct sidetrack_flow_entry *entry = flow_slot(id);
 
-	client->flow_id = id;
 	if (!id || !entry)
+		return NULL;
+	entry->closed_at = now;
+	entry->client = socket_cookie;
+	if (!flow_fill(entry, client, id, now))
+		return entry;
+	entry->life = 0;
+	return NULL;
+}
+
+/*
+ * connect: makes the flow, and finds the address that tells the kernel's other hooks its slot.
+ * Returns 0 if there is none.
+ */
+static __always_inline __be32 flow_call(struct bpf_sock_addr *ctx,
+					const struct sidetrack_client *client)
+{
+	struct sidetrack_flow_entry *entry = flow_make(client, bpf_get_socket_cookie(ctx));
+	__u64 id;
+
+	if (!entry)
+		return 0;
+	id = entry->flow.id;
+	__sync_fetch_and_add(&flows_called, 1);
+	__sync_lock_test_and_set(&entry->life, LIFE(id, FLOW_CALLED, 0));
+	return address_of_slot(id % flows_max);
+}
+
+/* Whatever is in the slot that this address tells; NULL if it tells none. */
+static __always_inline struct sidetrack_flow_entry *flow_at_address(__be32 address)
+{
+	__u32 slot = slot_of_address(address);
+
+	return slot < SLOT_ADDRESSES ? bpf_map_lookup_elem(&sidetrack_flows, &slot) : NULL;
+}
+
+/* The SYN is about to leave: the flow is pending, with its client tied to it. */
+static __always_inline void flow_start(struct bpf_sock_ops *ops, struct sidetrack_flow_entry *entry)
+{
+	union address *local = (union address *)entry->flow.local_addr;
+
+	if (ops->family == AF_INET)
+		address_from_v4(local, ops->local_ip4);
+	else
+		for (int i = 0; i < 4; i++)
+			local->words[i] = ops->local_ip6[i];
+	entry->flow.local_port = bpf_htons(ops->local_port);
+	entry->flow.netns_cookie = bpf_get_netns_cookie(ops);
+	__sync_fetch_and_add(&flows_live, 1);
+	__sync_lock_test_and_set(&entry->life, LIFE(entry->flow.id, FLOW_PENDING, 1));
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/* The client was sent to its slot's address. */
+static __always_inline void flow_begin_called(struct bpf_sock_ops *ops,
+					      struct sidetrack_flow_entry *entry)
+{
+	__u64 id = LIFE_ID(entry->life);
+
+	if (!life_change(entry, LIFE(id, FLOW_CALLED, 0), LIFE(id, FLOW_TAKEN, 0)))
+		return;
+	__sync_fetch_and_sub(&flows_called, 1);
+	flow_start(ops, entry);
+}
+
+/* The client was sent to an address that tells no slot: its four-tuple is to tell it. */
+static __always_inline int flow_begin_pair(struct bpf_sock_ops *ops,
+					   struct sidetrack_client *client)
+{
+	struct sidetrack_flow_entry *entry = flow_make(client, bpf_get_socket_cookie(ops));
+
+	client->flow_id = entry ? entry->flow.id : 0;
+	if (!entry)
 		return -1;
-	if (flow_fill(entry, client, pair, id) ||
-	    bpf_map_update_elem(&sidetrack_pairs, pair, &id, BPF_ANY)) {
+	if (pair_put(ops, client->flow_id)) {
 		entry->life = 0;
 		return -1;
 	}
-	__sync_fetch_and_add(&flows_live, 1);
-	__sync_fetch_and_add(&flows_pending, 1);
-	__sync_lock_test_and_set(&entry->life, LIFE(id, FLOW_PENDING, 0));
+	flow_start(ops, entry);
 	return 0;
 }
 
 /* sockops, TCP_CONNECT: the client has its source port, and the SYN has not left yet. */
 static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 {
+	struct sidetrack_flow_entry *entry;
 	struct bpf_sock *sk = ops->sk;
 	struct sidetrack_client *client;
-	struct sidetrack_pair pair;
 
 	if (!sk)
 		return;
-	client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
-	if (!client)
+	entry = flow_at_address(ops->remote_ip4);
+	if (entry && entry->client == bpf_get_socket_cookie(ops)) {
+		flow_begin_called(ops, entry);
 		return;
-	pair_read(&pair, ops, 0);
-	if (flow_record(client, &pair))
-		count(SIDETRACK_COUNT_FLOWS_LOST);
-	else
-		bpf_sock_ops_cb_flags_set(ops,
-					  ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-}
-
-/* A client reaches CLOSE: if nobody accepted it, there is nothing left to keep. */
-static __always_inline void flow_abandon(struct bpf_sock_ops *ops, __u64 id)
-{
-	struct sidetrack_flow_entry *entry = flow_find(id);
-	struct sidetrack_pair pair;
-	__u64 *carried;
-
-	if (!entry || !life_change(entry, LIFE(id, FLOW_PENDING, 0), LIFE(id, FLOW_TAKEN, 0)))
-		return;
-	pair_read(&pair, ops, 0);
-	carried = bpf_map_lookup_elem(&sidetrack_pairs, &pair);
-	if (carried && *carried == id)
-		bpf_map_delete_elem(&sidetrack_pairs, &pair);
-	__sync_fetch_and_sub(&flows_pending, 1);
-	__sync_fetch_and_sub(&flows_live, 1);
-	__sync_lock_test_and_set(&entry->life, 0);
-}
-
-/* The flow that a new connection carries, taken out of the map; 0 if none. */
-static __always_inline __u64 pair_take(struct bpf_sock_ops *ops)
-{
-	struct sidetrack_pair pair;
-	__u64 *carried, id;
-
-	pair_read(&pair, ops, 1);
-	carried = bpf_map_lookup_elem(&sidetrack_pairs, &pair);
-	if (!carried) {
-		if (address_is_spread((union address *)pair.target_addr))
-			count(SIDETRACK_COUNT_FLOWS_LOST);
-		return 0;
 	}
-	id = *carried;
-	bpf_map_delete_elem(&sidetrack_pairs, &pair);
-	return id;
+	client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
+	if (client && flow_begin_pair(ops, client))
+		count(SIDETRACK_COUNT_FLOWS_LOST);
+}
+
+/* Is this the connection that the slot's flow waits for? Nobody else has its four-tuple. */
+static __always_inline int flow_is_of(const struct sidetrack_flow *flow, struct bpf_sock_ops *ops)
+{
+	const union address *local = (const union address *)flow->local_addr;
+
+	return local->words[3] == ops->remote_ip4 &&
+	       bpf_ntohs(flow->local_port) == bpf_ntohl(ops->remote_port) &&
+	       flow->netns_cookie == bpf_get_netns_cookie(ops);
+}
+
+/* The id of the flow that a new connection carries; 0 if none. */
+static __always_inline __u64 flow_of_arrival(struct bpf_sock_ops *ops)
+{
+	struct sidetrack_flow_entry *entry = flow_at_address(ops->local_ip4);
+	__u64 id;
+
+	if (!entry)
+		return pair_take(ops);
+	id = LIFE_ID(entry->life);
+	if (id && flow_is_of(&entry->flow, ops))
+		return id;
+	count(SIDETRACK_COUNT_FLOWS_LOST);
+	return 0;
 }
 
 /* sockops, PASSIVE_ESTABLISHED: runs before accept returns; the new socket takes its flow. */
@@ -294,16 +334,49 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 		return;
 	}
 	socket->role = SOCKET_ACCEPTED;
-	id = pair_take(ops);
+	id = flow_of_arrival(ops);
 	entry = id ? flow_find(id) : NULL;
 	if (!entry || flow_service(&entry->flow) != socket->service)
 		return; /* nobody's, or of another service that had the port: not its flow */
-	if (!life_change(entry, LIFE(id, FLOW_PENDING, 0), LIFE(id, FLOW_ESTABLISHED, 1)))
+	if (!life_change(entry, LIFE(id, FLOW_PENDING, 1), LIFE(id, FLOW_ESTABLISHED, 2)))
 		return; /* the client has just gone */
-	__sync_fetch_and_sub(&flows_pending, 1);
 	socket->accepted = id;
 	count(SIDETRACK_COUNT_HANDED_OVER);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/* ---- Closing ------------------------------------------------------------------------------ */
+
+/* A client reaches CLOSE: if nobody accepted it, there is nothing left to keep. */
+static __always_inline void flow_leave(struct sidetrack_flow_entry *entry, __u64 socket_cookie)
+{
+	__u64 id = LIFE_ID(entry->life);
+
+	if (__sync_val_compare_and_swap(&entry->client, socket_cookie, 0) != socket_cookie)
+		return;
+	if (life_change(entry, LIFE(id, FLOW_PENDING, 1), 0))
+		__sync_fetch_and_sub(&flows_live, 1);
+	else if (life_change(entry, LIFE(id, FLOW_CALLED, 0), 0))
+		__sync_fetch_and_sub(&flows_called, 1);
+	else
+		flow_untie(id);
+}
+
+static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct sidetrack_flow_entry *entry = flow_at_address(ops->remote_ip4);
+	__u64 socket_cookie = bpf_get_socket_cookie(ops);
+	struct sidetrack_client *client;
+
+	if (!entry || entry->client != socket_cookie) {
+		client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
+		entry = client ? flow_find(client->flow_id) : NULL;
+		if (!entry)
+			return;
+		if (LIFE_STAGE(entry->life) == FLOW_PENDING)
+			pair_forget(ops, client->flow_id);
+	}
+	flow_leave(entry, socket_cookie);
 }
 
 /*
@@ -330,14 +403,11 @@ static __always_inline void flow_drop_unaccepted(struct bpf_sock *sk,
 static __always_inline void flow_end(struct bpf_sock_ops *ops)
 {
 	struct sidetrack_socket *socket;
-	struct sidetrack_client *client;
 	struct bpf_sock *sk = ops->sk;
 
 	if (!sk)
 		return;
-	client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
-	if (client)
-		flow_abandon(ops, client->flow_id);
+	flow_end_client(ops, sk);
 	socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
 	if (socket)
 		flow_drop_unaccepted(sk, socket);

@@ -106,8 +106,11 @@ struct sock {
 	struct socket *sk_socket;
 };
 
+struct tcp_fastopen_request;
+
 struct tcp_sock {
-	int rcv_nxt;
+	__u8 fastopen_connect : 1;
+	struct tcp_fastopen_request *fastopen_req;
 };
 
 #pragma clang attribute pop

@@ -16,11 +16,12 @@ const volatile __u64 grace_ns = SIDETRACK_GRACE_NS;
 /*
  * Counted with atomics, not per CPU: the limits must hold across CPUs.
  * flow_last: the last flow id tried. flows_live: flows pending or tied. flows_pending: those in
- * pairs.
+ * pairs. flows_called: those whose SYN has not left.
  */
 __u64 flow_last;
 __s64 flows_live;
 __s64 flows_pending;
+__s64 flows_called;
 
 /*
  * The policy in force. Outer key 0; inner key a line's number, value a line of the image
@@ -115,7 +116,8 @@ struct {
 	__type(value, struct sidetrack_socket);
 } sidetrack_sockets SEC(".maps");
 
-/* A redirected client socket: where it thinks it goes, and what connect decided. */
+/* A redirected client socket whose flow is made at SYN only, see slot_is_told: what connect
+ * decided. */
 struct sidetrack_client {
 	__u64 flow_id;
 	__u64 parent_id; /* flow of the proxy that goes on here; 0 for a program */
@@ -133,9 +135,9 @@ struct sidetrack_client {
 };
 
 /*
- * Clients, on redirected sockets only: a socket that no filter touches has none.
- * Writer: connect. Readers: sockops (connect), getpeername. Freed with the socket.
- * No memory: the connect is refused with ENOBUFS and counted (FLOWS_FULL).
+ * Clients, on such sockets only: one that no filter touches, and one that was sent to its slot's
+ * own address, have none. Writer: connect. Readers: sockops (connect), getpeername. Freed with the
+ * socket. No memory: the connect is refused with ENOBUFS and counted (FLOWS_FULL).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -156,6 +158,7 @@ struct {
 #define FLOW_PENDING 2	   /* connecting; nobody has accepted it */
 #define FLOW_ESTABLISHED 3 /* accepted; some socket is tied to it */
 #define FLOW_CLOSED 4	   /* no socket any more; its token is good for a while */
+#define FLOW_CALLED 5	   /* connect was judged; its SYN has not left */
 
 /* A program, as conditions ask about it. */
 struct sidetrack_program {
@@ -168,8 +171,9 @@ struct sidetrack_program {
 
 struct sidetrack_flow_entry {
 	__u64 life;
-	__u64 closed_at;
+	__u64 closed_at;  /* or called at; nanoseconds */
 	__u64 executable; /* its number in sidetrack_executables */
+	__u64 client;	  /* the client socket's cookie; 0 once that has closed */
 	struct sidetrack_flow flow;
 	struct sidetrack_program program; /* that opened the chain's first connection */
 };
@@ -206,9 +210,9 @@ struct {
 } sidetrack_endpoints SEC(".maps");
 
 /*
- * Flows, in slots that are used in turn: a flow's is its id modulo flows_max. Found without a
- * search, written where the last one was; and the slots at hand are those that closed longest ago.
- * Writers: sockops, setsockopt, release. Readers: getsockopt, setsockopt, connect.
+ * Flows, in slots that are used in turn: a flow's is its id modulo flows_max, or told by an
+ * address. Found without a search, and the slots at hand are those that closed longest ago.
+ * Writers: connect, sockops, setsockopt, release. Readers: all.
  * Full: a closed flow makes room before its time (GRACE_CUT); if all are live, connect refuses with
  * ENOBUFS and counts it (FLOWS_FULL). No live flow is ever evicted.
  */
@@ -218,6 +222,9 @@ struct {
 	__type(key, __u32);
 	__type(value, struct sidetrack_flow_entry);
 } sidetrack_flows SEC(".maps");
+
+/* The number that was found last; it is there as long as none has been learnt since. */
+__u64 executable_last;
 
 /*
  * Programs' files by a number made of all folders and names on their way: whatever is renamed has
@@ -232,8 +239,12 @@ struct {
 } sidetrack_executables SEC(".maps");
 
 #define PENDING_SLACK 1024 /* room for connects that are in a race */
+#define CALLED_SHARE 64	   /* one slot in so many may wait for its SYN */
 
-/* A connection on the loopback device, seen from the client: until the accepted socket exists. */
+/*
+ * A connection on the loopback device whose address tells no slot, seen from the client: until the
+ * accepted socket exists.
+ */
 struct sidetrack_pair {
 	__u64 netns_cookie;
 	__u8 client_addr[16];

@@ -75,12 +75,9 @@ static __always_inline __u32 context_length(const struct sidetrack_flow *flow,
 
 /* The caller has seen to it that the buffer has room. */
 static __always_inline void context_write_auto(struct sidetrack_auto_context *to,
-					       const struct sidetrack_flow_entry *entry)
+					       const struct sidetrack_flow *flow,
+					       const struct sidetrack_executable *executable)
 {
-	const struct sidetrack_flow *flow = &entry->flow;
-	__u64 number = entry->executable;
-	struct sidetrack_executable *executable;
-
 	to->version = SIDETRACK_ABI_VERSION;
 	to->size = sizeof(*to);
 	to->flow_id = flow->id;
@@ -91,7 +88,6 @@ static __always_inline void context_write_auto(struct sidetrack_auto_context *to
 	to->pid = flow->pid;
 	to->uid = flow->uid;
 	to->reserved = 0;
-	executable = bpf_map_lookup_elem(&sidetrack_executables, &number);
 	if (executable)
 		__builtin_memcpy(to->executable, executable->path, sizeof(to->executable));
 	else
@@ -100,11 +96,12 @@ static __always_inline void context_write_auto(struct sidetrack_auto_context *to
 
 /* Returns the bytes written: all, or 0 if the buffer has no room. */
 static __noinline int context_write(struct bpf_sockopt *ctx, __u32 at,
-				    const struct sidetrack_flow_entry *entry,
-				    struct sidetrack_context *fixed, __u32 length)
+				    const struct sidetrack_flow *flow,
+				    const struct sidetrack_executable *executable,
+				    struct sidetrack_context *fixed)
 {
 	struct sidetrack_auto_context *automatic;
-	__u32 whole = length & ~7U & 0xfff;
+	__u32 length, whole;
 
 	if (at > sizeof(struct sidetrack_info))
 		return 0;
@@ -112,9 +109,11 @@ static __noinline int context_write(struct bpf_sockopt *ctx, __u32 at,
 	if (!fixed) {
 		if ((void *)(automatic + 1) > ctx->optval_end)
 			return 0;
-		context_write_auto(automatic, entry);
-		return length;
+		context_write_auto(automatic, flow, executable);
+		return sizeof(*automatic);
 	}
+	length = fixed->length;
+	whole = length & ~7U & 0xfff;
 	if (length > SIDETRACK_CONTEXT_SIZE_MAX || ctx->optval + at + length > ctx->optval_end)
 		return 0;
 	option_write(ctx, at, (const __u64 *)fixed->bytes, whole / 8);
@@ -140,11 +139,9 @@ static __always_inline void info_write_names(struct sidetrack_info *info,
 	}
 }
 
-static __always_inline void info_write_executable(struct sidetrack_info *info, __u64 number)
+static __always_inline void info_write_executable(struct sidetrack_info *info,
+						  const struct sidetrack_executable *known)
 {
-	struct sidetrack_executable *known;
-
-	known = bpf_map_lookup_elem(&sidetrack_executables, &number);
 	if (known)
 		__builtin_memcpy(&info->executable, known, sizeof(*known));
 	else
@@ -156,6 +153,8 @@ static __always_inline int get_info(struct bpf_sockopt *ctx,
 {
 	const struct sidetrack_flow *flow = &entry->flow;
 	struct sidetrack_info *info = ctx->optval;
+	__u64 number = entry->executable;
+	struct sidetrack_executable *executable;
 	struct sidetrack_context *context;
 	struct sidetrack_records token;
 	__u32 length, given;
@@ -172,10 +171,11 @@ static __always_inline int get_info(struct bpf_sockopt *ctx,
 	address_from_socket((union address *)info->target_addr, ctx->sk);
 	info->target_port = bpf_htons(ctx->sk->src_port);
 	__builtin_memcpy(&info->flow, flow, sizeof(*flow));
-	info_write_executable(info, entry->executable);
+	executable = bpf_map_lookup_elem(&sidetrack_executables, &number);
+	info_write_executable(info, executable);
 	info->records = token;
 	info_write_names(info, flow);
-	given = length ? context_write(ctx, sizeof(*info), entry, context, length) : 0;
+	given = length ? context_write(ctx, sizeof(*info), flow, executable, context) : 0;
 	info = ctx->optval;
 	if ((void *)(info + 1) > ctx->optval_end)
 		return option_fail(ENOBUFS); /* cannot be; the verifier has forgotten */
@@ -186,12 +186,14 @@ static __always_inline int get_info(struct bpf_sockopt *ctx,
 static __always_inline int get_context(struct bpf_sockopt *ctx,
 				       const struct sidetrack_flow_entry *entry)
 {
+	__u64 number = entry->executable;
 	struct sidetrack_context *fixed;
 	__u32 length = context_length(&entry->flow, &fixed);
 
 	if (!length)
 		return option_fail(ENODATA);
-	if (!context_write(ctx, 0, entry, fixed, length))
+	if (!context_write(ctx, 0, &entry->flow,
+			   bpf_map_lookup_elem(&sidetrack_executables, &number), fixed))
 		return option_fail(ENOBUFS);
 	return option_done(ctx, length);
 }

@@ -227,8 +227,14 @@ static __always_inline __u64 program_executable(struct task_struct *task)
 	if (!file)
 		return 0;
 	number = executable_number(file);
-	if (!bpf_map_lookup_elem(&sidetrack_executables, &number))
+	if (number == executable_last)
+		return number;
+	if (bpf_map_lookup_elem(&sidetrack_executables, &number)) {
+		executable_last = number;
+	} else {
+		executable_last = 0; /* to learn one may be to forget another */
 		executable_learn(number);
+	}
 	return number;
 }
 

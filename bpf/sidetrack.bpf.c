@@ -24,6 +24,7 @@
 #include "filter.h"
 #include "program.h"
 #include "facts.h"
+#include "pair.h"
 #include "flow.h"
 #include "connect.h"
 #include "endpoint.h"

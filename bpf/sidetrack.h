@@ -62,7 +62,7 @@
 #define SIDETRACK_PATH_DEPTH_MAX 24	/* folders in an executable's path; the tail is kept */
 #define SIDETRACK_EXECUTABLES_MAX 4096	/* files remembered; the least used is forgotten */
 #define SIDETRACK_FLOWS_MAX 65536	/* flows of one engine, unless the engine says otherwise */
-#define SIDETRACK_PENDING_MAX 16384	/* flows whose connection is in the making */
+#define SIDETRACK_PENDING_MAX 16384	/* flows in the making that are found by four-tuple */
 #define SIDETRACK_EVENTS_SIZE 262144	/* bytes of the event ring */
 #define SIDETRACK_GRACE_NS 60000000000ULL /* how long a token outlives its flow's last socket */
 

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use e2e::{Client, Host, Origin, Running, listen_shared, wait};
+use e2e::{Client, Host, Origin, Running, listen_by_hand, listen_shared, netns, wait};
 use sidetrack_abi::kernel;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
@@ -13,9 +14,13 @@ use sidetrack_engine::{Cgroup, Config, Context, Engine, Error, Filter, Service, 
 
 /// Room for eight flows, and a proxy that answers like an origin and holds on.
 fn small(test: &str) -> (Host, Running) {
+    small_with(test, Config::default().grace)
+}
+
+fn small_with(test: &str, grace: Duration) -> (Host, Running) {
     let config = Config {
         flows_max: 8,
-        ..Config::default()
+        grace,
     };
     let mut host = Host::with(test, config);
     let service = host.service("inspect");
@@ -65,6 +70,74 @@ fn closed_flows_give_way_and_are_counted() {
     }
     assert!(host.count(Counter::GraceCut) >= 40);
     assert_eq!(host.count(Counter::HandedOver), 50);
+}
+
+/// Eight slots, after many connects that were judged and then found no route.
+fn failed_before_their_syn(test: &str, grace: Duration) -> (Host, Running) {
+    netns::enter();
+    let (host, proxy) = small_with(test, grace);
+    netns::ip("route add unreachable 127.0.0.0/9 table local");
+    for _ in 0..20 {
+        let told = host.connect("10.1.2.3:80");
+        assert_eq!(told["errno"], libc::EHOSTUNREACH, "{told}");
+    }
+    netns::ip("route del unreachable 127.0.0.0/9 table local");
+    assert_eq!((host.flows(), host.count(Counter::FlowsFull)), (0, 0));
+    (host, proxy)
+}
+
+#[test]
+fn connects_that_fail_before_their_syn_keep_few_slots() {
+    let (host, _proxy) = failed_before_their_syn("before_syn", Duration::from_secs(600));
+    let _held: Vec<_> = (0..7).map(|_| hold(&host)).collect();
+    let told = host.connect_and_send("10.9.9.9:99", "x");
+    assert_eq!(
+        told["errno"],
+        libc::ENOBUFS,
+        "one may wait for its SYN: {told}"
+    );
+    assert_eq!(host.count(Counter::FlowsLost), 0);
+}
+
+#[test]
+fn slots_of_connects_that_fail_before_their_syn_are_used_again() {
+    let grace = Duration::from_millis(50);
+    let (host, _proxy) = failed_before_their_syn("after_syn", grace);
+    let failed = Instant::now();
+    wait::until("their time is over", || failed.elapsed() > grace);
+    for _ in 0..8 {
+        assert_eq!(host.connect_and_send("10.1.2.3:80", "x")["ok"], true); // each slot has its turn
+    }
+    wait::until("these have closed", || host.flows() == 0);
+    let _held: Vec<_> = (0..8).map(|_| hold(&host)).collect();
+    assert_eq!(host.flows(), 8);
+    assert_eq!(host.count(Counter::FlowsLost), 0);
+}
+
+#[test]
+fn client_is_told_its_peer_after_its_proxy_has_gone() {
+    let config = Config {
+        flows_max: 8,
+        ..Config::default()
+    };
+    let mut host = Host::with("proxy_gone", config);
+    let service = host.service("inspect");
+    let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
+    host.redirect_all(&[&service]);
+    host.program.add(std::process::id()).expect("may be moved");
+    let client = TcpStream::connect("10.1.2.3:80").expect("it is diverted");
+    host.enter_service();
+    drop(listener.accept().expect("it comes"));
+    for _ in 0..20 {
+        let other = host.client(&["connect", "10.9.9.9:99"]);
+        drop(listener.accept().expect("it comes"));
+        other.wait(); // its slot is another's soon
+    }
+    let peer = client.peer_addr().expect("it is not closed");
+    assert_eq!(peer.to_string(), "10.1.2.3:80");
+    assert_eq!(host.flows(), 1);
+    drop(client);
+    assert_eq!(host.flows(), 0);
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub const ANCESTORS_MAX: usize = 16;
 pub const EXECUTABLES_MAX: usize = 4096;
 /// Flows of one engine, unless the engine says otherwise.
 pub const FLOWS_MAX: u32 = 65_536;
-/// Flows whose connection is in the making.
+/// Flows in the making that are found by their four-tuple.
 pub const PENDING_MAX: u32 = 16_384;
 /// How long a token outlives its flow's last socket, in nanoseconds.
 pub const GRACE_NS: u64 = 60_000_000_000;

@@ -36,7 +36,7 @@ pub use question::Answer;
 /// What can be set before load.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Flows kept at once, closed ones in their grace included; 272 bytes each, taken at load.
+    /// Flows kept at once, closed ones in their grace included; 288 bytes each, taken at load.
     pub flows_max: u32,
     /// How long a token outlives its flow's last socket.
     pub grace: Duration,

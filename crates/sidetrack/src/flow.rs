@@ -19,7 +19,7 @@ use crate::{Error, sys};
 /// (SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT and …_RECORDS in one).
 ///
 /// One system call; a second one only for a context over 1,024 bytes, which no longer fits behind
-/// the rest. Errors: [`Error::NoEngine`], [`Error::NotRedirected`], [`Error::NotConnected`].
+/// the rest, and for the process's first one over 320 bytes. Errors: [`Error::NoEngine`], [`Error::NotRedirected`], [`Error::NotConnected`].
 pub fn query(socket: impl AsFd) -> Result<Flow, Error> {
     let socket = socket.as_fd();
     let answer = sys::get_option(socket, kernel::INFO, Answer::read).map_err(query_error)?;
@@ -31,7 +31,10 @@ pub fn query(socket: impl AsFd) -> Result<Flow, Error> {
         });
     }
     let context = match context {
-        None if info.context_length > 0 => Some(query_context(socket)?),
+        None if info.context_length > 0 => {
+            sys::expect_long_contexts();
+            Some(query_context(socket)?)
+        }
         context => context,
     };
     Ok(Flow { info, context })

@@ -4,14 +4,15 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sidetrack_abi::kernel::{INFO, SOL_SIDETRACK};
 
 /// What eBPF sees of an option's buffer at most, and so the longest answer.
 const OPTION_SIZE_MAX: usize = 4096;
-/// For an answer that is most likely short: the kernel clears and copies what it is given.
-const OPTION_SIZE_USUAL: usize = 2048;
+/// For INFO, whose answer is most likely short: the kernel clears what it is given.
+static INFO_SIZE: AtomicUsize = AtomicUsize::new(1344);
 
 /// So that the ABI's structures can be read where they lie.
 #[repr(align(8))]
@@ -25,7 +26,7 @@ pub(crate) fn get_option<T>(
 ) -> io::Result<T> {
     let mut buffer = Aligned([MaybeUninit::<u8>::uninit(); OPTION_SIZE_MAX]);
     let size = match name {
-        INFO => OPTION_SIZE_USUAL,
+        INFO => INFO_SIZE.load(Ordering::Relaxed),
         _ => OPTION_SIZE_MAX,
     };
     let mut length = size as libc::socklen_t;
@@ -47,6 +48,11 @@ pub(crate) fn get_option<T>(
     // SAFETY: the kernel wrote the first `length` bytes of the buffer, and any bytes are valid as u8.
     let filled = unsafe { std::slice::from_raw_parts(buffer.0.as_ptr().cast::<u8>(), length) };
     Ok(read(filled))
+}
+
+/// From now on INFO has room for a context of 1,024 bytes.
+pub(crate) fn expect_long_contexts() {
+    INFO_SIZE.store(2048, Ordering::Relaxed);
 }
 
 pub(crate) fn set_option(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> io::Result<()> {
