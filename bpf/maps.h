@@ -160,24 +160,6 @@ struct {
 #define FLOW_CLOSED 4	   /* no socket any more; its token is good for a while */
 #define FLOW_CALLED 5	   /* connect was judged; its SYN has not left */
 
-/* A program, as conditions ask about it. */
-struct sidetrack_program {
-	__u64 inode;
-	__u64 cgroup_id;
-	__u64 cgroups[SIDETRACK_CGROUP_LEVELS_MAX]; /* from level 1 on; 0: not so deep */
-	__u32 device;
-	__u32 uid;
-};
-
-struct sidetrack_flow_entry {
-	__u64 life;
-	__u64 closed_at;  /* or called at; nanoseconds */
-	__u64 executable; /* its number in sidetrack_executables */
-	__u64 client;	  /* the client socket's cookie; 0 once that has closed */
-	struct sidetrack_flow flow;
-	struct sidetrack_program program; /* that opened the chain's first connection */
-};
-
 /* A socket of a program, for the layers that ask when its program is not the current one. */
 struct sidetrack_endpoint {
 	struct sidetrack_program program;

@@ -215,6 +215,24 @@ struct sidetrack_owner_cgroup {
 	__u32 owners;  /* processes in it that are owners by themselves */
 };
 
+/* A program, as conditions ask about it. */
+struct sidetrack_program {
+	__u64 inode;
+	__u64 cgroup_id;
+	__u64 cgroups[SIDETRACK_CGROUP_LEVELS_MAX]; /* from level 1 on; 0: not so deep */
+	__u32 device;
+	__u32 uid;
+};
+
+struct sidetrack_flow_entry {
+	__u64 life;
+	__u64 closed_at;  /* or called at; nanoseconds */
+	__u64 executable; /* its number in sidetrack_executables */
+	__u64 client;	  /* the client socket's cookie; 0 once that has closed */
+	struct sidetrack_flow flow;
+	struct sidetrack_program program; /* that opened the chain's first connection */
+};
+
 enum sidetrack_counter {
 	SIDETRACK_COUNT_REDIRECTED,	  /* connects rewritten to a service */
 	SIDETRACK_COUNT_HANDED_OVER,	  /* accepted sockets that took their flow */

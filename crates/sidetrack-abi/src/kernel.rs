@@ -290,6 +290,40 @@ pub struct OwnerCgroup {
     pub owners: u32,
 }
 
+/// A program, as conditions ask about it.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Program {
+    /// Of its executable.
+    pub inode: u64,
+    /// 0: the root.
+    pub cgroup_id: u64,
+    /// From level 1 on; 0: not so deep.
+    pub cgroups: [u64; CGROUP_LEVELS_MAX],
+    /// Of its executable: major << 20 | minor.
+    pub device: u32,
+    /// Real user.
+    pub uid: u32,
+}
+
+/// A flow's slot.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct FlowEntry {
+    /// Id << 20 | stage << 16 | ties; 0: free.
+    pub life: u64,
+    /// Or called at. CLOCK_MONOTONIC, nanoseconds.
+    pub closed_at: u64,
+    /// Its number among the executables.
+    pub executable: u64,
+    /// The client socket's cookie; 0 once that has closed.
+    pub client: u64,
+    /// What INFO tells.
+    pub flow: Flow,
+    /// That opened the chain's first connection.
+    pub program: Program,
+}
+
 /// The counters, by their index in the kernel's array, with the names shown to people.
 pub const COUNTERS: [&str; 21] = [
     "redirected",
@@ -363,4 +397,5 @@ const _: () = {
     assert!(size_of::<AutoContext>() == 296);
     assert!(size_of::<Service>() == 112);
     assert!(size_of::<Event>() == 96);
+    assert!(size_of::<FlowEntry>() == 288);
 };

@@ -1,6 +1,7 @@
 //! The engine: programs loaded, attached to cgroups, and told of services and filters.
 
 mod attachment;
+mod flow;
 mod pins;
 mod policy;
 mod question;
@@ -29,6 +30,7 @@ use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, sys};
 use attachment::{Attachment, Side};
 use pins::{Identity, Pins};
 
+pub use flow::{FlowEntry, Table};
 pub use pins::remove_pins;
 pub use policy::Committed;
 pub use question::Answer;
@@ -297,7 +299,12 @@ impl Engine {
 
     /// How many listeners a service has now: IPv4, IPv6.
     pub fn listeners(&self, service: &Service) -> Result<(u32, u32), Error> {
-        let value = self.read_service(service.number)?;
+        self.listeners_of(service.number)
+    }
+
+    /// The same, of a number. None for one that no service has.
+    pub fn listeners_of(&self, number: u32) -> Result<(u32, u32), Error> {
+        let value = self.read_service(number)?;
         Ok(value.map_or((0, 0), |value| (value.listeners4, value.listeners6)))
     }
 

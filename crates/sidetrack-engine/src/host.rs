@@ -55,6 +55,19 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// The cookie of this process's network namespace; 0 if the kernel does not tell.
+pub fn netns_cookie() -> u64 {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    );
+    socket
+        .ok()
+        .and_then(|socket| sys::netns_cookie(socket.as_fd()).ok())
+        .unwrap_or(0)
+}
+
 /// Programs of Sidetrack engines in the kernel: those of running ones, or leftovers.
 ///
 /// Errors: [`Error::Privilege`] if this process may not ask.

@@ -56,7 +56,9 @@ mod sys;
 pub const OBJECT: &str = concat!(env!("OUT_DIR"), "/sidetrack.bpf.o");
 
 pub use cgroup::Cgroup;
-pub use engine::{Answer, Committed, Config, Engine, LoadedEngine, OpenEngine, remove_pins};
+pub use engine::{
+    Answer, Committed, Config, Engine, FlowEntry, LoadedEngine, OpenEngine, Table, remove_pins,
+};
 pub use error::Error;
 pub use filter::Filter;
 pub use path::Paths;

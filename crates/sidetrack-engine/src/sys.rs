@@ -48,6 +48,27 @@ pub(crate) fn borrow_fd<'a>(ring: &'a RingBuffer<'_>) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(ring.epoll_fd()) }
 }
 
+/// The cookie of the network namespace that a socket is in.
+pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` is writable for `length` bytes, and `length` is a valid pointer, both for the
+    // call's duration; the socket is open as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    match result {
+        0 => Ok(cookie),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Marks a listening socket as a service's.
 pub(crate) fn mark_listener(socket: BorrowedFd<'_>, listen: &Listen) -> io::Result<()> {
     let value = listen.as_bytes();

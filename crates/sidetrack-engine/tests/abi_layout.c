@@ -25,6 +25,8 @@ STRUCT(service);
 STRUCT(context);
 STRUCT(owner);
 STRUCT(owner_cgroup);
+STRUCT(program);
+STRUCT(flow_entry);
 STRUCT(event);
 ENUM(counter);
 ENUM(event_kind);

@@ -103,6 +103,27 @@ fn mirrors() -> Vec<Layout> {
                 names,
             }
         ),
+        mirror!(
+            "program",
+            Program {
+                inode,
+                cgroup_id,
+                cgroups,
+                device,
+                uid,
+            }
+        ),
+        mirror!(
+            "flow_entry",
+            FlowEntry {
+                life,
+                closed_at,
+                executable,
+                client,
+                flow,
+                program,
+            }
+        ),
         mirror!("owner_cgroup", OwnerCgroup { service, owners }),
         mirror!(
             "auto_context",

@@ -1,6 +1,7 @@
 //! What the keeper asks of the kernel side.
 
 mod detached;
+mod kernel;
 
 use std::os::fd::BorrowedFd;
 
@@ -8,6 +9,7 @@ use sidetrack_api::v1;
 use sidetrack_policy::{Objects, Uuid};
 
 pub use self::detached::Detached;
+pub use self::kernel::Kernel;
 use crate::Error;
 
 /// The kernel side. It lives in the keeper's thread, so it need not be sent between threads.

@@ -1,14 +1,14 @@
 //! `sidetrackd`: the daemon.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use sidetrackd::data_path::{DataPath, Detached};
+use sidetrackd::data_path::{DataPath, Detached, Kernel};
 use sidetrackd::event::Log;
 use sidetrackd::keeper::Start;
 use sidetrackd::server::{self, Api};
@@ -81,7 +81,10 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
         log: log.clone(),
         refresh: Duration::from_secs(config.refresh_seconds),
     };
-    let (keeper, thread) = start.keeper(move || data_path(detached)).await?;
+    let (cgroup, pins) = (config.cgroup.clone(), config.pins.clone());
+    let (keeper, thread) = start
+        .keeper(move || data_path(detached, &cgroup, &pins))
+        .await?;
     let in_force = keeper.in_force();
     let api = Api::new(&config, keeper.clone(), log)?;
     let socket = &config.socket;
@@ -106,13 +109,11 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
     Ok(thread)
 }
 
-fn data_path(detached: bool) -> Result<Box<dyn DataPath>, Error> {
+fn data_path(detached: bool, cgroup: &Path, pins: &Path) -> Result<Box<dyn DataPath>, Error> {
     if detached {
         return Ok(Box::new(Detached::default()));
     }
-    Err(Error::DataPath(
-        "this build has none; --detached runs without".into(),
-    ))
+    Ok(Box::new(Kernel::open(cgroup, pins)?))
 }
 
 fn tell(message: &str) {

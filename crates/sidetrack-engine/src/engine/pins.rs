@@ -290,17 +290,11 @@ impl Engine {
 
     /// The generation of the policy that the kernel judges by; 0 if there is none.
     fn generation_in_force(&self) -> Result<u32, Error> {
-        let id = self
-            .skeleton
-            .maps
-            .sidetrack_policies
-            .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
-            .map_err(Error::bpf("read the policy in force"))?;
-        let Some(id) = id.and_then(|id| u32::read_from_bytes(&id).ok()) else {
+        let Some(map) = self.policy_in_force()? else {
             return Ok(0);
         };
-        let head = MapHandle::from_map_id(id)
-            .and_then(|map| map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY))
+        let head = map
+            .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
             .map_err(Error::bpf("read the policy in force"))?;
         let head = head.and_then(|head| kernel::Policy::read_from_bytes(&head).ok());
         Ok(head.map_or(0, |head| head.generation))

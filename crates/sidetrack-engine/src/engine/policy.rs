@@ -8,7 +8,7 @@ use sidetrack_abi::kernel;
 use sidetrack_policy::compile::{Image, compile};
 use sidetrack_policy::rule::order;
 use sidetrack_policy::{Code, Filter, Identity, Lifetime, Records, Sublayer};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Engine, update};
 use crate::path::Paths;
@@ -55,6 +55,46 @@ impl Engine {
             compiled_in,
             written_in: started.elapsed() - compiled_in,
         })
+    }
+
+    /// Whether these filters, compiled, are what the kernel judges by, line by line.
+    ///
+    /// Errors: as [`Engine::commit`].
+    pub fn agrees<'a>(
+        &mut self,
+        filters: impl IntoIterator<Item = &'a Filter>,
+        sublayers: impl IntoIterator<Item = &'a Sublayer>,
+    ) -> Result<bool, Error> {
+        let image = self.compile(self.generation, filters, sublayers)?;
+        let Some(map) = self.policy_in_force()? else {
+            return Ok(false);
+        };
+        if map.max_entries() as usize != image.lines().len() {
+            return Ok(false);
+        }
+        let mut lines = map
+            .lookup_batch(BATCH_LINES as u32, MapFlags::ANY, MapFlags::ANY)
+            .map_err(Error::bpf("read the policy in force"))?;
+        Ok(lines.all(|(number, line)| {
+            let number = u32::read_from_bytes(&number).unwrap_or(u32::MAX);
+            image
+                .lines()
+                .get(number as usize)
+                .is_some_and(|own| own[..] == line[..])
+        }))
+    }
+
+    /// The map that the kernel judges by.
+    pub(super) fn policy_in_force(&self) -> Result<Option<MapHandle>, Error> {
+        let id = self
+            .skeleton
+            .maps
+            .sidetrack_policies
+            .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
+            .map_err(Error::bpf("read the policy in force"))?;
+        id.and_then(|id| u32::read_from_bytes(&id).ok())
+            .map(|id| MapHandle::from_map_id(id).map_err(Error::bpf("read the policy in force")))
+            .transpose()
     }
 
     fn compile<'a>(

@@ -1,0 +1,142 @@
+//! The flows that the kernel keeps, and how full its maps are.
+
+use libbpf_rs::{MapCore, MapFlags};
+use sidetrack_abi::{address, kernel};
+use sidetrack_policy::facts::{FileId, Program};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::Engine;
+use crate::Error;
+
+/// `FLOW_*` in `bpf/maps.h`.
+const PENDING: u64 = 2;
+const ESTABLISHED: u64 = 3;
+const CLOSED: u64 = 4;
+/// Entries that one call reads.
+const BATCH: u32 = 4096;
+
+/// A flow that the kernel keeps.
+#[derive(Clone, Debug)]
+pub struct FlowEntry {
+    /// What INFO tells.
+    pub flow: kernel::Flow,
+    /// No socket is tied to it any more: only its token is still good.
+    pub closed: bool,
+    /// The program that opened the chain's first connection.
+    pub program: Program,
+    /// Its executable's path, as far as it is known.
+    pub app: String,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// What it holds.
+    pub name: &'static str,
+    /// Entries.
+    pub used: u64,
+    /// At most.
+    pub capacity: u64,
+}
+
+impl Engine {
+    /// All flows: those connecting, those open, and those closed whose tokens are still good.
+    pub fn flows(&self) -> Result<Vec<FlowEntry>, Error> {
+        let map = &self.skeleton.maps.sidetrack_flows;
+        let entries = map
+            .lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
+            .map_err(Error::bpf("read the flows"))?;
+        let mut flows: Vec<_> = entries
+            .filter_map(|(_, bytes)| kernel::FlowEntry::read_from_bytes(&bytes).ok())
+            .filter(|entry| matches!(stage(entry), PENDING | ESTABLISHED | CLOSED))
+            .map(|entry| self.raise(&entry))
+            .collect::<Result<_, _>>()?;
+        flows.sort_by_key(|flow| flow.flow.id);
+        Ok(flows)
+    }
+
+    /// A flow by its id; none if it is gone.
+    pub fn flow(&self, id: u64) -> Result<Option<FlowEntry>, Error> {
+        let flows_max = u64::from(self.skeleton.maps.sidetrack_flows.max_entries());
+        let slot = (id % flows_max) as u32;
+        let bytes = self
+            .skeleton
+            .maps
+            .sidetrack_flows
+            .lookup(slot.as_bytes(), MapFlags::ANY)
+            .map_err(Error::bpf("read a flow"))?;
+        bytes
+            .and_then(|bytes| kernel::FlowEntry::read_from_bytes(&bytes).ok())
+            .filter(|entry| entry.life >> 20 == id && stage(entry) >= PENDING)
+            .map(|entry| self.raise(&entry))
+            .transpose()
+    }
+
+    /// How full the maps are that have a limit.
+    pub fn tables(&self) -> Result<Vec<Table>, Error> {
+        let maps = &self.skeleton.maps;
+        let bss = maps.bss_data.as_deref();
+        let live = bss.map_or(0, |data| data.flows_live.max(0) as u64);
+        let pending = bss.map_or(0, |data| data.flows_pending.max(0) as u64);
+        let table = |name, used, capacity: u32| Table {
+            name,
+            used,
+            capacity: capacity.into(),
+        };
+        Ok(vec![
+            table("flows", live, maps.sidetrack_flows.max_entries()),
+            table("flows found by four-tuple", pending, kernel::PENDING_MAX),
+            table(
+                "services",
+                self.services.len() as u64,
+                kernel::SERVICES_MAX as u32 - 1,
+            ),
+            table(
+                "fixed contexts",
+                self.contexts.len() as u64,
+                kernel::CONTEXTS_MAX as u32,
+            ),
+            table(
+                "processes of services",
+                maps.sidetrack_owners.keys().count() as u64,
+                maps.sidetrack_owners.max_entries(),
+            ),
+            table(
+                "executables",
+                maps.sidetrack_executables.keys().count() as u64,
+                maps.sidetrack_executables.max_entries(),
+            ),
+        ])
+    }
+
+    fn raise(&self, entry: &kernel::FlowEntry) -> Result<FlowEntry, Error> {
+        let executable = self
+            .skeleton
+            .maps
+            .sidetrack_executables
+            .lookup(entry.executable.as_bytes(), MapFlags::ANY)
+            .map_err(Error::bpf("read an executable"))?;
+        let executable =
+            executable.and_then(|bytes| kernel::Executable::read_from_bytes(&bytes).ok());
+        let levels = entry.program.cgroups.iter().copied();
+        Ok(FlowEntry {
+            flow: entry.flow,
+            closed: stage(entry) == CLOSED,
+            program: Program {
+                app: FileId {
+                    device: entry.program.device,
+                    inode: entry.program.inode,
+                },
+                user: entry.program.uid,
+                cgroups: levels.take_while(|&id| id != 0).collect(),
+            },
+            app: executable.map_or_else(String::new, |known| {
+                String::from_utf8_lossy(address::text(&known.path)).into_owned()
+            }),
+        })
+    }
+}
+
+fn stage(entry: &kernel::FlowEntry) -> u64 {
+    entry.life >> 16 & 0xf
+}

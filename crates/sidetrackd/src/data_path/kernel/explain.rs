@@ -1,0 +1,373 @@
+//! Where a connection would go: the question read, the reference asked, the answer written.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use sidetrack_api::v1;
+use sidetrack_engine::{Engine, FlowEntry, Paths};
+use sidetrack_policy::explain::{End, Look, Outcome, Question, Way, explain};
+use sidetrack_policy::facts::{Facts, FileId, Host, Program};
+use sidetrack_policy::reference::Step;
+use sidetrack_policy::rule::{Rule, order};
+use sidetrack_policy::{
+    Action, Code, Error as Refusal, Family, Filter, Layer, LayerKind, Objects, Service, Sublayer,
+};
+
+use super::failed;
+use crate::Error;
+
+const TCP: u8 = 6;
+
+pub(super) fn answer(
+    engine: &Engine,
+    objects: &Objects,
+    request: &v1::ExplainRequest,
+) -> Result<v1::ExplainResponse, Error> {
+    let paths = Paths::new().map_err(failed)?;
+    let (mut facts, happened) = match &request.subject {
+        Some(v1::explain_request::Subject::Connection(connection)) => {
+            (imagined(connection, &paths)?, Vec::new())
+        }
+        Some(v1::explain_request::Subject::FlowId(id)) => {
+            let entry = engine.flow(*id).map_err(failed)?.ok_or_else(|| {
+                Refusal::new(Code::NotFound, format!("there is no flow {id} any more"))
+            })?;
+            (
+                facts_of_flow(&entry),
+                super::tell::flow(engine, &entry).chain,
+            )
+        }
+        None => {
+            let text = "a connection or a flow must be given";
+            return Err(Refusal::new(Code::NullPointer, text).into());
+        }
+    };
+    let only = layer(request.layer)?;
+    if let Some(layer) = only {
+        facts.layer = layer;
+        facts.inbound = layer.kind == LayerKind::AuthRecvAccept;
+    }
+    let numbers: Vec<(u16, &Service)> = objects
+        .all::<Service>()
+        .filter_map(|service| {
+            let mut known = engine.services();
+            let (number, _) = known.find(|(_, spec)| spec.key == service.identity.key)?;
+            Some((number as u16, service))
+        })
+        .collect();
+    let services = numbers.iter().copied();
+    let rules = order(objects.all::<Filter>(), objects.all::<Sublayer>(), services)?;
+    let absent = absent(engine, &numbers, facts.layer.family)?;
+    let way = explain(&rules, &paths, &facts, &absent, only.is_some());
+    Ok(Telling {
+        objects,
+        rules: &rules,
+        numbers: &numbers,
+        app: app(request),
+    }
+    .response(&way, engine.generation().into(), happened))
+}
+
+/// The services that nobody listens for in this family.
+fn absent(
+    engine: &Engine,
+    services: &[(u16, &Service)],
+    family: Family,
+) -> Result<Vec<u16>, Error> {
+    let mut absent = Vec::new();
+    for (number, _) in services {
+        let (v4, v6) = engine.listeners_of((*number).into()).map_err(failed)?;
+        let listeners = if family == Family::V4 { v4 } else { v6 };
+        if listeners == 0 {
+            absent.push(*number);
+        }
+    }
+    Ok(absent)
+}
+
+fn app(request: &v1::ExplainRequest) -> String {
+    match &request.subject {
+        Some(v1::explain_request::Subject::Connection(connection))
+            if !connection.app.is_empty() =>
+        {
+            connection.app.clone()
+        }
+        _ => "the program".to_owned(),
+    }
+}
+
+fn layer(number: i32) -> Result<Option<Layer>, Refusal> {
+    match number {
+        0 => Ok(None),
+        number => usize::try_from(number - 1)
+            .ok()
+            .and_then(|index| Layer::all().nth(index))
+            .map(Some)
+            .ok_or_else(|| {
+                Refusal::new(Code::LayerNotFound, format!("there is no layer {number}"))
+            }),
+    }
+}
+
+fn imagined(connection: &v1::Connection, paths: &Paths) -> Result<Facts, Error> {
+    let missing = || Refusal::new(Code::NullPointer, "the remote end must be given");
+    let remote = connection.remote.as_ref().ok_or_else(missing)?;
+    let remote = sidetrack_api::socket_address(remote)?;
+    let local = match &connection.local {
+        Some(local) => sidetrack_api::socket_address(local)?,
+        None if remote.is_ipv4() => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        None => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let program = Program {
+        app: match connection.app.as_str() {
+            "" => FileId::default(),
+            path => paths.file(path).ok_or_else(|| {
+                let text = format!("{path} is not there; name an executable by its path");
+                Refusal::new(Code::NotFound, text)
+            })?,
+        },
+        user: connection.uid,
+        cgroups: cgroups(&connection.cgroup, paths)?,
+    };
+    Ok(Facts {
+        layer: Layer {
+            kind: LayerKind::ConnectRedirect,
+            family: Family::of(remote.ip()),
+        },
+        current: program.clone(),
+        program,
+        local,
+        remote,
+        protocol: match connection.protocol {
+            0 => TCP,
+            number => u8::try_from(number)
+                .map_err(|_| Refusal::new(Code::OutOfBounds, "a protocol goes to 255"))?,
+        },
+        netns: match connection.netns {
+            0 => sidetrack_engine::host::netns_cookie(),
+            cookie => cookie,
+        },
+        inbound: false,
+        redirected: false,
+        proxied: false,
+    })
+}
+
+/// The numbers of a cgroup and of those above it, from below the root.
+fn cgroups(path: &str, paths: &Paths) -> Result<Vec<u64>, Error> {
+    let mut above = String::new();
+    let mut ids = Vec::new();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        above = format!("{above}/{part}");
+        let found = paths
+            .cgroup(&above)
+            .ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no cgroup {above}")))?;
+        ids.push(found.id);
+    }
+    Ok(ids)
+}
+
+fn facts_of_flow(entry: &FlowEntry) -> Facts {
+    let flow = &entry.flow;
+    let end = sidetrack_abi::address::socket_address;
+    let remote = end(flow.remote_addr, flow.remote_port);
+    Facts {
+        layer: Layer {
+            kind: LayerKind::ConnectRedirect,
+            family: Family::of(remote.ip()),
+        },
+        program: entry.program.clone(),
+        current: entry.program.clone(),
+        local: end(flow.local_addr, flow.local_port),
+        remote,
+        protocol: flow.protocol,
+        netns: flow.netns_cookie,
+        inbound: false,
+        redirected: false,
+        proxied: false,
+    }
+}
+
+/// What the answer's words are made of.
+struct Telling<'a> {
+    objects: &'a Objects,
+    rules: &'a [Rule<'a>],
+    numbers: &'a [(u16, &'a Service)],
+    app: String,
+}
+
+impl Telling<'_> {
+    fn response(&self, way: &Way, generation: u64, happened: Vec<String>) -> v1::ExplainResponse {
+        let chain: Vec<String> = way.chain.iter().map(|&number| self.name(number)).collect();
+        let (verdict, summary) = self.summary(way, &chain);
+        v1::ExplainResponse {
+            steps: way
+                .questions
+                .iter()
+                .map(|question| self.step(question))
+                .collect(),
+            chain,
+            verdict: verdict.into(),
+            summary,
+            generation,
+            happened,
+        }
+    }
+
+    fn summary(&self, way: &Way, chain: &[String]) -> (v1::Verdict, String) {
+        let through = match chain {
+            [] => String::new(),
+            chain => format!(" through {}", chain.join(", then ")),
+        };
+        match way.end {
+            End::Blocked => {
+                let last = way.questions.last();
+                let by = last.and_then(|question| question.verdict.decided_by);
+                let by = by.map_or(String::new(), |rank| {
+                    format!(
+                        " by filter {:?}",
+                        self.rules[rank as usize].filter.identity.name
+                    )
+                });
+                (
+                    v1::Verdict::Block,
+                    format!("blocked{by}{}", after(&through)),
+                )
+            }
+            End::ChainTooLong => (
+                v1::Verdict::Block,
+                "blocked: a 17th service matches".to_owned(),
+            ),
+            End::Arrives if chain.is_empty() => {
+                let decided = way.questions.iter().any(|q| q.verdict.decided_by.is_some());
+                let verdict = if decided {
+                    v1::Verdict::Permit
+                } else {
+                    v1::Verdict::None
+                };
+                (verdict, "goes straight to where it was going".to_owned())
+            }
+            End::Arrives => (
+                v1::Verdict::Redirect,
+                format!("goes{through}, then to where it was going"),
+            ),
+        }
+    }
+
+    fn step(&self, question: &Question) -> v1::Step {
+        let verdict = &question.verdict;
+        let service = verdict
+            .redirect
+            .and_then(|rank| self.rules[rank as usize].service)
+            .map(|number| self.name(number));
+        let decided = verdict.decided_by.map(|rank| &self.rules[rank as usize]);
+        let (kind, reason) = match (&service, verdict.blocked, decided) {
+            (_, true, Some(rule)) => (
+                v1::Verdict::Block,
+                format!("filter {:?} blocks", rule.filter.identity.name),
+            ),
+            (Some(service), ..) => (v1::Verdict::Redirect, format!("to service {service}")),
+            (None, _, Some(rule)) => (
+                v1::Verdict::Permit,
+                format!("filter {:?} permits", rule.filter.identity.name),
+            ),
+            (None, _, None) => (v1::Verdict::None, "no filter decides".to_owned()),
+        };
+        v1::Step {
+            layer: question.layer.index() as i32 + 1,
+            by: question
+                .by
+                .map_or_else(|| self.app.clone(), |number| self.name(number)),
+            looks: question
+                .looks
+                .iter()
+                .map(|look| self.look(look, question))
+                .collect(),
+            looks_left_out: question.left_out as u64,
+            verdict: kind.into(),
+            service: service.unwrap_or_default(),
+            filter: decided
+                .map(|rule| sidetrack_api::key_bytes(rule.filter.identity.key))
+                .unwrap_or_default(),
+            reason,
+        }
+    }
+
+    fn look(&self, look: &Look, question: &Question) -> v1::Look {
+        let rule = &self.rules[look.rank as usize];
+        let (outcome, reason) = outcome(look, question);
+        let sublayer = self.objects.get::<Sublayer>(rule.sublayer);
+        v1::Look {
+            filter: sidetrack_api::key_bytes(rule.filter.identity.key),
+            name: rule.filter.identity.name.clone(),
+            id: rule.filter.id,
+            sublayer: sidetrack_api::key_bytes(rule.sublayer),
+            sublayer_name: sublayer
+                .map(|found| found.identity.name.clone())
+                .unwrap_or_default(),
+            sublayer_weight: rule.sublayer_weight.into(),
+            weight: rule.weight,
+            action: action(rule.filter.action).into(),
+            service: rule
+                .service
+                .map(|number| self.name(number))
+                .unwrap_or_default(),
+            outcome: outcome.into(),
+            reason,
+        }
+    }
+
+    fn name(&self, number: u16) -> String {
+        let known = self.numbers.iter().find(|(known, _)| *known == number);
+        known.map_or_else(
+            || format!("#{number}"),
+            |(_, service)| service.identity.name.clone(),
+        )
+    }
+}
+
+fn after(through: &str) -> String {
+    match through {
+        "" => String::new(),
+        through => format!(", after it went{through}"),
+    }
+}
+
+fn action(action: Action) -> v1::Action {
+    match action {
+        Action::Permit => v1::Action::Permit,
+        Action::Block => v1::Action::Block,
+        Action::Veto => v1::Action::Veto,
+        Action::Inspect => v1::Action::Inspect,
+        Action::Redirect(_) => v1::Action::Redirect,
+    }
+}
+
+fn outcome(look: &Look, question: &Question) -> (v1::look::Outcome, String) {
+    use v1::look::Outcome as To;
+    let step = match &look.outcome {
+        Outcome::NoMatch(conditions) => return (To::NoMatch, format!("not {conditions}")),
+        Outcome::NotReached => {
+            return (
+                To::NotReached,
+                "its sublayer had decided, or nothing could change".into(),
+            );
+        }
+        Outcome::Matched(step) => step,
+    };
+    let decides = question.verdict.decided_by == Some(look.rank)
+        || question.verdict.redirect == Some(look.rank);
+    match step {
+        Step::Seen => (To::PassedOver, "its service has seen the connection".into()),
+        Step::BehindPlace => (To::PassedOver, "a legacy proxy stands behind it".into()),
+        Step::NoRight => (
+            To::PassedOver,
+            "a higher sublayer's verdict is final".into(),
+        ),
+        Step::AbsentPassed => (To::PassedOver, "nobody listens for its service".into()),
+        Step::Inspected => (To::PassedOver, "it is told as an event".into()),
+        Step::AbsentBlocked => (To::Decided, "nobody listens for its service".into()),
+        _ if decides => (To::Decided, String::new()),
+        Step::RedirectedElsewhere => (To::Overridden, "a higher sublayer redirects".into()),
+        _ => (To::Overridden, "another sublayer's verdict holds".into()),
+    }
+}
