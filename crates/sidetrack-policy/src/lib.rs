@@ -2,10 +2,14 @@
 #![forbid(unsafe_code)]
 
 pub mod condition;
+pub mod diff;
 mod error;
 pub mod field;
+pub mod file;
 mod layer;
 pub mod object;
+mod objects;
+pub mod property;
 mod weight;
 
 pub use condition::{Condition, MatchType, Value};
@@ -16,4 +20,5 @@ pub use object::{
     Absent, Action, Context, Filter, Identity, Lifetime, Provider, Records, SUBLAYER_UNIVERSAL,
     Service, Sublayer, Uuid,
 };
+pub use objects::Objects;
 pub use weight::Weight;

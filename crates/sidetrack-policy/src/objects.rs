@@ -1,0 +1,40 @@
+//! A set of objects: what a file says, or what is in force.
+
+use serde::{Deserialize, Serialize};
+
+use crate::property::Object;
+use crate::{Filter, Provider, Service, Sublayer};
+
+/// Objects of every kind, each unique by its key within its kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Objects {
+    /// Who owns the rest.
+    pub providers: Vec<Provider>,
+    /// Groups of filters.
+    pub sublayers: Vec<Sublayer>,
+    /// Where filters redirect to.
+    pub services: Vec<Service>,
+    /// The rules.
+    pub filters: Vec<Filter>,
+}
+
+impl Objects {
+    /// Each, in the order in which they may be added.
+    pub fn all(&self) -> impl Iterator<Item = Object<'_>> {
+        let providers = self.providers.iter().map(Object::Provider);
+        providers
+            .chain(self.sublayers.iter().map(Object::Sublayer))
+            .chain(self.services.iter().map(Object::Service))
+            .chain(self.filters.iter().map(Object::Filter))
+    }
+
+    /// How many, of all kinds.
+    pub fn len(&self) -> usize {
+        self.providers.len() + self.sublayers.len() + self.services.len() + self.filters.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
