@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sidetrack_policy::Objects;
+use sidetrack_policy::Listing;
 use sidetrack_policy::diff::Diff;
 use sidetrack_policy::file::{Surroundings, parse};
 
@@ -11,7 +11,7 @@ fuzz_target!(|text: &[u8]| {
     let surroundings = Surroundings {
         file: "policy.toml",
         owner: None,
-        others: &Objects::default(),
+        others: &Listing::default(),
         users: &|name| (name == "alice").then_some(1000),
     };
     match parse(text, &surroundings) {

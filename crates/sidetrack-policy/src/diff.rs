@@ -6,8 +6,8 @@ use std::fmt;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::Objects;
-use crate::property::{NameOf, Object};
+use crate::Listing;
+use crate::property::{AnyObject, NameOf};
 
 /// The difference, object by object. Displays as text for people; serialises for programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -49,7 +49,7 @@ pub struct PropertyChange {
 
 impl Diff {
     /// Compares two sets, by keys.
-    pub fn between(before: &Objects, after: &Objects) -> Self {
+    pub fn between(before: &Listing, after: &Listing) -> Self {
         let names = names(before, after);
         let name_of = |key: Uuid| names.get(&key).cloned();
         let mut diff = Self::default();
@@ -66,8 +66,8 @@ impl Diff {
     /// Notes one object, as it was and as it is. Two that are the same are no difference.
     pub fn note(
         &mut self,
-        before: Option<Object<'_>>,
-        after: Option<Object<'_>>,
+        before: Option<AnyObject<'_>>,
+        after: Option<AnyObject<'_>>,
         name_of: NameOf<'_>,
     ) {
         let Some(object) = after.or(before) else {
@@ -79,7 +79,7 @@ impl Diff {
             key: object.identity().key,
             name: object.identity().name.clone(),
             layer: match object {
-                Object::Filter(filter) => Some(filter.layer.to_string()),
+                AnyObject::Filter(filter) => Some(filter.layer.to_string()),
                 _ => None,
             },
             properties,
@@ -99,12 +99,13 @@ impl Diff {
 }
 
 fn changes(
-    before: Option<Object<'_>>,
-    after: Option<Object<'_>>,
+    before: Option<AnyObject<'_>>,
+    after: Option<AnyObject<'_>>,
     name_of: NameOf<'_>,
 ) -> Vec<PropertyChange> {
-    let properties =
-        |object: Option<Object<'_>>| object.map_or(Vec::new(), |object| object.properties(name_of));
+    let properties = |object: Option<AnyObject<'_>>| {
+        object.map_or(Vec::new(), |object| object.properties(name_of))
+    };
     let (before, mut after) = (properties(before), properties(after));
     let mut all = Vec::new();
     for (property, old) in before {
@@ -126,26 +127,26 @@ fn changes(
     all
 }
 
-fn by_key(objects: &Objects) -> BTreeMap<(usize, Uuid), Object<'_>> {
+fn by_key(objects: &Listing) -> BTreeMap<(usize, Uuid), AnyObject<'_>> {
     let all = objects.all();
     all.map(|object| ((order(object), object.identity().key), object))
         .collect()
 }
 
 /// Providers first, as they are in files.
-fn order(object: Object<'_>) -> usize {
+fn order(object: AnyObject<'_>) -> usize {
     match object {
-        Object::Provider(_) => 0,
-        Object::Sublayer(_) => 1,
-        Object::Service(_) => 2,
-        Object::Filter(_) => 3,
+        AnyObject::Provider(_) => 0,
+        AnyObject::Sublayer(_) => 1,
+        AnyObject::Service(_) => 2,
+        AnyObject::Filter(_) => 3,
     }
 }
 
-fn names(before: &Objects, after: &Objects) -> BTreeMap<Uuid, String> {
+fn names(before: &Listing, after: &Listing) -> BTreeMap<Uuid, String> {
     let referred = before.all().chain(after.all());
     referred
-        .filter(|object| !matches!(object, Object::Filter(_)))
+        .filter(|object| !matches!(object, AnyObject::Filter(_)))
         .map(|object| (object.identity().key, object.identity().name.clone()))
         .collect()
 }
@@ -191,11 +192,11 @@ mod tests {
     use super::*;
     use crate::file::{Surroundings, parse};
 
-    fn objects(text: &str) -> Objects {
+    fn objects(text: &str) -> Listing {
         let surroundings = Surroundings {
             file: "policy.toml",
             owner: None,
-            others: &Objects::default(),
+            others: &Listing::default(),
             users: &|_| None,
         };
         let policy = parse(text.as_bytes(), &surroundings);

@@ -21,20 +21,18 @@ use uuid::Uuid;
 use self::entry::{Entry, Text, number, wrong_type};
 use self::fault::Mark;
 pub use self::fault::{FAULTS_MAX, Fault, Faults, Place};
-pub use self::name::key;
 use self::name::{Kind, Names};
 pub use self::schema::schema;
 pub use self::value::Users;
 pub(crate) use self::value::{DIRECTIONS, PROTOCOLS};
 use crate::object::NAME_SIZE_MAX;
+use crate::set::FILTERS_MAX;
 use crate::{
-    Absent, Code, Context, Field, Identity, Lifetime, Objects, Provider, Records, Service, Sublayer,
+    Absent, Code, Context, Field, Identity, Lifetime, Listing, Provider, Records, Service, Sublayer,
 };
 
 /// Bytes of a file: 10 MB, so one of 10 MiB is refused.
 pub const FILE_SIZE_MAX: usize = 10_000_000;
-/// Filters of a file, both families counted.
-pub const FILTERS_MAX: usize = 100_000;
 /// Whose the objects of a file are that names no owner.
 pub const OWNER: &str = "local";
 
@@ -81,8 +79,8 @@ pub struct Surroundings<'a> {
     pub file: &'a str,
     /// Whose the objects are; none: the file's `owner`, or [`OWNER`].
     pub owner: Option<&'a str>,
-    /// Objects outside of the file, to which it may refer by name.
-    pub others: &'a Objects,
+    /// Listing outside of the file, to which it may refer by name.
+    pub others: &'a Listing,
     /// Finds a user's number.
     pub users: Users<'a>,
 }
@@ -93,7 +91,7 @@ pub struct Policy {
     /// Whose the objects are.
     pub owner: String,
     /// All of them, checked, each by itself and what it refers to.
-    pub objects: Objects,
+    pub objects: Listing,
 }
 
 /// Reads a file. It takes time and memory in proportion to its size, of at most [`FILE_SIZE_MAX`].
@@ -112,7 +110,7 @@ pub fn parse(text: &[u8], surroundings: &Surroundings<'_>) -> Result<Policy, Fau
         names: Names::outside(surroundings.others),
         users: surroundings.users,
         defaults: None,
-        objects: Objects::default(),
+        objects: Listing::default(),
         keys: HashMap::new(),
         marks: Vec::new(),
     };
@@ -150,14 +148,14 @@ struct Reader<'d, 'a> {
     names: Names,
     users: Users<'a>,
     defaults: Option<&'d DeTable<'d>>,
-    objects: Objects,
+    objects: Listing,
     /// Where each key was given.
     keys: HashMap<(&'static str, Uuid), Range<usize>>,
     marks: Vec<Mark>,
 }
 
 impl<'d> Reader<'d, '_> {
-    /// Objects are read before those that refer to them.
+    /// Listing are read before those that refer to them.
     fn read(&mut self, document: &'d DeTable<'d>, owner: Option<&str>) {
         let top = Entry {
             what: "a policy",
@@ -322,7 +320,7 @@ impl<'d> Reader<'d, '_> {
     }
 
     fn key(&self, kind: &str, name: &str) -> Uuid {
-        key(&self.owner, kind, name)
+        Identity::applied_key(&self.owner, kind, name)
     }
 
     /// Names, without a key.

@@ -7,18 +7,20 @@ mod error;
 pub mod field;
 pub mod file;
 mod layer;
+mod listing;
 pub mod object;
-mod objects;
 pub mod property;
+pub mod set;
 mod weight;
 
 pub use condition::{Condition, MatchType, Value};
 pub use error::{Code, Error};
 pub use field::Field;
 pub use layer::{Family, Layer, LayerKind};
+pub use listing::Listing;
 pub use object::{
     Absent, Action, Context, Filter, Identity, Lifetime, Provider, Records, SUBLAYER_UNIVERSAL,
     Service, Sublayer, Uuid,
 };
-pub use objects::Objects;
+pub use set::Objects;
 pub use weight::Weight;

@@ -18,6 +18,9 @@ pub const CONDITIONS_MAX: usize = 1024;
 /// Bytes of a fixed redirect context.
 pub const CONTEXT_SIZE_MAX: usize = sidetrack_abi::kernel::CONTEXT_SIZE_MAX;
 
+/// The name space of keys made by [`Identity::applied_key`].
+const APPLIED: Uuid = Uuid::from_u128(0x51de_7ac4_0000_5000_8000_0000_0000_0001);
+
 /// What every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -184,6 +187,14 @@ pub enum Action {
 pub const SUBLAYER_UNIVERSAL: Uuid = Uuid::from_u128(0xeebe_cc03_ced4_4380_819a_2734_397b_2b74);
 
 impl Identity {
+    /// The key that an applied policy's object gets if it brings none: a UUID of version 5 that
+    /// follows from the policy's owner, the kind of object ("provider", "sublayer", "service",
+    /// "filter") and its name. So the same name is the same object at the next apply.
+    pub fn applied_key(owner: &str, kind: &str, name: &str) -> Uuid {
+        // Names have no control characters, so a zero byte keeps the parts apart.
+        Uuid::new_v5(&APPLIED, format!("{owner}\0{kind}\0{name}").as_bytes())
+    }
+
     fn check(&self, what: &str, name_size_max: usize) -> Result<(), Error> {
         if self.name.is_empty() {
             return Err(Error::new(

@@ -12,7 +12,7 @@ use crate::{
 /// An object of any kind.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
-pub enum Object<'a> {
+pub enum AnyObject<'a> {
     Provider(&'a Provider),
     Sublayer(&'a Sublayer),
     Service(&'a Service),
@@ -25,7 +25,7 @@ pub type NameOf<'a> = &'a dyn Fn(Uuid) -> Option<String>;
 /// One property: what it is called in a policy file, and its text.
 pub type Property = (&'static str, String);
 
-impl<'a> Object<'a> {
+impl<'a> AnyObject<'a> {
     /// As in policy files.
     pub fn kind(self) -> &'static str {
         match self {

@@ -81,7 +81,7 @@ pub(super) fn read(
                     Some(key) => super::explicit_key(key)?,
                     None => reader.key(
                         "filter",
-                        &format!("{}\u{1f}{}", filter.identity.name, filter.layer),
+                        &format!("{}@{}", filter.identity.name, filter.layer),
                     ),
                 };
             }
@@ -180,7 +180,7 @@ fn asked(reader: &Reader<'_, '_>, entry: &Entry<'_>) -> Result<Vec<Asked>, Mark>
 /// The conditions at a layer; none if a field allows nothing of its family.
 ///
 /// If the layer was given with its family, an address of the other is a fault, found later.
-fn choose<'a>(asked: &'a [Asked], layer: Layer, given: bool) -> Option<Vec<&'a Placed>> {
+fn choose(asked: &[Asked], layer: Layer, given: bool) -> Option<Vec<&Placed>> {
     let mut chosen = Vec::new();
     for each in asked {
         if each.field.kind() != FieldType::Address || given {
@@ -223,7 +223,7 @@ fn finish(
     asked: &[Asked],
     chosen: Vec<&Placed>,
 ) -> Result<Filter, Mark> {
-    for each in asked.iter().filter(|each| !each.field.is_at(layer.kind)) {
+    if let Some(each) = asked.iter().find(|each| !each.field.is_at(layer.kind)) {
         let (field, layer) = (each.field, layer.kind.name());
         let message = format!("the field {field} does not exist at layer {layer}");
         return Err(Mark::new(each.key.clone(), message).code(Code::ConditionNotFound));

@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use uuid::{Uuid, uuid};
+use uuid::Uuid;
 
 use super::entry::Text;
 use super::fault::Mark;
-use crate::{Code, Lifetime, Objects, SUBLAYER_UNIVERSAL};
+use crate::{Code, Lifetime, Listing, SUBLAYER_UNIVERSAL};
 
-/// Keys of a file's objects are made from it, by version 5 of UUIDs.
-const NAMESPACE: Uuid = uuid!("5c0f3f6e-7b0a-4f0e-9d53-0d1a3a4c9e21");
 /// What the built-in sublayer is called in a file.
 const UNIVERSAL: &str = "universal";
 /// Names among which a misspelt one is looked for.
@@ -42,15 +40,6 @@ impl Kind {
     }
 }
 
-/// The key of an object that gives none: the same owner, kind and name have the same key always.
-pub fn key(owner: &str, kind: &str, name: &str) -> Uuid {
-    // No name has a control character in it, so these texts differ if their parts do.
-    Uuid::new_v5(
-        &NAMESPACE,
-        format!("{owner}\u{1f}{kind}\u{1f}{name}").as_bytes(),
-    )
-}
-
 /// What a name stands for.
 #[derive(Clone, Copy)]
 struct Meaning {
@@ -70,7 +59,7 @@ pub(super) struct Names {
 
 impl Names {
     /// Those outside of the file.
-    pub(super) fn outside(others: &Objects) -> Self {
+    pub(super) fn outside(others: &Listing) -> Self {
         let mut names = Self::default();
         for one in &others.providers {
             names.add_other(Kind::Provider, &one.identity, one.lifetime);

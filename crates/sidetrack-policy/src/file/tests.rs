@@ -34,10 +34,10 @@ action = { redirect = "inspect" }
 "#;
 
 fn read(text: &str) -> Result<Policy, Faults> {
-    read_among(text.as_bytes(), None, &Objects::default())
+    read_among(text.as_bytes(), None, &Listing::default())
 }
 
-fn read_among(text: &[u8], owner: Option<&str>, others: &Objects) -> Result<Policy, Faults> {
+fn read_among(text: &[u8], owner: Option<&str>, others: &Listing) -> Result<Policy, Faults> {
     let surroundings = Surroundings {
         file: "policy.toml",
         owner,
@@ -77,7 +77,7 @@ fn a_file_is_objects_with_the_same_keys_each_time() {
 
 #[test]
 fn another_owner_makes_other_keys() {
-    let other = read_among(ACME.as_bytes(), Some("other"), &Objects::default()).unwrap();
+    let other = read_among(ACME.as_bytes(), Some("other"), &Listing::default()).unwrap();
     let acme = read(ACME).unwrap();
     assert_eq!(other.owner, "other");
     for (one, another) in acme.objects.filters.iter().zip(&other.objects.filters) {
@@ -257,7 +257,7 @@ fn a_shorter_lived_object_cannot_be_referred_to() {
 #[test]
 fn what_is_no_policy_at_all_is_refused() {
     let bytes = |bytes: &[u8]| {
-        let read = read_among(bytes, None, &Objects::default());
+        let read = read_among(bytes, None, &Listing::default());
         read.expect_err("it is wrong").to_string()
     };
     let shown = [

@@ -1,13 +1,13 @@
-//! A set of objects: what a file says, or what is in force.
+//! Objects as lists: what a file says, or what a daemon lists.
 
 use serde::{Deserialize, Serialize};
 
-use crate::property::Object;
+use crate::property::AnyObject;
 use crate::{Filter, Provider, Service, Sublayer};
 
 /// Objects of every kind, each unique by its key within its kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Objects {
+pub struct Listing {
     /// Who owns the rest.
     pub providers: Vec<Provider>,
     /// Groups of filters.
@@ -18,14 +18,14 @@ pub struct Objects {
     pub filters: Vec<Filter>,
 }
 
-impl Objects {
+impl Listing {
     /// Each, in the order in which they may be added.
-    pub fn all(&self) -> impl Iterator<Item = Object<'_>> {
-        let providers = self.providers.iter().map(Object::Provider);
+    pub fn all(&self) -> impl Iterator<Item = AnyObject<'_>> {
+        let providers = self.providers.iter().map(AnyObject::Provider);
         providers
-            .chain(self.sublayers.iter().map(Object::Sublayer))
-            .chain(self.services.iter().map(Object::Service))
-            .chain(self.filters.iter().map(Object::Filter))
+            .chain(self.sublayers.iter().map(AnyObject::Sublayer))
+            .chain(self.services.iter().map(AnyObject::Service))
+            .chain(self.filters.iter().map(AnyObject::Filter))
     }
 
     /// How many, of all kinds.
