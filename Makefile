@@ -4,6 +4,9 @@ SHELL    := /bin/bash
 CARGO    ?= cargo
 SUDO     := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 PREFIX   ?= /usr/local
+PREFIXED := $(DESTDIR)$(PREFIX)
+DAEMON    = $(wildcard target/release/sidetrackd)
+UNITS    := $(wildcard packaging/*.service)
 FUZZ_SECONDS ?= 30
 
 # What building needs, what the tests drive, and what the benchmarks compare with.
@@ -51,11 +54,25 @@ fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS
 		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-install: build ## to PREFIX/bin
-	$(SUDO) install -D target/release/sidetrack $(DESTDIR)$(PREFIX)/bin/sidetrack
+install: build ## to PREFIX: the commands, manual pages, completions, the unit
+	target/release/sidetrack man target/man
+	target/release/sidetrack completions bash > target/sidetrack.bash
+	target/release/sidetrack completions zsh > target/_sidetrack
+	target/release/sidetrack completions fish > target/sidetrack.fish
+	$(SUDO) install -D -t $(PREFIXED)/bin target/release/sidetrack $(DAEMON)
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/man/man1 target/man/*.1
+	$(SUDO) install -D -m 644 target/sidetrack.bash $(PREFIXED)/share/bash-completion/completions/sidetrack
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/zsh/site-functions target/_sidetrack
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/fish/vendor_completions.d target/sidetrack.fish
+	$(if $(UNITS),$(SUDO) install -D -m 644 -t $(DESTDIR)/etc/systemd/system $(UNITS))
 
-uninstall: ## nothing stays: programs end with the runs that loaded them
-	$(SUDO) rm -f $(DESTDIR)$(PREFIX)/bin/sidetrack
+uninstall: ## what install put there; programs in the kernel end with the runs that loaded them
+	$(SUDO) rm -f $(PREFIXED)/bin/sidetrack $(PREFIXED)/bin/sidetrackd \
+		$(PREFIXED)/share/man/man1/sidetrack.1 $(PREFIXED)/share/man/man1/sidetrack-*.1 \
+		$(PREFIXED)/share/bash-completion/completions/sidetrack \
+		$(PREFIXED)/share/zsh/site-functions/_sidetrack \
+		$(PREFIXED)/share/fish/vendor_completions.d/sidetrack.fish \
+		$(addprefix $(DESTDIR)/etc/systemd/system/,$(notdir $(UNITS)))
 
 deps: ## what building needs
 	@$(call need,$(BUILD_PACKAGES))
