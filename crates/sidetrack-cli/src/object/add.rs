@@ -307,7 +307,7 @@ mod tests {
             "--action block -m remote_address=10.0.0.1/8",
             "--action block --on-absent permit",
         ];
-        let told = wrong.map(|words| said(words).err().expect("it is wrong").to_string());
+        let told = wrong.map(|words| said(words).expect_err("it is wrong").to_string());
         insta::assert_snapshot!(told.join("\n"));
     }
 }

@@ -33,7 +33,7 @@ pub(super) const KEYS: [&str; 13] = [
     "context",
 ];
 
-const ACTIONS: [(&str, Action); 4] = [
+pub(super) const ACTIONS: [(&str, Action); 4] = [
     ("permit", Action::Permit),
     ("block", Action::Block),
     ("veto", Action::Veto),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::LayerKind;
 
 const ACME: &str = r#"
 owner = "acme"
@@ -355,4 +356,59 @@ fn the_documented_schema_is_the_codes() {
         text, documented,
         "run: sidetrack schema policy > docs/policy.schema.json"
     );
+}
+
+/// A table of the page: what exists at which layer.
+fn table<T>(
+    head: &str,
+    rows: &[T],
+    name: fn(&T) -> &str,
+    is_at: fn(&T, LayerKind) -> bool,
+) -> String {
+    let kinds = LayerKind::ALL.map(LayerKind::name).join(" | ");
+    let mut text = format!(
+        "| {head} | {kinds} |\n|---|{}\n",
+        "---|".repeat(LayerKind::ALL.len())
+    );
+    for row in rows {
+        let cells = LayerKind::ALL.map(|kind| if is_at(row, kind) { "x" } else { "" });
+        text.push_str(&format!("| `{}` | {} |\n", name(row), cells.join(" | ")));
+    }
+    text
+}
+
+#[test]
+fn the_page_has_the_codes_tables_and_its_examples_are_policies() {
+    let page = include_str!("../../../../docs/policy.md");
+    let fields = table(
+        "field",
+        &Field::ALL,
+        |field| field.name(),
+        |field, kind| field.is_at(kind),
+    );
+    assert!(
+        page.contains(&fields),
+        "docs/policy.md should have\n{fields}"
+    );
+    let mut actions = filter::ACTIONS.map(|(_, action)| action).to_vec();
+    actions.push(crate::Action::Redirect(Uuid::nil()));
+    let actions = table(
+        "action",
+        &actions,
+        |action| action.name(),
+        |action, kind| action.is_at(kind),
+    );
+    assert!(
+        page.contains(&actions),
+        "docs/policy.md should have\n{actions}"
+    );
+    let examples: Vec<_> = page.split("```toml\n").skip(1).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let text = example.split("```").next().unwrap();
+        read(text).unwrap_or_else(|faults| panic!("{faults}"));
+    }
+    for name in crate::MatchType::ALL.map(crate::MatchType::name) {
+        assert!(page.contains(name), "{name} is not in docs/policy.md");
+    }
 }
