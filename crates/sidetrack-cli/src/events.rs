@@ -154,6 +154,12 @@ mod tests {
         for name in &names {
             assert_ne!(number(name.get_name()), 0, "{}", name.get_name());
             assert!(name.get_name().len() <= KIND_WIDTH);
+            let page = include_str!("../../../docs/cli.md");
+            assert!(
+                page.contains(&format!("`{}`", name.get_name())),
+                "{}",
+                name.get_name()
+            );
         }
     }
 }

@@ -12,7 +12,7 @@ mod schema;
 mod tests;
 mod value;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
@@ -111,7 +111,7 @@ pub fn parse(text: &[u8], surroundings: &Surroundings<'_>) -> Result<Policy, Fau
         users: surroundings.users,
         defaults: None,
         objects: Listing::default(),
-        keys: HashMap::new(),
+        keys: HashSet::new(),
         marks: Vec::new(),
     };
     reader.read(document.get_ref(), surroundings.owner);
@@ -149,8 +149,8 @@ struct Reader<'d, 'a> {
     users: Users<'a>,
     defaults: Option<&'d DeTable<'d>>,
     objects: Listing,
-    /// Where each key was given.
-    keys: HashMap<(&'static str, Uuid), Range<usize>>,
+    /// Those given, with their kinds.
+    keys: HashSet<(&'static str, Uuid)>,
     marks: Vec<Mark>,
 }
 
@@ -279,10 +279,10 @@ impl<'d> Reader<'d, '_> {
     }
 
     fn filter_entry(&mut self, entry: &Entry<'d>, known: &[&str]) -> Result<(), Mark> {
-        for (filter, span) in filter::read(self, entry, known)? {
+        for filter in filter::read(self, entry, known)? {
             if self.objects.filters.len() == FILTERS_MAX {
                 let message = format!("a policy has at most {FILTERS_MAX} filters");
-                return Err(Mark::new(span, message).code(Code::OutOfBounds));
+                return Err(Mark::new(entry.span.clone(), message).code(Code::OutOfBounds));
             }
             self.unique("filter", entry, &filter.identity)?;
             self.objects.filters.push(filter);
@@ -308,15 +308,13 @@ impl<'d> Reader<'d, '_> {
         entry: &Entry<'d>,
         identity: &Identity,
     ) -> Result<(), Mark> {
-        match self.keys.insert((kind, identity.key), entry.span.clone()) {
-            None => Ok(()),
-            Some(_) => {
-                let message = format!("there is a {kind} {:?} already", identity.name);
-                Err(Mark::new(name_span(entry), message)
-                    .code(Code::AlreadyExists)
-                    .advice("above, in this file"))
-            }
+        if self.keys.insert((kind, identity.key)) {
+            return Ok(());
         }
+        let message = format!("there is a {kind} {:?} already", identity.name);
+        Err(Mark::new(name_span(entry), message)
+            .code(Code::AlreadyExists)
+            .advice("above, in this file"))
     }
 
     fn key(&self, kind: &str, name: &str) -> Uuid {

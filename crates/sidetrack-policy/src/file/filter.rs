@@ -52,7 +52,7 @@ pub(super) fn read(
     reader: &Reader<'_, '_>,
     entry: &Entry<'_>,
     known: &[&str],
-) -> Result<Vec<(Filter, Range<usize>)>, Mark> {
+) -> Result<Vec<Filter>, Mark> {
     entry.check_keys(known)?;
     let (layers, layer_span) = layers(entry)?;
     let asked = asked(reader, entry)?;
@@ -87,10 +87,7 @@ pub(super) fn read(
             }
         }
     }
-    Ok(filters
-        .into_iter()
-        .map(|filter| (filter, entry.span.clone()))
-        .collect())
+    Ok(filters)
 }
 
 /// Everything but conditions and key.
@@ -133,12 +130,17 @@ fn base(reader: &Reader<'_, '_>, entry: &Entry<'_>, layer: Layer) -> Result<Filt
 fn layers(entry: &Entry<'_>) -> Result<(Vec<Layer>, Range<usize>), Mark> {
     let value = entry.require("layer", "\"connect-redirect\"")?;
     let Text { text, span } = text("layer", value)?;
-    if let Some(kind) = LayerKind::ALL.into_iter().find(|kind| kind.name() == text) {
-        return Ok((kind.both().to_vec(), span));
-    }
-    match text.parse::<Layer>() {
-        Ok(layer) => Ok((vec![layer], span)),
-        Err(_) => {
+    let (name, families) = match (text.strip_suffix("-v4"), text.strip_suffix("-v6")) {
+        (Some(name), _) => (name, &[Family::V4][..]),
+        (_, Some(name)) => (name, &[Family::V6][..]),
+        (None, None) => (text, &[Family::V4, Family::V6][..]),
+    };
+    match LayerKind::ALL.into_iter().find(|kind| kind.name() == name) {
+        Some(kind) => {
+            let layers = families.iter().map(|&family| Layer { kind, family });
+            Ok((layers.collect(), span))
+        }
+        None => {
             let names: Vec<_> = Layer::all().map(|layer| layer.to_string()).collect();
             let kinds = LayerKind::ALL.map(LayerKind::name);
             let all = kinds.into_iter().chain(names.iter().map(String::as_str));

@@ -412,3 +412,12 @@ fn the_page_has_the_codes_tables_and_its_examples_are_policies() {
         assert!(page.contains(name), "{name} is not in docs/policy.md");
     }
 }
+
+#[test]
+fn the_readmes_example_is_a_policy() {
+    let readme = include_str!("../../../../README.md");
+    let example = readme.split("```toml\n").nth(1).unwrap();
+    let text = example.split("```").next().unwrap();
+    let policy = read(text).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(policy.objects.filters.len(), 2);
+}
