@@ -8,6 +8,7 @@ mod apply;
 mod entry;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 pub use self::apply::{Change, Desired, Difference, Operation};
@@ -49,6 +50,16 @@ impl Objects {
     /// The objects of a kind, in the order of their keys.
     pub fn all<T: Object>(&self) -> impl ExactSizeIterator<Item = &T> {
         self.entries().map(|entry: &Arc<Entry<T>>| &entry.object)
+    }
+
+    /// As [`Self::entries`], but only those behind a key: to go on with a list.
+    pub fn entries_after<T: Object>(
+        &self,
+        key: Option<Uuid>,
+    ) -> impl Iterator<Item = &Arc<Entry<T>>> {
+        let begin = key.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = T::table(self).range((begin, Bound::Unbounded));
+        range.map(|(_, entry)| entry)
     }
 
     /// An entry. Errors: …_NOT_FOUND of its kind.
@@ -122,13 +133,22 @@ impl Objects {
         Ok(())
     }
 
+    /// Whether nothing was changed between this set and a clone of it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.providers, &other.providers)
+            && Arc::ptr_eq(&self.sublayers, &other.sublayers)
+            && Arc::ptr_eq(&self.services, &other.services)
+            && Arc::ptr_eq(&self.filters, &other.filters)
+    }
+
     /// Deletes all objects of a dynamic session, and says how many there were.
     pub fn remove_session(&mut self, session: u64) -> usize {
+        let gone = Some(session);
         // Nothing else may refer to them, so each kind can go before those it refers to.
-        self.retain::<Filter>(|author| author.session != Some(session))
-            + self.retain::<Service>(|author| author.session != Some(session))
-            + self.retain::<Sublayer>(|author| author.session != Some(session))
-            + self.retain::<Provider>(|author| author.session != Some(session))
+        self.retain::<Filter>(|entry| entry.author.session != gone)
+            + self.retain::<Service>(|entry| entry.author.session != gone)
+            + self.retain::<Sublayer>(|entry| entry.author.session != gone)
+            + self.retain::<Provider>(|entry| entry.author.session != gone)
     }
 
     /// How many objects a dynamic session has.
@@ -153,6 +173,25 @@ impl Objects {
     /// Begins numbering filters behind `id`, if it is not there yet: for objects out of a store.
     pub fn number_from(&mut self, id: u64) {
         self.last_id = self.last_id.max(id);
+    }
+
+    /// What is judged by from boot until the store is loaded: boot-time filters, and what they refer
+    /// to.
+    pub fn at_boot(&self) -> Self {
+        self.only(|filter| filter.lifetime == Lifetime::BootTime)
+    }
+
+    /// What is judged by afterwards: all but the boot-time filters.
+    pub fn after_boot(&self) -> Self {
+        self.only(|filter| filter.lifetime != Lifetime::BootTime)
+    }
+
+    fn only(&self, keep: impl Fn(&Filter) -> bool) -> Self {
+        let mut objects = self.clone();
+        if !self.all::<Filter>().all(&keep) {
+            objects.retain::<Filter>(|entry| keep(&entry.object));
+        }
+        objects
     }
 
     /// Puts back what was in a set before: no right is asked, a filter keeps its number.
@@ -298,10 +337,10 @@ impl Objects {
         }
     }
 
-    fn retain<T: Object>(&mut self, keep: impl Fn(&Author) -> bool) -> usize {
+    fn retain<T: Object>(&mut self, keep: impl Fn(&Entry<T>) -> bool) -> usize {
         let gone: Vec<Uuid> = T::table(self)
             .iter()
-            .filter(|(_, entry)| !keep(&entry.author))
+            .filter(|(_, entry)| !keep(entry))
             .map(|(key, _)| *key)
             .collect();
         gone.iter().for_each(|key| self.remove::<T>(*key));

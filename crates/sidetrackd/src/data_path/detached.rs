@@ -1,0 +1,84 @@
+//! No kernel side: policy is held and answered for, and nothing is judged by it.
+
+use std::os::fd::BorrowedFd;
+
+use sidetrack_api::v1;
+use sidetrack_policy::{Code, Objects, Service, Uuid};
+
+use super::{DataPath, Generation, TakenUp};
+use crate::Error;
+
+/// For `sidetrackd --detached`: to try policies and programs of the API where nothing is to be
+/// redirected, or may be.
+#[derive(Debug, Default)]
+pub struct Detached {
+    generation: Generation,
+}
+
+impl DataPath for Detached {
+    fn is_fresh(&self) -> bool {
+        self.generation == 0
+    }
+
+    fn boot(&mut self, _objects: &Objects) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn take_up(&mut self, _objects: &Objects) -> Result<TakenUp, Error> {
+        self.generation += 1;
+        Ok(TakenUp {
+            generation: self.generation,
+            notes: vec!["detached: no connection is judged by this policy".into()],
+        })
+    }
+
+    fn commit(&mut self, _objects: &Objects) -> Result<Generation, Error> {
+        self.generation += 1;
+        Ok(self.generation)
+    }
+
+    fn register(&mut self, _service: Uuid, _pid: u32) -> Result<Vec<u8>, Error> {
+        Err(detached("no socket can listen for a service"))
+    }
+
+    fn tell(&mut self, _state: &mut v1::State) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn flows(&mut self) -> Result<Vec<v1::Flow>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn events(&mut self) -> Result<Vec<v1::Event>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn explain(
+        &mut self,
+        objects: &Objects,
+        question: &v1::ExplainRequest,
+    ) -> Result<v1::ExplainResponse, Error> {
+        if let Some(v1::explain_request::Subject::FlowId(id)) = question.subject {
+            let text = format!("there is no flow {id}");
+            return Err(sidetrack_policy::Error::new(Code::NotFound, text).into());
+        }
+        let services = objects.all::<Service>().len();
+        Err(detached(&format!("{services} services judge nothing")))
+    }
+
+    fn refresh(&mut self, _objects: &Objects) -> Result<Option<Generation>, Error> {
+        Ok(None)
+    }
+}
+
+fn detached(what: &str) -> Error {
+    Error::DataPath(format!("sidetrackd runs detached: {what}"))
+}

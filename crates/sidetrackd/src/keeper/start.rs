@@ -1,0 +1,102 @@
+//! The start: boot-time filters, the store, and agreement with what is pinned.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use sidetrack_api::v1;
+use sidetrack_policy::Objects;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use super::{Handle, InForce, Keeper, TASKS_MAX, Task, names::Names, new_wake};
+use crate::data_path::DataPath;
+use crate::event::Log;
+use crate::store::{Loaded, Store};
+use crate::{Error, systemd};
+
+/// What a keeper begins with.
+pub struct Start {
+    /// The store's file; none: nothing survives.
+    pub store: Option<PathBuf>,
+    /// Tells this running time of the machine from others.
+    pub boot: String,
+    /// Where events go.
+    pub log: Log,
+    /// How often the data path looks after executables and cgroups.
+    pub refresh: Duration,
+}
+
+impl Start {
+    /// Starts the thread, opens the data path in it, and returns when store and kernel agree.
+    ///
+    /// Errors: `open`'s; [`Error::Store`], [`Error::DataPath`]. What is pinned stays as it is then.
+    pub async fn keeper(
+        self,
+        open: impl FnOnce() -> Result<Box<dyn DataPath>, Error> + Send + 'static,
+    ) -> Result<(Handle, thread::JoinHandle<()>), Error> {
+        let (tasks, mut receiver) = mpsc::channel::<Task>(TASKS_MAX);
+        let wake = Arc::new(new_wake()?);
+        let wakened = Arc::clone(&wake);
+        let (started, begun) = oneshot::channel();
+        let refresh = self.refresh;
+        let thread = thread::Builder::new().name("keeper".into());
+        let thread = thread.spawn(move || match open().and_then(|path| self.begin(path)) {
+            Ok(mut keeper) => {
+                let _ = started.send(Ok(Arc::clone(&keeper.in_force)));
+                keeper.work(&mut receiver, &wakened, refresh);
+            }
+            Err(error) => drop(started.send(Err(error))),
+        });
+        let thread = thread.map_err(|error| Error::DataPath(error.to_string()))?;
+        let in_force = begun.await.map_err(|_| Error::Stopping)??;
+        let handle = Handle {
+            tasks,
+            wake,
+            in_force,
+        };
+        Ok((handle, thread))
+    }
+
+    fn begin(self, mut data_path: Box<dyn DataPath>) -> Result<Keeper, Error> {
+        let store = self.store.as_deref().map(Store::open).transpose()?;
+        let loaded = match &store {
+            Some(store) => load(store, &self.boot, &mut *data_path)?,
+            None => Loaded::default(),
+        };
+        let taken = data_path.take_up(&loaded.objects.after_boot())?;
+        let mut notes = loaded.notes;
+        notes.iter().for_each(|note| info!("{note}"));
+        for note in taken.notes {
+            warn!("{note}");
+            self.log.say(v1::EventKind::Mended, &note);
+            notes.push(note);
+        }
+        Ok(Keeper {
+            data_path,
+            store,
+            in_force: Arc::new(Mutex::new(InForce {
+                objects: loaded.objects,
+                generation: taken.generation,
+                since: SystemTime::now(),
+                notes,
+            })),
+            log: self.log,
+            names: Names::default(),
+            ended: Vec::new(),
+            left: Vec::new(),
+        })
+    }
+}
+
+/// Loads the store. While it is loaded on a machine that has just started, boot-time filters hold.
+fn load(store: &Store, boot: &str, data_path: &mut dyn DataPath) -> Result<Loaded, Error> {
+    if data_path.is_fresh() {
+        // Units are asked about later: it takes time, and boot-time filters hold meanwhile.
+        let at_boot: Objects = store.load(boot, &|_| true)?.objects.at_boot();
+        data_path.boot(&at_boot)?;
+    }
+    store.begin(boot)?;
+    store.load(boot, &systemd::is_enabled)
+}

@@ -1,0 +1,113 @@
+//! `sidetrackd`: the daemon.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use sidetrackd::data_path::{DataPath, Detached};
+use sidetrackd::event::Log;
+use sidetrackd::keeper::Start;
+use sidetrackd::server::{self, Api};
+use sidetrackd::{Config, Error, systemd};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// Sidetrack's daemon: keeps policy, puts it in force, and answers for it.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration; without it the defaults hold
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only say whether the configuration is right
+    #[arg(long)]
+    check: bool,
+    /// Hold policy and answer for it, but judge no connection by it
+    #[arg(long)]
+    detached: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sidetrackd: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let config = match &arguments.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default(),
+    };
+    let filter = EnvFilter::try_new(&config.log).context("the setting `log` is not right")?;
+    if arguments.check {
+        return Ok(());
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .without_time()
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(config, arguments.detached))
+}
+
+async fn serve(config: Config, detached: bool) -> Result<()> {
+    let log = Log::default();
+    let start = Start {
+        store: Some(config.store.clone()),
+        boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
+        log: log.clone(),
+        refresh: Duration::from_secs(config.refresh_seconds),
+    };
+    let (keeper, thread) = start.keeper(move || data_path(detached)).await?;
+    let in_force = keeper.in_force();
+    let api = Api::new(&config, keeper, log)?;
+    let socket = &config.socket;
+    let listener =
+        server::listen(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+    info!(
+        "generation {} is in force; listening at {}",
+        in_force.generation,
+        socket.display()
+    );
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        tell("STOPPING=1");
+    };
+    tell("READY=1");
+    api.serve(listener, config.limits.connections, stop).await?;
+    info!("stopping; what is in force stays");
+    drop(thread);
+    Ok(())
+}
+
+fn data_path(detached: bool) -> Result<Box<dyn DataPath>, Error> {
+    if detached {
+        return Ok(Box::new(Detached::default()));
+    }
+    Err(Error::DataPath(
+        "this build has none; --detached runs without".into(),
+    ))
+}
+
+fn tell(message: &str) {
+    if let Err(error) = systemd::notify(message) {
+        warn!("cannot tell the service manager {message}: {error}");
+    }
+}

@@ -1,0 +1,370 @@
+//! The API's calls: who asks is looked up, what is asked is read, and the answer is put on the wire.
+
+mod admission;
+mod call;
+mod connection;
+mod listing;
+mod telling;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sidetrack_api::v1;
+use sidetrack_api::v1::sidetrack_server::SidetrackServer;
+use sidetrack_policy::{Filter, Provider, Service, Sublayer};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use self::admission::Admission;
+use self::connection::Incoming;
+use crate::access::{Access, Peer};
+use crate::event::Log;
+use crate::keeper::Handle;
+use crate::session::{Session, Sessions};
+use crate::{Config, Error};
+
+/// Calls of one connection at once.
+pub const CALLS_PER_CONNECTION_MAX: u32 = 64;
+/// Calls at once that wait for an answer: what they bring is in memory meanwhile.
+pub const CALLS_MAX: usize = 256;
+/// Whole policies at once, in memory: the second is read while the first is put in force.
+pub const POLICIES_MAX: usize = 2;
+/// Bytes of a call that is not ApplyPolicy.
+pub const CALL_SIZE_MAX: usize = 1 << 20;
+
+/// What the calls work on.
+#[derive(Clone)]
+pub struct Api {
+    access: Access,
+    keeper: Handle,
+    sessions: Arc<Sessions>,
+    log: Log,
+    started: SystemTime,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Pieces<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Api {
+    /// For a keeper that has begun.
+    pub fn new(config: &Config, keeper: Handle, log: Log) -> anyhow::Result<Self> {
+        let hold = config.transaction_hold();
+        let most = config.limits.sessions;
+        Ok(Self {
+            access: Access::new(&config.access)?,
+            sessions: Sessions::new(keeper.clone(), log.clone(), most, hold),
+            keeper,
+            log,
+            started: SystemTime::now(),
+        })
+    }
+
+    /// Serves until `stop` is done.
+    ///
+    /// Errors: the transport's.
+    pub async fn serve(
+        self,
+        listener: UnixListener,
+        connections: usize,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(sidetrack_api::DESCRIPTOR)
+            .build_v1()?;
+        let sessions = Arc::clone(&self.sessions);
+        let told = async move {
+            stop.await;
+            sessions.stop();
+        };
+        // Streams last as long as their clients want; so stopping does not wait for them.
+        let serve = Server::builder()
+            .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+            .http2_max_header_list_size(16 << 10)
+            .add_service(Admission::new(self))
+            .add_service(reflection)
+            .serve_with_incoming(Incoming::new(listener, connections));
+        tokio::select! {
+            result = serve => Ok(result?),
+            () = told => Ok(()),
+        }
+    }
+
+    fn reader<T>(&self, request: &Request<T>) -> Result<Peer, Error> {
+        let peer = peer(request)?;
+        self.access.check_read(&peer)?;
+        Ok(peer)
+    }
+
+    fn writer<T>(&self, request: &Request<T>) -> Result<Peer, Error> {
+        let peer = peer(request)?;
+        self.access.check_write(&peer)?;
+        Ok(peer)
+    }
+
+    /// The session of a call that may do without.
+    fn session(&self, id: u64, peer: &Peer) -> Result<Option<Arc<Session>>, Error> {
+        match id {
+            0 => Ok(None),
+            id => self.sessions.find(id, peer).map(Some),
+        }
+    }
+}
+
+/// Makes the socket, in the place of one that nobody listens at any more. Everybody may connect: what
+/// a caller may do is decided by who it is.
+///
+/// Errors: the system's; AddrInUse if another daemon is there.
+pub fn listen(socket: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, Error> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    peer.ok_or_else(|| Error::Denied("the caller is not known".into()))
+}
+
+#[tonic::async_trait]
+impl v1::sidetrack_server::Sidetrack for Api {
+    type OpenSessionStream = call::SessionStream;
+    type ListProvidersStream = Pieces<v1::ProviderList>;
+    type ListSublayersStream = Pieces<v1::SublayerList>;
+    type ListServicesStream = Pieces<v1::ServiceList>;
+    type ListFiltersStream = Pieces<v1::FilterList>;
+    type ListFlowsStream = Pieces<v1::FlowList>;
+    type StreamEventsStream = ReceiverStream<Result<v1::Event, Status>>;
+
+    async fn version(&self, _: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
+        Ok(Response::new(v1::VersionResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            api: sidetrack_api::API_VERSION,
+        }))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<v1::SessionOptions>,
+    ) -> Answer<Self::OpenSessionStream> {
+        let peer = self.reader(&request)?;
+        Ok(Response::new(self.open(peer, request.into_inner())?))
+    }
+
+    async fn begin_transaction(
+        &self,
+        request: Request<v1::BeginTransactionRequest>,
+    ) -> Answer<v1::BeginTransactionResponse> {
+        let peer = match request.get_ref().read_only {
+            true => self.reader(&request)?,
+            false => self.writer(&request)?,
+        };
+        let request = request.into_inner();
+        let session = self.sessions.find(request.session_id, &peer)?;
+        let generation = self.sessions.begin(&session, request.read_only).await?;
+        Ok(Response::new(v1::BeginTransactionResponse { generation }))
+    }
+
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Answer<v1::CommitResponse> {
+        let peer = self.reader(&request)?;
+        let session = self.sessions.find(request.get_ref().session_id, &peer)?;
+        let generation = self.sessions.commit(&session).await?;
+        Ok(Response::new(v1::CommitResponse { generation }))
+    }
+
+    async fn abort(&self, request: Request<v1::AbortRequest>) -> Answer<v1::AbortResponse> {
+        let peer = self.reader(&request)?;
+        let session = self.sessions.find(request.get_ref().session_id, &peer)?;
+        self.sessions.abort(&session).await?;
+        Ok(Response::new(v1::AbortResponse {}))
+    }
+
+    async fn add_provider(
+        &self,
+        request: Request<v1::AddProviderRequest>,
+    ) -> Answer<v1::AddResponse> {
+        let peer = self.writer(&request)?;
+        let request = request.into_inner();
+        let object = call::needed("provider", request.provider)?;
+        self.add::<Provider>(request.session_id, &peer, object)
+            .await
+    }
+
+    async fn add_sublayer(
+        &self,
+        request: Request<v1::AddSublayerRequest>,
+    ) -> Answer<v1::AddResponse> {
+        let peer = self.writer(&request)?;
+        let request = request.into_inner();
+        let object = call::needed("sublayer", request.sublayer)?;
+        self.add::<Sublayer>(request.session_id, &peer, object)
+            .await
+    }
+
+    async fn add_service(
+        &self,
+        request: Request<v1::AddServiceRequest>,
+    ) -> Answer<v1::AddResponse> {
+        let peer = self.writer(&request)?;
+        let request = request.into_inner();
+        let object = call::needed("service", request.service)?;
+        self.add::<Service>(request.session_id, &peer, object).await
+    }
+
+    async fn add_filter(&self, request: Request<v1::AddFilterRequest>) -> Answer<v1::AddResponse> {
+        let peer = self.writer(&request)?;
+        let request = request.into_inner();
+        let object = call::needed("filter", request.filter)?;
+        self.add::<Filter>(request.session_id, &peer, object).await
+    }
+
+    async fn delete_provider(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Answer<v1::DeleteResponse> {
+        self.delete::<Provider>(request).await
+    }
+
+    async fn delete_sublayer(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Answer<v1::DeleteResponse> {
+        self.delete::<Sublayer>(request).await
+    }
+
+    async fn delete_service(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Answer<v1::DeleteResponse> {
+        self.delete::<Service>(request).await
+    }
+
+    async fn delete_filter(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Answer<v1::DeleteResponse> {
+        self.delete::<Filter>(request).await
+    }
+
+    async fn get_provider(&self, request: Request<v1::GetRequest>) -> Answer<v1::Provider> {
+        self.get::<Provider>(request).await
+    }
+
+    async fn get_sublayer(&self, request: Request<v1::GetRequest>) -> Answer<v1::Sublayer> {
+        self.get::<Sublayer>(request).await
+    }
+
+    async fn get_service(&self, request: Request<v1::GetRequest>) -> Answer<v1::Service> {
+        let mut answer = self.get::<Service>(request).await?;
+        let listening = self.listening().await?;
+        telling::mark(answer.get_mut(), &listening);
+        Ok(answer)
+    }
+
+    async fn get_filter(&self, request: Request<v1::GetRequest>) -> Answer<v1::Filter> {
+        self.get::<Filter>(request).await
+    }
+
+    async fn list_providers(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Answer<Self::ListProvidersStream> {
+        let pieces = self.list::<Provider>(request).await?;
+        Ok(listing::answer(pieces, |providers| v1::ProviderList {
+            providers,
+        }))
+    }
+
+    async fn list_sublayers(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Answer<Self::ListSublayersStream> {
+        let pieces = self.list::<Sublayer>(request).await?;
+        Ok(listing::answer(pieces, |sublayers| v1::SublayerList {
+            sublayers,
+        }))
+    }
+
+    async fn list_services(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Answer<Self::ListServicesStream> {
+        let pieces = self.list::<Service>(request).await?;
+        let listening = self.listening().await?;
+        Ok(listing::answer(pieces, move |mut services| {
+            let each = services.iter_mut();
+            each.for_each(|service| telling::mark(service, &listening));
+            v1::ServiceList { services }
+        }))
+    }
+
+    async fn list_filters(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Answer<Self::ListFiltersStream> {
+        let pieces = self.list::<Filter>(request).await?;
+        Ok(listing::answer(pieces, |filters| v1::FilterList {
+            filters,
+        }))
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Answer<v1::ApplyPolicyResponse> {
+        let peer = self.writer(&request)?;
+        self.apply(&peer, request.into_inner()).await
+    }
+
+    async fn register_service(
+        &self,
+        request: Request<v1::RegisterServiceRequest>,
+    ) -> Answer<v1::RegisterServiceResponse> {
+        let peer = self.writer(&request)?;
+        self.register(&peer, request.into_inner()).await
+    }
+
+    async fn get_state(&self, request: Request<v1::GetStateRequest>) -> Answer<v1::State> {
+        self.reader(&request)?;
+        Ok(Response::new(self.state().await?))
+    }
+
+    async fn list_flows(
+        &self,
+        request: Request<v1::ListFlowsRequest>,
+    ) -> Answer<Self::ListFlowsStream> {
+        self.reader(&request)?;
+        let flows = self.flows(request.get_ref().closed).await?;
+        Ok(listing::answer(flows.into_iter().map(Ok), |flows| {
+            v1::FlowList { flows }
+        }))
+    }
+
+    async fn stream_events(
+        &self,
+        request: Request<v1::StreamEventsRequest>,
+    ) -> Answer<Self::StreamEventsStream> {
+        self.reader(&request)?;
+        Ok(Response::new(self.events(request.into_inner())?))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        self.reader(&request)?;
+        Ok(Response::new(self.explanation(request.into_inner()).await?))
+    }
+}

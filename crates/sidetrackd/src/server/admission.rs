@@ -1,0 +1,78 @@
+//! Before a call is read: how large it may be, and how many there may be at once. So a client that
+//! floods cannot fill the memory.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::Semaphore;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service, http};
+use tonic::server::NamedService;
+
+use super::{Api, CALL_SIZE_MAX, CALLS_MAX, POLICIES_MAX, SidetrackServer};
+
+const APPLY_POLICY: &str = "/sidetrack.v1.Sidetrack/ApplyPolicy";
+
+/// The API, with a limit for whole policies and one for all other calls.
+#[derive(Clone)]
+pub(super) struct Admission {
+    calls: SidetrackServer<Api>,
+    policies: SidetrackServer<Api>,
+    call_places: Arc<Semaphore>,
+    policy_places: Arc<Semaphore>,
+}
+
+impl Admission {
+    pub(super) fn new(api: Api) -> Self {
+        let server = |size| {
+            SidetrackServer::new(api.clone())
+                .max_decoding_message_size(size)
+                .max_encoding_message_size(sidetrack_api::MESSAGE_SIZE_MAX)
+        };
+        Self {
+            calls: server(CALL_SIZE_MAX),
+            policies: server(sidetrack_api::MESSAGE_SIZE_MAX),
+            call_places: Arc::new(Semaphore::new(CALLS_MAX)),
+            policy_places: Arc::new(Semaphore::new(POLICIES_MAX)),
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for Admission {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() == APPLY_POLICY {
+            let places = Arc::clone(&self.policy_places);
+            let mut server = self.policies.clone();
+            // While it waits, its bytes wait at the sender.
+            return Box::pin(async move {
+                let _place = places.acquire_owned().await;
+                server.call(request).await
+            });
+        }
+        let Ok(place) = Arc::clone(&self.call_places).try_acquire_owned() else {
+            let text = format!("{CALLS_MAX} calls are being answered; try again");
+            let refusal = Status::resource_exhausted(text).into_http();
+            return Box::pin(async move { Ok(refusal) });
+        };
+        let mut server = self.calls.clone();
+        Box::pin(async move {
+            // A stream's place is free again once it has begun.
+            let _place = place;
+            server.call(request).await
+        })
+    }
+}
+
+impl NamedService for Admission {
+    const NAME: &'static str = <SidetrackServer<Api> as NamedService>::NAME;
+}

@@ -1,0 +1,260 @@
+//! Sessions, and changes of objects.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use sidetrack_api::v1;
+use sidetrack_policy::set::{Change, Desired, Difference, Kind, Object, Operation};
+use sidetrack_policy::{
+    Code, Error as Refusal, Filter, Lifetime, Objects, Provider, Service, Sublayer, Uuid,
+};
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::mpsc;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::listing::{Objectwise, Wire};
+use super::{Answer, Api};
+use crate::Error;
+use crate::access::Peer;
+use crate::session::{Session, Sessions};
+
+/// A session's events. When it is dropped, because the client closed it or died, the session ends.
+pub struct SessionStream {
+    first: Option<v1::session_event::Event>,
+    events: mpsc::Receiver<v1::session_event::Event>,
+    session: Arc<Session>,
+    sessions: Arc<Sessions>,
+    runtime: Runtime,
+}
+
+impl Stream for SessionStream {
+    type Item = Result<v1::SessionEvent, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let event = match self.first.take() {
+            Some(first) => Some(first),
+            None => std::task::ready!(self.events.poll_recv(context)),
+        };
+        Poll::Ready(event.map(|event| Ok(v1::SessionEvent { event: Some(event) })))
+    }
+}
+
+impl Drop for SessionStream {
+    fn drop(&mut self) {
+        let (sessions, session) = (Arc::clone(&self.sessions), Arc::clone(&self.session));
+        self.runtime
+            .spawn(async move { sessions.end(&session).await });
+    }
+}
+
+impl Api {
+    pub(super) fn open(
+        &self,
+        peer: Peer,
+        options: v1::SessionOptions,
+    ) -> Result<SessionStream, Error> {
+        let (session, events) = self.sessions.open(peer, options)?;
+        let session_id = session.id;
+        Ok(SessionStream {
+            first: Some(v1::session_event::Event::Opened(v1::SessionOpened {
+                session_id,
+            })),
+            events,
+            session,
+            sessions: Arc::clone(&self.sessions),
+            runtime: Runtime::current(),
+        })
+    }
+
+    pub(super) async fn add<T: Wire>(
+        &self,
+        session: u64,
+        peer: &Peer,
+        object: T::Message,
+    ) -> Answer<v1::AddResponse> {
+        let session = self.sessions.find(session, peer)?;
+        let object = T::try_from(object).map_err(Error::from)?;
+        let change = self.sessions.change(&session, |objects, author| {
+            let key = objects.add(object, author, Uuid::new_v4)?;
+            Ok((key, objects.get::<T>(key)?.id()))
+        });
+        let ((key, id), _) = change.await?;
+        Ok(Response::new(v1::AddResponse {
+            key: sidetrack_api::key_bytes(key),
+            id,
+        }))
+    }
+
+    pub(super) async fn delete<T: Object>(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Answer<v1::DeleteResponse> {
+        let peer = self.writer(&request)?;
+        let request = request.into_inner();
+        let session = self.sessions.find(request.session_id, &peer)?;
+        let key = key(&request.key)?;
+        let change = self.sessions.change(&session, move |objects, author| {
+            objects.delete::<T>(key, author)
+        });
+        change.await?;
+        Ok(Response::new(v1::DeleteResponse {}))
+    }
+
+    pub(super) async fn get<T: Wire>(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Answer<T::Message> {
+        let peer = self.reader(&request)?;
+        let request = request.into_inner();
+        let session = self.session(request.session_id, &peer)?;
+        let key = key(&request.key)?;
+        let objects = self.sessions.view(session.as_deref()).await?;
+        let entry = objects.entry::<T>(key).map_err(Error::from)?;
+        Ok(Response::new(T::message(entry)))
+    }
+
+    pub(super) async fn list<T: Wire>(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Objectwise<T>, Error> {
+        let peer = self.reader(&request)?;
+        let request = request.into_inner();
+        let session = self.session(request.session_id, &peer)?;
+        let provider = sidetrack_api::key(&request.provider)?;
+        let objects = self.sessions.view(session.as_deref()).await?;
+        Ok(Objectwise::new(objects, provider))
+    }
+
+    pub(super) async fn apply(
+        &self,
+        peer: &Peer,
+        request: v1::ApplyPolicyRequest,
+    ) -> Answer<v1::ApplyPolicyResponse> {
+        let session = self.sessions.find(request.session_id, peer)?;
+        let (dry_run, owner) = (request.dry_run, request.owner.clone());
+        let desired = tokio::task::block_in_place(|| desired(request)).map_err(Error::from)?;
+        let mut author = session.author();
+        author.owner = Some(owner.into());
+        if dry_run {
+            let before = self.sessions.view(Some(&session)).await?;
+            let generation = self.keeper.in_force().generation;
+            let answer = tokio::task::block_in_place(|| {
+                let mut after = before.clone();
+                let difference = after.apply(desired, &author)?;
+                let mut answer = answer(&difference, generation);
+                let changes = difference.changes.iter();
+                answer.changes = changes.map(|each| change(*each, &before, &after)).collect();
+                Ok(answer)
+            });
+            return Ok(Response::new(answer.map_err(Error::Policy)?));
+        }
+        let change = self.sessions.change(&session, move |objects, _| {
+            // What fails must change nothing.
+            let mut after = objects.clone();
+            let difference = after.apply(desired, &author)?;
+            *objects = after;
+            Ok(difference)
+        });
+        let (difference, generation) = change.await?;
+        Ok(Response::new(answer(&difference, generation)))
+    }
+
+    pub(super) async fn register(
+        &self,
+        peer: &Peer,
+        request: v1::RegisterServiceRequest,
+    ) -> Answer<v1::RegisterServiceResponse> {
+        use v1::register_service_request::Service as By;
+        let session = self.sessions.find(request.session_id, peer)?;
+        let by = needed("service", request.service)?;
+        let pid = peer.pid;
+        let uid = peer.uid;
+        let task = self.keeper.run(move |keeper| -> Result<_, Error> {
+            let objects = keeper.in_force().objects;
+            let entry = match by {
+                By::Key(bytes) => objects.entry::<Service>(key(&bytes)?)?,
+                By::Name(name) => objects.service_named(&name)?,
+            };
+            let name = &entry.object.identity.name;
+            let dynamic = entry.object.lifetime == Lifetime::Dynamic;
+            if dynamic && entry.author.session != Some(session.id) {
+                let text = format!("service {name:?} is another session's");
+                return Err(Refusal::new(Code::WrongSession, text).into());
+            }
+            if uid != 0 && entry.author.uid != uid {
+                let text = format!("service {name:?} was not added by user {uid}");
+                return Err(Refusal::new(Code::WrongSession, text).into());
+            }
+            let key = entry.object.identity.key;
+            let credentials = keeper.data_path().register(key, pid)?;
+            Ok((key, credentials))
+        });
+        let (key, credentials) = task.await??;
+        let credentials_hex = credentials.iter().map(|byte| format!("{byte:02x}"));
+        Ok(Response::new(v1::RegisterServiceResponse {
+            key: sidetrack_api::key_bytes(key),
+            credentials_hex: credentials_hex.collect(),
+            credentials,
+        }))
+    }
+}
+
+/// A part of a call that must be there. Errors: FWP_E_NULL_POINTER.
+pub(super) fn needed<T>(what: &str, part: Option<T>) -> Result<T, Error> {
+    part.ok_or_else(|| Refusal::new(Code::NullPointer, format!("the call brings no {what}")).into())
+}
+
+fn key(bytes: &[u8]) -> Result<Uuid, Error> {
+    needed("key", sidetrack_api::key(bytes)?)
+}
+
+fn desired(request: v1::ApplyPolicyRequest) -> Result<Desired, Refusal> {
+    fn all<W, T: TryFrom<W, Error = Refusal>>(wire: Vec<W>) -> Result<Vec<T>, Refusal> {
+        wire.into_iter().map(T::try_from).collect()
+    }
+    Ok(Desired {
+        providers: all(request.providers)?,
+        sublayers: all(request.sublayers)?,
+        services: all(request.services)?,
+        filters: all(request.filters)?,
+    })
+}
+
+fn answer(difference: &Difference, generation: u64) -> v1::ApplyPolicyResponse {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    v1::ApplyPolicyResponse {
+        generation,
+        added: count(difference.count(Operation::Add)),
+        replaced: count(difference.count(Operation::Replace)),
+        removed: count(difference.count(Operation::Remove)),
+        unchanged: count(difference.unchanged),
+        changes: Vec::new(),
+    }
+}
+
+fn change(change: Change, before: &Objects, after: &Objects) -> v1::Change {
+    use v1::change::Operation as Wire;
+    let operation = match change.operation {
+        Operation::Add => Wire::Add,
+        Operation::Replace => Wire::Replace,
+        Operation::Remove => Wire::Remove,
+    };
+    v1::Change {
+        operation: operation.into(),
+        before: object(change, before).filter(|_| change.operation != Operation::Add),
+        after: object(change, after),
+    }
+}
+
+fn object(change: Change, objects: &Objects) -> Option<v1::Object> {
+    use v1::object::Kind as Wired;
+    let kind = match change.kind {
+        Kind::Provider => Wired::Provider(objects.get::<Provider>(change.key).ok()?.into()),
+        Kind::Sublayer => Wired::Sublayer(objects.get::<Sublayer>(change.key).ok()?.into()),
+        Kind::Service => Wired::Service(objects.get::<Service>(change.key).ok()?.into()),
+        Kind::Filter => Wired::Filter(objects.get::<Filter>(change.key).ok()?.into()),
+    };
+    Some(v1::Object { kind: Some(kind) })
+}

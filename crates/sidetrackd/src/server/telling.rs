@@ -1,0 +1,203 @@
+//! State, flows, events, explanations.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sidetrack_api::v1;
+use sidetrack_policy::{Code, Error as Refusal, Filter, Provider, Service, Sublayer, Uuid};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{Api, Error};
+use crate::event::unix_ns;
+use crate::session::Session;
+
+/// Events on their way to one reader, besides those it may be behind.
+const QUEUE_MAX: usize = 16;
+
+impl Api {
+    pub(super) async fn state(&self) -> Result<v1::State, Error> {
+        let mut state = self
+            .keeper
+            .run(|keeper| {
+                let mut state = v1::State::default();
+                keeper.data_path().tell(&mut state)?;
+                Ok::<_, Error>(state)
+            })
+            .await??;
+        let in_force = self.keeper.in_force();
+        let objects = &in_force.objects;
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        state.version = env!("CARGO_PKG_VERSION").into();
+        state.generation = in_force.generation;
+        state.committed_unix_ns = unix_ns(in_force.since);
+        state.started_unix_ns = unix_ns(self.started);
+        state.providers = count(objects.all::<Provider>().len());
+        state.sublayers = count(objects.all::<Sublayer>().len());
+        state.services = count(objects.all::<Service>().len());
+        state.filters = count(objects.all::<Filter>().len());
+        let sessions = self.sessions.all();
+        state.sessions = sessions
+            .iter()
+            .map(|session| session_state(session, count(objects.count_session(session.id))))
+            .collect();
+        let holder = self.sessions.writer().holder();
+        state.writer = holder.map(|holder| v1::TransactionState {
+            session_id: holder.session,
+            held_ms: holder
+                .since
+                .elapsed()
+                .as_millis()
+                .try_into()
+                .unwrap_or(u64::MAX),
+        });
+        state.writers_waiting = self.sessions.writer().waiting();
+        state.notes.extend(in_force.notes);
+        Ok(state)
+    }
+
+    pub(super) async fn flows(&self, closed: bool) -> Result<Vec<v1::Flow>, Error> {
+        let mut flows = self.keeper.run(|keeper| keeper.flows()).await??;
+        flows.retain(|flow| closed || !flow.closed);
+        flows.sort_by_key(|flow| flow.id);
+        Ok(flows)
+    }
+
+    pub(super) async fn listening(&self) -> Result<Vec<Uuid>, Error> {
+        self.keeper
+            .run(|keeper| keeper.data_path().listening())
+            .await?
+    }
+
+    pub(super) async fn explanation(
+        &self,
+        question: v1::ExplainRequest,
+    ) -> Result<v1::ExplainResponse, Error> {
+        let refuse = |code, text: &str| Err(Refusal::new(code, text).into());
+        match &question.subject {
+            None => {
+                return refuse(
+                    Code::NullPointer,
+                    "the call names neither connection nor flow",
+                );
+            }
+            Some(v1::explain_request::Subject::Connection(connection)) => {
+                let Some(remote) = &connection.remote else {
+                    return refuse(Code::NullPointer, "the connection has no remote endpoint");
+                };
+                sidetrack_api::socket_address(remote)?;
+                if let Some(local) = &connection.local {
+                    sidetrack_api::socket_address(local)?;
+                }
+                if !matches!(connection.protocol, 0 | 6 | 17) {
+                    return refuse(Code::OutOfBounds, "protocols are 6 (TCP) and 17 (UDP)");
+                }
+            }
+            Some(v1::explain_request::Subject::FlowId(_)) => {}
+        }
+        if v1::Layer::try_from(question.layer).is_err() {
+            return refuse(
+                Code::LayerNotFound,
+                "there is no such layer; they go from 1 to 12",
+            );
+        }
+        let task = self.keeper.run(move |keeper| {
+            let in_force = keeper.in_force();
+            let objects = in_force.objects.after_boot();
+            let mut answer = keeper.data_path().explain(&objects, &question)?;
+            answer.generation = in_force.generation;
+            Ok(answer)
+        });
+        task.await?
+    }
+
+    pub(super) fn events(
+        &self,
+        request: v1::StreamEventsRequest,
+    ) -> Result<ReceiverStream<Result<v1::Event, Status>>, Error> {
+        for number in &request.kinds {
+            if v1::EventKind::try_from(*number).is_err() {
+                let text = format!("there is no kind of event of number {number}");
+                return Err(Refusal::new(Code::InvalidEnumerator, text).into());
+            }
+        }
+        let (kept, live) = self.log.subscribe();
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        let reader = Reader {
+            sender,
+            kinds: request.kinds,
+        };
+        tokio::spawn(async move {
+            if request.backlog || !request.follow {
+                reader.tell(kept).await?;
+            }
+            if request.follow {
+                reader.follow(live).await?;
+            }
+            Some(())
+        });
+        Ok(ReceiverStream::new(receiver))
+    }
+}
+
+/// Who reads events. What it does is none when nobody reads any more.
+struct Reader {
+    sender: mpsc::Sender<Result<v1::Event, Status>>,
+    kinds: Vec<i32>,
+}
+
+impl Reader {
+    async fn tell(&self, events: impl IntoIterator<Item = Arc<v1::Event>>) -> Option<()> {
+        for event in events {
+            let always = event.kind == v1::EventKind::Missed as i32;
+            if always || self.kinds.is_empty() || self.kinds.contains(&event.kind) {
+                self.sender.send(Ok((*event).clone())).await.ok()?;
+            }
+        }
+        Some(())
+    }
+
+    async fn follow(&self, mut live: broadcast::Receiver<Arc<v1::Event>>) -> Option<()> {
+        loop {
+            let event = tokio::select! {
+                event = live.recv() => event,
+                () = self.sender.closed() => return None,
+            };
+            match event {
+                Ok(event) => self.tell([event]).await?,
+                Err(RecvError::Lagged(missed)) => self.tell([Arc::new(missing(missed))]).await?,
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// Says of a service whether somebody listens.
+pub(super) fn mark(service: &mut v1::Service, listening: &[Uuid]) {
+    service.listening = listening.iter().any(|key| key.as_bytes() == &*service.key);
+}
+
+fn missing(missed: u64) -> v1::Event {
+    v1::Event {
+        kind: v1::EventKind::Missed.into(),
+        time_unix_ns: unix_ns(SystemTime::now()),
+        message: format!("{missed} events came faster than they were read"),
+        missed,
+        ..v1::Event::default()
+    }
+}
+
+fn session_state(session: &Session, objects: u32) -> v1::SessionState {
+    v1::SessionState {
+        session_id: session.id,
+        name: session.name.clone(),
+        dynamic: session.dynamic,
+        pid: session.peer.pid,
+        uid: session.peer.uid,
+        opened_unix_ns: unix_ns(session.opened),
+        objects,
+        in_transaction: session.in_transaction(),
+    }
+}

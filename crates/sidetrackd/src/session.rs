@@ -1,0 +1,384 @@
+//! Sessions (specification, 4.1): each lasts as long as its client's stream.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use sidetrack_api::v1::{self, session_event};
+use sidetrack_policy::object::{DESCRIPTION_SIZE_MAX, NAME_SIZE_MAX};
+use sidetrack_policy::set::Author;
+use sidetrack_policy::{Code, Error as Refusal, Objects};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::Error;
+use crate::access::Peer;
+use crate::data_path::Generation;
+use crate::event::Log;
+use crate::keeper::Handle;
+use crate::transaction::{Transaction, WAIT_DEFAULT, WAIT_MAX, Writer};
+
+/// Events that wait for a session's client; a client that does not read loses more.
+const EVENTS_MAX: usize = 8;
+
+/// All open sessions, and the way to write.
+pub struct Sessions {
+    open: Lock<HashMap<u64, Arc<Session>>>,
+    most: usize,
+    hold: Duration,
+    keeper: Handle,
+    writer: Writer,
+    log: Log,
+}
+
+/// One client's session.
+pub struct Session {
+    /// Its number: not 0, and not to be guessed.
+    pub id: u64,
+    /// For people.
+    pub name: String,
+    /// Whether its objects go with it.
+    pub dynamic: bool,
+    /// Who opened it.
+    pub peer: Peer,
+    /// When.
+    pub opened: SystemTime,
+    wait: Duration,
+    events: mpsc::Sender<session_event::Event>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    transaction: Option<Transaction>,
+    /// Rises with each transaction.
+    number: u64,
+    /// It was taken away; the next call is told.
+    aborted: bool,
+    ended: bool,
+}
+
+impl Sessions {
+    /// None open yet.
+    pub fn new(keeper: Handle, log: Log, most: usize, hold: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            open: Lock::default(),
+            most,
+            hold,
+            keeper,
+            writer: Writer::default(),
+            log,
+        })
+    }
+
+    /// Opens one. What it is told comes out of the receiver.
+    ///
+    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::Exhausted`].
+    pub fn open(
+        &self,
+        peer: Peer,
+        options: v1::SessionOptions,
+    ) -> Result<(Arc<Session>, mpsc::Receiver<session_event::Event>), Error> {
+        let wait = check(&options)?;
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let mut open = self.lock();
+        if open.len() >= self.most {
+            return Err(Error::Exhausted(format!(
+                "{} sessions are open already; close some",
+                self.most
+            )));
+        }
+        let mut number = || uuid::Uuid::new_v4().as_u64_pair().0;
+        let id = std::iter::repeat_with(&mut number)
+            .find(|id| *id != 0 && !open.contains_key(id))
+            .unwrap_or_default();
+        let session = Arc::new(Session {
+            id,
+            name: options.name,
+            dynamic: options.dynamic,
+            peer,
+            opened: SystemTime::now(),
+            wait,
+            events,
+            state: Mutex::default(),
+        });
+        open.insert(id, Arc::clone(&session));
+        drop(open);
+        self.tell(&session, v1::EventKind::SessionOpened, "session opened");
+        Ok((session, receiver))
+    }
+
+    /// The session of a number, if it is this peer's. Errors: FWP_E_SESSION_ABORTED, …NULL_POINTER.
+    pub fn find(&self, id: u64, peer: &Peer) -> Result<Arc<Session>, Error> {
+        if id == 0 {
+            let text = "the call names no session; open one";
+            return Err(Refusal::new(Code::NullPointer, text).into());
+        }
+        let session = self.lock().get(&id).cloned();
+        // Another's session is as if it were not there.
+        let own =
+            session.filter(|session| (session.peer.pid, session.peer.uid) == (peer.pid, peer.uid));
+        own.ok_or_else(|| gone().into())
+    }
+
+    /// Ends one: its transaction is aborted, and a dynamic one's objects are deleted.
+    pub async fn end(&self, session: &Session) {
+        self.lock().remove(&session.id);
+        let mut state = session.state.lock().await;
+        state.ended = true;
+        state.transaction = None;
+        drop(state);
+        let mut objects = 0;
+        if session.dynamic {
+            let id = session.id;
+            match self.keeper.run(move |keeper| keeper.end_session(id)).await {
+                Ok(Ok(count)) => objects = count,
+                Ok(Err(error)) | Err(error) => {
+                    tracing::error!("cannot delete the objects of session {id}: {error}");
+                }
+            }
+        }
+        let text = format!("session ended, and {objects} objects with it");
+        self.tell(session, v1::EventKind::SessionEnded, &text);
+    }
+
+    /// All open ones, the oldest first.
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        all.sort_by_key(|session| session.opened);
+        all
+    }
+
+    /// Who writes, and who waits.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Tells all that the daemon stops.
+    pub fn stop(&self) {
+        for session in self.lock().values() {
+            session.say(session_event::Event::Stopping(v1::Stopping {}));
+        }
+    }
+
+    /// Begins an explicit transaction, and returns the generation it begins with.
+    ///
+    /// Errors: FWP_E_TXN_IN_PROGRESS, …TIMEOUT, …TXN_ABORTED, …SESSION_ABORTED.
+    pub async fn begin(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        read_only: bool,
+    ) -> Result<Generation, Error> {
+        let mut state = session.state.lock().await;
+        state.check()?;
+        if state.transaction.is_some() {
+            let text = "the session has a transaction; commit or abort it first";
+            return Err(Refusal::new(Code::TxnInProgress, text).into());
+        }
+        let (turn, in_force) = if read_only {
+            (None, self.keeper.in_force())
+        } else {
+            let turn = self.writer.turn(session.id, session.wait).await?;
+            let begun = self.keeper.run(|keeper| keeper.begin_transaction()).await?;
+            (Some(turn), begun)
+        };
+        state.number += 1;
+        if turn.is_some() {
+            tokio::spawn(Arc::clone(self).watch(Arc::clone(session), state.number));
+        }
+        state.transaction = Some(Transaction {
+            objects: in_force.objects,
+            turn,
+        });
+        Ok(in_force.generation)
+    }
+
+    /// Puts the transaction in force. Errors: FWP_E_NO_TXN_IN_PROGRESS, …TXN_ABORTED, and the data path's
+    /// and the store's; after all of them there is no transaction any more.
+    pub async fn commit(&self, session: &Session) -> Result<Generation, Error> {
+        let mut state = session.state.lock().await;
+        state.check()?;
+        let Transaction { objects, turn } = state.transaction.take().ok_or_else(no_transaction)?;
+        let Some(turn) = turn else {
+            return Ok(self.keeper.in_force().generation);
+        };
+        let task = self.keeper.run(move |keeper| {
+            let committed = keeper.commit_transaction(objects);
+            // The next writer begins with what this one did, even if nobody waits for the answer.
+            drop(turn);
+            committed
+        });
+        task.await?
+    }
+
+    /// Forgets the transaction. Errors: FWP_E_NO_TXN_IN_PROGRESS, …TXN_ABORTED.
+    pub async fn abort(&self, session: &Session) -> Result<(), Error> {
+        let mut state = session.state.lock().await;
+        state.check()?;
+        let aborted = state.transaction.take();
+        aborted.map(drop).ok_or_else(|| no_transaction().into())
+    }
+
+    /// Changes objects: within the session's transaction, or in one of its own. Returns the generation
+    /// in force afterwards. A change that fails must have changed nothing.
+    ///
+    /// Errors: the change's; FWP_E_INCOMPATIBLE_TXN, …TIMEOUT, …TXN_ABORTED, and the data path's and the
+    /// store's.
+    pub async fn change<R: Send + 'static>(
+        &self,
+        session: &Session,
+        change: impl FnOnce(&mut Objects, &Author) -> Result<R, Refusal> + Send + 'static,
+    ) -> Result<(R, Generation), Error> {
+        let author = session.author();
+        let mut state = session.state.lock().await;
+        state.check()?;
+        match &mut state.transaction {
+            Some(Transaction { turn: None, .. }) => {
+                let text = "the transaction is a read-only one; abort it first";
+                Err(Refusal::new(Code::IncompatibleTxn, text).into())
+            }
+            Some(transaction) => {
+                let objects = &mut transaction.objects;
+                let result = tokio::task::block_in_place(|| change(objects, &author))?;
+                Ok((result, self.keeper.in_force().generation))
+            }
+            None => {
+                let turn = self.writer.turn(session.id, session.wait).await?;
+                let task = self.keeper.run(move |keeper| {
+                    let _turn = turn;
+                    keeper.begin_transaction();
+                    keeper.commit(|objects| change(objects, &author))
+                });
+                task.await?
+            }
+        }
+    }
+
+    /// The objects as a session sees them: its transaction's, or what is in force.
+    pub async fn view(&self, session: Option<&Session>) -> Result<Objects, Error> {
+        if let Some(session) = session {
+            let mut state = session.state.lock().await;
+            state.check()?;
+            if let Some(transaction) = &state.transaction {
+                return Ok(transaction.objects.clone());
+            }
+        }
+        Ok(self.keeper.in_force().objects)
+    }
+
+    /// Takes a transaction away that is held too long.
+    async fn watch(self: Arc<Self>, session: Arc<Session>, number: u64) {
+        tokio::time::sleep(self.hold).await;
+        let mut state = session.state.lock().await;
+        if state.number != number || state.transaction.take().is_none() {
+            return;
+        }
+        state.aborted = true;
+        drop(state);
+        session.say(session_event::Event::TransactionAborted(
+            v1::TransactionAborted {},
+        ));
+        let text = format!(
+            "a transaction was held for {} s, and was aborted",
+            self.hold.as_secs()
+        );
+        self.tell(&session, v1::EventKind::TransactionAborted, &text);
+    }
+
+    fn tell(&self, session: &Session, kind: v1::EventKind, message: &str) {
+        self.log.push(v1::Event {
+            kind: kind.into(),
+            message: message.to_owned(),
+            session_id: session.id,
+            pid: session.peer.pid,
+            uid: session.peer.uid,
+            ..v1::Event::default()
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Session>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    /// As whom it changes objects.
+    pub fn author(&self) -> Author {
+        Author {
+            session: self.dynamic.then_some(self.id),
+            uid: self.peer.uid,
+            owner: None,
+        }
+    }
+
+    /// Whether it has a transaction. One that is busy has.
+    pub fn in_transaction(&self) -> bool {
+        let state = self.state.try_lock();
+        state.map_or(true, |state| state.transaction.is_some())
+    }
+
+    fn say(&self, event: session_event::Event) {
+        // A client that does not read is told by the next call's error.
+        let _ = self.events.try_send(event);
+    }
+}
+
+impl State {
+    fn check(&mut self) -> Result<(), Refusal> {
+        if self.ended {
+            return Err(gone());
+        }
+        if std::mem::take(&mut self.aborted) {
+            let text = "the transaction was held too long, and was aborted; begin again";
+            return Err(Refusal::new(Code::TxnAborted, text));
+        }
+        Ok(())
+    }
+}
+
+fn check(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
+    let limit = |what: &str, size: usize, most: usize| {
+        let text = format!("a session's {what} has at most {most} bytes; this one has {size}");
+        (size > most).then(|| Refusal::new(Code::OutOfBounds, text))
+    };
+    let long = limit("name", options.name.len(), NAME_SIZE_MAX).or_else(|| {
+        limit(
+            "description",
+            options.description.len(),
+            DESCRIPTION_SIZE_MAX,
+        )
+    });
+    if let Some(refusal) = long {
+        return Err(refusal);
+    }
+    match options.txn_wait_timeout_ms {
+        None | Some(0) => Ok(WAIT_DEFAULT),
+        Some(ms) if Duration::from_millis(ms.into()) > WAIT_MAX => Err(Refusal::new(
+            Code::OutOfBounds,
+            format!(
+                "txn_wait_timeout_ms goes to {}; {ms} is beyond",
+                WAIT_MAX.as_millis()
+            ),
+        )),
+        Some(ms) => Ok(Duration::from_millis(ms.into())),
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal::new(
+        Code::SessionAborted,
+        "the session has ended, or is not this process's; open one",
+    )
+}
+
+fn no_transaction() -> Refusal {
+    Refusal::new(
+        Code::NoTxnInProgress,
+        "the session has no transaction; begin one first",
+    )
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "session {} of process {}", self.id, self.peer.pid)
+    }
+}

@@ -1,0 +1,75 @@
+//! An object in the file: the contract's message, and its author.
+
+use prost::Message;
+use redb::TableDefinition;
+use sidetrack_api::v1;
+use sidetrack_policy::set::{Author, Entry, Object};
+use sidetrack_policy::{Filter, Provider, Service, Sublayer};
+
+/// A kind of object that is kept.
+pub(super) trait Stored: Object {
+    const TABLE: TableDefinition<'static, u128, &'static [u8]>;
+    fn to_bytes(&self) -> Vec<u8>;
+    fn from_bytes(bytes: &[u8]) -> Result<Self, String>;
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Record {
+    #[prost(bytes = "vec", tag = "1")]
+    object: Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    uid: u32,
+    #[prost(string, tag = "3")]
+    owner: String,
+    #[prost(uint64, tag = "4")]
+    id: u64,
+}
+
+pub(super) fn encode<T: Stored>(entry: &Entry<T>) -> Vec<u8> {
+    let record = Record {
+        object: entry.object.to_bytes(),
+        uid: entry.author.uid,
+        owner: entry.author.owner.as_deref().unwrap_or_default().to_owned(),
+        id: entry.object.id(),
+    };
+    record.encode_to_vec()
+}
+
+pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<Entry<T>, String> {
+    let record = Record::decode(bytes).map_err(|error| error.to_string())?;
+    let mut object = T::from_bytes(&record.object)?;
+    object.set_id(record.id);
+    Ok(Entry {
+        object,
+        author: Author {
+            session: None,
+            uid: record.uid,
+            owner: (!record.owner.is_empty()).then(|| record.owner.into()),
+        },
+    })
+}
+
+macro_rules! stored {
+    ($($type:ident = $table:literal,)+) => {
+        $(impl Stored for $type {
+            const TABLE: TableDefinition<'static, u128, &'static [u8]> =
+                TableDefinition::new($table);
+
+            fn to_bytes(&self) -> Vec<u8> {
+                v1::$type::from(self).encode_to_vec()
+            }
+
+            fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+                let wire = v1::$type::decode(bytes).map_err(|error| error.to_string())?;
+                Self::try_from(wire).map_err(|error| error.to_string())
+            }
+        })+
+    };
+}
+
+stored! {
+    Provider = "providers",
+    Sublayer = "sublayers",
+    Service = "services",
+    Filter = "filters",
+}
