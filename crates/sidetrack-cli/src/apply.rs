@@ -16,7 +16,7 @@ use crate::args;
 use crate::daemon::{ask, refused, session, user};
 use crate::object::{Listed, Names};
 use crate::style::Style;
-use crate::table::printable;
+use crate::table::{count, printable};
 
 /// What `check` and a dry run exit with if they found something.
 const FOUND: u8 = 1;
@@ -75,10 +75,6 @@ pub(crate) fn check(options: &args::Check) -> Result<ExitCode> {
     };
     writeln!(io::stdout(), "{text}")?;
     Ok(ExitCode::from(if good { 0 } else { FOUND }))
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The file's bytes: one more than is allowed, at most, which then is refused.

@@ -11,7 +11,7 @@ use sidetrack_proxy::line::size;
 use crate::args;
 use crate::daemon::{ask, refused, time};
 use crate::style::Style;
-use crate::table::{Table, printable, properties};
+use crate::table::{Table, count, printable, properties};
 
 pub(crate) fn state(options: &args::State) -> Result<ExitCode> {
     let state = ask(&options.daemon, async |mut client| {
@@ -68,13 +68,18 @@ fn head(state: &v1::State) -> Vec<(&str, String)> {
         ),
         (
             "objects",
-            format!(
-                "{} providers, {} sublayers, {} services, {} filters",
-                state.providers, state.sublayers, state.services, state.filters
-            ),
+            [
+                count(state.providers, "provider"),
+                count(state.sublayers, "sublayer"),
+                count(state.services, "service"),
+                count(state.filters, "filter"),
+            ]
+            .join(", "),
         ),
-        ("attached to", state.cgroups.join(", ")),
     ];
+    if !state.cgroups.is_empty() {
+        head.push(("attached to", state.cgroups.join(", ")));
+    }
     if let Some(writer) = &state.writer {
         head.push((
             "writer",

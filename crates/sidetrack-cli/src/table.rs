@@ -1,5 +1,7 @@
 //! Aligned columns.
 
+use std::fmt::Display;
+
 use unicode_width::UnicodeWidthStr;
 
 use crate::style::Style;
@@ -67,6 +69,12 @@ pub(crate) fn properties<'a>(
         format!("{name}{GAP}{}\n", printable(value))
     });
     lines.collect()
+}
+
+/// So many of something: "1 filter", "2 filters".
+pub(crate) fn count<N: Display + PartialEq + From<u8>>(number: N, what: &str) -> String {
+    let ending = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {what}{ending}")
 }
 
 /// A text without control characters.
