@@ -128,9 +128,15 @@ fn a_faulty_policy_changes_nothing() {
     done(daemon.sidetrack_fed(&["apply", "-"], POLICY));
     let before = generation(&daemon);
     let misspelt = POLICY.replace("sublayer = \"inspect\"", "sublayer = \"inspekt\"");
+    let forgotten = POLICY.replace("sublayer = [{ name = \"inspect\", weight = 1000 }]", "");
     let big = vec![b'#'; 10 << 20];
-    let files: [(&str, &[u8], &str); 5] = [
+    let files: [(&str, &[u8], &str); 6] = [
         ("misspelt", misspelt.as_bytes(), "did you mean inspect?"),
+        (
+            "forgotten",
+            forgotten.as_bytes(),
+            "there is no sublayer \"inspect\"",
+        ),
         (
             "latin",
             b"owner = \"caf\xe9\"",

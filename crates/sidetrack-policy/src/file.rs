@@ -3,6 +3,7 @@
 //! Names stand for keys: an object that gives no key has one made of the owner, its kind and its
 //! name, so the same file means the same objects each time.
 
+mod context;
 mod entry;
 mod fault;
 mod filter;
@@ -18,6 +19,7 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 use uuid::Uuid;
 
+use self::context::context;
 use self::entry::{Entry, Text, number, wrong_type};
 use self::fault::Mark;
 pub use self::fault::{FAULTS_MAX, Fault, Faults, Place};
@@ -28,7 +30,7 @@ pub(crate) use self::value::{DIRECTIONS, PROTOCOLS};
 use crate::object::NAME_SIZE_MAX;
 use crate::set::FILTERS_MAX;
 use crate::{
-    Absent, Code, Context, Field, Identity, Lifetime, Listing, Provider, Records, Service, Sublayer,
+    Absent, Code, Field, Identity, Lifetime, Listing, Provider, Records, Service, Sublayer,
 };
 
 /// Bytes of a file: 10 MB, so one of 10 MiB is refused.
@@ -79,7 +81,8 @@ pub struct Surroundings<'a> {
     pub file: &'a str,
     /// Whose the objects are; none: the file's `owner`, or [`OWNER`].
     pub owner: Option<&'a str>,
-    /// Listing outside of the file, to which it may refer by name.
+    /// Objects outside of the file, to which it may refer by name, but for those that this owner
+    /// applied: they go, unless the file has them too.
     pub others: &'a Listing,
     /// Finds a user's number.
     pub users: Users<'a>,
@@ -107,14 +110,14 @@ pub fn parse(text: &[u8], surroundings: &Surroundings<'_>) -> Result<Policy, Fau
     let document = DeTable::parse(readable).map_err(|error| fail(vec![syntax(&error)]))?;
     let mut reader = Reader {
         owner: String::new(),
-        names: Names::outside(surroundings.others),
+        names: Names::default(),
         users: surroundings.users,
         defaults: None,
         objects: Listing::default(),
         keys: HashSet::new(),
         marks: Vec::new(),
     };
-    reader.read(document.get_ref(), surroundings.owner);
+    reader.read(document.get_ref(), surroundings);
     match reader.marks.is_empty() {
         true => Ok(Policy {
             owner: reader.owner,
@@ -155,17 +158,18 @@ struct Reader<'d, 'a> {
 }
 
 impl<'d> Reader<'d, '_> {
-    /// Listing are read before those that refer to them.
-    fn read(&mut self, document: &'d DeTable<'d>, owner: Option<&str>) {
+    /// Objects are read before those that refer to them.
+    fn read(&mut self, document: &'d DeTable<'d>, surroundings: &Surroundings<'_>) {
         let top = Entry {
             what: "a policy",
             table: document,
             defaults: None,
             span: 0..0,
         };
-        if let Err(mark) = self.head(&top, owner) {
+        if let Err(mark) = self.head(&top, surroundings.owner) {
             return self.marks.push(mark);
         }
+        self.names = Names::outside(surroundings.others, &self.owner);
         self.each(document, "provider", "a provider", Self::provider_entry);
         self.each(document, "sublayer", "a sublayer", Self::sublayer_entry);
         self.each(document, "service", "a service", Self::service_entry);
@@ -391,47 +395,4 @@ fn explicit_key(Text { text, span }: &Text<'_>) -> Result<Uuid, Mark> {
                 .advice("leave it out to have one made"))
         }
     }
-}
-
-/// `"none"`, `"auto"`, `{ text = … }`, `{ hex = … }`.
-fn context(entry: &Entry<'_>) -> Result<Option<Context>, Mark> {
-    let Some(value) = entry.get("context") else {
-        return Ok(None);
-    };
-    if let DeValue::String(_) = value.get_ref() {
-        let choices = [("none", false), ("auto", true)];
-        let auto = entry.choice("context", &choices)?;
-        return Ok(auto.map(|auto| if auto { Context::Auto } else { Context::None }));
-    }
-    let table = Entry::of("context", value)?;
-    table.check_keys(&["text", "hex"])?;
-    let (bytes, span) = match (table.text("text")?, table.text("hex")?) {
-        (Some(text), None) => (text.text.as_bytes().to_vec(), text.span),
-        (None, Some(hex)) => (bytes(&hex)?, hex.span),
-        _ => {
-            let message = "a context is none, auto, { text = \"…\" } or { hex = \"…\" }";
-            return Err(Mark::new(value.span(), message).code(Code::InvalidParameter));
-        }
-    };
-    let context = Context::Fixed(bytes);
-    context.check().map_err(|error| Mark::of(span, error))?;
-    Ok(Some(context))
-}
-
-fn bytes(Text { text, span }: &Text<'_>) -> Result<Vec<u8>, Mark> {
-    let pairs = text.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| match pair {
-        [high, low] => {
-            let digit = |byte: &u8| (*byte as char).to_digit(16);
-            Some((digit(high)? * 16 + digit(low)?) as u8)
-        }
-        _ => None,
-    };
-    pairs.map(byte).collect::<Option<_>>().ok_or_else(|| {
-        Mark::new(
-            span.clone(),
-            "hex needs pairs of the digits 0 to 9 and a to f",
-        )
-        .code(Code::TypeMismatch)
-    })
 }

@@ -153,7 +153,7 @@ fn objects(kind: Kind, entry: Table, others: &Listing) -> Result<Listing> {
     let document = Table::from_iter([(kind.to_string(), Value::Array(vec![entry.into()]))]);
     let surroundings = Surroundings {
         file: "the command line",
-        owner: None,
+        owner: Some(""), // nobody's: it is added singly
         others,
         users: &user,
     };

@@ -5,6 +5,7 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 use super::Reader;
+use super::context::context;
 use super::entry::{Entry, Text, Value as Written, no_such, number, text, wrong_type};
 use super::fault::Mark;
 use super::name::Kind;
@@ -107,7 +108,7 @@ fn base(reader: &Reader<'_, '_>, entry: &Entry<'_>, layer: Layer) -> Result<Filt
         clear_action_right: entry.flag("clear_action_right")?,
         disabled: entry.flag("disabled")?,
         on_absent: entry.choice("on_absent", &super::ABSENTS)?,
-        context: super::context(entry)?,
+        context: context(entry)?,
         ..Filter::new("", layer, Action::Permit)
     };
     let written = entry.require("action", "\"permit\" or { redirect = \"NAME\" }")?;

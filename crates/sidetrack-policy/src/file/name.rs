@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::entry::Text;
 use super::fault::Mark;
-use crate::{Code, Lifetime, Listing, SUBLAYER_UNIVERSAL};
+use crate::{Code, Identity, Lifetime, Listing, SUBLAYER_UNIVERSAL};
 
 /// What the built-in sublayer is called in a file.
 const UNIVERSAL: &str = "universal";
@@ -58,22 +58,25 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Those outside of the file.
-    pub(super) fn outside(others: &Listing) -> Self {
+    /// Those outside of the file, but for those that its owner applied: they are the file's, or go.
+    pub(super) fn outside(others: &Listing, owner: &str) -> Self {
         let mut names = Self::default();
         for one in &others.providers {
-            names.add_other(Kind::Provider, &one.identity, one.lifetime);
+            names.add_other(Kind::Provider, &one.identity, one.lifetime, owner);
         }
         for one in &others.sublayers {
-            names.add_other(Kind::Sublayer, &one.identity, one.lifetime);
+            names.add_other(Kind::Sublayer, &one.identity, one.lifetime, owner);
         }
         for one in &others.services {
-            names.add_other(Kind::Service, &one.identity, one.lifetime);
+            names.add_other(Kind::Service, &one.identity, one.lifetime, owner);
         }
         names
     }
 
-    fn add_other(&mut self, kind: Kind, identity: &crate::Identity, lifetime: Lifetime) {
+    fn add_other(&mut self, kind: Kind, identity: &Identity, lifetime: Lifetime, owner: &str) {
+        if identity.key == Identity::applied_key(owner, kind.name(), &identity.name) {
+            return;
+        }
         let meaning = Meaning {
             key: identity.key,
             lifetime,

@@ -156,6 +156,10 @@ fn objects_outside_of_the_file_are_found_by_name() {
         others.sublayers[0].identity.key
     );
 
+    // What this owner applied goes, as the file has it no more.
+    let faults = read_among(text.as_bytes(), Some("acme"), &others).unwrap_err();
+    assert_eq!(faults.shown[0].code, Some(Code::SublayerNotFound));
+
     let mut twin = others.sublayers[0].clone();
     twin.identity.key = Uuid::from_u128(1);
     others.sublayers.push(twin);
