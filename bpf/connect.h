@@ -17,6 +17,9 @@ struct target {
 #define SO_BINDTOIFINDEX 62
 #define LOOPBACK_IFINDEX 1
 
+static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+				       const struct connection *c);
+
 static __always_inline int refuse(int error, __u32 counter, __u32 event, const struct connection *c,
 				  __u64 filter_id, __u32 service)
 {
@@ -121,15 +124,15 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct conn
 }
 
 /* What a service's own socket, without records, is due. Returns the floor to judge it from. */
-static __always_inline int own_connect(__u32 number, const struct sidetrack_policy *policy,
-				       __u32 *floor, int *straight)
+static __always_inline int own_connect(__u32 number, void *policy, int v6, __u32 *floor,
+				       int *straight)
 {
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
 
 	if (!service)
 		return 0;
 	if (service->records == SIDETRACK_RECORDS_LEGACY) {
-		*floor = policy->place[number & (SIDETRACK_SERVICES_MAX - 1)];
+		*floor = policy_place(policy, number & (SIDETRACK_SERVICES_MAX - 1), v6);
 		return 0;
 	}
 	*straight = service->flags & SIDETRACK_OWN_TRAFFIC_PERMIT;
@@ -160,85 +163,159 @@ static __always_inline int refuse_own_listener(const struct connection *c, __u32
 		      service);
 }
 
-/* A socket with records: its chain is its parent's. */
-static __always_inline int judge_linked(struct bpf_sock_addr *ctx, const struct connection *c,
-					struct sidetrack_policy *policy, struct chain *chain,
-					__u64 parent_id, struct verdict *verdict)
-{
-	struct sidetrack_flow_entry *parent = flow_find(parent_id);
-
-	if (!parent)
-		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_STALE, SIDETRACK_EVENT_RECORDS_STALE,
-			      c, 0, 0);
-	if (is_own_listener(flow_service(&parent->flow), c))
-		return refuse_own_listener(c, flow_service(&parent->flow));
-	chain_load(chain, &parent->flow);
-	if (classify(policy, c, chain, 0, verdict) < 0)
-		return go_straight(ctx);
-	return DIVERT;
-}
-
-/* A socket without records, that a filter matches: a program's, or a service's own. */
-static __always_inline int judge_fresh(struct bpf_sock_addr *ctx, const struct connection *c,
-				       struct sidetrack_policy *policy, struct chain *chain,
-				       struct verdict *verdict)
+/* A filter matches, and the socket has no records: a program's, or a service's own? */
+static __noinline int judge_asker(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+				  const struct connection *c)
 {
 	__u32 own = program_service(), floor = 0;
 	int straight = 0;
 
 	if (!own && !program_in_scope())
-		return go_straight(ctx);
+		return PROCEED;
 	if (own && is_own_listener(own, c))
 		return refuse_own_listener(c, own);
-	if (own && own_connect(own, policy, &floor, &straight))
+	if (own && own_connect(own, inquiry->policy, c->family == AF_INET6, &floor, &straight))
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_MISSING,
 			      SIDETRACK_EVENT_RECORDS_MISSING, c, 0, own);
-	if (straight || classify(policy, c, chain, floor, verdict) < 0)
-		return go_straight(ctx);
+	if (straight)
+		return PROCEED;
+	inquiry->desk->search.vetted = 1;
+	inquiry->desk->search.floor = floor;
 	return DIVERT;
 }
 
-/* A filter matches, or the socket has records: the chain matters from here on. */
-static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct connection *c,
-				    struct target *target, struct chain *chain, __u64 parent_id)
+static __always_inline int refuse_blocked(struct inquiry *inquiry, const struct connection *c)
 {
-	struct sidetrack_policy *policy = policy_in_force();
-	struct sidetrack_filter *f;
-	struct verdict verdict;
-	int decision;
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_filter *f = filter_at(inquiry->policy, s->decided_by);
+	__u64 id = f ? f->id : 0;
 
-	if (!policy)
-		return go_straight(ctx);
-	chain_clear(chain);
-	decision = parent_id ? judge_linked(ctx, c, policy, chain, parent_id, &verdict) :
-			       judge_fresh(ctx, c, policy, chain, &verdict);
-	if (decision != DIVERT)
-		return decision;
-	f = filter_at(policy, verdict.index);
-	if (verdict.absent)
+	if (s->absent_blocked)
 		return refuse(ECONNREFUSED, SIDETRACK_COUNT_ABSENT_BLOCKED,
-			      SIDETRACK_EVENT_ABSENT_BLOCKED, c, f->id, f->service);
-	return redirect(ctx, c, f, chain, parent_id, target);
+			      SIDETRACK_EVENT_ABSENT_BLOCKED, c, id, f ? f->service : 0);
+	if (!s->vetoed)
+		return refuse(EACCES, SIDETRACK_COUNT_BLOCKED, SIDETRACK_EVENT_BLOCKED, c, id, 0);
+	count(SIDETRACK_COUNT_BLOCKED);
+	return refuse(EACCES, SIDETRACK_COUNT_VETOED, SIDETRACK_EVENT_VETOED, c, id, 0);
 }
+
+/* Asks one layer. DIVERT: it permits, and search.redirect says whether it diverts. */
+static __noinline int judge_layer(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+				  struct connection *c, __u32 layer)
+{
+	struct search *s = &inquiry->desk->search;
+
+	if (c->family == AF_INET6)
+		layer++;
+	c->layer = layer;
+	if (!classify_begin(inquiry, layer))
+		return DIVERT;
+	classify_run(inquiry);
+	if (s->held) {
+		int decision = judge_asker(ctx, inquiry, c);
+
+		if (decision != DIVERT)
+			return decision;
+		if (s->floor)
+			classify_assume(inquiry);
+		classify_run(inquiry);
+	}
+	if (s->cut)
+		return refuse(EACCES, SIDETRACK_COUNT_SEARCH_CUT, SIDETRACK_EVENT_SEARCH_CUT, c, 0,
+			      0);
+	return s->blocked ? refuse_blocked(inquiry, c) : DIVERT;
+}
+
+/* A socket with records: its chain is its parent's, and so is its program. */
+static __always_inline int judge_parent(struct sidetrack_desk *desk, const struct connection *c,
+					__u64 parent_id, struct sidetrack_flow_entry *parent)
+{
+	if (!parent)
+		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_STALE, SIDETRACK_EVENT_RECORDS_STALE,
+			      c, 0, 0);
+	if (is_own_listener(flow_service(&parent->flow), c))
+		return refuse_own_listener(c, flow_service(&parent->flow));
+	chain_load(&desk->chain, &parent->flow);
+	desk->search.vetted = 1;
+	return DIVERT;
+}
+
+static __always_inline void facts_of_connect(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+					     const struct connection *c,
+					     struct sidetrack_flow_entry *parent)
+{
+	__u32 v6 = c->family == AF_INET6;
+	__u32 wants = layer_wants(inquiry->policy, SIDETRACK_LAYER_CONNECT_REDIRECT + v6) |
+		      layer_wants(inquiry->policy, SIDETRACK_LAYER_AUTH_CONNECT + v6);
+
+	facts_of_connection(inquiry->desk, c, parent ? SIDETRACK_FLAG_PROXY_CONNECTION : 0);
+	facts_of_task(inquiry->desk, wants, parent ? &parent->program : NULL);
+	if (wants & WANTS(NETNS))
+		fact_set(inquiry->desk, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
+}
+
+/* Some layer has filters, or the socket has records. */
+static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+				    struct connection *c, struct target *target, __u64 parent_id)
+{
+	struct sidetrack_flow_entry *parent = parent_id ? flow_find(parent_id) : NULL;
+	struct sidetrack_desk *desk = inquiry->desk;
+	struct sidetrack_filter *f;
+	int decision;
+	__u32 rank;
+
+	chain_clear(&desk->chain);
+	desk->search.vetted = 0;
+	desk->search.absent_given = 0;
+	if (parent_id) {
+		decision = judge_parent(desk, c, parent_id, parent);
+		if (decision != DIVERT)
+			return decision;
+	}
+	facts_of_connect(ctx, inquiry, c, parent);
+	decision = judge_layer(ctx, inquiry, c, SIDETRACK_LAYER_CONNECT_REDIRECT);
+	if (decision != DIVERT)
+		return decision == PROCEED ? go_straight(ctx) : decision;
+	rank = desk->search.redirect;
+	if (rank != SIDETRACK_NO_RANK)
+		desk->values[SIDETRACK_FIELD_FLAGS][1] |= SIDETRACK_FLAG_REDIRECTED;
+	decision = judge_layer(ctx, inquiry, c, SIDETRACK_LAYER_AUTH_CONNECT);
+	if (decision == REFUSE)
+		return REFUSE;
+	endpoint_connect(ctx, inquiry, c);
+	f = rank == SIDETRACK_NO_RANK ? NULL : filter_at(inquiry->policy, rank);
+	if (!f || decision == PROCEED)
+		return go_straight(ctx);
+	return redirect(ctx, c, f, &desk->chain, parent_id, target);
+}
+
+/* Bits of the layers that a connect may meet. */
+#define CONNECT_LAYERS(v6)                                                                         \
+	((1U << SIDETRACK_LAYER_CONNECT_REDIRECT | 1U << SIDETRACK_LAYER_AUTH_CONNECT |            \
+	  1U << SIDETRACK_LAYER_FLOW_ESTABLISHED | 1U << SIDETRACK_LAYER_ENDPOINT_CLOSURE)         \
+	 << (v6))
 
 static __always_inline int judge(struct bpf_sock_addr *ctx, struct connection *c,
 				 struct target *target)
 {
+	struct inquiry inquiry = { .policy = policy_in_force(), .connection = c };
+	struct sidetrack_policy *head;
 	struct sidetrack_socket *socket;
-	struct sidetrack_desk *desk;
 	__u64 parent_id;
 	int decision;
 
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
 	parent_id = socket ? socket->linked : 0;
-	if (!parent_id && !any_filter_matches(c))
-		return go_straight(ctx); /* most end here, before anything dear */
-	desk = desk_take();
-	if (!desk)
+	head = inquiry.policy ? policy_line(inquiry.policy, 0) : NULL;
+	if (!head || (!parent_id && !(head->layers & CONNECT_LAYERS(c->family == AF_INET6))))
+		return go_straight(ctx);
+	c->generation = head->generation;
+	inquiry.desk = desk_take();
+	if (!inquiry.desk)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,
 			      0);
-	decision = judge_at_desk(ctx, c, target, &desk->chain, parent_id);
-	desk_give(desk);
+	decision = judge_at_desk(ctx, &inquiry, c, target, parent_id);
+	desk_give(inquiry.desk);
 	return decision;
 }
 
@@ -253,6 +330,16 @@ static __always_inline void write_address6(struct bpf_sock_addr *ctx, const unio
 	ctx->user_ip6[3] = address->words[3];
 }
 
+/* The socket's own end. A socket of IPv6 that goes to IPv4 is of IPv4, bound or not. */
+static __always_inline void connection_local(struct connection *c, struct bpf_sock *sk)
+{
+	address_from_socket(&c->local, sk);
+	if (c->family == AF_INET && address_is_zero(&c->local))
+		address_from_v4(&c->local, 0);
+	c->local_port = bpf_htons(sk->src_port);
+	c->protocol = IPPROTO_TCP;
+}
+
 static __always_inline int connect4(struct bpf_sock_addr *ctx)
 {
 	struct connection c = { .port = ctx->user_port, .family = AF_INET };
@@ -262,6 +349,7 @@ static __always_inline int connect4(struct bpf_sock_addr *ctx)
 	if (ctx->protocol != IPPROTO_TCP || !ctx->sk)
 		return PROCEED;
 	address_from_v4(&c.remote, ctx->user_ip4);
+	connection_local(&c, ctx->sk);
 	verdict = judge(ctx, &c, &target);
 	if (verdict != DIVERT)
 		return verdict;
@@ -282,6 +370,7 @@ static __always_inline int connect6(struct bpf_sock_addr *ctx)
 		c.remote.words[i] = ctx->user_ip6[i];
 	if (address_is_mapped(&c.remote))
 		c.family = AF_INET;
+	connection_local(&c, ctx->sk);
 	verdict = judge(ctx, &c, &target);
 	if (verdict != DIVERT)
 		return verdict;

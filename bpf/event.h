@@ -3,35 +3,65 @@
 #ifndef SIDETRACK_EVENT_H
 #define SIDETRACK_EVENT_H
 
-/* A connect under judgement, whatever its family. */
+/* A connection under judgement, whatever its family and direction. */
 struct connection {
 	union address remote;
-	__be16 port;
-	__u8 family; /* of the address */
+	union address local; /* unspecified if the socket is not bound */
+	/* Who, if it is not the current program. */
+	const struct sidetrack_endpoint *endpoint;
+	__u32 generation; /* of the policy that judges */
+	__be16 port;	  /* of the remote end */
+	__be16 local_port;
+	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
+	__u8 protocol;
+	__u8 inbound;
+	__u8 layer; /* which is asked now */
 };
 
-static __always_inline void event_emit(__u32 kind, const struct connection *c, __u64 filter_id,
-				       __u32 service)
+static __always_inline void event_who(struct sidetrack_event *e, const struct connection *c)
 {
-	struct sidetrack_event *e = bpf_ringbuf_reserve(&sidetrack_events, sizeof(*e), 0);
+	/* Read from the task: some programs have no helpers for these before Linux 6.10. */
+	struct task_struct *task = bpf_get_current_task_btf();
 
-	if (!e) {
-		count(SIDETRACK_COUNT_EVENTS_DROPPED);
+	if (c->endpoint) {
+		e->pid = c->endpoint->pid;
+		e->uid = c->endpoint->program.uid;
+		__builtin_memcpy(e->comm, c->endpoint->comm, sizeof(e->comm));
 		return;
 	}
+	e->pid = task->tgid;
+	e->uid = task->cred->uid.val;
+	__builtin_memcpy(e->comm, task->comm, sizeof(e->comm));
+}
+
+static __noinline int event_emit(__u32 kind, const struct connection *c, __u64 filter_id,
+				 __u32 service)
+{
+	struct sidetrack_event *e;
+
+	if (!c)
+		return 0;
+	e = bpf_ringbuf_reserve(&sidetrack_events, sizeof(*e), 0);
+	if (!e) {
+		count(SIDETRACK_COUNT_EVENTS_DROPPED);
+		return 0;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
 	e->time = bpf_ktime_get_ns();
 	e->filter_id = filter_id;
 	e->kind = kind;
 	e->service = service;
-	e->pid = bpf_get_current_pid_tgid() >> 32;
-	e->uid = (__u32)bpf_get_current_uid_gid();
+	event_who(e, c);
 	__builtin_memcpy(e->remote_addr, c->remote.bytes, sizeof(e->remote_addr));
 	e->remote_port = c->port;
-	e->protocol = IPPROTO_TCP;
+	__builtin_memcpy(e->local_addr, c->local.bytes, sizeof(e->local_addr));
+	e->local_port = c->local_port;
+	e->protocol = c->protocol;
 	e->family = c->family;
-	e->reserved = 0;
-	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	e->layer = c->layer;
+	e->generation = c->generation;
 	bpf_ringbuf_submit(e, 0);
+	return 0;
 }
 
 #endif /* SIDETRACK_EVENT_H */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Which filter decides: the first in order that matches and whose service may still see it. */
+/*
+ * The matcher: what a policy says to a connection at a layer. It does what
+ * crates/sidetrack-policy/src/reference.rs defines, by the image that compile.rs makes.
+ *
+ * All that changes is on the desk; the stack has only pointers, so that the verifier need not
+ * follow each number through each step.
+ */
 #ifndef SIDETRACK_FILTER_H
 #define SIDETRACK_FILTER_H
-
-/* What classification found. */
-struct verdict {
-	__s32 index;  /* of the filter; negative: none */
-	__u32 absent; /* its service has no listener */
-};
 
 static __always_inline void chain_clear(struct chain *chain)
 {
@@ -36,124 +36,476 @@ static __always_inline void chain_load(struct chain *chain, const struct sidetra
 	}
 }
 
-static __always_inline struct sidetrack_policy *policy_in_force(void)
+/* ---- The image ---------------------------------------------------------------------------- */
+
+/* The policy in force. Asked once for each connection: so one generation judges it. */
+static __always_inline void *policy_in_force(void)
 {
 	__u32 key = 0;
-	void *inner = bpf_map_lookup_elem(&sidetrack_policies, &key);
 
-	return inner ? bpf_map_lookup_elem(inner, &key) : NULL;
+	return bpf_map_lookup_elem(&sidetrack_policies, &key);
 }
 
-static __always_inline struct sidetrack_filter *filter_at(struct sidetrack_policy *policy,
-							  int index)
+static __always_inline void *policy_line(void *policy, __u32 line)
 {
-	return &policy->filters[index & (SIDETRACK_FILTERS_MAX - 1)];
+	return bpf_map_lookup_elem(policy, &line);
 }
 
-static __always_inline int filter_matches(const struct sidetrack_filter *f,
-					  const struct connection *c)
+static __always_inline struct sidetrack_filter *filter_at(void *policy, __u32 rank)
 {
-	const __u64 *address = (const __u64 *)f->remote_addr;
-	const __u64 *mask = (const __u64 *)f->remote_mask;
-	__u16 port = bpf_ntohs(c->port);
-
-	if (((c->remote.halves[0] ^ address[0]) & mask[0]) |
-	    ((c->remote.halves[1] ^ address[1]) & mask[1]))
-		return 0;
-	if (port < f->port_low || port > f->port_high)
-		return 0;
-	if (f->family && f->family != c->family)
-		return 0;
-	return !f->protocol || f->protocol == IPPROTO_TCP;
+	return policy_line(policy, SIDETRACK_FILTER_LINE + rank);
 }
 
-/* One policy, asked for nothing but a match. */
-struct glance {
-	const struct sidetrack_policy *policy;
-	const struct connection *connection;
-	__u32 matched;
-	__u32 reserved;
+static __always_inline __u32 layers_in_force(void *policy)
+{
+	struct sidetrack_policy *head = policy_line(policy, 0);
+
+	return head ? head->layers : 0;
+}
+
+/* The rank behind a service's last redirect, at the layer of its family. */
+static __always_inline __u32 policy_place(void *policy, __u32 service, int v6)
+{
+	__u32 line = service / SIDETRACK_PLACES_IN_LINE + (v6 ? SIDETRACK_PLACE_LINES : 0);
+	__u32 *places = policy_line(policy, SIDETRACK_PLACE_LINE + line);
+
+	return places ? places[service & (SIDETRACK_PLACES_IN_LINE - 1)] : 0;
+}
+
+/* ---- Conditions --------------------------------------------------------------------------- */
+
+/* One classification: what it reads. */
+struct inquiry {
+	void *policy;
+	struct sidetrack_desk *desk;
+	const struct connection *connection; /* for events; none if nobody is to be told */
 };
 
-static long glance_step(__u32 i, struct glance *glance)
+static __always_inline int condition_holds(const struct sidetrack_condition *c, const __u64 *value)
 {
-	if (i >= SIDETRACK_FILTERS_MAX)
+	int held;
+
+	if (c->kind == SIDETRACK_TEST_MASKED)
+		held = (value[0] & c->high[0]) == c->low[0] && (value[1] & c->high[1]) == c->low[1];
+	else
+		held = (value[0] > c->low[0] || (value[0] == c->low[0] && value[1] >= c->low[1])) &&
+		       (value[0] < c->high[0] ||
+			(value[0] == c->high[0] && value[1] <= c->high[1]));
+	return held != c->negate;
+}
+
+static long condition_step(__u32 i, struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_condition *c = policy_line(inquiry->policy, s->conditions + i);
+
+	if (!c) {
+		s->failed = 1;
 		return 1;
-	glance->matched = filter_matches(&glance->policy->filters[i], glance->connection);
-	return glance->matched;
-}
-
-static __noinline int any_filter_matches(const struct connection *c)
-{
-	struct glance glance = { .policy = policy_in_force(), .connection = c };
-
-	if (!glance.policy)
+	}
+	if (condition_holds(c, inquiry->desk->values[c->field & (SIDETRACK_FIELDS - 1)]))
+		s->any = 1;
+	if (!c->last_of_field)
 		return 0;
-	bpf_loop(glance.policy->filter_count, glance_step, &glance, 0);
-	return glance.matched;
+	s->failed = !s->any;
+	s->any = 0;
+	return s->failed;
 }
 
-static __always_inline int service_is_absent(__u32 number, const struct connection *c)
+static __always_inline int filter_matches(struct inquiry *inquiry, const struct sidetrack_filter *f)
 {
-	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	struct search *s = &inquiry->desk->search;
 
+	s->conditions = f->conditions;
+	s->any = 0;
+	s->failed = 0;
+	bpf_loop(f->condition_count, condition_step, inquiry, 0);
+	return !s->failed;
+}
+
+/* ---- The search: the first filter, from the cursor on, that matches and may act ------------ */
+
+/* A redirect may not act for whoever has seen it, from before a legacy place, or without the right.
+ */
+static __always_inline int filter_may_act(struct sidetrack_desk *desk,
+					  const struct sidetrack_filter *f, __u32 rank)
+{
+	struct search *s = &desk->search;
+
+	if (s->collecting)
+		return f->action == SIDETRACK_ACTION_REDIRECT && rank < s->floor &&
+		       !chain_has(&desk->chain, f->service);
+	if (f->action != SIDETRACK_ACTION_REDIRECT)
+		return 1;
+	if (rank < s->floor || chain_has(&desk->chain, f->service))
+		return 0;
+	return s->redirect != SIDETRACK_NO_RANK || !s->hard;
+}
+
+static __always_inline void search_push(struct search *s, __u32 line)
+{
+	if (!line)
+		return;
+	s->stack[s->depth & (SIDETRACK_SEARCH_DEPTH_MAX - 1)] = line;
+	s->depth++; /* the compiler asks each field once on a way: it cannot overflow */
+}
+
+/* One filter of a list. */
+static __always_inline long search_list(struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_list *list = policy_line(inquiry->policy, s->list);
+	struct sidetrack_filter *f;
+	__u32 at = s->list_at, rank;
+
+	if (!list)
+		return 1;
+	if (at >= list->count || at >= SIDETRACK_LIST_RANKS) {
+		s->list = list->next;
+		s->list_at = 0;
+		return 0;
+	}
+	s->list_at = at + 1;
+	rank = list->ranks[at];
+	if (rank < s->cursor)
+		return 0;
+	if (rank >= s->best) {
+		s->list = 0;
+		return 0;
+	}
+	f = filter_at(inquiry->policy, rank);
+	if (!f)
+		return 1;
+	if (filter_matches(inquiry, f) && filter_may_act(inquiry->desk, f, rank)) {
+		s->best = rank;
+		s->list = 0;
+	}
+	return 0;
+}
+
+/* Where a value is in a hash; mix in crates/sidetrack-abi is the same. */
+static __always_inline __u32 value_mix(const __u64 *value)
+{
+	return ((value[0] * 0xff51afd7ed558ccdULL ^ value[1]) * 0x9e3779b97f4a7c15ULL) >> 32;
+}
+
+static __always_inline long search_bucket(struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_bucket *bucket = policy_line(inquiry->policy, s->bucket);
+	const __u64 *value = inquiry->desk->values[s->field & (SIDETRACK_FIELDS - 1)];
+
+	if (!bucket)
+		return 1;
+	s->bucket = bucket->next;
+	for (int i = 0; i < SIDETRACK_BUCKET_KEYS; i++) {
+		if (bucket->keys[i][0] == value[0] && bucket->keys[i][1] == value[1] &&
+		    bucket->child[i]) {
+			search_push(s, bucket->child[i]);
+			s->bucket = 0;
+		}
+	}
+	return 0;
+}
+
+static __always_inline int branch_covers(const struct sidetrack_branch *b, const __u64 *value)
+{
+	__u32 length = b->length;
+
+	if (length > 64)
+		return b->key[0] == value[0] &&
+		       (length >= 128 ? b->key[1] == value[1] :
+					!((b->key[1] ^ value[1]) >> (128 - length)));
+	return !length || !((b->key[0] ^ value[0]) >> (64 - length));
+}
+
+/* One branch downwards. At its end, the last that had a group is put aside. */
+static __always_inline long search_branch(struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_branch *b = policy_line(inquiry->policy, s->branch);
+	const __u64 *value = inquiry->desk->values[s->field & (SIDETRACK_FIELDS - 1)];
+	__u32 length, next = 0;
+
+	if (!b)
+		return 1;
+	length = b->length;
+	if (branch_covers(b, value)) {
+		if (b->group)
+			s->deepest = s->branch;
+		if (length < 128) {
+			__u64 half = length < 64 ? value[0] : value[1];
+
+			next = half >> (63 - (length & 63)) & 1 ? b->child[1] : b->child[0];
+		}
+	}
+	s->branch = next;
+	if (!next)
+		search_push(s, s->deepest);
+	return 0;
+}
+
+/* A node that was put aside. */
+static __always_inline long search_node(struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+	const __u64 *value;
+	struct sidetrack_index *node;
+	struct sidetrack_branch *branch;
+	__u32 line;
+
+	if (!s->depth) {
+		s->done = 1;
+		return 1;
+	}
+	s->depth--;
+	line = s->stack[s->depth & (SIDETRACK_SEARCH_DEPTH_MAX - 1)];
+	node = policy_line(inquiry->policy, line);
+	if (!node)
+		return 1;
+	if (node->kind == SIDETRACK_NODE_BRANCH) {
+		branch = (struct sidetrack_branch *)node;
+		search_push(s, branch->up);
+		search_push(s, branch->group);
+		return 0;
+	}
+	if (node->kind == SIDETRACK_NODE_LIST) {
+		s->list = line;
+		s->list_at = 0;
+		return 0;
+	}
+	if (node->lowest >= s->best)
+		return 0;
+	search_push(s, node->rest);
+	s->field = node->field;
+	if (node->kind == SIDETRACK_NODE_HASH) {
+		value = inquiry->desk->values[node->field & (SIDETRACK_FIELDS - 1)];
+		s->bucket = node->first + (value_mix(value) & node->mask);
+		return 0;
+	}
+	s->branch = node->first;
+	s->deepest = 0;
+	return 0;
+}
+
+static long search_step(__u32 i, struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+
+	if (s->list)
+		return search_list(inquiry);
+	if (s->bucket)
+		return search_bucket(inquiry);
+	if (s->branch)
+		return search_branch(inquiry);
+	return search_node(inquiry);
+}
+
+/* Sets best; to SIDETRACK_NO_RANK if there is none. */
+static __noinline int search_run(struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+
+	s->best = SIDETRACK_NO_RANK;
+	s->list = 0;
+	s->bucket = 0;
+	s->branch = 0;
+	s->done = 0;
+	s->stack[0] = s->root;
+	s->depth = 1;
+	bpf_loop(SIDETRACK_STEPS_MAX, search_step, inquiry, 0);
+	if (!s->done)
+		s->cut = 1;
+	return 0;
+}
+
+/* ---- Arbitration: sublayer after sublayer (specification, 4.7) ----------------------------- */
+
+static __always_inline int service_is_absent(struct sidetrack_desk *desk, __u32 number)
+{
+	struct search *s = &desk->search;
+	struct sidetrack_service *service;
+
+	if (s->absent_given)
+		return desk->absent[(number >> 6) & 3] >> (number & 63) & 1;
+	service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	if (!service)
 		return 1;
-	return c->family == AF_INET ? !service->listeners4 : !service->listeners6;
+	return s->layer & 1 ? !service->listeners6 : !service->listeners4;
 }
 
-/* One walk over a policy's filters. */
-struct search {
-	const struct sidetrack_policy *policy;
-	const struct connection *connection;
-	struct chain *chain;
-	__u32 floor;
-	struct verdict verdict;
-};
-
-/* One filter of the walk. Returns 1 to end it. */
-static long search_step(__u32 i, struct search *search)
+static __always_inline void verdict_permit(struct search *s, __u32 rank, __u32 hard)
 {
-	const struct connection *c = search->connection;
-	const struct sidetrack_filter *f;
+	if (s->hard)
+		return;
+	if (s->blocked || s->decided_by == SIDETRACK_NO_RANK)
+		s->decided_by = rank;
+	s->blocked = 0;
+	s->hard = hard;
+}
 
-	if (i >= SIDETRACK_FILTERS_MAX)
+static __always_inline void verdict_block(struct search *s, __u32 rank)
+{
+	if (s->hard)
+		return;
+	if (!s->blocked)
+		s->decided_by = rank;
+	s->blocked = 1;
+	s->hard = 1;
+}
+
+/* A callout's block: soft, but it overrules even a hard permit. */
+static __always_inline void verdict_veto(struct search *s, __u32 rank)
+{
+	if (s->blocked)
+		return;
+	s->blocked = 1;
+	s->vetoed = s->hard;
+	s->decided_by = rank;
+}
+
+/* Returns 1 if its sublayer has had its say. */
+static __always_inline int verdict_redirect(struct inquiry *inquiry,
+					    const struct sidetrack_filter *f, __u32 rank)
+{
+	struct search *s = &inquiry->desk->search;
+	__u32 hard = f->flags & SIDETRACK_FILTER_CLEAR_ACTION_RIGHT;
+
+	if (s->redirect != SIDETRACK_NO_RANK) {
+		verdict_permit(s, rank, hard);
 		return 1;
-	f = &search->policy->filters[i];
-	if (!filter_matches(f, c) || chain_has(search->chain, f->service))
-		return 0;
-	if (i < search->floor) {
-		chain_add(search->chain, f->service);
+	}
+	if (!service_is_absent(inquiry->desk, f->service)) {
+		s->redirect = rank;
+		verdict_permit(s, rank, hard);
+		return 1;
+	}
+	if (f->flags & SIDETRACK_FILTER_ABSENT_PERMIT) {
+		if (inquiry->connection) {
+			count(SIDETRACK_COUNT_ABSENT_PERMITTED);
+			event_emit(SIDETRACK_EVENT_ABSENT_PERMITTED, inquiry->connection, f->id,
+				   f->service);
+		}
 		return 0;
 	}
-	search->verdict.absent = service_is_absent(f->service, c);
-	if (search->verdict.absent && f->on_absent == SIDETRACK_ABSENT_PERMIT) {
-		count(SIDETRACK_COUNT_ABSENT_PERMITTED);
-		event_emit(SIDETRACK_EVENT_ABSENT_PERMITTED, c, f->id, f->service);
-		return 0;
-	}
-	search->verdict.index = i;
+	s->absent_blocked = 1;
+	verdict_block(s, rank);
 	return 1;
 }
 
-/*
- * Judges a connection by one policy. Filters before index floor stand for services that a legacy
- * proxy's place tells us have seen it: what matches there joins the chain and does not redirect.
- */
-static __noinline int classify(const struct sidetrack_policy *policy, const struct connection *c,
-			       struct chain *chain, __u32 floor, struct verdict *verdict)
+/* Returns 1 if its sublayer has had its say. */
+static __always_inline int verdict_take(struct inquiry *inquiry, const struct sidetrack_filter *f,
+					__u32 rank)
 {
-	struct search search = {
-		.policy = policy,
-		.connection = c,
-		.chain = chain,
-		.floor = floor,
-		.verdict = { .index = -1 },
-	};
+	struct search *s = &inquiry->desk->search;
 
-	bpf_loop(policy->filter_count, search_step, &search, 0);
-	*verdict = search.verdict;
-	return verdict->index;
+	switch (f->action) {
+	case SIDETRACK_ACTION_PERMIT:
+		verdict_permit(s, rank, f->flags & SIDETRACK_FILTER_CLEAR_ACTION_RIGHT);
+		return 1;
+	case SIDETRACK_ACTION_VETO:
+		verdict_veto(s, rank);
+		return 1;
+	case SIDETRACK_ACTION_INSPECT:
+		if (inquiry->connection) {
+			count(SIDETRACK_COUNT_INSPECTED);
+			event_emit(SIDETRACK_EVENT_INSPECTED, inquiry->connection, f->id, 0);
+		}
+		return 0;
+	case SIDETRACK_ACTION_REDIRECT:
+		return verdict_redirect(inquiry, f, rank);
+	default:
+		verdict_block(s, rank);
+		return 1;
+	}
+}
+
+/* One filter that matches. Returns 1 to end. */
+static long verdict_step(__u32 i, struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_filter *f;
+
+	if (!s->held)
+		search_run(inquiry);
+	s->held = 0;
+	if (s->best == SIDETRACK_NO_RANK || s->cut)
+		return 1;
+	if (!s->vetted) {
+		s->held = 1; /* it matches: now it matters who asks, see connect.h */
+		return 1;
+	}
+	f = filter_at(inquiry->policy, s->best);
+	if (!f)
+		return 1;
+	s->cursor = verdict_take(inquiry, f, s->best) ? f->sublayer_end : s->best + 1;
+	if (s->cursor >= s->end)
+		return 1;
+	return s->hard && (s->blocked || !s->beyond_hard_permit);
+}
+
+/* One service before a legacy proxy's place. */
+static long assume_step(__u32 i, struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_filter *f;
+
+	search_run(inquiry);
+	if (s->best == SIDETRACK_NO_RANK || s->cut)
+		return 1;
+	f = filter_at(inquiry->policy, s->best);
+	if (!f)
+		return 1;
+	chain_add(&inquiry->desk->chain, f->service);
+	s->cursor = s->best + 1;
+	return 0;
+}
+
+/* What matches before the floor joins the chain: a legacy proxy's place tells that it was seen. */
+static __noinline int classify_assume(struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+
+	s->cursor = 0;
+	s->collecting = 1;
+	bpf_loop(SIDETRACK_SERVICES_MAX, assume_step, inquiry, 0);
+	s->collecting = 0;
+	s->cursor = 0;
+	s->held = 0;
+	return 0;
+}
+
+/* Begins at a layer. Returns 0 if it has no filters. */
+static __always_inline int classify_begin(struct inquiry *inquiry, __u32 layer)
+{
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_layer *l = policy_line(inquiry->policy, SIDETRACK_LAYER_LINE + layer);
+
+	s->layer = layer;
+	s->cursor = 0;
+	s->floor = 0;
+	s->collecting = 0;
+	s->held = 0;
+	s->cut = 0;
+	s->blocked = 0;
+	s->hard = 0;
+	s->vetoed = 0;
+	s->absent_blocked = 0;
+	s->decided_by = SIDETRACK_NO_RANK;
+	s->redirect = SIDETRACK_NO_RANK;
+	if (!l || !l->root)
+		return 0;
+	s->root = l->root;
+	s->end = l->end;
+	s->beyond_hard_permit = l->flags & SIDETRACK_LAYER_BEYOND_HARD_PERMIT;
+	return 1;
+}
+
+/* Goes on until there is a verdict, or until it matters who asks (held). */
+static __noinline int classify_run(struct inquiry *inquiry)
+{
+	bpf_loop(SIDETRACK_FILTERS_MAX, verdict_step, inquiry, 0);
+	return 0;
 }
 
 #endif /* SIDETRACK_FILTER_H */

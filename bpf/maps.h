@@ -23,26 +23,26 @@ __s64 flows_live;
 __s64 flows_pending;
 
 /*
- * The policy in force. Outer key 0; inner key 0, value struct sidetrack_policy.
- * Writer: the engine, which makes a new inner map for each commit and swaps it in whole.
- * Reader: connect. Never full: a policy over SIDETRACK_FILTERS_MAX is refused by the engine.
+ * The policy in force. Outer key 0; inner key a line's number, value a line of the image
+ * (policy.h). Writer: the engine, which makes a new inner map for each commit and swaps it in
+ * whole. Readers: all that judge. Never full: an inner map is as large as its image; the compiler
+ * refuses a policy of more than SIDETRACK_FILTERS_MAX filters.
  */
 struct sidetrack_policy_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_INNER_MAP); /* each has a size of its own */
 	/* Sizes, not types: Linux 6.1 takes no inner map that differs in having BTF. */
 	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(struct sidetrack_policy));
-} sidetrack_policy_0 SEC(".maps");
+	__uint(value_size, SIDETRACK_LINE_SIZE);
+};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__array(values, struct sidetrack_policy_map);
-} sidetrack_policies SEC(".maps") = {
-	.values = { &sidetrack_policy_0 },
-};
+} sidetrack_policies SEC(".maps");
 
 /*
  * Services by number. Writer: the engine (identity), setsockopt and release (listeners).
@@ -157,12 +157,53 @@ struct {
 #define FLOW_ESTABLISHED 3 /* accepted; some socket is tied to it */
 #define FLOW_CLOSED 4	   /* no socket any more; its token is good for a while */
 
+/* A program, as conditions ask about it. */
+struct sidetrack_program {
+	__u64 inode;
+	__u64 cgroup_id;
+	__u64 cgroups[SIDETRACK_CGROUP_LEVELS_MAX]; /* from level 1 on; 0: not so deep */
+	__u32 device;
+	__u32 uid;
+};
+
 struct sidetrack_flow_entry {
 	__u64 life;
 	__u64 closed_at;
 	__u64 executable; /* its number in sidetrack_executables */
 	struct sidetrack_flow flow;
+	struct sidetrack_program program; /* that opened the chain's first connection */
 };
+
+/* A socket of a program, for the layers that ask when its program is not the current one. */
+struct sidetrack_endpoint {
+	struct sidetrack_program program;
+	struct sidetrack_program current;
+	__u64 netns_cookie;
+	__u8 remote_addr[16]; /* where the program meant to go */
+	__be16 remote_port;
+	__u8 family;
+	__u8 connecting; /* it called connect; 0: listen */
+	__u32 flags;	 /* SIDETRACK_FLAG_* */
+	__u32 pid;
+	__u32 state; /* ENDPOINT_* */
+	char comm[SIDETRACK_COMM_SIZE];
+};
+
+#define ENDPOINT_OPEN 0
+#define ENDPOINT_ESTABLISHED 1
+
+/*
+ * Endpoints, only while the policy has filters at the layers auth recv-accept, flow established or
+ * endpoint closure. An accepted child inherits a copy of its listener's. Freed with the socket.
+ * Writers: connect, sockops (listen). Readers: ingress, sockops (established, close).
+ * No memory: the layer judges without a program, and counts it (PROGRAM_UNKNOWN).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct sidetrack_endpoint);
+} sidetrack_endpoints SEC(".maps");
 
 /*
  * Flows, in slots that are used in turn: a flow's is its id modulo flows_max. Found without a
@@ -239,6 +280,42 @@ struct chain {
 	__u32 reserved;
 };
 
+/* A classification on its way: where the search is, and the verdict so far. See filter.h. */
+struct search {
+	__u32 layer;
+	__u32 root;
+	__u32 end; /* of the layer's ranks */
+	__u32 beyond_hard_permit;
+	__u32 floor;
+	__u32 vetted;	  /* who asks may be judged */
+	__u32 held;	  /* best is found, and waits for that */
+	__u32 collecting; /* services before the floor */
+	__u32 absent_given;
+
+	__u32 cursor; /* ranks below it are done with */
+	__u32 best;   /* the lowest rank found */
+	__u32 done;
+	__u32 cut; /* it did not come to its end */
+	__u32 depth;
+	__u32 field;
+	__u32 list;
+	__u32 list_at;
+	__u32 bucket;
+	__u32 branch;
+	__u32 deepest;
+	__u32 conditions;
+	__u32 any;
+	__u32 failed;
+
+	__u32 blocked;
+	__u32 hard;
+	__u32 vetoed;
+	__u32 absent_blocked;
+	__u32 decided_by;
+	__u32 redirect;
+	__u32 stack[SIDETRACK_SEARCH_DEPTH_MAX];
+};
+
 #define PATH_SIZE 256 /* a power of two, no less than SIDETRACK_EXECUTABLE_SIZE */
 
 /* What one call works on, too large for the stack. The path's room is twice its size and written
@@ -247,6 +324,10 @@ struct sidetrack_desk {
 	__u32 taken;
 	__u32 reserved;
 	struct chain chain;
+	struct search search;
+	__u64 values[SIDETRACK_FIELDS][2];
+	__u64 absent[4];
+	struct sidetrack_program program;
 	struct sidetrack_executable executable;
 	char path[2 * PATH_SIZE];
 };

@@ -24,6 +24,40 @@ static __always_inline __u64 program_cgroup(struct task_struct *task)
 	return task->cgroups->dfl_cgrp->kn->id;
 }
 
+#define CGROUP_WALK_MAX 32 /* levels; of a deeper cgroup the upper ones are not seen */
+
+/* The current program, as conditions ask about it. */
+static __noinline int program_read(struct sidetrack_program *p)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
+	struct file *file = task->mm->exe_file;
+
+	if (!p)
+		return 0;
+	__builtin_memset(p, 0, sizeof(*p));
+	if (file) {
+		p->inode = file->f_inode->i_ino;
+		p->device = file->f_inode->i_sb->s_dev;
+	}
+	p->uid = task->cred->uid.val;
+	p->cgroup_id = cgroup->level ? cgroup->kn->id : 0;
+	for (int i = 0; i < CGROUP_WALK_MAX; i++) {
+		__u32 level = cgroup->level;
+		struct cgroup_subsys_state *above = cgroup->self.parent;
+
+		if (!level || !above)
+			break;
+		if (level <= SIDETRACK_CGROUP_LEVELS_MAX)
+			p->cgroups[(level - 1) & (SIDETRACK_CGROUP_LEVELS_MAX - 1)] =
+				cgroup->kn->id;
+		cgroup = above->cgroup;
+		if (!cgroup)
+			break;
+	}
+	return 0;
+}
+
 /* The service of a process, or of one it descends from, in the same cgroup; 0 if none. */
 static __noinline __u32 owner_of_current(__u64 cgroup)
 {
@@ -211,6 +245,7 @@ static __always_inline int program_describe(struct sidetrack_flow_entry *entry)
 	flow->cgroup_id = program_cgroup(task);
 	__builtin_memcpy(flow->comm, task->comm, sizeof(flow->comm));
 	entry->executable = program_executable(task);
+	program_read(&entry->program);
 	return 0;
 }
 
@@ -221,6 +256,7 @@ static __always_inline void program_inherit(struct sidetrack_flow_entry *entry,
 	struct sidetrack_flow *flow = &entry->flow;
 
 	entry->executable = parent->executable;
+	entry->program = parent->program;
 	flow->origin_id = parent->flow.origin_id;
 	flow->pid = parent->flow.pid;
 	flow->uid = parent->flow.uid;

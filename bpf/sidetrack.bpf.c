@@ -23,8 +23,10 @@
 #include "event.h"
 #include "filter.h"
 #include "program.h"
+#include "facts.h"
 #include "flow.h"
 #include "connect.h"
+#include "endpoint.h"
 #include "service.h"
 #include "option.h"
 
@@ -64,15 +66,51 @@ int sidetrack_sockops(struct bpf_sock_ops *ops)
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		flow_begin(ops);
 		break;
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		endpoint_listen(ops);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		endpoint_established(ops);
+		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		flow_hand_over(ops);
+		endpoint_established(ops);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		if (ops->args[1] == BPF_TCP_CLOSE)
+		if (ops->args[1] == BPF_TCP_CLOSE) {
 			flow_end(ops);
+			endpoint_close(ops);
+		}
 		break;
 	}
 	return 1;
+}
+
+/* Attached only while the policy has filters at their layers. */
+SEC("cgroup/bind4")
+int sidetrack_bind4(struct bpf_sock_addr *ctx)
+{
+	return bind4(ctx);
+}
+
+SEC("cgroup/bind6")
+int sidetrack_bind6(struct bpf_sock_addr *ctx)
+{
+	return bind6(ctx);
+}
+
+SEC("cgroup_skb/ingress")
+int sidetrack_ingress(struct __sk_buff *skb)
+{
+	return recv_accept(skb);
+}
+
+/* ---- By hand ------------------------------------------------------------------------------ */
+
+SEC("syscall")
+int sidetrack_classify(struct sidetrack_question *question)
+{
+	return answer(question);
 }
 
 /* ---- Service side ------------------------------------------------------------------------ */

@@ -35,6 +35,8 @@
 
 #include <linux/types.h>
 
+#include "policy.h"
+
 #define SIDETRACK_ABI_VERSION 1
 
 /* ---- The socket options ------------------------------------------------------------------ */
@@ -54,7 +56,6 @@
 #define SIDETRACK_EXECUTABLE_SIZE 248	/* bytes of a path, ending NUL included; the tail is kept */
 #define SIDETRACK_COMM_SIZE 16		/* bytes of a task's name, as in the kernel */
 #define SIDETRACK_SERVICES_MAX 256	/* services of one engine; number 0 means none */
-#define SIDETRACK_FILTERS_MAX 256	/* filters of one policy */
 #define SIDETRACK_CONTEXTS_MAX 256	/* different fixed contexts of one engine */
 #define SIDETRACK_OWNERS_MAX 1024	/* processes known to belong to a service */
 #define SIDETRACK_ANCESTORS_MAX 16	/* parents looked at to find a service's process */
@@ -168,33 +169,6 @@ struct sidetrack_auto_context {
 
 /* ---- Between the engine and the programs ------------------------------------------------- */
 
-#define SIDETRACK_ABSENT_BLOCK 0
-#define SIDETRACK_ABSENT_PERMIT 1
-
-/* Redirect what matches to a service. A policy's filters are judged in their order. */
-struct sidetrack_filter {
-	__u64 id;
-	__u8 remote_addr[16]; /* compared under the mask; IPv4 as IPv4-mapped */
-	__u8 remote_mask[16];
-	__be16 reserved;
-	__u16 port_low; /* host order, both ends included */
-	__u16 port_high;
-	__u16 service;
-	__u32 context_id;
-	__u8 protocol;	/* 0 any */
-	__u8 family;	/* 0 any, else AF_INET or AF_INET6 */
-	__u8 on_absent; /* SIDETRACK_ABSENT_* */
-	__u8 reserved2;
-};
-
-/* One generation of policy; the engine swaps it whole. */
-struct sidetrack_policy {
-	__u32 generation;
-	__u32 filter_count;
-	__u16 place[SIDETRACK_SERVICES_MAX]; /* 1 + index of the last filter of each service */
-	struct sidetrack_filter filters[SIDETRACK_FILTERS_MAX];
-};
-
 #define SIDETRACK_RECORDS_REQUIRED                                                                 \
 	0			   /* a connect of the service's own without records is blocked    \
 				    */
@@ -204,6 +178,7 @@ struct sidetrack_policy {
 /* A service and its listeners. The engine writes the first part, the programs the second. */
 struct sidetrack_service {
 	__u8 secret[16];
+	__u8 key[16]; /* the object's UUID; zero if there is none */
 	char name[SIDETRACK_NAME_SIZE];
 	__u32 records; /* SIDETRACK_RECORDS_* */
 	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_* */
@@ -255,6 +230,12 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_FLOWS_LOST,	  /* the kernel had no memory to hand a flow over */
 	SIDETRACK_COUNT_GRACE_CUT,	  /* a closed flow's token ended early, to make room */
 	SIDETRACK_COUNT_EVENTS_DROPPED,	  /* the event ring was full */
+	SIDETRACK_COUNT_BLOCKED,	  /* a filter's block: refused */
+	SIDETRACK_COUNT_VETOED,		  /* of these, a veto over a hard permit */
+	SIDETRACK_COUNT_INSPECTED,	  /* events of inspect filters */
+	SIDETRACK_COUNT_SEARCH_CUT,	  /* a policy took too many steps: refused */
+	SIDETRACK_COUNT_PROGRAM_UNKNOWN, /* judged without a program: its listener is older than the
+					    filters that ask */
 	SIDETRACK_COUNT_MAX,
 };
 
@@ -266,6 +247,10 @@ enum sidetrack_event_kind {
 	SIDETRACK_EVENT_RECORDS_STALE,
 	SIDETRACK_EVENT_FLOWS_FULL,
 	SIDETRACK_EVENT_SELF_CONNECT,
+	SIDETRACK_EVENT_BLOCKED,
+	SIDETRACK_EVENT_VETOED,
+	SIDETRACK_EVENT_INSPECTED,
+	SIDETRACK_EVENT_SEARCH_CUT,
 };
 
 /* Something an operator wants to know. In the ring, one each. */
@@ -280,7 +265,12 @@ struct sidetrack_event {
 	__be16 remote_port;
 	__u8 protocol;
 	__u8 family;
-	__u32 reserved;
+	__u8 layer; /* SIDETRACK_LAYER_*, of the family's own */
+	__u8 reserved[3];
+	__u8 local_addr[16];
+	__be16 local_port;
+	__u16 generation; /* of the policy, its lower bits */
+	__u32 reserved2;
 	char comm[SIDETRACK_COMM_SIZE];
 };
 

@@ -2,6 +2,9 @@
 //!
 //! `__be16` is `[u8; 2]` here, so that a port cannot be used without a thought for its order.
 
+mod policy;
+
+pub use policy::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Of the options' structures and of everything below.
@@ -30,8 +33,6 @@ pub const EXECUTABLE_SIZE: usize = 248;
 pub const COMM_SIZE: usize = 16;
 /// Services of one engine; number 0 means none.
 pub const SERVICES_MAX: usize = 256;
-/// Filters of one policy.
-pub const FILTERS_MAX: usize = 256;
 /// Different fixed contexts of one engine.
 pub const CONTEXTS_MAX: usize = 256;
 /// Processes known to belong to a service.
@@ -216,55 +217,6 @@ pub struct AutoContext {
     pub executable: [u8; EXECUTABLE_SIZE],
 }
 
-/// An absent service refuses the connection.
-pub const ABSENT_BLOCK: u8 = 0;
-/// An absent service's filter is passed over.
-pub const ABSENT_PERMIT: u8 = 1;
-
-/// Redirect what matches to a service.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
-#[repr(C)]
-pub struct Filter {
-    /// Shown in flows and events.
-    pub id: u64,
-    /// Compared under the mask.
-    pub remote_addr: [u8; 16],
-    /// The prefix, as a mask.
-    pub remote_mask: [u8; 16],
-    /// Zero.
-    pub reserved: [u8; 2],
-    /// Host order, included.
-    pub port_low: u16,
-    /// Host order, included.
-    pub port_high: u16,
-    /// To which service.
-    pub service: u16,
-    /// As [`Flow::context_id`].
-    pub context_id: u32,
-    /// 0 any.
-    pub protocol: u8,
-    /// 0 any, else AF_INET or AF_INET6.
-    pub family: u8,
-    /// [`ABSENT_BLOCK`] or [`ABSENT_PERMIT`].
-    pub on_absent: u8,
-    /// Zero.
-    pub reserved2: u8,
-}
-
-/// One generation of policy.
-#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
-#[repr(C)]
-pub struct Policy {
-    /// Counts commits.
-    pub generation: u32,
-    /// How many of `filters` are in force.
-    pub filter_count: u32,
-    /// 1 + index of the last filter of each service.
-    pub place: [u16; SERVICES_MAX],
-    /// In the order in which they are judged.
-    pub filters: [Filter; FILTERS_MAX],
-}
-
 /// A connect of the service's own without records is blocked.
 pub const RECORDS_REQUIRED: u32 = 0;
 /// It is judged from behind the service's place.
@@ -278,6 +230,8 @@ pub const OWN_TRAFFIC_PERMIT: u32 = 0x1;
 pub struct Service {
     /// What [`Listen`] must bring.
     pub secret: [u8; 16],
+    /// The object's UUID; zero if there is none.
+    pub key: [u8; 16],
     /// Shown in flows.
     pub name: [u8; NAME_SIZE],
     /// [`RECORDS_REQUIRED`] or [`RECORDS_LEGACY`].
@@ -333,7 +287,7 @@ pub struct OwnerCgroup {
 }
 
 /// The counters, by their index in the kernel's array, with the names shown to people.
-pub const COUNTERS: [&str; 16] = [
+pub const COUNTERS: [&str; 21] = [
     "redirected",
     "handed over",
     "queried",
@@ -350,6 +304,11 @@ pub const COUNTERS: [&str; 16] = [
     "flows lost",
     "grace cut",
     "events dropped",
+    "blocked",
+    "vetoed",
+    "inspected",
+    "search cut",
+    "program unknown",
 ];
 
 /// Something an operator wants to know.
@@ -376,8 +335,18 @@ pub struct Event {
     pub protocol: u8,
     /// As in [`Flow`].
     pub family: u8,
+    /// Which layer asked.
+    pub layer: u8,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
+    /// The other end.
+    pub local_addr: [u8; 16],
+    /// Network order.
+    pub local_port: [u8; 2],
+    /// Of the policy, its lower bits.
+    pub generation: u16,
+    /// Zero.
+    pub reserved2: u32,
     /// Who connected.
     pub comm: [u8; COMM_SIZE],
 }
@@ -388,7 +357,6 @@ const _: () = {
     assert!(size_of::<Flow>() == 168);
     assert!(size_of::<Info>() == 1024);
     assert!(size_of::<AutoContext>() == 296);
-    assert!(size_of::<Filter>() == 56);
-    assert!(size_of::<Service>() == 88);
-    assert!(size_of::<Event>() == 72);
+    assert!(size_of::<Service>() == 104);
+    assert!(size_of::<Event>() == 96);
 };

@@ -91,9 +91,8 @@ impl From<Status> for Error {
 }
 
 fn client(channel: Channel) -> Client {
-    Client::new(channel)
-        .max_decoding_message_size(MESSAGE_SIZE_MAX)
-        .max_encoding_message_size(MESSAGE_SIZE_MAX)
+    // What is too large to send is the daemon's to say: it says it better.
+    Client::new(channel).max_decoding_message_size(MESSAGE_SIZE_MAX)
 }
 
 /// A channel over `first`, and, should that go, over another connection to the same socket.

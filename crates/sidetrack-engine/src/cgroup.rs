@@ -1,5 +1,6 @@
 //! Folders of the cgroup v2 hierarchy, wherever it is mounted.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -169,6 +170,17 @@ pub fn below(path: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Every cgroup by its number.
+pub(crate) fn by_id() -> Result<HashMap<u64, PathBuf>, Error> {
+    let root = mount_point()?;
+    let mut paths = below(&root);
+    paths.push(root);
+    Ok(paths
+        .into_iter()
+        .filter_map(|path| Some((fs::metadata(&path).ok()?.ino(), path)))
+        .collect())
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {

@@ -30,6 +30,11 @@ pub enum Counter {
     FlowsLost,
     GraceCut,
     EventsDropped,
+    Blocked,
+    Vetoed,
+    Inspected,
+    SearchCut,
+    ProgramUnknown,
 }
 
 impl Counters {

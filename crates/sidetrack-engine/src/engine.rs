@@ -1,33 +1,48 @@
 //! The engine: programs loaded, attached to cgroups, and told of services and filters.
 
+mod attachment;
+mod pins;
+mod policy;
+mod question;
+
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapType, OpenObject, ProgramMut, RingBuffer};
+use libbpf_rs::{MapCore, MapFlags, OpenObject, RingBuffer};
 use sidetrack_abi::kernel::{self, Listen};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::counter::Counters;
 use crate::event::Event;
-use crate::filter::lower;
+use crate::filter::to_objects;
 use crate::legacy::Holder;
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
 use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, sys};
 
+use attachment::{Attachment, Side};
+use pins::{Identity, Pins};
+
+pub use pins::remove_pins;
+pub use policy::Committed;
+pub use question::Answer;
+
 /// What can be set before load.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Flows kept at once, closed ones in their grace included; 192 bytes each, taken at load.
+    /// Flows kept at once, closed ones in their grace included; 272 bytes each, taken at load.
     pub flows_max: u32,
     /// How long a token outlives its flow's last socket.
     pub grace: Duration,
+    /// A folder of a bpf file system that holds the data path, so that it outlives the process. What
+    /// an earlier engine has left there is taken up, with its scope and its limits.
+    pub pins: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -35,6 +50,7 @@ impl Default for Config {
         Self {
             flows_max: kernel::FLOWS_MAX,
             grace: Duration::from_nanos(kernel::GRACE_NS),
+            pins: None,
         }
     }
 }
@@ -43,7 +59,9 @@ impl Default for Config {
 pub struct OpenEngine<'scope> {
     skeleton: OpenSidetrackSkel<'static>,
     scope: &'scope Cgroup,
-    id: u64,
+    identity: Identity,
+    pins: Option<Pins>,
+    resumed: bool,
 }
 
 /// In the kernel, not yet attached.
@@ -52,30 +70,27 @@ pub struct LoadedEngine<'scope> {
     scope: &'scope Cgroup,
 }
 
-/// At work. When dropped, or when its process ends, all of it goes: links, programs, maps.
+/// At work. When dropped, or when its process ends, all of it goes: links, programs, maps; unless it
+/// is pinned, then all of it stays.
 pub struct Engine {
     // Fields are dropped in this order: nothing runs any more when the maps go.
-    client_side: Vec<Attachment>,
-    service_side: Vec<Attachment>,
+    attachments: Vec<Attachment>,
     ring: RingBuffer<'static>,
     skeleton: SidetrackSkel<'static>,
     events: Rc<RefCell<Vec<Event>>>,
-    services: HashMap<u32, ServiceSpec>,
+    services: BTreeMap<u32, ServiceSpec>,
     contexts: HashMap<Vec<u8>, u32>,
     generation: u32,
     id: u64,
-}
-
-/// A cgroup's links.
-struct Attachment {
-    path: PathBuf,
-    _links: Vec<Link>,
+    pins: Option<Pins>,
+    resumed: bool,
+    scope: PathBuf,
 }
 
 impl Engine {
     /// Prepares an engine that judges the programs of `scope` and of all cgroups below.
     ///
-    /// Errors: [`Error::Privilege`], [`Error::NoBtf`], and [`Error::Kernel`].
+    /// Errors: [`Error::Privilege`], [`Error::NoBtf`], [`Error::Kernel`], [`Error::Pins`].
     pub fn open(scope: &Cgroup, config: Config) -> Result<OpenEngine<'_>, Error> {
         host::require()?;
         libbpf_rs::set_print(None);
@@ -85,36 +100,49 @@ impl Engine {
         let mut skeleton = SidetrackSkelBuilder::default()
             .open(place)
             .map_err(Error::Kernel)?;
-        let id = u64::from_ne_bytes(random()?);
-        let flows_max = config.flows_max.max(1);
+        let pins = config.pins.clone().map(Pins::at).transpose()?;
+        let found = pins.as_ref().map(Pins::identity).transpose()?.flatten();
+        let resumed = found.is_some();
+        let identity = match found {
+            Some(identity) => identity.of_scope(scope)?,
+            None => Identity::new(scope, &config)?,
+        };
+        if let (Some(pins), true) = (&pins, resumed) {
+            pins.reuse_maps(&mut skeleton)?;
+        }
         skeleton
             .maps
             .sidetrack_flows
-            .set_max_entries(flows_max)
+            .set_max_entries(identity.flows_max)
             .map_err(Error::Kernel)?;
         let constants = skeleton
             .maps
             .rodata_data
             .as_deref_mut()
             .expect("the object has constants");
-        constants.engine_id = id;
-        constants.token_key = [random()?, random()?].map(u64::from_ne_bytes);
-        constants.scope_id = scope.id();
-        constants.scope_level = scope.level();
-        constants.flows_max = flows_max;
-        constants.grace_ns = config.grace.as_nanos().try_into().unwrap_or(u64::MAX);
+        constants.engine_id = identity.engine_id;
+        constants.token_key = identity.token_key;
+        constants.scope_id = identity.scope_id;
+        constants.scope_level = identity.scope_level;
+        constants.flows_max = identity.flows_max;
+        constants.grace_ns = identity.grace_ns;
         Ok(OpenEngine {
             skeleton,
             scope,
-            id,
+            identity,
+            pins,
+            resumed,
         })
     }
 }
 
 impl<'scope> OpenEngine<'scope> {
-    /// Brings programs and maps into the kernel. Errors: [`Error::Kernel`].
+    /// Brings programs and maps into the kernel. Errors: [`Error::Kernel`], [`Error::Pins`].
     pub fn load(self) -> Result<LoadedEngine<'scope>, Error> {
-        let skeleton = self.skeleton.load().map_err(Error::Kernel)?;
+        let mut skeleton = self.skeleton.load().map_err(Error::Kernel)?;
+        if let (Some(pins), false) = (&self.pins, self.resumed) {
+            pins.pin_maps(&mut skeleton, &self.identity)?;
+        }
         let events = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&events);
         let mut builder = libbpf_rs::RingBufferBuilder::new();
@@ -125,18 +153,24 @@ impl<'scope> OpenEngine<'scope> {
             })
             .map_err(Error::bpf("open the event ring"))?;
         let ring = builder.build().map_err(Error::bpf("open the event ring"))?;
+        let mut engine = Engine {
+            attachments: Vec::new(),
+            ring,
+            skeleton,
+            events,
+            services: BTreeMap::new(),
+            contexts: HashMap::new(),
+            generation: 0,
+            id: self.identity.engine_id,
+            pins: self.pins,
+            resumed: self.resumed,
+            scope: self.scope.path().to_owned(),
+        };
+        if self.resumed {
+            engine.take_up()?;
+        }
         Ok(LoadedEngine {
-            engine: Engine {
-                client_side: Vec::new(),
-                service_side: Vec::new(),
-                ring,
-                skeleton,
-                events,
-                services: HashMap::new(),
-                contexts: HashMap::new(),
-                generation: 0,
-                id: self.id,
-            },
+            engine,
             scope: self.scope,
         })
     }
@@ -158,32 +192,68 @@ impl Engine {
     /// The service side is attached there. Errors: [`Error::ServiceName`],
     /// [`Error::TooManyServices`], [`Error::AlreadyAttached`], [`Error::Bpf`].
     pub fn add_service(&mut self, spec: &ServiceSpec, home: &Cgroup) -> Result<Service, Error> {
+        self.attach_home(home)?;
+        let service = self.create_service(spec)?;
+        if spec.owns_cgroup {
+            let number = service.number;
+            self.change_owner_cgroup(home.id(), |known| known.service = number)?;
+        }
+        Ok(service)
+    }
+
+    /// Adds a service whose proxies' cgroups are not known yet: see [`Engine::attach_home`].
+    ///
+    /// Errors: [`Error::ServiceName`], [`Error::TooManyServices`], [`Error::Bpf`].
+    pub fn create_service(&mut self, spec: &ServiceSpec) -> Result<Service, Error> {
         let number = (1..kernel::SERVICES_MAX as u32)
             .find(|number| !self.services.contains_key(number))
             .ok_or(Error::TooManyServices)?;
-        let secret = random()?;
+        let secret = pins::random()?;
         let value = spec.lower(secret)?;
-        self.attach_client_side(home)?;
-        self.attach_service_side(home)?;
         update(
             &self.skeleton.maps.sidetrack_services,
             &number,
             value.as_bytes(),
             "add a service",
         )?;
-        if spec.owns_cgroup {
-            self.change_owner_cgroup(home.id(), |known| known.service = number)?;
-        }
         self.services.insert(number, spec.clone());
-        Ok(Service {
-            number,
-            listen: Listen {
-                version: kernel::ABI_VERSION,
-                service: number,
-                engine_id: self.id,
-                secret,
-            },
-        })
+        Ok(self.service_of(number, secret))
+    }
+
+    /// Makes a cgroup, with all below it, one in which proxies can be.
+    ///
+    /// Errors: [`Error::AlreadyAttached`], [`Error::Bpf`].
+    pub fn attach_home(&mut self, home: &Cgroup) -> Result<(), Error> {
+        self.attach_client_side(home)?;
+        self.attach(Side::Service, home)
+    }
+
+    /// Takes a service away. Its listeners are nobody's from now on, and its secret is worth nothing.
+    ///
+    /// A policy in force must not name it. Errors: [`Error::Bpf`].
+    pub fn remove_service(&mut self, number: u32) -> Result<(), Error> {
+        let gone = [0_u8; size_of::<kernel::Service>()];
+        update(
+            &self.skeleton.maps.sidetrack_services,
+            &number,
+            &gone,
+            "remove a service",
+        )?;
+        self.services.remove(&number);
+        Ok(())
+    }
+
+    /// The services, by number.
+    pub fn services(&self) -> impl Iterator<Item = (u32, &ServiceSpec)> {
+        self.services.iter().map(|(number, spec)| (*number, spec))
+    }
+
+    /// A service that is there, with what its proxies must bring.
+    pub fn service(&self, number: u32) -> Result<Option<Service>, Error> {
+        let value = self.read_service(number)?;
+        Ok(value
+            .filter(|_| self.services.contains_key(&number))
+            .map(|value| self.service_of(number, value.secret)))
     }
 
     /// Adds a legacy proxy that listens at `address` already, and marks its listener for it.
@@ -205,47 +275,35 @@ impl Engine {
         }
     }
 
-    /// Puts a policy into force, whole: each connection is judged by the old one or by the new one.
+    /// Puts a list of filters into force, whole: each connection is judged by the old policy or by the
+    /// new one.
     ///
     /// Errors leave the old one in force: [`Error::UnknownService`], [`Error::TooManyFilters`],
     /// [`Error::ContextTooLong`], [`Error::TooManyContexts`], [`Error::PortRange`], [`Error::Bpf`].
     pub fn set_policy(&mut self, filters: &[Filter]) -> Result<(), Error> {
-        let (services, contexts) = (&self.services, &mut self.contexts);
-        let context_map = &self.skeleton.maps.sidetrack_contexts;
-        let policy = lower(
-            self.generation + 1,
-            filters,
-            &|service| services.contains_key(&service),
-            &mut |bytes| number_context(contexts, context_map, bytes),
-        )?;
-        let inner = new_policy_map()?;
-        update(&inner, &0_u32, policy.as_bytes(), "write the policy")?;
-        let inner = inner.as_fd().as_raw_fd();
-        update(
-            &self.skeleton.maps.sidetrack_policies,
-            &0_u32,
-            inner.as_bytes(),
-            "put the policy into force",
-        )?;
-        self.generation += 1;
-        Ok(())
+        let filters = to_objects(filters, &self.services)?;
+        self.commit(&filters, &[]).map(|_| ())
     }
 
     /// How many listeners a service has now: IPv4, IPv6.
     pub fn listeners(&self, service: &Service) -> Result<(u32, u32), Error> {
-        let value = self
-            .skeleton
-            .maps
-            .sidetrack_services
-            .lookup(service.number.as_bytes(), MapFlags::ANY)
-            .map_err(Error::bpf("read a service"))?;
-        let value = value.and_then(|bytes| kernel::Service::read_from_bytes(&bytes).ok());
+        let value = self.read_service(service.number)?;
         Ok(value.map_or((0, 0), |value| (value.listeners4, value.listeners6)))
     }
 
     /// A service's name.
     pub fn service_name(&self, number: u32) -> Option<&str> {
         self.services.get(&number).map(|spec| spec.name.as_str())
+    }
+
+    /// Counts commits; 0 before the first.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// It took up what an earlier engine had pinned.
+    pub fn resumed(&self) -> bool {
+        self.resumed
     }
 
     /// Reads all counters.
@@ -286,6 +344,28 @@ impl Engine {
         constants.expect("the object has constants").token_key
     }
 
+    fn service_of(&self, number: u32, secret: [u8; 16]) -> Service {
+        Service {
+            number,
+            listen: Listen {
+                version: kernel::ABI_VERSION,
+                service: number,
+                engine_id: self.id,
+                secret,
+            },
+        }
+    }
+
+    fn read_service(&self, number: u32) -> Result<Option<kernel::Service>, Error> {
+        let value = self
+            .skeleton
+            .maps
+            .sidetrack_services
+            .lookup(number.as_bytes(), MapFlags::ANY)
+            .map_err(Error::bpf("read a service"))?;
+        Ok(value.and_then(|bytes| kernel::Service::read_from_bytes(&bytes).ok()))
+    }
+
     fn name_owner(&mut self, holder: &Holder, service: u32) -> Result<(), Error> {
         let owner = kernel::Owner {
             started: holder.started,
@@ -318,60 +398,6 @@ impl Engine {
         change(&mut known);
         update(map, &cgroup, known.as_bytes(), "name a service's cgroup")
     }
-
-    fn attach_client_side(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
-        if is_covered(&self.client_side, cgroup) {
-            return Ok(());
-        }
-        let own = self.program_ids()?;
-        if host::engine_around(cgroup, &own)? {
-            return Err(Error::AlreadyAttached(cgroup.path().to_owned()));
-        }
-        // One program twice on a connection's way would divert it twice.
-        self.client_side
-            .retain(|attached| !attached.path.starts_with(cgroup.path()));
-        let programs = &self.skeleton.progs;
-        self.client_side.push(attach(
-            cgroup,
-            &[
-                &programs.sidetrack_connect4,
-                &programs.sidetrack_connect6,
-                &programs.sidetrack_peer4,
-                &programs.sidetrack_peer6,
-                &programs.sidetrack_sockops,
-            ],
-        )?);
-        Ok(())
-    }
-
-    fn attach_service_side(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
-        if is_covered(&self.service_side, cgroup) {
-            return Ok(());
-        }
-        self.service_side
-            .retain(|attached| !attached.path.starts_with(cgroup.path()));
-        let programs = &self.skeleton.progs;
-        self.service_side.push(attach(
-            cgroup,
-            &[
-                &programs.sidetrack_getopt,
-                &programs.sidetrack_setopt,
-                &programs.sidetrack_release,
-            ],
-        )?);
-        Ok(())
-    }
-
-    fn program_ids(&self) -> Result<Vec<u32>, Error> {
-        let programs = &self.skeleton.progs;
-        [&programs.sidetrack_connect4, &programs.sidetrack_connect6]
-            .into_iter()
-            .map(|program| {
-                libbpf_rs::Program::id_from_fd(program.as_fd())
-                    .map_err(Error::bpf("read a program's number"))
-            })
-            .collect()
-    }
 }
 
 impl AsFd for Engine {
@@ -379,24 +405,6 @@ impl AsFd for Engine {
     fn as_fd(&self) -> BorrowedFd<'_> {
         sys::borrow_fd(&self.ring)
     }
-}
-
-fn is_covered(attachments: &[Attachment], cgroup: &Cgroup) -> bool {
-    attachments
-        .iter()
-        .any(|attached| cgroup.path().starts_with(&attached.path))
-}
-
-fn attach(cgroup: &Cgroup, programs: &[&ProgramMut<'_>]) -> Result<Attachment, Error> {
-    let links = programs
-        .iter()
-        .map(|program| program.attach_cgroup(cgroup.as_fd().as_raw_fd()))
-        .collect::<Result<_, _>>()
-        .map_err(Error::bpf("attach the programs to the cgroup"))?;
-    Ok(Attachment {
-        path: cgroup.path().to_owned(),
-        _links: links,
-    })
 }
 
 fn update<K: IntoBytes + zerocopy::Immutable>(
@@ -407,50 +415,4 @@ fn update<K: IntoBytes + zerocopy::Immutable>(
 ) -> Result<(), Error> {
     map.update(key.as_bytes(), value, MapFlags::ANY)
         .map_err(Error::bpf(what))
-}
-
-fn new_policy_map() -> Result<MapHandle, Error> {
-    let options = libbpf_sys::bpf_map_create_opts {
-        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
-        ..Default::default()
-    };
-    MapHandle::create(
-        MapType::Array,
-        Some("sidetrack_policy"),
-        size_of::<u32>() as u32,
-        size_of::<kernel::Policy>() as u32,
-        1,
-        &options,
-    )
-    .map_err(Error::bpf("make room for the policy"))
-}
-
-/// The number of a fixed context; the same bytes have the same number for the engine's whole life.
-fn number_context(
-    known: &mut HashMap<Vec<u8>, u32>,
-    map: &impl MapCore,
-    bytes: &[u8],
-) -> Result<u32, Error> {
-    if let Some(&number) = known.get(bytes) {
-        return Ok(number);
-    }
-    if known.len() >= kernel::CONTEXTS_MAX {
-        return Err(Error::TooManyContexts);
-    }
-    let number = known.len() as u32 + 1;
-    let mut value = kernel::Context {
-        length: bytes.len() as u32,
-        bytes: [0; kernel::CONTEXT_SIZE_MAX],
-    };
-    value.bytes[..bytes.len()].copy_from_slice(bytes);
-    update(map, &number, value.as_bytes(), "keep a redirect context")?;
-    known.insert(bytes.to_vec(), number);
-    Ok(number)
-}
-
-fn random<const N: usize>() -> Result<[u8; N], Error> {
-    let mut bytes = [0; N];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| Error::system("get random bytes")(error.into()))?;
-    Ok(bytes)
 }

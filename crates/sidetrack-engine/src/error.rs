@@ -80,7 +80,7 @@ pub enum Error {
         service: u32,
     },
     /// The policy is too long.
-    #[error("a policy has room for 256 filters; this one has {0}")]
+    #[error("a policy has room for 50,000 filters of both families; this one has {0}")]
     TooManyFilters(usize),
     /// A context is too long.
     #[error("the redirect context of filter {index} has {length} bytes; at most 4,000 fit")]
@@ -102,6 +102,17 @@ pub enum Error {
         low: u16,
         /// Its last port.
         high: u16,
+    },
+    /// The policy is not as it must be.
+    #[error(transparent)]
+    Policy(#[from] sidetrack_policy::Error),
+    /// What is pinned cannot be taken up.
+    #[error("cannot take up the data path pinned at {}: {why}", .path.display())]
+    Pins {
+        /// Where.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
     },
     /// Nobody listens where a legacy proxy should.
     #[error("nobody listens at {0}; start the proxy first")]

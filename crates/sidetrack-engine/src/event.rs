@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use sidetrack_abi::{address, kernel};
+use sidetrack_policy::Layer;
 use zerocopy::FromBytes;
 
 /// Something an operator wants to know.
@@ -23,8 +24,16 @@ pub struct Event {
     pub uid: u32,
     /// Who connected.
     pub comm: String,
-    /// Where to.
+    /// Where to; at the inbound layers, where from.
     pub destination: SocketAddr,
+    /// The other end, as far as it was known.
+    pub local: SocketAddr,
+    /// IPPROTO_TCP, IPPROTO_UDP.
+    pub protocol: u8,
+    /// The layer that asked.
+    pub layer: Option<Layer>,
+    /// Of the policy that judged; its lower 16 bits.
+    pub generation: u16,
 }
 
 /// What happened.
@@ -45,6 +54,14 @@ pub enum EventKind {
     FlowsFull,
     /// A proxy connected to its own listener.
     SelfConnect,
+    /// A filter blocked it.
+    Blocked,
+    /// A filter blocked it over a hard permit.
+    Vetoed,
+    /// A filter asked to be told.
+    Inspected,
+    /// The policy took too many steps to judge it.
+    SearchCut,
     /// Of a later version.
     Unknown(u32),
 }
@@ -61,6 +78,10 @@ impl Event {
             uid: event.uid,
             comm: String::from_utf8_lossy(address::text(&event.comm)).into_owned(),
             destination: address::socket_address(event.remote_addr, event.remote_port),
+            local: address::socket_address(event.local_addr, event.local_port),
+            protocol: event.protocol,
+            layer: Layer::all().nth(event.layer.into()),
+            generation: event.generation,
         })
     }
 }
@@ -75,6 +96,10 @@ impl EventKind {
             5 => Self::RecordsStale,
             6 => Self::FlowsFull,
             7 => Self::SelfConnect,
+            8 => Self::Blocked,
+            9 => Self::Vetoed,
+            10 => Self::Inspected,
+            11 => Self::SearchCut,
             other => Self::Unknown(other),
         }
     }
@@ -90,6 +115,10 @@ impl fmt::Display for EventKind {
             Self::RecordsStale => "refused: its redirect records are of a flow that is gone",
             Self::FlowsFull => "refused: there is no room for another flow",
             Self::SelfConnect => "refused: it is the proxy's own listener, and would go in circles",
+            Self::Blocked => "refused by a filter",
+            Self::Vetoed => "refused by a filter's veto",
+            Self::Inspected => "seen",
+            Self::SearchCut => "refused: the policy took too many steps",
             Self::Unknown(number) => return write!(f, "event {number}"),
         })
     }

@@ -1,20 +1,24 @@
-//! The policy's vocabulary, and its lowering to what the kernel reads. Pure: no I/O.
+//! A policy for those who need no more than a list: the first filter that matches, and whose service
+//! the connection has not yet seen, redirects it.
 //!
-//! A policy is a list of filters, judged in order: the first that matches, and whose service the
-//! connection has not yet seen, redirects it. Sublayers, weights and the other actions of WFP (spec
-//! 4.4 to 4.7) will be lowered to the same list.
+//! The full model, with layers, sublayers and verdicts, is in `sidetrack-policy`; a list is said in its
+//! terms.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use sidetrack_abi::address;
 use sidetrack_abi::kernel;
-use zerocopy::FromZeros;
+use sidetrack_policy::{
+    self as policy, Action, Condition, Family, Field, Layer, LayerKind, MatchType, Uuid, Value,
+    Weight,
+};
+pub use sidetrack_policy::{Absent, Context};
 
-use crate::Error;
+use crate::{Error, ServiceSpec};
 
 /// IPPROTO_TCP.
-const TCP: u8 = 6;
+const TCP: u64 = 6;
 
 /// Redirects what it matches to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,28 +37,6 @@ pub struct Filter {
     pub context: Context,
 }
 
-/// What becomes of a connection whose service has no listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Absent {
-    /// connect fails with ECONNREFUSED (as WFP does with an unregistered callout).
-    #[default]
-    Block,
-    /// As if the filter were not there.
-    Permit,
-}
-
-/// A redirect context (WFP: localRedirectContext).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Context {
-    /// There is none: CONTEXT answers ENODATA.
-    #[default]
-    None,
-    /// These bytes, at most 4,000.
-    Fixed(Vec<u8>),
-    /// [`kernel::AutoContext`]: original destination, program, flow.
-    Auto,
-}
-
 impl Filter {
     /// Everything to one service.
     pub fn redirect_all(service: u32) -> Self {
@@ -65,6 +47,39 @@ impl Filter {
             ports: None,
             on_absent: Absent::Block,
             context: Context::None,
+        }
+    }
+
+    fn is_of(&self, family: Family) -> bool {
+        self.remote
+            .is_none_or(|prefix| Family::of(prefix.addr()) == family)
+    }
+
+    fn to_object(&self, layer: Layer, weight: Weight, service: Uuid) -> policy::Filter {
+        let mut conditions = vec![Condition::equal(Field::Protocol, Value::Uint(TCP))];
+        if let Some(prefix) = self.remote {
+            conditions.push(Condition::equal(
+                Field::RemoteAddress,
+                Value::Prefix(prefix),
+            ));
+        }
+        if let Some((low, high)) = self.ports {
+            conditions.push(Condition {
+                field: Field::RemotePort,
+                match_type: MatchType::Range,
+                value: Value::Range(
+                    Box::new(Value::Uint(low.into())),
+                    Box::new(Value::Uint(high.into())),
+                ),
+            });
+        }
+        policy::Filter {
+            id: self.id,
+            weight,
+            conditions,
+            on_absent: Some(self.on_absent),
+            context: Some(self.context.clone()),
+            ..policy::Filter::new("run", layer, Action::Redirect(service))
         }
     }
 
@@ -96,34 +111,39 @@ pub fn reference(
     })
 }
 
-/// Gives a fixed context its number in the kernel, or none if there is no room.
-pub(crate) type ContextNumbers<'a> = dyn FnMut(&[u8]) -> Result<u32, Error> + 'a;
-
-/// Checks a policy and lowers it. `known` says whether a service exists.
-pub(crate) fn lower(
-    generation: u32,
+/// Checks a policy, and says it in the terms of the full filter model: for each filter one at each
+/// connect redirect layer, in one sublayer, the first with the highest weight.
+pub(crate) fn to_objects(
     filters: &[Filter],
-    known: &dyn Fn(u32) -> bool,
-    contexts: &mut ContextNumbers<'_>,
-) -> Result<Box<kernel::Policy>, Error> {
-    if filters.len() > kernel::FILTERS_MAX {
+    services: &BTreeMap<u32, ServiceSpec>,
+) -> Result<Vec<policy::Filter>, Error> {
+    if filters.len() * 2 > kernel::FILTERS_MAX {
         return Err(Error::TooManyFilters(filters.len()));
     }
     for (index, filter) in filters.iter().enumerate() {
-        check(index, filter, known)?;
+        check(index, filter, services)?;
     }
-    let mut policy = Box::new(kernel::Policy::new_zeroed());
-    policy.generation = generation;
-    policy.filter_count = filters.len() as u32;
-    for (index, filter) in filters.iter().enumerate() {
-        policy.place[filter.service as usize] = index as u16 + 1;
-        policy.filters[index] = lower_filter(filter, contexts)?;
-    }
-    Ok(policy)
+    Ok(filters
+        .iter()
+        .enumerate()
+        .flat_map(|(index, filter)| {
+            let weight = Weight::Literal((filters.len() - index) as u64);
+            let service = services[&filter.service].key;
+            LayerKind::ConnectRedirect
+                .both()
+                .into_iter()
+                .filter(|layer| filter.is_of(layer.family))
+                .map(move |layer| filter.to_object(layer, weight, service))
+        })
+        .collect())
 }
 
-fn check(index: usize, filter: &Filter, known: &dyn Fn(u32) -> bool) -> Result<(), Error> {
-    if !known(filter.service) {
+fn check(
+    index: usize,
+    filter: &Filter,
+    services: &BTreeMap<u32, ServiceSpec>,
+) -> Result<(), Error> {
+    if !services.contains_key(&filter.service) {
         return Err(Error::UnknownService {
             index,
             service: filter.service,
@@ -141,77 +161,37 @@ fn check(index: usize, filter: &Filter, known: &dyn Fn(u32) -> bool) -> Result<(
     }
 }
 
-fn lower_filter(
-    filter: &Filter,
-    contexts: &mut ContextNumbers<'_>,
-) -> Result<kernel::Filter, Error> {
-    let (remote_addr, remote_mask, family) = lower_prefix(filter.remote);
-    let (port_low, port_high) = filter.ports.unwrap_or((0, u16::MAX));
-    let context_id = match &filter.context {
-        Context::Fixed(bytes) if !bytes.is_empty() => contexts(bytes)?,
-        Context::None | Context::Fixed(_) => 0,
-        Context::Auto => kernel::CONTEXT_AUTO,
-    };
-    Ok(kernel::Filter {
-        id: filter.id,
-        remote_addr,
-        remote_mask,
-        reserved: [0; 2],
-        port_low,
-        port_high,
-        service: filter.service as u16,
-        context_id,
-        protocol: TCP,
-        family,
-        on_absent: match filter.on_absent {
-            Absent::Block => kernel::ABSENT_BLOCK,
-            Absent::Permit => kernel::ABSENT_PERMIT,
-        },
-        reserved2: 0,
-    })
-}
-
-/// Address and mask of 16 bytes, and the family: a prefix of one family never matches the other.
-fn lower_prefix(prefix: Option<IpNet>) -> ([u8; 16], [u8; 16], u8) {
-    let Some(prefix) = prefix else {
-        return ([0; 16], [0; 16], 0);
-    };
-    let (bits, family) = match prefix.addr() {
-        IpAddr::V4(_) => (96 + prefix.prefix_len(), libc::AF_INET),
-        IpAddr::V6(_) => (prefix.prefix_len(), libc::AF_INET6),
-    };
-    let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-    let address = u128::from_be_bytes(address::to_bytes(prefix.addr())) & mask;
-    (address.to_be_bytes(), mask.to_be_bytes(), family as u8)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn lower_one(filter: Filter) -> Result<kernel::Filter, Error> {
-        lower(1, &[filter], &|service| service == 1, &mut |_| Ok(7)).map(|policy| policy.filters[0])
+    fn one(filter: Filter) -> Result<Vec<policy::Filter>, Error> {
+        let services = BTreeMap::from([(1, ServiceSpec::new("a"))]);
+        to_objects(&[filter], &services)
     }
 
     #[test]
-    fn prefixes_become_masks_of_16_bytes() {
+    fn a_prefix_makes_a_filter_of_its_family_alone() {
         let with = |text: &str| Filter {
             remote: Some(text.parse().unwrap()),
             ..Filter::redirect_all(1)
         };
-        let v4 = lower_one(with("10.1.2.3/8")).unwrap();
-        assert_eq!(v4.remote_addr[10..], [0xff, 0xff, 10, 0, 0, 0]);
-        assert_eq!(v4.remote_mask[10..], [0xff, 0xff, 0xff, 0, 0, 0]);
-        assert_eq!(v4.family, 2);
-        let any6 = lower_one(with("::/0")).unwrap();
-        assert_eq!((any6.remote_mask, any6.family), ([0; 16], 10));
-        let host6 = lower_one(with("2001:db8::1/128")).unwrap();
-        assert_eq!(host6.remote_mask, [0xff; 16]);
+        for (text, family) in [
+            ("10.1.2.3/8", Family::V4),
+            ("0.0.0.0/0", Family::V4),
+            ("::/0", Family::V6),
+        ] {
+            let filters = one(with(text)).unwrap();
+            assert_eq!(filters.len(), 1);
+            assert_eq!(filters[0].layer.family, family);
+            filters[0].check().unwrap();
+        }
+        assert_eq!(one(Filter::redirect_all(1)).unwrap().len(), 2);
     }
 
     #[test]
     fn bad_filters_are_refused_with_their_index() {
-        let unknown = lower_one(Filter::redirect_all(2)).unwrap_err();
+        let unknown = one(Filter::redirect_all(2)).unwrap_err();
         assert!(matches!(
             unknown,
             Error::UnknownService {
@@ -219,7 +199,7 @@ mod tests {
                 service: 2
             }
         ));
-        let long = lower_one(Filter {
+        let long = one(Filter {
             context: Context::Fixed(vec![0; 4001]),
             ..Filter::redirect_all(1)
         });
@@ -227,34 +207,13 @@ mod tests {
             long,
             Err(Error::ContextTooLong { length: 4001, .. })
         ));
-        let ports = lower_one(Filter {
+        let ports = one(Filter {
             ports: Some((2, 1)),
             ..Filter::redirect_all(1)
         });
         assert!(matches!(ports, Err(Error::PortRange { .. })));
-        let many = vec![Filter::redirect_all(1); 257];
-        let many = lower(1, &many, &|_| true, &mut |_| Ok(1));
-        assert!(matches!(many, Err(Error::TooManyFilters(257))));
-    }
-
-    #[test]
-    fn contexts_are_none_numbered_or_automatic() {
-        let with = |context| Filter {
-            context,
-            ..Filter::redirect_all(1)
-        };
-        assert_eq!(lower_one(with(Context::None)).unwrap().context_id, 0);
-        assert_eq!(
-            lower_one(with(Context::Fixed(vec![1]))).unwrap().context_id,
-            7
-        );
-        assert_eq!(lower_one(with(Context::Auto)).unwrap().context_id, u32::MAX);
-    }
-
-    #[test]
-    fn a_services_place_is_behind_its_last_filter() {
-        let filters = [1, 2, 1].map(Filter::redirect_all);
-        let policy = lower(1, &filters, &|_| true, &mut |_| Ok(1)).unwrap();
-        assert_eq!(policy.place[..4], [0, 3, 2, 0]);
+        let many = vec![Filter::redirect_all(1); 50_001];
+        let many = to_objects(&many, &BTreeMap::from([(1, ServiceSpec::new("a"))]));
+        assert!(matches!(many, Err(Error::TooManyFilters(50_001))));
     }
 }

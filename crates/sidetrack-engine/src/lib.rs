@@ -36,6 +36,7 @@ pub mod event;
 pub mod filter;
 pub mod host;
 pub mod legacy;
+mod path;
 pub mod service;
 #[allow(
     unsafe_code,
@@ -55,7 +56,9 @@ mod sys;
 pub const OBJECT: &str = concat!(env!("OUT_DIR"), "/sidetrack.bpf.o");
 
 pub use cgroup::Cgroup;
-pub use engine::{Config, Engine, LoadedEngine, OpenEngine};
+pub use engine::{Answer, Committed, Config, Engine, LoadedEngine, OpenEngine, remove_pins};
 pub use error::Error;
-pub use filter::{Absent, Context, Filter};
+pub use filter::Filter;
+pub use path::Paths;
 pub use service::{RecordsMode, Service, ServiceSpec};
+pub use sidetrack_policy::{Absent, Context};

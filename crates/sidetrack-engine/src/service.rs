@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use sidetrack_abi::kernel::{self, Listen};
+use sidetrack_policy::{Absent, Context, Records, Uuid};
 use zerocopy::IntoBytes;
 
 use crate::Error;
@@ -10,12 +11,18 @@ use crate::Error;
 /// What a service is to be.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
+    /// The object's key; a random one is made by [`ServiceSpec::new`].
+    pub key: Uuid,
     /// 1 to 31 bytes; shown in flows.
     pub name: String,
     /// What its own connects without records get.
     pub records: RecordsMode,
     /// Every process in its cgroup is the service's, not only who marked the listener.
     pub owns_cgroup: bool,
+    /// What a filter that does not say does while nobody listens.
+    pub on_absent: Absent,
+    /// What the proxy is told besides, by a filter that does not say.
+    pub context: Context,
 }
 
 /// What a connect of the service's own, without records, gets.
@@ -42,9 +49,12 @@ impl ServiceSpec {
     /// A service whose proxy sets records.
     pub fn new(name: &str) -> Self {
         Self {
+            key: Uuid::new_v4(),
             name: name.to_owned(),
             records: RecordsMode::Required { permit_own: false },
             owns_cgroup: false,
+            on_absent: Absent::Block,
+            context: Context::None,
         }
     }
 
@@ -53,6 +63,40 @@ impl ServiceSpec {
         Self {
             records: RecordsMode::Legacy,
             ..Self::new(name)
+        }
+    }
+
+    /// A service as an object of a policy describes it.
+    pub fn of_object(service: &sidetrack_policy::Service) -> Self {
+        Self {
+            key: service.identity.key,
+            name: service.identity.name.clone(),
+            records: match service.records {
+                Records::Required => RecordsMode::Required { permit_own: false },
+                Records::RequiredOrOwn => RecordsMode::Required { permit_own: true },
+                Records::Legacy => RecordsMode::Legacy,
+            },
+            owns_cgroup: false,
+            on_absent: service.on_absent,
+            context: service.context.clone(),
+        }
+    }
+
+    /// What an earlier engine wrote down. `owns_cgroup` is not among it.
+    pub(crate) fn raise(value: &kernel::Service) -> Self {
+        let name = sidetrack_abi::address::text(&value.name);
+        Self {
+            key: Uuid::from_bytes(value.key),
+            name: String::from_utf8_lossy(name).into_owned(),
+            records: match value.records {
+                kernel::RECORDS_LEGACY => RecordsMode::Legacy,
+                _ => RecordsMode::Required {
+                    permit_own: value.flags & kernel::OWN_TRAFFIC_PERMIT != 0,
+                },
+            },
+            owns_cgroup: false,
+            on_absent: Absent::Block,
+            context: Context::None,
         }
     }
 
@@ -73,6 +117,7 @@ impl ServiceSpec {
         };
         Ok(kernel::Service {
             secret,
+            key: self.key.into_bytes(),
             name,
             records,
             flags,

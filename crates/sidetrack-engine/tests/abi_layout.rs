@@ -121,35 +121,115 @@ fn mirrors() -> Vec<Layout> {
             }
         ),
         mirror!(
-            "filter",
-            Filter {
-                id,
-                remote_addr,
-                remote_mask,
-                reserved,
-                port_low,
-                port_high,
-                service,
-                context_id,
-                protocol,
-                family,
-                on_absent,
-                reserved2,
-            }
-        ),
-        mirror!(
             "policy",
             Policy {
                 generation,
-                filter_count,
-                place,
-                filters
+                layers,
+                filters,
+                lines,
+                reserved
+            }
+        ),
+        mirror!(
+            "layer",
+            Layer {
+                root,
+                wants,
+                first,
+                end,
+                flags,
+                reserved
+            }
+        ),
+        mirror!(
+            "filter",
+            Filter {
+                id,
+                sublayer_end,
+                context_id,
+                conditions,
+                condition_count,
+                service,
+                action,
+                flags,
+                reserved,
+            }
+        ),
+        mirror!(
+            "condition",
+            Condition {
+                low,
+                high,
+                field,
+                kind,
+                negate,
+                last_of_field,
+                reserved
+            }
+        ),
+        mirror!(
+            "list",
+            List {
+                kind,
+                count,
+                reserved,
+                next,
+                lowest,
+                ranks
+            }
+        ),
+        mirror!(
+            "index",
+            Index {
+                kind,
+                field,
+                reserved,
+                lowest,
+                rest,
+                first,
+                mask,
+                reserved2
+            }
+        ),
+        mirror!("bucket", Bucket { keys, child, next }),
+        mirror!(
+            "branch",
+            Branch {
+                kind,
+                length,
+                reserved,
+                child,
+                group,
+                key,
+                up,
+                reserved2
+            }
+        ),
+        mirror!(
+            "question",
+            Question {
+                layer,
+                floor,
+                seen,
+                absent,
+                absent_given,
+                reserved,
+                values,
+                answered,
+                generation,
+                blocked,
+                hard,
+                vetoed,
+                absent_blocked,
+                decided_by,
+                redirect,
             }
         ),
         mirror!(
             "service",
             Service {
                 secret,
+                key,
                 name,
                 records,
                 flags,
@@ -184,7 +264,12 @@ fn mirrors() -> Vec<Layout> {
                 remote_port,
                 protocol,
                 family,
+                layer,
                 reserved,
+                local_addr,
+                local_port,
+                generation,
+                reserved2,
                 comm,
             }
         ),
@@ -300,6 +385,10 @@ fn events_have_the_headers_names_in_its_order() {
         RecordsStale,
         FlowsFull,
         SelfConnect,
+        Blocked,
+        Vetoed,
+        Inspected,
+        SearchCut,
     ];
     let kinds = kinds.map(|kind| format!("{kind:?}").to_lowercase());
     assert_eq!(names, kinds);
@@ -318,7 +407,12 @@ fn constants_are_the_headers() {
         NAME_SIZE, EXECUTABLE_SIZE, EXECUTABLES_MAX, COMM_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX,
         ANCESTORS_MAX, FLOWS_MAX, PENDING_MAX, EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
         NOT_REDIRECTED, REDIRECTED_BY_SELF, REDIRECTED_BY_OTHER, PREVIOUSLY_REDIRECTED_BY_SELF,
-        ABSENT_BLOCK, ABSENT_PERMIT, RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT,
+        RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT,
+        LINE_SIZE, CGROUP_LEVELS_MAX, LAYERS, FIELDS, LAYER_LINE, LAYER_BEYOND_HARD_PERMIT,
+        PLACE_LINE, PLACE_LINES, FILTER_LINE, ACTION_PERMIT, ACTION_BLOCK, ACTION_VETO,
+        ACTION_INSPECT, ACTION_REDIRECT, FILTER_CLEAR_ACTION_RIGHT, FILTER_ABSENT_PERMIT,
+        TEST_MASKED, TEST_BETWEEN, NODE_LIST, NODE_HASH, NODE_TREE, NODE_BRANCH, LIST_RANKS,
+        BUCKET_KEYS,
     ];
     mirror.push(("abi_GRACE_SECONDS", kernel::GRACE_NS as i64 / 1_000_000_000));
     mirror.push((

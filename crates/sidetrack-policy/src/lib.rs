@@ -1,16 +1,21 @@
 //! A policy: WFP's objects, what they mean, and what the kernel is given. Pure: no I/O.
 #![forbid(unsafe_code)]
 
+pub mod compile;
 pub mod condition;
 pub mod diff;
 mod error;
+pub mod facts;
 pub mod field;
 pub mod file;
 mod layer;
 mod listing;
 pub mod object;
 pub mod property;
+pub mod reference;
+pub mod rule;
 pub mod set;
+mod test;
 mod weight;
 
 pub use condition::{Condition, MatchType, Value};

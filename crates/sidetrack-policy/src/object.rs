@@ -1,11 +1,12 @@
 //! The objects of a policy (specification, 4.2): providers, sublayers, services, filters.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 pub use uuid::Uuid;
 
-use crate::{Code, Condition, Error, Layer, LayerKind, Weight};
+use crate::{Code, Condition, Error, Field, Layer, LayerKind, Weight};
 
 /// Bytes of a name.
 pub const NAME_SIZE_MAX: usize = 256;
@@ -306,7 +307,25 @@ impl Filter {
         for condition in &self.conditions {
             condition.check(self.layer)?;
         }
-        Ok(())
+        self.check_possible()
+    }
+
+    /// Refuses what no connection can ever meet.
+    fn check_possible(&self) -> Result<(), Error> {
+        let mut possible: BTreeMap<Field, bool> = BTreeMap::new();
+        for condition in &self.conditions {
+            *possible.entry(condition.field).or_default() |= !condition.is_impossible(self.layer);
+        }
+        match possible.into_iter().find(|(_, possible)| !possible) {
+            None => Ok(()),
+            Some((field, _)) => Err(Error::new(
+                Code::NeverMatch,
+                format!(
+                    "filter {:?} can never match: no {field} meets its conditions",
+                    self.identity.name
+                ),
+            )),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,6 +16,9 @@ use sidetrackd::{Config, Error, systemd};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
+
+/// How long calls may take to go.
+const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Sidetrack's daemon: keeps policy, puts it in force, and answers for it.
 #[derive(Debug, Parser)]
@@ -60,10 +64,16 @@ fn run(arguments: &Arguments) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config, arguments.detached))
+    let keeper = runtime.block_on(serve(config, arguments.detached))?;
+    info!("stopping; what is in force stays");
+    // The calls go, and with the last of them the way to the keeper: it ends when it has done all.
+    runtime.shutdown_timeout(STOP_MAX);
+    let ended = keeper.join();
+    ended.map_err(|_| anyhow::anyhow!("the keeper's thread panicked"))
 }
 
-async fn serve(config: Config, detached: bool) -> Result<()> {
+/// Serves until it is told to stop, and returns the keeper's thread.
+async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
     let log = Log::default();
     let start = Start {
         store: Some(config.store.clone()),
@@ -92,9 +102,7 @@ async fn serve(config: Config, detached: bool) -> Result<()> {
     };
     tell("READY=1");
     api.serve(listener, config.limits.connections, stop).await?;
-    info!("stopping; what is in force stays");
-    drop(thread);
-    Ok(())
+    Ok(thread)
 }
 
 fn data_path(detached: bool) -> Result<Box<dyn DataPath>, Error> {

@@ -30,10 +30,11 @@ use crate::{Config, Error};
 
 /// Calls of one connection at once.
 pub const CALLS_PER_CONNECTION_MAX: u32 = 64;
-/// Calls at once that wait for an answer: what they bring is in memory meanwhile.
+/// Root's calls at once, and all others' together, that wait for an answer: what they bring is in memory
+/// meanwhile. One more is refused.
 pub const CALLS_MAX: usize = 256;
-/// Whole policies at once, in memory: the second is read while the first is put in force.
-pub const POLICIES_MAX: usize = 2;
+/// Root's whole policies at once, and all others' together, in memory. One more waits.
+pub const POLICIES_MAX: usize = 1;
 /// Bytes of a call that is not ApplyPolicy.
 pub const CALL_SIZE_MAX: usize = 1 << 20;
 

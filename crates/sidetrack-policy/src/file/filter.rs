@@ -235,6 +235,19 @@ fn finish(
         let checked = placed.condition.check(layer);
         checked.map_err(|error| Mark::of(placed.span.clone(), error))?;
     }
+    for each in asked {
+        let mut own = chosen
+            .iter()
+            .filter(|one| one.condition.field == each.field)
+            .peekable();
+        if own.peek().is_some() && own.all(|one| one.condition.is_impossible(layer)) {
+            let message = format!(
+                "no {} meets this, so the filter would never match",
+                each.field
+            );
+            return Err(Mark::new(each.key.clone(), message).code(Code::NeverMatch));
+        }
+    }
     let filter = Filter {
         layer,
         conditions: chosen

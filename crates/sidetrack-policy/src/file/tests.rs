@@ -245,6 +245,9 @@ fn faults_of_values_are_shown_at_their_place() {
         wrong(&filter("remote_address = \"example.com\"")),
         wrong(&filter("remote_address = { greater = \"10.0.0.0/8\" }")),
         wrong(&filter("remote_address = 5")),
+        wrong(&filter(
+            "protocol = 6\nremote_port = [{ less = 0 }, { greater = 65535 }]",
+        )),
         wrong(&filter("").replace("redirect\"", "redirect-v4\"\nremote_address = \"::1\"")),
     ]
     .join("\n\n");

@@ -12,6 +12,7 @@ use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::NamedService;
 
 use super::{Api, CALL_SIZE_MAX, CALLS_MAX, POLICIES_MAX, SidetrackServer};
+use crate::access::Peer;
 
 const APPLY_POLICY: &str = "/sidetrack.v1.Sidetrack/ApplyPolicy";
 
@@ -20,8 +21,31 @@ const APPLY_POLICY: &str = "/sidetrack.v1.Sidetrack/ApplyPolicy";
 pub(super) struct Admission {
     calls: SidetrackServer<Api>,
     policies: SidetrackServer<Api>,
-    call_places: Arc<Semaphore>,
-    policy_places: Arc<Semaphore>,
+    call_places: Places,
+    policy_places: Places,
+}
+
+/// Root's are its own: nobody else can shut it out.
+#[derive(Clone)]
+struct Places {
+    root: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(count: usize) -> Self {
+        Self {
+            root: Arc::new(Semaphore::new(count)),
+            others: Arc::new(Semaphore::new(count)),
+        }
+    }
+
+    fn of(&self, request: &http::Request<Body>) -> Arc<Semaphore> {
+        match request.extensions().get::<Peer>() {
+            Some(Peer { uid: 0, .. }) => Arc::clone(&self.root),
+            _ => Arc::clone(&self.others),
+        }
+    }
 }
 
 impl Admission {
@@ -34,8 +58,8 @@ impl Admission {
         Self {
             calls: server(CALL_SIZE_MAX),
             policies: server(sidetrack_api::MESSAGE_SIZE_MAX),
-            call_places: Arc::new(Semaphore::new(CALLS_MAX)),
-            policy_places: Arc::new(Semaphore::new(POLICIES_MAX)),
+            call_places: Places::new(CALLS_MAX),
+            policy_places: Places::new(POLICIES_MAX),
         }
     }
 }
@@ -51,7 +75,7 @@ impl Service<http::Request<Body>> for Admission {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if request.uri().path() == APPLY_POLICY {
-            let places = Arc::clone(&self.policy_places);
+            let places = self.policy_places.of(&request);
             let mut server = self.policies.clone();
             // While it waits, its bytes wait at the sender.
             return Box::pin(async move {
@@ -59,7 +83,7 @@ impl Service<http::Request<Body>> for Admission {
                 server.call(request).await
             });
         }
-        let Ok(place) = Arc::clone(&self.call_places).try_acquire_owned() else {
+        let Ok(place) = self.call_places.of(&request).try_acquire_owned() else {
             let text = format!("{CALLS_MAX} calls are being answered; try again");
             let refusal = Status::resource_exhausted(text).into_http();
             return Box::pin(async move { Ok(refusal) });

@@ -307,7 +307,7 @@ fn a_store_survives_power_cuts() {
             .lines()
             .filter(|line| line.starts_with("committed"))
             .map(number)
-            .last()
+            .next_back()
             .unwrap_or(told);
         let held = held(&path);
         assert!(

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The layers beside connect: bind redirect, auth recv-accept, flow established, endpoint closure.
+ *
+ * The last three run for a packet or a state, when any program may be the current one: so a socket
+ * is given its program when it connects or listens, if the policy then has filters at these layers.
+ */
+#ifndef SIDETRACK_ENDPOINT_H
+#define SIDETRACK_ENDPOINT_H
+
+#define LAYER_BITS(layer) (3U << (layer)) /* of both families */
+
+static __always_inline void endpoint_fill(struct sidetrack_endpoint *e)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	e->pid = task->tgid;
+	__builtin_memcpy(e->comm, task->comm, sizeof(e->comm));
+	e->state = ENDPOINT_OPEN;
+	program_read(&e->current);
+	e->program = e->current;
+}
+
+/* A program connects: kept for when the connection is established, and for when it closes. */
+static __always_inline int endpoint_wanted(void *policy)
+{
+	return layers_in_force(policy) & (LAYER_BITS(SIDETRACK_LAYER_FLOW_ESTABLISHED) |
+					  LAYER_BITS(SIDETRACK_LAYER_ENDPOINT_CLOSURE));
+}
+
+static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+				       const struct connection *c)
+{
+	struct sidetrack_endpoint *e;
+
+	if (!endpoint_wanted(inquiry->policy) || !program_in_scope())
+		return 0;
+	e = bpf_sk_storage_get(&sidetrack_endpoints, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!e) {
+		count(SIDETRACK_COUNT_PROGRAM_UNKNOWN);
+		return 0;
+	}
+	endpoint_fill(e);
+	e->netns_cookie = bpf_get_netns_cookie(ctx);
+	__builtin_memcpy(e->remote_addr, c->remote.bytes, sizeof(e->remote_addr));
+	e->remote_port = c->port;
+	e->family = c->family;
+	e->connecting = 1;
+	e->flags = inquiry->desk->values[SIDETRACK_FIELD_FLAGS][1];
+	return 0;
+}
+
+/* sockops, TCP_LISTEN: the program that listens is the current one. */
+static __always_inline void endpoint_listen(struct bpf_sock_ops *ops)
+{
+	void *policy = policy_in_force();
+	struct sidetrack_endpoint *e;
+	struct bpf_sock *sk = ops->sk;
+
+	if (!policy || !sk ||
+	    !(layers_in_force(policy) & (LAYER_BITS(SIDETRACK_LAYER_AUTH_RECV_ACCEPT) |
+					 LAYER_BITS(SIDETRACK_LAYER_FLOW_ESTABLISHED) |
+					 LAYER_BITS(SIDETRACK_LAYER_ENDPOINT_CLOSURE))))
+		return;
+	e = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!e)
+		return;
+	endpoint_fill(e);
+	e->netns_cookie = bpf_get_netns_cookie(ops);
+	e->connecting = 0;
+}
+
+/* ---- Judging without a connect ------------------------------------------------------------ */
+
+static __always_inline void facts_of_endpoint(struct inquiry *inquiry, const struct connection *c,
+					      __u32 wants)
+{
+	const struct sidetrack_endpoint *e = c->endpoint;
+	struct sidetrack_desk *desk = inquiry->desk;
+
+	facts_of_connection(desk, c, e ? e->flags : 0);
+	if (!(wants & (WANTS_PROGRAM | WANTS(NETNS))))
+		return;
+	if (!e) {
+		count(SIDETRACK_COUNT_PROGRAM_UNKNOWN);
+		__builtin_memset(&desk->program, 0, sizeof(desk->program));
+	}
+	facts_of_program(desk, e ? &e->program : &desk->program, FIRST_PROGRAM,
+			 SIDETRACK_FIELD_CGROUP_LEVELS);
+	fact_set(desk, SIDETRACK_FIELD_NETNS, e ? e->netns_cookie : 0);
+}
+
+/* Asks one layer about a connection that no connect call is waiting for. 0: blocked. */
+static __noinline int endpoint_judge(struct inquiry *inquiry, struct connection *c, __u32 layer)
+{
+	struct sidetrack_desk *desk = desk_take();
+	struct search *s;
+	int permitted;
+
+	if (!desk) {
+		count(SIDETRACK_COUNT_SEARCH_CUT);
+		return 0;
+	}
+	s = &desk->search;
+	inquiry->desk = desk;
+	if (c->family == AF_INET6)
+		layer++;
+	c->layer = layer;
+	chain_clear(&desk->chain);
+	s->vetted = 1;
+	s->absent_given = 0;
+	facts_of_endpoint(inquiry, c, layer_wants(inquiry->policy, layer));
+	if (classify_begin(inquiry, layer))
+		classify_run(inquiry);
+	permitted = !s->blocked && !s->cut;
+	if (!permitted) {
+		struct sidetrack_filter *f = filter_at(inquiry->policy, s->decided_by);
+
+		count(s->cut ? SIDETRACK_COUNT_SEARCH_CUT : SIDETRACK_COUNT_BLOCKED);
+		if (s->vetoed)
+			count(SIDETRACK_COUNT_VETOED);
+		event_emit(s->cut    ? SIDETRACK_EVENT_SEARCH_CUT :
+			   s->vetoed ? SIDETRACK_EVENT_VETOED :
+				       SIDETRACK_EVENT_BLOCKED,
+			   c, f ? f->id : 0, 0);
+	}
+	desk_give(desk);
+	return permitted;
+}
+
+/* The policy, if it has filters at a layer of either family. */
+static __always_inline void *policy_with(__u32 layer, struct connection *c)
+{
+	void *policy = policy_in_force();
+	struct sidetrack_policy *head = policy ? policy_line(policy, 0) : NULL;
+
+	if (!head || !(head->layers & LAYER_BITS(layer)))
+		return NULL;
+	c->generation = head->generation;
+	return policy;
+}
+
+/* ---- bind ---------------------------------------------------------------------------------- */
+
+static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connection *c)
+{
+	struct inquiry inquiry = { .connection = c };
+	struct sidetrack_desk *desk;
+	__u32 layer = SIDETRACK_LAYER_BIND_REDIRECT;
+	__u32 wants;
+	int decision;
+
+	inquiry.policy = policy_with(layer, c);
+	if (!inquiry.policy || !program_in_scope())
+		return PROCEED;
+	desk = desk_take();
+	if (!desk)
+		return refuse(ENOBUFS, SIDETRACK_COUNT_SEARCH_CUT, SIDETRACK_EVENT_SEARCH_CUT, c, 0,
+			      0);
+	inquiry.desk = desk;
+	c->protocol = ctx->protocol;
+	chain_clear(&desk->chain);
+	desk->search.vetted = 1;
+	desk->search.absent_given = 0;
+	wants = layer_wants(inquiry.policy, layer + (c->family == AF_INET6));
+	facts_of_connection(desk, c, 0);
+	facts_of_task(desk, wants, NULL);
+	fact_set(desk, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
+	decision = judge_layer(ctx, &inquiry, c, layer);
+	desk_give(desk);
+	return decision == REFUSE ? REFUSE : PROCEED;
+}
+
+static __always_inline int bind4(struct bpf_sock_addr *ctx)
+{
+	struct connection c = { .family = AF_INET, .local_port = ctx->user_port };
+
+	address_from_v4(&c.local, ctx->user_ip4);
+	return bind_judge(ctx, &c);
+}
+
+static __always_inline int bind6(struct bpf_sock_addr *ctx)
+{
+	struct connection c = { .family = AF_INET6, .local_port = ctx->user_port };
+
+	for (int i = 0; i < 4; i++)
+		c.local.words[i] = ctx->user_ip6[i];
+	if (address_is_mapped(&c.local))
+		c.family = AF_INET;
+	return bind_judge(ctx, &c);
+}
+
+/* ---- A SYN comes in ------------------------------------------------------------------------ */
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+#define TCP_FLAGS_AT 13
+#define INGRESS_PERMIT 1
+#define INGRESS_DROP 0
+
+/* Where the packet's TCP header is; negative if it has none that we look for. */
+static __always_inline int packet_addresses(struct __sk_buff *skb, struct connection *c)
+{
+	__u8 head[40];
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, 0, head, 20) || head[9] != IPPROTO_TCP)
+			return -1;
+		c->family = AF_INET;
+		address_from_v4(&c->remote, *(__be32 *)(head + 12));
+		address_from_v4(&c->local, *(__be32 *)(head + 16));
+		return (head[0] & 0xf) * 4;
+	}
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) || bpf_skb_load_bytes(skb, 0, head, 40) ||
+	    head[6] != IPPROTO_TCP)
+		return -1;
+	c->family = AF_INET6;
+	__builtin_memcpy(c->remote.bytes, head + 8, 16);
+	__builtin_memcpy(c->local.bytes, head + 24, 16);
+	return 40;
+}
+
+static __always_inline int recv_accept(struct __sk_buff *skb)
+{
+	struct connection c = { .protocol = IPPROTO_TCP, .inbound = 1 };
+	struct inquiry inquiry = { .connection = &c };
+	struct bpf_sock *sk = skb->sk;
+	__u8 head[14] = {};
+	int at;
+
+	if (!sk || sk->state != BPF_TCP_LISTEN)
+		return INGRESS_PERMIT;
+	at = packet_addresses(skb, &c);
+	if (at < 0 || bpf_skb_load_bytes(skb, at, head, sizeof(head)) ||
+	    (head[TCP_FLAGS_AT] & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return INGRESS_PERMIT;
+	inquiry.policy = policy_with(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
+	if (!inquiry.policy)
+		return INGRESS_PERMIT;
+	c.port = *(__be16 *)head;
+	c.local_port = *(__be16 *)(head + 2);
+	sk = bpf_sk_fullsock(sk);
+	if (sk)
+		c.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
+	return endpoint_judge(&inquiry, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT) ? INGRESS_PERMIT :
+										INGRESS_DROP;
+}
+
+/* ---- Established, and closed ---------------------------------------------------------------- */
+
+static __always_inline void endpoint_event(struct bpf_sock_ops *ops, struct sidetrack_endpoint *e,
+					   __u32 layer)
+{
+	struct connection c = { .protocol = IPPROTO_TCP, .endpoint = e };
+	struct inquiry inquiry = { .connection = &c };
+	struct sidetrack_pair pair;
+
+	inquiry.policy = policy_with(layer, &c);
+	if (!inquiry.policy)
+		return;
+	pair_read(&pair, ops, !e->connecting);
+	c.inbound = !e->connecting;
+	c.family = ops->family;
+	if (e->connecting) {
+		c.family = e->family;
+		__builtin_memcpy(c.remote.bytes, e->remote_addr, 16);
+		c.port = e->remote_port;
+		__builtin_memcpy(c.local.bytes, pair.client_addr, 16);
+		c.local_port = bpf_htons(pair.client_port);
+	} else {
+		__builtin_memcpy(c.remote.bytes, pair.client_addr, 16);
+		c.port = bpf_htons(pair.client_port);
+		__builtin_memcpy(c.local.bytes, pair.target_addr, 16);
+		c.local_port = pair.target_port;
+		if (address_is_mapped(&c.remote))
+			c.family = AF_INET;
+	}
+	endpoint_judge(&inquiry, &c, layer);
+}
+
+static __always_inline struct sidetrack_endpoint *endpoint_of(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	return sk ? bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0) : NULL;
+}
+
+/* sockops, ACTIVE_ESTABLISHED or PASSIVE_ESTABLISHED. */
+static __noinline int endpoint_established(struct bpf_sock_ops *ops)
+{
+	struct sidetrack_endpoint *e = endpoint_of(ops);
+
+	if (!e)
+		return 0;
+	e->state = ENDPOINT_ESTABLISHED;
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	endpoint_event(ops, e, SIDETRACK_LAYER_FLOW_ESTABLISHED);
+	return 0;
+}
+
+/* sockops, a socket reaches CLOSE. */
+static __noinline int endpoint_close(struct bpf_sock_ops *ops)
+{
+	struct sidetrack_endpoint *e = endpoint_of(ops);
+
+	if (!e || e->state != ENDPOINT_ESTABLISHED)
+		return 0;
+	e->state = ENDPOINT_OPEN;
+	endpoint_event(ops, e, SIDETRACK_LAYER_ENDPOINT_CLOSURE);
+	return 0;
+}
+
+/* ---- Asked by hand -------------------------------------------------------------------------- */
+
+/* What the policy in force says to values that the caller makes up. Tells nobody. */
+static __always_inline int answer(struct sidetrack_question *q)
+{
+	struct inquiry inquiry = { .policy = policy_in_force() };
+	struct sidetrack_policy *head;
+	struct sidetrack_desk *desk;
+	struct search *s;
+
+	head = inquiry.policy ? policy_line(inquiry.policy, 0) : NULL;
+	if (!head || q->layer >= SIDETRACK_LAYERS)
+		return 0;
+	desk = desk_take();
+	if (!desk)
+		return 0;
+	inquiry.desk = desk;
+	s = &desk->search;
+	chain_clear(&desk->chain);
+	__builtin_memcpy(desk->chain.seen, q->seen, sizeof(q->seen));
+	__builtin_memcpy(desk->absent, q->absent, sizeof(q->absent));
+	__builtin_memcpy(desk->values, q->values, sizeof(q->values));
+	s->vetted = 1;
+	s->absent_given = q->absent_given;
+	if (classify_begin(&inquiry, q->layer)) {
+		s->floor = q->floor;
+		if (s->floor)
+			classify_assume(&inquiry);
+		classify_run(&inquiry);
+	}
+	q->answered = !s->cut;
+	q->generation = head->generation;
+	q->blocked = s->blocked;
+	q->hard = s->hard;
+	q->vetoed = s->vetoed;
+	q->absent_blocked = s->absent_blocked;
+	q->decided_by = s->decided_by;
+	q->redirect = s->redirect;
+	desk_give(desk);
+	return 0;
+}
+
+#endif /* SIDETRACK_ENDPOINT_H */

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is known of a connection when a layer asks: the values of its fields. */
+#ifndef SIDETRACK_FACTS_H
+#define SIDETRACK_FACTS_H
+
+#define WANTS(field) (1U << SIDETRACK_FIELD_##field)
+#define WANTS_CGROUPS (0xffU << SIDETRACK_FIELD_CGROUP_LEVELS)
+#define WANTS_CURRENT_CGROUPS (0xffU << SIDETRACK_FIELD_CURRENT_CGROUP_LEVELS)
+#define WANTS_PROGRAM                                                                              \
+	(WANTS(APP) | WANTS(USER) | WANTS(CGROUP) | WANTS_CGROUPS | WANTS(CURRENT_APP) |           \
+	 WANTS(CURRENT_USER) | WANTS(CURRENT_CGROUP) | WANTS_CURRENT_CGROUPS)
+
+static __always_inline void fact_set(struct sidetrack_desk *desk, __u32 field, __u64 value)
+{
+	desk->values[field & (SIDETRACK_FIELDS - 1)][0] = 0;
+	desk->values[field & (SIDETRACK_FIELDS - 1)][1] = value;
+}
+
+static __always_inline void fact_set_address(struct sidetrack_desk *desk, __u32 field,
+					     const union address *address)
+{
+	desk->values[field & (SIDETRACK_FIELDS - 1)][0] = bpf_be64_to_cpu(address->halves[0]);
+	desk->values[field & (SIDETRACK_FIELDS - 1)][1] = bpf_be64_to_cpu(address->halves[1]);
+}
+
+static __always_inline __u32 address_type(const union address *a, __u32 family)
+{
+	__u32 v4 = bpf_ntohl(a->words[3]);
+
+	if (family == AF_INET)
+		return !v4		 ? SIDETRACK_ADDRESS_UNSPECIFIED :
+		       v4 >> 24 == 127	 ? SIDETRACK_ADDRESS_LOOPBACK :
+		       v4 >> 28 == 0xe	 ? SIDETRACK_ADDRESS_MULTICAST :
+		       v4 == 0xffffffffU ? SIDETRACK_ADDRESS_BROADCAST :
+					   SIDETRACK_ADDRESS_UNICAST;
+	return address_is_zero(a)      ? SIDETRACK_ADDRESS_UNSPECIFIED :
+	       address_is_loopback6(a) ? SIDETRACK_ADDRESS_LOOPBACK :
+	       a->bytes[0] == 0xff     ? SIDETRACK_ADDRESS_MULTICAST :
+					 SIDETRACK_ADDRESS_UNICAST;
+}
+
+/* Where a connection goes from and to. */
+static __always_inline void facts_of_connection(struct sidetrack_desk *desk,
+						const struct connection *c, __u32 flags)
+{
+	__u32 remote_type = address_type(&c->remote, c->family);
+
+	if (remote_type == SIDETRACK_ADDRESS_LOOPBACK)
+		flags |= SIDETRACK_FLAG_LOOPBACK;
+	fact_set(desk, SIDETRACK_FIELD_FLAGS, flags);
+	fact_set_address(desk, SIDETRACK_FIELD_REMOTE_ADDRESS, &c->remote);
+	fact_set(desk, SIDETRACK_FIELD_REMOTE_PORT, bpf_ntohs(c->port));
+	fact_set(desk, SIDETRACK_FIELD_DESTINATION_ADDRESS_TYPE, remote_type);
+	fact_set_address(desk, SIDETRACK_FIELD_LOCAL_ADDRESS, &c->local);
+	fact_set(desk, SIDETRACK_FIELD_LOCAL_PORT, bpf_ntohs(c->local_port));
+	fact_set(desk, SIDETRACK_FIELD_LOCAL_ADDRESS_TYPE, address_type(&c->local, c->family));
+	fact_set(desk, SIDETRACK_FIELD_PROTOCOL, c->protocol);
+	fact_set(desk, SIDETRACK_FIELD_DIRECTION, c->inbound);
+}
+
+/* Who. `field` and `levels` are those of the first program, or of the current one. */
+static __always_inline void facts_of_program(struct sidetrack_desk *desk,
+					     const struct sidetrack_program *p, __u32 current,
+					     __u32 levels)
+{
+	__u32 app = SIDETRACK_FIELD_APP + current;
+
+	desk->values[app & (SIDETRACK_FIELDS - 1)][0] = p->device;
+	desk->values[app & (SIDETRACK_FIELDS - 1)][1] = p->inode;
+	fact_set(desk, SIDETRACK_FIELD_USER + current, p->uid);
+	fact_set(desk, SIDETRACK_FIELD_CGROUP + current, p->cgroup_id);
+	for (__u32 i = 0; i < SIDETRACK_CGROUP_LEVELS_MAX; i++)
+		fact_set(desk, levels + i, p->cgroups[i]);
+}
+
+#define FIRST_PROGRAM 0
+#define CURRENT_PROGRAM 1
+
+/* The current program, and the chain's first: the same, or the parent flow's. */
+static __always_inline void facts_of_task(struct sidetrack_desk *desk, __u32 wants,
+					  const struct sidetrack_program *first)
+{
+	if (!(wants & WANTS_PROGRAM))
+		return;
+	program_read(&desk->program);
+	facts_of_program(desk, first ? first : &desk->program, FIRST_PROGRAM,
+			 SIDETRACK_FIELD_CGROUP_LEVELS);
+	facts_of_program(desk, &desk->program, CURRENT_PROGRAM,
+			 SIDETRACK_FIELD_CURRENT_CGROUP_LEVELS);
+}
+
+static __always_inline __u32 layer_wants(void *policy, __u32 layer)
+{
+	struct sidetrack_layer *l = policy_line(policy, SIDETRACK_LAYER_LINE + layer);
+
+	return l ? l->wants : 0;
+}
+
+#endif /* SIDETRACK_FACTS_H */

@@ -1,0 +1,188 @@
+//! Which programs run at which cgroups, and the links that hold them there.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+
+use libbpf_rs::{Link, ProgramMut};
+use sidetrack_policy::LayerKind;
+
+use super::Engine;
+use crate::{Cgroup, Error, host};
+
+/// Programs that are attached together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Where programs run: connect, getpeername, sockops.
+    Client,
+    /// Where proxies run: the options, and release.
+    Service,
+    /// At the scope, while the policy has filters at its layer.
+    Bind,
+    /// Likewise.
+    Accept,
+}
+
+/// A cgroup's links.
+pub(super) struct Attachment {
+    pub(super) side: Side,
+    pub(super) path: PathBuf,
+    pub(super) links: Vec<Link>,
+}
+
+impl Side {
+    pub(super) const ALL: [Self; 4] = [Self::Client, Self::Service, Self::Bind, Self::Accept];
+
+    /// The names of its programs, in the object.
+    pub(super) fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Client => &[
+                "sidetrack_connect4",
+                "sidetrack_connect6",
+                "sidetrack_peer4",
+                "sidetrack_peer6",
+                "sidetrack_sockops",
+            ],
+            Self::Service => &["sidetrack_getopt", "sidetrack_setopt", "sidetrack_release"],
+            Self::Bind => &["sidetrack_bind4", "sidetrack_bind6"],
+            Self::Accept => &["sidetrack_ingress"],
+        }
+    }
+
+    /// The layer for which alone it is attached.
+    fn layer(self) -> Option<LayerKind> {
+        match self {
+            Self::Bind => Some(LayerKind::BindRedirect),
+            Self::Accept => Some(LayerKind::AuthRecvAccept),
+            Self::Client | Self::Service => None,
+        }
+    }
+}
+
+impl Attachment {
+    /// Takes the programs off.
+    fn remove(mut self) {
+        for link in &mut self.links {
+            if link.pin_path().is_some() {
+                // If it cannot be unpinned it stays, and `doctor` finds it.
+                let _ = link.unpin();
+            }
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn attach_client_side(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
+        if !self.is_covered(Side::Client, cgroup) {
+            let own = self.program_ids()?;
+            if host::engine_around(cgroup, &own)? {
+                return Err(Error::AlreadyAttached(cgroup.path().to_owned()));
+            }
+        }
+        self.attach(Side::Client, cgroup)
+    }
+
+    /// Attaches a side's programs to a cgroup, unless they run there already.
+    pub(super) fn attach(&mut self, side: Side, cgroup: &Cgroup) -> Result<(), Error> {
+        if self.is_covered(side, cgroup) {
+            return Ok(());
+        }
+        // One program twice on a connection's way would divert it twice.
+        self.detach(|at| at.side == side && at.path.starts_with(cgroup.path()));
+        let mut links = Vec::new();
+        for name in side.programs() {
+            let program = self.program(name);
+            let mut link = program
+                .attach_cgroup(cgroup.as_fd().as_raw_fd())
+                .map_err(Error::bpf("attach the programs to the cgroup"))?;
+            if let Some(pins) = &self.pins {
+                pins.pin_link(&mut link, cgroup.id(), name)?;
+            }
+            links.push(link);
+        }
+        self.attachments.push(Attachment {
+            side,
+            path: cgroup.path().to_owned(),
+            links,
+        });
+        Ok(())
+    }
+
+    /// Attaches what the layers in force need, before the policy that has them.
+    pub(super) fn attach_layers(&mut self, layers: u32) -> Result<(), Error> {
+        for side in Side::ALL {
+            if side.layer().is_some_and(|layer| layers & bits(layer) != 0) {
+                let scope = Cgroup::at(&self.scope)?;
+                self.attach(side, &scope)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes off what they do not need any more, after it.
+    pub(super) fn detach_layers(&mut self, layers: u32) {
+        self.detach(|at| {
+            at.side
+                .layer()
+                .is_some_and(|layer| layers & bits(layer) == 0)
+        });
+    }
+
+    /// Where the engine is attached: each cgroup, and whether proxies can be there.
+    pub fn cgroups(&self) -> Vec<(PathBuf, bool)> {
+        let is_home = |path| {
+            self.attachments
+                .iter()
+                .any(|at| at.side == Side::Service && &at.path == path)
+        };
+        self.attachments
+            .iter()
+            .filter(|at| at.side == Side::Client)
+            .map(|at| (at.path.clone(), is_home(&at.path)))
+            .collect()
+    }
+
+    fn detach(&mut self, which: impl Fn(&Attachment) -> bool) {
+        for gone in self.attachments.extract_if(.., |at| which(at)) {
+            gone.remove();
+        }
+    }
+
+    fn is_covered(&self, side: Side, cgroup: &Cgroup) -> bool {
+        self.attachments
+            .iter()
+            .any(|at| at.side == side && cgroup.path().starts_with(&at.path))
+    }
+
+    pub(super) fn program(&self, name: &str) -> &ProgramMut<'_> {
+        let programs = &self.skeleton.progs;
+        match name {
+            "sidetrack_connect4" => &programs.sidetrack_connect4,
+            "sidetrack_connect6" => &programs.sidetrack_connect6,
+            "sidetrack_peer4" => &programs.sidetrack_peer4,
+            "sidetrack_peer6" => &programs.sidetrack_peer6,
+            "sidetrack_sockops" => &programs.sidetrack_sockops,
+            "sidetrack_getopt" => &programs.sidetrack_getopt,
+            "sidetrack_setopt" => &programs.sidetrack_setopt,
+            "sidetrack_release" => &programs.sidetrack_release,
+            "sidetrack_bind4" => &programs.sidetrack_bind4,
+            "sidetrack_bind6" => &programs.sidetrack_bind6,
+            "sidetrack_ingress" => &programs.sidetrack_ingress,
+            other => unreachable!("no side has a program {other}"),
+        }
+    }
+
+    fn program_ids(&self) -> Result<Vec<u32>, Error> {
+        ["sidetrack_connect4", "sidetrack_connect6"]
+            .into_iter()
+            .map(|name| {
+                libbpf_rs::Program::id_from_fd(self.program(name).as_fd())
+                    .map_err(Error::bpf("read a program's number"))
+            })
+            .collect()
+    }
+}
+
+/// The bits of both families' layers.
+fn bits(layer: LayerKind) -> u32 {
+    layer.both().map(|layer| 1 << layer.index()).iter().sum()
+}

@@ -1,0 +1,179 @@
+//! A policy put into force: compiled, written into a map of its own, and swapped in whole.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use sidetrack_abi::kernel;
+use sidetrack_policy::compile::{Image, compile};
+use sidetrack_policy::rule::order;
+use sidetrack_policy::{Code, Filter, Identity, Lifetime, Records, Sublayer};
+use zerocopy::IntoBytes;
+
+use super::{Engine, update};
+use crate::path::Paths;
+use crate::{Error, ServiceSpec};
+
+/// Lines that one call writes.
+const BATCH_LINES: usize = 16_384;
+
+/// A policy that is in force now.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Its number.
+    pub generation: u32,
+    /// Its filters, disabled ones not counted.
+    pub filters: u32,
+    /// What it takes in the kernel.
+    pub bytes: usize,
+    /// How long compiling took.
+    pub compiled_in: Duration,
+    /// How long writing and swapping took.
+    pub written_in: Duration,
+}
+
+impl Engine {
+    /// Puts filters into force, whole: each connection is judged by the old policy or by the new one.
+    ///
+    /// Each filter has passed [`Filter::check`], and its service is one of the engine's, by key. Errors
+    /// leave the old policy in force: [`Error::Policy`], [`Error::TooManyContexts`], [`Error::Bpf`].
+    pub fn commit<'a>(
+        &mut self,
+        filters: impl IntoIterator<Item = &'a Filter>,
+        sublayers: impl IntoIterator<Item = &'a Sublayer>,
+    ) -> Result<Committed, Error> {
+        let started = Instant::now();
+        let generation = self.generation.wrapping_add(1).max(1);
+        let image = self.compile(generation, filters, sublayers)?;
+        let compiled_in = started.elapsed();
+        self.install(&image)?;
+        self.generation = generation;
+        Ok(Committed {
+            generation,
+            filters: image.filters(),
+            bytes: image.lines().len() * kernel::LINE_SIZE,
+            compiled_in,
+            written_in: started.elapsed() - compiled_in,
+        })
+    }
+
+    fn compile<'a>(
+        &mut self,
+        generation: u32,
+        filters: impl IntoIterator<Item = &'a Filter>,
+        sublayers: impl IntoIterator<Item = &'a Sublayer>,
+    ) -> Result<Image, Error> {
+        let services: Vec<_> = self.services.iter().map(numbered).collect();
+        let services = services.iter().map(|(number, service)| (*number, service));
+        // Collected, so that they need not live as long as they could.
+        let filters: Vec<&Filter> = filters.into_iter().collect();
+        let sublayers: Vec<&Sublayer> = sublayers.into_iter().collect();
+        let rules = order(filters, sublayers, services)?;
+        if rules.len() > kernel::FILTERS_MAX {
+            return Err(Error::Policy(sidetrack_policy::Error::new(
+                Code::OutOfBounds,
+                format!("a policy has room for {} filters", kernel::FILTERS_MAX),
+            )));
+        }
+        let (known, map) = (&mut self.contexts, &self.skeleton.maps.sidetrack_contexts);
+        let mut failure = None;
+        let image = compile(generation, &rules, &Paths::new()?, &mut |bytes| {
+            number_context(known, map, bytes).map_err(|error| {
+                let told = sidetrack_policy::Error::new(Code::OutOfBounds, error.to_string());
+                failure = Some(error);
+                told
+            })
+        });
+        match (image, failure) {
+            (Ok(image), _) => Ok(image),
+            (Err(_), Some(failure)) => Err(failure),
+            (Err(error), None) => Err(Error::Policy(error)),
+        }
+    }
+
+    fn install(&mut self, image: &Image) -> Result<(), Error> {
+        self.attach_layers(image.layers())?;
+        let inner = new_policy_map(image.lines().len() as u32)?;
+        let numbers: Vec<u32> = (0..image.lines().len() as u32).collect();
+        for (numbers, lines) in numbers
+            .chunks(BATCH_LINES)
+            .zip(image.lines().chunks(BATCH_LINES))
+        {
+            inner
+                .update_batch(
+                    numbers.as_bytes(),
+                    lines.as_bytes(),
+                    numbers.len() as u32,
+                    MapFlags::ANY,
+                    MapFlags::ANY,
+                )
+                .map_err(Error::bpf("write the policy"))?;
+        }
+        let inner = inner.as_fd().as_raw_fd();
+        update(
+            &self.skeleton.maps.sidetrack_policies,
+            &0_u32,
+            inner.as_bytes(),
+            "put the policy into force",
+        )?;
+        self.detach_layers(image.layers());
+        Ok(())
+    }
+}
+
+/// A service as the compiler wants it.
+fn numbered((number, spec): (&u32, &ServiceSpec)) -> (u16, sidetrack_policy::Service) {
+    let service = sidetrack_policy::Service {
+        identity: Identity {
+            key: spec.key,
+            name: spec.name.clone(),
+            description: String::new(),
+        },
+        lifetime: Lifetime::Static,
+        provider: None,
+        records: Records::Required,
+        on_absent: spec.on_absent,
+        context: spec.context.clone(),
+    };
+    (*number as u16, service)
+}
+
+fn new_policy_map(lines: u32) -> Result<MapHandle, Error> {
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        map_flags: libbpf_sys::BPF_F_INNER_MAP,
+        ..Default::default()
+    };
+    MapHandle::create(
+        MapType::Array,
+        Some("sidetrack_policy"),
+        size_of::<u32>() as u32,
+        kernel::LINE_SIZE as u32,
+        lines,
+        &options,
+    )
+    .map_err(Error::bpf("make room for the policy"))
+}
+
+/// The number of a fixed context; the same bytes have the same number for the engine's whole life.
+fn number_context(
+    known: &mut std::collections::HashMap<Vec<u8>, u32>,
+    map: &impl MapCore,
+    bytes: &[u8],
+) -> Result<u32, Error> {
+    if let Some(&number) = known.get(bytes) {
+        return Ok(number);
+    }
+    if known.len() >= kernel::CONTEXTS_MAX {
+        return Err(Error::TooManyContexts);
+    }
+    let number = known.len() as u32 + 1;
+    let mut value = kernel::Context {
+        length: bytes.len() as u32,
+        bytes: [0; kernel::CONTEXT_SIZE_MAX],
+    };
+    value.bytes[..bytes.len()].copy_from_slice(bytes);
+    update(map, &number, value.as_bytes(), "keep a redirect context")?;
+    known.insert(bytes.to_vec(), number);
+    Ok(number)
+}

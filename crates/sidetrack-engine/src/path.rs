@@ -1,0 +1,45 @@
+//! What a policy's paths stand for on this host.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use sidetrack_policy::facts::{CgroupId, FileId, Host};
+
+use crate::{Cgroup, Error, cgroup};
+
+/// Looks paths up, each when it is asked for.
+pub struct Paths {
+    cgroups: PathBuf,
+}
+
+impl Paths {
+    /// Errors: [`Error::NoCgroup2`].
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self {
+            cgroups: cgroup::mount_point()?,
+        })
+    }
+}
+
+impl Host for Paths {
+    fn file(&self, path: &str) -> Option<FileId> {
+        let found = fs::metadata(path).ok()?;
+        let (major, minor) = (
+            rustix::fs::major(found.dev()),
+            rustix::fs::minor(found.dev()),
+        );
+        Some(FileId {
+            device: major << 20 | minor,
+            inode: found.ino(),
+        })
+    }
+
+    fn cgroup(&self, path: &str) -> Option<CgroupId> {
+        let found = Cgroup::at(&self.cgroups.join(path.trim_matches('/'))).ok()?;
+        Some(CgroupId {
+            id: found.id(),
+            level: found.level(),
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! The image's lines.
+
+use sidetrack_abi::kernel;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::Layer;
+use crate::test::{Kind, Test};
+
+/// A line: [`kernel::LINE_SIZE`] bytes.
+pub(crate) type Line = [u8; kernel::LINE_SIZE];
+
+/// A compiled policy: the lines of the kernel's map, from 0 on.
+#[derive(Clone, Debug)]
+pub struct Image {
+    lines: Vec<Line>,
+    head: kernel::Policy,
+}
+
+impl Image {
+    /// Room for the head, the layers, the places and the filters.
+    pub(crate) fn new(generation: u32, filters: usize) -> Self {
+        let first = kernel::FILTER_LINE as usize;
+        Self {
+            lines: vec![[0; kernel::LINE_SIZE]; first + filters],
+            head: kernel::Policy {
+                generation,
+                filters: filters as u32,
+                ..kernel::Policy::new_zeroed()
+            },
+        }
+    }
+
+    /// All lines.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// How many filters it has.
+    pub fn filters(&self) -> u32 {
+        self.head.filters
+    }
+
+    /// Bit n: layer n has filters.
+    pub fn layers(&self) -> u32 {
+        self.head.layers
+    }
+
+    pub(crate) fn set_filter(&mut self, rank: usize, filter: &kernel::Filter) {
+        self.put(kernel::FILTER_LINE + rank as u32, filter);
+    }
+
+    pub(crate) fn set_layer(&mut self, layer: Layer, value: &kernel::Layer) {
+        self.head.layers |= 1 << layer.index();
+        self.put(kernel::LAYER_LINE + layer.index() as u32, value);
+    }
+
+    /// A service's place: behind its last filter.
+    pub(crate) fn set_place(&mut self, v6: bool, service: u16, place: u32) {
+        let index = usize::from(v6) * kernel::SERVICES_MAX + usize::from(service);
+        let per_line = kernel::LINE_SIZE / size_of::<u32>();
+        let line = kernel::PLACE_LINE as usize + index / per_line;
+        let at = index % per_line * size_of::<u32>();
+        self.lines[line][at..at + size_of::<u32>()].copy_from_slice(&place.to_ne_bytes());
+    }
+
+    /// Adds the conditions of a filter, one line each. Returns the first's; 0 if there are none.
+    pub(crate) fn add_conditions(&mut self, tests: &[(bool, Test)]) -> u32 {
+        let first = self.lines.len() as u32;
+        for (last, test) in tests {
+            self.add(&lower_test(*last, test));
+        }
+        if tests.is_empty() { 0 } else { first }
+    }
+
+    /// Adds a line. Returns its number.
+    pub(crate) fn add<T: IntoBytes + Immutable>(&mut self, value: &T) -> u32 {
+        let number = self.reserve(1);
+        self.put(number, value);
+        number
+    }
+
+    /// Makes room for lines. Returns the first's number.
+    pub(crate) fn reserve(&mut self, lines: usize) -> u32 {
+        let number = self.lines.len() as u32;
+        self.lines
+            .resize(self.lines.len() + lines, [0; kernel::LINE_SIZE]);
+        number
+    }
+
+    pub(crate) fn put<T: IntoBytes + Immutable>(&mut self, number: u32, value: &T) {
+        self.lines[number as usize].copy_from_slice(value.as_bytes());
+    }
+
+    pub(crate) fn get<T: FromBytes + KnownLayout + Immutable>(&self, number: u32) -> T {
+        T::read_from_bytes(&self.lines[number as usize]).expect("a line is as long as its types")
+    }
+
+    pub(crate) fn finish(mut self) -> Self {
+        self.head.lines = self.lines.len() as u32;
+        let head = self.head.clone();
+        self.put(0, &head);
+        self
+    }
+}
+
+fn lower_test(last: bool, test: &Test) -> kernel::Condition {
+    let (kind, low, high) = match test.kind {
+        Kind::Masked { value, mask } => (kernel::TEST_MASKED, value, mask),
+        Kind::Between { low, high } => (kernel::TEST_BETWEEN, low, high),
+    };
+    kernel::Condition {
+        low: halves(low),
+        high: halves(high),
+        field: test.field,
+        kind,
+        negate: u8::from(test.negate),
+        last_of_field: u8::from(last),
+        ..kernel::Condition::new_zeroed()
+    }
+}
+
+/// The upper half first.
+pub(crate) fn halves(number: u128) -> [u64; 2] {
+    [(number >> 64) as u64, number as u64]
+}

@@ -1,0 +1,256 @@
+//! A layer's index: which rules may match, by the values of a few fields.
+//!
+//! Each node asks about the one field that tells its rules apart best: addresses by a tree of
+//! prefixes, all else by a hash. Rules that do not fix that field stand apart, under `rest`, with an
+//! index of their own. Few rules, or rules that nothing tells apart, are a list.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sidetrack_abi::kernel;
+use zerocopy::FromZeros;
+
+use super::image::{Image, halves};
+use crate::Field;
+use crate::test::Test;
+
+/// So many rules are a list rather than a node.
+const LIST_MAX: usize = 6;
+/// A rule with more alternatives of a field than so many does not fix it.
+const ALTERNATIVES_MAX: usize = 16;
+
+/// A field's values that a rule names, as prefixes; exact ones have all 128 bits.
+type Prefix = (u128, u8);
+
+/// Builds the index of these ranks. Returns its root's line.
+pub(super) fn build(
+    image: &mut Image,
+    tests: &[Vec<(bool, Test)>],
+    ranks: std::ops::Range<usize>,
+) -> u32 {
+    let mut builder = Builder {
+        image,
+        first: ranks.start as u32,
+        fixed: tests[ranks.clone()]
+            .iter()
+            .map(|tests| fixed_fields(tests))
+            .collect(),
+    };
+    builder.node(ranks.map(|rank| rank as u32).collect(), 0)
+}
+
+/// The fields that a rule fixes, and to what.
+fn fixed_fields(tests: &[(bool, Test)]) -> Vec<(u8, Vec<Prefix>)> {
+    let mut fields = Vec::new();
+    let mut start = 0;
+    for (index, (last, _)) in tests.iter().enumerate() {
+        if !last {
+            continue;
+        }
+        let alternatives = &tests[start..=index];
+        start = index + 1;
+        // Alternatives on cgroups may be of several levels: then none is fixed.
+        let field = alternatives[0].1.field;
+        if alternatives.len() > ALTERNATIVES_MAX
+            || alternatives.iter().any(|(_, test)| test.field != field)
+        {
+            continue;
+        }
+        let prefixes: Option<Vec<Prefix>> = alternatives
+            .iter()
+            .map(|(_, test)| {
+                test.prefix()
+                    .filter(|&(_, length)| is_address(field) || length == 128)
+            })
+            .collect();
+        fields.extend(prefixes.map(|prefixes| (field, prefixes)));
+    }
+    fields
+}
+
+fn is_address(field: u8) -> bool {
+    field == Field::LocalAddress as u8 || field == Field::RemoteAddress as u8
+}
+
+struct Builder<'a> {
+    image: &'a mut Image,
+    /// The layer's first rank.
+    first: u32,
+    /// By rank, from the first on.
+    fixed: Vec<Vec<(u8, Vec<Prefix>)>>,
+}
+
+impl Builder<'_> {
+    /// An index of ranks in rising order; `asked` are the fields that the way here has asked. 0: empty.
+    fn node(&mut self, ranks: Vec<u32>, asked: u32) -> u32 {
+        if ranks.is_empty() {
+            return 0;
+        }
+        let Some(field) = self.best_field(&ranks, asked) else {
+            return self.list(&ranks);
+        };
+        let lowest = ranks[0];
+        let (groups, rest) = self.part(ranks, field);
+        let asked = asked | 1 << field;
+        let groups: Vec<_> = groups
+            .into_iter()
+            .map(|(prefix, ranks)| (prefix, self.node(ranks, asked)))
+            .collect();
+        let rest = self.node(rest, asked);
+        if is_address(field) {
+            self.tree(field, lowest, rest, &groups)
+        } else {
+            self.hash(field, lowest, rest, &groups)
+        }
+    }
+
+    /// The ranks by what they fix a field to, and those that do not fix it.
+    fn part(&self, ranks: Vec<u32>, field: u8) -> (BTreeMap<Prefix, Vec<u32>>, Vec<u32>) {
+        let mut groups: BTreeMap<Prefix, Vec<u32>> = BTreeMap::new();
+        let mut rest = Vec::new();
+        for rank in ranks {
+            match self.fixed(rank).iter().find(|(fixed, _)| *fixed == field) {
+                None => rest.push(rank),
+                Some((_, prefixes)) => {
+                    for &prefix in prefixes {
+                        let group = groups.entry(prefix).or_default();
+                        if group.last() != Some(&rank) {
+                            group.push(rank);
+                        }
+                    }
+                }
+            }
+        }
+        (groups, rest)
+    }
+
+    fn fixed(&self, rank: u32) -> &[(u8, Vec<Prefix>)] {
+        &self.fixed[(rank - self.first) as usize]
+    }
+
+    /// The field that the most rules fix to different values; none if a list serves as well.
+    fn best_field(&self, ranks: &[u32], asked: u32) -> Option<u8> {
+        if ranks.len() <= LIST_MAX {
+            return None;
+        }
+        let mut counts: BTreeMap<u8, HashMap<Prefix, usize>> = BTreeMap::new();
+        for &rank in ranks {
+            for (field, prefixes) in self.fixed(rank) {
+                if asked & 1 << field == 0 {
+                    *counts
+                        .entry(*field)
+                        .or_default()
+                        .entry(prefixes[0])
+                        .or_default() += 1;
+                }
+            }
+        }
+        counts
+            .into_iter()
+            .map(|(field, values)| {
+                let fixed: usize = values.values().sum();
+                let largest = values.values().max().copied().unwrap_or(0);
+                (fixed - largest, field)
+            })
+            .filter(|&(told_apart, _)| told_apart >= LIST_MAX / 2)
+            .max_by_key(|&(told_apart, field)| (told_apart, std::cmp::Reverse(field)))
+            .map(|(_, field)| field)
+    }
+
+    fn list(&mut self, ranks: &[u32]) -> u32 {
+        let mut next = 0;
+        for part in ranks.chunks(kernel::LIST_RANKS).rev() {
+            let mut list = kernel::List {
+                kind: kernel::NODE_LIST,
+                count: part.len() as u8,
+                next,
+                lowest: part[0],
+                ..kernel::List::new_zeroed()
+            };
+            list.ranks[..part.len()].copy_from_slice(part);
+            next = self.image.add(&list);
+        }
+        next
+    }
+
+    fn hash(&mut self, field: u8, lowest: u32, rest: u32, groups: &[(Prefix, u32)]) -> u32 {
+        let buckets = groups.len().div_ceil(2).next_power_of_two();
+        let first = self.image.reserve(buckets);
+        let mask = buckets as u32 - 1;
+        for &((value, _), child) in groups {
+            self.put_in_bucket(first + (kernel::mix(halves(value)) & mask), value, child);
+        }
+        self.image.add(&kernel::Index {
+            kind: kernel::NODE_HASH,
+            field,
+            lowest,
+            rest,
+            first,
+            mask,
+            ..kernel::Index::new_zeroed()
+        })
+    }
+
+    fn put_in_bucket(&mut self, mut at: u32, value: u128, child: u32) {
+        loop {
+            let mut bucket: kernel::Bucket = self.image.get(at);
+            if let Some(free) = bucket.child.iter().position(|&child| child == 0) {
+                bucket.keys[free] = halves(value);
+                bucket.child[free] = child;
+                return self.image.put(at, &bucket);
+            }
+            if bucket.next == 0 {
+                bucket.next = self.image.reserve(1);
+                self.image.put(at, &bucket);
+            }
+            at = bucket.next;
+        }
+    }
+
+    fn tree(&mut self, field: u8, lowest: u32, rest: u32, groups: &[(Prefix, u32)]) -> u32 {
+        let first = self.branch(groups, 0);
+        self.image.add(&kernel::Index {
+            kind: kernel::NODE_TREE,
+            field,
+            lowest,
+            rest,
+            first,
+            ..kernel::Index::new_zeroed()
+        })
+    }
+
+    /// A branch of the tree, for prefixes in rising order (the shorter before the longer of the same
+    /// bits). `up` is the nearest branch above that has a group.
+    fn branch(&mut self, groups: &[(Prefix, u32)], up: u32) -> u32 {
+        let (Some(&(first, group)), Some(&(last, _))) = (groups.first(), groups.last()) else {
+            return 0;
+        };
+        // As far as all agree, but no further than the shortest: which, if it ends there, is the first.
+        let length = ((first.0 ^ last.0).leading_zeros() as u8).min(first.1);
+        let own = length == first.1;
+        let below = if own { &groups[1..] } else { groups };
+        let number = self.image.reserve(1);
+        let up_below = if own { number } else { up };
+        let split = below.partition_point(|((key, _), _)| key << length >> 127 == 0);
+        let child = [
+            self.branch(&below[..split], up_below),
+            self.branch(&below[split..], up_below),
+        ];
+        self.image.put(
+            number,
+            &kernel::Branch {
+                key: halves(first.0 & mask(length)),
+                kind: kernel::NODE_BRANCH,
+                length,
+                child,
+                group: if own { group } else { 0 },
+                up,
+                ..kernel::Branch::new_zeroed()
+            },
+        );
+        number
+    }
+}
+
+fn mask(length: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
+}

@@ -1,0 +1,259 @@
+//! Conditions as the kernel tests them: a field's 128 bits under a mask, or between two bounds.
+
+use crate::facts::{CGROUP_LEVELS_MAX, Host, address_key, address_max, address_min};
+use crate::field::FieldType;
+use crate::{Code, Condition, Error, Field, Layer, MatchType, Value};
+
+/// One lowered condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Test {
+    /// In the kernel: a [`Field`], or a level of one of its cgroup fields.
+    pub(crate) field: u8,
+    /// The answer is turned round.
+    pub(crate) negate: bool,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// Equal under the mask.
+    Masked { value: u128, mask: u128 },
+    /// From low to high, both included.
+    Between { low: u128, high: u128 },
+}
+
+/// Under no mask is anything but 0.
+const NEVER: Kind = Kind::Masked { value: 1, mask: 0 };
+const ALWAYS: Kind = Kind::Masked { value: 0, mask: 0 };
+
+/// The levels of the cgroup fields follow the fields.
+const CGROUP_LEVELS: u8 = Field::ALL.len() as u8;
+const CURRENT_CGROUP_LEVELS: u8 = CGROUP_LEVELS + CGROUP_LEVELS_MAX as u8;
+
+impl Test {
+    /// Lowers a checked condition. A path that is not there matches nothing.
+    ///
+    /// Errors: FWP_E_OUT_OF_BOUNDS for a cgroup deeper than [`CGROUP_LEVELS_MAX`].
+    pub(crate) fn of(condition: &Condition, layer: Layer, host: &dyn Host) -> Result<Self, Error> {
+        if let (FieldType::Cgroup, Value::Path(path)) = (condition.field.kind(), &condition.value) {
+            return cgroup(condition, path, host);
+        }
+        let (negate, kind) = kind_of(condition, layer, host);
+        Ok(Self {
+            field: condition.field as u8,
+            negate,
+            kind,
+        })
+    }
+
+    /// Whether no value of its field can meet it, whatever the host.
+    pub(crate) fn is_impossible(&self) -> bool {
+        match self.kind {
+            Kind::Masked { value, mask } if self.negate => mask == 0 && value == 0,
+            Kind::Masked { value, mask } => value & !mask != 0,
+            Kind::Between { low, high } => !self.negate && low > high,
+        }
+    }
+
+    /// The prefix of its field that it stands for, as key and length; none if it stands for none.
+    pub(crate) fn prefix(&self) -> Option<(u128, u8)> {
+        match self.kind {
+            Kind::Masked { value, mask }
+                if !self.negate
+                    && value & !mask == 0
+                    && mask.leading_ones() + mask.trailing_zeros().min(128) >= 128 =>
+            {
+                Some((value, mask.leading_ones() as u8))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn kind_of(condition: &Condition, layer: Layer, host: &dyn Host) -> (bool, Kind) {
+    let (least, most) = match condition.field.kind() {
+        FieldType::Uint(most) => (0, most.into()),
+        FieldType::Address => (address_min(layer.family), address_max(layer.family)),
+        FieldType::App | FieldType::Cgroup => (0, u128::MAX),
+    };
+    let between = |low, high| Kind::Between { low, high };
+    let number = number(&condition.value);
+    match condition.match_type {
+        MatchType::Equal => (false, equal(&condition.value, host)),
+        MatchType::NotEqual => (true, equal(&condition.value, host)),
+        MatchType::Greater if number >= most => (false, NEVER),
+        MatchType::Greater => (false, between(number + 1, most)),
+        MatchType::GreaterOrEqual => (false, between(number, most)),
+        MatchType::Less if number <= least => (false, NEVER),
+        MatchType::Less => (false, between(least, number - 1)),
+        MatchType::LessOrEqual => (false, between(least, number)),
+        MatchType::Range => match &condition.value {
+            Value::Range(low, high) => (false, between(self::number(low), self::number(high))),
+            _ => (false, NEVER),
+        },
+        MatchType::FlagsAllSet => (
+            false,
+            Kind::Masked {
+                value: number,
+                mask: number,
+            },
+        ),
+        MatchType::FlagsNoneSet => (
+            false,
+            Kind::Masked {
+                value: 0,
+                mask: number,
+            },
+        ),
+        MatchType::FlagsAnySet => (
+            true,
+            Kind::Masked {
+                value: 0,
+                mask: number,
+            },
+        ),
+        // Of cgroups and of texts only: not here.
+        MatchType::Prefix | MatchType::NotPrefix | MatchType::EqualCaseInsensitive => {
+            (false, NEVER)
+        }
+    }
+}
+
+fn equal(value: &Value, host: &dyn Host) -> Kind {
+    let exactly = |value| Kind::Masked {
+        value,
+        mask: u128::MAX,
+    };
+    match value {
+        Value::Prefix(prefix) => {
+            let free = prefix.max_prefix_len() - prefix.prefix_len();
+            // A prefix of IPv4 is one of its mapped form.
+            let mask = u128::MAX.checked_shl(free.into()).unwrap_or(0);
+            Kind::Masked {
+                value: address_key(prefix.addr()) & mask,
+                mask,
+            }
+        }
+        Value::Path(path) => host.file(path).map_or(NEVER, |file| exactly(file.key())),
+        other => exactly(number(other)),
+    }
+}
+
+fn number(value: &Value) -> u128 {
+    match value {
+        Value::Uint(number) => u128::from(*number),
+        Value::Address(address) => address_key(*address),
+        _ => 0,
+    }
+}
+
+fn cgroup(condition: &Condition, path: &str, host: &dyn Host) -> Result<Test, Error> {
+    let negate = matches!(
+        condition.match_type,
+        MatchType::NotEqual | MatchType::NotPrefix
+    );
+    let below = matches!(
+        condition.match_type,
+        MatchType::Prefix | MatchType::NotPrefix
+    );
+    let exactly = |id: u64| Kind::Masked {
+        value: id.into(),
+        mask: u128::MAX,
+    };
+    let own = condition.field as u8;
+    let levels = match condition.field {
+        Field::CurrentCgroup => CURRENT_CGROUP_LEVELS,
+        _ => CGROUP_LEVELS,
+    };
+    let (field, kind) = match host.cgroup(path) {
+        None => (own, NEVER),
+        Some(found) if found.level == 0 && below => (own, ALWAYS),
+        Some(found) if found.level == 0 => (own, exactly(0)),
+        Some(found) if !below => (own, exactly(found.id)),
+        Some(found) if found.level as usize <= CGROUP_LEVELS_MAX => {
+            (levels + found.level as u8 - 1, exactly(found.id))
+        }
+        Some(found) => {
+            return Err(Error::new(
+                Code::OutOfBounds,
+                format!(
+                    "the cgroup {path} is {} levels deep; prefix goes to {CGROUP_LEVELS_MAX}",
+                    found.level
+                ),
+            ));
+        }
+    };
+    Ok(Test {
+        field,
+        negate,
+        kind,
+    })
+}
+
+impl Condition {
+    /// Whether nothing can ever meet it, at any host.
+    pub(crate) fn is_impossible(&self, layer: Layer) -> bool {
+        /// On it each path stands for something.
+        struct AnyHost;
+        impl Host for AnyHost {
+            fn file(&self, _: &str) -> Option<crate::facts::FileId> {
+                Some(crate::facts::FileId {
+                    device: 1,
+                    inode: 1,
+                })
+            }
+            fn cgroup(&self, path: &str) -> Option<crate::facts::CgroupId> {
+                let level = u32::from(!path.trim_matches('/').is_empty());
+                Some(crate::facts::CgroupId { id: 1, level })
+            }
+        }
+        let test = Test::of(self, layer, &AnyHost);
+        test.is_ok_and(|test| test.is_impossible())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LayerKind;
+
+    #[test]
+    fn what_nothing_can_meet_is_known() {
+        let layer = LayerKind::ConnectRedirect.both()[0];
+        let impossible = |field, match_type, value| {
+            Condition {
+                field,
+                match_type,
+                value,
+            }
+            .is_impossible(layer)
+        };
+        assert!(impossible(
+            Field::RemotePort,
+            MatchType::Less,
+            Value::Uint(0)
+        ));
+        assert!(impossible(
+            Field::RemotePort,
+            MatchType::Greater,
+            Value::Uint(65_535)
+        ));
+        assert!(impossible(
+            Field::Flags,
+            MatchType::FlagsAnySet,
+            Value::Uint(0)
+        ));
+        assert!(!impossible(
+            Field::Flags,
+            MatchType::FlagsAllSet,
+            Value::Uint(0)
+        ));
+        assert!(!impossible(
+            Field::RemotePort,
+            MatchType::Less,
+            Value::Uint(1)
+        ));
+        let root = Value::Path("/".into());
+        assert!(impossible(Field::Cgroup, MatchType::NotPrefix, root));
+    }
+}

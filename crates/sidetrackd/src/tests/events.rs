@@ -1,0 +1,157 @@
+//! What the daemon tells: events, state, flows, explanations.
+
+use sidetrack_api::v1;
+use sidetrack_policy::Code;
+use tonic::Streaming;
+
+use super::host::{Calls, Daemon, filter, key, refused, until};
+
+async fn next(events: &mut Streaming<v1::Event>) -> v1::Event {
+    let next = tokio::time::timeout(std::time::Duration::from_secs(10), events.message());
+    next.await.expect("in time").unwrap().expect("an event")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_followed_and_kept() {
+    let daemon = Daemon::start().await;
+    let mut reader = daemon.client().await;
+    let request = v1::StreamEventsRequest {
+        follow: true,
+        ..Default::default()
+    };
+    let mut events = reader.stream_events(request).await.unwrap().into_inner();
+    let (mut client, session) = daemon.dynamic().await;
+    let id = client.add_one(&session, filter(1)).await.unwrap();
+    let opened = next(&mut events).await;
+    assert_eq!(opened.kind(), v1::EventKind::SessionOpened);
+    assert_eq!(opened.pid, std::process::id());
+    assert_eq!(
+        next(&mut events).await.kind(),
+        v1::EventKind::PolicyCommitted
+    );
+    daemon.recorder.record().events.push(v1::Event {
+        kind: v1::EventKind::ClassifyBlock.into(),
+        filter_id: id,
+        ..Default::default()
+    });
+    let blocked = next(&mut events).await;
+    assert_eq!(blocked.kind(), v1::EventKind::ClassifyBlock);
+    assert_eq!(
+        (blocked.filter.as_str(), blocked.filter_key),
+        ("rule 1", key(1))
+    );
+    drop(session);
+    assert_eq!(
+        next(&mut events).await.kind(),
+        v1::EventKind::PolicyCommitted
+    );
+    let ended = next(&mut events).await;
+    assert_eq!(ended.kind(), v1::EventKind::SessionEnded);
+    let request = v1::StreamEventsRequest {
+        follow: false,
+        backlog: false,
+        kinds: vec![v1::EventKind::SessionEnded.into()],
+    };
+    let mut kept = reader.stream_events(request).await.unwrap().into_inner();
+    assert_eq!(next(&mut kept).await, ended);
+    assert_eq!(kept.message().await.unwrap(), None);
+    let request = v1::StreamEventsRequest {
+        kinds: vec![99],
+        ..Default::default()
+    };
+    refused(reader.stream_events(request).await, Code::InvalidEnumerator);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_is_too_slow_is_told_what_it_missed() {
+    let daemon = Daemon::start().await;
+    let mut reader = daemon.client().await;
+    let request = v1::StreamEventsRequest {
+        follow: true,
+        ..Default::default()
+    };
+    let mut events = reader.stream_events(request).await.unwrap().into_inner();
+    let count = 50_000;
+    let event = v1::Event {
+        kind: v1::EventKind::Redirect.into(),
+        message: "x".repeat(1000),
+        ..Default::default()
+    };
+    daemon.recorder.record().events = vec![event; count];
+    until("all are told", async || {
+        daemon.recorder.record().events.is_empty()
+    })
+    .await;
+    let mut told = 0;
+    let mut missed = 0;
+    while told + missed < count as u64 {
+        let event = next(&mut events).await;
+        match event.kind() {
+            v1::EventKind::Missed => missed += event.missed,
+            _ => told += 1,
+        }
+    }
+    assert!(missed > 0);
+    assert_eq!(told + missed, count as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_and_flows_are_told() {
+    let daemon = Daemon::start().await;
+    let options = v1::SessionOptions {
+        name: "a product".into(),
+        dynamic: true,
+        ..Default::default()
+    };
+    let (mut client, session) = daemon.session_with(options).await;
+    client.add_one(&session, filter(1)).await.unwrap();
+    client.begin(&session, false).await.unwrap();
+    let state = daemon.state().await;
+    assert_eq!((state.filters, state.sublayers), (1, 1));
+    assert_eq!(state.generation, daemon.recorder.generation());
+    assert_eq!(state.counters[0].value, 7);
+    assert_eq!(state.sessions[0].name, "a product");
+    assert_eq!(state.sessions[0].objects, 1);
+    assert_eq!(state.writer.unwrap().session_id, session.id());
+    let mut flows = async |closed| {
+        let answer = client.list_flows(v1::ListFlowsRequest { closed }).await;
+        let mut pieces = answer.unwrap().into_inner();
+        pieces.message().await.unwrap().unwrap().flows
+    };
+    let live = flows(false).await;
+    assert_eq!(live.len(), 1);
+    assert_eq!(live[0].filter, "rule 1");
+    assert_eq!(flows(true).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_explained_if_it_is_one() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.client().await;
+    let good = v1::Connection {
+        remote: Some(sidetrack_api::endpoint(([192, 0, 2, 1], 443).into())),
+        ..Default::default()
+    };
+    let ask = |connection, layer| v1::ExplainRequest {
+        subject: Some(v1::explain_request::Subject::Connection(connection)),
+        layer,
+    };
+    let answer = client.explain(ask(good.clone(), 0)).await.unwrap();
+    assert_eq!(answer.get_ref().generation, daemon.recorder.generation());
+    let nowhere = v1::Connection::default();
+    refused(client.explain(ask(nowhere, 0)).await, Code::NullPointer);
+    refused(
+        client.explain(ask(good.clone(), 99)).await,
+        Code::LayerNotFound,
+    );
+    let icmp = v1::Connection {
+        protocol: 1,
+        ..good.clone()
+    };
+    refused(client.explain(ask(icmp, 0)).await, Code::OutOfBounds);
+    let local = v1::Connection {
+        local: Some(v1::Endpoint::default()),
+        ..good
+    };
+    refused(client.explain(ask(local, 0)).await, Code::ZeroLengthArray);
+}

@@ -1,0 +1,334 @@
+//! A daemon at a socket of its own, its clients, and objects to give it.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sidetrack_api::client::{self, Client, Error, Session};
+use sidetrack_api::v1;
+use sidetrack_policy::{Code, Uuid};
+
+use super::recorder::Recorder;
+use crate::config::Config;
+use crate::event::Log;
+use crate::keeper::Start;
+use crate::server::{self, Api};
+
+/// Tells a client in a process of its own where the daemon is.
+const CHILD_SOCKET: &str = "SIDETRACK_TEST_SOCKET";
+const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(super) struct Daemon {
+    pub(super) socket: PathBuf,
+    pub(super) recorder: Recorder,
+    pub(super) config: Config,
+    folder: Option<tempfile::TempDir>,
+    /// The daemon's own, as it is in its own process: it goes with all its calls.
+    runtime: Option<tokio::runtime::Runtime>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    server: Option<tokio::task::JoinHandle<()>>,
+    keeper: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Daemon {
+    pub(super) async fn start() -> Self {
+        Self::start_with(Config::default()).await
+    }
+
+    pub(super) async fn start_with(config: Config) -> Self {
+        // Other users' clients come here too.
+        let folder = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        Self::start_in(folder, config, Recorder::default(), "a boot").await
+    }
+
+    /// Another daemon takes up what this one left, in this running time of the machine or another.
+    pub(super) async fn restart(mut self, boot: &str) -> Self {
+        let fresh = boot != "a boot";
+        self.stop().await;
+        let recorder = match fresh {
+            true => Recorder::default(),
+            false => self.recorder.clone(),
+        };
+        let folder = self.folder.take().unwrap();
+        Self::start_in(folder, self.config.clone(), recorder, boot).await
+    }
+
+    async fn stop(&mut self) {
+        drop(self.stop.take());
+        self.server.take().unwrap().await.unwrap();
+        let runtime = self.runtime.take().unwrap();
+        let keeper = self.keeper.take().unwrap();
+        tokio::task::block_in_place(|| {
+            runtime.shutdown_timeout(DEADLINE);
+            keeper.join().unwrap();
+        });
+    }
+
+    async fn start_in(
+        folder: tempfile::TempDir,
+        config: Config,
+        recorder: Recorder,
+        boot: &str,
+    ) -> Self {
+        let socket = folder.path().join("sidetrackd.sock");
+        let log = Log::default();
+        let start = Start {
+            store: Some(folder.path().join("policy.redb")),
+            boot: boot.into(),
+            log: log.clone(),
+            refresh: Duration::from_millis(10),
+        };
+        let data_path = recorder.clone();
+        let (keeper, thread) = start.keeper(move || Ok(Box::new(data_path))).await.unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let inside = runtime.enter();
+        let api = Api::new(&config, keeper, log).unwrap();
+        let listener = server::listen(&socket).unwrap();
+        drop(inside);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let connections = config.limits.connections;
+        let server = runtime.spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            api.serve(listener, connections, stopped).await.unwrap();
+        });
+        Self {
+            socket,
+            recorder,
+            config,
+            folder: Some(folder),
+            runtime: Some(runtime),
+            stop: Some(stop),
+            server: Some(server),
+            keeper: Some(thread),
+        }
+    }
+
+    pub(super) async fn client(&self) -> Client {
+        client::connect(Some(&self.socket)).await.unwrap()
+    }
+
+    /// A client with a session that is not dynamic.
+    pub(super) async fn session(&self) -> (Client, Session) {
+        self.session_with(v1::SessionOptions::default()).await
+    }
+
+    pub(super) async fn dynamic(&self) -> (Client, Session) {
+        let options = v1::SessionOptions {
+            dynamic: true,
+            ..Default::default()
+        };
+        self.session_with(options).await
+    }
+
+    pub(super) async fn session_with(&self, options: v1::SessionOptions) -> (Client, Session) {
+        let mut client = self.client().await;
+        let session = Session::open(&mut client, options).await.unwrap();
+        (client, session)
+    }
+
+    pub(super) async fn state(&self) -> v1::State {
+        let mut client = self.client().await;
+        client
+            .get_state(v1::GetStateRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    /// What makes a process a client of this daemon.
+    pub(super) fn child_environment(&self) -> [(&str, &std::path::Path); 1] {
+        [(CHILD_SOCKET, &self.socket)]
+    }
+
+    /// Runs a test of this program as a process of its own, which finds the daemon by [`child_socket`].
+    pub(super) fn child(&self, test: &str) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--ignored", "--nocapture"])
+            .envs(self.child_environment())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// In a child: where the daemon is. None: it was not started by [`Daemon::child`].
+pub(super) fn child_socket() -> Option<PathBuf> {
+    std::env::var_os(CHILD_SOCKET).map(Into::into)
+}
+
+/// Waits until something is so, and panics if it is not in time.
+pub(super) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !is().await {
+        assert!(Instant::now() < end, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Asserts that a call was refused with a code of WFP's.
+#[track_caller]
+pub(super) fn refused<T: std::fmt::Debug>(result: Result<T, tonic::Status>, code: Code) {
+    match Error::from(result.unwrap_err()) {
+        Error::Policy(error) => {
+            assert_eq!(error.code, code, "{error}");
+            assert!(!error.message.is_empty());
+        }
+        other => panic!("expected {code}, got {other}"),
+    }
+}
+
+pub(super) fn key(number: u128) -> Vec<u8> {
+    Uuid::from_u128(number).as_bytes().to_vec()
+}
+
+pub(super) fn provider(number: u128) -> v1::Provider {
+    v1::Provider {
+        key: key(number),
+        name: "vendor".into(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn sublayer(number: u128) -> v1::Sublayer {
+    v1::Sublayer {
+        key: key(number),
+        name: "group".into(),
+        weight: 1,
+        ..Default::default()
+    }
+}
+
+pub(super) fn service(number: u128) -> v1::Service {
+    v1::Service {
+        key: key(number),
+        name: format!("proxy {number}"),
+        ..Default::default()
+    }
+}
+
+pub(super) fn filter(number: u128) -> v1::Filter {
+    v1::Filter {
+        key: key(number),
+        name: format!("rule {number}"),
+        layer: v1::Layer::ConnectRedirectV4.into(),
+        action: v1::Action::Permit.into(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn condition(
+    field: v1::Field,
+    match_type: i32,
+    value: v1::value::Kind,
+) -> v1::Condition {
+    v1::Condition {
+        field: field.into(),
+        match_type,
+        value: Some(v1::Value { kind: Some(value) }),
+    }
+}
+
+pub(super) fn range(low: u64, high: u64) -> v1::value::Kind {
+    let end = |number| {
+        Some(Box::new(v1::Value {
+            kind: Some(v1::value::Kind::Uint(number)),
+        }))
+    };
+    v1::value::Kind::Range(Box::new(v1::Range {
+        low: end(low),
+        high: end(high),
+    }))
+}
+
+/// The calls, short.
+pub(super) trait Calls {
+    async fn add_one(
+        &mut self,
+        session: &Session,
+        filter: v1::Filter,
+    ) -> Result<u64, tonic::Status>;
+    async fn begin(&mut self, session: &Session, read_only: bool) -> Result<u64, tonic::Status>;
+    async fn commit_it(&mut self, session: &Session) -> Result<u64, tonic::Status>;
+    async fn abort_it(&mut self, session: &Session) -> Result<(), tonic::Status>;
+    async fn put_policy(
+        &mut self,
+        session: &Session,
+        request: v1::ApplyPolicyRequest,
+    ) -> Result<v1::ApplyPolicyResponse, tonic::Status>;
+    async fn filters(&mut self, session: u64) -> Vec<v1::Filter>;
+}
+
+impl Calls for Client {
+    async fn add_one(
+        &mut self,
+        session: &Session,
+        filter: v1::Filter,
+    ) -> Result<u64, tonic::Status> {
+        let request = v1::AddFilterRequest {
+            session_id: session.id(),
+            filter: Some(filter),
+        };
+        Ok(self.add_filter(request).await?.into_inner().id)
+    }
+
+    async fn begin(&mut self, session: &Session, read_only: bool) -> Result<u64, tonic::Status> {
+        let request = v1::BeginTransactionRequest {
+            session_id: session.id(),
+            read_only,
+        };
+        Ok(self
+            .begin_transaction(request)
+            .await?
+            .into_inner()
+            .generation)
+    }
+
+    async fn commit_it(&mut self, session: &Session) -> Result<u64, tonic::Status> {
+        let session_id = session.id();
+        let committed = self.commit(v1::CommitRequest { session_id }).await?;
+        Ok(committed.into_inner().generation)
+    }
+
+    async fn abort_it(&mut self, session: &Session) -> Result<(), tonic::Status> {
+        let session_id = session.id();
+        self.abort(v1::AbortRequest { session_id }).await.map(drop)
+    }
+
+    async fn put_policy(
+        &mut self,
+        session: &Session,
+        request: v1::ApplyPolicyRequest,
+    ) -> Result<v1::ApplyPolicyResponse, tonic::Status> {
+        let request = v1::ApplyPolicyRequest {
+            session_id: session.id(),
+            ..request
+        };
+        Ok(self.apply_policy(request).await?.into_inner())
+    }
+
+    async fn filters(&mut self, session_id: u64) -> Vec<v1::Filter> {
+        let request = v1::ListRequest {
+            session_id,
+            provider: Vec::new(),
+        };
+        let mut pieces = self.list_filters(request).await.unwrap().into_inner();
+        let mut all = Vec::new();
+        while let Some(piece) = pieces.message().await.unwrap() {
+            assert!((1..=1024).contains(&piece.filters.len()));
+            all.extend(piece.filters);
+        }
+        all
+    }
+}

@@ -1,0 +1,251 @@
+//! Limits, and clients that try them.
+
+use std::time::Instant;
+
+use sidetrack_api::client::{self, Session};
+use sidetrack_api::v1;
+use sidetrack_policy::Code;
+use sidetrack_policy::set::{FILTERS_MAX, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX};
+
+use super::host::{
+    Calls, Daemon, child_socket, condition, filter, provider, refused, service, sublayer,
+};
+use crate::Config;
+use crate::config::Limits;
+use crate::server::{CALL_SIZE_MAX, CALLS_MAX};
+
+/// What a flood may add to the daemon's memory: the calls being answered, with what reading them takes,
+/// and what is on the way.
+const FLOOD_BYTES_MAX: u64 = 1 << 30;
+
+fn policy() -> v1::ApplyPolicyRequest {
+    v1::ApplyPolicyRequest {
+        owner: "mine".into(),
+        ..Default::default()
+    }
+}
+
+/// A filter that asks about much, as those of real policies do.
+fn mixed(number: u128) -> v1::Filter {
+    use v1::value::Kind;
+    let prefix = Kind::Prefix(v1::Prefix {
+        address: vec![10, (number >> 16) as u8, (number >> 8) as u8, number as u8],
+        length: 24 + (number % 9) as u32,
+    });
+    let port = Kind::Uint((number % 65_536) as u64);
+    let app = Kind::Path(format!("/usr/bin/program-{}", number % 100));
+    v1::Filter {
+        conditions: vec![
+            condition(v1::Field::RemoteAddress, 0, prefix),
+            condition(v1::Field::RemotePort, 0, port),
+            condition(v1::Field::App, 0, app),
+        ],
+        ..filter(number)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_filters_are_applied_and_one_more_is_refused() {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    let full = v1::ApplyPolicyRequest {
+        filters: (1..=FILTERS_MAX as u128).map(mixed).collect(),
+        ..policy()
+    };
+    let began = Instant::now();
+    let applied = client.put_policy(&session, full.clone()).await.unwrap();
+    println!("applied {FILTERS_MAX} filters in {:?}", began.elapsed());
+    assert_eq!(applied.added as usize, FILTERS_MAX);
+    let one = client
+        .add_one(&session, filter(1 + FILTERS_MAX as u128))
+        .await;
+    refused(one, Code::OutOfBounds);
+    let mut more = full;
+    more.filters.push(filter(1 + FILTERS_MAX as u128));
+    refused(client.put_policy(&session, more).await, Code::OutOfBounds);
+    assert_eq!(daemon.recorder.in_force().len(), FILTERS_MAX);
+    assert_eq!(daemon.state().await.generation, applied.generation);
+    let began = Instant::now();
+    let daemon = daemon.restart("a boot").await;
+    println!("restarted in {:?}", began.elapsed());
+    assert_eq!(daemon.state().await.filters as usize, FILTERS_MAX);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sublayers_services_and_providers_have_limits() {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    // The universal one is among them.
+    let most = SUBLAYERS_MAX as u128 - 1;
+    let full = v1::ApplyPolicyRequest {
+        sublayers: (1..=most).map(sublayer).collect(),
+        ..policy()
+    };
+    let mut more = full.clone();
+    more.sublayers.push(sublayer(most + 1));
+    let result = client.put_policy(&session, more).await;
+    refused(result, Code::TooManySublayers);
+    assert_eq!(daemon.state().await.sublayers, 1);
+    client.put_policy(&session, full).await.unwrap();
+    let request = v1::AddSublayerRequest {
+        session_id: session.id(),
+        sublayer: Some(sublayer(most + 1)),
+    };
+    refused(client.add_sublayer(request).await, Code::TooManySublayers);
+    let services = v1::ApplyPolicyRequest {
+        services: (0..=SERVICES_MAX as u128).map(|n| service(n + 1)).collect(),
+        ..policy()
+    };
+    let result = client.put_policy(&session, services).await;
+    refused(result, Code::TooManyCallouts);
+    let providers = v1::ApplyPolicyRequest {
+        providers: (0..=PROVIDERS_MAX as u128)
+            .map(|n| provider(n + 1))
+            .collect(),
+        ..policy()
+    };
+    refused(
+        client.put_policy(&session, providers).await,
+        Code::OutOfBounds,
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_have_a_limit_and_options_too() {
+    let config = Config {
+        limits: Limits {
+            sessions: 2,
+            ..Limits::default()
+        },
+        ..Config::default()
+    };
+    let daemon = Daemon::start_with(config).await;
+    let open = [daemon.session().await, daemon.session().await];
+    let mut client = daemon.client().await;
+    let third = client.open_session(v1::SessionOptions::default()).await;
+    let code = third.unwrap_err().code();
+    assert_eq!(code, tonic::Code::ResourceExhausted);
+    drop(open);
+    super::host::until("there is room", async || {
+        daemon.state().await.sessions.is_empty()
+    })
+    .await;
+    let long = v1::SessionOptions {
+        name: "x".repeat(257),
+        ..Default::default()
+    };
+    refused(client.open_session(long).await, Code::OutOfBounds);
+    let patient = v1::SessionOptions {
+        txn_wait_timeout_ms: Some(3_600_001),
+        ..Default::default()
+    };
+    refused(client.open_session(patient).await, Code::OutOfBounds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_has_a_size_and_a_policy_a_larger_one() {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    let large = v1::Filter {
+        description: "x".repeat(CALL_SIZE_MAX),
+        ..filter(1)
+    };
+    let status = client.add_one(&session, large.clone()).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
+    // As a policy it is read, and refused for what is wrong with it.
+    let one = v1::ApplyPolicyRequest {
+        filters: vec![large],
+        ..policy()
+    };
+    refused(client.put_policy(&session, one).await, Code::OutOfBounds);
+    let huge = v1::ApplyPolicyRequest {
+        owner: "x".repeat(sidetrack_api::MESSAGE_SIZE_MAX),
+        ..policy()
+    };
+    let status = client.put_policy(&session, huge).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
+    assert!(client.filters(0).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a_flood_is_refused_and_memory_bounded runs it, and kills it"]
+async fn a_flooding_client() {
+    let Some(socket) = child_socket() else {
+        return;
+    };
+    let app = |n: usize| v1::value::Kind::Path(format!("/{}", "x".repeat(4000 + n)));
+    let large = v1::Filter {
+        conditions: (0..90)
+            .map(|n| condition(v1::Field::App, 0, app(n)))
+            .collect(),
+        ..filter(1)
+    };
+    let mut refusals = 0;
+    let mut sessions = Vec::new();
+    for _ in 0..32 {
+        let mut client = client::connect(Some(&socket)).await.unwrap();
+        let options = v1::SessionOptions::default();
+        let session = Session::open(&mut client, options).await.unwrap();
+        sessions.push((client, session));
+    }
+    for (client, session) in &sessions {
+        let session_id = session.id();
+        let calls = (0..40).map(|_| {
+            let mut client = client.clone();
+            let request = v1::AddFilterRequest {
+                session_id,
+                filter: Some(large.clone()),
+            };
+            tokio::spawn(async move { client.add_filter(request).await.map(drop) })
+        });
+        let calls: Vec<_> = calls.collect();
+        // Those that wait for the writer stay.
+        for call in calls {
+            let wait = std::time::Duration::from_millis(20);
+            if let Ok(Ok(Err(status))) = tokio::time::timeout(wait, call).await {
+                assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+                refusals += 1;
+            }
+        }
+    }
+    println!("\nrefused {refusals}");
+    std::future::pending::<()>().await;
+}
+
+/// Bytes of this process in memory, at their highest.
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_is_refused_and_memory_bounded() {
+    use std::io::{BufRead, BufReader};
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    client.begin(&session, false).await.unwrap();
+    // The highest from now on.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = memory();
+    let mut child = daemon.child("tests::limits::a_flooding_client");
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let refused = tokio::task::spawn_blocking(move || {
+        let mut lines = lines.map_while(Result::ok);
+        lines.find_map(|line| line.strip_prefix("refused ").map(str::to_owned))
+    });
+    let refused: usize = refused.await.unwrap().expect("it floods").parse().unwrap();
+    let grown = memory() - before;
+    println!("{refused} calls refused, {} MiB more", grown >> 20);
+    assert!(refused >= 32 * 40 - CALLS_MAX * 3 && grown < FLOOD_BYTES_MAX);
+    // Others are served as soon as it is gone, and the writer was never disturbed.
+    client.add_one(&session, filter(2)).await.ok();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    super::host::until("there is room", async || {
+        client.version(v1::VersionRequest {}).await.is_ok()
+    })
+    .await;
+    client.abort_it(&session).await.unwrap();
+}

@@ -1,0 +1,289 @@
+//! Objects added, listed, applied whole; and who may.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use sidetrack_api::client::{self, Session};
+use sidetrack_api::v1;
+use sidetrack_policy::{Code, Identity, SUBLAYER_UNIVERSAL, Uuid};
+
+use super::host::{Calls, Daemon, child_socket, filter, key, provider, refused, service, sublayer};
+use crate::Config;
+use crate::config::Access;
+
+fn policy(filters: Vec<v1::Filter>) -> v1::ApplyPolicyRequest {
+    v1::ApplyPolicyRequest {
+        owner: "mine".into(),
+        filters,
+        ..Default::default()
+    }
+}
+
+fn named(name: &str) -> v1::Filter {
+    v1::Filter {
+        key: Vec::new(),
+        name: name.into(),
+        ..filter(1)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_reads_back_and_lists_come_in_pieces() {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    let given = v1::Filter {
+        sublayer: Vec::new(),
+        weight: Some(v1::filter::Weight::Class(3)),
+        ..filter(1)
+    };
+    let id = client.add_one(&session, given.clone()).await.unwrap();
+    let request = v1::GetRequest {
+        session_id: 0,
+        key: key(1),
+    };
+    let got = client.get_filter(request).await.unwrap().into_inner();
+    let expected = v1::Filter {
+        id,
+        lifetime: v1::Lifetime::Static.into(),
+        sublayer: SUBLAYER_UNIVERSAL.as_bytes().to_vec(),
+        effective_weight: got.effective_weight,
+        ..given
+    };
+    assert_eq!(got, expected);
+    let many = policy((2..=3000).map(filter).collect());
+    client.put_policy(&session, many).await.unwrap();
+    let all = client.filters(0).await;
+    assert_eq!(all.len(), 3000);
+    assert!(all.is_sorted_by_key(|filter| filter.key.clone()));
+    assert_eq!(all.iter().filter(|each| each.owner == "mine").count(), 2999);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_may_be_of_one_provider() {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    let request = v1::ApplyPolicyRequest {
+        providers: vec![provider(1), provider(2)],
+        sublayers: vec![
+            v1::Sublayer {
+                provider: key(1),
+                ..sublayer(1)
+            },
+            sublayer(2),
+        ],
+        services: vec![service(1)],
+        ..policy(Vec::new())
+    };
+    client.put_policy(&session, request).await.unwrap();
+    let of = |provider| v1::ListRequest {
+        session_id: 0,
+        provider,
+    };
+    let mut pieces = client
+        .list_sublayers(of(key(1)))
+        .await
+        .unwrap()
+        .into_inner();
+    let piece = pieces.message().await.unwrap().unwrap();
+    assert_eq!(piece.sublayers.len(), 1);
+    let mut pieces = client
+        .list_providers(of(Vec::new()))
+        .await
+        .unwrap()
+        .into_inner();
+    let piece = pieces.message().await.unwrap().unwrap();
+    assert_eq!(piece.providers.len(), 2);
+    let mut pieces = client
+        .list_services(of(Vec::new()))
+        .await
+        .unwrap()
+        .into_inner();
+    let piece = pieces.message().await.unwrap().unwrap();
+    assert!(piece.services[0].listening);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_applied_in_one_commit_and_a_dry_run_only_tells() {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    let first = policy(vec![named("a"), named("b")]);
+    let generation = daemon.recorder.generation();
+    let dry = v1::ApplyPolicyRequest {
+        dry_run: true,
+        ..first.clone()
+    };
+    let told = client.put_policy(&session, dry).await.unwrap();
+    assert_eq!((told.added, told.changes.len()), (2, 2));
+    assert_eq!(daemon.recorder.generation(), generation);
+    let applied = client.put_policy(&session, first.clone()).await.unwrap();
+    assert_eq!((applied.added, applied.generation), (2, generation + 1));
+    let key_of_a = Identity::applied_key("mine", "filter", "a");
+    assert!(daemon.recorder.in_force().contains(&key_of_a.as_u128()));
+    // The same again is no commit.
+    let again = client.put_policy(&session, first).await.unwrap();
+    assert_eq!((again.unchanged, again.generation), (2, generation + 1));
+    let blocking = v1::Filter {
+        action: v1::Action::Block.into(),
+        ..named("a")
+    };
+    let second = v1::ApplyPolicyRequest {
+        dry_run: true,
+        ..policy(vec![blocking, named("c")])
+    };
+    let told = client.put_policy(&session, second).await.unwrap();
+    assert_eq!((told.added, told.replaced, told.removed), (1, 1, 1));
+    let replaced = told
+        .changes
+        .iter()
+        .find(|change| change.operation() == v1::change::Operation::Replace)
+        .unwrap();
+    let action = |object: &Option<v1::Object>| match &object.as_ref().unwrap().kind {
+        Some(v1::object::Kind::Filter(filter)) => filter.action(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(action(&replaced.before), v1::Action::Permit);
+    assert_eq!(action(&replaced.after), v1::Action::Block);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_fails_changes_nothing_even_in_a_transaction() {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    client.begin(&session, false).await.unwrap();
+    let good = policy(vec![named("a")]);
+    client.put_policy(&session, good).await.unwrap();
+    let twice = policy(vec![named("b"), named("c"), named("c")]);
+    let result = client.put_policy(&session, twice).await;
+    refused(result, Code::AlreadyExists);
+    let lost = v1::Filter {
+        sublayer: key(9),
+        ..named("d")
+    };
+    let result = client
+        .put_policy(&session, policy(vec![named("b"), lost]))
+        .await;
+    refused(result, Code::SublayerNotFound);
+    client.commit_it(&session).await.unwrap();
+    let names: Vec<_> = client
+        .filters(0)
+        .await
+        .into_iter()
+        .map(|f| f.name)
+        .collect();
+    assert_eq!(names, ["a"]);
+}
+
+#[tokio::test]
+#[ignore = "a_vendor_changes_its_own_objects_only runs it as another user"]
+async fn a_vendor() {
+    let Some(socket) = child_socket() else {
+        return;
+    };
+    let mut client = client::connect(Some(&socket)).await.unwrap();
+    let session = Session::open(&mut client, v1::SessionOptions::default())
+        .await
+        .unwrap();
+    let session_id = session.id();
+    let own = v1::AddProviderRequest {
+        session_id,
+        provider: Some(provider(2)),
+    };
+    client.add_provider(own).await.unwrap();
+    let of = |number, provider| v1::Filter {
+        provider,
+        ..filter(number)
+    };
+    client.add_one(&session, of(2, key(2))).await.unwrap();
+    let wrong = Code::WrongSession;
+    refused(client.add_one(&session, of(3, Vec::new())).await, wrong);
+    refused(client.add_one(&session, of(3, key(1))).await, wrong);
+    let delete = |number| v1::DeleteRequest {
+        session_id,
+        key: key(number),
+    };
+    refused(client.delete_filter(delete(1)).await, wrong);
+    refused(client.delete_provider(delete(1)).await, wrong);
+    let theirs = policy(vec![of(4, key(1))]);
+    refused(client.put_policy(&session, theirs).await, wrong);
+    println!("\nas it should be");
+}
+
+#[tokio::test]
+#[ignore = "who_is_in_no_group_may_only_ask_for_the_version runs it as another user"]
+async fn a_stranger() {
+    let Some(socket) = child_socket() else {
+        return;
+    };
+    let mut client = client::connect(Some(&socket)).await.unwrap();
+    client.version(v1::VersionRequest {}).await.unwrap();
+    let denied = Some(tonic::Code::PermissionDenied);
+    let code = |status: Option<tonic::Status>| status.map(|status| status.code());
+    let state = client.get_state(v1::GetStateRequest {}).await;
+    assert_eq!(code(state.err()), denied);
+    let session = client.open_session(v1::SessionOptions::default()).await;
+    assert_eq!(code(session.err()), denied);
+    let request = v1::ApplyPolicyRequest::default();
+    let applied = client.apply_policy(request).await;
+    assert_eq!(code(applied.err()), denied);
+    println!("\nas it should be");
+}
+
+/// Runs a test of this file as a user of a group, and checks that it ends well.
+fn run_as(daemon: &Daemon, test: &str, user: u32, group: u32) {
+    // The program may be where only its owner may look; /proc leads there too, but not others. A copy.
+    let copy = daemon.socket.with_file_name("client");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let output = Command::new(copy)
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .envs(daemon.child_environment())
+        .current_dir("/")
+        .uid(user)
+        .gid(group)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("as it should be"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn group_of_daemons() -> (Config, u32) {
+    let name = "daemon";
+    let config = Config {
+        access: Access {
+            write_group: Some(name.into()),
+            ..Access::default()
+        },
+        ..Config::default()
+    };
+    (config, uzers::get_group_by_name(name).unwrap().gid())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vendor_changes_its_own_objects_only() {
+    let (config, group) = group_of_daemons();
+    let daemon = Daemon::start_with(config).await;
+    let (mut client, session) = daemon.session().await;
+    let request = v1::ApplyPolicyRequest {
+        providers: vec![provider(1)],
+        filters: vec![filter(1)],
+        ..policy(Vec::new())
+    };
+    client.put_policy(&session, request).await.unwrap();
+    tokio::task::block_in_place(|| run_as(&daemon, "tests::objects::a_vendor", 65_534, group));
+    assert_eq!(daemon.recorder.in_force(), [1, 2]);
+    let vendors = v1::DeleteRequest {
+        session_id: session.id(),
+        key: Uuid::from_u128(2).as_bytes().to_vec(),
+    };
+    client.delete_filter(vendors).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_no_group_may_only_ask_for_the_version() {
+    let (config, _) = group_of_daemons();
+    let daemon = Daemon::start_with(config).await;
+    tokio::task::block_in_place(|| run_as(&daemon, "tests::objects::a_stranger", 65_534, 65_534));
+}

@@ -1,0 +1,145 @@
+//! A data path that records what it is told.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use sidetrack_api::v1;
+use sidetrack_policy::{Code, Filter, Lifetime, Objects, Uuid};
+
+use crate::Error;
+use crate::data_path::{DataPath, Generation, TakenUp};
+
+/// The record outlives the daemon, as pins do.
+#[derive(Clone, Default)]
+pub(super) struct Recorder {
+    record: Arc<Mutex<Record>>,
+}
+
+#[derive(Default)]
+pub(super) struct Record {
+    /// The filters of each commit, in its order: their keys.
+    pub(super) commits: Vec<Vec<u128>>,
+    /// Put in force by `boot`.
+    pub(super) boots: Vec<Vec<u128>>,
+    /// The next commit fails with this.
+    pub(super) refuse: Option<Code>,
+    /// Events to tell.
+    pub(super) events: Vec<v1::Event>,
+}
+
+impl Recorder {
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap()
+    }
+
+    /// The filters in force.
+    pub(super) fn in_force(&self) -> Vec<u128> {
+        self.record().commits.last().cloned().unwrap_or_default()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.record().commits.len() as u64
+    }
+}
+
+fn keys(objects: &Objects) -> Vec<u128> {
+    let filters = objects.all::<Filter>();
+    filters
+        .map(|filter| filter.identity.key.as_u128())
+        .collect()
+}
+
+impl DataPath for Recorder {
+    fn is_fresh(&self) -> bool {
+        self.generation() == 0
+    }
+
+    fn boot(&mut self, objects: &Objects) -> Result<(), Error> {
+        let mut filters = objects.all::<Filter>();
+        assert!(filters.all(|filter| filter.lifetime == Lifetime::BootTime));
+        self.record().boots.push(keys(objects));
+        Ok(())
+    }
+
+    fn take_up(&mut self, objects: &Objects) -> Result<TakenUp, Error> {
+        let agrees = !self.is_fresh() && self.in_force() == keys(objects);
+        let mut notes = Vec::new();
+        if !agrees {
+            if !self.is_fresh() {
+                notes.push("the kernel had another policy than the store; mended".to_owned());
+            }
+            self.record().commits.push(keys(objects));
+        }
+        Ok(TakenUp {
+            generation: self.generation(),
+            notes,
+        })
+    }
+
+    fn commit(&mut self, objects: &Objects) -> Result<Generation, Error> {
+        let mut record = self.record();
+        if let Some(code) = record.refuse.take() {
+            return Err(sidetrack_policy::Error::new(code, "as the test wants").into());
+        }
+        record.commits.push(keys(objects));
+        Ok(record.commits.len() as u64)
+    }
+
+    fn register(&mut self, service: Uuid, pid: u32) -> Result<Vec<u8>, Error> {
+        let mut credentials = service.as_bytes().to_vec();
+        credentials.extend(pid.to_ne_bytes());
+        credentials.resize(40, 0);
+        Ok(credentials)
+    }
+
+    fn tell(&mut self, state: &mut v1::State) -> Result<(), Error> {
+        state.counters.push(v1::Counter {
+            name: "redirected".into(),
+            value: 7,
+        });
+        Ok(())
+    }
+
+    fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
+        Ok(vec![Uuid::from_u128(1)])
+    }
+
+    fn flows(&mut self) -> Result<Vec<v1::Flow>, Error> {
+        let flow = |id, closed| v1::Flow {
+            id,
+            closed,
+            filter_id: 1,
+            ..v1::Flow::default()
+        };
+        Ok(vec![flow(2, true), flow(1, false)])
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn events(&mut self) -> Result<Vec<v1::Event>, Error> {
+        Ok(std::mem::take(&mut self.record().events))
+    }
+
+    fn explain(
+        &mut self,
+        _objects: &Objects,
+        question: &v1::ExplainRequest,
+    ) -> Result<v1::ExplainResponse, Error> {
+        match question.subject {
+            Some(v1::explain_request::Subject::FlowId(id)) => {
+                let text = format!("there is no flow {id}");
+                Err(sidetrack_policy::Error::new(Code::NotFound, text).into())
+            }
+            _ => Ok(v1::ExplainResponse {
+                verdict: v1::Verdict::None.into(),
+                ..v1::ExplainResponse::default()
+            }),
+        }
+    }
+
+    fn refresh(&mut self, _objects: &Objects) -> Result<Option<Generation>, Error> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,80 @@
+//! What a daemon finds when it starts again.
+
+use sidetrack_api::v1;
+
+use super::host::{Calls, Daemon, filter};
+
+fn with(number: u128, flag: v1::Flag) -> v1::Filter {
+    v1::Filter {
+        flags: flag as u32,
+        ..filter(number)
+    }
+}
+
+async fn daemon_with_all_lifetimes() -> Daemon {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    for given in [
+        with(1, v1::Flag::Persistent),
+        with(2, v1::Flag::BootTime),
+        filter(3),
+    ] {
+        client.add_one(&session, given).await.unwrap();
+    }
+    let (mut client, session) = daemon.dynamic().await;
+    client.add_one(&session, filter(4)).await.unwrap();
+    daemon
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_finds_all_but_what_was_dynamic() {
+    let daemon = daemon_with_all_lifetimes().await;
+    // Boot-time filters are kept, not judged by.
+    assert!(!daemon.recorder.in_force().contains(&2));
+    let daemon = daemon.restart("a boot").await;
+    assert_eq!(daemon.recorder.in_force(), [1, 3]);
+    assert_eq!(daemon.state().await.filters, 3);
+    assert!(daemon.recorder.record().boots.len() <= 1, "it was no boot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn store_and_kernel_agree_and_nothing_is_committed() {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    client.add_one(&session, filter(1)).await.unwrap();
+    drop((client, session));
+    let generation = daemon.recorder.generation();
+    let daemon = daemon.restart("a boot").await;
+    assert_eq!(daemon.state().await.generation, generation);
+    assert!(daemon.state().await.notes.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_differs_is_mended_and_that_is_told() {
+    let daemon = Daemon::start().await;
+    let (mut client, session) = daemon.session().await;
+    client.add_one(&session, filter(1)).await.unwrap();
+    drop((client, session));
+    daemon.recorder.record().commits.push(vec![7]);
+    let daemon = daemon.restart("a boot").await;
+    assert_eq!(daemon.recorder.in_force(), [1]);
+    assert!(daemon.state().await.notes[0].contains("mended"));
+    let mut client = daemon.client().await;
+    let request = v1::StreamEventsRequest {
+        kinds: vec![v1::EventKind::Mended.into()],
+        ..Default::default()
+    };
+    let mut events = client.stream_events(request).await.unwrap().into_inner();
+    assert!(events.message().await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reboot_boot_time_filters_hold_first_and_static_ones_are_gone() {
+    let daemon = daemon_with_all_lifetimes().await;
+    let daemon = daemon.restart("another boot").await;
+    assert_eq!(daemon.recorder.record().boots, [vec![2]]);
+    assert_eq!(daemon.recorder.record().commits, [vec![1]]);
+    assert_eq!(daemon.state().await.filters, 2);
+    let daemon = daemon.restart("a third boot").await;
+    assert_eq!(daemon.recorder.record().boots, [vec![2]]);
+}

@@ -1,0 +1,426 @@
+//! The kernel says of every connection what the reference says: all layers, all fields, all actions.
+//!
+//! The kernel is asked by its own matcher, on values made up here. That the hooks fill in the right
+//! values is the matter of `layers.rs`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+
+use e2e::Host;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{Config, TestRunner};
+use sidetrack_engine::{Paths, ServiceSpec};
+use sidetrack_policy::facts::{Facts, FileId, Host as _, Program};
+use sidetrack_policy::field::{FieldType, flags};
+use sidetrack_policy::reference::{Situation, classify};
+use sidetrack_policy::rule::{Rule, order};
+use sidetrack_policy::{
+    Absent, Action, Condition, Family, Field, Filter, Identity, Layer, Lifetime, MatchType,
+    Records, Service, Sublayer, Uuid, Value, Weight,
+};
+use tempfile::TempDir;
+
+/// Policies tried, each on so many connections.
+const POLICIES: u32 = 1500;
+const CONNECTIONS: usize = 20;
+
+const V4: [&str; 5] = ["10.0.0.1", "10.0.0.2", "10.1.2.3", "127.0.0.1", "0.0.0.0"];
+const V6: [&str; 5] = ["fd00::1", "fd00::2", "fd00:1::3", "::1", "::"];
+const V4_PREFIXES: [&str; 5] = [
+    "10.0.0.0/8",
+    "10.0.0.0/24",
+    "10.0.0.1/32",
+    "0.0.0.0/0",
+    "128.0.0.0/1",
+];
+const V6_PREFIXES: [&str; 5] = ["fd00::/16", "fd00::/64", "fd00::1/128", "::/0", "8000::/1"];
+const NUMBERS: [u64; 5] = [0, 1, 6, 80, 255];
+const APPS: [&str; 3] = ["curl", "wget", "missing"];
+const CGROUPS: [&str; 5] = ["", "a", "a/b", "c", "missing"];
+
+fn family(layer: Layer) -> [&'static str; 5] {
+    if layer.family == Family::V4 { V4 } else { V6 }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// Places on this host that the policies name.
+struct Places {
+    folder: TempDir,
+    cgroup: String,
+}
+
+impl Places {
+    fn app(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn cgroup(&self, name: &str) -> String {
+        format!("{}/{name}", self.cgroup)
+    }
+
+    /// A generated condition names them shortly.
+    fn fill_in(&self, filter: &mut Filter) {
+        for condition in &mut filter.conditions {
+            if let Value::Path(path) = &mut condition.value {
+                *path = match condition.field.kind() {
+                    FieldType::App => self.app(path),
+                    _ => self.cgroup(path),
+                };
+            }
+        }
+    }
+}
+
+fn value(field: Field, layer: Layer, match_type: MatchType) -> BoxedStrategy<Value> {
+    let single = move || match field.kind() {
+        FieldType::App => select(&APPS[..])
+            .prop_map(|app| Value::Path(app.into()))
+            .boxed(),
+        FieldType::Cgroup => select(&CGROUPS[..])
+            .prop_map(|name| Value::Path(name.into()))
+            .boxed(),
+        FieldType::Address => select(family(layer).to_vec())
+            .prop_map(|text| Value::Address(address(text)))
+            .boxed(),
+        FieldType::Uint(_) if field == Field::Flags => (0_u64..8)
+            .prop_map(|bits| {
+                let set = flags::NAMES.iter().enumerate();
+                Value::Uint(set.map(|(at, (_, bit))| (bits >> at & 1) * bit).sum())
+            })
+            .boxed(),
+        FieldType::Uint(_) => select(&NUMBERS[..]).prop_map(Value::Uint).boxed(),
+    };
+    let prefixes = if layer.family == Family::V4 {
+        V4_PREFIXES
+    } else {
+        V6_PREFIXES
+    };
+    let prefix =
+        select(prefixes.to_vec()).prop_map(|text| Value::Prefix(text.parse().expect("a prefix")));
+    match match_type {
+        MatchType::Range => (single(), single())
+            .prop_map(|(one, other)| {
+                let swap = match (&one, &other) {
+                    (Value::Uint(a), Value::Uint(b)) => a > b,
+                    (Value::Address(a), Value::Address(b)) => a > b,
+                    _ => false,
+                };
+                let (low, high) = if swap { (other, one) } else { (one, other) };
+                Value::Range(Box::new(low), Box::new(high))
+            })
+            .boxed(),
+        MatchType::Equal | MatchType::NotEqual if field.kind() == FieldType::Address => {
+            prop_oneof![single(), prefix].boxed()
+        }
+        _ => single(),
+    }
+}
+
+fn condition(layer: Layer) -> impl Strategy<Value = Condition> {
+    let fields: Vec<_> = Field::ALL
+        .into_iter()
+        .filter(|field| field.is_at(layer.kind))
+        .collect();
+    (select(fields), select(&MatchType::ALL[..])).prop_flat_map(move |(field, match_type)| {
+        value(field, layer, match_type).prop_map(move |value| Condition {
+            field,
+            match_type,
+            value,
+        })
+    })
+}
+
+fn action(layer: Layer) -> impl Strategy<Value = Action> {
+    prop_oneof![
+        2 => Just(Action::Permit),
+        1 => Just(Action::Block),
+        1 => Just(Action::Veto),
+        1 => Just(Action::Inspect),
+        5 => (1..=4_u128).prop_map(|service| Action::Redirect(Uuid::from_u128(service))),
+    ]
+    .prop_filter("at this layer", move |action| action.is_at(layer.kind))
+}
+
+fn weight() -> impl Strategy<Value = Weight> {
+    prop_oneof![
+        (0..4_u64).prop_map(Weight::Literal),
+        (0..3_u8).prop_map(Weight::Class),
+        Just(Weight::Auto),
+    ]
+}
+
+/// A filter at one of these layers that passes its own checks, its paths aside.
+fn filter(layers: Vec<Layer>) -> impl Strategy<Value = Filter> {
+    select(layers)
+        .prop_flat_map(|layer| {
+            (
+                Just(layer),
+                action(layer),
+                weight(),
+                prop::collection::vec(condition(layer), 0..4),
+                (0..4_u128, any::<bool>(), 0..10_u8, any::<Option<bool>>()),
+            )
+        })
+        .prop_map(
+            |(layer, action, weight, conditions, (sublayer, clear, disabled, absent))| Filter {
+                weight,
+                conditions,
+                sublayer: if sublayer == 0 {
+                    Uuid::nil()
+                } else {
+                    Uuid::from_u128(sublayer)
+                },
+                clear_action_right: clear,
+                disabled: disabled == 0,
+                on_absent: action.service().and(absent.map(|permit| {
+                    if permit {
+                        Absent::Permit
+                    } else {
+                        Absent::Block
+                    }
+                })),
+                ..Filter::new("f", layer, action)
+            },
+        )
+        .prop_filter("its conditions go together", |filter| {
+            let mut filter = filter.clone();
+            for condition in &mut filter.conditions {
+                if let Value::Path(path) = &mut condition.value {
+                    path.insert(0, '/');
+                }
+            }
+            filter.check().is_ok()
+        })
+}
+
+/// A program, with its executable and its cgroup named shortly.
+type Named = (&'static str, u32, usize);
+
+fn program() -> impl Strategy<Value = Named> {
+    (select(&APPS[..]), select(vec![0, 1, 6]), 0..CGROUPS.len())
+}
+
+type Connection = (
+    Layer,
+    Named,
+    Named,
+    [usize; 2],
+    [u16; 2],
+    (u8, u64, u8),
+    Situation,
+);
+
+fn connection(layers: Vec<Layer>) -> impl Strategy<Value = Connection> {
+    let ports = select(vec![0_u16, 1, 6, 80, 255, 443]);
+    let services = || prop::collection::vec(1..=4_u16, 0..3);
+    (
+        select(layers),
+        program(),
+        program(),
+        [0..5_usize, 0..5],
+        [ports.clone(), ports],
+        (select(vec![6_u8, 17]), select(vec![0_u64, 1, 80]), 0..8_u8),
+        (services(), services(), 0..12_u32).prop_map(|(seen, absent, floor)| Situation {
+            seen,
+            absent,
+            floor: floor.saturating_sub(6), // often none
+        }),
+    )
+}
+
+fn facts(
+    connection: &Connection,
+    places: &Places,
+    paths: &Paths,
+    cgroups: &HashMap<usize, Vec<u64>>,
+) -> Facts {
+    let (layer, first, current, ends, ports, (protocol, netns, bits), _) = connection;
+    let program = |(app, user, cgroup): &Named| Program {
+        app: paths.file(&places.app(app)).unwrap_or(FileId {
+            device: 9,
+            inode: 9,
+        }),
+        user: *user,
+        cgroups: cgroups.get(cgroup).cloned().unwrap_or_default(),
+    };
+    let end = |at: usize, port| SocketAddr::new(address(family(*layer)[at]), port);
+    Facts {
+        layer: *layer,
+        program: program(first),
+        current: program(current),
+        local: end(ends[0], ports[0]),
+        remote: end(ends[1], ports[1]),
+        protocol: *protocol,
+        netns: *netns,
+        inbound: bits & 1 == 1,
+        redirected: bits & 2 == 2,
+        proxied: bits & 4 == 4,
+    }
+}
+
+/// All of one policy, and the kernel that judges by it.
+struct Stage {
+    host: Host,
+    places: Places,
+    services: Vec<Service>,
+    sublayers: Vec<Sublayer>,
+    /// Each of CGROUPS that is there, with those above it.
+    cgroups: HashMap<usize, Vec<u64>>,
+}
+
+fn identity(key: u128, name: &str) -> Identity {
+    Identity {
+        key: Uuid::from_u128(key),
+        name: name.to_owned(),
+        description: String::new(),
+    }
+}
+
+impl Stage {
+    fn set() -> Self {
+        let mut host = Host::new("policy");
+        let folder = tempfile::tempdir().expect("a folder");
+        for app in &APPS[..2] {
+            fs::write(folder.path().join(app), "").expect("a file");
+        }
+        let below = host.root().path().file_name().expect("it has a name");
+        let places = Places {
+            folder,
+            cgroup: format!("/{}", below.to_string_lossy()),
+        };
+        let mut cgroups = HashMap::new();
+        for (at, name) in CGROUPS
+            .iter()
+            .enumerate()
+            .filter(|(_, name)| **name != "missing")
+        {
+            let path = host.root().path().join(name);
+            let _ = fs::create_dir(path); // the first is there
+            let paths = Paths::new().expect("cgroup v2 is mounted");
+            let parts: Vec<_> = name.split('/').filter(|part| !part.is_empty()).collect();
+            let above = (0..=parts.len()).map(|depth| places.cgroup(&parts[..depth].join("/")));
+            let ids = above.map(|path| paths.cgroup(&path).expect("it was made").id);
+            cgroups.insert(at, ids.collect());
+        }
+        let services: Vec<_> = (1..=4)
+            .map(|key| Service {
+                identity: identity(key, &format!("s{key}")),
+                lifetime: Lifetime::Static,
+                provider: None,
+                records: Records::Required,
+                on_absent: if key % 2 == 0 {
+                    Absent::Permit
+                } else {
+                    Absent::Block
+                },
+                context: sidetrack_policy::Context::None,
+            })
+            .collect();
+        for service in &services {
+            let spec = ServiceSpec::of_object(service);
+            host.engine().create_service(&spec).expect("there is room");
+        }
+        let sublayers = (1..=3)
+            .map(|key| Sublayer {
+                identity: identity(key, "sublayer"),
+                lifetime: Lifetime::Static,
+                provider: None,
+                weight: if key == 3 { 2 } else { key as u16 },
+            })
+            .collect();
+        Self {
+            host,
+            places,
+            services,
+            sublayers,
+            cgroups,
+        }
+    }
+
+    fn rules<'a>(&'a self, filters: &'a [Filter]) -> Vec<Rule<'a>> {
+        let services = (1..).zip(&self.services);
+        order(filters, &self.sublayers, services).expect("all are there")
+    }
+}
+
+#[test]
+fn kernel_judges_every_layer_as_the_reference_does() {
+    let stage = RefCell::new(Stage::set());
+    // Some policies at all layers, some at one: those have an index worth its name.
+    let all: Vec<Layer> = Layer::all().collect();
+    let layers = prop_oneof![
+        Just((all.clone(), 40)),
+        select(all).prop_map(|layer| (vec![layer], 120))
+    ];
+    let cases = layers.prop_flat_map(|(layers, filters)| {
+        (
+            prop::collection::vec(filter(layers.clone()), 0..filters),
+            prop::collection::vec(connection(layers), CONNECTIONS),
+        )
+    });
+    let mut runner = TestRunner::new(Config {
+        cases: POLICIES,
+        failure_persistence: None,
+        max_shrink_iters: 3000,
+        max_global_rejects: 1_000_000,
+        max_local_rejects: 1_000_000,
+        ..Config::default()
+    });
+    let paths = Paths::new().expect("cgroup v2 is mounted");
+    runner
+        .run(&cases, |(mut filters, connections)| {
+            let mut stage = stage.borrow_mut();
+            for (filter, id) in filters.iter_mut().zip(1..) {
+                filter.id = id;
+                stage.places.fill_in(filter);
+            }
+            let sublayers = stage.sublayers.clone();
+            stage
+                .host
+                .engine()
+                .commit(&filters, &sublayers)
+                .expect("the policy is good");
+            let generation = stage.host.engine().generation();
+            for connection in &connections {
+                let facts = facts(connection, &stage.places, &paths, &stage.cgroups);
+                let situation = &connection.6;
+                let rules = stage.rules(&filters);
+                let want = classify(&rules, &paths, &facts, situation);
+                let engine = stage.host.engine.as_ref().expect("it is there");
+                let got = engine
+                    .ask(&facts, Some(situation))
+                    .expect("there is a policy");
+                prop_assert_eq!(got.generation, generation);
+                prop_assert_eq!(
+                    (
+                        got.blocked,
+                        got.hard,
+                        got.vetoed,
+                        got.absent,
+                        got.decided_by,
+                        got.redirect
+                    ),
+                    (
+                        want.blocked,
+                        want.hard,
+                        want.vetoed,
+                        want.absent,
+                        want.decided_by,
+                        want.redirect
+                    ),
+                    "{:?}\n{:?}\n{:?}",
+                    facts,
+                    situation,
+                    want.steps
+                );
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}
