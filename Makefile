@@ -4,6 +4,9 @@ SHELL    := /bin/bash
 CARGO    ?= cargo
 SUDO     := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 PREFIX   ?= /usr/local
+PREFIXED := $(DESTDIR)$(PREFIX)
+UNITS    := $(DESTDIR)/etc/systemd/system
+CONFIG   := $(DESTDIR)/etc/sidetrack/sidetrackd.toml
 FUZZ_SECONDS ?= 30
 
 # What building needs, what the tests drive, and what the benchmarks compare with.
@@ -22,7 +25,7 @@ demo: build ## build, and show the main job on real connections
 	$(SUDO) target/release/sidetrack demo
 
 build: deps ## the release build
-	$(CARGO) build --release --bins
+	$(CARGO) build --release --bins -p sidetrack-cli -p sidetrackd
 
 test: deps-test ## every test; those on the kernel need root
 	$(CARGO) build --workspace --bins --examples
@@ -51,11 +54,27 @@ fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS
 		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-install: build ## to PREFIX/bin
-	$(SUDO) install -D target/release/sidetrack $(DESTDIR)$(PREFIX)/bin/sidetrack
+install: build ## to PREFIX: the commands, manual pages, completions; the unit and its configuration
+	mkdir -p target/man
+	target/release/sidetrack man target/man
+	target/release/sidetrack completions bash > target/sidetrack.bash
+	target/release/sidetrack completions zsh > target/_sidetrack
+	target/release/sidetrack completions fish > target/sidetrack.fish
+	sed 's|/usr/local|$(PREFIX)|' packaging/sidetrackd.service > target/sidetrackd.service
+	$(SUDO) install -D -t $(PREFIXED)/bin target/release/sidetrack target/release/sidetrackd
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/man/man1 target/man/*.1
+	$(SUDO) install -D -m 644 target/sidetrack.bash $(PREFIXED)/share/bash-completion/completions/sidetrack
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/zsh/site-functions target/_sidetrack
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/fish/vendor_completions.d target/sidetrack.fish
+	$(SUDO) install -D -m 644 -t $(UNITS) target/sidetrackd.service
+	test -e $(CONFIG) || $(SUDO) install -D -m 644 packaging/sidetrackd.toml $(CONFIG)
 
-uninstall: ## nothing stays: programs end with the runs that loaded them
-	$(SUDO) rm -f $(DESTDIR)$(PREFIX)/bin/sidetrack
+uninstall: ## what install put there, but the configuration; stop sidetrackd before
+	$(SUDO) rm -f $(PREFIXED)/bin/sidetrack $(PREFIXED)/bin/sidetrackd $(UNITS)/sidetrackd.service \
+		$(PREFIXED)/share/man/man1/sidetrack.1 $(PREFIXED)/share/man/man1/sidetrack-*.1 \
+		$(PREFIXED)/share/bash-completion/completions/sidetrack \
+		$(PREFIXED)/share/zsh/site-functions/_sidetrack \
+		$(PREFIXED)/share/fish/vendor_completions.d/sidetrack.fish
 
 deps: ## what building needs
 	@$(call need,$(BUILD_PACKAGES))

@@ -24,6 +24,16 @@ pub struct Outcome {
     pub stderr: String,
 }
 
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 impl Client {
     pub(crate) fn start<T: AsRef<str>>(cgroup: &Cgroup, program: &Path, arguments: &[T]) -> Self {
         let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();

@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 mod client;
+mod daemon;
 mod host;
 mod http;
 pub mod netns;
@@ -29,6 +30,7 @@ pub mod sys;
 pub mod wait;
 
 pub use client::{Client, Outcome, client_binary};
+pub use daemon::Daemon;
 pub use host::Host;
 pub use http::HttpOrigin;
 pub use process::Process;

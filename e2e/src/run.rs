@@ -123,11 +123,7 @@ impl Started {
         let output = self.child.wait_with_output().expect("it can be waited for");
         let flows = std::fs::read_to_string(self.flows.path().join("flows")).unwrap_or_default();
         Ended {
-            outcome: Outcome {
-                code: output.status.code(),
-                stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-                stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            },
+            outcome: output.into(),
             flows: flows
                 .lines()
                 .map(|line| serde_json::from_str(line).expect("each line is JSON"))

@@ -21,6 +21,7 @@ fn small_with(test: &str, grace: Duration) -> (Host, Running) {
     let config = Config {
         flows_max: 8,
         grace,
+        ..Config::default()
     };
     let mut host = Host::with(test, config);
     let service = host.service("inspect");

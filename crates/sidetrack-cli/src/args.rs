@@ -1,14 +1,17 @@
 //! What can be said on the command line.
 
+mod policy;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidetrack_proxy::Pattern;
 
+pub(crate) use self::policy::*;
 use crate::via::Via;
 
-/// Divert a program's connections through local inspection proxies.
+/// Divert programs' connections through local inspection proxies.
 #[derive(Parser)]
 #[command(name = "sidetrack", version, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -28,8 +31,38 @@ pub(crate) enum Task {
     Doctor(Doctor),
     /// Be the inspecting proxy of a service whose credentials are in SIDETRACK_LISTEN.
     Proxy(Proxy),
-    /// Print the JSON schema of a flow line.
-    Schema,
+    /// Put a policy file in force, whole, in the place of its owner's last one.
+    Apply(Apply),
+    /// Say what is wrong with a policy file, without a daemon. Exits with 1 if something is.
+    Check(Check),
+    /// Who owns objects.
+    #[command(subcommand)]
+    Provider(Objects<AddProvider>),
+    /// Groups of filters, each with a place among the others.
+    #[command(subcommand)]
+    Sublayer(Objects<AddSublayer>),
+    /// Where filters redirect to.
+    #[command(subcommand)]
+    Service(Objects<AddService>),
+    /// The rules.
+    #[command(subcommand)]
+    Filter(Objects<AddFilter>),
+    /// Show what is in force, in numbers, and how full the kernel's tables are.
+    State(State),
+    /// Redirected connections.
+    #[command(subcommand)]
+    Flows(Flows),
+    /// Tell what happened: blocks, redirects, absent services, sessions, commits.
+    Events(Events),
+    /// Say where a connection would go, and why. Exits with 1 if it would be blocked.
+    Explain(Explain),
+    /// Print a JSON schema.
+    Schema(Schema),
+    /// Print a script that completes sidetrack's arguments.
+    Completions(Completions),
+    /// Write manual pages.
+    #[command(hide = true)]
+    Man(Man),
     #[command(hide = true)]
     Launch(Launch),
     #[command(hide = true)]
@@ -101,6 +134,21 @@ pub(crate) struct Proxy {
     /// Print each flow as a line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Schema {
+    /// Of what.
+    #[arg(value_enum, default_value_t = Described::Flow)]
+    pub(crate) what: Described,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Described {
+    /// A flow line, as run --json writes it.
+    Flow,
+    /// A policy file.
+    Policy,
 }
 
 /// Become another program, in a cgroup, perhaps as another user.

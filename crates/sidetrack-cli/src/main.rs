@@ -1,18 +1,28 @@
 //! The `sidetrack` command.
 //!
-//! Exit codes: 0 done; 1 a negative answer (doctor); 2 an error, told in one sentence. `run` exits
+//! Exit codes: 0 done; 1 a negative answer (doctor, check, explain, apply --dry-run); 2 an error, told in one sentence. `run` exits
 //! with its command's own code, 128 + N if signal N ended it.
 #![forbid(unsafe_code)]
 
+mod apply;
 mod args;
+mod daemon;
 mod demo;
 mod doctor;
+mod endpoint;
+mod events;
+mod explain;
+mod flows;
 mod launch;
+mod object;
 mod proxy;
 mod reaper;
 mod run;
 mod scope;
+mod shell;
+mod state;
 mod style;
+mod table;
 mod via;
 
 use std::io::{self, Write};
@@ -21,7 +31,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use crate::args::{Arguments, Task};
+use crate::args::{Arguments, Described, Flows, Objects, Task};
+use crate::object::Kind;
 
 /// An error of ours, of any kind.
 const FAILED: u8 = 2;
@@ -43,15 +54,44 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Demo => demo::demo(),
         Task::Doctor(options) => doctor::doctor(&options),
         Task::Proxy(options) => proxy::proxy(options),
-        Task::Schema => {
-            let schema = schemars::schema_for!(sidetrack_proxy::FlowLine);
-            let text = serde_json::to_string_pretty(&schema)?;
-            writeln!(io::stdout(), "{text}")?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Task::Apply(options) => apply::apply(&options),
+        Task::Check(options) => apply::check(&options),
+        Task::Provider(task) => objects(Kind::Provider, task, object::add_provider),
+        Task::Sublayer(task) => objects(Kind::Sublayer, task, object::add_sublayer),
+        Task::Service(task) => objects(Kind::Service, task, object::add_service),
+        Task::Filter(task) => objects(Kind::Filter, task, object::add_filter),
+        Task::State(options) => state::state(&options),
+        Task::Flows(Flows::Ls(options)) => flows::list(&options),
+        Task::Events(options) => events::events(&options),
+        Task::Explain(options) => explain::explain(&options),
+        Task::Schema(options) => schema(options.what),
+        Task::Completions(options) => shell::completions(&options),
+        Task::Man(options) => shell::manual(&options),
         Task::Launch(options) => launch::launch(&options),
         Task::Reap(options) => reaper::reap(&options),
     }
+}
+
+fn objects<A: clap::Args>(
+    kind: Kind,
+    task: Objects<A>,
+    add: impl FnOnce(&A) -> Result<ExitCode>,
+) -> Result<ExitCode> {
+    match task {
+        Objects::Add(options) => add(&options),
+        Objects::Rm(options) => object::remove(kind, &options),
+        Objects::Ls(options) => object::list(kind, &options),
+        Objects::Show(options) => object::show(kind, &options),
+    }
+}
+
+fn schema(what: Described) -> Result<ExitCode> {
+    let schema = match what {
+        Described::Flow => schemars::schema_for!(sidetrack_proxy::FlowLine),
+        Described::Policy => sidetrack_policy::file::schema(),
+    };
+    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&schema)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Whoever reads our output may stop when it has had enough.

@@ -19,6 +19,12 @@ impl Style {
         Self::of(io::stdout().is_terminal())
     }
 
+    /// Without colour.
+    #[cfg(test)]
+    pub(crate) fn plain() -> Self {
+        Self { on: false }
+    }
+
     fn of(terminal: bool) -> Self {
         let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {

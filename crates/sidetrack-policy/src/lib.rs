@@ -3,12 +3,16 @@
 
 pub mod compile;
 pub mod condition;
+pub mod diff;
 mod error;
 pub mod explain;
 pub mod facts;
 pub mod field;
+pub mod file;
 mod layer;
+mod listing;
 pub mod object;
+pub mod property;
 pub mod reference;
 pub mod rule;
 pub mod set;
@@ -19,6 +23,7 @@ pub use condition::{Condition, MatchType, Value};
 pub use error::{Code, Error};
 pub use field::Field;
 pub use layer::{Family, Layer, LayerKind};
+pub use listing::Listing;
 pub use object::{
     Absent, Action, Context, Filter, Identity, Lifetime, Provider, Records, SUBLAYER_UNIVERSAL,
     Service, Sublayer, Uuid,

@@ -244,7 +244,7 @@ impl Service {
 }
 
 impl Context {
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         match self {
             Self::Fixed(bytes) if bytes.len() > CONTEXT_SIZE_MAX => Err(Error::new(
                 Code::OutOfBounds,

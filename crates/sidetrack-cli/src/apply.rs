@@ -1,0 +1,268 @@
+//! `sidetrack apply` and `sidetrack check`: a policy file.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::{Value, json};
+use sidetrack_api::{Client, v1};
+use sidetrack_policy::Listing;
+use sidetrack_policy::diff::Diff;
+use sidetrack_policy::file::{FILE_SIZE_MAX, Faults, Policy, Surroundings, parse};
+
+use crate::args;
+use crate::daemon::{ask, refused, session, user};
+use crate::object::{Listed, Names};
+use crate::style::Style;
+use crate::table::{count, printable};
+
+/// What `check` and a dry run exit with if they found something.
+const FOUND: u8 = 1;
+
+pub(crate) fn apply(options: &args::Apply) -> Result<ExitCode> {
+    let text = read(&options.file)?;
+    let (applied, diff) = ask(&options.daemon, async |mut client| {
+        let mut names = Names::fetch(&mut client).await?;
+        let policy = understand(
+            &text,
+            &options.file,
+            options.owner.as_deref(),
+            &names.listing,
+        )
+        .map_err(|faults| anyhow!("{faults}"))?;
+        names.extend(&policy.objects);
+        let session = session(&mut client, "apply").await?;
+        let request = request(&policy, session.id(), options.dry_run);
+        let applied = put_in_force(&mut client, request).await?;
+        let diff = difference(&applied.changes, &names)?;
+        Ok((applied, diff))
+    })?;
+    let text = match options.json {
+        true => serde_json::to_string_pretty(&result_json(&applied, options.dry_run, &diff)?)?,
+        false => result_text(&applied, options.dry_run, &diff, Style::stdout()),
+    };
+    writeln!(io::stdout(), "{}", text.trim_end())?;
+    let found = options.dry_run && !diff.is_empty();
+    Ok(ExitCode::from(if found { FOUND } else { 0 }))
+}
+
+/// Says what is wrong with a file, without a daemon.
+pub(crate) fn check(options: &args::Check) -> Result<ExitCode> {
+    let text = read(&options.file)?;
+    let checked = understand(&text, &options.file, None, &Listing::default());
+    let good = checked.is_ok();
+    let text = match (checked, options.json) {
+        (Ok(policy), false) => {
+            let objects = &policy.objects;
+            format!(
+                "{}: well formed; it has {}, {}, {} and {}, owned by {:?}",
+                options.file.display(),
+                count(objects.providers.len(), "provider"),
+                count(objects.sublayers.len(), "sublayer"),
+                count(objects.services.len(), "service"),
+                count(objects.filters.len(), "filter"),
+                policy.owner,
+            )
+        }
+        (Ok(policy), true) => serde_json::to_string_pretty(&json!({
+            "owner": policy.owner,
+            "objects": policy.objects,
+        }))?,
+        (Err(faults), false) => faults.to_string(),
+        (Err(faults), true) => serde_json::to_string_pretty(&faults_json(&faults))?,
+    };
+    writeln!(io::stdout(), "{text}")?;
+    Ok(ExitCode::from(if good { 0 } else { FOUND }))
+}
+
+/// The file's bytes: one more than is allowed, at most, which then is refused.
+fn read(file: &Path) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let most = FILE_SIZE_MAX as u64 + 1;
+    let got = match file.as_os_str() == "-" {
+        true => io::stdin().take(most).read_to_end(&mut text),
+        false => File::open(file).and_then(|file| file.take(most).read_to_end(&mut text)),
+    };
+    got.with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(text)
+}
+
+fn understand(
+    text: &[u8],
+    file: &Path,
+    owner: Option<&str>,
+    others: &Listing,
+) -> Result<Policy, Faults> {
+    let name = printable(&file.display().to_string());
+    parse(
+        text,
+        &Surroundings {
+            file: if name == "-" { "standard input" } else { &name },
+            owner,
+            others,
+            users: &user,
+        },
+    )
+}
+
+fn request(policy: &Policy, session_id: u64, dry_run: bool) -> v1::ApplyPolicyRequest {
+    let objects = &policy.objects;
+    v1::ApplyPolicyRequest {
+        session_id,
+        owner: policy.owner.clone(),
+        dry_run,
+        providers: objects.providers.iter().map(Into::into).collect(),
+        sublayers: objects.sublayers.iter().map(Into::into).collect(),
+        services: objects.services.iter().map(Into::into).collect(),
+        filters: objects.filters.iter().map(Into::into).collect(),
+    }
+}
+
+async fn put_in_force(
+    client: &mut Client,
+    request: v1::ApplyPolicyRequest,
+) -> Result<v1::ApplyPolicyResponse> {
+    let applied = client.apply_policy(request).await.map_err(refused)?;
+    Ok(applied.into_inner())
+}
+
+/// What the daemon says would change, property by property.
+fn difference(changes: &[v1::Change], names: &Names) -> Result<Diff> {
+    let mut diff = Diff::default();
+    for change in changes {
+        let before = change.before.clone().map(listed).transpose()?.flatten();
+        let after = change.after.clone().map(listed).transpose()?.flatten();
+        diff.note(
+            before.as_ref().map(Listed::object),
+            after.as_ref().map(Listed::object),
+            &|key| names.name_of(key),
+        );
+    }
+    Ok(diff)
+}
+
+fn listed(object: v1::Object) -> Result<Option<Listed>> {
+    use v1::object::Kind::{Filter, Provider, Service, Sublayer};
+    Ok(match object.kind {
+        Some(Provider(one)) => Some(one.try_into()?),
+        Some(Sublayer(one)) => Some(one.try_into()?),
+        Some(Service(one)) => Some(one.try_into()?),
+        Some(Filter(one)) => Some(one.try_into()?),
+        None => None,
+    })
+}
+
+fn result_text(
+    applied: &v1::ApplyPolicyResponse,
+    dry_run: bool,
+    diff: &Diff,
+    style: Style,
+) -> String {
+    let v1::ApplyPolicyResponse {
+        generation,
+        added,
+        replaced,
+        removed,
+        unchanged,
+        changes: _,
+    } = applied;
+    let numbers =
+        format!("{added} added, {replaced} changed, {removed} removed, {unchanged} unchanged");
+    if !dry_run {
+        return format!("in force as generation {generation}: {numbers}");
+    }
+    let mut text = String::new();
+    for line in diff.to_string().lines() {
+        let line = printable(line);
+        text.push_str(&match line.as_bytes().first() {
+            Some(b'+') => style.green(&line),
+            Some(b'-') => style.red(&line),
+            Some(b'~') => style.yellow(&line),
+            _ => line,
+        });
+        text.push('\n');
+    }
+    text + &format!("would be {numbers}; nothing was changed")
+}
+
+fn result_json(applied: &v1::ApplyPolicyResponse, dry_run: bool, diff: &Diff) -> Result<Value> {
+    let mut all = json!({
+        "dry_run": dry_run,
+        "generation": applied.generation,
+        "added": applied.added,
+        "changed": applied.replaced,
+        "removed": applied.removed,
+        "unchanged": applied.unchanged,
+    });
+    if dry_run {
+        all["difference"] = serde_json::to_value(diff)?;
+    }
+    Ok(all)
+}
+
+fn faults_json(faults: &Faults) -> Value {
+    let each = faults.shown.iter().map(|fault| {
+        json!({
+            "message": fault.message,
+            "advice": fault.advice,
+            "code": fault.code.map(|code| code.name()),
+            "line": fault.place.as_ref().map(|place| place.line),
+            "column": fault.place.as_ref().map(|place| place.column),
+        })
+    });
+    json!({ "faults": each.collect::<Vec<_>>(), "stopped": faults.stopped })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(text: &str) -> Policy {
+        let policy = understand(text.as_bytes(), Path::new("-"), None, &Listing::default());
+        policy.unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    #[test]
+    fn what_goes_to_the_daemon_says_what_the_file_says() {
+        let before = policy(
+            "filter = [{ name = \"a\", layer = \"auth-connect-v4\", action = \"block\", \
+             remote_port = 1 }, { name = \"b\", layer = \"auth-connect-v4\", action = \"block\" }]",
+        );
+        let after = policy(
+            "sublayer = [{ name = \"s\" }]\nfilter = [{ name = \"a\", layer = \
+             \"auth-connect-v4\", action = \"block\", remote_port = 2, sublayer = \"s\" }]",
+        );
+        let (old, new) = (request(&before, 1, true), request(&after, 1, true));
+        let filter = |one: &v1::Filter| v1::Object {
+            kind: Some(v1::object::Kind::Filter(one.clone())),
+        };
+        let sublayer = v1::Object {
+            kind: Some(v1::object::Kind::Sublayer(new.sublayers[0].clone())),
+        };
+        let changes = [
+            (None, Some(sublayer)),
+            (Some(filter(&old.filters[0])), Some(filter(&new.filters[0]))),
+            (Some(filter(&old.filters[1])), None),
+        ]
+        .map(|(before, after)| v1::Change {
+            operation: 0,
+            before,
+            after,
+        });
+        let names = Names::of(after.objects.clone());
+        let diff = difference(&changes, &names).unwrap();
+        let applied = v1::ApplyPolicyResponse {
+            generation: 7,
+            added: 1,
+            replaced: 1,
+            removed: 1,
+            unchanged: 0,
+            changes: changes.to_vec(),
+        };
+        insta::assert_snapshot!(result_text(&applied, true, &diff, Style::plain()));
+        let done = result_text(&applied, false, &Diff::default(), Style::plain());
+        insta::assert_snapshot!(done, @"in force as generation 7: 1 added, 1 changed, 1 removed, 0 unchanged");
+    }
+}

@@ -1,0 +1,107 @@
+//! `sidetrack flows`: redirected connections that the kernel knows.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use sidetrack_api::v1;
+
+use crate::args;
+use crate::daemon::{ask, refused, time, whole};
+use crate::endpoint::{endpoint, endpoint_json, protocol};
+use crate::style::Style;
+use crate::table::Table;
+
+pub(crate) fn list(options: &args::ListFlows) -> Result<ExitCode> {
+    let flows = ask(&options.daemon, async |mut client| {
+        let request = v1::ListFlowsRequest {
+            closed: options.closed,
+        };
+        let stream = client.list_flows(request).await.map_err(refused)?;
+        let pieces = whole(stream.into_inner()).await?;
+        Ok(pieces
+            .into_iter()
+            .flat_map(|piece| piece.flows)
+            .collect::<Vec<_>>())
+    })?;
+    let text = match options.json {
+        true => {
+            let all: Vec<_> = flows.iter().map(as_json).collect();
+            serde_json::to_string_pretty(&all)? + "\n"
+        }
+        false => render(&flows, Style::stdout()),
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(flows: &[v1::Flow], style: Style) -> String {
+    let mut table = Table::new([
+        "ID", "PROGRAM", "USER", "TO", "PROTO", "VIA", "FILTER", "STATE",
+    ]);
+    for flow in flows {
+        table.push([
+            flow.id.to_string(),
+            format!("{}[{}]", flow.comm, flow.pid),
+            flow.uid.to_string(),
+            endpoint(flow.remote.as_ref()),
+            protocol(flow.protocol),
+            flow.chain.join(" > "),
+            match flow.filter.is_empty() {
+                true => format!("#{}", flow.filter_id),
+                false => flow.filter.clone(),
+            },
+            if flow.closed { "closed" } else { "open" }.to_owned(),
+        ]);
+    }
+    table.render(style)
+}
+
+fn as_json(flow: &v1::Flow) -> Value {
+    json!({
+        "id": flow.id,
+        "connected": time(flow.connected_unix_ns),
+        "remote": endpoint_json(flow.remote.as_ref()),
+        "local": endpoint_json(flow.local.as_ref()),
+        "protocol": protocol(flow.protocol),
+        "pid": flow.pid,
+        "uid": flow.uid,
+        "comm": flow.comm,
+        "app": flow.app,
+        "cgroup_id": flow.cgroup_id,
+        "chain": flow.chain,
+        "filter_id": flow.filter_id,
+        "filter": flow.filter,
+        "closed": flow.closed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_tell_who_where_and_through_whom() {
+        let flow = v1::Flow {
+            id: 7,
+            remote: Some(sidetrack_api::endpoint(([93, 184, 216, 34], 443).into())),
+            protocol: 6,
+            pid: 42,
+            uid: 1000,
+            comm: "curl".into(),
+            chain: vec!["inspect".into(), "dlp".into()],
+            filter_id: 9,
+            filter: "web".into(),
+            ..Default::default()
+        };
+        let old = v1::Flow {
+            id: 123_456,
+            filter: String::new(),
+            closed: true,
+            remote: None,
+            ..flow.clone()
+        };
+        insta::assert_snapshot!(render(&[flow, old], Style::plain()));
+    }
+}

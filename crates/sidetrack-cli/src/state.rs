@@ -1,0 +1,207 @@
+//! `sidetrack state`: what is in force, in numbers.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use sidetrack_api::v1;
+use sidetrack_proxy::line::size;
+
+use crate::args;
+use crate::daemon::{ask, refused, time};
+use crate::style::Style;
+use crate::table::{Table, count, printable, properties};
+
+pub(crate) fn state(options: &args::State) -> Result<ExitCode> {
+    let state = ask(&options.daemon, async |mut client| {
+        let answer = client.get_state(v1::GetStateRequest {}).await;
+        Ok(answer.map_err(refused)?.into_inner())
+    })?;
+    let text = match options.json {
+        true => serde_json::to_string_pretty(&as_json(&state))? + "\n",
+        false => render(&state, Style::stdout()),
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(state: &v1::State, style: Style) -> String {
+    let mut parts = vec![properties(head(state), style)];
+    if !state.counters.is_empty() {
+        let counters = state.counters.iter();
+        let all = counters.map(|one| (one.name.as_str(), one.value.to_string()));
+        parts.push(style.bold("counters") + "\n" + &properties(all, style));
+    }
+    if !state.tables.is_empty() {
+        let mut table = Table::new(["TABLE", "USED", "OF"]);
+        for one in &state.tables {
+            table.push([
+                one.name.clone(),
+                one.used.to_string(),
+                one.capacity.to_string(),
+            ]);
+        }
+        parts.push(table.render(style));
+    }
+    if !state.sessions.is_empty() {
+        parts.push(sessions(&state.sessions, style));
+    }
+    for note in &state.notes {
+        parts.push(style.yellow("note: ") + &printable(note) + "\n");
+    }
+    parts.join("\n")
+}
+
+fn head(state: &v1::State) -> Vec<(&str, String)> {
+    let mut head = vec![
+        ("sidetrackd", state.version.clone()),
+        ("running since", time(state.started_unix_ns)),
+        (
+            "policy",
+            format!(
+                "generation {}, in force since {}, {} in the kernel",
+                state.generation,
+                time(state.committed_unix_ns),
+                size(state.policy_bytes)
+            ),
+        ),
+        (
+            "objects",
+            [
+                count(state.providers, "provider"),
+                count(state.sublayers, "sublayer"),
+                count(state.services, "service"),
+                count(state.filters, "filter"),
+            ]
+            .join(", "),
+        ),
+    ];
+    if !state.cgroups.is_empty() {
+        head.push(("attached to", state.cgroups.join(", ")));
+    }
+    if let Some(writer) = &state.writer {
+        head.push((
+            "writer",
+            format!(
+                "session {}, for {:.1} s; {} wait",
+                writer.session_id,
+                writer.held_ms as f64 / 1000.0,
+                state.writers_waiting
+            ),
+        ));
+    }
+    head
+}
+
+fn sessions(all: &[v1::SessionState], style: Style) -> String {
+    let mut table = Table::new([
+        "SESSION", "NAME", "PID", "USER", "DYNAMIC", "OBJECTS", "SINCE",
+    ]);
+    for one in all {
+        let dynamic = if one.dynamic { "yes" } else { "no" };
+        table.push([
+            one.session_id.to_string(),
+            one.name.clone(),
+            one.pid.to_string(),
+            one.uid.to_string(),
+            dynamic.to_owned(),
+            one.objects.to_string(),
+            time(one.opened_unix_ns),
+        ]);
+    }
+    table.render(style)
+}
+
+fn as_json(state: &v1::State) -> Value {
+    let counters = state.counters.iter();
+    let counters = counters.map(|one| (one.name.clone(), one.value.into()));
+    let tables = state
+        .tables
+        .iter()
+        .map(|one| json!({ "name": one.name, "used": one.used, "capacity": one.capacity }));
+    let sessions = state.sessions.iter().map(|one| {
+        json!({
+            "id": one.session_id,
+            "name": one.name,
+            "pid": one.pid,
+            "uid": one.uid,
+            "dynamic": one.dynamic,
+            "objects": one.objects,
+            "in_transaction": one.in_transaction,
+            "opened": time(one.opened_unix_ns),
+        })
+    });
+    let writer = state
+        .writer
+        .map(|one| json!({ "session": one.session_id, "held_ms": one.held_ms }));
+    json!({
+        "version": state.version,
+        "started": time(state.started_unix_ns),
+        "generation": state.generation,
+        "committed": time(state.committed_unix_ns),
+        "policy_bytes": state.policy_bytes,
+        "providers": state.providers,
+        "sublayers": state.sublayers,
+        "services": state.services,
+        "filters": state.filters,
+        "cgroups": state.cgroups,
+        "counters": Value::Object(counters.collect()),
+        "tables": tables.collect::<Vec<_>>(),
+        "sessions": sessions.collect::<Vec<_>>(),
+        "writer": writer,
+        "writers_waiting": state.writers_waiting,
+        "notes": state.notes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_is_shown_in_parts() {
+        let state = v1::State {
+            version: "0.1.0".into(),
+            generation: 12,
+            committed_unix_ns: 1_795_000_000_000_000_000,
+            started_unix_ns: 1_794_999_000_000_000_000,
+            providers: 1,
+            sublayers: 2,
+            services: 3,
+            filters: 100_000,
+            counters: vec![v1::Counter {
+                name: "redirected".into(),
+                value: 5,
+            }],
+            tables: vec![v1::Table {
+                name: "flows".into(),
+                used: 3,
+                capacity: 65_536,
+            }],
+            cgroups: vec!["/".into()],
+            sessions: vec![v1::SessionState {
+                session_id: 4,
+                name: "acme\u{7}".into(),
+                dynamic: true,
+                pid: 77,
+                uid: 1000,
+                opened_unix_ns: 1_794_999_500_000_000_000,
+                objects: 6,
+                in_transaction: true,
+            }],
+            writer: Some(v1::TransactionState {
+                session_id: 4,
+                held_ms: 1500,
+            }),
+            writers_waiting: 2,
+            notes: vec!["the kernel's policy was another; it was loaded again".into()],
+            policy_bytes: 20 << 20,
+        };
+        insta::assert_snapshot!(render(&state, Style::plain()));
+        insta::assert_snapshot!(
+            "json",
+            serde_json::to_string_pretty(&as_json(&state)).unwrap()
+        );
+    }
+}

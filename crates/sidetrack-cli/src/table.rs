@@ -1,0 +1,104 @@
+//! Aligned columns.
+
+use std::fmt::Display;
+
+use unicode_width::UnicodeWidthStr;
+
+use crate::style::Style;
+
+const GAP: &str = "  ";
+
+/// Rows under a header. Control characters are escaped: much of it is what others chose.
+pub(crate) struct Table<const N: usize> {
+    header: [&'static str; N],
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    pub(crate) fn new(header: [&'static str; N]) -> Self {
+        Self {
+            header,
+            rows: Vec::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, row: [String; N]) {
+        self.rows.push(row.map(|cell| printable(&cell)));
+    }
+
+    /// All as lines. The last column is not padded.
+    pub(crate) fn render(&self, style: Style) -> String {
+        let mut widths = self.header.map(str::len);
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.width());
+            }
+        }
+        let header = line(&self.header, &widths);
+        let mut text = style.bold(header.trim_end()) + "\n";
+        for row in &self.rows {
+            let cells: Vec<_> = row.iter().map(String::as_str).collect();
+            text.push_str(line(&cells, &widths).trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn line(cells: &[&str], widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (cell, width) in cells.iter().zip(widths) {
+        if !line.is_empty() {
+            line.push_str(GAP);
+        }
+        line.push_str(cell);
+        line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width())));
+    }
+    line
+}
+
+/// Properties, each on a line.
+pub(crate) fn properties<'a>(
+    all: impl IntoIterator<Item = (&'a str, String)>,
+    style: Style,
+) -> String {
+    let all: Vec<_> = all.into_iter().collect();
+    let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines = all.iter().map(|(name, value)| {
+        let name = style.dim(&format!("{name:width$}"));
+        format!("{name}{GAP}{}\n", printable(value))
+    });
+    lines.collect()
+}
+
+/// So many of something: "1 filter", "2 filters".
+pub(crate) fn count<N: Display + PartialEq + From<u8>>(number: N, what: &str) -> String {
+    let ending = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {what}{ending}")
+}
+
+/// A text without control characters.
+pub(crate) fn printable(text: &str) -> String {
+    let escaped = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(["NAME", "WEIGHT", "WHAT"]);
+        table.push(["ä漢".into(), "65535".into(), "x".into()]);
+        table.push(["evil\u{1b}[2J".into(), String::new(), String::new()]);
+        insta::assert_snapshot!(table.render(Style::plain()), @r"
+        NAME           WEIGHT  WHAT
+        ä漢            65535   x
+        evil\u{1b}[2J
+        ");
+    }
+}

@@ -1,0 +1,241 @@
+//! What differs between two sets of objects.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::Listing;
+use crate::property::{AnyObject, NameOf};
+
+/// The difference, object by object. Displays as text for people; serialises for programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Diff {
+    /// There afterwards only.
+    pub added: Vec<Changed>,
+    /// There before only.
+    pub removed: Vec<Changed>,
+    /// There before and afterwards, but not the same.
+    pub changed: Vec<Changed>,
+}
+
+/// An object that is not the same as before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    /// provider, sublayer, service or filter.
+    pub kind: &'static str,
+    /// Its key.
+    pub key: Uuid,
+    /// Its name, afterwards if it is there.
+    pub name: String,
+    /// Of a filter: its layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// What differs; of what was added or removed: all it has.
+    pub properties: Vec<PropertyChange>,
+}
+
+/// One property that is not the same as before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PropertyChange {
+    /// As in policy files.
+    pub property: &'static str,
+    /// None: it was not set.
+    pub before: Option<String>,
+    /// None: it is not set.
+    pub after: Option<String>,
+}
+
+impl Diff {
+    /// Compares two sets, by keys.
+    pub fn between(before: &Listing, after: &Listing) -> Self {
+        let names = names(before, after);
+        let name_of = |key: Uuid| names.get(&key).cloned();
+        let mut diff = Self::default();
+        let (mut old, mut new) = (by_key(before), by_key(after));
+        for (key, object) in &mut new {
+            diff.note(old.remove(key), Some(*object), &name_of);
+        }
+        for (_, object) in old {
+            diff.note(Some(object), None, &name_of);
+        }
+        diff
+    }
+
+    /// Notes one object, as it was and as it is. Two that are the same are no difference.
+    pub fn note(
+        &mut self,
+        before: Option<AnyObject<'_>>,
+        after: Option<AnyObject<'_>>,
+        name_of: NameOf<'_>,
+    ) {
+        let Some(object) = after.or(before) else {
+            return;
+        };
+        let properties = changes(before, after, name_of);
+        let changed = Changed {
+            kind: object.kind(),
+            key: object.identity().key,
+            name: object.identity().name.clone(),
+            layer: match object {
+                AnyObject::Filter(filter) => Some(filter.layer.to_string()),
+                _ => None,
+            },
+            properties,
+        };
+        match (before, after) {
+            (None, _) => self.added.push(changed),
+            (_, None) => self.removed.push(changed),
+            _ if changed.properties.is_empty() => {}
+            _ => self.changed.push(changed),
+        }
+    }
+
+    /// Whether there is no difference.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+fn changes(
+    before: Option<AnyObject<'_>>,
+    after: Option<AnyObject<'_>>,
+    name_of: NameOf<'_>,
+) -> Vec<PropertyChange> {
+    let properties = |object: Option<AnyObject<'_>>| {
+        object.map_or(Vec::new(), |object| object.properties(name_of))
+    };
+    let (before, mut after) = (properties(before), properties(after));
+    let mut all = Vec::new();
+    for (property, old) in before {
+        let at = after.iter().position(|(name, _)| *name == property);
+        let new = at.map(|at| after.remove(at).1);
+        if new.as_ref() != Some(&old) {
+            all.push(PropertyChange {
+                property,
+                before: Some(old),
+                after: new,
+            });
+        }
+    }
+    all.extend(after.into_iter().map(|(property, new)| PropertyChange {
+        property,
+        before: None,
+        after: Some(new),
+    }));
+    all
+}
+
+fn by_key(objects: &Listing) -> BTreeMap<(usize, Uuid), AnyObject<'_>> {
+    let all = objects.all();
+    all.map(|object| ((order(object), object.identity().key), object))
+        .collect()
+}
+
+/// Providers first, as they are in files.
+fn order(object: AnyObject<'_>) -> usize {
+    match object {
+        AnyObject::Provider(_) => 0,
+        AnyObject::Sublayer(_) => 1,
+        AnyObject::Service(_) => 2,
+        AnyObject::Filter(_) => 3,
+    }
+}
+
+fn names(before: &Listing, after: &Listing) -> BTreeMap<Uuid, String> {
+    let referred = before.all().chain(after.all());
+    referred
+        .filter(|object| !matches!(object, AnyObject::Filter(_)))
+        .map(|object| (object.identity().key, object.identity().name.clone()))
+        .collect()
+}
+
+impl fmt::Display for Diff {
+    /// `+` added, `-` removed, `~` changed, one line for each object, and one for each change.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (sign, all) in [('+', &self.added), ('-', &self.removed)] {
+            for one in all {
+                writeln!(f, "{sign} {one}")?;
+            }
+        }
+        for one in &self.changed {
+            writeln!(f, "~ {one}")?;
+            for change in &one.properties {
+                writeln!(f, "    {change}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.kind, self.name)?;
+        match &self.layer {
+            Some(layer) => write!(f, " at {layer}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for PropertyChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |text: &Option<String>| text.clone().unwrap_or_else(|| "not set".to_owned());
+        let (before, after) = (shown(&self.before), shown(&self.after));
+        write!(f, "{}: {before} -> {after}", self.property)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::{Surroundings, parse};
+
+    fn objects(text: &str) -> Listing {
+        let surroundings = Surroundings {
+            file: "policy.toml",
+            owner: None,
+            others: &Listing::default(),
+            users: &|_| None,
+        };
+        let policy = parse(text.as_bytes(), &surroundings);
+        policy.unwrap_or_else(|faults| panic!("{faults}")).objects
+    }
+
+    const BEFORE: &str = r#"
+defaults = { layer = "connect-redirect-v4", sublayer = "s" }
+sublayer = [{ name = "s", weight = 5 }, { name = "old" }]
+service = [{ name = "inspect", context = { text = "a" } }, { name = "other" }]
+filter = [
+    { name = "same", action = "permit" },
+    { name = "gone", action = "block" },
+    { name = "web", action = { redirect = "inspect" }, remote_port = [80, 443], protocol = "tcp" },
+]
+"#;
+
+    const AFTER: &str = r#"
+defaults = { layer = "connect-redirect-v4", sublayer = "s" }
+sublayer = [{ name = "s", weight = 6, description = "mine" }]
+service = [{ name = "inspect", context = "auto" }, { name = "other" }]
+filter = [
+    { name = "same", action = "permit" },
+    { name = "web", action = { redirect = "other" }, remote_port = [80, { greater = 1000 }],
+      flags = { flags_none_set = ["loopback", 2] }, weight = { class = 3 }, on_absent = "permit" },
+    { name = "new", action = "block", layer = "auth-connect-v6" },
+]
+"#;
+
+    #[test]
+    fn each_object_is_told_once_with_what_differs() {
+        let diff = Diff::between(&objects(BEFORE), &objects(AFTER));
+        insta::assert_snapshot!(diff);
+        let json = serde_json::to_string_pretty(&diff).unwrap();
+        insta::assert_snapshot!("json", json);
+    }
+
+    #[test]
+    fn a_set_does_not_differ_from_itself() {
+        assert!(Diff::between(&objects(AFTER), &objects(AFTER)).is_empty());
+    }
+}

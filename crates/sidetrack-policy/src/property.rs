@@ -1,0 +1,261 @@
+//! Objects as people read them: a list of properties, each a text.
+
+use uuid::Uuid;
+
+use crate::field::{FieldType, address_type, flags};
+use crate::file::{DIRECTIONS, PROTOCOLS};
+use crate::{
+    Absent, Action, Condition, Context, Field, Filter, Identity, MatchType, Provider, Records,
+    Service, Sublayer, Value, Weight,
+};
+
+/// An object of any kind.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum AnyObject<'a> {
+    Provider(&'a Provider),
+    Sublayer(&'a Sublayer),
+    Service(&'a Service),
+    Filter(&'a Filter),
+}
+
+/// Finds the name of a provider, a sublayer or a service.
+pub type NameOf<'a> = &'a dyn Fn(Uuid) -> Option<String>;
+
+/// One property: what it is called in a policy file, and its text.
+pub type Property = (&'static str, String);
+
+impl<'a> AnyObject<'a> {
+    /// As in policy files.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Provider(_) => "provider",
+            Self::Sublayer(_) => "sublayer",
+            Self::Service(_) => "service",
+            Self::Filter(_) => "filter",
+        }
+    }
+
+    /// Key and names.
+    pub fn identity(self) -> &'a Identity {
+        match self {
+            Self::Provider(one) => &one.identity,
+            Self::Sublayer(one) => &one.identity,
+            Self::Service(one) => &one.identity,
+            Self::Filter(one) => &one.identity,
+        }
+    }
+
+    /// All properties that it has, in a fixed order; those that are not set are left out.
+    ///
+    /// A filter's number at run time is none: it says nothing about what the filter does.
+    pub fn properties(self, name_of: NameOf<'_>) -> Vec<Property> {
+        let Identity {
+            key,
+            name,
+            description,
+        } = self.identity();
+        let mut all = vec![("name", name.clone()), ("key", key.to_string())];
+        if !description.is_empty() {
+            all.push(("description", description.clone()));
+        }
+        // Each taken apart whole, so that no property is forgotten.
+        match self {
+            Self::Provider(Provider {
+                identity: _,
+                lifetime,
+                service_name,
+            }) => {
+                all.push(("lifetime", lifetime.to_string()));
+                all.extend(service_name.clone().map(|unit| ("service_name", unit)));
+            }
+            Self::Sublayer(Sublayer {
+                identity: _,
+                lifetime,
+                provider,
+                weight,
+            }) => {
+                all.push(("lifetime", lifetime.to_string()));
+                all.extend(provider.map(|key| ("provider", named(key, name_of))));
+                all.push(("weight", weight.to_string()));
+            }
+            Self::Service(Service {
+                identity: _,
+                lifetime,
+                provider,
+                records,
+                on_absent,
+                context,
+            }) => {
+                all.push(("lifetime", lifetime.to_string()));
+                all.extend(provider.map(|key| ("provider", named(key, name_of))));
+                all.push(("records", records_name(*records).to_owned()));
+                all.push(("on_absent", absent_name(*on_absent).to_owned()));
+                all.push(("context", context_text(context)));
+            }
+            Self::Filter(filter) => all.extend(of_filter(filter, name_of)),
+        }
+        all
+    }
+}
+
+fn of_filter(filter: &Filter, name_of: NameOf<'_>) -> Vec<Property> {
+    let Filter {
+        identity: _,
+        lifetime,
+        provider,
+        layer,
+        sublayer,
+        weight,
+        conditions,
+        action,
+        clear_action_right,
+        disabled,
+        on_absent,
+        context,
+        id: _,
+    } = filter;
+    let mut all = vec![("lifetime", lifetime.to_string())];
+    all.extend(provider.map(|key| ("provider", named(key, name_of))));
+    all.push(("layer", layer.to_string()));
+    all.push(("sublayer", named(*sublayer, name_of)));
+    all.push(("weight", weight_text(*weight)));
+    for field in Field::ALL {
+        let alternatives = conditions.iter().filter(|one| one.field == field);
+        let texts: Vec<_> = alternatives.map(compared_text).collect();
+        if !texts.is_empty() {
+            all.push((field.name(), texts.join(" or ")));
+        }
+    }
+    all.push(("action", action_text(*action, name_of)));
+    if *clear_action_right {
+        all.push(("clear_action_right", "true".to_owned()));
+    }
+    if *disabled {
+        all.push(("disabled", "true".to_owned()));
+    }
+    all.extend(on_absent.map(|absent| ("on_absent", absent_name(absent).to_owned())));
+    all.extend(
+        context
+            .as_ref()
+            .map(|context| ("context", context_text(context))),
+    );
+    all
+}
+
+/// A key's name, or the key.
+fn named(key: Uuid, name_of: NameOf<'_>) -> String {
+    match (name_of(key), key) {
+        (Some(name), _) => name,
+        (None, crate::SUBLAYER_UNIVERSAL) => "universal".to_owned(),
+        (None, key) => key.to_string(),
+    }
+}
+
+/// What a filter does, with its service's name.
+pub fn action_text(action: Action, name_of: NameOf<'_>) -> String {
+    match action {
+        Action::Redirect(service) => format!("redirect to {}", named(service, name_of)),
+        other => other.name().to_owned(),
+    }
+}
+
+/// A weight as it was asked for.
+pub fn weight_text(weight: Weight) -> String {
+    match weight {
+        Weight::Literal(weight) => weight.to_string(),
+        Weight::Class(class) => format!("class {class}"),
+        Weight::Auto => "auto".to_owned(),
+    }
+}
+
+/// A condition, without its field: `443`, `!=443`, `below /system.slice`.
+pub fn compared_text(condition: &Condition) -> String {
+    let value = value_text(condition.field, &condition.value);
+    match condition.match_type {
+        MatchType::Equal | MatchType::Range => value,
+        MatchType::NotEqual => format!("!={value}"),
+        MatchType::Greater => format!(">{value}"),
+        MatchType::Less => format!("<{value}"),
+        MatchType::GreaterOrEqual => format!(">={value}"),
+        MatchType::LessOrEqual => format!("<={value}"),
+        other => format!("{} {value}", other.name()),
+    }
+}
+
+/// Conditions as one line: `app=/usr/bin/curl remote_port=80|443`.
+pub fn conditions_text(conditions: &[Condition]) -> String {
+    let mut parts = Vec::new();
+    for field in Field::ALL {
+        let alternatives = conditions.iter().filter(|one| one.field == field);
+        let texts: Vec<_> = alternatives.map(compared_text).collect();
+        if !texts.is_empty() {
+            parts.push(format!("{field}={}", texts.join("|")));
+        }
+    }
+    parts.join(" ")
+}
+
+fn value_text(field: Field, value: &Value) -> String {
+    let names: &[(&str, u64)] = match field {
+        Field::Flags => &flags::NAMES,
+        Field::LocalAddressType | Field::DestinationAddressType => &address_type::NAMES,
+        Field::Protocol => &PROTOCOLS,
+        Field::Direction => &DIRECTIONS,
+        _ => &[],
+    };
+    match (field.kind(), value) {
+        (FieldType::Uint(_), Value::Uint(bits)) if field == Field::Flags => flag_names(*bits),
+        (FieldType::Uint(_), Value::Uint(number)) => {
+            let name = names.iter().find(|(_, each)| each == number);
+            name.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
+        }
+        _ => value.to_string(),
+    }
+}
+
+fn flag_names(bits: u64) -> String {
+    let known = flags::NAMES.iter().filter(|(_, bit)| bits & bit != 0);
+    let mut names: Vec<_> = known.map(|(name, _)| (*name).to_owned()).collect();
+    let rest = flags::NAMES.iter().fold(bits, |bits, (_, bit)| bits & !bit);
+    if rest != 0 || names.is_empty() {
+        names.push(format!("{rest:#x}"));
+    }
+    names.join("+")
+}
+
+fn records_name(records: Records) -> &'static str {
+    match records {
+        Records::Required => "required",
+        Records::RequiredOrOwn => "required_or_own",
+        Records::Legacy => "legacy",
+    }
+}
+
+fn absent_name(absent: Absent) -> &'static str {
+    match absent {
+        Absent::Block => "block",
+        Absent::Permit => "permit",
+    }
+}
+
+/// Bytes of a fixed context that are shown.
+const CONTEXT_SHOWN_MAX: usize = 64;
+
+fn context_text(context: &Context) -> String {
+    let bytes = match context {
+        Context::None => return "none".to_owned(),
+        Context::Auto => return "auto".to_owned(),
+        Context::Fixed(bytes) => bytes,
+    };
+    match std::str::from_utf8(bytes) {
+        Ok(text) if bytes.len() <= CONTEXT_SHOWN_MAX && !text.contains(char::is_control) => {
+            format!("text {text:?}")
+        }
+        // All of it: where two differ, both are shown, and must differ there too.
+        _ => {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("hex {hex}")
+        }
+    }
+}
