@@ -202,6 +202,26 @@ fn two_daemons_do_not_share_a_store() {
     assert!(error.to_string().contains("cannot open"), "{error}");
 }
 
+#[test]
+fn a_hundred_thousand_filters_are_written_and_loaded() {
+    let (_folder, store) = store();
+    let mut objects = Objects::default();
+    for key in 1..=100_000 {
+        add(
+            &mut objects,
+            filter(key, Lifetime::Persistent),
+            &Author::default(),
+        );
+    }
+    let began = Instant::now();
+    store.write(&Objects::default(), &objects).unwrap();
+    println!("written in {:?}", began.elapsed());
+    let began = Instant::now();
+    let loaded = store.load(BOOT, &|_| true).unwrap().objects;
+    println!("loaded in {:?}", began.elapsed());
+    assert_eq!(loaded.all::<Filter>().len(), 100_000);
+}
+
 /// The policy of the nth commit: how many filters there are, and each one's description, tell n.
 fn policy(n: u64) -> Objects {
     let mut objects = Objects::default();

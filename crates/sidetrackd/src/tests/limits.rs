@@ -15,7 +15,7 @@ use crate::config::Limits;
 use crate::server::{CALL_SIZE_MAX, CALLS_MAX};
 
 /// What a flood may add to the daemon's memory: the calls being answered, with what reading them takes,
-/// and what is on the way.
+/// and what is on the way. It is this process's memory, so other tests must not run in it meanwhile.
 const FLOOD_BYTES_MAX: u64 = 256 << 20;
 
 fn policy() -> v1::ApplyPolicyRequest {
