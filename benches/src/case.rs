@@ -19,17 +19,32 @@ pub(crate) enum Case {
     Outside,
     /// An nftables NAT rule is there that does not match.
     NftUnmatched,
+    /// In scope, under 10 filters of which none matches.
+    Filters10,
+    /// Under 1,000.
+    Filters1000,
+    /// Under 100,000.
+    Filters100000,
+    /// 10,000 nftables NAT rules, one after another, of which none matches.
+    NftLinear,
+    /// One nftables NAT rule with a set of 10,000.
+    NftSet,
 }
 
 impl Case {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::None,
         Self::Sidetrack,
         Self::Nft,
         Self::Unmatched,
         Self::Outside,
         Self::NftUnmatched,
+        Self::Filters10,
+        Self::Filters1000,
+        Self::Filters100000,
+        Self::NftLinear,
+        Self::NftSet,
     ];
 
     /// As in results.json and on the command line.
@@ -41,6 +56,11 @@ impl Case {
             Self::Unmatched => "unmatched",
             Self::Outside => "outside",
             Self::NftUnmatched => "nft-unmatched",
+            Self::Filters10 => "filters10",
+            Self::Filters1000 => "filters1000",
+            Self::Filters100000 => "filters100000",
+            Self::NftLinear => "nft-linear",
+            Self::NftSet => "nft-set",
         }
     }
 
@@ -53,6 +73,11 @@ impl Case {
             Self::Unmatched => "in Sidetrack's scope, no filter matches",
             Self::Outside => "Sidetrack attached elsewhere",
             Self::NftUnmatched => "nftables NAT, no rule matches",
+            Self::Filters10 => "under 10 filters, none matches",
+            Self::Filters1000 => "under 1,000 filters, none matches",
+            Self::Filters100000 => "under 100,000 filters, none matches",
+            Self::NftLinear => "nftables, 10,000 rules, none matches",
+            Self::NftSet => "nftables, a set of 10,000, none matches",
         }
     }
 }

@@ -48,7 +48,7 @@ enum Goal {
 }
 
 /// All of them, in the order of the tables.
-pub(crate) const FIGURES: [Figure; 12] = [
+pub(crate) const FIGURES: [Figure; 14] = [
     redirected(
         "connect + accept + query",
         Measure::Asked,
@@ -106,7 +106,29 @@ pub(crate) const FIGURES: [Figure; 12] = [
         Measure::Memory,
         Goal::Reported,
     ),
+    under_filters(
+        "connect under 1,000 filters, over 10",
+        Case::Filters1000,
+        Goal::Reported,
+    ),
+    under_filters(
+        "connect under 100,000 filters, over 10",
+        Case::Filters100000,
+        Goal::AtMost(1.15),
+    ),
 ];
+
+/// A connect under many filters, over one under few.
+const fn under_filters(name: &'static str, subject: Case, goal: Goal) -> Figure {
+    Figure {
+        name,
+        measure: Measure::Connect,
+        subject,
+        over: Case::Filters10,
+        peers: &[Case::NftLinear, Case::NftSet],
+        goal,
+    }
+}
 
 /// Sidetrack over nftables, both redirecting.
 const fn redirected(name: &'static str, measure: Measure, goal: Goal) -> Figure {

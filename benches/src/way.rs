@@ -3,7 +3,8 @@
 
 mod direct;
 mod netfilter;
-mod sidetrack;
+pub(crate) mod policy;
+pub(crate) mod sidetrack;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 
@@ -43,6 +44,11 @@ pub(crate) fn open(case: Case) -> Result<Box<dyn Way>> {
         Case::Outside => Box::new(sidetrack::Bystander::open_outside()?),
         Case::Nft => Box::new(netfilter::Redirected::open()?),
         Case::NftUnmatched => Box::new(netfilter::Bystander::open()?),
+        Case::Filters10 => Box::new(sidetrack::Bystander::open_under(10)?),
+        Case::Filters1000 => Box::new(sidetrack::Bystander::open_under(1_000)?),
+        Case::Filters100000 => Box::new(sidetrack::Bystander::open_under(100_000)?),
+        Case::NftLinear => Box::new(netfilter::Bystander::open_linear()?),
+        Case::NftSet => Box::new(netfilter::Bystander::open_set()?),
     })
 }
 

@@ -14,7 +14,9 @@ use crate::namespace;
 
 const REDIRECT_RULES: &str = include_str!("../../peers/redirect.nft");
 const UNMATCHED_RULES: &str = include_str!("../../peers/unmatched.nft");
-/// Where both rule sets redirect to.
+/// Rules, or elements of a set.
+const RULES: u32 = 10_000;
+/// Where all rule sets redirect to.
 const PROXY_PORT: u16 = 9999;
 
 /// Everything to 10.0.0.0/8 is redirected.
@@ -45,8 +47,38 @@ impl Redirected {
 impl Bystander {
     /// The same, with a rule for others.
     pub(crate) fn open() -> Result<Self> {
+        Self::open_with(UNMATCHED_RULES)
+    }
+
+    /// 10,000 rules before it, each for an address and a port.
+    pub(crate) fn open_linear() -> Result<Self> {
+        let rules: String = others()
+            .map(|(address, port)| {
+                format!("\t\tip daddr {address} tcp dport {port} redirect to :9999\n")
+            })
+            .collect();
+        Self::open_with(
+            &UNMATCHED_RULES.replace("\t\tip daddr 192", &format!("{rules}\t\tip daddr 192")),
+        )
+    }
+
+    /// One rule before it, with a set of the same addresses and ports.
+    pub(crate) fn open_set() -> Result<Self> {
+        let elements: Vec<String> = others()
+            .map(|(address, port)| format!("{address} . {port}"))
+            .collect();
+        let set = format!(
+            "\tset others {{ type ipv4_addr . inet_service; elements = {{ {} }} }}\n\tchain",
+            elements.join(", ")
+        );
+        let rule = "\t\tip daddr . tcp dport @others redirect to :9999\n\t\tip daddr 192";
+        let rules = UNMATCHED_RULES.replacen("\tchain", &set, 1);
+        Self::open_with(&rules.replace("\t\tip daddr 192", rule))
+    }
+
+    fn open_with(rules: &str) -> Result<Self> {
         let hierarchy = Hierarchy::make()?;
-        load(UNMATCHED_RULES)?;
+        load(rules)?;
         hierarchy.enter_program()?;
         probe(&listen(PROXY_PORT, None)?)?;
         expect("the rule's counter", redirected()?, 1)?;
@@ -97,6 +129,11 @@ impl Way for Bystander {
         ensure!(tracked > 0, "connections were not tracked");
         Ok(())
     }
+}
+
+/// Addresses and ports that nobody asks for.
+fn others() -> impl Iterator<Item = (std::net::Ipv4Addr, u16)> {
+    (0..RULES).map(|number| ((0x0a00_0000 + number * 7).into(), (1024 + number) as u16))
 }
 
 fn load(rules: &str) -> Result<()> {

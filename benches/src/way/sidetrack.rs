@@ -62,10 +62,28 @@ impl Bystander {
         Self::open(Hierarchy::enter_outside)
     }
 
+    /// The client is in the scope, under so many filters of all kinds.
+    pub(crate) fn open_under(filters: u32) -> Result<Self> {
+        Self::open_with(Hierarchy::enter_program, |engine, service| {
+            let key = key_of(engine, service)?;
+            engine.commit(&super::policy::filters(filters, key)?, &[])?;
+            Ok(())
+        })
+    }
+
     fn open(enter: impl Fn(&Hierarchy) -> Result<()>) -> Result<Self> {
+        Self::open_with(enter, |engine, service| {
+            Ok(engine.set_policy(&filters_for_others(service)?)?)
+        })
+    }
+
+    fn open_with(
+        enter: impl Fn(&Hierarchy) -> Result<()>,
+        put: impl Fn(&mut Engine, &Service) -> Result<()>,
+    ) -> Result<Self> {
         let hierarchy = Hierarchy::make()?;
         let (mut engine, service, proxy) = start(&hierarchy)?;
-        engine.set_policy(&filters_for_others(&service)?)?;
+        put(&mut engine, &service)?;
         hierarchy.enter_program()?;
         let accepted = probe(&proxy)?;
         let asked = sidetrack::query(&accepted).context("the probe was not redirected")?;
@@ -123,7 +141,7 @@ impl Way for Bystander {
 
 /// An engine with a service that listens. The listener is made by hand: the SDK's `accept` also polls
 /// and asks, and the peers' do not.
-fn start(hierarchy: &Hierarchy) -> Result<(Engine, Service, TcpListener)> {
+pub(crate) fn start(hierarchy: &Hierarchy) -> Result<(Engine, Service, TcpListener)> {
     let mut engine = Engine::open(&hierarchy.scope, Config::default())?
         .load()?
         .attach()?;
@@ -133,6 +151,13 @@ fn start(hierarchy: &Hierarchy) -> Result<(Engine, Service, TcpListener)> {
     sys::mark_listener(listener.as_fd(), service.credentials())
         .context("make the listener the service's")?;
     Ok((engine, service, listener))
+}
+
+/// The service's key, which filters name it by.
+pub(crate) fn key_of(engine: &Engine, service: &Service) -> Result<sidetrack_policy::Uuid> {
+    let mut services = engine.services();
+    let known = services.find(|(number, _)| *number == service.number);
+    Ok(known.context("the service has gone")?.1.key)
 }
 
 fn filters_for_others(service: &Service) -> Result<Vec<Filter>> {
