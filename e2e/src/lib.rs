@@ -18,6 +18,8 @@
 //! Each test is a process (nextest): it moves itself between cgroups.
 #![deny(unsafe_code)]
 
+mod api;
+mod bpffs;
 mod client;
 mod daemon;
 mod host;
@@ -29,6 +31,8 @@ mod proxy;
 pub mod sys;
 pub mod wait;
 
+pub use api::Api;
+pub use bpffs::Bpffs;
 pub use client::{Client, Outcome, client_binary};
 pub use daemon::Daemon;
 pub use host::Host;

@@ -1,41 +1,8 @@
 //! A pinned data path outlives its engine, and the next one takes it up (design 7.8).
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use e2e::{Host, wait};
+use e2e::{Bpffs, Host, wait};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Config, Engine, Error, remove_pins};
-use tempfile::TempDir;
-
-/// A bpf file system of the test's own.
-struct Bpffs {
-    folder: TempDir,
-}
-
-impl Bpffs {
-    fn mount() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let status = Command::new("mount")
-            .args(["-t", "bpf", "bpf"])
-            .arg(folder.path())
-            .status()
-            .expect("mount is installed");
-        assert!(status.success());
-        Self { folder }
-    }
-
-    fn pins(&self) -> PathBuf {
-        self.folder.path().join("sidetrack")
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg(self.folder.path()).status();
-        assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
-}
 
 fn config(bpffs: &Bpffs) -> Config {
     Config {
