@@ -219,8 +219,7 @@ static __always_inline int refuse_own_listener(const struct connection *c, __u32
 }
 
 /* A filter matches, and the socket has no records: a program's, or a service's own? */
-static __noinline int judge_asker(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
-				  const struct connection *c)
+static __noinline int judge_asker(struct inquiry *inquiry, const struct connection *c)
 {
 	__u32 own = program_service(), floor = 0;
 	int straight = 0;
@@ -235,7 +234,8 @@ static __noinline int judge_asker(struct bpf_sock_addr *ctx, struct inquiry *inq
 	if (straight)
 		return PROCEED;
 	inquiry->desk->search.vetted = 1;
-	inquiry->desk->search.floor = floor;
+	if (floor)
+		classify_assume(&inquiry->desk->search, floor);
 	return DIVERT;
 }
 
@@ -254,32 +254,53 @@ static __always_inline int refuse_blocked(struct inquiry *inquiry, const struct 
 	return refuse(EACCES, SIDETRACK_COUNT_VETOED, SIDETRACK_EVENT_VETOED, c, id, 0);
 }
 
-/* Asks one layer. DIVERT: it permits, and search.redirect says whether it diverts. */
-static __noinline int judge_layer(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
-				  struct connection *c, __u32 layer)
+/* To the next layer: what redirects is known now. Returns 1 if there is none. */
+static __always_inline long judge_next(struct inquiry *inquiry)
 {
 	struct search *s = &inquiry->desk->search;
 
-	if (c->family == AF_INET6)
-		layer++;
-	c->layer = layer;
-	if (!classify_begin(inquiry, layer))
-		return DIVERT;
+	s->decision = DIVERT;
+	if (s->asked == SIDETRACK_LAYER_AUTH_CONNECT)
+		return 1;
+	s->asked = SIDETRACK_LAYER_AUTH_CONNECT;
+	s->begun = 0;
+	s->diverts = s->redirect;
+	if (s->diverts != SIDETRACK_NO_RANK)
+		inquiry->desk->values[SIDETRACK_FIELD_FLAGS][1] |= SIDETRACK_FLAG_REDIRECTED;
+	return 0;
+}
+
+/*
+ * One turn of the judgement of a connect: its layers one after another. A callback, so that the
+ * verifier sees a classification once and not once for each. Returns 1 to end; decision says how.
+ */
+static long judge_turn(__u32 i, struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+	struct connection *c = inquiry->connection;
+
+	if (!s->begun) {
+		s->begun = 1;
+		c->layer = s->asked + (c->family == AF_INET6);
+		if (!classify_begin(inquiry, c->layer))
+			return judge_next(inquiry);
+	}
 	classify_run(inquiry);
 	if (s->held) {
-		int decision = judge_asker(ctx, inquiry, c);
-
-		if (decision != DIVERT)
-			return decision;
-		if (s->floor)
-			classify_assume(inquiry);
-		classify_run(inquiry);
+		s->decision = judge_asker(inquiry, c);
+		return s->decision != DIVERT;
 	}
 	if (s->cut)
-		return refuse(EACCES, SIDETRACK_COUNT_SEARCH_CUT, SIDETRACK_EVENT_SEARCH_CUT, c, 0,
-			      0);
-	return s->blocked ? refuse_blocked(inquiry, c) : DIVERT;
+		s->decision = refuse(EACCES, SIDETRACK_COUNT_SEARCH_CUT, SIDETRACK_EVENT_SEARCH_CUT,
+				     c, 0, 0);
+	else if (s->blocked)
+		s->decision = refuse_blocked(inquiry, c);
+	else
+		return judge_next(inquiry);
+	return 1;
 }
+
+#define TURNS_MAX 8 /* two for each layer: until it matters who asks, and then */
 
 /* A socket with records: its chain is its parent's, and so is its program. */
 static __always_inline int judge_parent(struct sidetrack_desk *desk, const struct connection *c,
@@ -328,18 +349,17 @@ static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct inquiry *i
 			return decision;
 	}
 	facts_of_connect(ctx, inquiry, c, parent);
-	decision = judge_layer(ctx, inquiry, c, SIDETRACK_LAYER_CONNECT_REDIRECT);
+	desk->search.asked = SIDETRACK_LAYER_CONNECT_REDIRECT;
+	desk->search.begun = 0;
+	desk->search.decision = REFUSE;
+	bpf_loop(TURNS_MAX, judge_turn, inquiry, 0);
+	decision = desk->search.decision;
 	if (decision != DIVERT)
-		return decision == PROCEED ? go_straight(ctx) : decision;
-	rank = desk->search.redirect;
-	if (rank != SIDETRACK_NO_RANK)
-		desk->values[SIDETRACK_FIELD_FLAGS][1] |= SIDETRACK_FLAG_REDIRECTED;
-	decision = judge_layer(ctx, inquiry, c, SIDETRACK_LAYER_AUTH_CONNECT);
-	if (decision == REFUSE)
-		return REFUSE;
+		return decision == PROCEED ? go_straight(ctx) : REFUSE;
 	endpoint_connect(ctx, inquiry, c);
+	rank = desk->search.diverts;
 	f = rank == SIDETRACK_NO_RANK ? NULL : filter_at(inquiry->policy, rank);
-	if (!f || decision == PROCEED)
+	if (!f)
 		return go_straight(ctx);
 	return redirect(ctx, c, f, &desk->chain, parent_id, target);
 }
@@ -353,7 +373,7 @@ static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct inquiry *i
 static __always_inline int judge(struct bpf_sock_addr *ctx, struct connection *c,
 				 struct target *target)
 {
-	struct inquiry inquiry = { .policy = policy_in_force(), .connection = c };
+	struct inquiry inquiry = { .policy = policy_in_force() };
 	struct sidetrack_policy *head;
 	struct sidetrack_socket *socket;
 	__u64 parent_id;
@@ -369,7 +389,10 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct connection *c
 	if (!inquiry.desk)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,
 			      0);
-	decision = judge_at_desk(ctx, &inquiry, c, target, parent_id);
+	/* From here on at the desk, where the verifier need not follow what is in it. */
+	inquiry.desk->connection = *c;
+	inquiry.connection = &inquiry.desk->connection;
+	decision = judge_at_desk(ctx, &inquiry, inquiry.connection, target, parent_id);
 	desk_give(inquiry.desk);
 	return decision;
 }

@@ -75,7 +75,7 @@ static __always_inline void endpoint_listen(struct bpf_sock_ops *ops)
 static __always_inline void facts_of_endpoint(struct inquiry *inquiry, const struct connection *c,
 					      __u32 wants)
 {
-	const struct sidetrack_endpoint *e = c->endpoint;
+	const struct sidetrack_endpoint *e = inquiry->endpoint;
 	struct sidetrack_desk *desk = inquiry->desk;
 
 	facts_of_connection(desk, c, e ? e->flags : 0);
@@ -88,6 +88,17 @@ static __always_inline void facts_of_endpoint(struct inquiry *inquiry, const str
 	facts_of_program(desk, e ? &e->program : &desk->program, FIRST_PROGRAM,
 			 SIDETRACK_FIELD_CGROUP_LEVELS);
 	fact_set(desk, SIDETRACK_FIELD_NETNS, e ? e->netns_cookie : 0);
+}
+
+/* For events: who. Nobody, rather than whoever is the current program. */
+static __always_inline void endpoint_tell(struct connection *c, const struct sidetrack_endpoint *e)
+{
+	c->told = 1;
+	if (!e)
+		return;
+	c->pid = e->pid;
+	c->uid = e->program.uid;
+	__builtin_memcpy(c->comm, e->comm, sizeof(c->comm));
 }
 
 /* Asks one layer about a connection that no connect call is waiting for. 0: blocked. */
@@ -103,6 +114,10 @@ static __noinline int endpoint_judge(struct inquiry *inquiry, struct connection 
 	}
 	s = &desk->search;
 	inquiry->desk = desk;
+	desk->connection = *c;
+	c = &desk->connection;
+	inquiry->connection = c;
+	endpoint_tell(c, inquiry->endpoint);
 	if (c->family == AF_INET6)
 		layer++;
 	c->layer = layer;
@@ -144,11 +159,11 @@ static __always_inline void *policy_with(__u32 layer, struct connection *c)
 
 static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connection *c)
 {
-	struct inquiry inquiry = { .connection = c };
+	struct inquiry inquiry = {};
 	struct sidetrack_desk *desk;
 	__u32 layer = SIDETRACK_LAYER_BIND_REDIRECT;
 	__u32 wants;
-	int decision;
+	int permitted;
 
 	inquiry.policy = policy_with(layer, c);
 	if (!inquiry.policy || !program_in_scope())
@@ -159,6 +174,9 @@ static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connecti
 			      0);
 	inquiry.desk = desk;
 	c->protocol = ctx->protocol;
+	desk->connection = *c;
+	c = &desk->connection;
+	inquiry.connection = c;
 	chain_clear(&desk->chain);
 	desk->search.vetted = 1;
 	desk->search.absent_given = 0;
@@ -166,9 +184,14 @@ static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connecti
 	facts_of_connection(desk, c, 0);
 	facts_of_task(desk, wants, NULL);
 	fact_set(desk, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
-	decision = judge_layer(ctx, &inquiry, c, layer);
+	c->layer = layer + (c->family == AF_INET6);
+	if (classify_begin(&inquiry, c->layer))
+		classify_run(&inquiry);
+	permitted = !desk->search.blocked && !desk->search.cut;
+	if (!permitted)
+		refuse_blocked(&inquiry, c);
 	desk_give(desk);
-	return decision == REFUSE ? REFUSE : PROCEED;
+	return permitted ? PROCEED : REFUSE;
 }
 
 static __always_inline int bind4(struct bpf_sock_addr *ctx)
@@ -225,7 +248,7 @@ static __always_inline int packet_addresses(struct __sk_buff *skb, struct connec
 static __always_inline int recv_accept(struct __sk_buff *skb)
 {
 	struct connection c = { .protocol = IPPROTO_TCP, .inbound = 1 };
-	struct inquiry inquiry = { .connection = &c };
+	struct inquiry inquiry = {};
 	struct bpf_sock *sk = skb->sk;
 	__u8 head[14] = {};
 	int at;
@@ -243,7 +266,7 @@ static __always_inline int recv_accept(struct __sk_buff *skb)
 	c.local_port = *(__be16 *)(head + 2);
 	sk = bpf_sk_fullsock(sk);
 	if (sk)
-		c.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
+		inquiry.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
 	return endpoint_judge(&inquiry, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT) ? INGRESS_PERMIT :
 										INGRESS_DROP;
 }
@@ -253,8 +276,8 @@ static __always_inline int recv_accept(struct __sk_buff *skb)
 static __always_inline void endpoint_event(struct bpf_sock_ops *ops, struct sidetrack_endpoint *e,
 					   __u32 layer)
 {
-	struct connection c = { .protocol = IPPROTO_TCP, .endpoint = e };
-	struct inquiry inquiry = { .connection = &c };
+	struct connection c = { .protocol = IPPROTO_TCP };
+	struct inquiry inquiry = { .endpoint = e };
 	struct sidetrack_pair pair;
 
 	inquiry.policy = policy_with(layer, &c);
@@ -337,9 +360,8 @@ static __always_inline int answer(struct sidetrack_question *q)
 	s->vetted = 1;
 	s->absent_given = q->absent_given;
 	if (classify_begin(&inquiry, q->layer)) {
-		s->floor = q->floor;
-		if (s->floor)
-			classify_assume(&inquiry);
+		if (q->floor)
+			classify_assume(s, q->floor);
 		classify_run(&inquiry);
 	}
 	q->answered = !s->cut;

@@ -3,30 +3,15 @@
 #ifndef SIDETRACK_EVENT_H
 #define SIDETRACK_EVENT_H
 
-/* A connection under judgement, whatever its family and direction. */
-struct connection {
-	union address remote;
-	union address local; /* unspecified if the socket is not bound */
-	/* Who, if it is not the current program. */
-	const struct sidetrack_endpoint *endpoint;
-	__u32 generation; /* of the policy that judges */
-	__be16 port;	  /* of the remote end */
-	__be16 local_port;
-	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
-	__u8 protocol;
-	__u8 inbound;
-	__u8 layer; /* which is asked now */
-};
-
 static __always_inline void event_who(struct sidetrack_event *e, const struct connection *c)
 {
 	/* Read from the task: some programs have no helpers for these before Linux 6.10. */
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	if (c->endpoint) {
-		e->pid = c->endpoint->pid;
-		e->uid = c->endpoint->program.uid;
-		__builtin_memcpy(e->comm, c->endpoint->comm, sizeof(e->comm));
+	if (c->told) {
+		e->pid = c->pid;
+		e->uid = c->uid;
+		__builtin_memcpy(e->comm, c->comm, sizeof(e->comm));
 		return;
 	}
 	e->pid = task->tgid;
@@ -34,7 +19,7 @@ static __always_inline void event_who(struct sidetrack_event *e, const struct co
 	__builtin_memcpy(e->comm, task->comm, sizeof(e->comm));
 }
 
-static __noinline int event_emit(__u32 kind, const struct connection *c, __u64 filter_id,
+__noinline int event_emit(__u32 kind, const struct connection *c, __u64 filter_id,
 				 __u32 service)
 {
 	struct sidetrack_event *e;

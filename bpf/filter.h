@@ -78,7 +78,9 @@ static __always_inline __u32 policy_place(void *policy, __u32 service, int v6)
 struct inquiry {
 	void *policy;
 	struct sidetrack_desk *desk;
-	const struct connection *connection; /* for events; none if nobody is to be told */
+	struct connection *connection; /* for events; none if nobody is to be told */
+	/* Of a socket whose program is not the current one. */
+	const struct sidetrack_endpoint *endpoint;
 };
 
 static __always_inline int condition_holds(const struct sidetrack_condition *c, const __u64 *value)
@@ -420,6 +422,25 @@ static __always_inline int verdict_take(struct inquiry *inquiry, const struct si
 	}
 }
 
+/* One service before a legacy proxy's place. */
+static __always_inline long assume_step(struct inquiry *inquiry)
+{
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_filter *f;
+
+	if (s->best == SIDETRACK_NO_RANK) {
+		s->collecting = 0; /* those are all; now to the verdict */
+		s->cursor = 0;
+		return 0;
+	}
+	f = filter_at(inquiry->policy, s->best);
+	if (!f)
+		return 1;
+	chain_add(&inquiry->desk->chain, f->service);
+	s->cursor = s->best + 1;
+	return 0;
+}
+
 /* One filter that matches. Returns 1 to end. */
 static long verdict_step(__u32 i, struct inquiry *inquiry)
 {
@@ -429,7 +450,11 @@ static long verdict_step(__u32 i, struct inquiry *inquiry)
 	if (!s->held)
 		search_run(inquiry);
 	s->held = 0;
-	if (s->best == SIDETRACK_NO_RANK || s->cut)
+	if (s->cut)
+		return 1;
+	if (s->collecting)
+		return assume_step(inquiry);
+	if (s->best == SIDETRACK_NO_RANK)
 		return 1;
 	if (!s->vetted) {
 		s->held = 1; /* it matches: now it matters who asks, see connect.h */
@@ -444,35 +469,16 @@ static long verdict_step(__u32 i, struct inquiry *inquiry)
 	return s->hard && (s->blocked || !s->beyond_hard_permit);
 }
 
-/* One service before a legacy proxy's place. */
-static long assume_step(__u32 i, struct inquiry *inquiry)
+/*
+ * What matches before the floor joins the chain: a legacy proxy's place tells that it was seen. The
+ * search for these comes first.
+ */
+static __always_inline void classify_assume(struct search *s, __u32 floor)
 {
-	struct search *s = &inquiry->desk->search;
-	struct sidetrack_filter *f;
-
-	search_run(inquiry);
-	if (s->best == SIDETRACK_NO_RANK || s->cut)
-		return 1;
-	f = filter_at(inquiry->policy, s->best);
-	if (!f)
-		return 1;
-	chain_add(&inquiry->desk->chain, f->service);
-	s->cursor = s->best + 1;
-	return 0;
-}
-
-/* What matches before the floor joins the chain: a legacy proxy's place tells that it was seen. */
-static __noinline int classify_assume(struct inquiry *inquiry)
-{
-	struct search *s = &inquiry->desk->search;
-
+	s->floor = floor;
 	s->cursor = 0;
 	s->collecting = 1;
-	bpf_loop(SIDETRACK_SERVICES_MAX, assume_step, inquiry, 0);
-	s->collecting = 0;
-	s->cursor = 0;
 	s->held = 0;
-	return 0;
 }
 
 /* Begins at a layer. Returns 0 if it has no filters. */
@@ -504,7 +510,7 @@ static __always_inline int classify_begin(struct inquiry *inquiry, __u32 layer)
 /* Goes on until there is a verdict, or until it matters who asks (held). */
 static __noinline int classify_run(struct inquiry *inquiry)
 {
-	bpf_loop(SIDETRACK_FILTERS_MAX, verdict_step, inquiry, 0);
+	bpf_loop(SIDETRACK_FILTERS_MAX + SIDETRACK_SERVICES_MAX, verdict_step, inquiry, 0);
 	return 0;
 }
 

@@ -79,7 +79,7 @@ static long flow_search_step(__u32 i, struct flow_search *search)
 }
 
 /* A slot for a new flow. Returns its id; 0 if there is none. */
-static __noinline __u64 flow_take_slot(__u64 now)
+__noinline __u64 flow_take_slot(__u64 now)
 {
 	__u32 tries = flows_max < FLOW_TRIES_MAX ? flows_max : FLOW_TRIES_MAX;
 	struct flow_search search = { .now = now };

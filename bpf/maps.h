@@ -273,12 +273,34 @@ struct chain {
 	__u32 reserved;
 };
 
+/* A connection under judgement, whatever its family and direction. */
+struct connection {
+	union address remote;
+	union address local; /* unspecified if the socket is not bound */
+	__u32 generation;    /* of the policy that judges */
+	/* Who, if it is not the current program. */
+	__u32 told;
+	__u32 pid;
+	__u32 uid;
+	char comm[SIDETRACK_COMM_SIZE];
+	__be16 port; /* of the remote end */
+	__be16 local_port;
+	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
+	__u8 protocol;
+	__u8 inbound;
+	__u8 layer; /* which is asked now */
+};
+
 /* A classification on its way: where the search is, and the verdict so far. See filter.h. */
 struct search {
 	__u32 layer;
 	__u32 root;
 	__u32 end; /* of the layer's ranks */
 	__u32 beyond_hard_permit;
+	__u32 asked;   /* of a connect: which layer's turn it is */
+	__u32 begun;   /* it has been asked */
+	__u32 diverts; /* of a connect: what the first layer said */
+	__s32 decision;
 	__u32 floor;
 	__u32 vetted;	  /* who asks may be judged */
 	__u32 held;	  /* best is found, and waits for that */
@@ -316,6 +338,7 @@ struct search {
 struct sidetrack_desk {
 	__u32 taken;
 	__u32 reserved;
+	struct connection connection;
 	struct chain chain;
 	struct search search;
 	__u64 values[SIDETRACK_FIELDS][2];

@@ -27,7 +27,7 @@ static __always_inline __u64 program_cgroup(struct task_struct *task)
 #define CGROUP_WALK_MAX 32 /* levels; of a deeper cgroup the upper ones are not seen */
 
 /* The current program, as conditions ask about it. */
-static __noinline int program_read(struct sidetrack_program *p)
+__noinline int program_read(struct sidetrack_program *p)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
@@ -59,7 +59,7 @@ static __noinline int program_read(struct sidetrack_program *p)
 }
 
 /* The service of a process, or of one it descends from, in the same cgroup; 0 if none. */
-static __noinline __u32 owner_of_current(__u64 cgroup)
+__noinline __u32 owner_of_current(__u64 cgroup)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
@@ -195,7 +195,7 @@ static __always_inline __u64 executable_number(struct file *file)
 }
 
 /* Writes a file down that is not known yet. */
-static __noinline int executable_learn(__u64 number)
+__noinline int executable_learn(__u64 number)
 {
 	struct file *file = bpf_get_current_task_btf()->mm->exe_file;
 	struct sidetrack_executable *executable;

@@ -17,9 +17,9 @@
 
 #include "kernel.h"
 #include "sidetrack.h"
+#include "address.h"
 #include "maps.h"
 #include "token.h"
-#include "address.h"
 #include "event.h"
 #include "filter.h"
 #include "program.h"
