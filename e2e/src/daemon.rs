@@ -61,6 +61,15 @@ impl Daemon {
         started.elapsed()
     }
 
+    /// Ends it by SIGKILL, starts another, and ends that one so much later, wherever it is by then.
+    pub fn restart_and_kill(&mut self, later: Duration) {
+        self.kill();
+        self.child = start(self.home.path(), self.bpffs.is_none());
+        // No condition is awaited: it is to be hit at some moment.
+        std::thread::sleep(later);
+        self.kill();
+    }
+
     /// Ends it by SIGKILL. What it has pinned stays.
     pub fn kill(&mut self) {
         let _ = self.child.kill(); // it may have ended by itself

@@ -52,6 +52,34 @@ fn pinned_data_path_outlives_its_engine_and_is_taken_up() {
     });
 }
 
+/// As if the engine had been killed while it attached.
+#[test]
+fn data_path_that_is_attached_in_part_is_completed() {
+    let bpffs = Bpffs::mount();
+    let mut host = Host::with("pins_part", config(&bpffs));
+    let service = host.service("inspect");
+    let _answering = host.answer(&service);
+    host.redirect_all(&[&service]);
+    drop(host.engine.take());
+    let links = std::fs::read_dir(bpffs.pins().join("links")).expect("they are there");
+    for link in links.flatten() {
+        let name = link.file_name().into_string().expect("it is text");
+        if ["peer4", "connect6", "getopt"]
+            .iter()
+            .any(|part| name.ends_with(part))
+        {
+            std::fs::remove_file(link.path()).expect("it can be removed");
+        }
+    }
+    reopen(&mut host, &bpffs);
+    for to in ["10.1.2.3:80", "[fd00::1]:80"] {
+        let told = host.connect(to);
+        assert_eq!((&told["reply"], &told["peer"]), (&to.into(), &to.into()));
+    }
+    drop(host.engine.take());
+    remove_pins(&bpffs.pins()).expect("they can go");
+}
+
 #[test]
 fn pins_of_another_scope_are_left_alone() {
     let bpffs = Bpffs::mount();

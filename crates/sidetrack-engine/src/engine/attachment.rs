@@ -88,23 +88,26 @@ impl Engine {
         }
         // One program twice on a connection's way would divert it twice.
         self.detach(|at| at.side == side && at.path.starts_with(cgroup.path()));
-        let mut links = Vec::new();
-        for name in side.programs() {
-            let program = self.program(name);
-            let mut link = program
-                .attach_cgroup(cgroup.as_fd().as_raw_fd())
-                .map_err(Error::bpf("attach the programs to the cgroup"))?;
-            if let Some(pins) = &self.pins {
-                pins.pin_link(&mut link, cgroup.id(), name)?;
-            }
-            links.push(link);
-        }
+        let links = side.programs().iter();
+        let links = links.map(|name| self.attach_program(name, cgroup));
+        let links = links.collect::<Result<_, Error>>()?;
         self.attachments.push(Attachment {
             side,
             path: cgroup.path().to_owned(),
             links,
         });
         Ok(())
+    }
+
+    pub(super) fn attach_program(&self, name: &str, cgroup: &Cgroup) -> Result<Link, Error> {
+        let mut link = self
+            .program(name)
+            .attach_cgroup(cgroup.as_fd().as_raw_fd())
+            .map_err(Error::bpf("attach the programs to the cgroup"))?;
+        if let Some(pins) = &self.pins {
+            pins.pin_link(&mut link, cgroup.id(), name)?;
+        }
+        Ok(link)
     }
 
     /// Attaches what the layers in force need, before the policy that has them.

@@ -9,6 +9,7 @@
 //! The next engine takes maps and links up, and puts its own programs in the place of those at work,
 //! one after another: so a later version takes over without a gap.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -233,11 +234,12 @@ impl Engine {
             return Ok(());
         };
         let cgroups = cgroup::by_id()?;
+        let mut found: BTreeMap<PathBuf, BTreeMap<String, Link>> = BTreeMap::new();
         for (cgroup, name, path) in pins.links()? {
-            let side = Side::ALL
+            let is_ours = Side::ALL
                 .into_iter()
-                .find(|side| side.programs().contains(&name.as_str()));
-            let (Some(side), Some(at)) = (side, cgroups.get(&cgroup)) else {
+                .any(|side| side.programs().contains(&name.as_str()));
+            let (true, Some(at)) = (is_ours, cgroups.get(&cgroup)) else {
                 // The cgroup is gone, and its programs with it.
                 fs::remove_file(&path).map_err(Error::system("remove a stale link"))?;
                 continue;
@@ -245,19 +247,41 @@ impl Engine {
             let mut link = Link::open(&path).map_err(Error::bpf("take up a link"))?;
             link.update_prog(self.program(&name))
                 .map_err(Error::bpf("put a program in its predecessor's place"))?;
-            match self
-                .attachments
-                .iter_mut()
-                .find(|known| known.side == side && known.path == *at)
-            {
-                Some(known) => known.links.push(link),
-                None => self.attachments.push(Attachment {
-                    side,
-                    path: at.clone(),
-                    links: vec![link],
-                }),
+            found.entry(at.clone()).or_default().insert(name, link);
+        }
+        for (path, mut links) in found {
+            for side in Side::ALL {
+                self.take_up_side(side, &path, &mut links)?;
             }
         }
+        Ok(())
+    }
+
+    /// Takes up a side at a cgroup, if it is there. An engine that was killed while it attached it left
+    /// a part: the rest is attached now.
+    fn take_up_side(
+        &mut self,
+        side: Side,
+        path: &Path,
+        found: &mut BTreeMap<String, Link>,
+    ) -> Result<(), Error> {
+        if !side.programs().iter().any(|name| found.contains_key(*name)) {
+            return Ok(());
+        }
+        let cgroup = Cgroup::at(path)?;
+        let links = side
+            .programs()
+            .iter()
+            .map(|name| match found.remove(*name) {
+                Some(link) => Ok(link),
+                None => self.attach_program(name, &cgroup),
+            });
+        let links = links.collect::<Result<_, Error>>()?;
+        self.attachments.push(Attachment {
+            side,
+            path: path.to_owned(),
+            links,
+        });
         Ok(())
     }
 

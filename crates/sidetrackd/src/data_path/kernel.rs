@@ -22,7 +22,6 @@ pub struct Kernel {
     engine: Engine,
     /// What the policy's paths stood for when it was put in force.
     places: BTreeMap<Place, Found>,
-    policy_bytes: usize,
     /// Cgroups in which proxies registered, with the services they registered for.
     homes: HashMap<PathBuf, BTreeSet<Uuid>>,
 }
@@ -59,7 +58,6 @@ impl Kernel {
         Ok(Self {
             engine,
             places: BTreeMap::new(),
-            policy_bytes: 0,
             homes: HashMap::new(),
         })
     }
@@ -78,7 +76,6 @@ impl Kernel {
         };
         self.remove_services(objects)?;
         self.places = look_up(objects)?;
-        self.policy_bytes = committed.bytes;
         Ok(committed.generation.into())
     }
 
@@ -192,7 +189,7 @@ impl DataPath for Kernel {
     }
 
     fn tell(&mut self, state: &mut v1::State) -> Result<(), Error> {
-        tell::state(&self.engine, self.policy_bytes, state).map_err(failed)
+        tell::state(&self.engine, state).map_err(failed)
     }
 
     fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
