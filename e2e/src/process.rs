@@ -63,6 +63,21 @@ impl Process {
         process
     }
 
+    /// An example of the SDK's, in a cgroup; it finds the daemon.
+    pub fn example(cgroup: &Cgroup, daemon: &Daemon, arguments: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        let folder = cargo_bin("sidetrack").with_file_name("examples");
+        command
+            .args([
+                "-c",
+                "echo $$ > $0/cgroup.procs && cd $1 && shift && exec ./\"$@\"",
+            ])
+            .args([cgroup.path(), &folder])
+            .args(arguments)
+            .env(sidetrack_api::SOCKET_VARIABLE, daemon.socket());
+        Self::start(command)
+    }
+
     fn start(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
