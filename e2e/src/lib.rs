@@ -25,6 +25,7 @@ mod daemon;
 mod host;
 mod http;
 pub mod netns;
+pub mod policy;
 mod process;
 mod proxy;
 #[allow(unsafe_code)]
