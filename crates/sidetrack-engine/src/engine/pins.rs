@@ -97,7 +97,7 @@ impl Pins {
     pub(super) fn identity(&self) -> Result<Option<Identity>, Error> {
         let path = self.folder.join("identity");
         if !path.exists() {
-            remove_pins(&self.folder)?; // of an engine that ended while it pinned
+            remove_files(&self.folder)?; // of an engine that ended while it pinned
             return Ok(None);
         }
         let map = MapHandle::from_pinned_path(&path).map_err(Error::bpf("open the pins"))?;
@@ -199,10 +199,44 @@ impl Pins {
     }
 }
 
-/// Removes a pinned data path: programs run until their links are gone, then all of it goes.
+/// Whether a data path is pinned at a folder, at work or between two engines.
+pub fn pins_at(folder: &Path) -> bool {
+    folder.join("identity").exists()
+}
+
+/// The programs that a pinned data path has attached, by their numbers.
+///
+/// Errors: [`Error::System`], [`Error::Bpf`].
+pub fn pinned_programs(folder: &Path) -> Result<Vec<u32>, Error> {
+    let pins = Pins {
+        folder: folder.to_owned(),
+    };
+    let programs = pins.links()?.into_iter().map(|(_, _, path)| {
+        let link = Link::open(&path).map_err(Error::bpf("open a pinned link"))?;
+        let about = link.info().map_err(Error::bpf("ask about a pinned link"))?;
+        Ok(about.prog_id)
+    });
+    programs.collect()
+}
+
+/// Removes a pinned data path: programs run until their links are gone, then all of it goes, and its
+/// folder.
 ///
 /// Errors: [`Error::System`]. A folder that is not there is as good as removed.
 pub fn remove_pins(folder: &Path) -> Result<(), Error> {
+    remove_files(folder)?;
+    for part in ["links", "maps", ""] {
+        match fs::remove_dir(folder.join(part)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::system("remove the folder of the pins")(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn remove_files(folder: &Path) -> Result<(), Error> {
     for part in ["links", "maps", ""] {
         let path = folder.join(part);
         let entries = match fs::read_dir(&path) {
