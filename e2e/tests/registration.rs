@@ -145,3 +145,24 @@ async fn registration_in_an_async_program_says_what_is_wrong() {
     let text = error.expect("nobody is there").to_string();
     assert!(text.contains("is it running?"), "{text}");
 }
+
+#[test]
+fn cgroup_of_a_proxy_is_left_when_its_service_has_gone() {
+    let host = Host::bare("registration_home");
+    let mut daemon = Daemon::attached(&host);
+    host.enter_service();
+    let home = host.service.path().display().to_string();
+    let is_home = |daemon: &Daemon| daemon.api().state().cgroups.contains(&home);
+    let registration = register(&daemon, &Arc::default());
+    assert!(is_home(&daemon));
+    daemon.restart();
+    wait::until("it is back", || registration.trouble().is_none());
+    assert!(is_home(&daemon), "it was taken up");
+    assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
+    drop(registration);
+    wait::until("the daemon leaves it", || !is_home(&daemon));
+    assert!(matches!(
+        Listener::bind(&Service::from_bytes(&[1; 32]).expect("so long they are")),
+        Err(Error::NoEngine)
+    ));
+}

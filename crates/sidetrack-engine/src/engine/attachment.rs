@@ -1,7 +1,7 @@
 //! Which programs run at which cgroups, and the links that hold them there.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libbpf_rs::{Link, ProgramMut};
 use sidetrack_policy::LayerKind;
@@ -142,6 +142,27 @@ impl Engine {
             .filter(|at| at.side == Side::Client)
             .map(|at| (at.path.clone(), is_home(&at.path)))
             .collect()
+    }
+
+    /// The cgroups in which proxies can be, with all below each.
+    pub fn homes(&self) -> impl Iterator<Item = &Path> {
+        let homes = self
+            .attachments
+            .iter()
+            .filter(|at| at.side == Side::Service);
+        homes.map(|at| at.path.as_path())
+    }
+
+    /// Undoes [`Engine::attach_home`].
+    ///
+    /// No service may have a listener there, and no flow may be live: its end would be missed.
+    pub fn detach_home(&mut self, home: &Path) {
+        let scope = self.scope.clone();
+        self.detach(|at| match at.side {
+            Side::Service => at.path == home,
+            Side::Client => at.path == home && at.path != scope,
+            Side::Bind | Side::Accept => false,
+        });
     }
 
     fn detach(&mut self, which: impl Fn(&Attachment) -> bool) {

@@ -27,11 +27,11 @@ pub(super) fn state(engine: &Engine, state: &mut v1::State) -> Result<(), Error>
             capacity: table.capacity,
         })
         .collect();
-    state.cgroups = engine
-        .cgroups()
-        .into_iter()
-        .map(|(path, _)| path.display().to_string())
-        .collect();
+    let scope = engine.cgroups().into_iter().map(|(path, _)| path);
+    let homes = engine.homes().map(ToOwned::to_owned);
+    let cgroups: std::collections::BTreeSet<_> = scope.chain(homes).collect();
+    let cgroups = cgroups.iter().map(|path| path.display().to_string());
+    state.cgroups = cgroups.collect();
     state.policy_bytes = engine.policy_bytes()? as u64;
     Ok(())
 }
