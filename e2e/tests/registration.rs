@@ -117,7 +117,7 @@ fn registration_for_a_service_of_the_operators_policy_brings_no_objects() {
     host.enter_service();
     let absent = Registration::of("inspect").socket(daemon.socket());
     let refused = absent.open(|_| panic!("there is no service"));
-    let refused = refused.err().expect("it is refused").to_string();
+    let refused = refused.expect_err("it is refused").to_string();
     assert!(refused.contains("FWP_E_CALLOUT_NOT_FOUND"), "{refused}");
     let policy = r#"
         owner = "operator"
@@ -141,8 +141,8 @@ fn registration_for_a_service_of_the_operators_policy_brings_no_objects() {
 async fn registration_in_an_async_program_says_what_is_wrong() {
     let folder = tempfile::tempdir().expect("a folder");
     let registration = Registration::of("inspect").socket(folder.path().join("none"));
-    let error = registration.open_async(|_| Ok(())).await.err();
-    let text = error.expect("nobody is there").to_string();
+    let error = registration.open_async(|_| Ok(())).await;
+    let text = error.expect_err("nobody is there").to_string();
     assert!(text.contains("is it running?"), "{text}");
 }
 
