@@ -69,7 +69,8 @@ install: build ## to PREFIX: the commands, manual pages, completions; the unit a
 	$(SUDO) install -D -m 644 -t $(UNITS) target/sidetrackd.service
 	test -e $(CONFIG) || $(SUDO) install -D -m 644 packaging/sidetrackd.toml $(CONFIG)
 
-uninstall: ## what install put there, but the configuration; stop sidetrackd before
+uninstall: ## what install put there, and what is in the kernel, but the configuration; stop sidetrackd before
+	test -n "$(DESTDIR)" -o ! -x $(PREFIXED)/bin/sidetrack || $(SUDO) $(PREFIXED)/bin/sidetrack uninstall
 	$(SUDO) rm -f $(PREFIXED)/bin/sidetrack $(PREFIXED)/bin/sidetrackd $(UNITS)/sidetrackd.service \
 		$(PREFIXED)/share/man/man1/sidetrack.1 $(PREFIXED)/share/man/man1/sidetrack-*.1 \
 		$(PREFIXED)/share/bash-completion/completions/sidetrack \

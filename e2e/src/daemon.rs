@@ -1,37 +1,92 @@
-//! A daemon that holds policy and judges no connection by it, and the command that talks to it.
+//! A daemon, and the command that talks to it.
 
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use sidetrack_engine::remove_pins;
 use tempfile::TempDir;
 
 use crate::client::{Outcome, cargo_bin};
-use crate::wait;
+use crate::{Api, Bpffs, Host, wait};
 
-/// A daemon with a socket and a store of its own. It ends with the test.
+/// A daemon with a socket and a store of its own. It ends with the test, and so does its data path.
 pub struct Daemon {
     child: Child,
     home: TempDir,
+    bpffs: Option<Bpffs>,
 }
 
 impl Daemon {
-    /// Starts one, detached, and waits until it answers.
+    /// Starts one that judges no connection, and waits until it answers.
     pub fn detached() -> Self {
         let home = TempDir::new().expect("a folder can be made");
-        let child = start(home.path());
-        let daemon = Self { child, home };
+        let config = format!("socket = {:?}\n", home.path().join("socket"));
+        Self::launch(home, &config, None)
+    }
+
+    /// Starts one that judges the programs of a test's cgroup, and waits until it answers.
+    pub fn attached(host: &Host) -> Self {
+        let home = TempDir::new().expect("a folder can be made");
+        let bpffs = Bpffs::mount();
+        let config = format!(
+            "socket = {:?}\ncgroup = {:?}\npins = {:?}\n",
+            home.path().join("socket"),
+            host.root().path(),
+            bpffs.pins()
+        );
+        Self::launch(home, &config, Some(bpffs))
+    }
+
+    fn launch(home: TempDir, config: &str, bpffs: Option<Bpffs>) -> Self {
+        let store = home.path().join("policy.redb");
+        let text = format!("{config}store = {store:?}\n");
+        std::fs::write(home.path().join("sidetrackd.toml"), text).expect("a file can be written");
+        let child = start(home.path(), bpffs.is_none());
+        let mut daemon = Self { child, home, bpffs };
         daemon.await_answer();
         daemon
     }
 
-    /// Ends it by SIGKILL, and starts another with the same store.
-    pub fn restart(&mut self) {
-        self.end();
-        std::fs::remove_file(self.socket()).expect("it had a socket");
-        self.child = start(self.home.path());
+    /// Ends it by SIGKILL, starts another with the same store, and tells how long that one took until
+    /// it answered.
+    pub fn restart(&mut self) -> Duration {
+        self.kill();
+        let started = Instant::now();
+        self.child = start(self.home.path(), self.bpffs.is_none());
         self.await_answer();
+        started.elapsed()
+    }
+
+    /// Ends it by SIGKILL, starts another, and ends that one so much later, wherever it is by then.
+    pub fn restart_and_kill(&mut self, later: Duration) {
+        self.kill();
+        self.child = start(self.home.path(), self.bpffs.is_none());
+        // No condition is awaited: it is to be hit at some moment.
+        std::thread::sleep(later);
+        self.kill();
+    }
+
+    /// Ends it by SIGKILL. What it has pinned stays.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill(); // it may have ended by itself
+        let _ = self.child.wait();
+    }
+
+    /// Ends it, and takes its data path away.
+    pub fn uninstall(&mut self) {
+        self.kill();
+        if let Some(bpffs) = &self.bpffs {
+            remove_pins(&bpffs.pins()).expect("pins can be removed");
+        }
+    }
+
+    /// A connection to its API.
+    pub fn api(&self) -> Api {
+        Api::connect(Some(&self.socket()))
     }
 
     /// Where it listens.
@@ -77,38 +132,40 @@ impl Daemon {
         command
     }
 
-    fn await_answer(&self) {
+    fn await_answer(&mut self) {
         let socket = self.socket();
         wait::until("the daemon listens", || {
+            let ended = self.child.try_wait().expect("it may be asked");
+            assert_eq!(ended, None, "it has ended: {}", log(self.home.path()));
             UnixStream::connect(&socket).is_ok()
         });
-    }
-
-    fn end(&mut self) {
-        let _ = self.child.kill(); // it may have ended by itself
-        let _ = self.child.wait();
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.end();
+        if std::thread::panicking() {
+            eprintln!("{}", log(self.home.path()));
+        }
+        self.uninstall();
     }
 }
 
-fn start(home: &Path) -> Child {
-    let config = home.join("sidetrackd.toml");
-    let text = format!(
-        "socket = {:?}\nstore = {:?}\n",
-        home.join("socket"),
-        home.join("policy.redb")
-    );
-    std::fs::write(&config, text).expect("a file can be written");
+/// What it has said.
+fn log(home: &Path) -> String {
+    std::fs::read_to_string(home.join("log")).unwrap_or_default()
+}
+
+fn start(home: &Path, detached: bool) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(home.join("log"));
     Command::new(cargo_bin("sidetrackd"))
-        .arg("--detached")
+        .args(detached.then_some("--detached"))
         .arg("--config")
-        .arg(&config)
-        .stderr(Stdio::null())
+        .arg(home.join("sidetrackd.toml"))
+        .stderr(log.expect("a file can be made"))
         .spawn()
         .expect("sidetrackd starts")
 }

@@ -11,7 +11,7 @@ use sidetrack_engine::{Cgroup, Config, Engine, Filter, Service, ServiceSpec};
 
 use crate::client::{Client, cargo_bin};
 use crate::process::Process;
-use crate::proxy::{Running, answer, relay, serve, storm};
+use crate::proxy::{Running, answer, relay, serve, storm, storm_with};
 use crate::wait;
 
 /// A test's own part of this host.
@@ -164,6 +164,11 @@ impl Host {
     /// A proxy that answers like [`Host::answer`], for storms: it keeps no flows.
     pub fn answer_storm(&self, service: &Service) {
         storm(service, false);
+    }
+
+    /// The same, with an answer of the caller's.
+    pub fn answer_storm_with(&self, service: &Service, answer: fn(&Flow) -> String) {
+        storm_with(service, false, answer);
     }
 
     /// A proxy that relays like [`Host::relay`], for storms: it keeps no flows.

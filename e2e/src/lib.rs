@@ -18,17 +18,22 @@
 //! Each test is a process (nextest): it moves itself between cgroups.
 #![deny(unsafe_code)]
 
+mod api;
+mod bpffs;
 mod client;
 mod daemon;
 mod host;
 mod http;
 pub mod netns;
+pub mod policy;
 mod process;
 mod proxy;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod wait;
 
+pub use api::Api;
+pub use bpffs::Bpffs;
 pub use client::{Client, Outcome, client_binary};
 pub use daemon::Daemon;
 pub use host::Host;

@@ -79,6 +79,13 @@ pub(crate) fn serve(
 
 /// Many connections at once, in two threads.
 pub(crate) fn storm(service: &Service, relaying: bool) {
+    storm_with(service, relaying, |flow| {
+        flow.original_destination().to_string()
+    });
+}
+
+/// The same, with another answer.
+pub(crate) fn storm_with(service: &Service, relaying: bool, answer: fn(&Flow) -> String) {
     let service = sdk(service);
     let (ready, is_ready) = mpsc::channel();
     thread::spawn(move || {
@@ -92,20 +99,24 @@ pub(crate) fn storm(service: &Service, relaying: bool) {
             ready.send(()).expect("the test waits");
             loop {
                 let (stream, flow) = listener.accept().await.expect("accept works");
-                tokio::spawn(storm_one(stream, flow, relaying));
+                tokio::spawn(storm_one(stream, flow, relaying, answer));
             }
         });
     });
     is_ready.recv().expect("the proxy starts");
 }
 
-async fn storm_one(mut client: TokioStream, flow: Flow, relaying: bool) -> io::Result<()> {
+async fn storm_one(
+    mut client: TokioStream,
+    flow: Flow,
+    relaying: bool,
+    answer: fn(&Flow) -> String,
+) -> io::Result<()> {
     if relaying {
         let mut onward = flow.connect_async().await.map_err(io::Error::other)?;
         copy_bidirectional(&mut client, &mut onward).await?;
     } else {
-        let to = flow.original_destination().to_string();
-        client.write_all(to.as_bytes()).await?;
+        client.write_all(answer(&flow).as_bytes()).await?;
     }
     Ok(())
 }

@@ -1,41 +1,8 @@
 //! A pinned data path outlives its engine, and the next one takes it up (design 7.8).
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use e2e::{Host, wait};
+use e2e::{Bpffs, Host, wait};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Config, Engine, Error, remove_pins};
-use tempfile::TempDir;
-
-/// A bpf file system of the test's own.
-struct Bpffs {
-    folder: TempDir,
-}
-
-impl Bpffs {
-    fn mount() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let status = Command::new("mount")
-            .args(["-t", "bpf", "bpf"])
-            .arg(folder.path())
-            .status()
-            .expect("mount is installed");
-        assert!(status.success());
-        Self { folder }
-    }
-
-    fn pins(&self) -> PathBuf {
-        self.folder.path().join("sidetrack")
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg(self.folder.path()).status();
-        assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
-}
 
 fn config(bpffs: &Bpffs) -> Config {
     Config {
@@ -83,6 +50,34 @@ fn pinned_data_path_outlives_its_engine_and_is_taken_up() {
     wait::until("nothing is redirected any more", || {
         host.connect("127.0.0.1:1")["errno"] == libc::ECONNREFUSED
     });
+}
+
+/// As if the engine had been killed while it attached.
+#[test]
+fn data_path_that_is_attached_in_part_is_completed() {
+    let bpffs = Bpffs::mount();
+    let mut host = Host::with("pins_part", config(&bpffs));
+    let service = host.service("inspect");
+    let _answering = host.answer(&service);
+    host.redirect_all(&[&service]);
+    drop(host.engine.take());
+    let links = std::fs::read_dir(bpffs.pins().join("links")).expect("they are there");
+    for link in links.flatten() {
+        let name = link.file_name().into_string().expect("it is text");
+        if ["peer4", "connect6", "getopt"]
+            .iter()
+            .any(|part| name.ends_with(part))
+        {
+            std::fs::remove_file(link.path()).expect("it can be removed");
+        }
+    }
+    reopen(&mut host, &bpffs);
+    for to in ["10.1.2.3:80", "[fd00::1]:80"] {
+        let told = host.connect(to);
+        assert_eq!((&told["reply"], &told["peer"]), (&to.into(), &to.into()));
+    }
+    drop(host.engine.take());
+    remove_pins(&bpffs.pins()).expect("they can go");
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! An engine that goes takes all with it, at once (design 7.12).
+//! An engine that goes takes all with it, at once (design 7.12); the daemon's data path, when it is told to.
 
 use std::collections::HashSet;
 use std::io::Write;
 use std::thread;
 
-use e2e::{Host, Origin, Process, wait};
+use e2e::run::sidetrack;
+use e2e::{Daemon, Host, Origin, Outcome, Process, wait};
 use libbpf_rs::query::ProgInfoQueryOptions;
 use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo, MapInfoIter, ProgInfoIter};
 use sidetrack_engine::{Cgroup, host};
@@ -122,4 +123,83 @@ fn engine_that_fails_to_attach_leaves_nothing() {
     drop(first);
     assert!(origin.accepted() == 0);
     wait::until("programs and maps are gone", || before.are_gone());
+}
+
+/// What doctor says of the daemon's data path.
+fn data_path(daemon: &Daemon) -> String {
+    let told = daemon.sidetrack(&["doctor", "--json", "--config", &config(daemon)]);
+    let findings: serde_json::Value = serde_json::from_str(&told.stdout).expect("it is JSON");
+    let findings = findings.as_array().expect("it is a list").iter();
+    let mut findings = findings.filter(|finding| finding["what"] == "data path");
+    let finding = findings.next().expect("it is looked at");
+    assert_eq!(finding["good"], true, "{finding}");
+    finding["found"].as_str().expect("a text").to_owned()
+}
+
+fn config(daemon: &Daemon) -> String {
+    let path = daemon.socket().with_file_name("sidetrackd.toml");
+    path.to_str().expect("it is UTF-8").to_owned()
+}
+
+fn uninstall(daemon: &Daemon) -> Outcome {
+    daemon.sidetrack(&["uninstall", "--config", &config(daemon)])
+}
+
+const POLICY: &str = r#"
+    owner = "operator"
+    service = [{ name = "inspect" }]
+    filter = [{ name = "all", layer = "connect-redirect", action = { redirect = "inspect" } }]
+"#;
+
+#[test]
+fn uninstall_leaves_nothing_of_the_daemon() {
+    let origin = Origin::start("127.0.0.1:0");
+    let host = Host::bare("uninstall");
+    let mut daemon = Daemon::attached(&host);
+    let file = daemon.file("policy.toml", POLICY);
+    let applied = daemon.sidetrack(&["apply", file.to_str().expect("it is UTF-8")]);
+    assert_eq!(applied.code, Some(0), "{applied:?}");
+    let proxy = Process::registered(&host.service, &daemon, "inspect", "answer");
+    let is_redirected = || host.connect("10.1.2.3:80")["reply"] == "10.1.2.3:80";
+    assert!(is_redirected());
+    let traces = Traces::of(&[host.root(), &host.program, &host.service]);
+    assert_eq!(traces.programs.len(), 8);
+    let found = data_path(&daemon);
+    assert!(found.starts_with("held by sidetrackd, at /"), "{found}");
+    assert!(!found.contains("does not run"), "{found}");
+
+    let refused = uninstall(&daemon);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("stop it first"), "{refused:?}");
+    assert!(is_redirected(), "nothing was changed");
+
+    daemon.kill();
+    let found = data_path(&daemon);
+    assert!(
+        found.contains("`sidetrack uninstall` removes it"),
+        "{found}"
+    );
+    assert!(is_redirected());
+
+    let done = uninstall(&daemon);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stdout.contains("removed the data path"), "{done:?}");
+    proxy.kill();
+    assert_gone(&host, &traces, &origin);
+    assert!(data_path(&daemon).starts_with("none is pinned at "));
+    let again = uninstall(&daemon);
+    assert!(again.stdout.contains("no data path is pinned"), "{again:?}");
+}
+
+#[test]
+fn run_under_a_daemon_says_whose_connections_they_are() {
+    let host = Host::bare("run_under_daemon");
+    let daemon = Daemon::attached(&host);
+    let socket = format!("SIDETRACK_SOCKET={}", daemon.socket().display());
+    let run = sidetrack();
+    let run = run.to_str().expect("it is UTF-8");
+    let refused = host.run(&["env", &socket, run, "run", "--", "true"]).wait();
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("sidetrackd judges"), "{refused:?}");
+    assert!(refused.stderr.contains("sidetrack apply"), "{refused:?}");
 }

@@ -29,6 +29,8 @@ pub(crate) enum Task {
     ///
     /// Exits with 0 if all is well, with 1 if not.
     Doctor(Doctor),
+    /// Take everything out of the kernel that a stopped sidetrackd, or dead runs, left there.
+    Uninstall(Uninstall),
     /// Be the inspecting proxy of a service whose credentials are in SIDETRACK_LISTEN.
     Proxy(Proxy),
     /// Put a policy file in force, whole, in the place of its owner's last one.
@@ -125,6 +127,23 @@ pub(crate) struct Doctor {
     /// Print the findings as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// sidetrackd's configuration; otherwise /etc/sidetrack/sidetrackd.toml, if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Uninstall {
+    /// sidetrackd's configuration; otherwise /etc/sidetrack/sidetrackd.toml, if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the data path is pinned; otherwise as the configuration says, or
+    /// /sys/fs/bpf/sidetrack.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) pins: Option<PathBuf>,
+    /// Even while sidetrackd runs.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Args)]

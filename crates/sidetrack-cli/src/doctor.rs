@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use sidetrack_engine::{Cgroup, cgroup, host};
+use sidetrack_engine::{Cgroup, cgroup, host, pinned_programs};
 
+use crate::installed::Installed;
 use crate::style::Style;
 use crate::{args, scope};
 
@@ -22,7 +23,8 @@ struct Finding {
 }
 
 pub(crate) fn doctor(options: &args::Doctor) -> Result<ExitCode> {
-    let findings = examine(options.clean);
+    let installed = Installed::find(options.config.as_deref())?;
+    let findings = examine(options.clean, &installed);
     if options.json {
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&findings)?)?;
     } else {
@@ -32,7 +34,7 @@ pub(crate) fn doctor(options: &args::Doctor) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!all_good)))
 }
 
-fn examine(clean: bool) -> Vec<Finding> {
+fn examine(clean: bool, installed: &Installed) -> Vec<Finding> {
     vec![
         kernel(),
         btf(),
@@ -40,8 +42,9 @@ fn examine(clean: bool) -> Vec<Finding> {
         privilege(),
         loopback(),
         bpffs(),
+        data_path(installed),
         leftover_runs(clean),
-        leftover_programs(),
+        leftover_programs(installed),
     ]
 }
 
@@ -115,7 +118,7 @@ fn loopback() -> Finding {
     }
 }
 
-/// Nothing of ours is pinned yet; a daemon will want it.
+/// The daemon pins there.
 fn bpffs() -> Finding {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mounted = mounts.lines().any(|line| line.contains(" - bpf "));
@@ -128,6 +131,24 @@ fn bpffs() -> Finding {
             "not mounted; `run` does not need it"
         }
         .to_owned(),
+        advice: None,
+    }
+}
+
+/// The daemon's, which outlives it.
+fn data_path(installed: &Installed) -> Finding {
+    let pins = installed.pins.display();
+    Finding {
+        what: "data path",
+        good: true,
+        found: match (installed.is_pinned(), installed.is_running()) {
+            (false, _) => format!("none is pinned at {pins}"),
+            (true, true) => format!("held by sidetrackd, at {pins}"),
+            (true, false) => format!(
+                "held by sidetrackd, at {pins}; it does not run now, and what it put in force \
+                 stays (`sidetrack uninstall` removes it)"
+            ),
+        },
         advice: None,
     }
 }
@@ -156,16 +177,28 @@ fn leftover_runs(clean: bool) -> Finding {
     }
 }
 
-fn leftover_programs() -> Finding {
-    let at_work = scope::found().is_ok_and(|(_, alive)| !alive.is_empty());
+/// Programs that are neither a run's, nor the daemon's, nor pinned by it.
+fn leftover_programs(installed: &Installed) -> Finding {
+    let run = scope::found().is_ok_and(|(_, alive)| !alive.is_empty());
+    let pinned = pinned_programs(&installed.pins).unwrap_or_default();
     let (good, found) = match host::programs() {
         Err(error) => (true, format!("not known: {error}")),
         Ok(programs) if programs.is_empty() => (true, "none".to_owned()),
-        Ok(programs) if at_work => (true, format!("{} at work", programs.len())),
-        Ok(programs) => (
-            false,
-            format!("{} without a `sidetrack run`", programs.len()),
-        ),
+        // The daemon has also programs that are not attached now.
+        Ok(programs) if run || installed.is_pinned() && installed.is_running() => {
+            (true, format!("none; {} at work", programs.len()))
+        }
+        Ok(programs) => match programs
+            .iter()
+            .filter(|(id, _)| !pinned.contains(id))
+            .count()
+        {
+            0 => (true, format!("none; {} pinned", programs.len())),
+            left => (
+                false,
+                format!("{left} without a `sidetrack run` or a sidetrackd"),
+            ),
+        },
     };
     Finding {
         what: "left-over programs",

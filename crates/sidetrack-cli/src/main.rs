@@ -13,6 +13,7 @@ mod endpoint;
 mod events;
 mod explain;
 mod flows;
+mod installed;
 mod launch;
 mod object;
 mod proxy;
@@ -23,6 +24,7 @@ mod shell;
 mod state;
 mod style;
 mod table;
+mod uninstall;
 mod via;
 
 use std::io::{self, Write};
@@ -53,6 +55,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run(options) => run::run(&options),
         Task::Demo => demo::demo(),
         Task::Doctor(options) => doctor::doctor(&options),
+        Task::Uninstall(options) => uninstall::uninstall(&options),
         Task::Proxy(options) => proxy::proxy(options),
         Task::Apply(options) => apply::apply(&options),
         Task::Check(options) => apply::check(&options),

@@ -11,13 +11,14 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use sidetrack_engine::event::Event;
-use sidetrack_engine::{Absent, Config, Engine, Filter};
+use sidetrack_engine::{Absent, Config, Engine, Error, Filter};
 
 use crate::args::{self, OnAbsent};
+use crate::installed::Installed;
 use crate::scope::Scope;
 use crate::via::{self, Via};
 use command::Program;
@@ -41,7 +42,8 @@ pub(crate) fn run(options: &args::Run) -> Result<ExitCode> {
     signals::forward(&wake)?;
 
     let scope = Scope::make()?;
-    let mut engine = Engine::open(&scope.root, config())?.load()?.attach()?;
+    let engine = Engine::open(&scope.root, config()).and_then(|engine| engine.load()?.attach());
+    let mut engine = engine.map_err(refused)?;
     let mut proxies = Proxies::start(&vias, options, &scope, &mut engine, &wake)?;
     proxies.await_listeners(&engine, &happenings)?;
     engine.set_policy(&filters(&proxies, options.on_absent))?;
@@ -61,6 +63,21 @@ pub(crate) fn run(options: &args::Run) -> Result<ExitCode> {
     drop(engine);
     drop(scope);
     Ok(code)
+}
+
+/// Who else is there, and what to do about it.
+fn refused(error: Error) -> anyhow::Error {
+    let Error::AlreadyAttached(path) = &error else {
+        return error.into();
+    };
+    match Installed::find(None) {
+        Ok(daemon) if daemon.is_running() || daemon.is_pinned() => anyhow!(
+            "sidetrackd judges the connections of {} or around it, and two would divert each twice; \
+             redirect by its policy (`sidetrack apply`), or stop it and use `sidetrack uninstall`",
+            path.display()
+        ),
+        _ => error.into(),
+    }
 }
 
 fn config() -> Config {

@@ -100,14 +100,23 @@ fn sessions(all: &[v1::SessionState], style: Style) -> String {
     ]);
     for one in all {
         let dynamic = if one.dynamic { "yes" } else { "no" };
+        // Who it was is not known until it is back.
+        let (name, pid, since) = match one.waiting {
+            true => ("(waits for its client)".into(), "-".into(), "-".into()),
+            false => (
+                one.name.clone(),
+                one.pid.to_string(),
+                time(one.opened_unix_ns),
+            ),
+        };
         table.push([
             one.session_id.to_string(),
-            one.name.clone(),
-            one.pid.to_string(),
+            name,
+            pid,
             one.uid.to_string(),
             dynamic.to_owned(),
             one.objects.to_string(),
-            time(one.opened_unix_ns),
+            since,
         ]);
     }
     table.render(style)
@@ -129,6 +138,7 @@ fn as_json(state: &v1::State) -> Value {
             "dynamic": one.dynamic,
             "objects": one.objects,
             "in_transaction": one.in_transaction,
+            "waiting": one.waiting,
             "opened": time(one.opened_unix_ns),
         })
     });
@@ -189,6 +199,7 @@ mod tests {
                 opened_unix_ns: 1_794_999_500_000_000_000,
                 objects: 6,
                 in_transaction: true,
+                waiting: false,
             }],
             writer: Some(v1::TransactionState {
                 session_id: 4,

@@ -31,7 +31,7 @@ use attachment::{Attachment, Side};
 use pins::{Identity, Pins};
 
 pub use flow::{FlowEntry, Table};
-pub use pins::remove_pins;
+pub use pins::{pinned_programs, pins_at, remove_pins};
 pub use policy::Committed;
 pub use question::Answer;
 

@@ -11,7 +11,8 @@ pub enum Error {
     /// The option is unknown where this socket was made: no engine is attached to its cgroup.
     #[error(
         "no Sidetrack engine is attached to the cgroup in which this socket was made; \
-         start the proxy with `sidetrack run --via exec:…`, and make its listener after that"
+         start the proxy with `sidetrack run --via exec:…` or register it with sidetrackd, and make its \
+         listener after that"
     )]
     NoEngine,
     /// The engine speaks another version of the ABI.
@@ -22,6 +23,10 @@ pub enum Error {
         /// What this crate was built for.
         sdk: u32,
     },
+    /// The daemon cannot be reached, or refuses.
+    #[cfg(feature = "daemon")]
+    #[error(transparent)]
+    Daemon(#[from] sidetrack_api::client::Error),
     /// A system call failed.
     #[error("cannot {what}")]
     System {

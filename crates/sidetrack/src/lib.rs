@@ -33,9 +33,12 @@
 //! Needed at run time: the listener must have been made in a cgroup where the engine attached its
 //! service side (`sidetrack run --via exec:…` sees to that). No privilege and no libbpf are needed.
 //!
-//! Modules: [`tokio`] has the same for async programs. Everything else is at the root.
+//! Modules: [`tokio`] has the same for async programs; `daemon` (with the feature of that name) registers a
+//! service with `sidetrackd`. Everything else is at the root.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "daemon")]
+pub mod daemon;
 mod error;
 mod flow;
 mod listener;

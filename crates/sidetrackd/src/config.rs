@@ -22,6 +22,9 @@ pub struct Config {
     pub log: String,
     /// Seconds between two looks at whether executables and cgroups still are what they were.
     pub refresh_seconds: u64,
+    /// Seconds in which the client of a dynamic session may come back after the daemon's restart, 0 to
+    /// 3,600.
+    pub session_grace_seconds: u64,
     /// Who may do what.
     pub access: Access,
     /// How much there may be of something.
@@ -58,6 +61,8 @@ pub const SESSIONS_MAX: usize = 1024;
 pub const CONNECTIONS_MAX: usize = 4096;
 /// How long a writing transaction may be held, at most (specification, 4.1).
 pub const HOLD_MAX: Duration = Duration::from_secs(3600);
+/// How long a dynamic session waits for its client after a restart, at most.
+pub const GRACE_MAX: Duration = Duration::from_secs(3600);
 
 impl Default for Config {
     fn default() -> Self {
@@ -68,6 +73,7 @@ impl Default for Config {
             pins: "/sys/fs/bpf/sidetrack".into(),
             log: "info".into(),
             refresh_seconds: 5,
+            session_grace_seconds: 10,
             access: Access::default(),
             limits: Limits::default(),
         }
@@ -102,7 +108,18 @@ impl Config {
         let seconds = limits.transaction_hold_seconds;
         within("limits.transaction_hold_seconds", seconds, hold)?;
         within("refresh_seconds", config.refresh_seconds, hold)?;
+        let grace = config.session_grace_seconds;
+        anyhow::ensure!(
+            grace <= GRACE_MAX.as_secs(),
+            "session_grace_seconds goes from 0 to {}; it is {grace}",
+            GRACE_MAX.as_secs()
+        );
         Ok(config)
+    }
+
+    /// How long a dynamic session waits for its client after a restart.
+    pub fn session_grace(&self) -> Duration {
+        Duration::from_secs(self.session_grace_seconds)
     }
 
     /// How long a writing transaction may be held.
@@ -176,5 +193,8 @@ mod tests {
             let error = Config::parse(text).unwrap_err().to_string();
             assert!(error.contains("goes from 1 to"), "{text}: {error}");
         }
+        assert!(Config::parse("session_grace_seconds = 0").is_ok());
+        let error = Config::parse("session_grace_seconds = 3601").unwrap_err();
+        assert!(error.to_string().contains("goes from 0 to"), "{error}");
     }
 }

@@ -155,18 +155,23 @@ impl Keeper {
         lock(&self.in_force).clone()
     }
 
-    /// Deletes the objects of a dynamic session that ended, and says how many there were.
+    /// Deletes the objects of dynamic sessions that ended, and says how many each had.
     ///
     /// Errors: as [`Self::commit`]; it is tried again at the next commit, and every few seconds.
-    pub fn end_session(&mut self, session: u64) -> Result<usize, Error> {
-        let removed = self.commit(|objects| Ok(objects.remove_session(session)));
-        match removed {
+    pub fn end_sessions(&mut self, sessions: &[u64]) -> Result<Vec<usize>, Error> {
+        let removed = self.commit(|objects| {
+            let each = sessions.iter();
+            Ok(each
+                .map(|session| objects.remove_session(*session))
+                .collect::<Vec<_>>())
+        });
+        match &removed {
             // A writer that began before has none of them either.
-            Ok((0, _)) => {}
-            Ok(_) => self.ended.push(session),
-            Err(_) => self.left.push(session),
+            Ok((counts, _)) if counts.iter().all(|count| *count == 0) => {}
+            Ok(_) => self.ended.extend(sessions),
+            Err(_) => self.left.extend(sessions),
         }
-        removed.map(|(count, _)| count)
+        removed.map(|(counts, _)| counts)
     }
 
     /// The data path.

@@ -58,11 +58,9 @@ type Pieces<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>
 impl Api {
     /// For a keeper that has begun.
     pub fn new(config: &Config, keeper: Handle, log: Log) -> anyhow::Result<Self> {
-        let hold = config.transaction_hold();
-        let most = config.limits.sessions;
         Ok(Self {
             access: Access::new(&config.access)?,
-            sessions: Sessions::new(keeper.clone(), log.clone(), most, hold),
+            sessions: Sessions::new(config, keeper.clone(), log.clone()),
             keeper,
             log,
             started: SystemTime::now(),
@@ -82,6 +80,7 @@ impl Api {
             .register_encoded_file_descriptor_set(sidetrack_api::DESCRIPTOR)
             .build_v1()?
             .max_decoding_message_size(QUESTION_SIZE_MAX);
+        tokio::spawn(Arc::clone(&self.sessions).await_clients());
         let sessions = Arc::clone(&self.sessions);
         let told = async move {
             stop.await;

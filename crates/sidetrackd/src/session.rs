@@ -1,4 +1,7 @@
-//! Sessions (specification, 4.1): each lasts as long as its client's stream.
+//! Sessions (specification, 4.1): each lasts as long as its client's stream. A dynamic one outlives its
+//! daemon: at the next one it waits for its client.
+
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
@@ -10,24 +13,34 @@ use sidetrack_policy::set::Author;
 use sidetrack_policy::{Code, Error as Refusal, Objects};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
-use crate::Error;
+use self::waiting::Waiting;
 use crate::access::Peer;
 use crate::data_path::Generation;
 use crate::event::Log;
 use crate::keeper::Handle;
 use crate::transaction::{Transaction, Turn, WAIT_DEFAULT, WAIT_MAX, Writer};
+use crate::{Config, Error};
 
 /// Events that wait for a session's client; a client that does not read loses more.
 const EVENTS_MAX: usize = 8;
 
 /// All open sessions, and the way to write.
 pub struct Sessions {
-    open: Lock<HashMap<u64, Arc<Session>>>,
+    all: Lock<All>,
     most: usize,
     hold: Duration,
+    grace: Duration,
     keeper: Handle,
     writer: Writer,
     log: Log,
+}
+
+struct All {
+    open: HashMap<u64, Arc<Session>>,
+    /// Of the daemon before.
+    waiting: Waiting,
+    /// From now on clients go because the daemon does.
+    stopping: bool,
 }
 
 /// One client's session.
@@ -60,21 +73,27 @@ struct State {
 }
 
 impl Sessions {
-    /// None open yet.
-    pub fn new(keeper: Handle, log: Log, most: usize, hold: Duration) -> Arc<Self> {
+    /// None open yet; those whose objects the keeper found wait for their clients.
+    pub fn new(config: &Config, keeper: Handle, log: Log) -> Arc<Self> {
         Arc::new(Self {
-            open: Lock::default(),
-            most,
-            hold,
+            all: Lock::new(All {
+                open: HashMap::new(),
+                waiting: Waiting::of(&keeper.in_force().objects),
+                stopping: false,
+            }),
+            most: config.limits.sessions,
+            hold: config.transaction_hold(),
+            grace: config.session_grace(),
             keeper,
             writer: Writer::default(),
             log,
         })
     }
 
-    /// Opens one. What it is told comes out of the receiver.
+    /// Opens one, or resumes one that waits. What it is told comes out of the receiver.
     ///
-    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::Exhausted`].
+    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::Exhausted`]; FWP_E_SESSION_ABORTED, …INVALID_PARAMETER if it
+    /// cannot be resumed.
     pub fn open(
         &self,
         peer: Peer,
@@ -82,17 +101,14 @@ impl Sessions {
     ) -> Result<(Arc<Session>, mpsc::Receiver<session_event::Event>), Error> {
         let wait = check(&options)?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        let mut open = self.lock();
-        if open.len() >= self.most {
-            return Err(Error::Exhausted(format!(
-                "{} sessions are open already; close some",
-                self.most
-            )));
-        }
-        let mut number = || uuid::Uuid::new_v4().as_u64_pair().0;
-        let id = std::iter::repeat_with(&mut number)
-            .find(|id| *id != 0 && !open.contains_key(id))
-            .unwrap_or_default();
+        let mut all = self.lock();
+        let (id, told) = match options.resume_session_id {
+            0 => (all.free_number(self.most)?, "session opened"),
+            id => {
+                all.waiting.resume(id, peer.uid)?;
+                (id, "session resumed")
+            }
+        };
         let session = Arc::new(Session {
             id,
             name: options.name,
@@ -104,9 +120,9 @@ impl Sessions {
             end: Semaphore::new(0),
             state: Mutex::default(),
         });
-        open.insert(id, Arc::clone(&session));
-        drop(open);
-        self.tell(&session, v1::EventKind::SessionOpened, "session opened");
+        all.open.insert(id, Arc::clone(&session));
+        drop(all);
+        self.tell(&session, v1::EventKind::SessionOpened, told);
         Ok((session, receiver))
     }
 
@@ -116,40 +132,77 @@ impl Sessions {
             let text = "the call names no session; open one";
             return Err(Refusal::new(Code::NullPointer, text).into());
         }
-        let session = self.lock().get(&id).cloned();
+        let session = self.lock().open.get(&id).cloned();
         // Another's session is as if it were not there.
         let own =
             session.filter(|session| (session.peer.pid, session.peer.uid) == (peer.pid, peer.uid));
         own.ok_or_else(|| gone().into())
     }
 
-    /// Ends one: its transaction is aborted, and a dynamic one's objects are deleted.
+    /// Ends one: its transaction is aborted, and a dynamic one's objects are deleted, unless the daemon
+    /// stops: then they stay for the next.
     pub async fn end(&self, session: &Session) {
-        self.lock().remove(&session.id);
+        let stopping = self.lock().remove(session.id);
         session.end.close();
         let mut state = session.state.lock().await;
         state.ended = true;
         state.transaction = None;
         drop(state);
         let mut objects = 0;
-        if session.dynamic {
-            let id = session.id;
-            match self.keeper.run(move |keeper| keeper.end_session(id)).await {
-                Ok(Ok(count)) => objects = count,
-                Ok(Err(error)) | Err(error) => {
-                    tracing::error!("cannot delete the objects of session {id}: {error}");
-                }
-            }
+        if session.dynamic && !stopping {
+            objects = self.delete_objects(vec![session.id]).await.iter().sum();
         }
         let text = format!("session ended, and {objects} objects with it");
         self.tell(session, v1::EventKind::SessionEnded, &text);
     }
 
+    /// Gives the clients of sessions that wait their time to come back, then ends those left, in one commit.
+    pub async fn await_clients(self: Arc<Self>) {
+        tokio::time::sleep(self.grace).await;
+        let late = self.lock().waiting.take();
+        if late.is_empty() {
+            return;
+        }
+        let ids = late.iter().map(|(id, _)| *id).collect();
+        let counts = self.delete_objects(ids).await;
+        for ((session_id, uid), objects) in late.into_iter().zip(counts) {
+            let message = format!(
+                "session ended, and {objects} objects with it: nobody resumed it within {} s of the \
+                 daemon's start",
+                self.grace.as_secs()
+            );
+            self.log.push(v1::Event {
+                kind: v1::EventKind::SessionEnded.into(),
+                message,
+                session_id,
+                uid,
+                ..v1::Event::default()
+            });
+        }
+    }
+
+    /// How many each of these ended sessions had. If it cannot be done now, the keeper tries again.
+    async fn delete_objects(&self, sessions: Vec<u64>) -> Vec<usize> {
+        let none = vec![0; sessions.len()];
+        let task = self
+            .keeper
+            .run(move |keeper| keeper.end_sessions(&sessions));
+        task.await.flatten().unwrap_or_else(|error| {
+            tracing::error!("cannot delete the objects of sessions that ended: {error}");
+            none
+        })
+    }
+
     /// All open ones, the oldest first.
-    pub fn all(&self) -> Vec<Arc<Session>> {
-        let mut all: Vec<_> = self.lock().values().cloned().collect();
+    pub fn open_ones(&self) -> Vec<Arc<Session>> {
+        let mut all: Vec<_> = self.lock().open.values().cloned().collect();
         all.sort_by_key(|session| session.opened);
         all
+    }
+
+    /// Those that wait for their clients: number and user of each.
+    pub fn waiting(&self) -> Vec<(u64, u32)> {
+        self.lock().waiting.all()
     }
 
     /// Who writes, and who waits.
@@ -159,7 +212,9 @@ impl Sessions {
 
     /// Tells all that the daemon stops.
     pub fn stop(&self) {
-        for session in self.lock().values() {
+        let mut all = self.lock();
+        all.stopping = true;
+        for session in all.open.values() {
             session.say(session_event::Event::Stopping(v1::Stopping {}));
         }
     }
@@ -299,8 +354,30 @@ impl Sessions {
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Session>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl All {
+    /// Returns whether the daemon stops.
+    fn remove(&mut self, session: u64) -> bool {
+        self.open.remove(&session);
+        self.stopping
+    }
+
+    /// For one more. Errors: [`Error::Exhausted`].
+    fn free_number(&self, most: usize) -> Result<u64, Error> {
+        if self.open.len() + self.waiting.len() >= most {
+            return Err(Error::Exhausted(format!(
+                "{most} sessions are open already; close some"
+            )));
+        }
+        let mut number = || uuid::Uuid::new_v4().as_u64_pair().0;
+        let taken = |id: &u64| self.open.contains_key(id) || self.waiting.contains(*id);
+        Ok(std::iter::repeat_with(&mut number)
+            .find(|id| *id != 0 && !taken(id))
+            .unwrap_or_default())
     }
 }
 
@@ -361,6 +438,10 @@ fn check(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
     });
     if let Some(refusal) = long {
         return Err(refusal);
+    }
+    if options.resume_session_id != 0 && !options.dynamic {
+        let text = "only dynamic sessions are resumed; set dynamic";
+        return Err(Refusal::new(Code::InvalidParameter, text));
     }
     match options.txn_wait_timeout_ms {
         None | Some(0) => Ok(WAIT_DEFAULT),

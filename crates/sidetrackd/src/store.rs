@@ -1,7 +1,7 @@
 //! What survives the daemon and the machine: objects in a redb file, changed by whole commits.
 //!
-//! A record is the object's message of the contract, with its author. Static objects are kept too, but
-//! only for the machine's running time: so a restarted daemon knows what the kernel judges by.
+//! A record is the object's message of the contract, with its author. Static and dynamic objects are kept
+//! too, but only for the machine's running time: so a restarted daemon knows what the kernel judges by.
 
 mod record;
 
@@ -46,8 +46,8 @@ impl Store {
         Ok(Self { database })
     }
 
-    /// Reads all. Static objects of another running time of the machine (`boot`) are not loaded, nor
-    /// are persistent ones of a provider whose unit is not `enabled`.
+    /// Reads all. Static and dynamic objects of another running time of the machine (`boot`) are not
+    /// loaded, nor are persistent ones of a provider whose unit is not `enabled`.
     ///
     /// Errors: [`Error::Store`], also for a record that cannot be read.
     pub fn load(&self, boot: &str, enabled: &dyn Fn(&str) -> bool) -> Result<Loaded, Error> {
@@ -73,7 +73,7 @@ impl Store {
         let mut notes = Vec::new();
         if load.old > 0 {
             notes.push(format!(
-                "{} static objects ended with the machine's last run",
+                "{} objects that were not persistent ended with the machine's last run",
                 load.old
             ));
         }
@@ -89,7 +89,7 @@ impl Store {
         })
     }
 
-    /// Begins a running time of the machine: what was static before is deleted.
+    /// Begins a running time of the machine: what was static or dynamic before is deleted.
     ///
     /// Errors: [`Error::Store`].
     pub fn begin(&self, boot: &str) -> Result<(), Error> {
@@ -102,10 +102,10 @@ impl Store {
             if before.as_deref() == Some(boot.as_bytes()) {
                 return Ok(());
             }
-            delete_static::<Filter>(transaction)?;
-            delete_static::<Service>(transaction)?;
-            delete_static::<Sublayer>(transaction)?;
-            delete_static::<Provider>(transaction)
+            delete_passing::<Filter>(transaction)?;
+            delete_passing::<Service>(transaction)?;
+            delete_passing::<Sublayer>(transaction)?;
+            delete_passing::<Provider>(transaction)
         })
     }
 
@@ -143,7 +143,7 @@ struct Load {
     same_boot: bool,
     /// Objects left out for their provider, or for what they refer to.
     skipped: BTreeSet<(Kind, Uuid)>,
-    /// Static objects of another running time, which the others cannot refer to.
+    /// Objects of another running time, which those that stay cannot refer to.
     old: usize,
 }
 
@@ -173,13 +173,14 @@ impl Load {
         entry: Entry<T>,
         wanted: &dyn Fn(&T) -> bool,
     ) -> Result<(), Error> {
-        if entry.object.lifetime() == Lifetime::Static && !self.same_boot {
+        let lifetime = entry.object.lifetime();
+        if passes(lifetime) && !self.same_boot {
             self.old += 1;
             return Ok(());
         }
         let mut references = entry.object.references().into_iter().flatten();
         let orphaned = references.any(|reference| self.skipped.contains(&reference));
-        let unwanted = entry.object.lifetime() != Lifetime::Static && !wanted(&entry.object);
+        let unwanted = !passes(lifetime) && !wanted(&entry.object);
         if orphaned || unwanted {
             self.skipped.insert((T::KIND, key));
             return Ok(());
@@ -226,22 +227,23 @@ fn write_kind<T: Stored>(
     }
 }
 
-fn delete_static<T: Stored>(transaction: &WriteTransaction) -> Result<(), Error> {
+fn delete_passing<T: Stored>(transaction: &WriteTransaction) -> Result<(), Error> {
     let mut table = transaction.open_table(T::TABLE).map_err(failed)?;
     table
         .retain(|_, value| {
             // What cannot be read is the load's to tell.
-            record::decode::<T>(value)
-                .map_or(true, |entry| entry.object.lifetime() != Lifetime::Static)
+            record::decode::<T>(value).map_or(true, |entry| !passes(entry.object.lifetime()))
         })
         .map_err(failed)
 }
 
 fn is_kept<T: Stored>(entry: &Entry<T>) -> bool {
-    !matches!(
-        entry.object.lifetime(),
-        Lifetime::Dynamic | Lifetime::BuiltIn
-    )
+    entry.object.lifetime() != Lifetime::BuiltIn
+}
+
+/// Whether it ends with the machine's running time.
+fn passes(lifetime: Lifetime) -> bool {
+    matches!(lifetime, Lifetime::Static | Lifetime::Dynamic)
 }
 
 fn unreadable(kind: Kind, key: Uuid, why: &str) -> Error {

@@ -7,5 +7,6 @@ mod limits;
 mod objects;
 mod recorder;
 mod restart;
+mod resumption;
 mod sessions;
 mod transactions;

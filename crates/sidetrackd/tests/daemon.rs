@@ -82,18 +82,21 @@ async fn add_filter(host: &Host, flags: u32) {
     let mut client = client::connect(Some(&host.socket())).await.unwrap();
     let options = v1::SessionOptions::default();
     let session = Session::open(&mut client, options).await.unwrap();
-    let filter = v1::Filter {
+    let request = v1::AddFilterRequest {
+        session_id: session.id(),
+        filter: Some(filter(flags)),
+    };
+    client.add_filter(request).await.unwrap();
+}
+
+fn filter(flags: u32) -> v1::Filter {
+    v1::Filter {
         name: "rule".into(),
         flags,
         layer: v1::Layer::AuthConnectV4.into(),
         action: v1::Action::Block.into(),
         ..Default::default()
-    };
-    let request = v1::AddFilterRequest {
-        session_id: session.id(),
-        filter: Some(filter),
-    };
-    client.add_filter(request).await.unwrap();
+    }
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {
@@ -124,6 +127,48 @@ async fn what_is_static_or_persistent_outlives_a_killed_daemon() {
     signal(&child, rustix::process::Signal::TERM);
     assert_eq!(host.told(), "STOPPING=1");
     assert!(child.wait().unwrap().success());
+}
+
+/// A dynamic session with a filter, and what keeps it.
+async fn dynamic_session(host: &Host, resume_session_id: u64) -> (client::Client, Session) {
+    let mut client = client::connect(Some(&host.socket())).await.unwrap();
+    let options = v1::SessionOptions {
+        dynamic: true,
+        resume_session_id,
+        ..Default::default()
+    };
+    let session = Session::open(&mut client, options).await.unwrap();
+    (client, session)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dynamic_session_outlives_a_killed_daemon_and_a_stopped_one() {
+    let host = Host::new();
+    let mut child = host.start();
+    let (mut client, session) = dynamic_session(&host, 0).await;
+    let request = v1::AddFilterRequest {
+        session_id: session.id(),
+        filter: Some(filter(0)),
+    };
+    client.add_filter(request).await.unwrap();
+    let id = session.id();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut child = host.start();
+    let (_client, session) = dynamic_session(&host, id).await;
+    assert_eq!((session.id(), filters(&host).await), (id, 1));
+    signal(&child, rustix::process::Signal::TERM);
+    assert_eq!(host.told(), "STOPPING=1");
+    assert!(child.wait().unwrap().success());
+    let mut child = host.start();
+    let (client, session) = dynamic_session(&host, id).await;
+    assert_eq!((session.id(), filters(&host).await), (id, 1));
+    drop((client, session));
+    while filters(&host).await > 0 {
+        assert!(child.try_wait().unwrap().is_none());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

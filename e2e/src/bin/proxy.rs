@@ -62,12 +62,22 @@ fn tell(addresses: &[SocketAddr]) -> anyhow::Result<()> {
 }
 
 fn serve(kind: Kind) -> anyhow::Result<()> {
-    let listener = Listener::bind(&Service::from_env()?)?;
+    let listener = Listener::bind(&service()?)?;
     tell(&listener.addresses()?)?;
     loop {
         let (stream, flow) = listener.accept()?.into_parts();
         thread::spawn(move || handle(kind, stream, &flow));
     }
+}
+
+/// By the credentials it was given, or, if PROXY_SERVICE names one, from the daemon.
+fn service() -> anyhow::Result<Service> {
+    let Ok(name) = env::var("PROXY_SERVICE") else {
+        return Ok(Service::from_env()?);
+    };
+    let mut api = e2e::Api::connect(None);
+    let session = api.session(false);
+    Ok(api.register(&session, &name))
 }
 
 fn handle(kind: Kind, mut client: TcpStream, flow: &Flow) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Which programs run at which cgroups, and the links that hold them there.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libbpf_rs::{Link, ProgramMut};
 use sidetrack_policy::LayerKind;
@@ -88,23 +88,26 @@ impl Engine {
         }
         // One program twice on a connection's way would divert it twice.
         self.detach(|at| at.side == side && at.path.starts_with(cgroup.path()));
-        let mut links = Vec::new();
-        for name in side.programs() {
-            let program = self.program(name);
-            let mut link = program
-                .attach_cgroup(cgroup.as_fd().as_raw_fd())
-                .map_err(Error::bpf("attach the programs to the cgroup"))?;
-            if let Some(pins) = &self.pins {
-                pins.pin_link(&mut link, cgroup.id(), name)?;
-            }
-            links.push(link);
-        }
+        let links = side.programs().iter();
+        let links = links.map(|name| self.attach_program(name, cgroup));
+        let links = links.collect::<Result<_, Error>>()?;
         self.attachments.push(Attachment {
             side,
             path: cgroup.path().to_owned(),
             links,
         });
         Ok(())
+    }
+
+    pub(super) fn attach_program(&self, name: &str, cgroup: &Cgroup) -> Result<Link, Error> {
+        let mut link = self
+            .program(name)
+            .attach_cgroup(cgroup.as_fd().as_raw_fd())
+            .map_err(Error::bpf("attach the programs to the cgroup"))?;
+        if let Some(pins) = &self.pins {
+            pins.pin_link(&mut link, cgroup.id(), name)?;
+        }
+        Ok(link)
     }
 
     /// Attaches what the layers in force need, before the policy that has them.
@@ -139,6 +142,27 @@ impl Engine {
             .filter(|at| at.side == Side::Client)
             .map(|at| (at.path.clone(), is_home(&at.path)))
             .collect()
+    }
+
+    /// The cgroups in which proxies can be, with all below each.
+    pub fn homes(&self) -> impl Iterator<Item = &Path> {
+        let homes = self
+            .attachments
+            .iter()
+            .filter(|at| at.side == Side::Service);
+        homes.map(|at| at.path.as_path())
+    }
+
+    /// Undoes [`Engine::attach_home`].
+    ///
+    /// No service may have a listener there, and no flow may be live: its end would be missed.
+    pub fn detach_home(&mut self, home: &Path) {
+        let scope = self.scope.clone();
+        self.detach(|at| match at.side {
+            Side::Service => at.path == home,
+            Side::Client => at.path == home && at.path != scope,
+            Side::Bind | Side::Accept => false,
+        });
     }
 
     fn detach(&mut self, which: impl Fn(&Attachment) -> bool) {

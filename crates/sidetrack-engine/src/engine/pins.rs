@@ -9,6 +9,7 @@
 //! The next engine takes maps and links up, and puts its own programs in the place of those at work,
 //! one after another: so a later version takes over without a gap.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -96,7 +97,7 @@ impl Pins {
     pub(super) fn identity(&self) -> Result<Option<Identity>, Error> {
         let path = self.folder.join("identity");
         if !path.exists() {
-            remove_pins(&self.folder)?; // of an engine that ended while it pinned
+            remove_files(&self.folder)?; // of an engine that ended while it pinned
             return Ok(None);
         }
         let map = MapHandle::from_pinned_path(&path).map_err(Error::bpf("open the pins"))?;
@@ -198,10 +199,44 @@ impl Pins {
     }
 }
 
-/// Removes a pinned data path: programs run until their links are gone, then all of it goes.
+/// Whether a data path is pinned at a folder, at work or between two engines.
+pub fn pins_at(folder: &Path) -> bool {
+    folder.join("identity").exists()
+}
+
+/// The programs that a pinned data path has attached, by their numbers.
+///
+/// Errors: [`Error::System`], [`Error::Bpf`].
+pub fn pinned_programs(folder: &Path) -> Result<Vec<u32>, Error> {
+    let pins = Pins {
+        folder: folder.to_owned(),
+    };
+    let programs = pins.links()?.into_iter().map(|(_, _, path)| {
+        let link = Link::open(&path).map_err(Error::bpf("open a pinned link"))?;
+        let about = link.info().map_err(Error::bpf("ask about a pinned link"))?;
+        Ok(about.prog_id)
+    });
+    programs.collect()
+}
+
+/// Removes a pinned data path: programs run until their links are gone, then all of it goes, and its
+/// folder.
 ///
 /// Errors: [`Error::System`]. A folder that is not there is as good as removed.
 pub fn remove_pins(folder: &Path) -> Result<(), Error> {
+    remove_files(folder)?;
+    for part in ["links", "maps", ""] {
+        match fs::remove_dir(folder.join(part)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::system("remove the folder of the pins")(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn remove_files(folder: &Path) -> Result<(), Error> {
     for part in ["links", "maps", ""] {
         let path = folder.join(part);
         let entries = match fs::read_dir(&path) {
@@ -233,11 +268,12 @@ impl Engine {
             return Ok(());
         };
         let cgroups = cgroup::by_id()?;
+        let mut found: BTreeMap<PathBuf, BTreeMap<String, Link>> = BTreeMap::new();
         for (cgroup, name, path) in pins.links()? {
-            let side = Side::ALL
+            let is_ours = Side::ALL
                 .into_iter()
-                .find(|side| side.programs().contains(&name.as_str()));
-            let (Some(side), Some(at)) = (side, cgroups.get(&cgroup)) else {
+                .any(|side| side.programs().contains(&name.as_str()));
+            let (true, Some(at)) = (is_ours, cgroups.get(&cgroup)) else {
                 // The cgroup is gone, and its programs with it.
                 fs::remove_file(&path).map_err(Error::system("remove a stale link"))?;
                 continue;
@@ -245,19 +281,41 @@ impl Engine {
             let mut link = Link::open(&path).map_err(Error::bpf("take up a link"))?;
             link.update_prog(self.program(&name))
                 .map_err(Error::bpf("put a program in its predecessor's place"))?;
-            match self
-                .attachments
-                .iter_mut()
-                .find(|known| known.side == side && known.path == *at)
-            {
-                Some(known) => known.links.push(link),
-                None => self.attachments.push(Attachment {
-                    side,
-                    path: at.clone(),
-                    links: vec![link],
-                }),
+            found.entry(at.clone()).or_default().insert(name, link);
+        }
+        for (path, mut links) in found {
+            for side in Side::ALL {
+                self.take_up_side(side, &path, &mut links)?;
             }
         }
+        Ok(())
+    }
+
+    /// Takes up a side at a cgroup, if it is there. An engine that was killed while it attached it left
+    /// a part: the rest is attached now.
+    fn take_up_side(
+        &mut self,
+        side: Side,
+        path: &Path,
+        found: &mut BTreeMap<String, Link>,
+    ) -> Result<(), Error> {
+        if !side.programs().iter().any(|name| found.contains_key(*name)) {
+            return Ok(());
+        }
+        let cgroup = Cgroup::at(path)?;
+        let links = side
+            .programs()
+            .iter()
+            .map(|name| match found.remove(*name) {
+                Some(link) => Ok(link),
+                None => self.attach_program(name, &cgroup),
+            });
+        let links = links.collect::<Result<_, Error>>()?;
+        self.attachments.push(Attachment {
+            side,
+            path: path.to_owned(),
+            links,
+        });
         Ok(())
     }
 

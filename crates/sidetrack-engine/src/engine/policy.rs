@@ -84,6 +84,12 @@ impl Engine {
         }))
     }
 
+    /// What the policy in force takes in the kernel: bytes.
+    pub fn policy_bytes(&self) -> Result<usize, Error> {
+        let map = self.policy_in_force()?;
+        Ok(map.map_or(0, |map| map.max_entries() as usize * kernel::LINE_SIZE))
+    }
+
     /// The map that the kernel judges by.
     pub(super) fn policy_in_force(&self) -> Result<Option<MapHandle>, Error> {
         let id = self

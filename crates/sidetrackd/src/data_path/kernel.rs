@@ -22,7 +22,6 @@ pub struct Kernel {
     engine: Engine,
     /// What the policy's paths stood for when it was put in force.
     places: BTreeMap<Place, Found>,
-    policy_bytes: usize,
     /// Cgroups in which proxies registered, with the services they registered for.
     homes: HashMap<PathBuf, BTreeSet<Uuid>>,
 }
@@ -56,11 +55,14 @@ impl Kernel {
             .and_then(|engine| engine.load())
             .and_then(|engine| engine.attach())
             .map_err(failed)?;
+        // Who registered where before is not known: any service may have anywhere.
+        let keys: BTreeSet<Uuid> = engine.services().map(|(_, spec)| spec.key).collect();
+        let homes = engine.homes();
+        let homes = homes.map(|home| (home.to_owned(), keys.clone())).collect();
         Ok(Self {
             engine,
             places: BTreeMap::new(),
-            policy_bytes: 0,
-            homes: HashMap::new(),
+            homes,
         })
     }
 
@@ -78,7 +80,6 @@ impl Kernel {
         };
         self.remove_services(objects)?;
         self.places = look_up(objects)?;
-        self.policy_bytes = committed.bytes;
         Ok(committed.generation.into())
     }
 
@@ -120,6 +121,25 @@ impl Kernel {
                 keys.remove(&key);
             });
         }
+        Ok(())
+    }
+
+    /// Takes the engine off the cgroups in which no service can be any more. While flows are live it
+    /// stays: their ends would be missed.
+    fn leave_homes(&mut self) -> Result<(), Error> {
+        self.homes
+            .retain(|path, keys| !keys.is_empty() && path.exists());
+        let is_left = |home: &&Path| !self.homes.keys().any(|path| path.starts_with(home));
+        let left: Vec<PathBuf> = self
+            .engine
+            .homes()
+            .filter(is_left)
+            .map(Path::to_owned)
+            .collect();
+        if left.is_empty() || self.engine.counters().map_err(failed)?.flows > 0 {
+            return Ok(());
+        }
+        left.iter().for_each(|home| self.engine.detach_home(home));
         Ok(())
     }
 
@@ -192,7 +212,7 @@ impl DataPath for Kernel {
     }
 
     fn tell(&mut self, state: &mut v1::State) -> Result<(), Error> {
-        tell::state(&self.engine, self.policy_bytes, state).map_err(failed)
+        tell::state(&self.engine, state).map_err(failed)
     }
 
     fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
@@ -240,6 +260,7 @@ impl DataPath for Kernel {
     }
 
     fn refresh(&mut self, objects: &Objects) -> Result<Option<Generation>, Error> {
+        self.leave_homes()?;
         if look_up(objects)? == self.places {
             return Ok(None);
         }

@@ -38,11 +38,19 @@ impl Api {
         state.sublayers = count(objects.all::<Sublayer>().len());
         state.services = count(objects.all::<Service>().len());
         state.filters = count(objects.all::<Filter>().len());
-        let sessions = self.sessions.all();
-        state.sessions = sessions
-            .iter()
-            .map(|session| session_state(session, count(objects.count_session(session.id))))
-            .collect();
+        let has = |session| count(objects.count_session(session));
+        let open = self.sessions.open_ones();
+        let open = open.iter().map(|one| session_state(one, has(one.id)));
+        let waiting = self.sessions.waiting().into_iter();
+        let waiting = waiting.map(|(session_id, uid)| v1::SessionState {
+            session_id,
+            uid,
+            dynamic: true,
+            objects: has(session_id),
+            waiting: true,
+            ..v1::SessionState::default()
+        });
+        state.sessions = open.chain(waiting).collect();
         let holder = self.sessions.writer().holder();
         state.writer = holder.map(|holder| v1::TransactionState {
             session_id: holder.session,
@@ -199,5 +207,6 @@ fn session_state(session: &Session, objects: u32) -> v1::SessionState {
         opened_unix_ns: unix_ns(session.opened),
         objects,
         in_transaction: session.in_transaction(),
+        waiting: false,
     }
 }

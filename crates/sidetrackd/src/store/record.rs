@@ -4,7 +4,7 @@ use prost::Message;
 use redb::TableDefinition;
 use sidetrack_api::v1;
 use sidetrack_policy::set::{Author, Entry, Object};
-use sidetrack_policy::{Filter, Provider, Service, Sublayer};
+use sidetrack_policy::{Filter, Lifetime, Provider, Service, Sublayer};
 
 /// A kind of object that is kept.
 pub(super) trait Stored: Object {
@@ -23,6 +23,9 @@ struct Record {
     owner: String,
     #[prost(uint64, tag = "4")]
     id: u64,
+    /// Of a dynamic object: its session; else 0.
+    #[prost(uint64, tag = "5")]
+    session: u64,
 }
 
 pub(super) fn encode<T: Stored>(entry: &Entry<T>) -> Vec<u8> {
@@ -31,6 +34,7 @@ pub(super) fn encode<T: Stored>(entry: &Entry<T>) -> Vec<u8> {
         uid: entry.author.uid,
         owner: entry.author.owner.as_deref().unwrap_or_default().to_owned(),
         id: entry.object.id(),
+        session: entry.author.session.unwrap_or_default(),
     };
     record.encode_to_vec()
 }
@@ -39,10 +43,15 @@ pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<Entry<T>, String> {
     let record = Record::decode(bytes).map_err(|error| error.to_string())?;
     let mut object = T::from_bytes(&record.object)?;
     object.set_id(record.id);
+    let session = (record.session != 0).then_some(record.session);
+    if session.is_some() {
+        // The message has no flag for it.
+        *object.lifetime_mut() = Lifetime::Dynamic;
+    }
     Ok(Entry {
         object,
         author: Author {
-            session: None,
+            session,
             uid: record.uid,
             owner: (!record.owner.is_empty()).then(|| record.owner.into()),
         },

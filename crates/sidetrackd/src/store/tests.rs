@@ -57,7 +57,7 @@ fn keys(objects: &Objects) -> Vec<u128> {
 }
 
 #[test]
-fn what_is_written_is_loaded_and_what_is_not_kept_is_not() {
+fn what_is_written_is_loaded_with_whose_it_is() {
     let (_folder, store) = store();
     let mut objects = Objects::default();
     let applied = Author {
@@ -88,15 +88,18 @@ fn what_is_written_is_loaded_and_what_is_not_kept_is_not() {
     add(&mut objects, filter(4, Lifetime::Static), &dynamic);
     store.write(&Objects::default(), &objects).unwrap();
     let loaded = store.load(BOOT, &|_| true).unwrap().objects;
-    assert_eq!(keys(&loaded), [1, 2, 3]);
-    let key = Uuid::from_u128(1);
-    assert_eq!(
-        loaded.entry::<Filter>(key).unwrap(),
-        objects.entry::<Filter>(key).unwrap()
-    );
+    assert_eq!(keys(&loaded), [1, 2, 3, 4]);
+    for key in [1, 4].map(Uuid::from_u128) {
+        assert_eq!(
+            loaded.entry::<Filter>(key).unwrap(),
+            objects.entry::<Filter>(key).unwrap()
+        );
+    }
     assert_eq!(loaded.last_id(), objects.last_id());
     assert_eq!(keys(&loaded.at_boot()), [2]);
-    assert_eq!(keys(&loaded.after_boot()), [1, 3]);
+    assert_eq!(keys(&loaded.after_boot()), [1, 3, 4]);
+    let rebooted = store.load("another boot", &|_| true).unwrap().objects;
+    assert_eq!(keys(&rebooted), [1, 2]);
 }
 
 #[test]

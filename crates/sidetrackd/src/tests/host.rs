@@ -45,7 +45,13 @@ impl Daemon {
     }
 
     /// Another daemon takes up what this one left, in this running time of the machine or another.
-    pub(super) async fn restart(mut self, boot: &str) -> Self {
+    pub(super) async fn restart(self, boot: &str) -> Self {
+        let config = self.config.clone();
+        self.restart_with(boot, config).await
+    }
+
+    /// The same, with another configuration.
+    pub(super) async fn restart_with(mut self, boot: &str, config: Config) -> Self {
         let fresh = boot != "a boot";
         self.stop().await;
         let recorder = match fresh {
@@ -53,7 +59,7 @@ impl Daemon {
             false => self.recorder.clone(),
         };
         let folder = self.folder.take().unwrap();
-        Self::start_in(folder, self.config.clone(), recorder, boot).await
+        Self::start_in(folder, config, recorder, boot).await
     }
 
     async fn stop(&mut self) {
@@ -166,6 +172,14 @@ impl Drop for Daemon {
 /// In a child: where the daemon is. None: it was not started by [`Daemon::child`].
 pub(super) fn child_socket() -> Option<PathBuf> {
     std::env::var_os(CHILD_SOCKET).map(Into::into)
+}
+
+/// A configuration with a grace of so many seconds for dynamic sessions.
+pub(super) fn grace(seconds: u64) -> Config {
+    Config {
+        session_grace_seconds: seconds,
+        ..Config::default()
+    }
 }
 
 /// Waits until something is so, and panics if it is not in time.

@@ -2,7 +2,7 @@
 
 use sidetrack_api::v1;
 
-use super::host::{Calls, Daemon, filter};
+use super::host::{Calls, Daemon, filter, grace, until};
 
 fn with(number: u128, flag: v1::Flag) -> v1::Filter {
     v1::Filter {
@@ -27,13 +27,17 @@ async fn daemon_with_all_lifetimes() -> Daemon {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_finds_all_but_what_was_dynamic() {
+async fn a_restart_finds_all_that_is_kept_and_what_was_dynamic_goes_after_its_grace() {
     let daemon = daemon_with_all_lifetimes().await;
     // Boot-time filters are kept, not judged by.
     assert!(!daemon.recorder.in_force().contains(&2));
-    let daemon = daemon.restart("a boot").await;
-    assert_eq!(daemon.recorder.in_force(), [1, 3]);
-    assert_eq!(daemon.state().await.filters, 3);
+    let daemon = daemon.restart_with("a boot", grace(1)).await;
+    assert_eq!(daemon.recorder.in_force(), [1, 3, 4]);
+    assert_eq!(daemon.state().await.filters, 4);
+    until("nobody comes back for it", async || {
+        daemon.recorder.in_force() == [1, 3]
+    })
+    .await;
     assert!(daemon.recorder.record().boots.len() <= 1, "it was no boot");
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -16,6 +17,9 @@ pub(crate) struct Storm {
     threads: u32,
     #[arg(long)]
     count: u32,
+    /// Go on, from the first destination again, until standard input ends.
+    #[arg(long)]
+    until_told: bool,
     /// Destinations are PREFIX with 24 bits counted up, all on this port.
     #[arg(long, default_value_t = 10)]
     prefix: u8,
@@ -35,16 +39,33 @@ pub(crate) struct Storm {
 
 pub(crate) fn run(options: &Storm) -> serde_json::Value {
     let failures: Arc<Mutex<BTreeMap<String, u64>>> = Arc::default();
+    let told: Arc<AtomicBool> = Arc::default();
+    if options.until_told {
+        let told = Arc::clone(&told);
+        thread::spawn(move || {
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            told.store(true, Ordering::Relaxed);
+        });
+    }
     let threads: Vec<_> = (0..options.threads)
         .map(|thread| {
             let failures = Arc::clone(&failures);
             let (count, first) = (options.count, thread * options.count);
             let (prefix, port) = (options.prefix, options.port);
+            let told = Arc::clone(&told);
+            let until_told = options.until_told;
             let (ipv6, mapped) = (options.ipv6, options.mapped);
             let (nonblocking, speak) = (options.nonblocking, options.speak);
             thread::spawn(move || {
                 let mut good = 0_u64;
-                for number in first..first + count {
+                for (at, number) in (first..first + count).cycle().enumerate() {
+                    let ends = match until_told {
+                        true => told.load(Ordering::Relaxed),
+                        false => at == count as usize,
+                    };
+                    if ends {
+                        break;
+                    }
                     let to = destination(number, prefix, port, ipv6);
                     match ask(to, mapped, nonblocking, speak) {
                         Ok(answer) if answer == to.to_string() => good += 1,

@@ -9,11 +9,7 @@ use sidetrack_engine::{Engine, Error, FlowEntry};
 use crate::event::unix_ns;
 
 /// Fills in what the kernel has to say.
-pub(super) fn state(
-    engine: &Engine,
-    policy_bytes: usize,
-    state: &mut v1::State,
-) -> Result<(), Error> {
+pub(super) fn state(engine: &Engine, state: &mut v1::State) -> Result<(), Error> {
     let counters = engine.counters()?;
     state.counters = counters
         .iter()
@@ -31,12 +27,12 @@ pub(super) fn state(
             capacity: table.capacity,
         })
         .collect();
-    state.cgroups = engine
-        .cgroups()
-        .into_iter()
-        .map(|(path, _)| path.display().to_string())
-        .collect();
-    state.policy_bytes = policy_bytes as u64;
+    let scope = engine.cgroups().into_iter().map(|(path, _)| path);
+    let homes = engine.homes().map(ToOwned::to_owned);
+    let cgroups: std::collections::BTreeSet<_> = scope.chain(homes).collect();
+    let cgroups = cgroups.iter().map(|path| path.display().to_string());
+    state.cgroups = cgroups.collect();
+    state.policy_bytes = engine.policy_bytes()? as u64;
     Ok(())
 }
 

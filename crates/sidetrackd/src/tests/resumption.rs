@@ -1,0 +1,164 @@
+//! Dynamic sessions outlive their daemon, for as long as their clients may need to come back.
+
+use sidetrack_api::client::Session;
+use sidetrack_api::v1;
+use sidetrack_policy::Code;
+
+use super::host::{Calls, Daemon, filter, grace, key, refused, sublayer, until};
+
+/// Longer than a test takes.
+const LONG: u64 = 3600;
+
+fn resume(session: u64) -> v1::SessionOptions {
+    v1::SessionOptions {
+        name: "again".into(),
+        dynamic: true,
+        resume_session_id: session,
+        ..Default::default()
+    }
+}
+
+/// A daemon whose predecessor ended, and the session that it left: a sublayer, and a filter there.
+async fn restarted(seconds: u64) -> (Daemon, u64) {
+    let daemon = Daemon::start_with(grace(seconds)).await;
+    let (mut client, session) = daemon.dynamic().await;
+    let request = v1::AddSublayerRequest {
+        session_id: session.id(),
+        sublayer: Some(sublayer(1)),
+    };
+    client.add_sublayer(request).await.unwrap();
+    let own = v1::Filter {
+        sublayer: key(1),
+        ..filter(1)
+    };
+    client.add_one(&session, own).await.unwrap();
+    (daemon.restart("a boot").await, session.id())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_session_has_its_number_and_objects_and_nothing_was_committed() {
+    let (daemon, id) = restarted(LONG).await;
+    let generation = daemon.recorder.generation();
+    let state = daemon.state().await;
+    assert!(state.notes.is_empty(), "store and kernel agree");
+    let waiting = &state.sessions[0];
+    assert!(waiting.waiting && waiting.dynamic, "{waiting:?}");
+    assert_eq!((waiting.session_id, waiting.objects), (id, 2));
+    let (mut client, session) = daemon.session_with(resume(id)).await;
+    assert_eq!(session.id(), id);
+    let state = daemon.state().await;
+    assert!(!state.sessions[0].waiting && state.sessions.len() == 1);
+    assert_eq!(daemon.recorder.generation(), generation);
+    client.add_one(&session, filter(2)).await.unwrap();
+    drop(session);
+    until("it takes old objects and new ones along", async || {
+        daemon.recorder.in_force().is_empty()
+    })
+    .await;
+    assert_eq!(daemon.recorder.generation(), generation + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_waits_is_resumed_and_once() {
+    let (daemon, id) = restarted(LONG).await;
+    let mut client = daemon.client().await;
+    for wrong in [id ^ 1, 1] {
+        refused(
+            client.open_session(resume(wrong)).await,
+            Code::SessionAborted,
+        );
+    }
+    let fixed = v1::SessionOptions {
+        dynamic: false,
+        ..resume(id)
+    };
+    refused(client.open_session(fixed).await, Code::InvalidParameter);
+    let _session = Session::open(&mut client, resume(id)).await.unwrap();
+    refused(client.open_session(resume(id)).await, Code::SessionAborted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_resumes_goes_in_one_commit_and_that_is_told() {
+    let daemon = Daemon::start_with(grace(LONG)).await;
+    let (mut one, first) = daemon.dynamic().await;
+    one.add_one(&first, filter(1)).await.unwrap();
+    let (mut other, second) = daemon.dynamic().await;
+    other.add_one(&second, filter(2)).await.unwrap();
+    let generation = daemon.recorder.generation();
+    let daemon = daemon.restart_with("a boot", grace(0)).await;
+    until("both end", async || daemon.recorder.in_force().is_empty()).await;
+    assert_eq!(daemon.recorder.generation(), generation + 1, "in one");
+    refused(one_more(&daemon, first.id()).await, Code::SessionAborted);
+    let mut events = Vec::new();
+    until("both are told", async || {
+        events = ended(&daemon).await;
+        events.len() == 2
+    })
+    .await;
+    for session in [first.id(), second.id()] {
+        let event = events.iter().find(|event| event.session_id == session);
+        let message = &event.unwrap().message;
+        assert!(message.contains("and 1 objects with it"), "{message}");
+    }
+    let daemon = daemon.restart("a boot").await;
+    assert_eq!(daemon.state().await.filters, 0, "the store knows");
+}
+
+async fn one_more(daemon: &Daemon, session: u64) -> Result<(), tonic::Status> {
+    let mut client = daemon.client().await;
+    client.open_session(resume(session)).await.map(drop)
+}
+
+async fn ended(daemon: &Daemon) -> Vec<v1::Event> {
+    let mut client = daemon.client().await;
+    let request = v1::StreamEventsRequest {
+        kinds: vec![v1::EventKind::SessionEnded.into()],
+        ..Default::default()
+    };
+    let mut stream = client.stream_events(request).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    while let Some(event) = stream.message().await.unwrap() {
+        events.push(event);
+    }
+    events
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reboot_there_is_nothing_to_resume() {
+    let (daemon, id) = restarted(LONG).await;
+    let daemon = daemon.restart("another boot").await;
+    assert_eq!(daemon.state().await.filters, 0);
+    refused(one_more(&daemon, id).await, Code::SessionAborted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_closes_because_the_daemon_stops_keeps_its_objects() {
+    let daemon = Daemon::start_with(grace(LONG)).await;
+    let (mut client, mut session) = daemon.dynamic().await;
+    client.add_one(&session, filter(1)).await.unwrap();
+    let id = session.id();
+    let closes = tokio::spawn(async move {
+        let _ = session.event().await;
+        drop((client, session));
+    });
+    let daemon = daemon.restart("a boot").await;
+    closes.await.unwrap();
+    assert_eq!(daemon.recorder.in_force(), [1]);
+    assert!(one_more(&daemon, id).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_wait_count_among_the_sessions() {
+    let mut config = grace(LONG);
+    config.limits.sessions = 1;
+    let daemon = Daemon::start_with(config).await;
+    let (mut client, session) = daemon.dynamic().await;
+    client.add_one(&session, filter(1)).await.unwrap();
+    let daemon = daemon.restart("a boot").await;
+    let mut client = daemon.client().await;
+    let refusal = client.open_session(v1::SessionOptions::default()).await;
+    assert_eq!(refusal.unwrap_err().code(), tonic::Code::ResourceExhausted);
+    Session::open(&mut client, resume(session.id()))
+        .await
+        .unwrap();
+}
