@@ -224,7 +224,8 @@ impl Engine {
     pub(super) fn take_up(&mut self) -> Result<(), Error> {
         self.take_up_links()?;
         self.take_up_services()?;
-        self.take_up_contexts()?;
+        self.contexts
+            .take_up(&self.skeleton.maps.sidetrack_contexts)?;
         self.generation = self.generation_in_force()?;
         Ok(())
     }
@@ -292,21 +293,6 @@ impl Engine {
             {
                 self.services.insert(number, ServiceSpec::raise(&value));
                 self.last_number = number;
-            }
-        }
-        Ok(())
-    }
-
-    fn take_up_contexts(&mut self) -> Result<(), Error> {
-        let map = &self.skeleton.maps.sidetrack_contexts;
-        for key in map.keys() {
-            let value = map
-                .lookup(&key, MapFlags::ANY)
-                .map_err(Error::bpf("read a redirect context"))?;
-            let number = u32::read_from_bytes(&key).unwrap_or(0);
-            if let Some(value) = value.and_then(|v| kernel::Context::read_from_bytes(&v).ok()) {
-                let length = (value.length as usize).min(value.bytes.len());
-                self.contexts.insert(value.bytes[..length].to_vec(), number);
             }
         }
         Ok(())
