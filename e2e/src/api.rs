@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sidetrack_api::client::{self, Client, Error, Session};
+use sidetrack_api::client::{self, Client, Session};
 use sidetrack_api::v1;
 use tokio::runtime::Runtime;
 
@@ -81,15 +81,5 @@ impl Api {
     pub fn state(&mut self) -> v1::State {
         let answer = self.call(async |client| client.get_state(v1::GetStateRequest {}).await);
         answer.expect("it may be asked").into_inner()
-    }
-
-    /// Adds an object in a transaction of its own. The error is WFP's.
-    pub fn add_filter(&mut self, session: &Session, filter: v1::Filter) -> Result<u64, Error> {
-        let request = v1::AddFilterRequest {
-            session_id: session.id(),
-            filter: Some(filter),
-        };
-        let answer = self.call(async |client| client.add_filter(request).await);
-        Ok(answer?.into_inner().id)
     }
 }

@@ -264,6 +264,43 @@ fn context_257_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn contexts_that_nobody_has_any_more_make_room_for_others() {
+    let mut host = Host::new("contexts_reused");
+    let service = host.service("inspect");
+    let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
+    let with = |number: u32| Filter {
+        context: Context::Fixed(number.to_be_bytes().to_vec()),
+        ..Filter::redirect_all(service.number)
+    };
+    let accept = |host: &Host| {
+        let client = host.client(&["connect", "10.1.2.3:80"]);
+        (listener.accept().expect("the client comes").0, client)
+    };
+    let context = |(stream, _): &(TcpStream, _)| {
+        let flow = sidetrack::query(stream).expect("it is redirected");
+        flow.context().map(<[u8]>::to_vec)
+    };
+    host.set_policy(&[with(0)]);
+    let open = accept(&host);
+    for number in 1..600 {
+        host.set_policy(&[with(number)]);
+    }
+    let too_many: Vec<_> = (2_000..2_257).map(with).collect();
+    let refused = host.engine().set_policy(&too_many);
+    assert!(matches!(refused, Err(Error::TooManyContexts)));
+    host.set_policy(&[with(3_000)]); // what was refused has left nothing
+    assert_eq!(
+        context(&accept(&host)),
+        Some(3_000_u32.to_be_bytes().to_vec())
+    );
+    assert_eq!(
+        context(&open),
+        Some(vec![0; 4]),
+        "it is an open connection's"
+    );
+}
+
+#[test]
 fn events_over_the_rings_size_are_dropped_and_counted() {
     let mut host = Host::new("events");
     let service = host.service("absent");

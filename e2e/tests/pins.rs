@@ -1,6 +1,7 @@
 //! A pinned data path outlives its engine, and the next one takes it up (design 7.8).
 
 use e2e::{Bpffs, Host, wait};
+use libbpf_rs::{MapHandle, MapType};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Config, Engine, Error, remove_pins};
 
@@ -77,6 +78,27 @@ fn data_path_that_is_attached_in_part_is_completed() {
         assert_eq!((&told["reply"], &told["peer"]), (&to.into(), &to.into()));
     }
     drop(host.engine.take());
+    remove_pins(&bpffs.pins()).expect("they can go");
+}
+
+/// As another version might have it.
+#[test]
+fn pinned_map_of_another_size_is_refused_by_its_name() {
+    let bpffs = Bpffs::mount();
+    let mut host = Host::with("pins_size", config(&bpffs));
+    drop(host.engine.take());
+    let path = bpffs.pins().join("maps/sidetrack_contexts");
+    std::fs::remove_file(&path).expect("it is there");
+    let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
+        ..Default::default()
+    };
+    let mut other = MapHandle::create(MapType::Array, Some("other"), 4, 8, 1, &options)
+        .expect("a map can be made");
+    other.pin(&path).expect("it can be pinned");
+    let refused = Engine::open(host.root(), config(&bpffs)).err();
+    let refused = refused.expect("it is refused").to_string();
+    assert!(refused.contains("sidetrack_contexts"), "{refused}");
     remove_pins(&bpffs.pins()).expect("they can go");
 }
 

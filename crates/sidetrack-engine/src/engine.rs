@@ -1,13 +1,14 @@
 //! The engine: programs loaded, attached to cgroups, and told of services and filters.
 
 mod attachment;
+mod context;
 mod flow;
 mod pins;
 mod policy;
 mod question;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -28,6 +29,7 @@ use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
 use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, sys};
 
 use attachment::{Attachment, Side};
+use context::Contexts;
 use pins::{Identity, Pins};
 
 pub use flow::{FlowEntry, Table};
@@ -81,7 +83,7 @@ pub struct Engine {
     skeleton: SidetrackSkel<'static>,
     events: Rc<RefCell<Vec<Event>>>,
     services: BTreeMap<u32, ServiceSpec>,
-    contexts: HashMap<Vec<u8>, u32>,
+    contexts: Contexts,
     generation: u32,
     id: u64,
     pins: Option<Pins>,
@@ -162,7 +164,7 @@ impl<'scope> OpenEngine<'scope> {
             skeleton,
             events,
             services: BTreeMap::new(),
-            contexts: HashMap::new(),
+            contexts: Contexts::default(),
             generation: 0,
             id: self.identity.engine_id,
             pins: self.pins,

@@ -91,7 +91,10 @@ pub enum Error {
         length: usize,
     },
     /// No room for another fixed context.
-    #[error("an engine has room for 256 different redirect contexts")]
+    #[error(
+        "there is room for 256 different redirect contexts, those of the policy before and of open \
+         connections included"
+    )]
     TooManyContexts,
     /// A port range is the wrong way round.
     #[error("the port range {low}-{high} of filter {index} ends before it begins")]

@@ -12,6 +12,7 @@ use crate::Error;
 const PENDING: u64 = 2;
 const ESTABLISHED: u64 = 3;
 const CLOSED: u64 = 4;
+const CALLED: u64 = 5;
 /// Entries that one call reads.
 const BATCH: u32 = 4096;
 
@@ -135,6 +136,11 @@ impl Engine {
             }),
         })
     }
+}
+
+/// Whether a socket may still ask for it.
+pub(super) fn has_sockets(entry: &kernel::FlowEntry) -> bool {
+    matches!(stage(entry), PENDING | ESTABLISHED | CALLED)
 }
 
 fn stage(entry: &kernel::FlowEntry) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! PINS/identity              who the engine is: its id, the tokens' key, its scope, its limits
-//! PINS/maps/NAME             every map
+//! PINS/maps/NAME             every map that keeps something
 //! PINS/links/CGROUP-PROGRAM  every link, by the cgroup's number
 //! ```
 //!
@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::skel::{OpenSkel, Skel};
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapType, OpenMapMut};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapType};
 use sidetrack_abi::kernel;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -119,15 +119,19 @@ impl Pins {
     /// Makes the skeleton take the pinned maps instead of new ones.
     pub(super) fn reuse_maps(&self, skeleton: &mut OpenSidetrackSkel<'_>) -> Result<(), Error> {
         for mut map in skeleton.open_object_mut().maps_mut() {
-            if !is_kept(&map) {
+            if !is_kept(&map.name().to_string_lossy()) {
                 continue;
             }
             let path = self.map_path(&map.name().to_string_lossy());
-            map.reuse_pinned_map(&path).map_err(|_| Error::Pins {
-                path,
-                why: "the map is not as this version has it; `sidetrack uninstall` removes it"
-                    .to_owned(),
-            })?;
+            let wanted = (map.map_type(), map.key_size(), map.value_size());
+            let reused = map.reuse_pinned_map(&path);
+            if reused.is_err() || wanted != (map.map_type(), map.key_size(), map.value_size()) {
+                return Err(Error::Pins {
+                    path,
+                    why: "the map is not as this version has it; `sidetrack uninstall` removes it"
+                        .to_owned(),
+                });
+            }
         }
         Ok(())
     }
@@ -140,7 +144,7 @@ impl Pins {
     ) -> Result<(), Error> {
         for mut map in skeleton.object_mut().maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
-            if name.ends_with("rodata") {
+            if !is_kept(&name) {
                 continue;
             }
             map.pin(self.map_path(&name))
@@ -258,7 +262,8 @@ impl Engine {
     pub(super) fn take_up(&mut self) -> Result<(), Error> {
         self.take_up_links()?;
         self.take_up_services()?;
-        self.take_up_contexts()?;
+        self.contexts
+            .take_up(&self.skeleton.maps.sidetrack_contexts)?;
         self.generation = self.generation_in_force()?;
         Ok(())
     }
@@ -331,21 +336,6 @@ impl Engine {
         Ok(())
     }
 
-    fn take_up_contexts(&mut self) -> Result<(), Error> {
-        let map = &self.skeleton.maps.sidetrack_contexts;
-        for key in map.keys() {
-            let value = map
-                .lookup(&key, MapFlags::ANY)
-                .map_err(Error::bpf("read a redirect context"))?;
-            let number = u32::read_from_bytes(&key).unwrap_or(0);
-            if let Some(value) = value.and_then(|v| kernel::Context::read_from_bytes(&v).ok()) {
-                let length = (value.length as usize).min(value.bytes.len());
-                self.contexts.insert(value.bytes[..length].to_vec(), number);
-            }
-        }
-        Ok(())
-    }
-
     /// The generation of the policy that the kernel judges by; 0 if there is none.
     fn generation_in_force(&self) -> Result<u32, Error> {
         let Some(map) = self.policy_in_force()? else {
@@ -359,9 +349,10 @@ impl Engine {
     }
 }
 
-/// The constants are written anew by each engine; all else is kept.
-fn is_kept(map: &OpenMapMut<'_>) -> bool {
-    !map.name().to_string_lossy().ends_with("rodata")
+/// Not the constants, which each engine writes anew, nor the desks, on which nothing lies between two
+/// hooks: they change from version to version.
+fn is_kept(map: &str) -> bool {
+    !map.ends_with("rodata") && map != "sidetrack_desks"
 }
 
 pub(super) fn random<const N: usize>() -> Result<[u8; N], Error> {

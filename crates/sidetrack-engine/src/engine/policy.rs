@@ -10,6 +10,7 @@ use sidetrack_policy::rule::order;
 use sidetrack_policy::{Code, Filter, Identity, Lifetime, Records, Sublayer};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::context::Numbers;
 use super::{Engine, update};
 use crate::path::Paths;
 use crate::{Error, ServiceSpec};
@@ -44,9 +45,10 @@ impl Engine {
     ) -> Result<Committed, Error> {
         let started = Instant::now();
         let generation = self.generation.wrapping_add(1).max(1);
-        let image = self.compile(generation, filters, sublayers)?;
+        let (image, contexts) = self.compile(generation, filters, sublayers)?;
         let compiled_in = started.elapsed();
         self.install(&image)?;
+        self.contexts.are_in_force(contexts);
         self.generation = generation;
         Ok(Committed {
             generation,
@@ -65,7 +67,7 @@ impl Engine {
         filters: impl IntoIterator<Item = &'a Filter>,
         sublayers: impl IntoIterator<Item = &'a Sublayer>,
     ) -> Result<bool, Error> {
-        let image = self.compile(self.generation, filters, sublayers)?;
+        let (image, contexts) = self.compile(self.generation, filters, sublayers)?;
         let Some(map) = self.policy_in_force()? else {
             return Ok(false);
         };
@@ -75,13 +77,17 @@ impl Engine {
         let mut lines = map
             .lookup_batch(BATCH_LINES as u32, MapFlags::ANY, MapFlags::ANY)
             .map_err(Error::bpf("read the policy in force"))?;
-        Ok(lines.all(|(number, line)| {
+        let agrees = lines.all(|(number, line)| {
             let number = u32::read_from_bytes(&number).unwrap_or(u32::MAX);
             image
                 .lines()
                 .get(number as usize)
                 .is_some_and(|own| own[..] == line[..])
-        }))
+        });
+        if agrees {
+            self.contexts.are_in_force(contexts);
+        }
+        Ok(agrees)
     }
 
     /// What the policy in force takes in the kernel: bytes.
@@ -108,7 +114,7 @@ impl Engine {
         generation: u32,
         filters: impl IntoIterator<Item = &'a Filter>,
         sublayers: impl IntoIterator<Item = &'a Sublayer>,
-    ) -> Result<Image, Error> {
+    ) -> Result<(Image, Numbers), Error> {
         let services: Vec<_> = self.services.iter().map(numbered).collect();
         let services = services.iter().map(|(number, service)| (*number, service));
         // Collected, so that they need not live as long as they could.
@@ -121,17 +127,24 @@ impl Engine {
                 format!("a policy has room for {} filters", kernel::FILTERS_MAX),
             )));
         }
-        let (known, map) = (&mut self.contexts, &self.skeleton.maps.sidetrack_contexts);
+        let (contexts, maps) = (&mut self.contexts, &self.skeleton.maps);
+        let mut numbers = Numbers::new();
         let mut failure = None;
         let image = compile(generation, &rules, &Paths::new()?, &mut |bytes| {
-            number_context(known, map, bytes).map_err(|error| {
+            let number = contexts.number(
+                bytes,
+                &mut numbers,
+                &maps.sidetrack_contexts,
+                &maps.sidetrack_flows,
+            );
+            number.map_err(|error| {
                 let told = sidetrack_policy::Error::new(Code::OutOfBounds, error.to_string());
                 failure = Some(error);
                 told
             })
         });
         match (image, failure) {
-            (Ok(image), _) => Ok(image),
+            (Ok(image), _) => Ok((image, numbers)),
             (Err(_), Some(failure)) => Err(failure),
             (Err(error), None) => Err(Error::Policy(error)),
         }
@@ -199,27 +212,4 @@ fn new_policy_map(lines: u32) -> Result<MapHandle, Error> {
         &options,
     )
     .map_err(Error::bpf("make room for the policy"))
-}
-
-/// The number of a fixed context; the same bytes have the same number for the engine's whole life.
-fn number_context(
-    known: &mut std::collections::HashMap<Vec<u8>, u32>,
-    map: &impl MapCore,
-    bytes: &[u8],
-) -> Result<u32, Error> {
-    if let Some(&number) = known.get(bytes) {
-        return Ok(number);
-    }
-    if known.len() >= kernel::CONTEXTS_MAX {
-        return Err(Error::TooManyContexts);
-    }
-    let number = known.len() as u32 + 1;
-    let mut value = kernel::Context {
-        length: bytes.len() as u32,
-        bytes: [0; kernel::CONTEXT_SIZE_MAX],
-    };
-    value.bytes[..bytes.len()].copy_from_slice(bytes);
-    update(map, &number, value.as_bytes(), "keep a redirect context")?;
-    known.insert(bytes.to_vec(), number);
-    Ok(number)
 }

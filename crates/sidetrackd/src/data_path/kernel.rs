@@ -298,6 +298,9 @@ fn look_up(objects: &Objects) -> Result<BTreeMap<Place, Found>, Error> {
 fn failed(error: sidetrack_engine::Error) -> Error {
     match error {
         sidetrack_engine::Error::Policy(refusal) => Error::Policy(refusal),
+        full @ sidetrack_engine::Error::TooManyContexts => {
+            sidetrack_policy::Error::new(Code::OutOfBounds, full.to_string()).into()
+        }
         other => Error::DataPath(sentence(&other)),
     }
 }

@@ -1,0 +1,106 @@
+//! Bad input towards a daemon whose data path is the real one: an error, and nothing changed.
+
+use e2e::{Daemon, Host, Process};
+
+const POLICY: &str = r#"
+service = [{ name = "inspect" }]
+
+[[filter]]
+name = "all"
+layer = "connect-redirect"
+remote_port = 80
+action = { redirect = "inspect" }
+"#;
+
+/// Filters with these contexts, all different.
+fn contexts(count: u32) -> String {
+    let filter = |number| {
+        format!(
+            "[[filter]]\nname = \"f{number}\"\nlayer = \"connect-redirect-v4\"\n\
+             remote_port = {number}\naction = {{ redirect = \"inspect\" }}\n\
+             context = {{ text = \"c{number}\" }}\n"
+        )
+    };
+    let filters = (1..=count).map(filter);
+    "service = [{ name = \"inspect\" }]\n".to_owned() + &filters.collect::<String>()
+}
+
+fn services(count: u32) -> String {
+    let service = |number| format!("[[service]]\nname = \"s{number}\"\n");
+    (1..=count).map(service).collect()
+}
+
+#[test]
+fn policy_that_is_refused_changes_nothing_in_the_kernel() {
+    let host = Host::bare("bad_input");
+    let daemon = Daemon::attached(&host);
+    let applied = daemon.sidetrack_fed(&["apply", "-"], POLICY);
+    assert_eq!(applied.code, Some(0), "{applied:?}");
+    let _proxy = Process::registered(&host.service, &daemon, "inspect", "answer");
+    let mut api = daemon.api();
+    let before = api.state();
+    let filter = |more: &str| {
+        format!(
+            "{POLICY}\n[[filter]]\nname = \"bad\"\nlayer = \"auth-connect-v4\"\naction = \"block\"\n{more}\n"
+        )
+    };
+    let texts: [(&str, Vec<u8>, &str); 8] = [
+        (
+            "large",
+            vec![b'#'; 10 << 20],
+            "a policy has at most 10,000,000",
+        ),
+        ("not text", b"owner = \"\xff\xfe\"".to_vec(), "is not UTF-8"),
+        (
+            "empty array",
+            filter("remote_port = []").into(),
+            "remote_port",
+        ),
+        (
+            "upside down",
+            filter("remote_port = \"9-1\"").into(),
+            "FWP_E_INVALID_RANGE",
+        ),
+        (
+            "wrong type",
+            filter("remote_port = \"web\"").into(),
+            "remote_port",
+        ),
+        ("unknown field", filter("interface = 3").into(), "interface"),
+        ("contexts", contexts(257).into(), "FWP_E_OUT_OF_BOUNDS"),
+        ("services", services(256).into(), "FWP_E_TOO_MANY_CALLOUTS"),
+    ];
+    for (name, text, told) in texts {
+        let file = daemon.file(name, text);
+        let refused = daemon.sidetrack(&["apply", file.to_str().expect("it is UTF-8")]);
+        assert_eq!(refused.code, Some(2), "{name}: {refused:?}");
+        assert!(refused.stderr.contains(told), "{name}: {refused:?}");
+        let after = api.state();
+        assert_eq!(
+            (
+                after.generation,
+                after.filters,
+                after.services,
+                after.policy_bytes
+            ),
+            (
+                before.generation,
+                before.filters,
+                before.services,
+                before.policy_bytes
+            ),
+            "{name}"
+        );
+        assert_eq!(
+            host.connect("10.1.2.3:80")["reply"],
+            "10.1.2.3:80",
+            "{name}"
+        );
+    }
+    let again = daemon.sidetrack_fed(&["apply", "-"], &contexts(200));
+    assert_eq!(
+        again.code,
+        Some(0),
+        "what was refused left no trace: {again:?}"
+    );
+}
