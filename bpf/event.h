@@ -19,8 +19,7 @@ static __always_inline void event_who(struct sidetrack_event *e, const struct co
 	__builtin_memcpy(e->comm, task->comm, sizeof(e->comm));
 }
 
-__noinline int event_emit(__u32 kind, const struct connection *c, __u64 filter_id,
-				 __u32 service)
+__noinline int event_emit(__u32 kind, const struct connection *c, __u64 filter_id, __u32 service)
 {
 	struct sidetrack_event *e;
 
