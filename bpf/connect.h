@@ -239,19 +239,10 @@ static __noinline int judge_asker(struct inquiry *inquiry, const struct connecti
 	return DIVERT;
 }
 
-static __always_inline int refuse_blocked(struct inquiry *inquiry, const struct connection *c)
+static __always_inline int refuse_judged(struct inquiry *inquiry, const struct connection *c)
 {
-	struct search *s = &inquiry->desk->search;
-	struct sidetrack_filter *f = filter_at(inquiry->policy, s->decided_by);
-	__u64 id = f ? f->id : 0;
-
-	if (s->absent_blocked)
-		return refuse(ECONNREFUSED, SIDETRACK_COUNT_ABSENT_BLOCKED,
-			      SIDETRACK_EVENT_ABSENT_BLOCKED, c, id, f ? f->service : 0);
-	if (!s->vetoed)
-		return refuse(EACCES, SIDETRACK_COUNT_BLOCKED, SIDETRACK_EVENT_BLOCKED, c, id, 0);
-	count(SIDETRACK_COUNT_BLOCKED);
-	return refuse(EACCES, SIDETRACK_COUNT_VETOED, SIDETRACK_EVENT_VETOED, c, id, 0);
+	bpf_set_retval(-refusal_tell(inquiry, c));
+	return REFUSE;
 }
 
 /* To the next layer: what redirects is known now. Returns 1 if there is none. */
@@ -290,13 +281,9 @@ static long judge_turn(__u32 i, struct inquiry *inquiry)
 		s->decision = judge_asker(inquiry, c);
 		return s->decision != DIVERT;
 	}
-	if (s->cut)
-		s->decision = refuse(EACCES, SIDETRACK_COUNT_SEARCH_CUT, SIDETRACK_EVENT_SEARCH_CUT,
-				     c, 0, 0);
-	else if (s->blocked)
-		s->decision = refuse_blocked(inquiry, c);
-	else
+	if (!verdict_refuses(s))
 		return judge_next(inquiry);
+	s->decision = refuse_judged(inquiry, c);
 	return 1;
 }
 
@@ -324,7 +311,7 @@ static __always_inline void facts_of_connect(struct bpf_sock_addr *ctx, struct i
 	__u32 wants = layer_wants(inquiry->policy, SIDETRACK_LAYER_CONNECT_REDIRECT + v6) |
 		      layer_wants(inquiry->policy, SIDETRACK_LAYER_AUTH_CONNECT + v6);
 
-	facts_of_connection(inquiry->desk, c, parent ? SIDETRACK_FLAG_PROXY_CONNECTION : 0);
+	facts_of_connection(inquiry->desk, c, wants, parent ? SIDETRACK_FLAG_PROXY_CONNECTION : 0);
 	facts_of_task(inquiry->desk, wants, parent ? &parent->program : NULL);
 	if (wants & WANTS(NETNS))
 		fact_set(inquiry->desk, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));

@@ -17,8 +17,7 @@ static __always_inline void endpoint_fill(struct sidetrack_endpoint *e)
 	e->pid = task->tgid;
 	__builtin_memcpy(e->comm, task->comm, sizeof(e->comm));
 	e->state = ENDPOINT_OPEN;
-	program_read(&e->current);
-	e->program = e->current;
+	program_read(&e->program);
 }
 
 /* A program connects: kept for when the connection is established, and for when it closes. */
@@ -78,7 +77,7 @@ static __always_inline void facts_of_endpoint(struct inquiry *inquiry, const str
 	const struct sidetrack_endpoint *e = inquiry->endpoint;
 	struct sidetrack_desk *desk = inquiry->desk;
 
-	facts_of_connection(desk, c, e ? e->flags : 0);
+	facts_of_connection(desk, c, wants, e ? e->flags : 0);
 	if (!(wants & (WANTS_PROGRAM | WANTS(NETNS))))
 		return;
 	if (!e) {
@@ -127,18 +126,9 @@ static __noinline int endpoint_judge(struct inquiry *inquiry, struct connection 
 	facts_of_endpoint(inquiry, c, layer_wants(inquiry->policy, layer));
 	if (classify_begin(inquiry, layer))
 		classify_run(inquiry);
-	permitted = !s->blocked && !s->cut;
-	if (!permitted) {
-		struct sidetrack_filter *f = filter_at(inquiry->policy, s->decided_by);
-
-		count(s->cut ? SIDETRACK_COUNT_SEARCH_CUT : SIDETRACK_COUNT_BLOCKED);
-		if (s->vetoed)
-			count(SIDETRACK_COUNT_VETOED);
-		event_emit(s->cut    ? SIDETRACK_EVENT_SEARCH_CUT :
-			   s->vetoed ? SIDETRACK_EVENT_VETOED :
-				       SIDETRACK_EVENT_BLOCKED,
-			   c, f ? f->id : 0, 0);
-	}
+	permitted = !verdict_refuses(s);
+	if (!permitted)
+		refusal_tell(inquiry, c);
 	desk_give(desk);
 	return permitted;
 }
@@ -181,15 +171,16 @@ static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connecti
 	desk->search.vetted = 1;
 	desk->search.absent_given = 0;
 	wants = layer_wants(inquiry.policy, layer + (c->family == AF_INET6));
-	facts_of_connection(desk, c, 0);
+	facts_of_connection(desk, c, wants, 0);
 	facts_of_task(desk, wants, NULL);
-	fact_set(desk, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
+	if (wants & WANTS(NETNS))
+		fact_set(desk, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
 	c->layer = layer + (c->family == AF_INET6);
 	if (classify_begin(&inquiry, c->layer))
 		classify_run(&inquiry);
-	permitted = !desk->search.blocked && !desk->search.cut;
+	permitted = !verdict_refuses(&desk->search);
 	if (!permitted)
-		refuse_blocked(&inquiry, c);
+		refuse_judged(&inquiry, c);
 	desk_give(desk);
 	return permitted ? PROCEED : REFUSE;
 }

@@ -39,9 +39,15 @@ static __always_inline __u32 address_type(const union address *a, __u32 family)
 					 SIDETRACK_ADDRESS_UNICAST;
 }
 
-/* Where a connection goes from and to. */
+#define WANTS_LOCAL (WANTS(LOCAL_ADDRESS) | WANTS(LOCAL_ADDRESS_TYPE) | WANTS(LOCAL_PORT))
+
+/*
+ * Where a connection goes from and to; of its own end only what is asked for, as few policies do.
+ * The flags are always there.
+ */
 static __always_inline void facts_of_connection(struct sidetrack_desk *desk,
-						const struct connection *c, __u32 flags)
+						const struct connection *c, __u32 wants,
+						__u32 flags)
 {
 	__u32 remote_type = address_type(&c->remote, c->family);
 
@@ -51,11 +57,13 @@ static __always_inline void facts_of_connection(struct sidetrack_desk *desk,
 	fact_set_address(desk, SIDETRACK_FIELD_REMOTE_ADDRESS, &c->remote);
 	fact_set(desk, SIDETRACK_FIELD_REMOTE_PORT, bpf_ntohs(c->port));
 	fact_set(desk, SIDETRACK_FIELD_DESTINATION_ADDRESS_TYPE, remote_type);
+	fact_set(desk, SIDETRACK_FIELD_PROTOCOL, c->protocol);
+	fact_set(desk, SIDETRACK_FIELD_DIRECTION, c->inbound);
+	if (!(wants & WANTS_LOCAL))
+		return;
 	fact_set_address(desk, SIDETRACK_FIELD_LOCAL_ADDRESS, &c->local);
 	fact_set(desk, SIDETRACK_FIELD_LOCAL_PORT, bpf_ntohs(c->local_port));
 	fact_set(desk, SIDETRACK_FIELD_LOCAL_ADDRESS_TYPE, address_type(&c->local, c->family));
-	fact_set(desk, SIDETRACK_FIELD_PROTOCOL, c->protocol);
-	fact_set(desk, SIDETRACK_FIELD_DIRECTION, c->inbound);
 }
 
 /* Who. `field` and `levels` are those of the first program, or of the current one. */

@@ -514,4 +514,34 @@ static __noinline int classify_run(struct inquiry *inquiry)
 	return 0;
 }
 
+static __always_inline int verdict_refuses(const struct search *s)
+{
+	return s->blocked || s->cut;
+}
+
+/* Counts and tells why a verdict refuses. Returns the error for whoever asked. */
+static __always_inline int refusal_tell(struct inquiry *inquiry, const struct connection *c)
+{
+	struct search *s = &inquiry->desk->search;
+	struct sidetrack_filter *f;
+
+	if (s->cut) {
+		count(SIDETRACK_COUNT_SEARCH_CUT);
+		event_emit(SIDETRACK_EVENT_SEARCH_CUT, c, 0, 0);
+		return EACCES;
+	}
+	f = filter_at(inquiry->policy, s->decided_by);
+	if (s->absent_blocked) {
+		count(SIDETRACK_COUNT_ABSENT_BLOCKED);
+		event_emit(SIDETRACK_EVENT_ABSENT_BLOCKED, c, f ? f->id : 0, f ? f->service : 0);
+		return ECONNREFUSED;
+	}
+	count(SIDETRACK_COUNT_BLOCKED);
+	if (s->vetoed)
+		count(SIDETRACK_COUNT_VETOED);
+	event_emit(s->vetoed ? SIDETRACK_EVENT_VETOED : SIDETRACK_EVENT_BLOCKED, c, f ? f->id : 0,
+		   0);
+	return EACCES;
+}
+
 #endif /* SIDETRACK_FILTER_H */

@@ -163,7 +163,6 @@ struct {
 /* A socket of a program, for the layers that ask when its program is not the current one. */
 struct sidetrack_endpoint {
 	struct sidetrack_program program;
-	struct sidetrack_program current;
 	__u64 netns_cookie;
 	__u8 remote_addr[16]; /* where the program meant to go */
 	__be16 remote_port;

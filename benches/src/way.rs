@@ -25,11 +25,17 @@ pub(crate) trait Way {
     /// Where connections arrive.
     fn listener(&self) -> &TcpListener;
 
-    /// Where the connection of this number goes: each has an address of its own.
-    fn destination(&self, number: u32) -> SocketAddrV4;
+    /// Where the connection of this number goes: each has an address of its own. As it stands, where
+    /// nothing diverts.
+    fn destination(&self, number: u32) -> SocketAddrV4 {
+        local_destination(number)
+    }
 
-    /// Asks the accepted socket for its original destination; `None` where there is none to ask for.
-    fn query(&self, accepted: &TcpStream) -> Result<Option<SocketAddr>>;
+    /// Asks the accepted socket for its original destination; `None` where there is none to ask for, as
+    /// it stands.
+    fn query(&self, _accepted: &TcpStream) -> Result<Option<SocketAddr>> {
+        Ok(None)
+    }
 
     /// Fails unless exactly these connections, made since the start, went this way.
     fn check(&self, made: u64) -> Result<()>;

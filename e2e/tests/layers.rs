@@ -6,13 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::Duration;
 
+use e2e::policy::sublayer;
 use e2e::{Host, client_binary, netns, wait};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_policy::field::{address_type, flags};
 use sidetrack_policy::{
-    Action, Condition, Family, Field, Filter, Identity, Layer, LayerKind, Lifetime, MatchType,
-    Sublayer, Uuid, Value, Weight,
+    Action, Condition, Family, Field, Filter, Layer, LayerKind, MatchType, Uuid, Value, Weight,
 };
 
 const UNKNOWN_USER: u64 = 4242;
@@ -323,19 +323,6 @@ fn block_at_each_layer_refuses_and_is_told() {
     assert!(host.count(Counter::Blocked) > before);
     put(&mut host, LayerKind::AuthRecvAccept, Action::Permit);
     TcpStream::connect(to).expect("it is permitted");
-}
-
-fn sublayer(key: u128, weight: u16) -> Sublayer {
-    Sublayer {
-        identity: Identity {
-            key: Uuid::from_u128(key),
-            name: "sublayer".to_owned(),
-            description: String::new(),
-        },
-        lifetime: Lifetime::Static,
-        provider: None,
-        weight,
-    }
 }
 
 #[test]

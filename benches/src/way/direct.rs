@@ -1,10 +1,10 @@
 //! Nothing attached, no rule.
 
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::TcpListener;
 
 use anyhow::Result;
 
-use super::{PORT, Way, listen, local_destination};
+use super::{PORT, Way, listen};
 use crate::hierarchy::Hierarchy;
 
 /// Straight from the client to a listener.
@@ -28,14 +28,6 @@ impl Direct {
 impl Way for Direct {
     fn listener(&self) -> &TcpListener {
         &self.listener
-    }
-
-    fn destination(&self, number: u32) -> SocketAddrV4 {
-        local_destination(number)
-    }
-
-    fn query(&self, _accepted: &TcpStream) -> Result<Option<SocketAddr>> {
-        Ok(None)
     }
 
     fn check(&self, _made: u64) -> Result<()> {

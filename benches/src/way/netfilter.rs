@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use socket2::SockRef;
 
-use super::{PORT, Way, expect, listen, local_destination, probe, remote_destination};
+use super::{PORT, Way, expect, listen, probe, remote_destination};
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
 
@@ -113,14 +113,6 @@ impl Way for Redirected {
 impl Way for Bystander {
     fn listener(&self) -> &TcpListener {
         &self.listener
-    }
-
-    fn destination(&self, number: u32) -> SocketAddrV4 {
-        local_destination(number)
-    }
-
-    fn query(&self, _accepted: &TcpStream) -> Result<Option<SocketAddr>> {
-        Ok(None)
     }
 
     fn check(&self, _made: u64) -> Result<()> {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Config, Context, Engine, Filter, Service, ServiceSpec};
 
-use super::{PORT, PROBE, Way, expect, listen, local_destination, probe, remote_destination};
+use super::{PORT, PROBE, Way, expect, listen, probe, remote_destination};
 use crate::{hierarchy::Hierarchy, sys};
 
 /// Prefixes that none of a bystander's connections has; the last one is the probe's.
@@ -124,14 +124,6 @@ impl Way for Redirected {
 impl Way for Bystander {
     fn listener(&self) -> &TcpListener {
         &self.listener
-    }
-
-    fn destination(&self, number: u32) -> SocketAddrV4 {
-        local_destination(number)
-    }
-
-    fn query(&self, _accepted: &TcpStream) -> Result<Option<SocketAddr>> {
-        Ok(None)
     }
 
     fn check(&self, _made: u64) -> Result<()> {
