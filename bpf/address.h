@@ -40,14 +40,39 @@ static __always_inline int address_is_equal(const union address *a, const union 
 /* A socket's own address. */
 static __always_inline void address_from_socket(union address *to, struct bpf_sock *sk)
 {
+	__be32 v4 = sk->src_ip4;
+
+	apart(); /* clang would point to one of the two, and read there */
 	if (sk->family == AF_INET) {
-		address_from_v4(to, sk->src_ip4);
+		address_from_v4(to, v4);
 		return;
 	}
 	to->words[0] = sk->src_ip6[0];
+	apart();
 	to->words[1] = sk->src_ip6[1];
+	apart();
 	to->words[2] = sk->src_ip6[2];
+	apart();
 	to->words[3] = sk->src_ip6[3];
+}
+
+/* A connected socket's other end. */
+static __always_inline void address_from_peer(union address *to, struct bpf_sock *sk)
+{
+	__be32 v4 = sk->dst_ip4;
+
+	apart();
+	if (sk->family == AF_INET) {
+		address_from_v4(to, v4);
+		return;
+	}
+	to->words[0] = sk->dst_ip6[0];
+	apart();
+	to->words[1] = sk->dst_ip6[1];
+	apart();
+	to->words[2] = sk->dst_ip6[2];
+	apart();
+	to->words[3] = sk->dst_ip6[3];
 }
 
 static __always_inline int address_is_loopback6(const union address *a)
@@ -59,7 +84,8 @@ static __always_inline int address_is_loopback6(const union address *a)
  * Loopback addresses that stand for something, so that one source port may go to many destinations:
  * 127.1.0.0 to 127.63.255.255	for a flow's slot;
  * 127.64.0.0 to 127.127.255.255	for a destination, where the slot is not known yet.
- * Below people listen; the upper half of 127.0.0.0/8 is kept for datagrams.
+ * 127.128.0.0 to 127.255.255.255	for a flow of datagrams.
+ * Below people listen.
  */
 #define SLOT_ADDRESS_FIRST 0x7f010000
 #define SLOT_ADDRESSES (63U << 16)
@@ -74,6 +100,12 @@ static __always_inline __u32 slot_of_address(__be32 v4)
 {
 	return bpf_ntohl(v4) - SLOT_ADDRESS_FIRST;
 }
+
+/* Of flows of datagrams: by their ids, in turn, so that an address comes again late. */
+#define DATAGRAM_ADDRESS_FIRST 0x7f800000
+#define DATAGRAM_ADDRESSES (1U << 23)
+#define DATAGRAM_PREFIX6 0xfd5354ULL /* "ST", a unique local address; 40 bits of the engine's id   \
+				      */
 
 static __always_inline __be32 address_spread(const union address *to, __be16 port)
 {

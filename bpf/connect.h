@@ -1,160 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The connect hooks: judge a connection, and divert it. */
+/* The connect hooks: judge a connection, and divert it or let it go. */
 #ifndef SIDETRACK_CONNECT_H
 #define SIDETRACK_CONNECT_H
-
-#define PROCEED 1
-#define REFUSE 0
-#define DIVERT 2 /* ours alone: the hook writes the target and proceeds */
-
-/* Where a connection is diverted to. */
-struct target {
-	union address address;
-	__be16 port;
-};
-
-#define SOL_SOCKET 1
-#define SO_BINDTOIFINDEX 62
-#define LOOPBACK_IFINDEX 1
 
 static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
 				       const struct connection *c);
 
-static __always_inline int refuse(int error, __u32 counter, __u32 event, const struct connection *c,
-				  __u64 filter_id, __u32 service)
-{
-	count(counter);
-	event_emit(event, c, filter_id, service);
-	bpf_set_retval(-error);
-	return REFUSE;
-}
-
-static __always_inline int refuse_full(const struct connection *c, const struct sidetrack_filter *f)
-{
-	return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, f->id,
-		      f->service);
-}
-
-/* A socket may come back after AF_UNSPEC: what an earlier connect left must not speak for it. */
-static __always_inline int go_straight(struct bpf_sock_addr *ctx)
-{
-	struct sidetrack_client *client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
-
-	if (client) {
-		int ifindex = client->bound_ifindex;
-
-		if (ifindex)
-			bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &ifindex,
-				       sizeof(ifindex));
-		bpf_sk_storage_delete(&sidetrack_clients, ctx->sk);
-	}
-	return PROCEED;
-}
-
-/*
- * A socket bound to a device would never reach the loopback device: lift that. The flow tells the
- * proxy, and a later connect that is not redirected gets it back.
- */
-static __always_inline int lift_device(struct bpf_sock_addr *ctx, struct sidetrack_client *client)
-{
-	int none = 0, bound = ctx->sk->bound_dev_if;
-
-	if (!bound || bound == LOOPBACK_IFINDEX)
-		return 0;
-	client->bound_ifindex = bound;
-	return bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &none, sizeof(none));
-}
-
-static __always_inline void remember(struct sidetrack_client *client, const struct connection *c,
-				     const struct sidetrack_filter *f, const struct chain *chain,
-				     __u64 parent_id)
-{
-	client->parent_id = parent_id;
-	client->filter_id = f->id;
-	__builtin_memcpy(client->remote_addr, c->remote.bytes, sizeof(client->remote_addr));
-	client->remote_port = c->port;
-	client->family = c->family;
-	client->context_id = f->context_id;
-	client->flags = !parent_id && chain->length > 1 ? SIDETRACK_FLOW_CHAIN_ASSUMED : 0;
-	client->chain_length = chain->length;
-	__builtin_memcpy(client->chain, chain->services, sizeof(client->chain));
-}
-
-/* Where the service listens, in the connection's own family. */
-static __always_inline void target_of(const struct sidetrack_service *service,
-				      const struct connection *c, struct target *target)
-{
-	if (c->family == AF_INET) {
-		address_from_v4(&target->address, service->addr4 ?
-							  service->addr4 :
-							  address_spread(&c->remote, c->port));
-		target->port = service->port4;
-		return;
-	}
-	__builtin_memcpy(target->address.bytes, service->addr6, sizeof(target->address));
-	if (address_is_zero(&target->address))
-		target->address.words[3] = bpf_htonl(1);
-	target->port = service->port6;
-}
-
-/*
- * May the target's address tell the flow's slot? Then the socket needs no storage, and the
- * four-tuple no map. Not if the listener has but one address; not if a device must be given back
- * some day; nor for TCP Fast Open, which knows a peer again by its address. And where many connects
- * never came to a SYN, the slots are kept for others.
- */
-static __always_inline int slot_is_told(struct bpf_sock_addr *ctx, const struct connection *c,
-					const struct sidetrack_service *service)
-{
-	struct tcp_sock *tcp;
-
-	if (c->family != AF_INET || service->addr4 || flows_max > SLOT_ADDRESSES ||
-	    flows_called * CALLED_SHARE >= flows_max || ctx->sk->bound_dev_if ||
-	    bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0))
-		return 0;
-	tcp = bpf_skc_to_tcp_sock(ctx->sk);
-	return tcp && !tcp->fastopen_req && !BPF_CORE_READ_BITFIELD(tcp, fastopen_connect);
-}
-
-/* The flow is made here, and found again by the address. */
-static __always_inline int divert_to_slot(struct bpf_sock_addr *ctx, const struct connection *c,
-					  const struct sidetrack_filter *f,
-					  const struct chain *chain, __u64 parent_id,
-					  struct target *target)
-{
-	struct sidetrack_client client = {};
-	__be32 address;
-
-	remember(&client, c, f, chain, parent_id);
-	address = flow_call(ctx, &client);
-	if (!address)
-		return refuse_full(c, f);
-	target->address.words[3] = address;
-	return DIVERT;
-}
-
-/* The flow is made when the SYN leaves; until then, and for getpeername, the socket remembers. */
-static __always_inline int divert_by_storage(struct bpf_sock_addr *ctx, const struct connection *c,
-					     const struct sidetrack_filter *f,
-					     const struct chain *chain, __u64 parent_id)
-{
-	struct sidetrack_client *client =
-		bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-
-	if (!client)
-		return refuse_full(c, f);
-	remember(client, c, f, chain, parent_id);
-	if (!lift_device(ctx, client))
-		return DIVERT;
-	bpf_sk_storage_delete(&sidetrack_clients, ctx->sk);
-	bpf_set_retval(-ENETUNREACH);
-	return REFUSE;
-}
-
 static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct connection *c,
-				    const struct sidetrack_filter *f, struct chain *chain,
+				    const struct sidetrack_filter *f, struct sidetrack_desk *desk,
 				    __u64 parent_id, struct target *target)
 {
+	struct chain *chain = &desk->chain;
 	struct sidetrack_service *service;
 	__u32 number = f->service;
 	int verdict;
@@ -166,11 +22,15 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct conn
 		return refuse(ELOOP, SIDETRACK_COUNT_CHAIN_TOO_LONG, SIDETRACK_EVENT_CHAIN_TOO_LONG,
 			      c, f->id, f->service);
 	chain_add(chain, number);
+	desk->client.bound_ifindex = 0;
+	remember(&desk->client, c, f, chain, parent_id);
+	if (c->protocol == IPPROTO_UDP)
+		return divert_datagram(ctx, c, f, &desk->client, target);
 	if (!flows_have_room())
 		return refuse_full(c, f);
 	target_of(service, c, target);
 	if (slot_is_told(ctx, c, service))
-		verdict = divert_to_slot(ctx, c, f, chain, parent_id, target);
+		verdict = divert_to_slot(ctx, c, f, &desk->client, target);
 	else
 		verdict = divert_by_storage(ctx, c, f, chain, parent_id);
 	if (verdict == DIVERT)
@@ -202,6 +62,8 @@ static __always_inline int is_own_listener(__u32 number, const struct connection
 
 	if (!service)
 		return 0;
+	if (c->protocol == IPPROTO_UDP)
+		return datagrams_come_to(service, c);
 	if (c->family == AF_INET)
 		return c->port == service->port4 && service->listeners4 &&
 		       (service->addr4 ? service->addr4 == c->remote.words[3] :
@@ -225,6 +87,8 @@ static __noinline int judge_asker(struct inquiry *inquiry, const struct connecti
 	int straight = 0;
 
 	if (!own && !program_in_scope())
+		return PROCEED;
+	if (own && is_reply(c, own))
 		return PROCEED;
 	if (own && is_own_listener(own, c))
 		return refuse_own_listener(c, own);
@@ -343,12 +207,13 @@ static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct inquiry *i
 	decision = desk->search.decision;
 	if (decision != DIVERT)
 		return decision == PROCEED ? go_straight(ctx) : REFUSE;
-	endpoint_connect(ctx, inquiry, c);
+	if (c->protocol == IPPROTO_TCP)
+		endpoint_connect(ctx, inquiry, c);
 	rank = desk->search.diverts;
 	f = rank == SIDETRACK_NO_RANK ? NULL : filter_at(inquiry->policy, rank);
 	if (!f)
 		return go_straight(ctx);
-	return redirect(ctx, c, f, &desk->chain, parent_id, target);
+	return redirect(ctx, c, f, desk, parent_id, target);
 }
 
 /* Bits of the layers that a connect may meet. */
@@ -357,17 +222,22 @@ static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct inquiry *i
 	  1U << SIDETRACK_LAYER_FLOW_ESTABLISHED | 1U << SIDETRACK_LAYER_ENDPOINT_CLOSURE)         \
 	 << (v6))
 
+/* The flow whose records a socket has; 0 if none. */
+static __always_inline __u64 parent_of(struct bpf_sock *sk)
+{
+	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
+
+	return socket ? socket->linked : 0;
+}
+
 static __always_inline int judge(struct bpf_sock_addr *ctx, struct connection *c,
 				 struct target *target)
 {
 	struct inquiry inquiry = { .policy = policy_in_force() };
 	struct sidetrack_policy *head;
-	struct sidetrack_socket *socket;
-	__u64 parent_id;
+	__u64 parent_id = parent_of(ctx->sk);
 	int decision;
 
-	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
-	parent_id = socket ? socket->linked : 0;
 	head = inquiry.policy ? policy_line(inquiry.policy, 0) : NULL;
 	if (!head || (!parent_id && !(head->layers & CONNECT_LAYERS(c->family == AF_INET6))))
 		return go_straight(ctx);
@@ -402,7 +272,13 @@ static __always_inline void connection_local(struct connection *c, struct bpf_so
 	if (c->family == AF_INET && address_is_zero(&c->local))
 		address_from_v4(&c->local, 0);
 	c->local_port = bpf_htons(sk->src_port);
-	c->protocol = IPPROTO_TCP;
+}
+
+/* Nothing can be sent to port 0: such a connect only asks which address it would come from. */
+static __always_inline int is_judged(struct bpf_sock_addr *ctx)
+{
+	return ctx->sk &&
+	       (ctx->protocol == IPPROTO_TCP || (ctx->protocol == IPPROTO_UDP && ctx->user_port));
 }
 
 static __always_inline int connect4(struct bpf_sock_addr *ctx)
@@ -411,10 +287,11 @@ static __always_inline int connect4(struct bpf_sock_addr *ctx)
 	struct target target = {};
 	int verdict;
 
-	if (ctx->protocol != IPPROTO_TCP || !ctx->sk)
+	if (!is_judged(ctx))
 		return PROCEED;
 	address_from_v4(&c.remote, ctx->user_ip4);
 	connection_local(&c, ctx->sk);
+	c.protocol = ctx->protocol;
 	verdict = judge(ctx, &c, &target);
 	if (verdict != DIVERT)
 		return verdict;
@@ -429,13 +306,14 @@ static __always_inline int connect6(struct bpf_sock_addr *ctx)
 	struct target target = {};
 	int verdict;
 
-	if (ctx->protocol != IPPROTO_TCP || !ctx->sk)
+	if (!is_judged(ctx))
 		return PROCEED;
 	for (int i = 0; i < 4; i++)
 		c.remote.words[i] = ctx->user_ip6[i];
 	if (address_is_mapped(&c.remote))
 		c.family = AF_INET;
 	connection_local(&c, ctx->sk);
+	c.protocol = ctx->protocol;
 	verdict = judge(ctx, &c, &target);
 	if (verdict != DIVERT)
 		return verdict;
@@ -447,19 +325,23 @@ static __always_inline int connect6(struct bpf_sock_addr *ctx)
 /* ---- getpeername: the program sees the peer it asked for --------------------------------- */
 
 /* Where this socket thinks it goes. Fails if that is where it goes. */
-static __always_inline int peer_read(struct bpf_sock_addr *ctx, __be32 connected,
+static __always_inline int peer_read(struct bpf_sock_addr *ctx, const union address *connected,
 				     struct target *peer)
 {
-	struct sidetrack_flow_entry *entry = flow_at_address(connected);
+	struct sidetrack_flow_entry *entry;
 	struct sidetrack_client *client;
 
+	if (ctx->protocol == IPPROTO_UDP)
+		entry = datagram_at(connected);
+	else
+		entry = flow_at_address(connected->words[3]);
 	if (entry && entry->client == bpf_get_socket_cookie(ctx)) {
 		__builtin_memcpy(&peer->address, entry->flow.remote_addr, sizeof(peer->address));
 		peer->port = entry->flow.remote_port;
 		return 0;
 	}
 	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
-	if (!client)
+	if (!client || ctx->protocol == IPPROTO_UDP)
 		return -1;
 	__builtin_memcpy(&peer->address, client->remote_addr, sizeof(peer->address));
 	peer->port = client->remote_port;
@@ -468,9 +350,11 @@ static __always_inline int peer_read(struct bpf_sock_addr *ctx, __be32 connected
 
 static __always_inline int peer4(struct bpf_sock_addr *ctx)
 {
+	union address connected;
 	struct target peer;
 
-	if (ctx->protocol != IPPROTO_TCP || !ctx->sk || peer_read(ctx, ctx->user_ip4, &peer))
+	address_from_v4(&connected, ctx->user_ip4);
+	if (!is_judged(ctx) || peer_read(ctx, &connected, &peer))
 		return PROCEED;
 	ctx->user_ip4 = peer.address.words[3];
 	ctx->user_port = peer.port;
@@ -479,9 +363,12 @@ static __always_inline int peer4(struct bpf_sock_addr *ctx)
 
 static __always_inline int peer6(struct bpf_sock_addr *ctx)
 {
+	union address connected;
 	struct target peer;
 
-	if (ctx->protocol != IPPROTO_TCP || !ctx->sk || peer_read(ctx, ctx->user_ip6[3], &peer))
+	for (int i = 0; i < 4; i++)
+		connected.words[i] = ctx->user_ip6[i];
+	if (!is_judged(ctx) || peer_read(ctx, &connected, &peer))
 		return PROCEED;
 	write_address6(ctx, &peer.address);
 	ctx->user_port = peer.port;

@@ -333,6 +333,8 @@ static __always_inline int service_is_absent(struct sidetrack_desk *desk, __u32 
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	if (!service)
 		return 1;
+	if (desk->values[SIDETRACK_FIELD_PROTOCOL][1] == IPPROTO_UDP)
+		return s->layer & 1 ? !service->datagrams6 : !service->datagrams4;
 	return s->layer & 1 ? !service->listeners6 : !service->listeners4;
 }
 

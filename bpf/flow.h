@@ -1,151 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A flow's life: made at connect or SYN, handed to the accepted socket, kept while tied, forgotten
- * after grace. */
+/* A connection's flow: made at connect or SYN, handed to the accepted socket, left at its close. */
 #ifndef SIDETRACK_FLOW_H
 #define SIDETRACK_FLOW_H
-
-/* The service that a flow was diverted to: the chain's last. */
-static __always_inline __u32 flow_service(const struct sidetrack_flow *flow)
-{
-	return flow->chain[(flow->chain_length - 1) & (SIDETRACK_CHAIN_MAX - 1)];
-}
-
-/* ---- A flow's life ------------------------------------------------------------------------ */
-
-#define LIFE_RETRIES 16	    /* of a change that others raced */
-#define FLOW_TRIES_MAX 4096 /* slots looked at for a free one */
-#define FLOW_TRIES_GRACE 4  /* of them, before a closed flow must give way */
-
-static __always_inline struct sidetrack_flow_entry *flow_slot(__u64 id)
-{
-	__u32 slot = id % flows_max;
-
-	return bpf_map_lookup_elem(&sidetrack_flows, &slot);
-}
-
-/* The flow of this id, if its slot is still its own. */
-static __always_inline struct sidetrack_flow_entry *flow_find(__u64 id)
-{
-	struct sidetrack_flow_entry *entry = flow_slot(id);
-
-	return entry && LIFE_ID(entry->life) == id ? entry : NULL;
-}
-
-static __always_inline int life_change(struct sidetrack_flow_entry *entry, __u64 from, __u64 to)
-{
-	return __sync_val_compare_and_swap(&entry->life, from, to) == from;
-}
-
-/*
- * May another flow have this slot? A closed one's token must have had its time; and as long we wait
- * for the SYN of a connect that was judged: nobody tells when it has failed before.
- */
-static __always_inline int life_is_over(const struct sidetrack_flow_entry *entry, __u64 life,
-					__u64 now)
-{
-	__u32 stage = LIFE_STAGE(life);
-
-	return !life || ((stage == FLOW_CLOSED || stage == FLOW_CALLED) &&
-			 now - entry->closed_at >= grace_ns);
-}
-
-/* One look for a slot. */
-struct flow_search {
-	__u64 now;
-	__u64 found;  /* the id that has got one */
-	__u64 closed; /* the first that could be had by cutting a token's time short */
-};
-
-static long flow_search_step(__u32 i, struct flow_search *search)
-{
-	__u64 id = __sync_fetch_and_add(&flow_last, 1) + 1;
-	struct sidetrack_flow_entry *entry = flow_slot(id);
-	__u64 life;
-
-	if (!entry)
-		return 1;
-	life = entry->life;
-	if (life_is_over(entry, life, search->now)) {
-		if (!life_change(entry, life, LIFE(id, FLOW_TAKEN, 0)))
-			return 0;
-		if (LIFE_STAGE(life) == FLOW_CALLED)
-			__sync_fetch_and_sub(&flows_called, 1);
-		search->found = id;
-		return 1;
-	}
-	if (LIFE_STAGE(life) == FLOW_CLOSED && !search->closed)
-		search->closed = id;
-	return search->closed && i + 1 >= FLOW_TRIES_GRACE;
-}
-
-/* A slot for a new flow. Returns its id; 0 if there is none. */
-__noinline __u64 flow_take_slot(__u64 now)
-{
-	__u32 tries = flows_max < FLOW_TRIES_MAX ? flows_max : FLOW_TRIES_MAX;
-	struct flow_search search = { .now = now };
-	struct sidetrack_flow_entry *entry;
-	__u64 life;
-
-	if (!flow_search_step(0, &search))
-		bpf_loop(tries, flow_search_step, &search, 0);
-	if (search.found || !search.closed)
-		return search.found;
-	entry = flow_slot(search.closed);
-	life = entry ? entry->life : 0;
-	if (LIFE_STAGE(life) != FLOW_CLOSED ||
-	    !life_change(entry, life, LIFE(search.closed, FLOW_TAKEN, 0)))
-		return 0;
-	count(SIDETRACK_COUNT_GRACE_CUT);
-	return search.closed;
-}
-
-static __always_inline int flows_have_room(void)
-{
-	return flows_live + flows_called < (__s64)flows_max &&
-	       flows_pending < SIDETRACK_PENDING_MAX;
-}
-
-/* ---- Ties: sockets that keep a flow alive ------------------------------------------------ */
-
-/* Ties one more socket to an accepted flow. Fails if the flow is gone, or closed too long ago. */
-static __always_inline int flow_tie(struct sidetrack_flow_entry *entry, __u64 id)
-{
-	for (int i = 0; i < LIFE_RETRIES; i++) {
-		__u64 life = entry->life;
-		__u32 stage = LIFE_STAGE(life);
-
-		if (LIFE_ID(life) != id || stage < FLOW_ESTABLISHED ||
-		    life_is_over(entry, life, bpf_ktime_get_ns()) || LIFE_TIES(life) == 0xffff)
-			return -1;
-		if (!life_change(entry, life, LIFE(id, FLOW_ESTABLISHED, LIFE_TIES(life) + 1)))
-			continue;
-		if (stage == FLOW_CLOSED)
-			__sync_fetch_and_add(&flows_live, 1);
-		return 0;
-	}
-	return -1;
-}
-
-static __always_inline void flow_untie(__u64 id)
-{
-	struct sidetrack_flow_entry *entry = flow_slot(id);
-
-	for (int i = 0; entry && i < LIFE_RETRIES; i++) {
-		__u64 life = entry->life;
-		__u32 ties = LIFE_TIES(life);
-
-		if (LIFE_ID(life) != id || !ties)
-			return;
-		if (ties == 1)
-			entry->closed_at = bpf_ktime_get_ns();
-		if (!life_change(entry, life,
-				 LIFE(id, ties == 1 ? FLOW_CLOSED : FLOW_ESTABLISHED, ties - 1)))
-			continue;
-		if (ties == 1)
-			__sync_fetch_and_sub(&flows_live, 1);
-		return;
-	}
-}
 
 /* ---- From the connect to the accepted socket --------------------------------------------- */
 
@@ -164,7 +20,7 @@ static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
 	flow->flags = client->flags;
 	__builtin_memcpy(flow->remote_addr, client->remote_addr, sizeof(flow->remote_addr));
 	flow->remote_port = client->remote_port;
-	flow->protocol = IPPROTO_TCP;
+	flow->protocol = client->protocol;
 	flow->family = client->family;
 	flow->chain_length = client->chain_length;
 	__builtin_memcpy(flow->chain, client->chain, sizeof(flow->chain));
@@ -193,6 +49,8 @@ static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidet
 		return NULL;
 	entry->closed_at = now;
 	entry->client = socket_cookie;
+	entry->parent = client->parent_id;
+	entry->handed_over = 0;
 	if (!flow_fill(entry, client, id, now))
 		return entry;
 	entry->life = 0;

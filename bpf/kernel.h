@@ -102,7 +102,22 @@ struct task_struct {
 
 struct socket;
 
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__u16 skc_num;
+	__u16 skc_family;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
+};
+
 struct sock {
+	struct sock_common __sk_common;
 	struct socket *sk_socket;
 };
 

@@ -12,16 +12,19 @@ const volatile __u64 scope_id;	   /* cgroup whose programs are judged, with all 
 const volatile __u32 scope_level;  /* that cgroup's depth; the root has 0 */
 const volatile __u32 flows_max = SIDETRACK_FLOWS_MAX;
 const volatile __u64 grace_ns = SIDETRACK_GRACE_NS;
+const volatile __u64 idle_ns = SIDETRACK_IDLE_NS;
 
 /*
  * Counted with atomics, not per CPU: the limits must hold across CPUs.
  * flow_last: the last flow id tried. flows_live: flows pending or tied. flows_pending: those in
- * pairs. flows_called: those whose SYN has not left.
+ * pairs. flows_called: those whose SYN has not left. flows_datagram: those of datagrams, until it
+ * is seen that they are over.
  */
 __u64 flow_last;
 __s64 flows_live;
 __s64 flows_pending;
 __s64 flows_called;
+__s64 flows_datagram;
 
 /*
  * The policy in force. Outer key 0; inner key a line's number, value a line of the image
@@ -95,6 +98,7 @@ struct {
 struct sidetrack_socket {
 	__u64 accepted;	     /* the flow that arrived on it; 0 if none */
 	__u64 linked;	     /* the flow whose records were set on it; 0 if none */
+	__u64 selected;	     /* of a UDP listener: the flow that DATAGRAM named last */
 	__u64 owner_started; /* of the process that marked it, as in struct sidetrack_owner */
 	__u32 owner;	     /* that process; 0 if the engine did, for a legacy proxy */
 	__u32 service;	     /* whose listener it is, or the child of */
@@ -125,7 +129,7 @@ struct sidetrack_client {
 	__u8 remote_addr[16];
 	__be16 remote_port;
 	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
-	__u8 reserved;
+	__u8 protocol;
 	__u32 context_id;
 	__u32 bound_ifindex;
 	__u32 flags;
@@ -159,6 +163,7 @@ struct {
 #define FLOW_ESTABLISHED 3 /* accepted; some socket is tied to it */
 #define FLOW_CLOSED 4	   /* no socket any more; its token is good for a while */
 #define FLOW_CALLED 5	   /* connect was judged; its SYN has not left */
+#define FLOW_DATAGRAM 6	   /* of datagrams; ties are proxies' sockets only */
 
 /* A socket of a program, for the layers that ask when its program is not the current one. */
 struct sidetrack_endpoint {
@@ -247,6 +252,39 @@ struct {
 	__type(value, __u64);
 } sidetrack_pairs SEC(".maps");
 
+/* A destination of a client's UDP socket. */
+struct sidetrack_destination {
+	__u64 client; /* the socket's cookie */
+	__u64 parent; /* the flow whose records it had; 0 if none */
+	__u8 remote_addr[16];
+	__be16 remote_port;
+	__u16 reserved[3];
+};
+
+/*
+ * The flow of each destination that an unconnected UDP socket was diverted from. Value: its id.
+ * Writers: sendmsg; whoever takes an ended flow's slot, sweep (erase). Reader: sendmsg.
+ * As many entries as flows. Full: sendmsg is refused with ENOBUFS and counted (FLOWS_FULL).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SIDETRACK_FLOWS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct sidetrack_destination);
+	__type(value, __u64);
+} sidetrack_destinations SEC(".maps");
+
+/*
+ * Network namespaces, by cookie, that have the IPv6 addresses of this engine's flows. Writer: the
+ * engine, which makes the route. Reader: setsockopt (LISTEN). Full: the engine refuses one more.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SIDETRACK_NETWORKS_MAX);
+	__type(key, __u64);
+	__type(value, __u32);
+} sidetrack_networks SEC(".maps");
+
 /* Counters by enum sidetrack_counter, per CPU. Writers: all. Reader: the engine. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -287,7 +325,8 @@ struct connection {
 	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
 	__u8 protocol;
 	__u8 inbound;
-	__u8 layer; /* which is asked now */
+	__u8 layer;   /* which is asked now */
+	__u8 sending; /* a datagram; 0: a connect */
 };
 
 /* A classification on its way: where the search is, and the verdict so far. See filter.h. */
@@ -343,6 +382,7 @@ struct sidetrack_desk {
 	__u64 values[SIDETRACK_FIELDS][2];
 	__u64 absent[4];
 	struct sidetrack_program program;
+	struct sidetrack_client client;
 	struct sidetrack_executable executable;
 	char path[2 * PATH_SIZE];
 };

@@ -168,7 +168,10 @@ static __always_inline int get_info(struct bpf_sockopt *ctx,
 	info->state = SIDETRACK_REDIRECTED_BY_SELF;
 	info->context_length = length;
 	info->records_length = sizeof(token);
-	address_from_socket((union address *)info->target_addr, ctx->sk);
+	if (flow->protocol == IPPROTO_UDP)
+		datagram_address(flow, (union address *)info->target_addr);
+	else
+		address_from_socket((union address *)info->target_addr, ctx->sk);
 	info->target_port = bpf_htons(ctx->sk->src_port);
 	__builtin_memcpy(&info->flow, flow, sizeof(*flow));
 	executable = bpf_map_lookup_elem(&sidetrack_executables, &number);
@@ -250,6 +253,87 @@ static __always_inline int not_ours(struct bpf_sockopt *ctx)
 	return ANSWERED;
 }
 
+/* ---- Which flow of datagrams -------------------------------------------------------------- */
+
+static __always_inline int address_is_any(const union address *a)
+{
+	return !(a->words[3] |
+		 (address_is_mapped(a) ? 0 : a->words[0] | a->words[1] | a->words[2]));
+}
+
+/* Did the flow's client send this? Returns 0 if it did; then the flow has its address in full. */
+static __always_inline int client_check(struct sidetrack_flow_entry *entry, __u64 netns_cookie,
+					const union address *client, __be16 port)
+{
+	union address *local = (union address *)entry->flow.local_addr;
+
+	if (entry->flow.netns_cookie != netns_cookie)
+		return -1;
+	client_learn(entry);
+	if (!port || entry->flow.local_port != port)
+		return -1;
+	if (address_is_any(local))
+		*local = *client;
+	if (!address_is_equal(local, client))
+		return -1;
+	if (!__sync_lock_test_and_set(&entry->handed_over, 1))
+		count(SIDETRACK_COUNT_HANDED_OVER);
+	return 0;
+}
+
+/* A service says which datagram it is going to ask about. */
+static __noinline int set_datagram(struct bpf_sockopt *ctx, struct sidetrack_socket *socket)
+{
+	struct sidetrack_datagram *datagram = ctx->optval;
+	struct sidetrack_flow_entry *entry;
+	struct sidetrack_datagram d;
+
+	if ((void *)(datagram + 1) > ctx->optval_end || ctx->optlen != sizeof(d))
+		return option_fail(EINVAL);
+	d = *datagram;
+	if (!socket || socket->role != SOCKET_LISTENER || listener_is_stale(socket))
+		return option_fail(EINVAL);
+	socket->selected = 0;
+	entry = datagram_at((const union address *)d.flow_addr);
+	if (!entry || flow_service(&entry->flow) != socket->service ||
+	    client_check(entry, bpf_get_netns_cookie(ctx), (const union address *)d.client_addr,
+			 d.client_port)) {
+		count(SIDETRACK_COUNT_DATAGRAMS_FORGED);
+		return option_fail(ENODATA);
+	}
+	socket->selected = entry->flow.id;
+	ctx->optlen = -1;
+	return ANSWERED;
+}
+
+/*
+ * The flow that a UDP socket asks about: which a listener has named, or that of the address to
+ * which a socket of the service's own is bound. NULL if there is none.
+ */
+static __noinline struct sidetrack_flow_entry *
+datagram_of_socket(struct bpf_sockopt *ctx, const struct sidetrack_socket *socket)
+{
+	struct sidetrack_flow_entry *entry;
+	union address own, peer;
+
+	if (socket && socket->role == SOCKET_LISTENER)
+		return socket->selected ? flow_find(socket->selected) : NULL;
+	if (!ctx->sk || ctx->sk->state != BPF_TCP_ESTABLISHED)
+		return NULL;
+	address_from_socket(&own, ctx->sk);
+	address_from_peer(&peer, ctx->sk);
+	entry = datagram_at(&own);
+	if (!entry || program_service() != flow_service(&entry->flow) ||
+	    client_check(entry, bpf_get_netns_cookie(ctx), &peer, ctx->sk->dst_port))
+		return NULL;
+	return entry;
+}
+
+static __always_inline int is_ours_to_answer(struct bpf_sockopt *ctx)
+{
+	return ctx->sk && (ctx->sk->protocol == IPPROTO_TCP || ctx->sk->protocol == IPPROTO_UDP);
+}
+
 static __always_inline int get_option(struct bpf_sockopt *ctx)
 {
 	int original_dst =
@@ -260,10 +344,12 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 
 	if (ctx->level != SOL_SIDETRACK && !original_dst)
 		return not_ours(ctx);
-	if (!ctx->sk || ctx->sk->protocol != IPPROTO_TCP)
+	if (!is_ours_to_answer(ctx))
 		return original_dst ? not_ours(ctx) : option_fail(EPROTONOSUPPORT);
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
-	if (socket && socket->accepted)
+	if (ctx->sk->protocol == IPPROTO_UDP)
+		entry = datagram_of_socket(ctx, socket);
+	else if (socket && socket->accepted)
 		entry = flow_find(socket->accepted);
 	if (original_dst)
 		return entry ? get_original_dst(ctx, &entry->flow) : not_ours(ctx);
@@ -325,6 +411,17 @@ static __always_inline int set_records(struct bpf_sockopt *ctx)
 	return set_done(ctx);
 }
 
+/* UDP: bound to a port of the wildcard address, as each flow comes to an address of its own. */
+static __always_inline int may_listen(struct bpf_sock *sk)
+{
+	union address own;
+
+	if (sk->protocol == IPPROTO_TCP)
+		return sk->state == BPF_TCP_LISTEN;
+	address_from_socket(&own, sk);
+	return sk->state == BPF_TCP_CLOSE && sk->src_port && address_is_any(&own);
+}
+
 static __always_inline int set_listen(struct bpf_sockopt *ctx)
 {
 	struct sidetrack_listen *listen = ctx->optval;
@@ -346,7 +443,7 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 		count(SIDETRACK_COUNT_BAD_SECRET);
 		return option_fail(EINVAL);
 	}
-	if (ctx->sk->state != BPF_TCP_LISTEN)
+	if (!may_listen(ctx->sk))
 		return option_fail(EINVAL);
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
@@ -356,7 +453,10 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 	socket->role = SOCKET_LISTENER;
 	socket->service = number;
 	socket->epoch = service->epoch;
-	error = listener_add(ctx->sk, service);
+	if (ctx->sk->protocol == IPPROTO_UDP)
+		error = datagram_listener_add(ctx->sk, service, bpf_get_netns_cookie(ctx));
+	else
+		error = listener_add(ctx->sk, service);
 	if (!error && owner_add(socket, service)) {
 		listener_count(ctx->sk, service, -1);
 		error = -ENOSPC;
@@ -373,10 +473,12 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 {
 	if (ctx->level != SOL_SIDETRACK)
 		return not_ours(ctx);
-	if (!ctx->sk || ctx->sk->protocol != IPPROTO_TCP)
+	if (!is_ours_to_answer(ctx))
 		return option_fail(EPROTONOSUPPORT);
 	if (ctx->optname == SIDETRACK_RECORDS)
 		return set_records(ctx);
+	if (ctx->optname == SIDETRACK_DATAGRAM && ctx->sk->protocol == IPPROTO_UDP)
+		return set_datagram(ctx, bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0));
 	if (ctx->optname == SIDETRACK_LISTEN)
 		return set_listen(ctx);
 	return ANSWERED;

@@ -6,7 +6,11 @@
 static __always_inline void listener_count(struct bpf_sock *sk, struct sidetrack_service *service,
 					   int change)
 {
-	if (sk->family == AF_INET)
+	if (sk->protocol == IPPROTO_UDP && sk->family == AF_INET)
+		__sync_fetch_and_add(&service->datagrams4, change);
+	else if (sk->protocol == IPPROTO_UDP)
+		__sync_fetch_and_add(&service->datagrams6, change);
+	else if (sk->family == AF_INET)
 		__sync_fetch_and_add(&service->listeners4, change);
 	else
 		__sync_fetch_and_add(&service->listeners6, change);
@@ -31,6 +35,27 @@ static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_se
 			return -EADDRINUSE;
 		*addr6 = own;
 		service->port6 = port;
+	}
+	listener_count(sk, service, 1);
+	return 0;
+}
+
+/* A UDP socket: all of a family are bound to one port, of the wildcard address. */
+static __always_inline int
+datagram_listener_add(struct bpf_sock *sk, struct sidetrack_service *service, __u64 netns_cookie)
+{
+	__be16 port = bpf_htons(sk->src_port);
+
+	if (sk->family == AF_INET) {
+		if (service->datagrams4 && service->datagram_port4 != port)
+			return -EADDRINUSE;
+		service->datagram_port4 = port;
+	} else {
+		if (!bpf_map_lookup_elem(&sidetrack_networks, &netns_cookie))
+			return -EADDRNOTAVAIL;
+		if (service->datagrams6 && service->datagram_port6 != port)
+			return -EADDRINUSE;
+		service->datagram_port6 = port;
 	}
 	listener_count(sk, service, 1);
 	return 0;
@@ -133,7 +158,8 @@ static __always_inline void listener_remove(struct bpf_sock *sk,
 	if (!service || service->epoch != socket->epoch)
 		return; /* it is of a service that was taken away */
 	listener_count(sk, service, -1);
-	owner_remove(socket, service->listeners4 + service->listeners6);
+	owner_remove(socket, service->listeners4 + service->listeners6 + service->datagrams4 +
+				     service->datagrams6);
 }
 
 #endif /* SIDETRACK_SERVICE_H */

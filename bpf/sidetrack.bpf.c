@@ -2,7 +2,8 @@
 /*
  * Sidetrack's kernel side: every hook, thin. What each does is in the header of its name.
  *
- * Client side, attached where programs run:	connect4/6, getpeername4/6, sockops (begin).
+ * Client side, attached where programs run:	connect4/6, getpeername4/6, sendmsg4/6, recvmsg4/6,
+ * sockops (begin), sock_release (leave).
  * Service side, attached where proxies run:	getsockopt, setsockopt, sock_release, sockops
  * (accept).
  */
@@ -25,10 +26,14 @@
 #include "program.h"
 #include "facts.h"
 #include "pair.h"
-#include "flow.h"
-#include "connect.h"
-#include "endpoint.h"
+#include "life.h"
 #include "service.h"
+#include "flow.h"
+#include "divert.h"
+#include "datagram.h"
+#include "connect.h"
+#include "message.h"
+#include "endpoint.h"
 #include "option.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -57,6 +62,37 @@ SEC("cgroup/getpeername6")
 int sidetrack_peer6(struct bpf_sock_addr *ctx)
 {
 	return peer6(ctx);
+}
+
+SEC("cgroup/sendmsg4")
+int sidetrack_send4(struct bpf_sock_addr *ctx)
+{
+	return send4(ctx);
+}
+
+SEC("cgroup/sendmsg6")
+int sidetrack_send6(struct bpf_sock_addr *ctx)
+{
+	return send6(ctx);
+}
+
+SEC("cgroup/recvmsg4")
+int sidetrack_receive4(struct bpf_sock_addr *ctx)
+{
+	return receive4(ctx);
+}
+
+SEC("cgroup/recvmsg6")
+int sidetrack_receive6(struct bpf_sock_addr *ctx)
+{
+	return receive6(ctx);
+}
+
+SEC("cgroup/sock_release")
+int sidetrack_leave(struct bpf_sock *sk)
+{
+	leave(sk);
+	return 1;
 }
 
 /* One program for both sides: each further one would cost every call, and most are not for us. */
@@ -112,6 +148,12 @@ SEC("syscall")
 int sidetrack_classify(struct sidetrack_question *question)
 {
 	return answer(question);
+}
+
+SEC("syscall")
+int sidetrack_sweep(void *ctx)
+{
+	return sweep();
 }
 
 /* ---- Service side ------------------------------------------------------------------------ */

@@ -22,13 +22,22 @@
  * Errors of the options (design: one errno, one meaning):
  *
  *	ENOPROTOOPT	no engine is attached where this socket was made: the kernel's own answer to
- *set; EOPNOTSUPP	its own answer to get EPROTONOSUPPORT	not a TCP socket, or an MPTCP one
- *	ENOTCONN	the socket is a listener, or not connected
- *	ENODATA		connected, but not redirected to this service; or no context
+ *set; EOPNOTSUPP	its own answer to get EPROTONOSUPPORT	not a TCP or UDP socket, or an MPTCP
+ *one ENOTCONN	the socket is a listener, or not connected ENODATA		connected, but not
+ *redirected to this service; or no context
  *	ENOBUFS		the buffer is smaller than the answer; INFO tells each length
  *	EINVAL		a wrong or expired token, a wrong secret, a LISTEN on a socket that is not
- *listening EISCONN		RECORDS set on a socket that is connected already EADDRINUSE
- *LISTEN: the service has listeners of this family at another address
+ *listening, or (UDP) not bound to a port of the wildcard address EISCONN		RECORDS set on
+ *a socket that is connected already EADDRINUSE LISTEN: the service has listeners of this family at
+ *another address EADDRNOTAVAIL	LISTEN, UDP over IPv6: the network namespace has no addresses for
+ *flows
+ *
+ * Datagrams: the service's UDP socket is bound to a port of the wildcard address and marked by
+ * LISTEN. Each flow comes to an address of its own (IP_PKTINFO, IPV6_PKTINFO tell it) and is
+ * answered from there. DATAGRAM says which datagram the next INFO, CONTEXT or RECORDS on this
+ * socket is about; it fails with ENODATA, and is counted, for one that the kernel did not divert.
+ * A socket of the service's own that is bound to a flow's address and connected to its client
+ * answers without.
  */
 #ifndef SIDETRACK_H
 #define SIDETRACK_H
@@ -37,16 +46,17 @@
 
 #include "policy.h"
 
-#define SIDETRACK_ABI_VERSION 1
+#define SIDETRACK_ABI_VERSION 2
 
 /* ---- The socket options ------------------------------------------------------------------ */
 
 #define SOL_SIDETRACK 0x5354 /* "ST"; no kernel protocol has this level */
 
-#define SIDETRACK_INFO 1    /* get: struct sidetrack_info, then the context if there is room */
-#define SIDETRACK_CONTEXT 2 /* get: the redirect context, as many bytes as info says */
-#define SIDETRACK_RECORDS 3 /* get: struct sidetrack_records; set: the same, before connect */
-#define SIDETRACK_LISTEN 4  /* set: struct sidetrack_listen, on a listening socket */
+#define SIDETRACK_INFO 1     /* get: struct sidetrack_info, then the context if there is room */
+#define SIDETRACK_CONTEXT 2  /* get: the redirect context, as many bytes as info says */
+#define SIDETRACK_RECORDS 3  /* get: struct sidetrack_records; set: the same, before connect */
+#define SIDETRACK_LISTEN 4   /* set: struct sidetrack_listen, on a listening socket */
+#define SIDETRACK_DATAGRAM 5 /* set: struct sidetrack_datagram, on a marked UDP socket */
 
 /* ---- Limits ------------------------------------------------------------------------------ */
 
@@ -63,8 +73,11 @@
 #define SIDETRACK_EXECUTABLES_MAX 4096	/* files remembered; the least used is forgotten */
 #define SIDETRACK_FLOWS_MAX 65536	/* flows of one engine, unless the engine says otherwise */
 #define SIDETRACK_PENDING_MAX 16384	/* flows in the making that are found by four-tuple */
+#define SIDETRACK_NETWORKS_MAX 64	/* network namespaces that have flows' IPv6 addresses */
 #define SIDETRACK_EVENTS_SIZE 262144	/* bytes of the event ring */
 #define SIDETRACK_GRACE_NS 60000000000ULL /* how long a token outlives its flow's last socket */
+#define SIDETRACK_IDLE_NS                                                                          \
+	60000000000ULL /* without a datagram, the flow of an unconnected socket ends */
 
 /* ---- What the options carry -------------------------------------------------------------- */
 
@@ -81,6 +94,14 @@ struct sidetrack_listen {
 	__u32 service;
 	__u64 engine_id;
 	__u8 secret[16];
+};
+
+/* Which datagram the next question is about. Addresses as in struct sidetrack_flow. */
+struct sidetrack_datagram {
+	__u8 flow_addr[16];   /* where it came to */
+	__u8 client_addr[16]; /* where it came from */
+	__be16 client_port;
+	__u16 reserved[3];
 };
 
 /*
@@ -104,7 +125,7 @@ struct sidetrack_flow {
 	__u8 local_addr[16];  /* the client socket's own address, as the accepted socket's peer */
 	__be16 remote_port;
 	__be16 local_port;
-	__u8 protocol;	    /* IPPROTO_TCP */
+	__u8 protocol;	    /* IPPROTO_TCP or IPPROTO_UDP */
 	__u8 family;	    /* AF_INET or AF_INET6, of the addresses (IPv4-mapped is AF_INET) */
 	__u16 chain_length; /* services in the chain, this one last */
 	__u16 chain[SIDETRACK_CHAIN_MAX];
@@ -114,6 +135,7 @@ struct sidetrack_flow {
 };
 
 #define SIDETRACK_FLOW_CHAIN_ASSUMED 0x1 /* a legacy proxy is in it: what is before is inferred */
+#define SIDETRACK_FLOW_CONNECTED 0x2	 /* datagrams: the client called connect */
 #define SIDETRACK_CONTEXT_AUTO 0xffffffffU
 
 /* The file of the program that opened the chain's first connection. */
@@ -190,7 +212,11 @@ struct sidetrack_service {
 	__be16 port4;
 	__be16 port6;
 	__u8 addr6[16];
-	__u32 reserved;
+
+	__u32 datagrams4; /* UDP sockets, at any address */
+	__u32 datagrams6;
+	__be16 datagram_port4;
+	__be16 datagram_port6;
 };
 
 struct sidetrack_context {
@@ -226,9 +252,13 @@ struct sidetrack_program {
 
 struct sidetrack_flow_entry {
 	__u64 life;
-	__u64 closed_at;  /* or called at; nanoseconds */
-	__u64 executable; /* its number in sidetrack_executables */
-	__u64 client;	  /* the client socket's cookie; 0 once that has closed */
+	__u64 closed_at;   /* or called at, or last datagram at; nanoseconds */
+	__u64 executable;  /* its number in sidetrack_executables */
+	__u64 client;	   /* the client socket's cookie; 0 once that has closed (TCP) */
+	__u64 socket;	   /* datagrams: where the kernel keeps the client socket */
+	__u64 parent;	   /* datagrams: the flow of the proxy that goes on here; 0 for a program */
+	__u32 handed_over; /* datagrams: the service has asked about it */
+	__u32 reserved;
 	struct sidetrack_flow flow;
 	struct sidetrack_program program; /* that opened the chain's first connection */
 };
@@ -256,6 +286,9 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_SEARCH_CUT,	  /* a policy took too many steps: refused */
 	SIDETRACK_COUNT_PROGRAM_UNKNOWN, /* judged without a program: its listener is older than the
 					    filters that ask */
+	SIDETRACK_COUNT_DATAGRAMS_FORGED, /* to a service's port, or to a flow's address, by others
+					   */
+	SIDETRACK_COUNT_DATAGRAMS_UNROUTED, /* of a socket bound to a device or a link: refused */
 	SIDETRACK_COUNT_MAX,
 };
 

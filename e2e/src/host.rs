@@ -10,6 +10,7 @@ use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_engine::{Cgroup, Config, Engine, Filter, Service, ServiceSpec};
 
 use crate::client::{Client, cargo_bin};
+use crate::datagram::RunningDatagrams;
 use crate::process::Process;
 use crate::proxy::{Running, answer, relay, serve, storm, storm_with};
 use crate::wait;
@@ -110,6 +111,15 @@ impl Host {
         self.set_policy(&filters);
     }
 
+    /// A policy that sends all datagrams to these services, in order.
+    pub fn redirect_datagrams(&mut self, services: &[&Service]) {
+        let filters: Vec<_> = services
+            .iter()
+            .map(|service| Filter::redirect_datagrams(service.number))
+            .collect();
+        self.set_policy(&filters);
+    }
+
     /// A policy.
     pub fn set_policy(&mut self, filters: &[Filter]) {
         self.engine()
@@ -120,6 +130,16 @@ impl Host {
     /// A proxy that answers each connection with its original destination, and closes it.
     pub fn answer(&self, service: &Service) -> Running {
         answer(service)
+    }
+
+    /// A proxy that sends each datagram back, as from where it was going.
+    pub fn echo_datagrams(&self, service: &Service) -> RunningDatagrams {
+        crate::datagram::echo(service)
+    }
+
+    /// A proxy that goes on to where datagrams were going, with the records, and relays.
+    pub fn relay_datagrams(&self, service: &Service) -> RunningDatagrams {
+        crate::datagram::relay(service)
     }
 
     /// A proxy that goes on to the original destination with the records, and relays.

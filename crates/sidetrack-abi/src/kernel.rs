@@ -8,7 +8,7 @@ pub use policy::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Of the options' structures and of everything below.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The socket options' level: "ST".
 pub const SOL_SIDETRACK: i32 = 0x5354;
@@ -20,6 +20,8 @@ pub const CONTEXT: i32 = 2;
 pub const RECORDS: i32 = 3;
 /// set, on a listening socket: [`Listen`].
 pub const LISTEN: i32 = 4;
+/// set, on a marked UDP socket: [`Datagram`].
+pub const DATAGRAM: i32 = 5;
 
 /// Services one connection may pass; the next is refused.
 pub const CHAIN_MAX: usize = 16;
@@ -47,6 +49,10 @@ pub const FLOWS_MAX: u32 = 65_536;
 pub const PENDING_MAX: u32 = 16_384;
 /// How long a token outlives its flow's last socket, in nanoseconds.
 pub const GRACE_NS: u64 = 60_000_000_000;
+/// How long the flow of an unconnected socket lasts without a datagram, in nanoseconds.
+pub const IDLE_NS: u64 = 60_000_000_000;
+/// Network namespaces that have the IPv6 addresses of one engine's flows.
+pub const NETWORKS_MAX: u32 = 64;
 
 /// The redirect records: an opaque token, to be copied byte for byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
@@ -72,6 +78,20 @@ pub struct Listen {
     pub engine_id: u64,
     /// The service's secret.
     pub secret: [u8; 16],
+}
+
+/// Which datagram the next question is about. Addresses as in [`Flow`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Datagram {
+    /// Where it came to.
+    pub flow_addr: [u8; 16],
+    /// Where it came from.
+    pub client_addr: [u8; 16],
+    /// Network order.
+    pub client_port: [u8; 2],
+    /// Zero.
+    pub reserved: [u16; 3],
 }
 
 /// A redirected connection.
@@ -100,7 +120,7 @@ pub struct Flow {
     pub opener_pid: u32,
     /// The device the client socket was bound to; 0 if none.
     pub bound_ifindex: u32,
-    /// [`FLOW_CHAIN_ASSUMED`].
+    /// [`FLOW_CHAIN_ASSUMED`], [`FLOW_CONNECTED`].
     pub flags: u32,
     /// Where the connection was going.
     pub remote_addr: [u8; 16],
@@ -110,7 +130,7 @@ pub struct Flow {
     pub remote_port: [u8; 2],
     /// Network order.
     pub local_port: [u8; 2],
-    /// IPPROTO_TCP.
+    /// IPPROTO_TCP or IPPROTO_UDP.
     pub protocol: u8,
     /// AF_INET or AF_INET6.
     pub family: u8,
@@ -128,6 +148,8 @@ pub struct Flow {
 
 /// A legacy proxy is in the chain: what stands before it is inferred.
 pub const FLOW_CHAIN_ASSUMED: u32 = 0x1;
+/// Datagrams: the client called connect.
+pub const FLOW_CONNECTED: u32 = 0x2;
 /// [`Flow::context_id`] of a filter whose context is made from the flow.
 pub const CONTEXT_AUTO: u32 = u32::MAX;
 
@@ -252,8 +274,14 @@ pub struct Service {
     pub port6: [u8; 2],
     /// All zero: `::1`.
     pub addr6: [u8; 16],
-    /// Zero.
-    pub reserved: u32,
+    /// Open UDP sockets that take IPv4, at any address.
+    pub datagrams4: u32,
+    /// Likewise IPv6.
+    pub datagrams6: u32,
+    /// Network order.
+    pub datagram_port4: [u8; 2],
+    /// Network order.
+    pub datagram_port6: [u8; 2],
 }
 
 /// A fixed redirect context.
@@ -312,12 +340,20 @@ pub struct Program {
 pub struct FlowEntry {
     /// Id << 20 | stage << 16 | ties; 0: free.
     pub life: u64,
-    /// Or called at. CLOCK_MONOTONIC, nanoseconds.
+    /// Or called at, or last datagram at. CLOCK_MONOTONIC, nanoseconds.
     pub closed_at: u64,
     /// Its number among the executables.
     pub executable: u64,
-    /// The client socket's cookie; 0 once that has closed.
+    /// The client socket's cookie; 0 once that has closed (TCP).
     pub client: u64,
+    /// Datagrams: where the kernel keeps the client socket.
+    pub socket: u64,
+    /// Datagrams: the flow of the proxy that goes on here; 0 for a program.
+    pub parent: u64,
+    /// Datagrams: the service has asked about it.
+    pub handed_over: u32,
+    /// Zero.
+    pub reserved: u32,
     /// What INFO tells.
     pub flow: Flow,
     /// That opened the chain's first connection.
@@ -325,7 +361,7 @@ pub struct FlowEntry {
 }
 
 /// The counters, by their index in the kernel's array, with the names shown to people.
-pub const COUNTERS: [&str; 21] = [
+pub const COUNTERS: [&str; 23] = [
     "redirected",
     "handed over",
     "queried",
@@ -347,6 +383,8 @@ pub const COUNTERS: [&str; 21] = [
     "inspected",
     "search cut",
     "program unknown",
+    "datagrams forged",
+    "datagrams unrouted",
 ];
 
 /// Something an operator wants to know.
@@ -392,10 +430,11 @@ pub struct Event {
 const _: () = {
     assert!(size_of::<Records>() == 32);
     assert!(size_of::<Listen>() == 32);
+    assert!(size_of::<Datagram>() == 40);
     assert!(size_of::<Flow>() == 168);
     assert!(size_of::<Info>() == 1024);
     assert!(size_of::<AutoContext>() == 296);
-    assert!(size_of::<Service>() == 112);
+    assert!(size_of::<Service>() == 120);
     assert!(size_of::<Event>() == 96);
-    assert!(size_of::<FlowEntry>() == 288);
+    assert!(size_of::<FlowEntry>() == 312);
 };

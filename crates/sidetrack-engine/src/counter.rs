@@ -35,6 +35,8 @@ pub enum Counter {
     Inspected,
     SearchCut,
     ProgramUnknown,
+    DatagramsForged,
+    DatagramsUnrouted,
 }
 
 impl Counters {

@@ -9,6 +9,7 @@ mod question;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,6 +26,7 @@ use crate::counter::Counters;
 use crate::event::Event;
 use crate::filter::to_objects;
 use crate::legacy::Holder;
+use crate::network::Network;
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
 use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, sys};
 
@@ -40,10 +42,12 @@ pub use question::Answer;
 /// What can be set before load.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Flows kept at once, closed ones in their grace included; 288 bytes each, taken at load.
+    /// Flows kept at once, closed ones in their grace included; 312 bytes each, taken at load.
     pub flows_max: u32,
     /// How long a token outlives its flow's last socket.
     pub grace: Duration,
+    /// How long the flow of an unconnected UDP socket lasts without a datagram.
+    pub idle: Duration,
     /// A folder of a bpf file system that holds the data path, so that it outlives the process. What
     /// an earlier engine has left there is taken up, with its scope and its limits.
     pub pins: Option<PathBuf>,
@@ -54,6 +58,7 @@ impl Default for Config {
         Self {
             flows_max: kernel::FLOWS_MAX,
             grace: Duration::from_nanos(kernel::GRACE_NS),
+            idle: Duration::from_nanos(kernel::IDLE_NS),
             pins: None,
         }
     }
@@ -81,6 +86,8 @@ pub struct Engine {
     attachments: Vec<Attachment>,
     ring: RingBuffer<'static>,
     skeleton: SidetrackSkel<'static>,
+    /// None where the kernel has no IPv6.
+    network: Option<Network>,
     events: Rc<RefCell<Vec<Event>>>,
     services: BTreeMap<u32, ServiceSpec>,
     contexts: Contexts,
@@ -114,11 +121,14 @@ impl Engine {
         };
         match (&pins, resumed) {
             (Some(pins), true) => pins.reuse_maps(&mut skeleton)?,
-            _ => skeleton
-                .maps
-                .sidetrack_flows
-                .set_max_entries(identity.flows_max)
-                .map_err(Error::Kernel)?,
+            _ => {
+                let maps = &mut skeleton.maps;
+                let flows = maps.sidetrack_flows.set_max_entries(identity.flows_max);
+                let destinations = maps
+                    .sidetrack_destinations
+                    .set_max_entries(identity.flows_max);
+                flows.and(destinations).map_err(Error::Kernel)?;
+            }
         }
         let constants = skeleton
             .maps
@@ -131,6 +141,7 @@ impl Engine {
         constants.scope_level = identity.scope_level;
         constants.flows_max = identity.flows_max;
         constants.grace_ns = identity.grace_ns;
+        constants.idle_ns = identity.idle_ns;
         Ok(OpenEngine {
             skeleton,
             scope,
@@ -162,6 +173,7 @@ impl<'scope> OpenEngine<'scope> {
             attachments: Vec::new(),
             ring,
             skeleton,
+            network: None,
             events,
             services: BTreeMap::new(),
             contexts: Contexts::default(),
@@ -175,6 +187,7 @@ impl<'scope> OpenEngine<'scope> {
         if self.resumed {
             engine.take_up()?;
         }
+        engine.take_network()?;
         Ok(LoadedEngine {
             engine,
             scope: self.scope,
@@ -363,6 +376,26 @@ impl Engine {
         constants.expect("the object has constants").token_key
     }
 
+    /// Takes the IPv6 addresses for flows of datagrams. Without IPv6 there are none, and no services'
+    /// sockets for them.
+    fn take_network(&mut self) -> Result<(), Error> {
+        let kept = self.pins.is_some();
+        let network = match Network::take(self.id, kept) {
+            Err(error) if no_ipv6(&error) => return Ok(()),
+            network => network.map_err(Error::system("take IPv6 addresses for datagrams"))?,
+        };
+        let networks = &self.skeleton.maps.sidetrack_networks;
+        let one = 1_u32.to_ne_bytes();
+        update(
+            networks,
+            &network.cookie,
+            &one,
+            "name the network namespace",
+        )?;
+        self.network = Some(network);
+        Ok(())
+    }
+
     /// A number that no service has, and that was not given lately: flows keep their services' numbers.
     fn free_number(&mut self) -> Option<u32> {
         let numbers = 1..kernel::SERVICES_MAX as u32;
@@ -437,6 +470,13 @@ impl AsFd for Engine {
     fn as_fd(&self) -> BorrowedFd<'_> {
         sys::borrow_fd(&self.ring)
     }
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::ENODEV | libc::EACCES)
+    )
 }
 
 fn update<K: IntoBytes + zerocopy::Immutable>(

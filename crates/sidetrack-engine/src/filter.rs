@@ -17,8 +17,14 @@ pub use sidetrack_policy::{Absent, Context};
 
 use crate::{Error, ServiceSpec};
 
-/// IPPROTO_TCP.
-const TCP: u64 = 6;
+/// Which connections a filter of a list is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Those of TCP.
+    Tcp = 6,
+    /// Datagrams.
+    Udp = 17,
+}
 
 /// Redirects what it matches to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub struct Filter {
     pub id: u64,
     /// To which service: [`crate::Service::number`].
     pub service: u32,
+    /// Of which protocol.
+    pub protocol: Protocol,
     /// Only destinations in this prefix.
     pub remote: Option<IpNet>,
     /// Only destination ports from the first to the last, both included.
@@ -38,15 +46,24 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Everything to one service.
+    /// All of TCP to one service.
     pub fn redirect_all(service: u32) -> Self {
         Self {
             id: u64::from(service),
             service,
+            protocol: Protocol::Tcp,
             remote: None,
             ports: None,
             on_absent: Absent::Block,
             context: Context::None,
+        }
+    }
+
+    /// All of UDP to one service.
+    pub fn redirect_datagrams(service: u32) -> Self {
+        Self {
+            protocol: Protocol::Udp,
+            ..Self::redirect_all(service)
         }
     }
 
@@ -56,7 +73,8 @@ impl Filter {
     }
 
     fn to_object(&self, layer: Layer, weight: Weight, service: Uuid) -> policy::Filter {
-        let mut conditions = vec![Condition::equal(Field::Protocol, Value::Uint(TCP))];
+        let protocol = Value::Uint(self.protocol as u64);
+        let mut conditions = vec![Condition::equal(Field::Protocol, protocol)];
         if let Some(prefix) = self.remote {
             conditions.push(Condition::equal(
                 Field::RemoteAddress,

@@ -128,7 +128,10 @@ impl ServiceSpec {
             port6: [0; 2],
             addr6: [0; 16],
             epoch: u32::from_ne_bytes(std::array::from_fn(|at| secret[at])),
-            reserved: 0,
+            datagrams4: 0,
+            datagrams6: 0,
+            datagram_port4: [0; 2],
+            datagram_port6: [0; 2],
         })
     }
 }

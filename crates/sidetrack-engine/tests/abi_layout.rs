@@ -113,17 +113,6 @@ fn mirrors() -> Vec<Layout> {
                 uid,
             }
         ),
-        mirror!(
-            "flow_entry",
-            FlowEntry {
-                life,
-                closed_at,
-                executable,
-                client,
-                flow,
-                program,
-            }
-        ),
         mirror!("owner_cgroup", OwnerCgroup { service, owners }),
         mirror!(
             "auto_context",
@@ -261,7 +250,34 @@ fn mirrors() -> Vec<Layout> {
                 port4,
                 port6,
                 addr6,
+                datagrams4,
+                datagrams6,
+                datagram_port4,
+                datagram_port6,
+            }
+        ),
+        mirror!(
+            "datagram",
+            Datagram {
+                flow_addr,
+                client_addr,
+                client_port,
+                reserved
+            }
+        ),
+        mirror!(
+            "flow_entry",
+            FlowEntry {
+                life,
+                closed_at,
+                executable,
+                client,
+                socket,
+                parent,
+                handed_over,
                 reserved,
+                flow,
+                program,
             }
         ),
         mirror!("context", Context { length, bytes }),
@@ -426,9 +442,10 @@ macro_rules! constants {
 fn constants_are_the_headers() {
     #[rustfmt::skip]
     let mut mirror = constants![
-        ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, CHAIN_MAX, CONTEXT_SIZE_MAX,
+        ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, DATAGRAM, CHAIN_MAX, CONTEXT_SIZE_MAX,
         NAME_SIZE, EXECUTABLE_SIZE, EXECUTABLES_MAX, COMM_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX,
         ANCESTORS_MAX, FLOWS_MAX, PENDING_MAX, EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
+        FLOW_CONNECTED, NETWORKS_MAX,
         NOT_REDIRECTED, REDIRECTED_BY_SELF, REDIRECTED_BY_OTHER, PREVIOUSLY_REDIRECTED_BY_SELF,
         RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT,
         LINE_SIZE, CGROUP_LEVELS_MAX, LAYERS, FIELDS, LAYER_LINE, LAYER_BEYOND_HARD_PERMIT,
@@ -438,6 +455,7 @@ fn constants_are_the_headers() {
         BUCKET_KEYS,
     ];
     mirror.push(("abi_GRACE_SECONDS", kernel::GRACE_NS as i64 / 1_000_000_000));
+    mirror.push(("abi_IDLE_SECONDS", kernel::IDLE_NS as i64 / 1_000_000_000));
     mirror.push((
         "abi_CONTEXT_AUTO_INVERTED",
         i64::from(!kernel::CONTEXT_AUTO),

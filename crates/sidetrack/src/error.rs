@@ -51,8 +51,10 @@ pub enum Error {
     /// A listener, or a socket that is not connected.
     #[error("this socket is not connected")]
     NotConnected,
-    /// The options are for TCP sockets; MPTCP ones are another protocol.
-    #[error("this is not a TCP socket; make it with IPPROTO_TCP (Go: SetMultipathTCP(false))")]
+    /// The options are for TCP and UDP sockets; MPTCP ones are another protocol.
+    #[error(
+        "this is neither a TCP nor a UDP socket; make it with IPPROTO_TCP (Go: SetMultipathTCP(false))"
+    )]
     NotTcp,
     /// Records must be set before connect.
     #[error("this socket is connected already; set the records before connect")]

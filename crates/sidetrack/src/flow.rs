@@ -141,6 +141,15 @@ impl Flow {
         address::socket_address(self.info.target_addr, self.info.target_port)
     }
 
+    /// Whether it is of datagrams.
+    pub fn is_datagrams(&self) -> bool {
+        i32::from(self.info.flow.protocol) == libc::IPPROTO_UDP
+    }
+
+    pub(crate) fn is_ipv4(&self) -> bool {
+        i32::from(self.info.flow.family) == libc::AF_INET
+    }
+
     /// The program, user and cgroup at the chain's beginning.
     pub fn program(&self) -> Program<'_> {
         let flow = &self.info.flow;

@@ -39,6 +39,7 @@
 
 #[cfg(feature = "daemon")]
 pub mod daemon;
+mod datagram;
 mod error;
 mod flow;
 mod listener;
@@ -49,6 +50,7 @@ mod sys;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
+pub use datagram::{Batch, Datagram, DatagramListener};
 pub use error::Error;
 pub use flow::{Comm, Flow, Program, Records, State, query};
 pub use listener::{Connection, Listener};

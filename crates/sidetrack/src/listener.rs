@@ -105,7 +105,7 @@ fn listen(service: &Service, address: SocketAddr) -> Result<TcpListener, Error> 
     Ok(socket.into())
 }
 
-fn listen_error(source: io::Error) -> Error {
+pub(crate) fn listen_error(source: io::Error) -> Error {
     match source.raw_os_error() {
         Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP) => Error::NoEngine,
         Some(libc::EINVAL) => Error::BadSecret,
@@ -118,7 +118,7 @@ fn listen_error(source: io::Error) -> Error {
     }
 }
 
-fn no_ipv6(error: &io::Error) -> bool {
+pub(crate) fn no_ipv6(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)

@@ -1,7 +1,7 @@
 //! The socket with which a proxy goes on.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
 use sidetrack_abi::kernel;
@@ -35,11 +35,37 @@ impl Flow {
     /// A new TCP socket for `destination`, with the records set, not yet connected: for those who
     /// want to set options of their own first.
     pub fn outgoing(&self, destination: SocketAddr) -> Result<Socket, Error> {
+        self.outgoing_of(destination, Type::STREAM, Protocol::TCP)
+    }
+
+    /// A new UDP socket for `destination`, with the records set, not yet connected.
+    pub fn outgoing_datagrams(&self, destination: SocketAddr) -> Result<Socket, Error> {
+        self.outgoing_of(destination, Type::DGRAM, Protocol::UDP)
+    }
+
+    /// Goes on to where the flow's datagrams were going, with the records set.
+    ///
+    /// One socket for each flow: so answers come to theirs. Errors: [`Error::SelfConnect`],
+    /// [`Error::BadRecords`], [`Error::System`] with the connect's own reason.
+    pub fn connect_datagrams(&self) -> Result<UdpSocket, Error> {
+        let destination = self.original_destination();
+        let socket = self.outgoing_datagrams(destination)?;
+        socket
+            .connect(&destination.into())
+            .map_err(Error::system("connect to the destination"))?;
+        Ok(socket.into())
+    }
+
+    fn outgoing_of(
+        &self,
+        destination: SocketAddr,
+        kind: Type,
+        protocol: Protocol,
+    ) -> Result<Socket, Error> {
         if self.is_own_listener(destination) {
             return Err(Error::SelfConnect(destination));
         }
-        let domain = Domain::for_address(destination);
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
+        let socket = Socket::new(Domain::for_address(destination), kind, Some(protocol))
             .map_err(Error::system("make the outgoing socket"))?;
         set_records(&socket, &self.records())?;
         Ok(socket)

@@ -17,6 +17,8 @@ use clap::{Parser, Subcommand};
 use serde_json::json;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+#[path = "client/datagram.rs"]
+mod datagram;
 #[path = "client/storm.rs"]
 mod storm;
 #[path = "client/sys.rs"]
@@ -57,6 +59,12 @@ enum Action {
         first: SocketAddr,
         second: SocketAddr,
     },
+    /// Send datagrams, and tell what comes back.
+    Datagrams(datagram::Datagrams),
+    /// Many destinations, many sockets; each datagram must come back from where it went.
+    Spray(datagram::Spray),
+    /// Send to addresses that are not meant for it.
+    Forge(datagram::Forge),
     /// Become another program.
     Exec {
         #[arg(last = true)]
@@ -134,6 +142,9 @@ fn main() -> io::Result<()> {
             first,
             second,
         } => twins(port, first, second),
+        Action::Datagrams(options) => datagram::run(&options)?,
+        Action::Spray(options) => datagram::spray(&options)?,
+        Action::Forge(options) => datagram::forge(&options)?,
         Action::Exec { command } => {
             return Err(Command::new(&command[0])
                 .args(&command[1..])

@@ -12,7 +12,7 @@ use crate::{Cgroup, Error, host};
 /// Programs that are attached together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
-    /// Where programs run: connect, getpeername, sockops.
+    /// Where programs run: connect, getpeername, sendmsg, recvmsg, sockops, and their sockets' end.
     Client,
     /// Where proxies run: the options, and release.
     Service,
@@ -40,6 +40,11 @@ impl Side {
                 "sidetrack_connect6",
                 "sidetrack_peer4",
                 "sidetrack_peer6",
+                "sidetrack_send4",
+                "sidetrack_send6",
+                "sidetrack_receive4",
+                "sidetrack_receive6",
+                "sidetrack_leave",
                 "sidetrack_sockops",
             ],
             Self::Service => &["sidetrack_getopt", "sidetrack_setopt", "sidetrack_release"],
@@ -184,6 +189,11 @@ impl Engine {
             "sidetrack_connect6" => &programs.sidetrack_connect6,
             "sidetrack_peer4" => &programs.sidetrack_peer4,
             "sidetrack_peer6" => &programs.sidetrack_peer6,
+            "sidetrack_send4" => &programs.sidetrack_send4,
+            "sidetrack_send6" => &programs.sidetrack_send6,
+            "sidetrack_receive4" => &programs.sidetrack_receive4,
+            "sidetrack_receive6" => &programs.sidetrack_receive6,
+            "sidetrack_leave" => &programs.sidetrack_leave,
             "sidetrack_sockops" => &programs.sidetrack_sockops,
             "sidetrack_getopt" => &programs.sidetrack_getopt,
             "sidetrack_setopt" => &programs.sidetrack_setopt,

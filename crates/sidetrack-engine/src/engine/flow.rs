@@ -1,6 +1,6 @@
 //! The flows that the kernel keeps, and how full its maps are.
 
-use libbpf_rs::{MapCore, MapFlags};
+use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use sidetrack_abi::{address, kernel};
 use sidetrack_policy::facts::{FileId, Program};
 use zerocopy::{FromBytes, IntoBytes};
@@ -13,6 +13,7 @@ const PENDING: u64 = 2;
 const ESTABLISHED: u64 = 3;
 const CLOSED: u64 = 4;
 const CALLED: u64 = 5;
+const DATAGRAM: u64 = 6;
 /// Entries that one call reads.
 const BATCH: u32 = 4096;
 
@@ -43,13 +44,14 @@ pub struct Table {
 impl Engine {
     /// All flows: those connecting, those open, and those closed whose tokens are still good.
     pub fn flows(&self) -> Result<Vec<FlowEntry>, Error> {
+        self.sweep()?;
         let map = &self.skeleton.maps.sidetrack_flows;
         let entries = map
             .lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
             .map_err(Error::bpf("read the flows"))?;
         let mut flows: Vec<_> = entries
             .filter_map(|(_, bytes)| kernel::FlowEntry::read_from_bytes(&bytes).ok())
-            .filter(|entry| matches!(stage(entry), PENDING | ESTABLISHED | CLOSED))
+            .filter(|entry| matches!(stage(entry), PENDING | ESTABLISHED | CLOSED | DATAGRAM))
             .map(|entry| self.raise(&entry))
             .collect::<Result<_, _>>()?;
         flows.sort_by_key(|flow| flow.flow.id);
@@ -75,17 +77,23 @@ impl Engine {
 
     /// How full the maps are that have a limit.
     pub fn tables(&self) -> Result<Vec<Table>, Error> {
+        self.sweep()?;
         let maps = &self.skeleton.maps;
         let bss = maps.bss_data.as_deref();
         let live = bss.map_or(0, |data| data.flows_live.max(0) as u64);
         let pending = bss.map_or(0, |data| data.flows_pending.max(0) as u64);
+        let datagrams = bss.map_or(0, |data| data.flows_datagram.max(0) as u64);
         let table = |name, used, capacity: u32| Table {
             name,
             used,
             capacity: capacity.into(),
         };
         Ok(vec![
-            table("flows", live, maps.sidetrack_flows.max_entries()),
+            table(
+                "flows",
+                live + datagrams,
+                maps.sidetrack_flows.max_entries(),
+            ),
             table("flows found by four-tuple", pending, kernel::PENDING_MAX),
             table(
                 "services",
@@ -108,6 +116,16 @@ impl Engine {
                 maps.sidetrack_executables.max_entries(),
             ),
         ])
+    }
+
+    /// Ends the flows of datagrams that are over: nobody else does before their slots are wanted.
+    pub fn sweep(&self) -> Result<(), Error> {
+        self.skeleton
+            .progs
+            .sidetrack_sweep
+            .test_run(ProgramInput::default())
+            .map_err(Error::bpf("end the flows that are over"))?;
+        Ok(())
     }
 
     fn raise(&self, entry: &kernel::FlowEntry) -> Result<FlowEntry, Error> {
@@ -140,7 +158,7 @@ impl Engine {
 
 /// Whether a socket may still ask for it.
 pub(super) fn has_sockets(entry: &kernel::FlowEntry) -> bool {
-    matches!(stage(entry), PENDING | ESTABLISHED | CALLED)
+    matches!(stage(entry), PENDING | ESTABLISHED | CALLED | DATAGRAM)
 }
 
 fn stage(entry: &kernel::FlowEntry) -> u64 {

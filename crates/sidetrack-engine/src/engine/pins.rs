@@ -24,7 +24,7 @@ use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel};
 use crate::{Cgroup, Error, ServiceSpec, cgroup};
 
 /// Of what is pinned: another version's is not taken up.
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 /// linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
@@ -41,6 +41,7 @@ pub(super) struct Identity {
     pub(super) token_key: [u64; 2],
     pub(super) scope_id: u64,
     pub(super) grace_ns: u64,
+    pub(super) idle_ns: u64,
     pub(super) scope_level: u32,
     pub(super) flows_max: u32,
     layout: u32,
@@ -54,6 +55,7 @@ impl Identity {
             token_key: [u64::from_ne_bytes(random()?), u64::from_ne_bytes(random()?)],
             scope_id: scope.id(),
             grace_ns: config.grace.as_nanos().try_into().unwrap_or(u64::MAX),
+            idle_ns: config.idle.as_nanos().try_into().unwrap_or(u64::MAX),
             scope_level: scope.level(),
             flows_max: config.flows_max.max(1),
             layout: LAYOUT_VERSION,

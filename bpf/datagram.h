@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Flows of datagrams. Each has a loopback address of its own, to which its datagrams are sent and
+ * from which it is answered: so a service's one socket tells its flows apart.
+ */
+#ifndef SIDETRACK_DATAGRAM_H
+#define SIDETRACK_DATAGRAM_H
+
+/* ---- Which flow an address is of ---------------------------------------------------------- */
+
+static __always_inline struct sidetrack_flow_entry *datagram_at4(__be32 address)
+{
+	__u32 number = bpf_ntohl(address) - DATAGRAM_ADDRESS_FIRST, slot = number % flows_max;
+	struct sidetrack_flow_entry *entry;
+
+	if (number >= DATAGRAM_ADDRESSES)
+		return NULL;
+	entry = bpf_map_lookup_elem(&sidetrack_flows, &slot);
+	return entry && datagram_address4(LIFE_ID(entry->life)) == address ? entry : NULL;
+}
+
+/* The flow whose address this is, open or closed; NULL if none. */
+static __always_inline struct sidetrack_flow_entry *datagram_at(const union address *address)
+{
+	struct sidetrack_flow_entry *entry;
+	union address own;
+	__u64 id;
+
+	if (address_is_mapped(address)) {
+		entry = datagram_at4(address->words[3]);
+	} else {
+		id = bpf_be64_to_cpu(address->halves[1]);
+		datagram_address6(id, &own);
+		entry = own.halves[0] == address->halves[0] ? flow_find(id) : NULL;
+	}
+	return entry && entry->flow.protocol == IPPROTO_UDP ? entry : NULL;
+}
+
+static __always_inline void datagram_address(const struct sidetrack_flow *flow, union address *to)
+{
+	if (flow->family == AF_INET)
+		address_from_v4(to, datagram_address4(flow->id));
+	else
+		datagram_address6(flow->id, to);
+}
+
+static __always_inline __be16 datagram_port(const struct sidetrack_service *service, __u32 family)
+{
+	return family == AF_INET ? service->datagram_port4 : service->datagram_port6;
+}
+
+/* Would a datagram to there come to the service? */
+static __always_inline int datagrams_come_to(const struct sidetrack_service *service,
+					     const struct connection *c)
+{
+	__u32 open = c->family == AF_INET ? service->datagrams4 : service->datagrams6;
+
+	return open && c->port == datagram_port(service, c->family) &&
+	       (address_is_loopback6(&c->remote) ||
+		(address_is_mapped(&c->remote) && c->remote.bytes[12] == 127) ||
+		datagram_at(&c->remote));
+}
+
+/* Is it a service's answer, from a socket that is bound to one of its flows' address? */
+static __always_inline int is_reply(const struct connection *c, __u32 service)
+{
+	struct sidetrack_flow_entry *entry;
+
+	if (c->protocol != IPPROTO_UDP)
+		return 0;
+	entry = datagram_at(&c->local);
+	return entry && flow_service(&entry->flow) == service;
+}
+
+/* ---- A flow begins and ends ---------------------------------------------------------------- */
+
+/* It is over for its client. The proxies that go on with it may still have sockets. */
+static __always_inline void datagram_leave(struct sidetrack_flow_entry *entry, __u64 id)
+{
+	for (int i = 0; i < LIFE_RETRIES; i++) {
+		__u64 life = entry->life;
+		__u32 ties = LIFE_TIES(life);
+
+		if (LIFE_ID(life) != id || LIFE_STAGE(life) != FLOW_DATAGRAM)
+			return;
+		if (!life_change(entry, life,
+				 LIFE(id, ties ? FLOW_ESTABLISHED : FLOW_CLOSED, ties)))
+			continue;
+		if (ties)
+			__sync_fetch_and_add(&flows_live, 1);
+		destination_forget(entry, id);
+		return;
+	}
+}
+
+/* The flow that this destination has; NULL if it has none, or one that is over. */
+static __always_inline struct sidetrack_flow_entry *
+destination_find(const struct sidetrack_destination *destination, __u64 now)
+{
+	__u64 *known = bpf_map_lookup_elem(&sidetrack_destinations, destination);
+	struct sidetrack_flow_entry *entry = known ? flow_find(*known) : NULL;
+
+	if (!entry || LIFE_STAGE(entry->life) != FLOW_DATAGRAM || now - entry->closed_at >= idle_ns)
+		return NULL;
+	return entry;
+}
+
+/*
+ * Makes a new flow that of its destination. Another thread may have been faster: then its flow is
+ * taken. Returns the flow that counts; NULL if the map is full.
+ */
+static __always_inline struct sidetrack_flow_entry *
+destination_set(struct sidetrack_flow_entry *entry, __u64 id)
+{
+	struct sidetrack_flow_entry *other;
+	struct sidetrack_destination key;
+	__u64 *known;
+
+	destination_of(entry, &key);
+	if (!bpf_map_update_elem(&sidetrack_destinations, &key, &id, BPF_NOEXIST))
+		return entry;
+	other = destination_find(&key, entry->closed_at);
+	if (other && flow_service(&other->flow) == flow_service(&entry->flow))
+		return other;
+	known = bpf_map_lookup_elem(&sidetrack_destinations, &key);
+	other = known ? flow_find(*known) : NULL;
+	if (other)
+		datagram_leave(other, LIFE_ID(other->life));
+	return bpf_map_update_elem(&sidetrack_destinations, &key, &id, BPF_ANY) ? NULL : entry;
+}
+
+static __always_inline void datagram_fill(struct bpf_sock_addr *ctx,
+					  struct sidetrack_flow_entry *entry,
+					  const struct connection *c)
+{
+	entry->socket = (__u64)ctx->sk;
+	entry->flow.netns_cookie = bpf_get_netns_cookie(ctx);
+	__builtin_memcpy(entry->flow.local_addr, c->local.bytes, sizeof(c->local));
+	entry->flow.local_port = c->local_port;
+	if (!c->sending)
+		entry->flow.flags |= SIDETRACK_FLOW_CONNECTED;
+}
+
+/* ---- Diverting ------------------------------------------------------------------------------ */
+
+#define IS_LINK_LOCAL6(a) ((a)->bytes[0] == 0xfe && ((a)->bytes[1] & 0xc0) == 0x80)
+
+/*
+ * A datagram's way out of the host is chosen before we are asked. Of a socket that is bound to a
+ * device, the binding is lifted, and the program is to send again (EINTR); to a link's address
+ * there is no other way. A connect is in time.
+ */
+static __noinline int datagram_free_device(struct bpf_sock_addr *ctx, const struct connection *c)
+{
+	struct sidetrack_client *client;
+	int bound = ctx->sk->bound_dev_if;
+
+	if (c->sending && c->family == AF_INET6 && IS_LINK_LOCAL6(&c->remote))
+		return ENETUNREACH;
+	if (!bound || bound == LOOPBACK_IFINDEX)
+		return 0;
+	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!client)
+		return ENOBUFS;
+	if (lift_device(ctx, client))
+		return ENETUNREACH;
+	return c->sending ? EINTR : 0;
+}
+
+static __always_inline int refuse_unrouted(int error)
+{
+	count(SIDETRACK_COUNT_DATAGRAMS_UNROUTED);
+	bpf_set_retval(-error);
+	return REFUSE;
+}
+
+static __always_inline int datagram_target(const struct sidetrack_flow *flow,
+					   const struct sidetrack_service *service,
+					   struct target *target)
+{
+	datagram_address(flow, &target->address);
+	target->port = datagram_port(service, flow->family);
+	return DIVERT;
+}
+
+static __noinline int divert_datagram(struct bpf_sock_addr *ctx, const struct connection *c,
+				      const struct sidetrack_filter *f,
+				      const struct sidetrack_client *client, struct target *target)
+{
+	__u32 number = f->service;
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	struct sidetrack_flow_entry *entry, *of_destination;
+	int error = datagram_free_device(ctx, c);
+	__u64 id;
+
+	if (error || !service)
+		return refuse_unrouted(error);
+	entry = flow_make(client, bpf_get_socket_cookie(ctx));
+	if (!entry)
+		return refuse_full(c, f);
+	id = entry->flow.id;
+	datagram_fill(ctx, entry, c);
+	__sync_fetch_and_add(&flows_datagram, 1);
+	__sync_lock_test_and_set(&entry->life, LIFE(id, FLOW_DATAGRAM, 0));
+	if (c->sending) {
+		of_destination = destination_set(entry, id);
+		if (of_destination != entry)
+			datagram_leave(entry, id);
+		if (!of_destination)
+			return refuse_full(c, f);
+		entry = of_destination;
+	}
+	count(SIDETRACK_COUNT_REDIRECTED);
+	return datagram_target(&entry->flow, service, target);
+}
+
+#endif /* SIDETRACK_DATAGRAM_H */

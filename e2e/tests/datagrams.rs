@@ -1,0 +1,165 @@
+//! Datagrams: diverted, asked about, answered, and led on.
+
+use e2e::{EchoOrigin, Host, netns, wait};
+use sidetrack_engine::counter::Counter;
+use sidetrack_engine::{Cgroup, Filter};
+
+#[test]
+fn a_datagram_comes_back_as_from_where_it_went() {
+    netns::enter();
+    let mut host = Host::new("datagram");
+    let service = host.service("inspect");
+    let proxy = host.echo_datagrams(&service);
+    host.redirect_datagrams(&[&service]);
+    for to in ["10.1.2.3:53", "[fd00::1]:53"] {
+        for form in [&["datagrams", to][..], &["datagrams", to, "--connected"]] {
+            let told = host.client(form).json();
+            assert_eq!(told["reply"], to, "{told}");
+            assert_eq!(told["from"], to, "{told}");
+            if form.len() == 3 {
+                assert_eq!(told["peer"], to, "{told}");
+            }
+        }
+    }
+    let flows = proxy.flows();
+    assert_eq!(flows.len(), 4);
+    assert_eq!(host.count(Counter::Redirected), 4);
+    assert_eq!(host.count(Counter::HandedOver), 4);
+    assert!(flows.iter().all(|flow| flow.is_datagrams()));
+    assert_eq!(flows[0].original_destination().to_string(), "10.1.2.3:53");
+}
+
+#[test]
+fn an_ipv4_destination_of_an_ipv6_socket_works() {
+    netns::enter();
+    let mut host = Host::new("datagram_mapped");
+    let service = host.service("inspect");
+    let _proxy = host.echo_datagrams(&service);
+    host.redirect_datagrams(&[&service]);
+    for extra in [&[][..], &["--connected"]] {
+        let told = host
+            .client(&[&["datagrams", "10.1.2.3:53", "--mapped"], extra].concat())
+            .json();
+        assert_eq!(told["reply"], "10.1.2.3:53", "{told}");
+        assert_eq!(told["from"], "[::ffff:10.1.2.3]:53", "{told}");
+    }
+}
+
+#[test]
+fn three_proxies_in_a_chain_each_see_a_datagram_once() {
+    netns::enter();
+    netns::ip("address add 192.0.2.1/32 dev lo");
+    netns::ip("address add 2001:db8::1/128 dev lo nodad");
+    let mut host = Host::new("datagram_chain");
+    host.leave();
+    let origins = ["192.0.2.1:0", "[2001:db8::1]:0"].map(EchoOrigin::start);
+    host.enter_service();
+    let services = ["a", "b", "c"].map(|name| host.service(name));
+    let proxies = services
+        .each_ref()
+        .map(|service| host.relay_datagrams(service));
+    host.redirect_datagrams(&services.each_ref());
+    for origin in &origins {
+        let to = origin.address.to_string();
+        for extra in [&[][..], &["--connected"]] {
+            let told = host
+                .client(&[&["datagrams", to.as_str(), "--text", "hello"], extra].concat())
+                .json();
+            assert_eq!(told["reply"], "hello", "{told}");
+            assert_eq!(told["from"], to, "{told}");
+        }
+        assert_eq!(origin.datagrams(), 2);
+    }
+    for (index, proxy) in proxies.iter().enumerate() {
+        let flows = proxy.flows();
+        assert_eq!((flows.len(), proxy.datagrams()), (4, 4));
+        assert!(flows.iter().all(|flow| flow.chain().len() == index + 1));
+        assert!(
+            flows
+                .iter()
+                .all(|flow| flow.program().comm.to_string() == "client")
+        );
+    }
+}
+
+#[test]
+fn one_socket_to_10000_destinations_crosses_nothing() {
+    netns::enter();
+    let mut host = Host::new("datagram_many_destinations");
+    let service = host.service("inspect");
+    let proxy = host.echo_datagrams(&service);
+    host.redirect_datagrams(&[&service]);
+    for first in ["10.0.0.1:53", "[fd00::1]:53"] {
+        let told = host
+            .client(&["spray", "--destinations", "10000", "--first", first])
+            .json();
+        assert_eq!(told["ok"], true, "{told}");
+        assert_eq!(told["answered"], 10_000, "{told}");
+    }
+    assert_eq!(proxy.flows().len(), 20_000);
+}
+
+#[test]
+fn a_thousand_sockets_to_one_destination_cross_nothing() {
+    netns::enter();
+    let mut host = Host::new("datagram_many_sockets");
+    let service = host.service("inspect");
+    let proxy = host.echo_datagrams(&service);
+    host.redirect_datagrams(&[&service]);
+    for extra in [&[][..], &["--connected"]] {
+        let told = host
+            .client(
+                &[
+                    &["spray", "--sockets", "1000", "--first", "10.0.0.1:53"],
+                    extra,
+                ]
+                .concat(),
+            )
+            .json();
+        assert_eq!(told["ok"], true, "{told}");
+        assert_eq!(told["answered"], 1000, "{told}");
+    }
+    assert_eq!(proxy.flows().len(), 2000);
+}
+
+#[test]
+fn forged_datagrams_are_dropped_and_counted() {
+    netns::enter();
+    let mut host = Host::new("datagram_forged");
+    let service = host.service("inspect");
+    let proxy = host.echo_datagrams(&service);
+    host.redirect_datagrams(&[&service]);
+    let mut program = host.client(&["datagrams", "10.1.2.3:53", "--stepwise", "--times", "2"]);
+    program.tell("");
+    assert_eq!(program.line()["reply"], "10.1.2.3:53");
+    let flow = proxy.flows().remove(0);
+    let port = proxy.listener.addresses().unwrap()[0].port();
+    host.leave(); // nobody diverts what is sent from here
+    let outside = Cgroup::of_process(None).unwrap();
+    let straight = format!("127.0.0.1:{port}");
+    let told = host
+        .client_in(
+            &outside,
+            &["forge", &straight, &flow.own_address().to_string()],
+        )
+        .json();
+    assert_eq!(told["answers"], 0, "{told}");
+    wait::until("both are counted", || {
+        host.count(Counter::DatagramsForged) == 2
+    });
+    assert_eq!(proxy.listener.refused(), 2);
+    program.tell("");
+    assert_eq!(program.line()["reply"], "10.1.2.3:53");
+    assert_eq!(proxy.flows().len(), 1);
+}
+
+#[test]
+fn an_absent_proxy_is_absent_from_the_next_datagram_on() {
+    netns::enter();
+    let mut host = Host::new("datagram_absent");
+    let service = host.service("inspect");
+    host.set_policy(&[Filter::redirect_datagrams(service.number)]);
+    let told = host.client(&["datagrams", "10.1.2.3:53"]).json();
+    assert_eq!(told["errno"], libc::ECONNREFUSED, "{told}");
+    assert_eq!(host.count(Counter::AbsentBlocked), 1);
+}
