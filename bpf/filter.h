@@ -127,6 +127,14 @@ static __always_inline int filter_matches(struct inquiry *inquiry, const struct 
 
 /* ---- The search: the first filter, from the cursor on, that matches and may act ------------ */
 
+/* Multicast and broadcast reach many, and a proxy only one. */
+static __always_inline int is_to_group(const struct sidetrack_desk *desk)
+{
+	__u64 type = desk->values[SIDETRACK_FIELD_DESTINATION_ADDRESS_TYPE][1];
+
+	return type == SIDETRACK_ADDRESS_MULTICAST || type == SIDETRACK_ADDRESS_BROADCAST;
+}
+
 /* A redirect may not act for whoever has seen it, from before a legacy place, or without the right.
  */
 static __always_inline int filter_may_act(struct sidetrack_desk *desk,
@@ -134,6 +142,8 @@ static __always_inline int filter_may_act(struct sidetrack_desk *desk,
 {
 	struct search *s = &desk->search;
 
+	if (!(f->flags & SIDETRACK_FILTER_GROUPS) && is_to_group(desk))
+		return 0;
 	if (s->collecting)
 		return f->action == SIDETRACK_ACTION_REDIRECT && rank < s->floor &&
 		       !chain_has(&desk->chain, f->service);

@@ -105,6 +105,7 @@ struct sidetrack_layer {
 
 #define SIDETRACK_FILTER_CLEAR_ACTION_RIGHT 0x1
 #define SIDETRACK_FILTER_ABSENT_PERMIT 0x2 /* passed over while its service is absent */
+#define SIDETRACK_FILTER_GROUPS 0x4	   /* it may act on multicast and broadcast */
 
 struct sidetrack_filter {
 	__u64 id;

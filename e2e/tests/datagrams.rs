@@ -162,4 +162,47 @@ fn an_absent_proxy_is_absent_from_the_next_datagram_on() {
     let told = host.client(&["datagrams", "10.1.2.3:53"]).json();
     assert_eq!(told["errno"], libc::ECONNREFUSED, "{told}");
     assert_eq!(host.count(Counter::AbsentBlocked), 1);
+
+    // The same socket, to the same destination, while the proxy comes and goes.
+    let mut client = host.client(&["datagrams", "10.1.2.3:53", "--stepwise", "--times", "3"]);
+    let mut step = |client: &mut e2e::Client| {
+        client.tell("");
+        client.line()
+    };
+    let proxy = host.proxy(&service, "echo-datagrams");
+    assert_eq!(step(&mut client)["reply"], "10.1.2.3:53");
+    proxy.kill();
+    wait::until("the listener is gone", || {
+        host.engine().datagram_listeners(&service).unwrap() == (0, 0)
+    });
+    assert_eq!(step(&mut client)["errno"], libc::ECONNREFUSED);
+    assert_eq!(host.count(Counter::AbsentBlocked), 2);
+    let _again = host.proxy(&service, "echo-datagrams");
+    assert_eq!(step(&mut client)["reply"], "10.1.2.3:53");
+}
+
+#[test]
+fn a_connected_client_of_a_proxy_that_died_is_told_so() {
+    netns::enter();
+    let mut host = Host::new("datagram_died");
+    let service = host.service("inspect");
+    let proxy = host.proxy(&service, "echo-datagrams");
+    host.redirect_datagrams(&[&service]);
+    let form = [
+        "datagrams",
+        "10.1.2.3:53",
+        "--connected",
+        "--stepwise",
+        "--times",
+        "2",
+    ];
+    let mut client = host.client(&form);
+    client.tell("");
+    assert_eq!(client.line()["reply"], "10.1.2.3:53");
+    proxy.kill();
+    wait::until("the listener is gone", || {
+        host.engine().datagram_listeners(&service).unwrap() == (0, 0)
+    });
+    client.tell("");
+    assert_eq!(client.line()["errno"], libc::ECONNREFUSED);
 }

@@ -159,7 +159,7 @@ fn automatic_context_tells_of_the_flow() {
     let (stream, _) = listener.accept().expect("the client comes");
     let flow = sidetrack::query(&stream).expect("it answers");
     let context = AutoContext::read_from_bytes(flow.context().expect("there is one")).unwrap();
-    assert_eq!((context.version, context.size), (1, 296));
+    assert_eq!((context.version, context.size), (2, 296));
     assert_eq!(context.flow_id, flow.id());
     assert_eq!(context.pid, client.child().id());
     assert_eq!(context.uid, rustix::process::getuid().as_raw());

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::thread;
 
 use e2e::run::sidetrack;
-use e2e::{Daemon, Host, Origin, Outcome, Process, wait};
+use e2e::{Daemon, Host, Origin, Outcome, Process, netns, wait};
 use libbpf_rs::query::ProgInfoQueryOptions;
 use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo, MapInfoIter, ProgInfoIter};
-use sidetrack_engine::{Cgroup, host};
+use sidetrack_engine::{Cgroup, host, network};
 
 /// What an engine has in the kernel.
 struct Traces {
@@ -62,6 +62,7 @@ fn assert_gone(host: &Host, traces: &Traces, origin: &Origin) {
 
 #[test]
 fn dropped_engine_leaves_nothing() {
+    netns::enter();
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("dropped");
     let service = host.service("inspect");
@@ -69,14 +70,15 @@ fn dropped_engine_leaves_nothing() {
     host.redirect_all(&[&service]);
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
     let traces = Traces::of(&[host.root(), &host.program, &host.service]);
-    assert_eq!(traces.programs.len(), 8);
+    assert_eq!(traces.programs.len(), 13);
     assert!(traces.maps.len() >= 9);
     drop(host.engine.take());
     assert_gone(&host, &traces, &origin);
 }
 
 #[test]
-fn killed_engine_leaves_nothing() {
+fn killed_engine_leaves_nothing_but_addresses_that_doctor_finds() {
+    netns::enter();
     let origin = Origin::start("127.0.0.1:0");
     let host = Host::bare("killed_engine");
     let mut engine = Process::engine(host.root(), &host.service);
@@ -90,9 +92,13 @@ fn killed_engine_leaves_nothing() {
     });
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
     let traces = Traces::of(&[host.root(), &host.program, &host.service]);
-    assert_eq!(traces.programs.len(), 8);
+    assert_eq!(traces.programs.len(), 13);
     engine.kill();
     assert_gone(&host, &traces, &origin);
+    // Only a route is not bound to a process.
+    assert_eq!(network::left_over().unwrap().len(), 1);
+    assert_eq!(network::clear_left_over().unwrap(), 1);
+    assert_eq!(network::left_over().unwrap().len(), 0);
 }
 
 #[test]
@@ -163,7 +169,7 @@ fn uninstall_leaves_nothing_of_the_daemon() {
     let is_redirected = || host.connect("10.1.2.3:80")["reply"] == "10.1.2.3:80";
     assert!(is_redirected());
     let traces = Traces::of(&[host.root(), &host.program, &host.service]);
-    assert_eq!(traces.programs.len(), 8);
+    assert_eq!(traces.programs.len(), 13);
     let found = data_path(&daemon);
     assert!(found.starts_with("held by sidetrackd, at /"), "{found}");
     assert!(!found.contains("does not run"), "{found}");

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use sidetrack_engine::{Cgroup, cgroup, host, pinned_programs};
+use sidetrack_engine::{Cgroup, cgroup, host, network, pinned_programs};
 
 use crate::installed::Installed;
 use crate::style::Style;
@@ -44,6 +44,7 @@ fn examine(clean: bool, installed: &Installed) -> Vec<Finding> {
         bpffs(),
         data_path(installed),
         leftover_runs(clean),
+        leftover_networks(clean),
         leftover_programs(installed),
     ]
 }
@@ -172,6 +173,29 @@ fn leftover_runs(clean: bool) -> Finding {
     Finding {
         what: "left-over cgroups",
         good: left.is_empty(),
+        found,
+        advice: Some("sidetrack doctor --clean removes them"),
+    }
+}
+
+/// The IPv6 addresses for datagrams, of engines that were killed.
+fn leftover_networks(clean: bool) -> Finding {
+    let removed = match clean {
+        true => network::clear_left_over().unwrap_or(0),
+        false => 0,
+    };
+    let left = network::left_over();
+    let found = match (&left, removed) {
+        (Err(error), _) => format!("not known: {error}"),
+        (Ok(left), _) if !left.is_empty() => {
+            format!("{} of dead engines, such as {}/64", left.len(), left[0])
+        }
+        (Ok(_), 0) => "none".to_owned(),
+        (Ok(_), removed) => format!("none; {removed} removed just now"),
+    };
+    Finding {
+        what: "left-over addresses",
+        good: left.is_ok_and(|left| left.is_empty()),
         found,
         advice: Some("sidetrack doctor --clean removes them"),
     }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use rustix::process::setsid;
-use sidetrack_engine::Cgroup;
+use sidetrack_engine::{Cgroup, network};
 
 use crate::{args, scope};
 
@@ -55,6 +55,8 @@ pub(crate) fn reap(options: &args::Reap) -> Result<ExitCode> {
         && let Ok(cgroup) = Cgroup::at(&options.cgroup)
     {
         scope::clear(&cgroup);
+        // The run's process is gone, so its addresses are left over too.
+        let _ = network::clear_left_over();
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,6 @@ mod question;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,7 +25,7 @@ use crate::counter::Counters;
 use crate::event::Event;
 use crate::filter::to_objects;
 use crate::legacy::Holder;
-use crate::network::Network;
+use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
 use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, sys};
 
@@ -323,6 +322,12 @@ impl Engine {
         Ok(value.map_or((0, 0), |value| (value.listeners4, value.listeners6)))
     }
 
+    /// How many sockets for datagrams a service has now: IPv4, IPv6.
+    pub fn datagram_listeners(&self, service: &Service) -> Result<(u32, u32), Error> {
+        let value = self.read_service(service.number)?;
+        Ok(value.map_or((0, 0), |value| (value.datagrams4, value.datagrams6)))
+    }
+
     /// A service's name.
     pub fn service_name(&self, number: u32) -> Option<&str> {
         self.services.get(&number).map(|spec| spec.name.as_str())
@@ -470,13 +475,6 @@ impl AsFd for Engine {
     fn as_fd(&self) -> BorrowedFd<'_> {
         sys::borrow_fd(&self.ring)
     }
-}
-
-fn no_ipv6(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::ENODEV | libc::EACCES)
-    )
 }
 
 fn update<K: IntoBytes + zerocopy::Immutable>(

@@ -36,7 +36,7 @@ pub mod event;
 pub mod filter;
 pub mod host;
 pub mod legacy;
-mod network;
+pub mod network;
 mod path;
 pub mod service;
 #[allow(

@@ -14,6 +14,7 @@ use sidetrack_abi::kernel;
 pub use image::Image;
 
 use crate::facts::Host;
+use crate::reference::may_take_groups;
 use crate::rule::Rule;
 use crate::test::Test;
 use crate::{Absent, Action, Context, Error, Family, Layer, LayerKind};
@@ -141,7 +142,7 @@ fn lower_rule(
         ) | flag(
             rule.on_absent == Absent::Permit,
             kernel::FILTER_ABSENT_PERMIT,
-        ),
+        ) | flag(may_take_groups(rule.filter), kernel::FILTER_GROUPS),
         ..zerocopy::FromZeros::new_zeroed()
     })
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::facts::{Facts, Host, address_key};
+use crate::field::address_type;
 use crate::rule::Rule;
-use crate::{Absent, Action, Condition, Field, MatchType, Value};
+use crate::{Absent, Action, Condition, Field, Filter, MatchType, Value};
 
 /// What a connection has met, and how the services are.
 #[derive(Clone, Debug, Default)]
@@ -122,12 +123,31 @@ pub fn matches(rule: &Rule<'_>, host: &dyn Host, facts: &Facts) -> bool {
     let conditions = &rule.filter.conditions;
     let fields: BTreeSet<Field> = conditions.iter().map(|each| each.field).collect();
     rule.filter.layer == facts.layer
+        && (!is_to_group(facts) || may_take_groups(rule.filter))
         && fields.into_iter().all(|field| {
             conditions
                 .iter()
                 .filter(|each| each.field == field)
                 .any(|each| holds(each, host, facts))
         })
+}
+
+/// Multicast and broadcast reach many, and a proxy only one: a redirect takes them only if it names
+/// where to. Windows has no such rule.
+pub fn may_take_groups(filter: &Filter) -> bool {
+    let names = |each: &Condition| {
+        matches!(
+            each.field,
+            Field::RemoteAddress | Field::DestinationAddressType
+        )
+    };
+    filter.action.service().is_none() || filter.conditions.iter().any(names)
+}
+
+fn is_to_group(facts: &Facts) -> bool {
+    [address_type::MULTICAST, address_type::BROADCAST]
+        .map(u128::from)
+        .contains(&facts.value(Field::DestinationAddressType))
 }
 
 /// The conditions that keep a rule from matching: those of the first field of which none holds.
@@ -144,7 +164,7 @@ pub fn fails_at(rule: &Rule<'_>, host: &dyn Host, facts: &Facts) -> String {
                 .collect::<Vec<_>>()
                 .join(" or ")
         })
-        .unwrap_or_default()
+        .unwrap_or_else(|| "it names no multicast or broadcast address".to_owned())
 }
 
 /// Whether one condition holds.

@@ -105,6 +105,12 @@ impl DatagramListener {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// The sockets themselves: IPv4, then IPv6 if the host has it. For those who wait for many things
+    /// at once; what is received from them directly tells nothing of its flow.
+    pub fn sockets(&self) -> &[UdpSocket] {
+        &self.sockets
+    }
+
     /// Where it takes datagrams: IPv4, then IPv6 if the host has it.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.sockets.iter().map(UdpSocket::local_addr).collect()

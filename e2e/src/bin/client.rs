@@ -63,6 +63,8 @@ enum Action {
     Datagrams(datagram::Datagrams),
     /// Many destinations, many sockets; each datagram must come back from where it went.
     Spray(datagram::Spray),
+    /// Many datagrams, each to another destination.
+    Flood(datagram::Flood),
     /// Send to addresses that are not meant for it.
     Forge(datagram::Forge),
     /// Become another program.
@@ -144,6 +146,7 @@ fn main() -> io::Result<()> {
         } => twins(port, first, second),
         Action::Datagrams(options) => datagram::run(&options)?,
         Action::Spray(options) => datagram::spray(&options)?,
+        Action::Flood(options) => datagram::flood(&options)?,
         Action::Forge(options) => datagram::forge(&options)?,
         Action::Exec { command } => {
             return Err(Command::new(&command[0])

@@ -13,7 +13,7 @@ use std::thread;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use sidetrack::{Flow, Listener, Service};
+use sidetrack::{Batch, DatagramListener, Flow, Listener, Service};
 use socket2::SockRef;
 
 #[derive(Parser)]
@@ -38,6 +38,8 @@ enum Kind {
     LegacyForking,
     /// That process.
     Worker,
+    /// Sends datagrams back.
+    EchoDatagrams,
     /// Shares a port with others of its service, and ends at once.
     ComeAndGo,
 }
@@ -51,6 +53,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.kind {
         Kind::Worker => work(arguments.to.context("a worker needs a destination")?),
         Kind::ComeAndGo => come_and_go(arguments.to.context("an address to listen at")?),
+        Kind::EchoDatagrams => echo_datagrams(),
         Kind::Legacy | Kind::LegacyForking => serve_legacy(arguments.kind),
         _ => serve(arguments.kind),
     }
@@ -67,6 +70,18 @@ fn serve(kind: Kind) -> anyhow::Result<()> {
     loop {
         let (stream, flow) = listener.accept()?.into_parts();
         thread::spawn(move || handle(kind, stream, &flow));
+    }
+}
+
+fn echo_datagrams() -> anyhow::Result<()> {
+    let listener = DatagramListener::bind(&service()?)?;
+    tell(&listener.addresses()?)?;
+    let mut batch = Batch::new(16, 2048);
+    loop {
+        listener.receive(&mut batch)?;
+        for datagram in batch.iter() {
+            listener.answer(datagram.flow(), datagram.payload())?;
+        }
     }
 }
 

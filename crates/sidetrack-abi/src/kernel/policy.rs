@@ -77,6 +77,8 @@ pub const ACTION_REDIRECT: u8 = 5;
 pub const FILTER_CLEAR_ACTION_RIGHT: u8 = 0x1;
 /// Passed over while its service is absent.
 pub const FILTER_ABSENT_PERMIT: u8 = 0x2;
+/// It may act on multicast and broadcast.
+pub const FILTER_GROUPS: u8 = 0x4;
 
 /// A filter; its line tells its rank.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]

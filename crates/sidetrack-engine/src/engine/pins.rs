@@ -21,7 +21,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::attachment::{Attachment, Side};
 use super::{Config, Engine};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel};
-use crate::{Cgroup, Error, ServiceSpec, cgroup};
+use crate::{Cgroup, Error, ServiceSpec, cgroup, network};
 
 /// Of what is pinned: another version's is not taken up.
 const LAYOUT_VERSION: u32 = 2;
@@ -230,6 +230,13 @@ pub fn pinned_programs(folder: &Path) -> Result<Vec<u32>, Error> {
 ///
 /// Errors: [`Error::System`]. A folder that is not there is as good as removed.
 pub fn remove_pins(folder: &Path) -> Result<(), Error> {
+    let pins = Pins {
+        folder: folder.to_owned(),
+    };
+    if let Ok(Some(identity)) = pins.identity() {
+        network::remove_pinned(identity.engine_id)
+            .map_err(Error::system("take back the addresses for datagrams"))?;
+    }
     remove_files(folder)?;
     for part in ["links", "maps", ""] {
         match fs::remove_dir(folder.join(part)) {

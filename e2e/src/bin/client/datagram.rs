@@ -209,6 +209,31 @@ fn collect(
     Ok(())
 }
 
+/// One socket to as many destinations, each once, and no answer awaited.
+#[derive(clap::Args)]
+pub(crate) struct Flood {
+    #[arg(long)]
+    datagrams: u32,
+    /// The first destination; the others follow by address.
+    #[arg(long)]
+    first: SocketAddr,
+}
+
+pub(crate) fn flood(options: &Flood) -> io::Result<serde_json::Value> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    let (mut sent, mut refused, mut errno) = (0, 0, None);
+    for index in 0..options.datagrams {
+        match socket.send_to(b"flood", nth(options.first, index)) {
+            Ok(_) => sent += 1,
+            Err(error) => {
+                refused += 1;
+                errno = error.raw_os_error();
+            }
+        }
+    }
+    Ok(json!({ "ok": true, "sent": sent, "refused": refused, "errno": errno }))
+}
+
 fn nth(first: SocketAddr, index: u32) -> SocketAddr {
     match first {
         SocketAddr::V4(v4) => (Ipv4Addr::from_bits(v4.ip().to_bits() + index), v4.port()).into(),

@@ -1,0 +1,219 @@
+//! Datagrams of sockets that are bound, and of every size; what is left alone.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::Duration;
+
+use e2e::policy::{both, put};
+use e2e::{Host, netns, wait};
+use sidetrack_engine::counter::Counter;
+use sidetrack_engine::{Config, Service};
+use sidetrack_policy::{Action, Condition, Field, LayerKind, Value};
+
+fn echoing(test: &str) -> (Host, Service) {
+    echoing_with(test, Config::default())
+}
+
+fn echoing_with(test: &str, config: Config) -> (Host, Service) {
+    netns::enter();
+    let mut host = Host::with(test, config);
+    let service = host.service("inspect");
+    host.echo_datagrams(&service);
+    host.redirect_datagrams(&[&service]);
+    (host, service)
+}
+
+#[test]
+fn a_source_of_the_programs_choice_works() {
+    let (host, _) = echoing("datagram_bound");
+    let _device = netns::veth("wan");
+    netns::ip("address add 192.0.2.7/24 dev wan");
+    netns::ip("address add 2001:db8::7/64 dev wan nodad");
+    for (to, source) in [
+        ("10.1.2.3:53", "192.0.2.7:4000"),
+        ("10.1.2.3:53", "127.0.0.9:4000"),
+        ("10.1.2.3:53", "0.0.0.0:4000"),
+        ("[fd00::1]:53", "[2001:db8::7]:4000"),
+        ("[fd00::1]:53", "[::1]:4000"),
+        ("[fd00::1]:53", "[::]:4000"),
+    ] {
+        for extra in [&[][..], &["--connected"]] {
+            let told = host
+                .client(&[&["datagrams", to, "--bind", source], extra].concat())
+                .json();
+            assert_eq!(told["reply"], to, "{source}: {told}");
+            assert_eq!(told["from"], to, "{source}: {told}");
+        }
+    }
+    assert_eq!(host.count(Counter::DatagramsForged), 0);
+}
+
+/// The way out is chosen before the kernel asks us: the first send is interrupted, and the program
+/// sends again. A connect is in time.
+#[test]
+fn a_socket_bound_to_a_device_works() {
+    let (host, _) = echoing("datagram_device");
+    let _device = netns::veth("wan");
+    netns::ip("address add 192.0.2.7/24 dev wan");
+    for extra in [&[][..], &["--connected"]] {
+        let told = host
+            .client(&[&["datagrams", "192.0.2.9:53", "--device", "wan"], extra].concat())
+            .json();
+        assert_eq!(told["reply"], "192.0.2.9:53", "{told}");
+    }
+    assert_eq!(host.count(Counter::DatagramsUnrouted), 1);
+}
+
+#[test]
+fn datagrams_of_every_size_pass_whole() {
+    let (host, _) = echoing("datagram_sizes");
+    for mtu in ["65536", "1500"] {
+        netns::ip(&format!("link set lo mtu {mtu}")); // the large ones go in fragments
+        for to in ["10.1.2.3:53", "[fd00::1]:53"] {
+            for size in ["0", "1", "1472", "65507"] {
+                let told = host.client(&["datagrams", to, "--size", size]).json();
+                assert_eq!(told["length"].to_string(), size, "{told}");
+            }
+        }
+    }
+    let told = host
+        .client(&["datagrams", "10.1.2.3:53", "--size", "65508"])
+        .json();
+    assert_eq!(told["errno"], libc::EMSGSIZE, "{told}");
+}
+
+#[test]
+fn port_0_is_as_without_us() {
+    let (host, _) = echoing("datagram_port_0");
+    let told = host.client(&["datagrams", "10.1.2.3:0"]).json();
+    assert_eq!(told["errno"], libc::EINVAL, "{told}");
+    assert_eq!(host.count(Counter::Redirected), 0);
+}
+
+#[test]
+fn segments_come_one_by_one() {
+    let (host, _) = echoing("datagram_segments");
+    // UDP_SEGMENT: ten datagrams in one call; then MSG_CONFIRM, which asks for nothing.
+    let script = "
+import socket
+for family, to in ((socket.AF_INET, ('10.1.2.3', 53)), (socket.AF_INET6, ('fd00::1', 53))):
+    client = socket.socket(family, socket.SOCK_DGRAM)
+    client.settimeout(15)
+    client.setsockopt(17, 103, 100)
+    client.sendto(bytes(1000), to)
+    got = [client.recvfrom(2000) for _ in range(10)]
+    assert all(len(data) == 100 and source[:2] == to for data, source in got), got
+    client.setsockopt(17, 104, 1)
+    client.sendto(b'x', socket.MSG_CONFIRM, to)
+    assert client.recvfrom(10)[0] == b'x'
+";
+    let told = host.run(&["python3", "-c", script]).wait();
+    assert_eq!(told.code, Some(0), "{told:?}");
+}
+
+#[test]
+fn groups_are_left_alone_unless_a_filter_names_them() {
+    let (mut host, service) = echoing("datagram_groups");
+    netns::ip("route add 224.0.0.0/4 dev lo");
+    let receiver = UdpSocket::bind("0.0.0.0:5353").unwrap();
+    let group = Ipv4Addr::new(224, 0, 0, 251);
+    receiver
+        .join_multicast_v4(&group, &Ipv4Addr::LOCALHOST)
+        .unwrap();
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(15)))
+        .unwrap();
+    let told = host
+        .client(&["datagrams", "224.0.0.251:5353", "--forget"])
+        .json();
+    assert_eq!(told["ok"], true, "{told}");
+    let mut buffer = [0; 64];
+    let length = receiver.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"224.0.0.251:5353");
+    assert_eq!(host.count(Counter::Redirected), 0);
+
+    let named = Condition::equal(
+        Field::RemoteAddress,
+        Value::Prefix("224.0.0.0/4".parse().unwrap()),
+    );
+    let key = host
+        .engine()
+        .services()
+        .find(|one| one.0 == service.number)
+        .unwrap()
+        .1
+        .key;
+    let filters = both(
+        LayerKind::ConnectRedirect,
+        1,
+        Action::Redirect(key),
+        &[named],
+    );
+    put(&mut host, &filters[..1], &[]);
+    let told = host.client(&["datagrams", "224.0.0.251:5353"]).json();
+    assert_eq!(told["reply"], "224.0.0.251:5353", "{told}");
+    assert_eq!(told["from"], "224.0.0.251:5353", "{told}");
+}
+
+#[test]
+fn an_idle_flow_ends_and_the_next_datagram_is_a_new_one() {
+    let idle = Duration::from_millis(300);
+    let config = Config {
+        idle,
+        ..Config::default()
+    };
+    let (mut host, _) = echoing_with("datagram_idle", config);
+    let to = "10.1.2.3:53";
+    let mut client = host.client(&["datagrams", to, "--stepwise", "--times", "3"]);
+    for round in 1..=3 {
+        client.tell("");
+        assert_eq!(client.line()["reply"], to);
+        assert_eq!(host.count(Counter::Redirected), round);
+        wait::until("the flow is idle", || open_flows(&mut host) == 0);
+    }
+    // A connected socket keeps its flow.
+    let mut client = host.client(&["datagrams", to, "--stepwise", "--connected", "--times", "2"]);
+    client.tell("");
+    assert_eq!(client.line()["reply"], to);
+    let began = std::time::Instant::now();
+    wait::until("it would be idle", || began.elapsed() > 3 * idle);
+    assert_eq!(open_flows(&mut host), 1);
+    client.wait();
+    wait::until("its socket is closed", || open_flows(&mut host) == 0);
+}
+
+fn open_flows(host: &mut Host) -> usize {
+    let flows = host.engine().flows().expect("may be read");
+    flows.iter().filter(|flow| !flow.closed).count()
+}
+
+#[test]
+fn a_closed_sockets_flows_end() {
+    let (mut host, _) = echoing("datagram_closed");
+    let many = ["spray", "--destinations", "50", "--first", "10.0.0.1:53"];
+    assert_eq!(host.client(&many).json()["answered"], 50);
+    wait::until("all are closed", || open_flows(&mut host) == 0);
+    assert_eq!(host.count(Counter::Redirected), 50);
+}
+
+#[test]
+fn more_flows_than_there_is_room_for_are_refused_and_counted() {
+    let config = Config {
+        flows_max: 64,
+        ..Config::default()
+    };
+    let (host, _) = echoing_with("datagram_full", config);
+    let many = ["flood", "--datagrams", "1000000", "--first", "10.0.0.1:53"];
+    let told = host.client(&many).json();
+    let sent = told["sent"].as_u64().unwrap();
+    assert_eq!(sent, 64, "{told}");
+    assert_eq!(told["refused"], 1_000_000 - sent, "{told}");
+    assert_eq!(told["errno"], libc::ENOBUFS, "{told}");
+    assert_eq!(host.count(Counter::FlowsFull), 1_000_000 - sent);
+    // Its socket is closed: there is room again, and none of its flows is taken for another's.
+    let again = ["spray", "--destinations", "64", "--first", "10.0.0.1:53"];
+    let told = host.client(&again).json();
+    assert_eq!(
+        (&told["answered"], &told["crossed"]),
+        (&64.into(), &0.into())
+    );
+}
