@@ -104,8 +104,9 @@ static __always_inline __u32 slot_of_address(__be32 v4)
 /* Of flows of datagrams: by their ids, in turn, so that an address comes again late. */
 #define DATAGRAM_ADDRESS_FIRST 0x7f800000
 #define DATAGRAM_ADDRESSES (1U << 23)
-#define DATAGRAM_PREFIX6 0xfd5354ULL /* "ST", a unique local address; 40 bits of the engine's id   \
-				      */
+#define DATAGRAM_PREFIX6                                                                           \
+	0xfd5354ULL /* "ST", a unique local address; 40 bits of the engine's id                    \
+		     */
 
 static __always_inline __be32 address_spread(const union address *to, __be16 port)
 {

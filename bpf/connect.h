@@ -194,6 +194,7 @@ static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct inquiry *i
 	chain_clear(&desk->chain);
 	desk->search.vetted = 0;
 	desk->search.absent_given = 0;
+	desk->search.absent_passed = 0;
 	if (parent_id) {
 		decision = judge_parent(desk, c, parent_id, parent);
 		if (decision != DIVERT)
@@ -250,6 +251,7 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct connection *c
 	inquiry.desk->connection = *c;
 	inquiry.connection = &inquiry.desk->connection;
 	decision = judge_at_desk(ctx, &inquiry, inquiry.connection, target, parent_id);
+	c->settled = !inquiry.desk->search.absent_passed;
 	desk_give(inquiry.desk);
 	return decision;
 }

@@ -395,6 +395,7 @@ static __always_inline int verdict_redirect(struct inquiry *inquiry,
 		return 1;
 	}
 	if (f->flags & SIDETRACK_FILTER_ABSENT_PERMIT) {
+		s->absent_passed = 1;
 		if (inquiry->connection) {
 			count(SIDETRACK_COUNT_ABSENT_PERMITTED);
 			event_emit(SIDETRACK_EVENT_ABSENT_PERMITTED, inquiry->connection, f->id,

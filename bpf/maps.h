@@ -274,6 +274,30 @@ struct {
 	__type(value, __u64);
 } sidetrack_destinations SEC(".maps");
 
+/* A datagram that may go straight: who sends it where, by which policy. */
+struct sidetrack_passed {
+	__u64 client; /* the socket's cookie */
+	__u64 parent;
+	__u64 cgroup_id; /* of the sender, as are the next two */
+	__u32 pid;
+	__u32 uid;
+	__u8 remote_addr[16];
+	__be16 remote_port;
+	__u16 reserved;
+	__u32 generation;
+};
+
+/*
+ * Datagrams that were judged and may go straight: those that follow need no judgement. Value:
+ * unused. Writer and reader: sendmsg. Full: the least recently used is forgotten, and judged again.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, SIDETRACK_PASSED_MAX);
+	__type(key, struct sidetrack_passed);
+	__type(value, __u8);
+} sidetrack_passes SEC(".maps");
+
 /*
  * Network namespaces, by cookie, that have the IPv6 addresses of this engine's flows. Writer: the
  * engine, which makes the route. Reader: setsockopt (LISTEN). Full: the engine refuses one more.
@@ -327,6 +351,7 @@ struct connection {
 	__u8 inbound;
 	__u8 layer;   /* which is asked now */
 	__u8 sending; /* a datagram; 0: a connect */
+	__u8 settled; /* who asks the same again is told the same, until the next policy */
 };
 
 /* A classification on its way: where the search is, and the verdict so far. See filter.h. */
@@ -344,6 +369,7 @@ struct search {
 	__u32 held;	  /* best is found, and waits for that */
 	__u32 collecting; /* services before the floor */
 	__u32 absent_given;
+	__u32 absent_passed; /* a redirect was passed over as its service is absent */
 
 	__u32 cursor; /* ranks below it are done with */
 	__u32 best;   /* the lowest rank found */

@@ -50,20 +50,58 @@ static __always_inline int is_on_its_way(struct bpf_sock_addr *ctx, const struct
 	return entry && entry->client == bpf_get_socket_cookie(ctx);
 }
 
+static __always_inline void passed_fill(struct sidetrack_passed *passed, struct bpf_sock_addr *ctx,
+					const struct connection *c, __u64 parent_id)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	__builtin_memset(passed, 0, sizeof(*passed));
+	passed->client = bpf_get_socket_cookie(ctx);
+	passed->parent = parent_id;
+	passed->cgroup_id = bpf_get_current_cgroup_id();
+	passed->pid = task->tgid;
+	passed->uid = task->cred->uid.val;
+	__builtin_memcpy(passed->remote_addr, c->remote.bytes, sizeof(passed->remote_addr));
+	passed->remote_port = c->port;
+}
+
+/* Judges a datagram, unless one like it was let go by the policy in force. */
+static __always_inline int datagram_judge(struct bpf_sock_addr *ctx, struct connection *c,
+					  __u64 parent_id, struct target *target)
+{
+	void *policy = policy_in_force();
+	struct sidetrack_policy *head = policy ? policy_line(policy, 0) : NULL;
+	struct sidetrack_passed passed;
+	__u8 one = 1;
+	int verdict;
+
+	if (!head || (!parent_id && !(head->layers & CONNECT_LAYERS(c->family == AF_INET6))))
+		return go_straight(ctx);
+	passed_fill(&passed, ctx, c, parent_id);
+	passed.generation = head->generation;
+	if (bpf_map_lookup_elem(&sidetrack_passes, &passed))
+		return go_straight(ctx);
+	verdict = judge(ctx, c, target);
+	if (verdict == PROCEED && c->settled && passed.generation == c->generation)
+		bpf_map_update_elem(&sidetrack_passes, &passed, &one, BPF_ANY);
+	return verdict;
+}
+
 static __always_inline int send_judge(struct bpf_sock_addr *ctx, struct connection *c,
 				      struct target *target)
 {
 	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
+	__u64 parent_id = socket ? socket->linked : 0;
 	int verdict;
 
 	if (socket && socket->role == SOCKET_LISTENER && !listener_is_stale(socket))
 		return PROCEED; /* a service's answers */
 	if (is_on_its_way(ctx, c))
 		return PROCEED;
-	verdict = datagram_follow(ctx, c, socket ? socket->linked : 0, target);
+	verdict = datagram_follow(ctx, c, parent_id, target);
 	if (verdict)
 		return verdict > 0 ? verdict : REFUSE;
-	return judge(ctx, c, target);
+	return datagram_judge(ctx, c, parent_id, target);
 }
 
 static __always_inline int send4(struct bpf_sock_addr *ctx)

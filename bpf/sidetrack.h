@@ -27,8 +27,9 @@
  *redirected to this service; or no context
  *	ENOBUFS		the buffer is smaller than the answer; INFO tells each length
  *	EINVAL		a wrong or expired token, a wrong secret, a LISTEN on a socket that is not
- *listening, or (UDP) not bound to a port of the wildcard address EISCONN		RECORDS set on
- *a socket that is connected already EADDRINUSE LISTEN: the service has listeners of this family at
+ *listening, or (UDP) not bound to a port of the wildcard address EISCONN		RECORDS set
+ *on a socket that is connected already EADDRINUSE LISTEN: the service has listeners of this family
+ *at
  *another address EADDRNOTAVAIL	LISTEN, UDP over IPv6: the network namespace has no addresses for
  *flows
  *
@@ -73,6 +74,7 @@
 #define SIDETRACK_EXECUTABLES_MAX 4096	/* files remembered; the least used is forgotten */
 #define SIDETRACK_FLOWS_MAX 65536	/* flows of one engine, unless the engine says otherwise */
 #define SIDETRACK_PENDING_MAX 16384	/* flows in the making that are found by four-tuple */
+#define SIDETRACK_PASSED_MAX 8192	/* destinations of unredirected datagrams remembered */
 #define SIDETRACK_NETWORKS_MAX 64	/* network namespaces that have flows' IPv6 addresses */
 #define SIDETRACK_EVENTS_SIZE 262144	/* bytes of the event ring */
 #define SIDETRACK_GRACE_NS 60000000000ULL /* how long a token outlives its flow's last socket */

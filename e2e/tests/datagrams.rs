@@ -206,3 +206,37 @@ fn a_connected_client_of_a_proxy_that_died_is_told_so() {
     client.tell("");
     assert_eq!(client.line()["errno"], libc::ECONNREFUSED);
 }
+
+/// What was let go once goes on without a judgement, until the policy or the destination is another.
+#[test]
+fn a_new_policy_judges_what_was_let_go_before() {
+    netns::enter();
+    let mut host = Host::new("datagram_passed");
+    host.leave();
+    let origins = ["127.0.0.1:0"; 2].map(EchoOrigin::start);
+    host.enter_service();
+    let service = host.service("inspect");
+    let port = |at: usize| origins[at].address.port();
+    let of_port = |port| Filter {
+        ports: Some((port, port)),
+        ..Filter::redirect_datagrams(service.number)
+    };
+    host.set_policy(&[of_port(port(1))]);
+    let to = [0, 1].map(|at| origins[at].address.to_string());
+    let form = ["datagrams", &to[0], &to[1], "--stepwise", "--times", "3"];
+    let mut client = host.client(&form);
+    let round = |client: &mut e2e::Client| {
+        client.tell("");
+        [client.line(), client.line()]
+    };
+    for _ in 0..2 {
+        let [straight, refused] = round(&mut client);
+        assert_eq!(straight["reply"], to[0], "{straight}");
+        assert_eq!(refused["errno"], libc::ECONNREFUSED, "{refused}");
+    }
+    host.set_policy(&[of_port(port(0))]);
+    let [refused, straight] = round(&mut client);
+    assert_eq!(straight["reply"], to[1], "{straight}");
+    assert_eq!(refused["errno"], libc::ECONNREFUSED, "{refused}");
+    assert_eq!(host.count(Counter::AbsentBlocked), 3);
+}
