@@ -117,11 +117,13 @@ static __always_inline long judge_next(struct inquiry *inquiry)
 	s->decision = DIVERT;
 	if (s->asked == SIDETRACK_LAYER_AUTH_CONNECT)
 		return 1;
-	s->asked = SIDETRACK_LAYER_AUTH_CONNECT;
-	s->begun = 0;
 	s->diverts = s->redirect;
 	if (s->diverts != SIDETRACK_NO_RANK)
 		inquiry->desk->values[SIDETRACK_FIELD_FLAGS][1] |= SIDETRACK_FLAG_REDIRECTED;
+	if (!(inquiry->layers & 3U << SIDETRACK_LAYER_AUTH_CONNECT))
+		return 1;
+	s->asked = SIDETRACK_LAYER_AUTH_CONNECT;
+	s->begun = 0;
 	return 0;
 }
 
@@ -172,8 +174,10 @@ static __always_inline void facts_of_connect(struct bpf_sock_addr *ctx, struct i
 					     struct sidetrack_flow_entry *parent)
 {
 	__u32 v6 = c->family == AF_INET6;
-	__u32 wants = layer_wants(inquiry->policy, SIDETRACK_LAYER_CONNECT_REDIRECT + v6) |
-		      layer_wants(inquiry->policy, SIDETRACK_LAYER_AUTH_CONNECT + v6);
+	__u32 wants = layer_wants(inquiry->policy, SIDETRACK_LAYER_CONNECT_REDIRECT + v6);
+
+	if (inquiry->layers & 3U << SIDETRACK_LAYER_AUTH_CONNECT)
+		wants |= layer_wants(inquiry->policy, SIDETRACK_LAYER_AUTH_CONNECT + v6);
 
 	facts_of_connection(inquiry->desk, c, wants, parent ? SIDETRACK_FLAG_PROXY_CONNECTION : 0);
 	facts_of_task(inquiry->desk, wants, parent ? &parent->program : NULL);
@@ -243,6 +247,7 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct connection *c
 	if (!head || (!parent_id && !(head->layers & CONNECT_LAYERS(c->family == AF_INET6))))
 		return go_straight(ctx);
 	c->generation = head->generation;
+	inquiry.layers = head->layers;
 	inquiry.desk = desk_take();
 	if (!inquiry.desk)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,

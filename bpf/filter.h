@@ -77,23 +77,24 @@ static __always_inline __u32 policy_place(void *policy, __u32 service, int v6)
 /* One classification: what it reads. */
 struct inquiry {
 	void *policy;
+	__u32 layers; /* of a connect: which have filters */
 	struct sidetrack_desk *desk;
 	struct connection *connection; /* for events; none if nobody is to be told */
 	/* Of a socket whose program is not the current one. */
 	const struct sidetrack_endpoint *endpoint;
 };
 
-static __always_inline int condition_holds(const struct sidetrack_condition *c, const __u64 *value)
+static __always_inline int test_holds(__u32 kind, __u32 negate, const __u64 *low, const __u64 *high,
+				      const __u64 *value)
 {
 	int held;
 
-	if (c->kind == SIDETRACK_TEST_MASKED)
-		held = (value[0] & c->high[0]) == c->low[0] && (value[1] & c->high[1]) == c->low[1];
+	if (kind == SIDETRACK_TEST_MASKED)
+		held = (value[0] & high[0]) == low[0] && (value[1] & high[1]) == low[1];
 	else
-		held = (value[0] > c->low[0] || (value[0] == c->low[0] && value[1] >= c->low[1])) &&
-		       (value[0] < c->high[0] ||
-			(value[0] == c->high[0] && value[1] <= c->high[1]));
-	return held != c->negate;
+		held = (value[0] > low[0] || (value[0] == low[0] && value[1] >= low[1])) &&
+		       (value[0] < high[0] || (value[0] == high[0] && value[1] <= high[1]));
+	return held != negate;
 }
 
 static long condition_step(__u32 i, struct inquiry *inquiry)
@@ -105,7 +106,8 @@ static long condition_step(__u32 i, struct inquiry *inquiry)
 		s->failed = 1;
 		return 1;
 	}
-	if (condition_holds(c, inquiry->desk->values[c->field & (SIDETRACK_FIELDS - 1)]))
+	if (test_holds(c->kind, c->negate, c->low, c->high,
+		       inquiry->desk->values[c->field & (SIDETRACK_FIELDS - 1)]))
 		s->any = 1;
 	if (!c->last_of_field)
 		return 0;
@@ -118,6 +120,11 @@ static __always_inline int filter_matches(struct inquiry *inquiry, const struct 
 {
 	struct search *s = &inquiry->desk->search;
 
+	if (f->has_first && !test_holds(f->kind, f->negate, f->low, f->high,
+					inquiry->desk->values[f->field & (SIDETRACK_FIELDS - 1)]))
+		return 0;
+	if (!f->condition_count)
+		return 1;
 	s->conditions = f->conditions;
 	s->any = 0;
 	s->failed = 0;

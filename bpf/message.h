@@ -63,6 +63,27 @@ static __always_inline void passed_fill(struct sidetrack_passed *passed, struct 
 	passed->uid = task->cred->uid.val;
 	__builtin_memcpy(passed->remote_addr, c->remote.bytes, sizeof(passed->remote_addr));
 	passed->remote_port = c->port;
+	passed->generation = c->generation;
+}
+
+/* Was one like it let go by this policy? */
+static __noinline int passed_before(struct bpf_sock_addr *ctx, const struct connection *c,
+				    __u64 parent_id)
+{
+	struct sidetrack_passed passed;
+
+	passed_fill(&passed, ctx, c, parent_id);
+	return bpf_map_lookup_elem(&sidetrack_passes, &passed) != NULL;
+}
+
+static __noinline int passed_remember(struct bpf_sock_addr *ctx, const struct connection *c,
+				      __u64 parent_id)
+{
+	struct sidetrack_passed passed;
+	__u8 one = 1;
+
+	passed_fill(&passed, ctx, c, parent_id);
+	return bpf_map_update_elem(&sidetrack_passes, &passed, &one, BPF_ANY);
 }
 
 /* Judges a datagram, unless one like it was let go by the policy in force. */
@@ -71,19 +92,16 @@ static __always_inline int datagram_judge(struct bpf_sock_addr *ctx, struct conn
 {
 	void *policy = policy_in_force();
 	struct sidetrack_policy *head = policy ? policy_line(policy, 0) : NULL;
-	struct sidetrack_passed passed;
-	__u8 one = 1;
 	int verdict;
 
 	if (!head || (!parent_id && !(head->layers & CONNECT_LAYERS(c->family == AF_INET6))))
 		return go_straight(ctx);
-	passed_fill(&passed, ctx, c, parent_id);
-	passed.generation = head->generation;
-	if (bpf_map_lookup_elem(&sidetrack_passes, &passed))
+	c->generation = head->generation;
+	if (passed_before(ctx, c, parent_id))
 		return go_straight(ctx);
 	verdict = judge(ctx, c, target);
-	if (verdict == PROCEED && c->settled && passed.generation == c->generation)
-		bpf_map_update_elem(&sidetrack_passes, &passed, &one, BPF_ANY);
+	if (verdict == PROCEED && c->settled)
+		passed_remember(ctx, c, parent_id);
 	return verdict;
 }
 

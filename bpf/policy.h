@@ -116,7 +116,14 @@ struct sidetrack_filter {
 	__u16 service; /* of a redirect */
 	__u8 action;   /* SIDETRACK_ACTION_* */
 	__u8 flags;    /* SIDETRACK_FILTER_* */
-	__u32 reserved[9];
+
+	/* One of its conditions, which is tested first and is not among the others; as there. */
+	__u8 field;
+	__u8 kind;
+	__u8 negate;
+	__u8 has_first; /* 0: it has none that stands alone for its field */
+	__u64 low[2];
+	__u64 high[2];
 };
 
 #define SIDETRACK_TEST_MASKED 0	 /* equal to low under the mask high */

@@ -162,7 +162,12 @@ fn mirrors() -> Vec<Layout> {
                 service,
                 action,
                 flags,
-                reserved,
+                field,
+                kind,
+                negate,
+                has_first,
+                low,
+                high,
             }
         ),
         mirror!(

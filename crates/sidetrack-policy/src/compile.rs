@@ -17,7 +17,7 @@ use crate::facts::Host;
 use crate::reference::may_take_groups;
 use crate::rule::Rule;
 use crate::test::Test;
-use crate::{Absent, Action, Context, Error, Family, Layer, LayerKind};
+use crate::{Absent, Action, Context, Error, Family, Field, Layer, LayerKind};
 
 /// Gives a fixed context its number in the kernel, or refuses if there is no room.
 pub type ContextNumbers<'a> = dyn FnMut(&[u8]) -> Result<u32, Error> + 'a;
@@ -37,8 +37,8 @@ pub fn compile(
         tests.push(lower_conditions(rule, host)?);
     }
     for (rank, tests) in tests.iter().enumerate() {
-        let conditions = image.add_conditions(tests);
-        let filter = lower_rule(rank, rules, conditions, tests.len(), contexts)?;
+        let mut filter = lower_rule(rank, rules, contexts)?;
+        image.set_conditions(&mut filter, tests, first_tested(tests));
         image.set_filter(rank, &filter);
     }
     for layer in Layer::all() {
@@ -77,6 +77,19 @@ fn lower_conditions(rule: &Rule<'_>, host: &dyn Host) -> Result<Vec<(bool, Test)
         .collect()
 }
 
+/// The test to begin with, by its index: of those that stand alone for their field, the one that tells
+/// most. Most filters that do not match fail there.
+fn first_tested(tests: &[(bool, Test)]) -> Option<usize> {
+    let stands_alone = |&index: &usize| tests[index].0 && (index == 0 || tests[index - 1].0);
+    let tells = |&index: &usize| match Field::ALL.get(usize::from(tests[index].1.field)) {
+        Some(Field::RemoteAddress) => 3,
+        Some(Field::RemotePort | Field::App | Field::CurrentApp) => 2,
+        Some(Field::Protocol | Field::Direction | Field::Flags) => 0,
+        _ => 1,
+    };
+    (0..tests.len()).filter(stands_alone).max_by_key(tells)
+}
+
 fn ranks_of(layer: Layer, rules: &[Rule<'_>]) -> Range<usize> {
     let first = rules.partition_point(|rule| rule.filter.layer.index() < layer.index());
     let end = rules.partition_point(|rule| rule.filter.layer.index() <= layer.index());
@@ -111,8 +124,6 @@ fn lower_layer(
 fn lower_rule(
     rank: usize,
     rules: &[Rule<'_>],
-    conditions: u32,
-    condition_count: usize,
     contexts: &mut ContextNumbers<'_>,
 ) -> Result<kernel::Filter, Error> {
     let rule = &rules[rank];
@@ -126,8 +137,6 @@ fn lower_rule(
         id: rule.filter.id,
         sublayer_end: sublayer_end(rank, rules),
         context_id,
-        conditions,
-        condition_count: condition_count as u32,
         service: rule.service.unwrap_or(0),
         action: match rule.filter.action {
             Action::Permit => kernel::ACTION_PERMIT,

@@ -100,8 +100,18 @@ pub struct Filter {
     pub action: u8,
     /// `FILTER_*`.
     pub flags: u8,
-    /// Zero.
-    pub reserved: [u32; 9],
+    /// Of the condition that is tested first: as in [`Condition`].
+    pub field: u8,
+    /// As in [`Condition`].
+    pub kind: u8,
+    /// As in [`Condition`].
+    pub negate: u8,
+    /// 0: it has no condition that stands alone for its field.
+    pub has_first: u8,
+    /// As in [`Condition`].
+    pub low: [u64; 2],
+    /// As in [`Condition`].
+    pub high: [u64; 2],
 }
 
 /// Equal to `low` under the mask `high`.

@@ -63,13 +63,32 @@ impl Image {
         self.lines[line][at..at + size_of::<u32>()].copy_from_slice(&place.to_ne_bytes());
     }
 
-    /// Adds the conditions of a filter, one line each. Returns the first's; 0 if there are none.
-    pub(crate) fn add_conditions(&mut self, tests: &[(bool, Test)]) -> u32 {
+    /// Gives a filter its conditions: the one that is tested first in its own line, the others in one
+    /// line each.
+    pub(crate) fn set_conditions(
+        &mut self,
+        filter: &mut kernel::Filter,
+        tests: &[(bool, Test)],
+        first_tested: Option<usize>,
+    ) {
         let first = self.lines.len() as u32;
-        for (last, test) in tests {
-            self.add(&lower_test(*last, test));
+        for (index, (last, test)) in tests.iter().enumerate() {
+            let condition = lower_test(*last, test);
+            if first_tested == Some(index) {
+                filter.has_first = 1;
+                filter.field = condition.field;
+                filter.kind = condition.kind;
+                filter.negate = condition.negate;
+                filter.low = condition.low;
+                filter.high = condition.high;
+                continue;
+            }
+            self.add(&condition);
+            filter.condition_count += 1;
         }
-        if tests.is_empty() { 0 } else { first }
+        if filter.condition_count > 0 {
+            filter.conditions = first;
+        }
     }
 
     /// Adds a line. Returns its number.
