@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod connection;
+pub mod dns;
 pub mod end;
 pub mod line;
 pub mod relay;
