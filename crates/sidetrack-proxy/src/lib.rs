@@ -22,14 +22,19 @@
 //! Server::run ── inspect ── sniff ── Rules::decide ── Flow::connect_async ── relay ── FlowLine
 //! ```
 //!
+//! Of datagrams, [`dns`] reads queries and responses, [`sniff::quic`] a client's first packets, and
+//! [`names`] remembers which name an address was asked for by.
+//!
 //! Modules: [`sniff`](mod@sniff) reads first bytes, [`rules`] decides, [`relay`](mod@relay) moves
 //! bytes, [`connection`] does all that for one connection, [`serve`](mod@serve) for all of a
 //! service. The process must ignore SIGPIPE, as Rust programs do unless told otherwise.
 #![forbid(unsafe_code)]
 
 pub mod connection;
+pub mod dns;
 pub mod end;
 pub mod line;
+pub mod names;
 pub mod relay;
 pub mod rules;
 pub mod serve;

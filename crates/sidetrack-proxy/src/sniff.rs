@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod http;
+pub mod quic;
 mod tls;
 
 pub use http::{HEAD_SIZE_MAX, HEADERS_MAX, METHOD_SIZE_MAX, PATH_SIZE_MAX};

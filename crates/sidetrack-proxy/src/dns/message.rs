@@ -1,0 +1,113 @@
+//! A message's parts, one after the other.
+
+use hickory_proto::op::{Header, MessageType, OpCode, Query};
+use hickory_proto::rr::Name;
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+
+use super::code::{Class, Kind};
+use super::{Fault, MESSAGE_SIZE_MAX, QUESTIONS_MAX, Question, Unread, name};
+
+/// A message that is read so far.
+pub(super) struct Message<'a> {
+    pub(super) header: Header,
+    bytes: &'a [u8],
+    decoder: BinDecoder<'a>,
+}
+
+/// A record whose data were not looked at.
+pub(super) struct Record<'a> {
+    pub(super) name: Name,
+    pub(super) kind: Kind,
+    pub(super) class: Class,
+    pub(super) ttl: u32,
+    pub(super) data: &'a [u8],
+    /// The whole message, as a name in the data may lead out of them.
+    message: &'a [u8],
+    /// At the data.
+    decoder: BinDecoder<'a>,
+}
+
+impl<'a> Message<'a> {
+    /// Reads the header, and tells by it whether this is DNS at all.
+    pub(super) fn open(bytes: &'a [u8], direction: MessageType) -> Result<Self, Unread> {
+        let mut decoder = BinDecoder::new(bytes);
+        let header = Header::read(&mut decoder).map_err(|_| Unread::NotDns)?;
+        let questions = header.counts.queries;
+        let unasked = questions == 0 && header.message_type == MessageType::Query;
+        if matches!(header.op_code, OpCode::Unknown(_)) || questions > QUESTIONS_MAX || unasked {
+            return Err(Unread::NotDns);
+        }
+        if bytes.len() > MESSAGE_SIZE_MAX {
+            return Err(Fault::TooLong.into());
+        }
+        if header.message_type != direction {
+            return Err(Fault::Direction.into());
+        }
+        Ok(Self {
+            header,
+            bytes,
+            decoder,
+        })
+    }
+
+    /// Reads all questions, and keeps the first.
+    pub(super) fn first_question(&mut self) -> Result<Option<Query>, Fault> {
+        let mut first = None;
+        for _ in 0..self.header.counts.queries {
+            let name = name::read(self.bytes, &mut self.decoder)?;
+            let mut question = Query::query(name, self.u16()?.into());
+            question.set_query_class(self.u16()?.into());
+            first.get_or_insert(question);
+        }
+        Ok(first)
+    }
+
+    /// Reads the next record, whatever its section.
+    pub(super) fn record(&mut self) -> Result<Record<'a>, Fault> {
+        let name = name::read(self.bytes, &mut self.decoder)?;
+        let kind = Kind(self.u16()?);
+        let class = Class(self.u16()?);
+        let ttl = self.decoder.read_u32().map_err(|_| Fault::Cut)?;
+        let size = self.u16()?;
+        let index = u16::try_from(self.decoder.index()).map_err(|_| Fault::TooLong)?;
+        let decoder = self.decoder.clone(index);
+        let data = self.decoder.read_slice(size.into());
+        Ok(Record {
+            name,
+            kind,
+            class,
+            ttl: ttl.unverified(),
+            data: data.map_err(|_| Fault::Cut)?.unverified(),
+            message: self.bytes,
+            decoder,
+        })
+    }
+
+    fn u16(&mut self) -> Result<u16, Fault> {
+        let read = self.decoder.read_u16().map_err(|_| Fault::Cut)?;
+        Ok(read.unverified())
+    }
+}
+
+impl Record<'_> {
+    /// Its data as a name, and nothing more.
+    pub(super) fn data_as_name(mut self) -> Result<Name, Fault> {
+        let end = self.decoder.index() + self.data.len();
+        let name = name::read(self.message, &mut self.decoder)?;
+        if self.decoder.index() == end {
+            Ok(name)
+        } else {
+            Err(Fault::Data)
+        }
+    }
+}
+
+impl From<&Query> for Question {
+    fn from(query: &Query) -> Self {
+        Self {
+            name: name::text(query.name()),
+            kind: Kind(query.query_type().into()),
+            class: Class(query.query_class().into()),
+        }
+    }
+}

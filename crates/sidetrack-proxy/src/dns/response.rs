@@ -1,0 +1,144 @@
+//! What a client is answered.
+
+use std::net::IpAddr;
+
+use hickory_proto::op::{MessageType, OpCode};
+
+use super::code::{Class, Kind, Rcode};
+use super::message::{Message, Record};
+use super::{ANSWERS_MAX, CHAIN_MAX, Fault, Question, Unread, name};
+
+/// A response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The query's.
+    pub id: u16,
+    /// What became of the query.
+    pub rcode: Rcode,
+    /// Whether it was cut; the client will ask again over TCP.
+    pub truncated: bool,
+    /// The first question; some responses that tell of errors have none.
+    pub question: Option<Question>,
+    /// The answers, [`ANSWERS_MAX`] at most; none if it responds to anything but a standard query.
+    pub answers: Vec<Answer>,
+    /// The answers that were not read, as there were more than [`ANSWERS_MAX`].
+    pub left_out: u16,
+}
+
+/// A record that answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whose record it is; written as [`Question::name`].
+    pub name: String,
+    /// Its type.
+    pub kind: Kind,
+    /// How long it holds, in seconds.
+    pub ttl: u32,
+    /// What it says.
+    pub data: Data,
+}
+
+/// What an answer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// The name's address (A, AAAA).
+    Address(IpAddr),
+    /// The name that it stands for (CNAME); written as [`Question::name`].
+    Alias(String),
+    /// Anything else; not looked at.
+    Other,
+}
+
+/// Reads a datagram that a server sent.
+///
+/// Authority and additional records are not looked at.
+///
+/// # Errors
+///
+/// [`Unread`], of the header, the questions, and those answers that are read.
+pub fn read_response(datagram: &[u8]) -> Result<Response, Unread> {
+    let mut message = Message::open(datagram, MessageType::Response)?;
+    let question = message.first_question()?;
+    let header = message.header;
+    let count = match header.op_code {
+        OpCode::Query => header.counts.answers,
+        _ => 0, // an update has prerequisites there
+    };
+    let read = (0..count.min(ANSWERS_MAX)).map(|_| read_answer(message.record()?));
+    Ok(Response {
+        id: header.id,
+        rcode: Rcode(header.response_code.low()),
+        truncated: header.truncation,
+        question: question.as_ref().map(Question::from),
+        answers: read.collect::<Result<_, Fault>>()?,
+        left_out: count.saturating_sub(ANSWERS_MAX),
+    })
+}
+
+impl Response {
+    /// The addresses of the name asked for, each with how many seconds it is that name's.
+    ///
+    /// Aliases are followed, [`CHAIN_MAX`] at most: an address at their end is the asked name's for
+    /// as long as every record on the way holds.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        let chain = self.chain();
+        self.answers.iter().filter_map(move |answer| {
+            let Data::Address(address) = answer.data else {
+                return None;
+            };
+            let (_, ttl) = chain.iter().find(|(name, _)| *name == answer.name)?;
+            Some((address, answer.ttl.min(*ttl)))
+        })
+    }
+
+    /// The name asked for and those that it stands for, each with how many seconds it does.
+    fn chain(&self) -> Vec<(&str, u32)> {
+        let mut chain = Vec::new();
+        let mut next = self
+            .question
+            .as_ref()
+            .map(|asked| (asked.name.as_str(), u32::MAX));
+        while let Some((name, ttl)) = next {
+            chain.push((name, ttl));
+            if chain.len() > CHAIN_MAX {
+                break;
+            }
+            next = self
+                .alias_of(name)
+                .map(|(target, its)| (target, ttl.min(its)))
+                .filter(|(target, _)| !chain.iter().any(|(known, _)| known == target));
+        }
+        chain
+    }
+
+    fn alias_of(&self, name: &str) -> Option<(&str, u32)> {
+        self.answers.iter().find_map(|answer| match &answer.data {
+            Data::Alias(target) if answer.name == name => Some((target.as_str(), answer.ttl)),
+            _ => None,
+        })
+    }
+}
+
+fn read_answer(record: Record<'_>) -> Result<Answer, Fault> {
+    let name = name::text(&record.name);
+    let kind = record.kind;
+    // With the first bit set it would be negative, which counts as nothing (RFC 2181, 8).
+    let ttl = i32::try_from(record.ttl).map_or(0, |_| record.ttl);
+    let data = match kind {
+        _ if record.class != Class::IN => Data::Other,
+        Kind::A => Data::Address(octets::<4>(record.data)?.into()),
+        Kind::AAAA => Data::Address(octets::<16>(record.data)?.into()),
+        Kind::CNAME => Data::Alias(name::text(&record.data_as_name()?)),
+        _ => Data::Other,
+    };
+    Ok(Answer {
+        name,
+        kind,
+        ttl,
+        data,
+    })
+}
+
+fn octets<const SIZE: usize>(data: &[u8]) -> Result<[u8; SIZE], Fault> {
+    data.try_into().map_err(|_| Fault::Data)
+}

@@ -1,0 +1,257 @@
+//! Messages that are cut, too large, circular, or no messages.
+
+use hickory_proto::op::{self, Message, OpCode};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{RData, Record, RecordType};
+use proptest::prelude::*;
+
+use super::super::*;
+use super::{edns, name, query, response};
+
+/// The largest payload of a UDP datagram over IPv4.
+const DATAGRAM_SIZE_MAX: usize = 65_507;
+
+fn header(response: bool, counts: [u8; 4]) -> Vec<u8> {
+    let [questions, answers, authorities, additionals] = counts;
+    vec![
+        7,
+        7,
+        u8::from(response) << 7,
+        0,
+        0,
+        questions,
+        0,
+        answers,
+        0,
+        authorities,
+        0,
+        additionals,
+    ]
+}
+
+fn malformed<T>(fault: Fault) -> Result<T, Unread> {
+    Err(Unread::Malformed(fault))
+}
+
+#[test]
+fn what_has_no_header_of_dns_is_not_dns() {
+    let mut odd = query("a.", RecordType::A);
+    odd.metadata.op_code = OpCode::Unknown(9);
+    for bytes in [
+        &b""[..],
+        &header(false, [1, 0, 0, 0])[..11],
+        &header(false, [0, 0, 0, 0]),
+        &header(false, [17, 0, 0, 0]),
+        &odd.to_vec().unwrap(),
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0xff; 100],
+    ] {
+        assert_eq!(read_query(bytes), Err(Unread::NotDns), "{bytes:?}");
+        assert_eq!(deny(bytes, Denial::Refused), None);
+    }
+    assert_eq!(
+        read_response(&header(true, [17, 0, 0, 0])),
+        Err(Unread::NotDns)
+    );
+    assert!(read_response(&header(true, [0; 4])).is_ok());
+}
+
+#[test]
+fn the_other_direction_is_malformed() {
+    let question = [&[0][..], &[0, 1, 0, 1]].concat();
+    let asks = [header(false, [1, 0, 0, 0]), question.clone()].concat();
+    let tells = [header(true, [1, 0, 0, 0]), question].concat();
+    assert_eq!(read_query(&tells), malformed(Fault::Direction));
+    assert_eq!(read_response(&asks), malformed(Fault::Direction));
+}
+
+#[test]
+fn every_beginning_is_cut() {
+    let mut asks = query("www.example.com.", RecordType::A);
+    asks.set_edns(edns());
+    let asks = asks.to_vec().unwrap();
+    for end in 12..asks.len() {
+        assert_eq!(read_query(&asks[..end]), malformed(Fault::Cut), "{end}");
+    }
+    let tells = response("a.b.", &[("a.b.", 1, "c.b."), ("c.b.", 1, "192.0.2.1")]);
+    let tells = tells.to_vec().unwrap();
+    for end in 12..tells.len() {
+        assert_eq!(read_response(&tells[..end]), malformed(Fault::Cut), "{end}");
+    }
+    assert!(read_response(&tells).is_ok());
+}
+
+#[test]
+fn names_in_circles_and_other_wrong_ones() {
+    for wrong in [
+        &[0xc0, 12][..],             // to itself
+        &[1, b'a', 0xc0, 12],        // to its own beginning
+        &[0xc0, 14, 0xc0, 12],       // to each other
+        &[0xff, 0xff],               // forward
+        &[0x40, 1],                  // a kind of label that never came to be
+        &[[63; 64]; 5].concat()[..], // too long
+    ] {
+        let bytes = [&header(false, [1, 0, 0, 0])[..], wrong, &[0, 1, 0, 1]].concat();
+        assert_eq!(read_query(&bytes), malformed(Fault::Name), "{wrong:?}");
+    }
+}
+
+#[test]
+fn data_that_do_not_fit() {
+    for (kind, data) in [
+        (1, &[192, 0, 2][..]),
+        (1, &[192, 0, 2, 1, 0]),
+        (1, &[]),
+        (28, &[0; 15]),
+        (5, &[0, 0]),
+    ] {
+        let head = [0, 0, kind, 0, 1, 0, 0, 0, 1, 0, data.len() as u8];
+        let bytes = [&header(true, [0, 1, 0, 0])[..], &head, data].concat();
+        assert_eq!(
+            read_response(&bytes),
+            malformed(Fault::Data),
+            "{kind} {data:?}"
+        );
+    }
+    // A name that goes on behind its record.
+    let head = [0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 1];
+    let bytes = [&header(true, [0, 1, 0, 0])[..], &head, &[1, b'a', 0]].concat();
+    assert_eq!(read_response(&bytes), malformed(Fault::Data));
+}
+
+#[test]
+fn one_opt_record_at_the_root() {
+    let question = [0, 0, 1, 0, 1];
+    let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+    let named = [&[1, b'a'][..], &opt].concat();
+    let with = |opts: &[u8], count| {
+        let bytes = [&header(false, [1, 0, 0, count])[..], &question, opts].concat();
+        read_query(&bytes).map(|read| read.id)
+    };
+    assert_eq!(with(&opt, 1), Ok(0x0707));
+    assert_eq!(with(&[opt, opt].concat(), 2), malformed(Fault::Opt));
+    assert_eq!(with(&named, 1), malformed(Fault::Opt));
+}
+
+#[test]
+fn counts_are_bounded() {
+    let one = op::Query::query(name("a."), RecordType::A);
+    let mut asks = query("a.", RecordType::A);
+    asks.add_queries(std::iter::repeat_n(
+        one.clone(),
+        usize::from(QUESTIONS_MAX) - 1,
+    ));
+    assert_eq!(
+        read_query(&asks.to_vec().unwrap()).unwrap().questions,
+        QUESTIONS_MAX
+    );
+    asks.add_query(one);
+    assert_eq!(read_query(&asks.to_vec().unwrap()), Err(Unread::NotDns));
+
+    let record = Record::from_rdata(name("a."), 1, RData::A(A([192, 0, 2, 1].into())));
+    let mut asks = query("a.", RecordType::A);
+    asks.add_additionals(std::iter::repeat_n(record.clone(), QUERY_RECORDS_MAX));
+    assert!(read_query(&asks.to_vec().unwrap()).is_ok());
+    asks.add_answer(record.clone());
+    assert_eq!(
+        read_query(&asks.to_vec().unwrap()),
+        malformed(Fault::TooManyRecords)
+    );
+
+    let mut tells = query("a.", RecordType::A).into_response();
+    tells.add_answers(std::iter::repeat_n(record, usize::from(ANSWERS_MAX) + 44));
+    let read = read_response(&tells.to_vec().unwrap()).unwrap();
+    assert_eq!(
+        (read.addresses().count(), read.left_out),
+        (usize::from(ANSWERS_MAX), 44)
+    );
+}
+
+/// A response with 65,535 answers, as far as they fit: a TXT of pointers to pointers, and then
+/// records whose name leads through the first `pointers` of them to the root.
+fn chained(pointers: u16) -> Vec<u8> {
+    let mut bytes = header(true, [0; 4]);
+    bytes[6..8].fill(0xff);
+    bytes.extend([0, 0, 16, 0, 1, 0, 0, 0, 1]);
+    bytes.extend((2 * pointers).to_be_bytes());
+    let mut last = 12; // the root
+    for _ in 1..pointers {
+        bytes.extend((0xc000_u16 | last).to_be_bytes());
+        last = bytes.len() as u16 - 2;
+    }
+    bytes.extend([0, 0]);
+    let pointer = (0xc000 | last).to_be_bytes();
+    let record = [&pointer[..], &[0, 16, 0, 1, 0, 0, 0, 1, 0, 0]].concat();
+    while bytes.len() + record.len() <= DATAGRAM_SIZE_MAX {
+        bytes.extend(&record);
+    }
+    bytes
+}
+
+#[test]
+fn pointers_are_bounded() {
+    let read = read_response(&chained(POINTERS_MAX as u16)).unwrap();
+    assert_eq!(read.answers.len(), usize::from(ANSWERS_MAX));
+    assert!(read.answers.iter().all(|answer| answer.name == "."));
+    for pointers in [POINTERS_MAX as u16 + 1, 8000] {
+        let read = read_response(&chained(pointers));
+        assert_eq!(read, malformed(Fault::Name), "{pointers}");
+    }
+}
+
+#[test]
+fn the_largest_datagrams_are_read() {
+    let tells = chained(1);
+    assert!(tells.len() > DATAGRAM_SIZE_MAX - 12);
+    assert!(read_response(&tells).is_ok());
+
+    let mut asks = query("a.", RecordType::A).to_vec().unwrap();
+    asks.resize(DATAGRAM_SIZE_MAX, 0);
+    assert!(read_query(&asks).is_ok());
+    asks.resize(MESSAGE_SIZE_MAX + 1, 0);
+    assert_eq!(read_query(&asks), malformed(Fault::TooLong));
+}
+
+/// Bytes that lead deep into the readers more often than plain random ones.
+fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let pieces = prop_oneof![
+        Just(vec![3, b'w', b'w', b'w']),
+        Just(vec![0]),
+        (0..60_u8).prop_map(|to| vec![0xc0, to]),
+        Just(vec![0, 1, 0, 1]),
+        Just(vec![0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 1]),
+        Just(vec![0, 5, 0, 1, 0, 0, 0, 9, 0, 2, 0xc0, 12]),
+        Just(vec![0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0]),
+        prop::collection::vec(any::<u8>(), 0..20),
+    ];
+    let body = prop::collection::vec(pieces, 0..20).prop_map(|pieces| pieces.concat());
+    let counts = [0..4_u8, 0..4, 0..4, 0..4];
+    (any::<bool>(), counts, body)
+        .prop_map(|(response, counts, body)| [header(response, counts), body].concat())
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in prop_oneof![hostile(), prop::collection::vec(any::<u8>(), 0..600)]) {
+        let read = read_query(&bytes);
+        let denial = deny(&bytes, Denial::NoSuchName);
+        prop_assert_eq!(read.is_ok(), denial.is_some());
+        if let (Ok(read), Some(denial)) = (read, denial) {
+            let response = read_response(&denial).unwrap();
+            prop_assert_eq!((response.id, response.question), (read.id, Some(read.question)));
+        }
+        if let Ok(response) = read_response(&bytes) {
+            prop_assert!(response.addresses().count() <= response.answers.len());
+        }
+    }
+
+    #[test]
+    fn damage_does_not_panic(at in 0..80_usize, value: u8) {
+        let message: Message = response("a.b.c.", &[("a.b.c.", 1, "c.c."), ("c.c.", 1, "::1")]);
+        let mut bytes = message.to_vec().unwrap();
+        let at = at % bytes.len();
+        bytes[at] = value;
+        let _ = read_response(&bytes);
+        let _ = read_query(&bytes);
+    }
+}

@@ -1,0 +1,105 @@
+//! The frames of a client's Initial packet (RFC 9000, 17.2.2 and 19).
+
+use super::cursor::Cursor;
+
+/// A piece of the handshake.
+#[derive(Debug, PartialEq)]
+pub(super) struct Crypto<'a> {
+    /// Its place, in bytes from the handshake's beginning.
+    pub(super) offset: u64,
+    pub(super) data: &'a [u8],
+}
+
+/// The CRYPTO frames, once all are known to be right; `None` if one is cut or may not be there.
+pub(super) fn crypto(payload: &[u8]) -> Option<Vec<Crypto<'_>>> {
+    let mut pieces = Vec::new();
+    let mut cursor = Cursor::new(payload);
+    if payload.is_empty() {
+        return None; // RFC 9000, 12.4
+    }
+    while !cursor.rest().is_empty() {
+        // All of them are below 64, so one byte each: the shortest form is due (RFC 9000, 12.4).
+        match cursor.byte()? {
+            PADDING | PING => {}
+            ACK => ack(&mut cursor)?,
+            ACK_ECN => {
+                ack(&mut cursor)?;
+                varints(&mut cursor, 3)?;
+            }
+            CRYPTO => {
+                let offset = cursor.varint()?;
+                let size = cursor.varint()?;
+                let data = cursor.take(size)?;
+                pieces.push(Crypto { offset, data });
+            }
+            CONNECTION_CLOSE => {
+                varints(&mut cursor, 2)?; // the error, the frame that made it
+                let size = cursor.varint()?;
+                cursor.take(size)?; // the reason
+            }
+            _ => return None,
+        }
+    }
+    Some(pieces)
+}
+
+const PADDING: u8 = 0x00;
+const PING: u8 = 0x01;
+const ACK: u8 = 0x02;
+const ACK_ECN: u8 = 0x03;
+const CRYPTO: u8 = 0x06;
+/// Of the transport; an application has nothing to say yet.
+const CONNECTION_CLOSE: u8 = 0x1c;
+
+/// Behind its type: the largest number, the delay, the count of ranges, the first range, and two
+/// for each other range.
+fn ack(cursor: &mut Cursor<'_>) -> Option<()> {
+    varints(cursor, 2)?;
+    let ranges = cursor.varint()?;
+    varints(cursor, 1 + 2 * ranges)
+}
+
+fn varints(cursor: &mut Cursor<'_>, count: u64) -> Option<()> {
+    for _ in 0..count {
+        cursor.varint()?;
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_may_be_there() {
+        let payload = [
+            &[PADDING, PING, PADDING][..],
+            &[ACK, 9, 0, 1, 0, 0, 0],
+            &[ACK_ECN, 9, 0, 0, 0, 1, 2, 3],
+            &[CRYPTO, 0x40, 2, 3, b'a', b'b', b'c'],
+            &[CONNECTION_CLOSE, 0, 6, 2, b'n', b'o'],
+            &[CRYPTO, 0, 0],
+        ];
+        let pieces = [(2, &b"abc"[..]), (0, b"")];
+        let pieces = pieces.map(|(offset, data)| Crypto { offset, data });
+        assert_eq!(crypto(&payload.concat()).unwrap(), pieces);
+    }
+
+    #[test]
+    fn cut_or_forbidden() {
+        for payload in [
+            &[][..],
+            &[ACK, 9, 0, 1, 0, 0],
+            &[ACK, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0],
+            &[CRYPTO, 0, 2, 1],
+            &[CRYPTO, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            &[CONNECTION_CLOSE, 0, 0, 1],
+            &[0x1d, 0, 0],
+            &[0x08, 0],    // STREAM
+            &[0x40, PING], // not in its shortest form
+            &[PING, 0x1e], // HANDSHAKE_DONE
+        ] {
+            assert_eq!(crypto(payload), None, "{payload:?}");
+        }
+    }
+}

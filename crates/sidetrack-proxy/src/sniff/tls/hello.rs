@@ -1,0 +1,129 @@
+//! The handshake message itself, which TLS brings in records and QUIC in CRYPTO frames.
+
+use tls_parser::{
+    SNIType, TlsClientHelloContents, TlsExtension, TlsVersion, parse_tls_client_hello_extension,
+    parse_tls_handshake_client_hello,
+};
+
+use crate::sniff::host;
+
+/// The application protocols that are reported; the rest is left out.
+pub const ALPN_ENTRIES_MAX: usize = 16;
+/// The versions that are reported; the rest is left out.
+pub const VERSIONS_MAX: usize = 16;
+
+/// What a ClientHello tells; see [`Seen::Tls`](crate::sniff::Seen::Tls).
+#[derive(Debug)]
+pub(in crate::sniff) struct ClientHello {
+    pub(in crate::sniff) sni: Option<String>,
+    pub(in crate::sniff) alpn: Vec<String>,
+    pub(in crate::sniff) versions: Vec<String>,
+}
+
+/// What can be said of a handshake's bytes so far.
+#[derive(Debug)]
+pub(in crate::sniff) enum Message {
+    /// The ClientHello; what follows it was not looked at.
+    Hello(ClientHello),
+    /// Not whole yet.
+    Part,
+    /// It says that it is longer than it may be.
+    TooLong,
+    /// Another message.
+    Other,
+    /// Whole, but not to be understood.
+    Damaged,
+}
+
+/// Reads the message that `bytes` begin with (RFC 8446, 4). Its body may have `size_max` bytes.
+pub(in crate::sniff) fn read(bytes: &[u8], size_max: usize) -> Message {
+    if bytes.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
+        return Message::Other;
+    }
+    let Some((header, rest)) = bytes.split_at_checked(HEADER_SIZE) else {
+        return Message::Part;
+    };
+    let size = u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
+    if size > size_max {
+        return Message::TooLong;
+    }
+    match rest.get(..size).map(read_body) {
+        Some(Some(hello)) => Message::Hello(hello),
+        Some(None) => Message::Damaged,
+        None => Message::Part,
+    }
+}
+
+const HEADER_SIZE: usize = 4;
+const CLIENT_HELLO: u8 = 1;
+
+fn read_body(body: &[u8]) -> Option<ClientHello> {
+    let (_, hello) = parse_tls_handshake_client_hello(body).ok()?;
+    let mut sni = None;
+    let mut alpn = Vec::new();
+    let mut versions = Vec::new();
+    for extension in extensions(&hello) {
+        match extension {
+            TlsExtension::SNI(names) if sni.is_none() => {
+                let name = names.iter().find(|(kind, _)| *kind == SNIType::HostName);
+                sni = name.and_then(|(_, name)| host(name));
+            }
+            TlsExtension::ALPN(offered) if alpn.is_empty() => alpn = protocols(&offered),
+            TlsExtension::SupportedVersions(offered) if versions.is_empty() => {
+                versions = offered
+                    .iter()
+                    .filter_map(version)
+                    .take(VERSIONS_MAX)
+                    .collect();
+            }
+            _ => {}
+        }
+    }
+    if versions.is_empty() {
+        versions.extend(version(&hello.version)); // TLS 1.2 and before name only their newest
+    }
+    Some(ClientHello {
+        sni,
+        alpn,
+        versions,
+    })
+}
+
+/// Reads each by itself, so that one the parser does not understand hides none of the others.
+fn extensions<'a>(hello: &TlsClientHelloContents<'a>) -> impl Iterator<Item = TlsExtension<'a>> {
+    let mut rest = hello.ext.unwrap_or_default();
+    let slices = std::iter::from_fn(move || {
+        let size = usize::from(u16::from_be_bytes([*rest.get(2)?, *rest.get(3)?]));
+        let (extension, after) = rest.split_at_checked(4 + size)?;
+        rest = after;
+        Some(extension)
+    });
+    slices.filter_map(|extension| Some(parse_tls_client_hello_extension(extension).ok()?.1))
+}
+
+fn protocols(offered: &[&[u8]]) -> Vec<String> {
+    offered
+        .iter()
+        .filter(|name| !matches!(name, [high, low] if is_grease(u16::from_be_bytes([*high, *low]))))
+        .take(ALPN_ENTRIES_MAX)
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect()
+}
+
+fn version(version: &TlsVersion) -> Option<String> {
+    match version.0 {
+        0x0300 => Some("ssl3".into()),
+        0x0301 => Some("1.0".into()),
+        0x0302 => Some("1.1".into()),
+        0x0303 => Some("1.2".into()),
+        0x0304 => Some("1.3".into()),
+        grease if is_grease(grease) => None,
+        other => Some(format!("0x{other:04x}")),
+    }
+}
+
+/// Values that clients throw in so that servers keep ignoring what they do not know (RFC 8701).
+fn is_grease(value: u16) -> bool {
+    let [high, low] = value.to_be_bytes();
+    high == low && low & 0x0f == 0x0a
+}

@@ -1,0 +1,196 @@
+//! What no client should do.
+
+use proptest::prelude::*;
+use sidetrack_proxy::sniff::quic::*;
+
+use crate::reader::{ID, hello, read};
+use crate::seal::{Sealer, V1, V2, crypto};
+
+fn reading(bytes: &[u8]) -> Reading {
+    InitialReader::new().datagram(bytes)
+}
+
+#[test]
+fn other_protocols_are_not_quic() {
+    for bytes in [
+        &b""[..],
+        b"\x40",
+        &[0x40; 20],
+        b"\xc0\x00\x00\x00",
+        &[0x16; 1200],                                       // DTLS, STUN and the like
+        b"\x80\x60\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00", // RTP
+        b"\xc0\x00\x00\x00\x00\x00\x00",                     // no versions to choose from
+        b"\xc0\x00\x00\x00\x00\x00\x00\x01\x02\x03",
+        b"\xc0abcd\xff\x00", // no room for an ID of 255 bytes
+        b"\xa0\x00\x00\x00\x01\x00\x00\x14aaaaaaaaaaaaaaaaaaaa", // a handshake without the mark
+    ] {
+        assert_eq!(reading(bytes), Reading::NotQuic, "{bytes:?}");
+    }
+}
+
+#[test]
+fn every_cut_of_an_initial_packet_is_malformed() {
+    let whole = Sealer::new(V1, ID).datagram(0, &crypto(0, &hello("a.example")));
+    for end in 0..whole.len() {
+        let wanted = match end {
+            0..5 => Reading::NotQuic,
+            _ => Reading::Malformed(Fault::Header),
+        };
+        assert_eq!(reading(&whole[..end]), wanted, "{end}");
+    }
+}
+
+#[test]
+fn headers_that_are_not_possible() {
+    for rest in [
+        &[21; 40][..],                                              // an ID of 21 bytes
+        &[0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0], // a token without end
+        &[&[0, 0, 0, 19][..], &[0; 19]].concat(),                   // too short for a sample
+        &[0, 0, 0],                                                 // no length
+    ] {
+        let bytes = [b"\xc0\x00\x00\x00\x01", rest].concat();
+        assert_eq!(
+            reading(&bytes),
+            Reading::Malformed(Fault::Header),
+            "{rest:?}"
+        );
+    }
+}
+
+/// What becomes of datagrams with these frames, and of the whole ClientHello after them.
+fn after(frames: &[Vec<u8>]) -> [Reading; 2] {
+    let client = Sealer::new(V1, ID);
+    let mut reader = InitialReader::new();
+    let mut last = Reading::NotQuic;
+    for (number, frames) in (0..).zip(frames) {
+        last = reader.datagram(&client.datagram(number, frames));
+    }
+    let whole = client.datagram(1000, &crypto(0, &hello("a.example")));
+    [last, reader.datagram(&whole)]
+}
+
+#[test]
+fn a_faulty_hello_stays_so() {
+    let hello = hello("b.example");
+    for (frames, fault) in [
+        (vec![vec![0x08, 0, 0, 0]], Fault::Frame),
+        (vec![crypto(CRYPTO_SIZE_MAX, b"a")], Fault::TooLong),
+        (vec![crypto(0, &[1, 1, 0, 0])], Fault::TooLong),
+        (vec![crypto(0, &[2])], Fault::NoHello),
+        (vec![crypto(0, &[1, 0, 0, 1, 0])], Fault::NoHello),
+        (vec![crypto(4, b"ab"), crypto(5, b"a")], Fault::Conflict),
+        (
+            vec![crypto(0, &hello), crypto(60, b"other")],
+            Fault::Conflict,
+        ),
+        (
+            vec![vec![1, 0, 0, 0]; DATAGRAMS_MAX],
+            Fault::TooManyDatagrams,
+        ),
+    ] {
+        let wanted = Reading::Malformed(fault);
+        assert_eq!(after(&frames), [wanted.clone(), wanted]);
+    }
+    let [last, whole] = after(&vec![vec![1, 0, 0, 0]; DATAGRAMS_MAX - 1]);
+    assert_eq!([last, whole], [Reading::NeedMore, read("a.example")]);
+}
+
+#[test]
+fn what_servers_discard_is_not_taken() {
+    let hello = hello("a.example");
+    let client = Sealer::new(V1, ID);
+    let small = client.seal(0, &crypto(0, &hello));
+    assert!(small.len() < INITIAL_SIZE_MIN);
+    assert_eq!(reading(&small), Reading::Malformed(Fault::Small));
+
+    // A number that was there before.
+    let mut reader = InitialReader::new();
+    let first = client.datagram(0, &crypto(0, &hello[..50]));
+    let again = client.datagram(0, &crypto(50, &hello[50..]));
+    assert_eq!(reader.datagram(&first), Reading::NeedMore);
+    assert_eq!(reader.datagram(&again), Reading::NeedMore);
+
+    // Damaged: skipped, and malformed if nothing else is there.
+    let mut damaged = first.clone();
+    damaged[50] ^= 1;
+    assert_eq!(reading(&damaged), Reading::Malformed(Fault::Unopened));
+    damaged.extend(client.seal(1, &crypto(0, &hello)));
+    assert_eq!(reading(&damaged), read("a.example"));
+}
+
+#[test]
+fn one_datagram_is_of_one_connection_and_of_few_packets() {
+    let hello = hello("a.example");
+    let client = Sealer::new(V1, ID);
+    let mut datagram = client.datagram(0, &crypto(0, &hello));
+    datagram.extend(Sealer::new(V1, b"other").seal(1, &[1; 4]));
+    assert_eq!(reading(&datagram), Reading::Malformed(Fault::Coalesced));
+
+    let mut datagram = client.datagram(0, &crypto(0, &hello));
+    for number in 1..PACKETS_MAX as u64 {
+        datagram.extend(client.seal(number, &[1; 4]));
+    }
+    assert_eq!(reading(&datagram), read("a.example"));
+    datagram.extend(client.seal(99, &[1; 4]));
+    assert_eq!(
+        reading(&datagram),
+        Reading::Malformed(Fault::TooManyPackets)
+    );
+}
+
+#[test]
+fn the_largest_datagram() {
+    let mut datagram = Sealer::new(V1, ID).seal(0, &crypto(0, &hello("a.example")));
+    while datagram.len() < 65_000 {
+        datagram.extend(Sealer::new(V1, ID).seal(1, &[1; 16_000]));
+    }
+    datagram.resize(65_507, 0);
+    assert_eq!(reading(&datagram), read("a.example"));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..1500),
+        version in prop_oneof![Just(V1), Just(V2), any::<u32>()],
+    ) {
+        reading(&bytes);
+        if let Some(number) = bytes.get(1..5) {
+            let begin = [&bytes[..1], &version.to_be_bytes(), number].concat();
+            reading(&[&begin[..], &bytes[5..]].concat());
+        }
+    }
+
+    #[test]
+    fn no_frames_panic(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 4..60), 1..10)) {
+        let client = Sealer::new(V2, ID);
+        let mut reader = InitialReader::new();
+        for (number, frames) in (0..).zip(frames) {
+            let reading = reader.datagram(&client.datagram(number, &frames));
+            prop_assert!(matches!(reading, Reading::NeedMore | Reading::Malformed(_)));
+        }
+    }
+
+    #[test]
+    fn however_it_is_cut_and_shuffled_it_is_read(
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        order in any::<u64>(),
+        ids in prop::collection::vec(any::<u8>(), 0..=20),
+    ) {
+        let hello = hello("a.example");
+        let mut ends: Vec<_> = cuts.iter().map(|cut| cut.index(hello.len())).collect();
+        ends.extend([0, hello.len()]);
+        ends.sort_unstable();
+        let mut pieces: Vec<_> = ends.windows(2).map(|pair| (pair[0], &hello[pair[0]..pair[1]])).collect();
+        pieces.sort_by_key(|(begin, _)| order.wrapping_mul(2 * *begin as u64 + 1));
+        let client = Sealer::new(V1, &ids);
+        let mut reader = InitialReader::new();
+        let mut come = 0;
+        for (number, (begin, piece)) in (0..).zip(pieces) {
+            let reading = reader.datagram(&client.datagram(number, &crypto(begin, piece)));
+            come += piece.len();
+            let wanted = if come == hello.len() { read("a.example") } else { Reading::NeedMore };
+            prop_assert_eq!(reading, wanted);
+        }
+    }
+}
