@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 30
 
 # What building needs, what the tests drive, and what the benchmarks compare with.
 BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
-TEST_PACKAGES  := curl haproxy v2ray iperf3 iproute2 nftables openssl python3 procps
+TEST_PACKAGES  := bind9-dnsutils curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps
 LINT_PACKAGES  := clang-format
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 

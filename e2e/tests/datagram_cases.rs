@@ -62,7 +62,8 @@ fn case_93_second_datagram_of_a_flow_brings_neither_but_its_flow_is_known() {
 fn case_95_plain_receive_gives_the_payload_alone() {
     let (host, _, listener) = listening("case95", Context::Auto);
     host.client(&["datagrams", TO, "--forget"]).json();
-    let descriptor = listener.sockets()[0].try_clone().unwrap();
+    let v4 = listener.sockets().next().unwrap();
+    let descriptor = UdpSocket::from(v4.try_clone_to_owned().unwrap());
     let mut buffer = [0; 64];
     wait::until("it comes", || descriptor.recv(&mut buffer).is_ok());
     assert!(buffer.starts_with(TO.as_bytes()));

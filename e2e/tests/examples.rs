@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::Origin;
 use e2e::run::{Run, sidetrack};
+use e2e::{EchoOrigin, Origin, netns};
 
 fn repository() -> PathBuf {
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -43,6 +43,21 @@ fn passes_on(via: &str) {
 #[test]
 fn passthrough_in_rust() {
     passes_on(&example("passthrough"));
+}
+
+#[test]
+fn datagrams_in_rust() {
+    netns::enter();
+    let origin = EchoOrigin::start("127.0.0.1:0");
+    let port = origin.address.port();
+    let script = format!("exec 3<>/dev/udp/127.0.0.1/{port}; echo hi >&3; head -n 1 <&3");
+    let vias = ["--via", &example("datagrams"), "--via", "inspect"];
+    let ended = Run::new(&vias, &["bash", "-c", &script]).wait();
+    assert_eq!(ended.outcome.stdout, "hi\n", "{ended:?}");
+    assert_eq!(ended.flows.len(), 1);
+    assert_eq!(ended.flows[0]["chain"].as_array().map(Vec::len), Some(2));
+    let wanted = format!("-> {}", origin.address);
+    assert!(ended.outcome.stderr.contains(&wanted), "{ended:?}");
 }
 
 #[test]

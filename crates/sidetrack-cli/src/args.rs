@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Task {
-    /// Run a command, with its TCP connections diverted through proxies.
+    /// Run a command, with its TCP connections and UDP datagrams diverted through proxies.
     Run(Run),
     /// Show the main job on real connections: two proxies in a chain, and origins of its own.
     Demo,
@@ -106,9 +106,32 @@ pub(crate) struct Rules {
     /// Let pass only what matches one of these.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) allow: Vec<Pattern>,
-    /// End a connection over which no byte has gone for so many seconds.
+    /// What a DNS query for a denied name is answered.
+    #[arg(long, value_enum, default_value_t = DnsDenial::Nxdomain)]
+    pub(crate) dns_denial: DnsDenial,
+    /// Whether QUIC may begin. Without it, programs use TCP, which shows more.
+    #[arg(long, value_enum, default_value_t = Quic::Allow)]
+    pub(crate) quic: Quic,
+    /// End a connection over which no byte has gone for so many seconds; datagrams' flows end after
+    /// 60 at the latest.
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) idle_timeout: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DnsDenial {
+    /// As if there were no such name.
+    Nxdomain,
+    /// For policy; programs may then ask their next server.
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Quic {
+    /// It goes on, as far as the rules let it.
+    Allow,
+    /// To port 443, sending fails at once (EACCES); to other ports, its first datagrams are dropped.
+    Refuse,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sidetrack::Service;
+use sidetrack_proxy::datagrams::{Counts, Quic};
+use sidetrack_proxy::dns::Denial;
 use sidetrack_proxy::{FlowLine, Server, Settings};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args;
+use crate::args::{self, DnsDenial};
 
 /// How long open connections may go on after SIGTERM.
 const GRACE: Duration = Duration::from_millis(500);
@@ -22,6 +24,15 @@ pub(crate) fn proxy(options: args::Proxy) -> Result<ExitCode> {
     let mut settings = Settings::default();
     settings.rules = sidetrack_proxy::Rules::new(options.rules.deny, options.rules.allow);
     settings.idle_timeout = Duration::from_secs(options.rules.idle_timeout);
+    settings.datagram_idle = settings.datagram_idle.min(settings.idle_timeout);
+    settings.denial = match options.rules.dns_denial {
+        DnsDenial::Nxdomain => Denial::NoSuchName,
+        DnsDenial::Refused => Denial::Refused,
+    };
+    settings.quic = match options.rules.quic {
+        args::Quic::Allow => Quic::Allow,
+        args::Quic::Refuse => Quic::Refuse,
+    };
     let json = options.json;
     let runtime = Runtime::new().context("start the runtime")?;
     runtime.block_on(async {
@@ -31,10 +42,33 @@ pub(crate) fn proxy(options: args::Proxy) -> Result<ExitCode> {
             GRACE
         };
         let server = Server::bind(&service, settings)?;
-        server.run(stop, move |line| print(&line, json)).await?;
+        let counts = server.run(stop, move |line| print(&line, json)).await?;
+        tell(&counts);
         anyhow::Ok(())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Of what no flow line tells.
+fn tell(counts: &Counts) {
+    for (number, what) in [
+        (
+            counts.refused,
+            "datagrams came straight to the proxy's port, and were dropped",
+        ),
+        (
+            counts.overflowed,
+            "datagrams came faster than the proxy took them, and were lost",
+        ),
+        (
+            counts.made_room,
+            "flows of datagrams ended as others needed their place",
+        ),
+    ] {
+        if number > 0 {
+            eprintln!("sidetrack proxy: {number} {what}");
+        }
+    }
 }
 
 /// A connection takes up to six descriptors; the soft limit is often 1,024.

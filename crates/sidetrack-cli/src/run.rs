@@ -2,6 +2,7 @@
 
 mod command;
 mod flows;
+mod policy;
 mod proxies;
 mod signals;
 mod wake;
@@ -15,9 +16,9 @@ use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use sidetrack_engine::event::Event;
-use sidetrack_engine::{Absent, Config, Engine, Error, Filter};
+use sidetrack_engine::{Config, Engine, Error};
 
-use crate::args::{self, OnAbsent};
+use crate::args;
 use crate::installed::Installed;
 use crate::scope::Scope;
 use crate::via::{self, Via};
@@ -46,7 +47,10 @@ pub(crate) fn run(options: &args::Run) -> Result<ExitCode> {
     let mut engine = engine.map_err(refused)?;
     let mut proxies = Proxies::start(&vias, options, &scope, &mut engine, &wake)?;
     proxies.await_listeners(&engine, &happenings)?;
-    engine.set_policy(&filters(&proxies, options.on_absent))?;
+    let takers = proxies.takers(&engine)?;
+    let filters = policy::filters(&takers, options.on_absent);
+    flows.expect_deaf(&takers);
+    engine.set_policy_with(&filters, &policy::blocks(options.rules.quic))?;
     let mut program = Program::start(&program, &options.command, &scope.program, &wake)?;
 
     let code = attend(
@@ -85,19 +89,6 @@ fn config() -> Config {
         flows_max: FLOWS_MAX,
         ..Config::default()
     }
-}
-
-fn filters(proxies: &Proxies, on_absent: OnAbsent) -> Vec<Filter> {
-    proxies
-        .services()
-        .map(|service| Filter {
-            on_absent: match on_absent {
-                OnAbsent::Block => Absent::Block,
-                OnAbsent::Permit => Absent::Permit,
-            },
-            ..Filter::redirect_all(service.number)
-        })
-        .collect()
 }
 
 /// Until the command ends: passes signals on, prints flows, tells what went wrong.

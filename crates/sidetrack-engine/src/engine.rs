@@ -307,8 +307,19 @@ impl Engine {
     /// Errors leave the old one in force: [`Error::UnknownService`], [`Error::TooManyFilters`],
     /// [`Error::ContextTooLong`], [`Error::TooManyContexts`], [`Error::PortRange`], [`Error::Bpf`].
     pub fn set_policy(&mut self, filters: &[Filter]) -> Result<(), Error> {
+        self.set_policy_with(filters, &[])
+    }
+
+    /// The same, with filters of other kinds beside the list, judged in the same sublayer.
+    ///
+    /// Errors: as [`Engine::set_policy`].
+    pub fn set_policy_with(
+        &mut self,
+        filters: &[Filter],
+        others: &[sidetrack_policy::Filter],
+    ) -> Result<(), Error> {
         let filters = to_objects(filters, &self.services)?;
-        self.commit(&filters, &[]).map(|_| ())
+        self.commit(filters.iter().chain(others), &[]).map(|_| ())
     }
 
     /// How many listeners a service has now: IPv4, IPv6.
@@ -322,7 +333,7 @@ impl Engine {
         Ok(value.map_or((0, 0), |value| (value.listeners4, value.listeners6)))
     }
 
-    /// How many sockets for datagrams a service has now: IPv4, IPv6.
+    /// How many UDP sockets a service has now: IPv4, IPv6.
     pub fn datagram_listeners(&self, service: &Service) -> Result<(u32, u32), Error> {
         let value = self.read_service(service.number)?;
         Ok(value.map_or((0, 0), |value| (value.datagrams4, value.datagrams6)))

@@ -24,6 +24,8 @@ use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::timeout;
 
+use crate::datagrams::{DATAGRAM_IDLE, Quic};
+use crate::dns::Denial;
 use crate::end::How;
 use crate::line::FlowLine;
 use crate::relay::{Ended, Peer, Progress, end_well, pump, reset_on_close, shutdown, write_all};
@@ -51,6 +53,12 @@ pub struct Settings {
     pub rules: Rules,
     /// A connection over which no byte goes for so long is ended.
     pub idle_timeout: Duration,
+    /// A flow of datagrams that is silent for so long is ended.
+    pub datagram_idle: Duration,
+    /// How a DNS query for a denied name is answered.
+    pub denial: Denial,
+    /// What QUIC may do.
+    pub quic: Quic,
 }
 
 /// What became of one connection.
@@ -250,11 +258,14 @@ fn prepare(stream: &TcpStream) {
 }
 
 impl Default for Settings {
-    /// No rules, and [`IDLE_TIMEOUT`].
+    /// No rules, [`IDLE_TIMEOUT`], [`DATAGRAM_IDLE`].
     fn default() -> Self {
         Self {
             rules: Rules::default(),
             idle_timeout: IDLE_TIMEOUT,
+            datagram_idle: DATAGRAM_IDLE,
+            denial: Denial::NoSuchName,
+            quic: Quic::Allow,
         }
     }
 }

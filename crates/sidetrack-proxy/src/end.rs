@@ -20,6 +20,12 @@ pub enum How {
     ConnectFailed(String),
     /// The proxy was stopped: "stopped".
     Stopped,
+    /// Datagrams: all DNS queries were answered: "answered".
+    Answered,
+    /// Datagrams: nobody is there, says the origin's host: "refused by origin".
+    Refused,
+    /// Datagrams: it had been silent for longest when another flow needed its place: "made room".
+    MadeRoom,
 }
 
 /// One of the proxy's two peers.
@@ -68,6 +74,9 @@ impl fmt::Display for How {
             Self::Denied => f.write_str("denied"),
             Self::ConnectFailed(why) => write!(f, "connect failed: {why}"),
             Self::Stopped => f.write_str("stopped"),
+            Self::Answered => f.write_str("answered"),
+            Self::Refused => f.write_str("refused by origin"),
+            Self::MadeRoom => f.write_str("made room"),
         }
     }
 }

@@ -25,12 +25,15 @@
 //! Of datagrams, [`dns`] reads queries and responses, [`sniff::quic`] a client's first packets, and
 //! [`names`] remembers which name an address was asked for by.
 //!
+//! Datagrams have a loop of their own, see [`datagrams`].
+//!
 //! Modules: [`sniff`](mod@sniff) reads first bytes, [`rules`] decides, [`relay`](mod@relay) moves
 //! bytes, [`connection`] does all that for one connection, [`serve`](mod@serve) for all of a
 //! service. The process must ignore SIGPIPE, as Rust programs do unless told otherwise.
 #![forbid(unsafe_code)]
 
 pub mod connection;
+pub mod datagrams;
 pub mod dns;
 pub mod end;
 pub mod line;

@@ -28,7 +28,7 @@ pub struct FlowLine {
     pub origin_id: u64,
     /// The service that wrote the line.
     pub service: String,
-    /// The transport protocol: "tcp".
+    /// The transport protocol: "tcp" or "udp".
     pub protocol: String,
     /// Where the program wanted to go, as "IP:PORT".
     pub destination: SocketAddr,
@@ -38,7 +38,11 @@ pub struct FlowLine {
     pub program: ProgramLine,
     /// The services that have seen the connection, in order, the one that wrote the line last.
     pub chain: Vec<String>,
-    /// What the client began with.
+    /// The name that the destination was last asked for by, as DNS answers through this proxy told;
+    /// absent if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What the client began with; of datagrams, what they are.
     pub seen: Seen,
     /// Whether the connection might go on.
     pub verdict: Decision,
@@ -49,14 +53,37 @@ pub struct FlowLine {
     pub bytes_up: u64,
     /// Bytes relayed from the origin to the client.
     pub bytes_down: u64,
+    /// UDP: the datagrams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datagrams: Option<Datagrams>,
     /// The time it took to connect onward, in milliseconds; absent if that did not come about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_ms: Option<f64>,
     /// From the program's connect to the end, in milliseconds.
     pub duration_ms: f64,
     /// How it ended: "closed", "denied", "idle", "stopped", "reset by client", "reset by origin",
-    /// "connect failed: …", "client failed: …", "origin failed: …".
+    /// "connect failed: …", "client failed: …", "origin failed: …"; of datagrams also "answered",
+    /// "refused by origin", "made room".
     pub ended: String,
+}
+
+/// How many datagrams there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Datagrams {
+    /// Relayed from the client to the origin.
+    pub up: u64,
+    /// Relayed from the origin to the client.
+    pub down: u64,
+    /// From the client, denied.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub denied: u64,
+    /// Lost here, either way: a socket's buffer was full, or the kernel refused to send it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The program that opened a connection.
@@ -83,7 +110,10 @@ impl FlowLine {
             flow_id: flow.id(),
             origin_id: flow.origin_id(),
             service: chain.last().cloned().unwrap_or_default(),
-            protocol: "tcp".into(),
+            protocol: match flow.is_datagrams() {
+                true => "udp".into(),
+                false => "tcp".into(),
+            },
             destination: flow.original_destination(),
             client: flow.client(),
             program: ProgramLine {
@@ -93,6 +123,8 @@ impl FlowLine {
                 comm: program.comm.to_string(),
             },
             chain,
+            name: None,
+            datagrams: None,
             seen: carried.seen,
             verdict: carried.verdict.decision,
             rule: carried.verdict.rule,
@@ -138,6 +170,8 @@ mod tests {
                 comm: "curl".into(),
             },
             chain: vec!["a".into(), "b".into()],
+            name: None,
+            datagrams: None,
             seen: Seen::Tls {
                 sni: Some("example.com".into()),
                 alpn: vec!["h2".into()],

@@ -65,15 +65,32 @@ impl Rules {
     ///
     /// Decides as [`Self::before`] has, if that has; but may name a rule on the host for it.
     pub fn decide(&self, destination: SocketAddr, host: Option<&str>) -> Verdict {
-        let find = |rules: &[Pattern]| {
-            let rule = rules.iter().find(|rule| rule.matches(destination, host));
-            rule.map(Pattern::to_string)
-        };
-        let (decision, rule) = if let Some(rule) = find(&self.deny) {
+        let matches = |rule: &Pattern| rule.matches(destination, host);
+        self.decide_by(matches, matches)
+    }
+
+    /// The verdict on a DNS query for `name` that goes to `destination`.
+    ///
+    /// A name that may be connected to at some port may be asked for; a rule that denies it at another
+    /// port than DNS's does not deny the query.
+    pub fn decide_name(&self, destination: SocketAddr, name: &str) -> Verdict {
+        let denied = |rule: &Pattern| rule.matches(destination, Some(name));
+        let allowed = |rule: &Pattern| denied(rule) || rule.matches_name(name);
+        self.decide_by(denied, allowed)
+    }
+
+    fn decide_by(
+        &self,
+        denied: impl Fn(&Pattern) -> bool,
+        allowed: impl Fn(&Pattern) -> bool,
+    ) -> Verdict {
+        let denying = self.deny.iter().find(|rule| denied(rule));
+        let allowing = self.allow.iter().find(|rule| allowed(rule));
+        let (decision, rule) = if let Some(rule) = denying {
             (Decision::Deny, Some(format!("deny {rule}")))
         } else if self.allow.is_empty() {
             (Decision::Allow, None)
-        } else if let Some(rule) = find(&self.allow) {
+        } else if let Some(rule) = allowing {
             (Decision::Allow, Some(format!("allow {rule}")))
         } else {
             (Decision::Deny, Some(NO_ALLOW_RULE.into()))
@@ -164,6 +181,23 @@ mod tests {
                 .unwrap()
                 .is_deny()
         );
+    }
+
+    #[test]
+    fn a_name_that_may_be_connected_to_may_be_asked_for() {
+        let rules = rules(
+            &["b.example:443", "c.example"],
+            &["a.example:443", "*.example"],
+        );
+        let decided = |name| {
+            rules
+                .decide_name("192.0.2.53:53".parse().unwrap(), name)
+                .decision
+        };
+        assert_eq!(decided("a.example"), Decision::Allow);
+        assert_eq!(decided("b.example"), Decision::Allow);
+        assert_eq!(decided("c.example"), Decision::Deny);
+        assert_eq!(decided("example.net"), Decision::Deny);
     }
 
     #[test]

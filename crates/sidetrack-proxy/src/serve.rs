@@ -1,18 +1,20 @@
-//! All connections of a service.
+//! All connections of a service, and all its datagrams.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use std::{future, io};
+use std::{future, io, thread};
 
 use sidetrack::{Error, Flow, Service};
 use tokio::net::TcpStream;
 use tokio::select;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::connection::{Settings, inspect_until};
+use crate::datagrams::{Counts, Relay, label};
 use crate::line::FlowLine;
+use crate::names::Names;
 
 /// Connections handled at a time; more wait in the listeners' queues. Each takes up to six file
 /// descriptors: two sockets, and a pipe for each busy direction.
@@ -26,7 +28,9 @@ pub const STOPPED_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Server {
     listener: sidetrack::tokio::Listener,
+    datagrams: Relay,
     settings: Settings,
+    names: Arc<Mutex<Names>>,
 }
 
 /// Accepts the connections of `service` for ever, and hands over each one's line when it has ended.
@@ -38,40 +42,77 @@ pub async fn serve(
     lines: impl Fn(FlowLine) + Send + Sync + 'static,
 ) -> Result<(), Error> {
     let server = Server::bind(service, settings)?;
-    server.run(future::pending(), lines).await
+    server.run(future::pending(), lines).await.map(|_| ())
 }
 
 impl Server {
     /// Listens; connections wait from now on. Must be called within a tokio runtime.
     ///
-    /// Errors: as [`sidetrack::Listener::bind`].
+    /// Errors: as [`sidetrack::Listener::bind`] and [`sidetrack::DatagramListener::bind`].
     pub fn bind(service: &Service, settings: Settings) -> Result<Self, Error> {
+        let names = Arc::new(Mutex::new(Names::new()));
+        // First: who waits for the other one finds both.
+        let datagrams = Relay::bind(service, settings.clone(), Arc::clone(&names))?;
         let listener = sidetrack::tokio::Listener::bind(service)?;
-        Ok(Self { listener, settings })
+        Ok(Self {
+            listener,
+            datagrams,
+            settings,
+            names,
+        })
     }
 
     /// Accepts until `stop` gives a grace period: then no more, and those open have that long to
     /// end by themselves; the rest is ended, with lines that say "stopped".
     ///
-    /// `lines` is called from any of the runtime's threads and must not block. An error is returned
-    /// only if accepting can never work again (the engine is gone); connections that are open then
-    /// go on as tasks of the runtime. Dropping the future drops all connections, without lines.
+    /// Flows of datagrams have no end by themselves: they are ended after that.
+    ///
+    /// `lines` is called from any of the runtime's threads and another one, and must not block. An error
+    /// is returned only if accepting can never work again (the engine is gone); connections that are
+    /// open then go on as tasks of the runtime. Dropping the future drops all connections, without
+    /// lines.
     pub async fn run(
         self,
         stop: impl Future<Output = Duration>,
         lines: impl Fn(FlowLine) + Send + Sync + 'static,
-    ) -> Result<(), Error> {
-        let Self { listener, settings } = self;
+    ) -> Result<Counts, Error> {
+        let Self {
+            listener,
+            datagrams,
+            settings,
+            names,
+        } = self;
         let shared = Arc::new((settings, lines));
+        let stopper = datagrams.stopper();
+        let relayed = relay_datagrams(datagrams, Arc::clone(&shared));
+        tokio::pin!(relayed);
         let handle = move |(stream, flow): (TcpStream, Flow), stopped: Stopped| {
-            let shared = shared.clone();
+            let (shared, names) = (shared.clone(), names.clone());
             async move {
                 let (settings, lines) = &*shared;
-                lines(inspect_until(stream, flow, settings, stopped.wait()).await);
+                let destination = flow.original_destination();
+                let mut line = inspect_until(stream, flow, settings, stopped.wait()).await;
+                line.name = label(destination.ip(), &names);
+                lines(line);
             }
         };
-        accept_until(stop, || listener.accept(), handle).await
+        select! {
+            accepted = accept_until(stop, || listener.accept(), handle) => accepted?,
+            failed = &mut relayed => return failed,
+        }
+        drop(stopper);
+        relayed.await
     }
+}
+
+/// In a thread of its own, as its loop waits by itself.
+fn relay_datagrams(
+    relay: Relay,
+    shared: Arc<(Settings, impl Fn(FlowLine) + Send + Sync + 'static)>,
+) -> impl Future<Output = Result<Counts, Error>> {
+    let (done, ended) = oneshot::channel();
+    thread::spawn(move || done.send(relay.run(&shared.1)));
+    async { ended.await.expect("it does not panic") }
 }
 
 /// The loop of [`Server::run`], for any kind of connection.

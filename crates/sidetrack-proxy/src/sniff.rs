@@ -6,6 +6,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::datagrams::QueryLine;
+
 mod http;
 pub mod quic;
 mod tls;
@@ -57,6 +59,26 @@ pub enum Seen {
         /// The request's target as sent, cut after 2,048 bytes.
         path: String,
     },
+    /// Datagrams of DNS.
+    Dns {
+        /// The first 16 queries, each with its answer.
+        queries: Vec<QueryLine>,
+        /// How many more there were.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        more: u64,
+    },
+    /// Datagrams of QUIC.
+    Quic {
+        /// The server's name, in lower case; absent if the client sent none, or if it was not read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sni: Option<String>,
+        /// The application protocols offered, such as "h3", in the client's order.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        alpn: Vec<String>,
+        /// The version of QUIC, "1" or "2"; absent if it was not read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
+    },
     /// Anything else.
     Raw,
     /// Nothing was sent.
@@ -87,10 +109,15 @@ impl Seen {
     /// The host the client asked for, by TLS or by HTTP.
     pub fn host(&self) -> Option<&str> {
         match self {
-            Self::Tls { sni: host, .. } | Self::Http { host, .. } => host.as_deref(),
-            Self::Raw | Self::Silent => None,
+            Self::Tls { sni: host, .. } | Self::Quic { sni: host, .. } => host.as_deref(),
+            Self::Http { host, .. } => host.as_deref(),
+            Self::Dns { .. } | Self::Raw | Self::Silent => None,
         }
     }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 const RAW: Sniffed = Sniffed::Seen(Seen::Raw);

@@ -23,6 +23,9 @@ use crate::{Error, Flow, Service, query, sys};
 pub use batch::{Batch, Datagram};
 use session::Sessions;
 
+/// What may wait in a socket each way, in bytes as the kernel counts them.
+const BUFFER_SIZE: usize = 4 << 20;
+
 /// A service's UDP sockets, one for each family.
 pub struct DatagramListener {
     pub(crate) sockets: Vec<UdpSocket>,
@@ -37,14 +40,15 @@ impl DatagramListener {
     /// know. Nothing from other hosts is taken: such datagrams are dropped, and counted. Errors:
     /// [`Error::NoEngine`], [`Error::BadSecret`], [`Error::OtherListener`], [`Error::System`].
     pub fn bind(service: &Service) -> Result<Self, Error> {
-        let mut sockets = vec![listen(service, Ipv4Addr::UNSPECIFIED.into())?];
-        match listen(service, Ipv6Addr::UNSPECIFIED.into()) {
-            Ok(v6) => sockets.push(v6),
-            Err(Error::System { source, .. }) if no_ipv6(&source) => {}
+        // IPv6 first: who waits for the service waits for either, and finds both.
+        let v6 = match listen(service, Ipv6Addr::UNSPECIFIED.into()) {
+            Ok(v6) => Some(v6),
+            Err(Error::System { source, .. }) if no_ipv6(&source) => None,
             Err(error) => return Err(error),
-        }
+        };
+        let v4 = listen(service, Ipv4Addr::UNSPECIFIED.into())?;
         Ok(Self {
-            sockets,
+            sockets: [v4].into_iter().chain(v6).collect(),
             sessions: Mutex::default(),
             refused: AtomicU64::new(0),
         })
@@ -58,7 +62,7 @@ impl DatagramListener {
         loop {
             let ready =
                 sys::wait_readable(&self.sockets).map_err(Error::system("wait for a datagram"))?;
-            match self.take(ready, batch) {
+            match self.try_receive(ready, batch) {
                 Ok(()) if batch.is_empty() => {}
                 Err(Error::System { source, .. }) if is_passing(&source) => {}
                 taken => return taken,
@@ -105,19 +109,26 @@ impl DatagramListener {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// The sockets themselves: IPv4, then IPv6 if the host has it. For those who wait for many things
-    /// at once; what is received from them directly tells nothing of its flow.
-    pub fn sockets(&self) -> &[UdpSocket] {
-        &self.sockets
-    }
-
     /// Where it takes datagrams: IPv4, then IPv6 if the host has it.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.sockets.iter().map(UdpSocket::local_addr).collect()
     }
 
-    /// Takes what one socket has, without waiting.
-    pub(crate) fn take(&self, socket: usize, batch: &mut Batch) -> Result<(), Error> {
+    /// The sockets, in the order of [`addresses`](Self::addresses): for those who wait by themselves.
+    pub fn sockets(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(AsFd::as_fd)
+    }
+
+    /// How many datagrams the kernel has dropped because nobody took them in time.
+    pub fn overflowed(&self) -> u64 {
+        self.sockets().map(sys::drops).sum()
+    }
+
+    /// Takes what one of the sockets has, by its place in [`sockets`](Self::sockets), without waiting;
+    /// `batch` is empty if nothing of it was redirected to this service.
+    ///
+    /// Errors: [`Error::System`], with `WouldBlock` if there is nothing.
+    pub fn try_receive(&self, socket: usize, batch: &mut Batch) -> Result<(), Error> {
         let socket = self.sockets[socket].as_fd();
         let arrived = batch
             .receive(socket)
@@ -196,6 +207,9 @@ fn listen(service: &Service, address: IpAddr) -> Result<UdpSocket, Error> {
 /// The kernel is to tell each datagram's own address, and to let us answer from it.
 fn prepare(socket: &Socket, v4: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
+    // All flows share it. The host's rmem_max and wmem_max may say less.
+    socket.set_recv_buffer_size(BUFFER_SIZE)?;
+    socket.set_send_buffer_size(BUFFER_SIZE)?;
     if v4 {
         // IPv6 is not bound to it: answers to a client of another device would find no route.
         socket.bind_device(Some(b"lo"))?;

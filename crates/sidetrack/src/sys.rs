@@ -93,6 +93,28 @@ pub(crate) fn set_flag(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Res
     }
 }
 
+/// The socket's count of datagrams for which its buffer had no room. It wraps at 2³².
+pub(crate) fn drops(socket: BorrowedFd<'_>) -> u64 {
+    const DROPS: usize = 8; // SK_MEMINFO_DROPS, of SK_MEMINFO_VARS
+    let mut figures = [0_u32; DROPS + 1];
+    let mut length = size_of_val(&figures) as libc::socklen_t;
+    // SAFETY: `figures` is writable for `length` bytes, and `length` is a valid pointer, both for the
+    // call's duration; `socket` is open as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            figures.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    match result {
+        0 => figures[DROPS].into(),
+        _ => 0,
+    }
+}
+
 /// The index of one that has something waiting. Blocks.
 pub(crate) fn wait_readable(listeners: &[impl AsFd]) -> io::Result<usize> {
     let mut polled: Vec<libc::pollfd> = listeners

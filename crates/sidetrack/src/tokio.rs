@@ -1,11 +1,15 @@
 //! The same for async programs.
 
+mod datagram;
+
 use std::net::SocketAddr;
 
 use ::tokio::net::{TcpListener, TcpSocket, TcpStream};
 use ::tokio::select;
 
 use crate::{Error, Flow, Service, query};
+
+pub use datagram::DatagramListener;
 
 /// A service's listeners in a tokio runtime; see [`crate::Listener`].
 #[derive(Debug)]

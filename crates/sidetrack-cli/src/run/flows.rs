@@ -2,6 +2,7 @@
 
 mod hops;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,12 +10,13 @@ use std::sync::mpsc::Receiver;
 
 use anyhow::{Context, Result};
 use sidetrack_engine::counter::{Counter, Counters};
-use sidetrack_engine::event::Event;
+use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_proxy::FlowLine;
 use sidetrack_proxy::line::size;
 use sidetrack_proxy::rules::Decision;
 
 use self::hops::Hops;
+use super::proxies::Taker;
 use super::wake::Happening;
 use crate::args;
 use crate::style::Style;
@@ -32,12 +34,17 @@ pub(super) struct Flows {
     hops: Hops,
     chain: String,
     reports: u32,
+    /// Services that do not take a protocol, by their numbers.
+    deaf: HashSet<(u32, u8)>,
+    /// Events of theirs.
+    past_deaf: u64,
     totals: Totals,
 }
 
 #[derive(Default)]
 struct Totals {
     connections: u64,
+    datagram_flows: u64,
     denied: u64,
     bytes_up: u64,
     bytes_down: u64,
@@ -53,8 +60,18 @@ impl Flows {
             hops: Hops::new(vias),
             chain: names.join(" → "),
             reports: 0,
+            deaf: HashSet::new(),
+            past_deaf: 0,
             totals: Totals::default(),
         })
+    }
+
+    /// What goes past these proxies is not told: it is not for them.
+    pub(super) fn expect_deaf(&mut self, takers: &[Taker<'_>]) {
+        let deaf = takers.iter().filter(|taker| taker.is_deaf);
+        self.deaf = deaf
+            .map(|taker| (taker.service.number, taker.protocol as u8))
+            .collect();
     }
 
     /// A proxy has told of a connection's end.
@@ -71,7 +88,10 @@ impl Flows {
     }
 
     fn show(&mut self, line: &FlowLine) {
-        self.totals.connections += 1;
+        match line.datagrams {
+            Some(_) => self.totals.datagram_flows += 1,
+            None => self.totals.connections += 1,
+        }
         self.totals.denied += u64::from(line.verdict == Decision::Deny);
         self.totals.bytes_up += line.bytes_up;
         self.totals.bytes_down += line.bytes_down;
@@ -89,6 +109,11 @@ impl Flows {
 
     /// The kernel has refused a connection, or let one pass where a proxy was missing.
     pub(super) fn report(&mut self, event: &Event, service: &str) {
+        let is_absence = event.kind == EventKind::AbsentPermitted;
+        if is_absence && self.deaf.contains(&(event.service, event.protocol)) {
+            self.past_deaf += 1;
+            return;
+        }
         self.reports += 1;
         if self.quiet || self.reports > REPORTS_MAX {
             return;
@@ -100,7 +125,10 @@ impl Flows {
             kind,
             ..
         } = event;
-        let text = format!("{comm}[{pid}]  {destination}  {service}: {kind}");
+        let text = match kind {
+            EventKind::Blocked => format!("{comm}[{pid}]  {destination}  {kind}: quic refuse"),
+            _ => format!("{comm}[{pid}]  {destination}  {service}: {kind}"),
+        };
         eprintln!("{}", self.style.yellow(&text.escape_debug().to_string()));
     }
 
@@ -126,27 +154,32 @@ impl Flows {
         }
         let Totals {
             connections,
+            datagram_flows,
             denied,
             bytes_up,
             bytes_down,
         } = self.totals;
         let (up, down) = (size(bytes_up), size(bytes_down));
         let diverted = counters.value(Counter::Redirected);
-        let text = match connections {
-            0 if diverted > 0 => format!("{diverted} diversions, through {}", self.chain),
-            1 => format!(
-                "1 connection through {}, {denied} denied, {up} up, {down} down",
-                self.chain
-            ),
-            _ => format!(
-                "{connections} connections through {}, {denied} denied, {up} up, {down} down",
-                self.chain
+        let chain = &self.chain;
+        let text = match counted(connections, datagram_flows) {
+            None if diverted > 0 => format!("{diverted} diversions, through {chain}"),
+            what => format!(
+                "{} through {chain}, {denied} denied, {up} up, {down} down",
+                what.as_deref().unwrap_or("0 connections")
             ),
         };
         eprintln!("{}", self.style.dim(&text));
         let exceptions: Vec<String> = counters
             .iter()
+            .enumerate()
             .skip(4) // the first four count what went well
+            .map(|(index, (name, value))| match index {
+                _ if index == Counter::AbsentPermitted as usize => {
+                    (name, value.saturating_sub(self.past_deaf))
+                }
+                _ => (name, value),
+            })
             .filter(|(_, value)| *value > 0)
             .map(|(name, value)| format!("{name} {value}"))
             .collect();
@@ -163,6 +196,22 @@ impl Flows {
             );
         }
     }
+}
+
+/// "2 connections and 1 flow of datagrams"; `None` if there are none.
+fn counted(connections: u64, datagram_flows: u64) -> Option<String> {
+    let counted: Vec<_> = [
+        (connections, "1 connection", "connections"),
+        (datagram_flows, "1 flow of datagrams", "flows of datagrams"),
+    ]
+    .into_iter()
+    .filter(|(number, ..)| *number > 0)
+    .map(|(number, one, many)| match number {
+        1 => one.to_owned(),
+        _ => format!("{number} {many}"),
+    })
+    .collect();
+    (!counted.is_empty()).then(|| counted.join(" and "))
 }
 
 fn open(path: &Path) -> Result<Box<dyn Write>> {

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
+use sidetrack_engine::filter::Protocol;
 use sidetrack_engine::{Cgroup, Engine, Service, ServiceSpec};
 
 use super::command::launcher;
 use super::wake::{Happening, Wake};
-use crate::args;
+use crate::args::{self, DnsDenial, Quic};
 use crate::scope::Scope;
 use crate::via::Via;
 
@@ -25,6 +26,25 @@ const STOP_MAX: Duration = Duration::from_secs(2);
 /// Between two looks at a listener that is not there yet.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// What a proxy may be expected to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Connections and datagrams.
+    Inspect,
+    /// Either or both: what it has sockets for when it is first seen to listen.
+    Exec,
+    /// Connections.
+    Tcp,
+}
+
+/// What one proxy takes of one protocol.
+pub(super) struct Taker<'a> {
+    pub(super) service: &'a Service,
+    pub(super) protocol: Protocol,
+    /// It has no socket for it: what it would take goes past it, and that is nothing to tell.
+    pub(super) is_deaf: bool,
+}
+
 /// All proxies of a run, in the chain's order.
 pub(super) struct Proxies {
     all: Vec<Proxy>,
@@ -32,6 +52,7 @@ pub(super) struct Proxies {
 
 struct Proxy {
     name: String,
+    kind: Kind,
     service: Service,
     /// None: it was running before us.
     pid: Option<Pid>,
@@ -59,7 +80,11 @@ impl Proxies {
                     };
                     let service = engine.add_service(&spec, &cgroup)?;
                     let command = command(via, options, &cgroup);
-                    Proxy::start(index, name, service, command, wake)?
+                    let kind = match via {
+                        Via::Exec(_) => Kind::Exec,
+                        _ => Kind::Inspect,
+                    };
+                    Proxy::start(index, (name, kind), service, command, wake)?
                 }
             };
             all.push(proxy);
@@ -75,7 +100,7 @@ impl Proxies {
     ) -> Result<()> {
         let deadline = Instant::now() + START_MAX;
         for proxy in &self.all {
-            while engine.listeners(&proxy.service)? == (0, 0) {
+            while !proxy.is_ready(engine)? {
                 match happenings.recv_timeout(LOOK) {
                     Ok(Happening::ProxyEnded(index, status)) => {
                         let name = &self.all[index].name;
@@ -94,8 +119,20 @@ impl Proxies {
         Ok(())
     }
 
-    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
-        self.all.iter().map(|proxy| &proxy.service)
+    /// What they take, in the chain's order. Once all listen.
+    pub(super) fn takers(&self, engine: &Engine) -> Result<Vec<Taker<'_>>> {
+        let mut takers = Vec::new();
+        for proxy in &self.all {
+            let (tcp, udp) = proxy.listens(engine)?;
+            for (protocol, listens) in [(Protocol::Tcp, tcp), (Protocol::Udp, udp)] {
+                takers.push(Taker {
+                    service: &proxy.service,
+                    protocol,
+                    is_deaf: !listens,
+                });
+            }
+        }
+        Ok(takers)
     }
 
     /// Notes that one has ended. Returns what to tell the user.
@@ -121,9 +158,26 @@ impl Proxies {
 }
 
 impl Proxy {
+    /// Whether it takes connections, and datagrams.
+    fn listens(&self, engine: &Engine) -> Result<(bool, bool)> {
+        let tcp = engine.listeners(&self.service)? != (0, 0);
+        let udp = engine.datagram_listeners(&self.service)? != (0, 0);
+        Ok((tcp, udp))
+    }
+
+    fn is_ready(&self, engine: &Engine) -> Result<bool> {
+        let (tcp, udp) = self.listens(engine)?;
+        Ok(match self.kind {
+            Kind::Inspect => tcp && udp,
+            Kind::Exec => tcp || udp,
+            Kind::Tcp => tcp,
+        })
+    }
+
     fn adopted(name: &str, service: Service) -> Self {
         Self {
             name: name.to_owned(),
+            kind: Kind::Tcp,
             service,
             pid: None,
             threads: Vec::new(),
@@ -133,7 +187,7 @@ impl Proxy {
 
     fn start(
         index: usize,
-        name: &str,
+        (name, kind): (&str, Kind),
         service: Service,
         mut command: Command,
         wake: &Wake,
@@ -150,6 +204,7 @@ impl Proxy {
         let waiter = await_end(index, child, wake);
         Ok(Self {
             name: name.to_owned(),
+            kind,
             service,
             pid: Some(pid),
             threads: reader.into_iter().chain([waiter]).collect(),
@@ -182,6 +237,12 @@ fn command(via: &Via, options: &args::Run, cgroup: &Cgroup) -> Command {
         command.arg("--allow").arg(pattern.to_string());
     }
     command.args(["--idle-timeout", &options.rules.idle_timeout.to_string()]);
+    if options.rules.dns_denial == DnsDenial::Refused {
+        command.args(["--dns-denial", "refused"]);
+    }
+    if options.rules.quic == Quic::Refuse {
+        command.args(["--quic", "refuse"]);
+    }
     command.stdout(Stdio::piped());
     command
 }

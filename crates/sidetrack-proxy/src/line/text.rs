@@ -1,8 +1,10 @@
 //! The flow line for people.
 
 use std::fmt::{self, Write};
+use std::net::IpAddr;
 
-use super::FlowLine;
+use super::{Datagrams, FlowLine};
+use crate::datagrams::QueryLine;
 use crate::rules::Decision;
 use crate::sniff::Seen;
 
@@ -19,11 +21,14 @@ impl fmt::Display for FlowLine {
         write!(
             f,
             "{program:<22}  {destination:<21}  {:<36}  {verdict:<5}  {:>10} up  {:>10} down  {:>9}",
-            seen(&self.seen)?,
+            self.seen_text()?,
             size(self.bytes_up),
             size(self.bytes_down),
             duration(self.duration_ms),
         )?;
+        if let Some(datagrams) = self.datagrams {
+            write!(f, "  {}", datagrams_text(datagrams))?;
+        }
         if !self.chain.is_empty() {
             write!(f, "  via {}", Escaped(&self.chain.join(" → ")))?;
         }
@@ -31,15 +36,71 @@ impl fmt::Display for FlowLine {
             write!(f, "  ({})", Escaped(rule))?;
         }
         match self.ended.as_str() {
-            "closed" | "denied" => Ok(()),
+            "closed" | "denied" | "answered" => Ok(()),
+            "idle" | "stopped" if self.datagrams.is_some() => Ok(()), // they have no other end
             ended => write!(f, "  {}", Escaped(ended)),
         }
+    }
+}
+
+impl FlowLine {
+    fn seen_text(&self) -> Result<String, fmt::Error> {
+        let mut text = seen(&self.seen)?;
+        if self.datagrams.is_some() && self.seen == Seen::Raw {
+            text = "udp".to_owned();
+        }
+        if let (Some(name), None) = (&self.name, self.seen.host()) {
+            write!(text, " {}", Escaped(name))?;
+        }
+        Ok(text)
+    }
+}
+
+fn datagrams_text(datagrams: Datagrams) -> String {
+    let Datagrams {
+        up,
+        down,
+        denied,
+        lost,
+    } = datagrams;
+    let mut text = format!("{up}+{down} datagrams");
+    for (number, what) in [(denied, "denied"), (lost, "lost")] {
+        if number > 0 {
+            text.push_str(&format!(", {number} {what}"));
+        }
+    }
+    text
+}
+
+fn write_query(text: &mut String, query: &QueryLine) -> fmt::Result {
+    write!(text, " {} {}", Escaped(&query.name), Escaped(&query.kind))?;
+    let addresses: Vec<_> = query.addresses.iter().map(IpAddr::to_string).collect();
+    match &query.answer {
+        None => text.write_str(" → nothing"),
+        Some(_) if !addresses.is_empty() => write!(text, " → {}", addresses.join(",")),
+        Some(answer) => write!(text, " → {}", Escaped(answer)),
     }
 }
 
 fn seen(seen: &Seen) -> Result<String, fmt::Error> {
     let mut text = String::new();
     match seen {
+        Seen::Dns { queries, more } => {
+            text.push_str("dns");
+            for (index, query) in queries.iter().enumerate() {
+                text.push_str(if index > 0 { "," } else { "" });
+                write_query(&mut text, query)?;
+            }
+            if *more > 0 {
+                write!(text, ", {more} more")?;
+            }
+        }
+        Seen::Quic { sni, alpn, .. } => {
+            text.push_str("quic");
+            for word in sni.iter().chain(alpn) {
+                write!(text, " {}", Escaped(word))?;
+            }
+        }
         Seen::Tls { sni, alpn, .. } => {
             text.push_str("tls");
             for word in sni.iter().chain(alpn) {

@@ -55,6 +55,16 @@ impl Pattern {
             }
     }
 
+    /// Whether it is about a host of this name, at whatever port.
+    pub fn matches_name(&self, name: &str) -> bool {
+        match &self.subject {
+            Subject::Any => true,
+            Subject::Host(host) => name.eq_ignore_ascii_case(host),
+            Subject::Below(domain) => is_below(name, domain),
+            Subject::Net(_) => false,
+        }
+    }
+
     /// Whether some host name could make a connection to `destination` match.
     pub fn may_match(&self, destination: SocketAddr) -> bool {
         match self.needs_host() {

@@ -68,7 +68,9 @@ impl Hops {
             let Some(line) = lines.iter().find(|line| line.service == *service) else {
                 return false;
             };
-            if line.verdict == Decision::Deny || line.connect_ms.is_none() {
+            // A flow of datagrams may go on in part.
+            let denied = line.verdict == Decision::Deny && line.datagrams.is_none();
+            if denied || line.connect_ms.is_none() {
                 return true;
             }
         }

@@ -1,0 +1,54 @@
+//! What the kernel judges a run's connections by.
+
+use sidetrack_engine::{Absent, Filter};
+use sidetrack_policy::{self as policy, Action, Condition, Field, LayerKind, MatchType, Value};
+
+use super::proxies::Taker;
+use crate::args::{OnAbsent, Quic};
+
+/// The port of HTTP/3, as good as all of QUIC.
+const QUIC_PORT: u64 = 443;
+/// Shown in events; services' filters have their services' numbers.
+const QUIC_FILTER: u64 = 1 << 32;
+
+/// Each proxy in turn, where it has not yet seen a connection.
+pub(super) fn filters(takers: &[Taker<'_>], on_absent: OnAbsent) -> Vec<Filter> {
+    takers
+        .iter()
+        .map(|taker| Filter {
+            protocol: taker.protocol,
+            on_absent: match on_absent {
+                OnAbsent::Block if !taker.is_deaf => Absent::Block,
+                _ => Absent::Permit,
+            },
+            ..Filter::redirect_all(taker.service.number)
+        })
+        .collect()
+}
+
+/// What fails at once. A proxy cannot do that to datagrams: it can only drop them.
+pub(super) fn blocks(quic: Quic) -> Vec<policy::Filter> {
+    if quic == Quic::Allow {
+        return Vec::new();
+    }
+    LayerKind::AuthConnect
+        .both()
+        .into_iter()
+        .map(|layer| policy::Filter {
+            id: QUIC_FILTER,
+            conditions: vec![
+                equal(Field::Protocol, 17),
+                equal(Field::RemotePort, QUIC_PORT),
+            ],
+            ..policy::Filter::new("quic", layer, Action::Block)
+        })
+        .collect()
+}
+
+fn equal(field: Field, number: u64) -> Condition {
+    Condition {
+        field,
+        match_type: MatchType::Equal,
+        value: Value::Uint(number),
+    }
+}

@@ -1,0 +1,309 @@
+//! Datagrams: all flows of a service in one loop, which waits for the listener and for every origin.
+//!
+//! ```text
+//!            ┌─ listener ─ batch ─ Inspection::up ── send ──▶ one connected socket
+//!   clients ─┤                                                  for each flow, with
+//!            └◀──── batch ──────── Inspection::down ◀─ recv ──  its records
+//! ```
+//!
+//! Nothing waits for room: where a socket's buffer is full, datagrams are lost, as on any network, and
+//! counted. What a client sends is held back only while a QUIC ClientHello that a rule may deny is not
+//! whole yet.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
+use sidetrack::{Batch, DatagramListener, Error, Flow, Service};
+
+use crate::connection::Settings;
+use crate::end::How;
+use crate::line::FlowLine;
+use crate::names::Names;
+
+mod answers;
+mod carrier;
+mod inspection;
+mod queries;
+
+use answers::Answers;
+use carrier::Carrier;
+use inspection::Judgement;
+
+pub(crate) use carrier::label;
+pub use inspection::{DNS_PORT, HELD_SIZE_MAX, LOOKED_AT_MAX, Quic};
+pub use queries::{ADDRESSES_MAX, QUERIES_MAX, QueryLine};
+
+/// Flows at a time; each takes a descriptor. For another one, those end that have been silent longest:
+/// one in [`ROOM_SHARE`] of all, so that not every new flow searches them. So too without descriptors.
+pub const FLOWS_MAX: usize = 16_384;
+/// See [`FLOWS_MAX`].
+pub const ROOM_SHARE: usize = 64;
+/// When a silent flow ends, unless told otherwise (WFP specification, 2.4).
+pub const DATAGRAM_IDLE: Duration = Duration::from_secs(60);
+/// When a flow ends that expects no more: its DNS queries are answered, nobody is there, or it could
+/// not go on. A datagram after that begins another one.
+pub const QUIET: Duration = Duration::from_secs(1);
+/// When a denied flow ends. Clients that are not told try again for some seconds.
+pub const DENIED_QUIET: Duration = Duration::from_secs(5);
+/// How often it is looked for flows that are over.
+pub const SWEEP: Duration = Duration::from_millis(250);
+/// Datagrams that are taken from the clients at once.
+pub const BATCH: usize = 64;
+/// Datagrams that are taken from one origin before it is another's turn.
+pub const READS_MAX: usize = 32;
+/// Longer than any datagram.
+pub const DATAGRAM_SIZE_MAX: usize = 65_536;
+
+/// Events taken at once.
+const EVENTS: usize = 256;
+/// The pause after a failure of the listener that may pass.
+const PAUSE: Duration = Duration::from_millis(50);
+const STOP: u64 = u64::MAX;
+/// The listener's sockets, downwards from here; flows' ids never come so far.
+const LISTENER: u64 = u64::MAX - 1;
+
+/// What no flow line tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Datagrams that were not redirected to this service.
+    pub refused: u64,
+    /// Datagrams that the kernel dropped, as they came faster than they were taken.
+    pub overflowed: u64,
+    /// Flows that ended because others needed their place.
+    pub made_room: u64,
+}
+
+/// A service's datagrams, ready to be relayed.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    listener: DatagramListener,
+    epoll: OwnedFd,
+    stop: Arc<OwnedFd>,
+    settings: Settings,
+    names: Arc<Mutex<Names>>,
+}
+
+/// Stops a [`Relay`] when it is dropped.
+pub(crate) struct Stopper(Arc<OwnedFd>);
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes()); // cannot fail: it is the first
+    }
+}
+
+impl Relay {
+    pub(crate) fn bind(
+        service: &Service,
+        settings: Settings,
+        names: Arc<Mutex<Names>>,
+    ) -> Result<Self, Error> {
+        let listener = DatagramListener::bind(service)?;
+        let (epoll, stop) = wait_on(&listener).map_err(|source| Error::System {
+            what: "wait for datagrams",
+            source: source.into(),
+        })?;
+        Ok(Self {
+            listener,
+            epoll,
+            stop: Arc::new(stop),
+            settings,
+            names,
+        })
+    }
+
+    pub(crate) fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.stop))
+    }
+
+    /// Relays until it is stopped, or can never work again.
+    pub(crate) fn run(&self, lines: &dyn Fn(FlowLine)) -> Result<Counts, Error> {
+        Loop {
+            relay: self,
+            lines,
+            flows: HashMap::new(),
+            answers: Answers::default(),
+            now: Instant::now(),
+            made_room: 0,
+        }
+        .run()
+    }
+}
+
+fn wait_on(listener: &DatagramListener) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
+    epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
+    for (token, socket) in (0..=LISTENER).rev().zip(listener.sockets()) {
+        epoll::add(&epoll, socket, EventData::new_u64(token), EventFlags::IN)?;
+    }
+    Ok((epoll, stop))
+}
+
+struct Loop<'a> {
+    relay: &'a Relay,
+    lines: &'a dyn Fn(FlowLine),
+    flows: HashMap<u64, Carrier>,
+    answers: Answers,
+    now: Instant,
+    made_room: u64,
+}
+
+impl Loop<'_> {
+    fn run(mut self) -> Result<Counts, Error> {
+        let mut batch = Batch::new(BATCH, DATAGRAM_SIZE_MAX);
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut swept = self.now;
+        loop {
+            self.wait(&mut events)?;
+            self.now = Instant::now();
+            for event in &events {
+                match event.data.u64() {
+                    STOP => {
+                        self.answers.send(&self.relay.listener, &mut self.flows);
+                        return Ok(self.stop());
+                    }
+                    token if token > LISTENER - 2 => {
+                        self.take((LISTENER - token) as usize, &mut batch)?;
+                    }
+                    flow => self.bring_back(flow),
+                }
+            }
+            self.answers.send(&self.relay.listener, &mut self.flows);
+            if self.now.duration_since(swept) >= SWEEP {
+                swept = self.now;
+                self.sweep();
+            }
+        }
+    }
+
+    fn wait(&self, events: &mut Vec<epoll::Event>) -> Result<(), Error> {
+        events.clear();
+        let sweep = Timespec {
+            tv_sec: 0,
+            tv_nsec: SWEEP.as_nanos() as _,
+        };
+        let timeout = (!self.flows.is_empty()).then_some(&sweep);
+        match epoll::wait(&self.relay.epoll, spare_capacity(events), timeout) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(Error::System {
+                what: "wait for datagrams",
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// From the clients.
+    fn take(&mut self, socket: usize, batch: &mut Batch) -> Result<(), Error> {
+        match self.relay.listener.try_receive(socket, batch) {
+            Ok(()) => {}
+            Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {}
+            Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => {
+                return Err(Error::NoEngine);
+            }
+            Err(Error::System { .. } | Error::NoContext) => std::thread::sleep(PAUSE),
+            Err(error) => return Err(error),
+        }
+        for datagram in batch.iter() {
+            self.pass(datagram.flow(), datagram.payload());
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, flow: &Arc<Flow>, payload: &[u8]) {
+        if !self.flows.contains_key(&flow.id()) && self.flows.len() >= FLOWS_MAX {
+            self.make_room();
+        }
+        let relay = self.relay;
+        let rules = &relay.settings.rules;
+        let judgement = Judgement {
+            rules,
+            denial: relay.settings.denial,
+            quic: relay.settings.quic,
+        };
+        let carrier = self.flows.entry(flow.id());
+        let carrier = carrier.or_insert_with(|| Carrier::new(flow, rules, self.now));
+        carrier.seen = self.now;
+        if !carrier.judge(payload, &judgement, &relay.listener) {
+            return;
+        }
+        if !carrier.is_connected() && !carrier.connect(&relay.epoll) {
+            self.make_room(); // this one is not silent
+            if let Some(carrier) = self.flows.get_mut(&flow.id()) {
+                carrier.connect(&relay.epoll);
+            }
+        }
+        if let Some(carrier) = self.flows.get_mut(&flow.id()) {
+            carrier.forward(payload);
+        }
+    }
+
+    /// From an origin.
+    fn bring_back(&mut self, flow: u64) {
+        for _ in 0..READS_MAX {
+            if self.answers.is_full() {
+                self.answers.send(&self.relay.listener, &mut self.flows);
+            }
+            let Some(carrier) = self.flows.get_mut(&flow) else {
+                return; // it has just ended
+            };
+            if !carrier.take_back(&mut self.answers, &self.relay.names, self.now) {
+                return;
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let (now, idle) = (self.now, self.relay.settings.datagram_idle);
+        let over = |(id, carrier): (&u64, &Carrier)| Some((*id, carrier.is_over(now, idle)?));
+        let over: Vec<_> = self.flows.iter().filter_map(over).collect();
+        for (id, how) in over {
+            self.end(id, how);
+        }
+    }
+
+    fn make_room(&mut self) {
+        let mut silent: Vec<_> = (self.flows.iter())
+            .map(|(id, carrier)| (carrier.seen, *id))
+            .filter(|(seen, _)| *seen < self.now)
+            .collect();
+        let count = (self.flows.len() / ROOM_SHARE).max(1);
+        if silent.len() > count {
+            silent.select_nth_unstable(count);
+            silent.truncate(count);
+        }
+        self.made_room += silent.len() as u64;
+        for (_, id) in silent {
+            self.end(id, How::MadeRoom);
+        }
+    }
+
+    fn end(&mut self, id: u64, how: How) {
+        if let Some(carrier) = self.flows.remove(&id) {
+            self.relay.listener.forget(&carrier.flow);
+            (self.lines)(carrier.into_line(how, &self.relay.names));
+        }
+    }
+
+    fn stop(mut self) -> Counts {
+        let all: Vec<_> = self.flows.keys().copied().collect();
+        for id in all {
+            let how = self.flows[&id].is_over(self.now, Duration::ZERO);
+            let how = how.filter(|how| *how != How::Idle);
+            self.end(id, how.unwrap_or(How::Stopped));
+        }
+        Counts {
+            refused: self.relay.listener.refused(),
+            overflowed: self.relay.listener.overflowed(),
+            made_room: self.made_room,
+        }
+    }
+}

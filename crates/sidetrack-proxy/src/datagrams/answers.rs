@@ -1,0 +1,86 @@
+//! Answers on their way to the clients, many in one system call.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use sidetrack::{DatagramListener, Error, Flow};
+
+use super::DATAGRAM_SIZE_MAX;
+use super::carrier::Carrier;
+
+/// Answers sent at once.
+const ANSWERS_MAX: usize = 64;
+/// Bytes of answers sent at once.
+const BYTES_MAX: usize = 8 * DATAGRAM_SIZE_MAX;
+
+pub(super) struct Answers {
+    buffer: Box<[u8]>,
+    used: usize,
+    waiting: Vec<(Arc<Flow>, Range<usize>)>,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            buffer: vec![0; BYTES_MAX].into(),
+            used: 0,
+            waiting: Vec::with_capacity(ANSWERS_MAX),
+        }
+    }
+}
+
+impl Answers {
+    /// No room for another one, if it should be the longest there is.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= ANSWERS_MAX || BYTES_MAX - self.used < DATAGRAM_SIZE_MAX
+    }
+
+    /// Room for one.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.used..]
+    }
+
+    /// The next `length` bytes are an answer to the flow's client. Returns them.
+    pub(super) fn add(&mut self, flow: &Arc<Flow>, length: usize) -> &[u8] {
+        let bytes = self.used..self.used + length;
+        self.used = bytes.end;
+        self.waiting.push((Arc::clone(flow), bytes.clone()));
+        &self.buffer[bytes]
+    }
+
+    /// Sends all, and counts what was sent and what was lost.
+    pub(super) fn send(&mut self, listener: &DatagramListener, flows: &mut HashMap<u64, Carrier>) {
+        let answers: Vec<(&Flow, &[u8])> = (self.waiting.iter())
+            .map(|(flow, bytes)| (&**flow, &self.buffer[bytes.clone()]))
+            .collect();
+        let mut count = |(flow, bytes): &(&Flow, &[u8]), sent| {
+            if let Some(carrier) = flows.get_mut(&flow.id()) {
+                carrier.count_back(bytes.len(), sent);
+            }
+        };
+        let mut rest = &answers[..];
+        while !rest.is_empty() {
+            let (sent, is_full) = match listener.answer_all(rest) {
+                Ok(sent) => (sent, false),
+                Err(error) => (0, is_full(&error)),
+            };
+            rest[..sent].iter().for_each(|one| count(one, true));
+            // The next one cannot be sent; nor can any other if there is no room.
+            let lost = if is_full {
+                rest.len()
+            } else {
+                (sent + 1).min(rest.len())
+            };
+            rest[sent..lost].iter().for_each(|one| count(one, false));
+            rest = &rest[lost..];
+        }
+        self.waiting.clear();
+        self.used = 0;
+    }
+}
+
+fn is_full(error: &Error) -> bool {
+    matches!(error, Error::System { source, .. } if source.kind() == io::ErrorKind::WouldBlock)
+}

@@ -1,0 +1,242 @@
+//! One flow, from its first datagram to its line.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use sidetrack::{DatagramListener, Error, Flow};
+
+use super::answers::Answers;
+use super::inspection::{Inspection, Judgement, Ruling};
+use super::{DENIED_QUIET, QUIET};
+use crate::connection::Carried;
+use crate::end::{How, Side};
+use crate::line::{Datagrams, FlowLine};
+use crate::names::Names;
+use crate::relay::Ended;
+use crate::rules::Rules;
+use crate::sniff::Seen;
+
+pub(super) struct Carrier {
+    pub(super) flow: Arc<Flow>,
+    /// When its last datagram came, from either side.
+    pub(super) seen: Instant,
+    inspection: Inspection,
+    origin: Option<UdpSocket>,
+    /// It cannot go on, since then.
+    failed: Option<(Instant, How)>,
+    /// Nobody was there, when it was last heard of.
+    refused: bool,
+    connect_time: Option<Duration>,
+    datagrams: Datagrams,
+    bytes_up: u64,
+    bytes_down: u64,
+}
+
+impl Carrier {
+    pub(super) fn new(flow: &Arc<Flow>, rules: &Rules, now: Instant) -> Self {
+        Self {
+            inspection: Inspection::new(flow.original_destination(), rules),
+            flow: Arc::clone(flow),
+            seen: now,
+            origin: None,
+            failed: None,
+            refused: false,
+            connect_time: None,
+            datagrams: Datagrams::default(),
+            bytes_up: 0,
+            bytes_down: 0,
+        }
+    }
+
+    /// Whether a datagram goes on now.
+    pub(super) fn judge(
+        &mut self,
+        payload: &[u8],
+        by: &Judgement<'_>,
+        listener: &DatagramListener,
+    ) -> bool {
+        match self.inspection.up(payload, by) {
+            Ruling::Pass => return true,
+            Ruling::Hold => {}
+            Ruling::Drop => self.datagrams.denied += 1,
+            Ruling::Answer(answer) => {
+                self.datagrams.denied += 1;
+                if listener.answer(&self.flow, &answer).is_err() {
+                    self.datagrams.lost += 1;
+                }
+            }
+        }
+        false
+    }
+
+    /// Or has failed to be.
+    pub(super) fn is_connected(&self) -> bool {
+        self.origin.is_some() || self.failed.is_some()
+    }
+
+    /// Returns false if there is no descriptor left, once: then another call is the last one.
+    pub(super) fn connect(&mut self, epoll: &OwnedFd) -> bool {
+        let begun = Instant::now();
+        match self.open(epoll) {
+            Ok(origin) => {
+                self.origin = Some(origin);
+                self.connect_time = Some(begun.elapsed());
+                self.failed = None;
+            }
+            Err(error) => {
+                let first = self.failed.is_none();
+                self.failed = Some((self.seen, How::of_connect(&error)));
+                return !(first && is_without_descriptors(&error));
+            }
+        }
+        true
+    }
+
+    fn open(&self, epoll: &OwnedFd) -> Result<UdpSocket, Error> {
+        let origin = self.flow.connect_datagrams()?;
+        let watched = origin.set_nonblocking(true).and_then(|()| {
+            let id = EventData::new_u64(self.flow.id());
+            Ok(epoll::add(epoll, &origin, id, EventFlags::IN)?)
+        });
+        let what = "wait for the origin's datagrams";
+        watched.map_err(|source| Error::System { what, source })?;
+        Ok(origin)
+    }
+
+    /// Sends on what was held, then this.
+    pub(super) fn forward(&mut self, payload: &[u8]) {
+        for held in self.inspection.take_held() {
+            self.send(&held);
+        }
+        self.send(payload);
+    }
+
+    fn send(&mut self, payload: &[u8]) {
+        let Some(origin) = &self.origin else {
+            self.datagrams.lost += 1;
+            return;
+        };
+        let mut sent = origin.send(payload);
+        if is_refusal(&sent) {
+            self.refused = true; // that was an earlier one's; this has not been sent
+            sent = origin.send(payload);
+        }
+        match sent {
+            Ok(_) => {
+                self.datagrams.up += 1;
+                self.bytes_up += payload.len() as u64;
+            }
+            Err(_) => self.datagrams.lost += 1,
+        }
+    }
+
+    /// Takes a datagram from the origin. Returns false if there was none.
+    pub(super) fn take_back(
+        &mut self,
+        answers: &mut Answers,
+        names: &Mutex<Names>,
+        now: Instant,
+    ) -> bool {
+        let Some(origin) = &self.origin else {
+            return false;
+        };
+        let received = origin.recv(answers.room());
+        if is_refusal(&received) {
+            self.refused = true;
+        }
+        match received {
+            Ok(length) => {
+                self.seen = now;
+                self.refused = false;
+                let bytes = answers.add(&self.flow, length);
+                self.inspection.down(bytes, names);
+                true
+            }
+            Err(error) if is_lasting(error.kind()) => {
+                let how = How::of_error(Side::Origin, &error);
+                self.failed = Some((now, how));
+                self.origin = None; // or it would be told again and again
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What became of a datagram that was taken.
+    pub(super) fn count_back(&mut self, length: usize, sent: bool) {
+        if sent {
+            self.datagrams.down += 1;
+            self.bytes_down += length as u64;
+        } else {
+            self.datagrams.lost += 1;
+        }
+    }
+
+    /// How it has ended, if it has.
+    pub(super) fn is_over(&self, now: Instant, idle: Duration) -> Option<How> {
+        let (since, wait, how) = match &self.failed {
+            Some((since, how)) => (*since, QUIET, how.clone()),
+            None if self.refused => (self.seen, QUIET, How::Refused),
+            None if self.inspection.is_denied() => (self.seen, DENIED_QUIET, How::Denied),
+            None if self.inspection.is_answered() => (self.seen, QUIET, How::Answered),
+            None => (self.seen, idle, How::Idle),
+        };
+        (now.duration_since(since) >= wait.min(idle)).then_some(how)
+    }
+
+    pub(super) fn into_line(self, how: How, names: &Mutex<Names>) -> FlowLine {
+        let (seen, verdict) = self.inspection.into_seen();
+        let label = match seen {
+            Seen::Dns { .. } => None, // the name of a name server is of no interest
+            _ => label(self.flow.original_destination().ip(), names),
+        };
+        let carried = Carried {
+            seen,
+            verdict,
+            connect_time: self.connect_time,
+            ended: Ended {
+                bytes_up: self.bytes_up,
+                bytes_down: self.bytes_down,
+                how,
+            },
+        };
+        FlowLine {
+            name: label,
+            datagrams: Some(self.datagrams),
+            ..FlowLine::new(&self.flow, carried)
+        }
+    }
+}
+
+/// The name that an address was last asked for by.
+pub(crate) fn label(address: IpAddr, names: &Mutex<Names>) -> Option<String> {
+    let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+    names.label(address, Instant::now()).map(str::to_owned)
+}
+
+fn is_refusal<T>(result: &std::io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// Not one datagram's own: ICMP tells of hosts that cannot be reached, and they may come back.
+fn is_lasting(kind: ErrorKind) -> bool {
+    !matches!(
+        kind,
+        ErrorKind::WouldBlock
+            | ErrorKind::Interrupted
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+    )
+}
+
+fn is_without_descriptors(error: &Error) -> bool {
+    let numbers =
+        [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|one| one.raw_os_error());
+    matches!(error, Error::System { source, .. }
+        if source.raw_os_error().is_some_and(|number| numbers.contains(&number)))
+}

@@ -1,0 +1,247 @@
+//! What the datagrams of one flow tell, and what the rules make of it. Knows nothing of sockets.
+
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::queries::Queries;
+use crate::dns::{self, Denial, Query, Unread};
+use crate::names::Names;
+use crate::rules::{Decision, Rules, Verdict};
+use crate::sniff::Seen;
+use crate::sniff::quic::{Hello, InitialReader, Reading};
+
+/// The port of DNS: there, what cannot be read does not pass while a rule asks for names.
+pub const DNS_PORT: u16 = 53;
+/// The first datagrams of a flow that are looked at, if no rule asks for names; DNS is always.
+pub const LOOKED_AT_MAX: u64 = 16;
+/// What is held back of one flow until its QUIC ClientHello is whole, in bytes; more is dropped.
+pub const HELD_SIZE_MAX: usize = 16 * 1024;
+
+/// What QUIC may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quic {
+    /// It goes on, as far as the rules let it.
+    #[default]
+    Allow,
+    /// It does not begin.
+    Refuse,
+}
+
+/// What the flows are judged by.
+pub(super) struct Judgement<'a> {
+    pub(super) rules: &'a Rules,
+    pub(super) denial: Denial,
+    pub(super) quic: Quic,
+}
+
+/// What becomes of a datagram from the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ruling {
+    /// It goes on, behind those that were held.
+    Pass,
+    /// It was kept.
+    Hold,
+    /// It does not go on.
+    Drop,
+    /// It does not go on; the client gets this.
+    Answer(Vec<u8>),
+}
+
+/// One flow.
+pub(super) struct Inspection {
+    destination: SocketAddr,
+    looked_at: u64,
+    queries: Option<Queries>,
+    hello: Option<Hello>,
+    reader: Option<Box<InitialReader>>,
+    held: Vec<Vec<u8>>,
+    /// What the line tells: a denied query's, if there was one.
+    verdict: Verdict,
+    /// Of datagrams without a name of their own.
+    decision: Decision,
+    /// Whether no name can change that.
+    settled: bool,
+    /// QUIC, of a version or in a shape that was not read.
+    odd_quic: bool,
+}
+
+impl Inspection {
+    pub(super) fn new(destination: SocketAddr, rules: &Rules) -> Self {
+        let before = rules.before(destination);
+        let settled = before.is_some();
+        let verdict = before.unwrap_or_else(|| rules.decide(destination, None));
+        Self {
+            destination,
+            looked_at: 0,
+            queries: None,
+            hello: None,
+            reader: None,
+            held: Vec::new(),
+            settled,
+            decision: verdict.decision,
+            verdict,
+            odd_quic: false,
+        }
+    }
+
+    /// A datagram from the client.
+    pub(super) fn up(&mut self, bytes: &[u8], by: &Judgement<'_>) -> Ruling {
+        if self.settled && self.looked_at >= LOOKED_AT_MAX && self.queries.is_none() {
+            return self.by_verdict();
+        }
+        self.looked_at += 1;
+        let is_dns_port = self.destination.port() == DNS_PORT;
+        if !is_dns_port && bytes.first().is_some_and(|first| first & 0x80 != 0) {
+            match self.read_quic(bytes, by) {
+                Some(ruling) => return ruling,
+                None if !self.held.is_empty() => return self.hold(bytes),
+                None => {}
+            }
+        }
+        match dns::read_query(bytes) {
+            Ok(query) => self.dns(bytes, &query, by),
+            Err(Unread::Malformed(_)) if is_dns_port && !self.settled => Ruling::Drop,
+            Err(_) if !self.held.is_empty() => self.hold(bytes),
+            Err(_) => self.by_verdict(),
+        }
+    }
+
+    /// A datagram from the origin.
+    pub(super) fn down(&mut self, bytes: &[u8], names: &Mutex<Names>) {
+        if let Some(queries) = &mut self.queries
+            && let Ok(response) = dns::read_response(bytes)
+            && queries.answer(&response)
+        {
+            let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.learn(&response, Instant::now());
+        }
+    }
+
+    pub(super) fn take_held(&mut self) -> Vec<Vec<u8>> {
+        mem::take(&mut self.held)
+    }
+
+    /// All of its DNS queries have been answered, and there was nothing else.
+    pub(super) fn is_answered(&self) -> bool {
+        self.hello.is_none() && self.queries.as_ref().is_some_and(Queries::are_answered)
+    }
+
+    pub(super) fn is_denied(&self) -> bool {
+        self.decision == Decision::Deny && self.queries.is_none()
+    }
+
+    pub(super) fn into_seen(self) -> (Seen, Verdict) {
+        let seen = match (self.hello, self.queries) {
+            (Some(hello), _) => Seen::Quic {
+                sni: hello.sni,
+                alpn: hello.alpn,
+                version: Some(hello.version.to_string()),
+            },
+            (None, Some(queries)) => {
+                let (queries, more) = queries.into_lines();
+                Seen::Dns { queries, more }
+            }
+            (None, None) if self.odd_quic => Seen::Quic {
+                sni: None,
+                alpn: Vec::new(),
+                version: None,
+            },
+            (None, None) => Seen::Raw,
+        };
+        (seen, self.verdict)
+    }
+
+    fn by_verdict(&self) -> Ruling {
+        match self.decision {
+            Decision::Allow => Ruling::Pass,
+            Decision::Deny => Ruling::Drop,
+        }
+    }
+
+    fn dns(&mut self, bytes: &[u8], query: &Query, by: &Judgement<'_>) -> Ruling {
+        let queries = self.queries.get_or_insert_default();
+        queries.ask(query);
+        let verdict = (by.rules).decide_name(self.destination, &query.question.name);
+        if query.questions > 1 && !self.settled {
+            return Ruling::Drop; // no server takes it, and only the first was judged
+        }
+        let denied = verdict.is_deny();
+        if denied || !self.verdict.is_deny() || self.looked_at == 1 {
+            self.verdict = verdict;
+        }
+        if !denied {
+            return Ruling::Pass;
+        }
+        queries.deny(match by.denial {
+            Denial::NoSuchName => "NXDOMAIN",
+            Denial::Refused => "REFUSED",
+        });
+        dns::deny(bytes, by.denial).map_or(Ruling::Drop, Ruling::Answer)
+    }
+
+    /// `None` if it is not the beginning of QUIC.
+    fn read_quic(&mut self, bytes: &[u8], by: &Judgement<'_>) -> Option<Ruling> {
+        let mut reader = self.reader.take().unwrap_or_default();
+        let reading = reader.datagram(bytes);
+        if matches!(reading, Reading::NeedMore | Reading::Hello(_)) {
+            self.reader = Some(reader); // else it has nothing to remember, or was given up
+        }
+        match reading {
+            Reading::NotQuic | Reading::NotInitial(_) => return None,
+            Reading::OtherVersion(_) => {
+                self.odd_quic = true;
+                return None;
+            }
+            _ if by.quic == Quic::Refuse => {
+                self.odd_quic = true;
+                self.refuse(QUIC_REFUSED);
+            }
+            Reading::NeedMore if !self.settled => return Some(self.hold(bytes)),
+            Reading::NeedMore => {}
+            Reading::Malformed(_) => {
+                self.odd_quic = true;
+                if !self.settled {
+                    return Some(Ruling::Drop);
+                }
+            }
+            Reading::Hello(hello) => self.judge_hello(hello, by.rules),
+        }
+        if self.is_denied() {
+            self.held.clear();
+        }
+        Some(self.by_verdict())
+    }
+
+    fn judge_hello(&mut self, hello: Hello, rules: &Rules) {
+        if !self.settled && self.hello.as_ref() != Some(&hello) {
+            self.verdict = rules.decide(self.destination, hello.sni.as_deref());
+            self.decision = self.verdict.decision;
+        }
+        self.hello = Some(hello);
+    }
+
+    fn refuse(&mut self, rule: &str) {
+        self.verdict = Verdict {
+            decision: Decision::Deny,
+            rule: Some(rule.to_owned()),
+        };
+        self.decision = Decision::Deny;
+        self.settled = true;
+    }
+
+    fn hold(&mut self, bytes: &[u8]) -> Ruling {
+        let held: usize = self.held.iter().map(Vec::len).sum();
+        if held + bytes.len() > HELD_SIZE_MAX {
+            return Ruling::Drop;
+        }
+        self.held.push(bytes.to_vec());
+        Ruling::Hold
+    }
+}
+
+const QUIC_REFUSED: &str = "quic refuse";
+
+#[cfg(test)]
+mod tests;

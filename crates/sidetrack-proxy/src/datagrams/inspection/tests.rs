@@ -1,0 +1,143 @@
+use super::*;
+
+/// A query for a name's address.
+fn query(id: u16, name: &str) -> Vec<u8> {
+    let mut bytes = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
+    for label in name.split('.') {
+        bytes.push(label.len() as u8);
+        bytes.extend(label.as_bytes());
+    }
+    bytes.extend([0, 0, 1, 0, 1]);
+    bytes
+}
+
+/// The response to it, with one address.
+fn response(id: u16, name: &str) -> Vec<u8> {
+    let mut bytes = query(id, name);
+    bytes[2] |= 0x80;
+    bytes[7] = 1;
+    bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7]);
+    bytes
+}
+
+fn rules(deny: &[&str], allow: &[&str]) -> Rules {
+    let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    Rules::new(parse(deny), parse(allow))
+}
+
+fn by(rules: &Rules) -> Judgement<'_> {
+    Judgement {
+        rules,
+        denial: Denial::NoSuchName,
+        quic: Quic::Allow,
+    }
+}
+
+fn inspection(destination: &str, rules: &Rules) -> Inspection {
+    Inspection::new(destination.parse().unwrap(), rules)
+}
+
+#[test]
+fn a_query_and_its_answer_are_told_and_learnt() {
+    let (rules, names) = (Rules::default(), Mutex::default());
+    let mut flow = inspection("192.0.2.53:53", &rules);
+    assert_eq!(
+        flow.up(&query(1, "shop.example"), &by(&rules)),
+        Ruling::Pass
+    );
+    assert!(!flow.is_answered());
+    flow.down(&response(2, "shop.example"), &names); // nobody asked that
+    assert!(!flow.is_answered() && names.lock().unwrap().is_empty());
+    flow.down(&response(1, "shop.example"), &names);
+    assert!(flow.is_answered());
+    let address = "192.0.2.7".parse().unwrap();
+    let names = names.lock().unwrap();
+    assert_eq!(names.label(address, Instant::now()), Some("shop.example"));
+    let (Seen::Dns { queries, more: 0 }, _) = flow.into_seen() else {
+        panic!("it is DNS");
+    };
+    assert_eq!(queries.len(), 1);
+    assert_eq!(queries[0].answer.as_deref(), Some("NOERROR"));
+    assert_eq!(
+        (&queries[0].addresses[..], queries[0].ttl),
+        (&[address][..], Some(60))
+    );
+}
+
+#[test]
+fn a_denied_query_is_answered_and_others_go_on() {
+    let rules = rules(&["*.ads.example"], &[]);
+    let mut flow = inspection("192.0.2.53:53", &rules);
+    let Ruling::Answer(answer) = flow.up(&query(7, "x.ads.example"), &by(&rules)) else {
+        panic!("it is answered");
+    };
+    assert_eq!((&answer[..2], answer[3] & 15), (&[0, 7][..], 3));
+    assert!(flow.is_answered() && !flow.is_denied());
+    assert_eq!(
+        flow.up(&query(8, "shop.example"), &by(&rules)),
+        Ruling::Pass
+    );
+    let (_, verdict) = flow.into_seen();
+    assert_eq!(verdict.rule.as_deref(), Some("deny *.ads.example"));
+}
+
+#[test]
+fn an_allowed_query_does_not_open_the_way_for_anything_else() {
+    let rules = rules(&[], &["shop.example:443"]);
+    let mut flow = inspection("192.0.2.53:53", &rules);
+    assert_eq!(
+        flow.up(&query(1, "shop.example"), &by(&rules)),
+        Ruling::Pass
+    );
+    assert_eq!(flow.up(b"anything else", &by(&rules)), Ruling::Drop);
+    assert!(matches!(
+        flow.up(&query(2, "x.example"), &by(&rules)),
+        Ruling::Answer(_)
+    ));
+}
+
+#[test]
+fn what_cannot_be_read_does_not_pass_where_names_matter() {
+    let rules = rules(&["bad.example"], &[]);
+    let cut = &query(1, "bad.example")[..20];
+    let mut flow = inspection("192.0.2.53:53", &rules);
+    assert_eq!(flow.up(cut, &by(&rules)), Ruling::Drop);
+    let mut elsewhere = inspection("192.0.2.53:5300", &rules);
+    assert_eq!(elsewhere.up(cut, &by(&rules)), Ruling::Pass);
+    let free = Rules::default();
+    let mut unruled = inspection("192.0.2.53:53", &free);
+    assert_eq!(unruled.up(cut, &by(&free)), Ruling::Pass);
+}
+
+#[test]
+fn anything_else_is_raw_of_any_length() {
+    let rules = Rules::default();
+    let mut flow = inspection("192.0.2.1:9", &rules);
+    for length in [0, 1, 11, 12, 1200, 65_507] {
+        assert_eq!(flow.up(&vec![0xff; length], &by(&rules)), Ruling::Pass);
+        flow.down(&vec![0; length], &Mutex::default());
+    }
+    assert!(!flow.is_answered());
+    assert_eq!(flow.into_seen().0, Seen::Raw);
+}
+
+#[test]
+fn queries_beyond_the_limit_are_counted() {
+    let (rules, names) = (Rules::default(), Mutex::default());
+    let mut flow = inspection("192.0.2.53:53", &rules);
+    for id in 0..20 {
+        flow.up(&query(id, "shop.example"), &by(&rules));
+    }
+    flow.up(&query(0, "shop.example"), &by(&rules)); // sent again
+    for id in 0..20 {
+        assert!(!flow.is_answered());
+        flow.down(&response(id, "shop.example"), &names);
+    }
+    assert!(flow.is_answered());
+    let (Seen::Dns { queries, more: 4 }, _) = flow.into_seen() else {
+        panic!("it is DNS");
+    };
+    assert_eq!(queries.len(), QUERIES);
+}
+
+const QUERIES: usize = super::super::QUERIES_MAX;

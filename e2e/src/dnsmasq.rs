@@ -1,0 +1,70 @@
+//! dnsmasq, as the origin of DNS.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::wait;
+
+/// A name server outside the scope, until it is dropped.
+pub struct Dnsmasq {
+    child: Child,
+}
+
+impl Dnsmasq {
+    /// At port 53 of these addresses; `shop.example` is 192.0.2.7 and 2001:db8::7, `ads.example` has an
+    /// address too, and nothing else exists.
+    pub fn start(addresses: &[&str]) -> Self {
+        let listen = addresses
+            .iter()
+            .map(|one| format!("--listen-address={one}"));
+        let child = Command::new("dnsmasq")
+            .args([
+                "--keep-in-foreground",
+                "--bind-interfaces",
+                "--conf-file=/dev/null",
+            ])
+            .args(["--no-resolv", "--no-hosts", "--user=root", "--pid-file="])
+            .args([
+                "--local=/#/",
+                "--host-record=shop.example,192.0.2.7,2001:db8::7,300",
+            ])
+            .args(["--host-record=x.ads.example,192.0.2.8,2001:db8::8,300"])
+            .args(listen)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dnsmasq is installed");
+        for address in addresses {
+            let address = SocketAddr::new(address.parse().expect("an address"), 53);
+            wait::until("dnsmasq answers", || answers(address));
+        }
+        Self { child }
+    }
+}
+
+impl Drop for Dnsmasq {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks for the root's name servers.
+fn answers(address: SocketAddr) -> bool {
+    const QUERY: [u8; 17] = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+    let any = if address.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let ask = || {
+        let socket = UdpSocket::bind(any)?;
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        socket.connect(address)?;
+        socket.send(&QUERY)?;
+        socket.recv(&mut [0; 512])
+    };
+    ask().is_ok()
+}
