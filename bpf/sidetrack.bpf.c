@@ -5,6 +5,7 @@
  * Client side, attached where programs run:	connect4/6, getpeername4/6, sockops (begin).
  * Service side, attached where proxies run:	getsockopt, setsockopt, sock_release, sockops
  * (accept).
+ * Attached nowhere, run by the engine itself:	forget.
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>
@@ -133,4 +134,12 @@ int sidetrack_release(struct bpf_sock *sk)
 {
 	release(sk);
 	return 1;
+}
+
+/* ---- Run by the engine --------------------------------------------------------------------- */
+
+SEC("syscall")
+int sidetrack_forget(void *none)
+{
+	return owners_forget();
 }
