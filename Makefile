@@ -35,7 +35,7 @@ test: deps-test ## every test; those on the kernel need root
 
 test-kernels: deps-test ## the system tests on Debian's 6.1 and 6.12, emulated (x86-64 only; minutes)
 	@$(call need,$(KERNEL_PACKAGES))
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --bins --examples
 	e2e/kernels/run
 
 lint: deps-lint ## formatting and lints, Rust and C

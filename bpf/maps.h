@@ -73,7 +73,8 @@ struct {
 
 /*
  * Which processes belong to which service: by process id, and by cgroup id.
- * Writers: setsockopt (whoever calls LISTEN), release, the engine (legacy proxies; cgroups).
+ * Writers: setsockopt (whoever calls LISTEN), release, the engine (legacy proxies; cgroups), forget
+ * (when a service is taken away).
  * Reader: connect, once a filter matched a socket without records. Full: LISTEN fails with ENOSPC.
  */
 struct {

@@ -140,6 +140,51 @@ static __always_inline void owner_remove(const struct sidetrack_socket *socket,
 	bpf_map_delete_elem(&sidetrack_owners, &tgid);
 }
 
+/* ---- The engine has taken a service away ---------------------------------------------------- */
+
+/* Nobody has this number: the engine has wiped it, and the secret with it. */
+static __always_inline int service_is_gone(__u32 number)
+{
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	const __u64 *secret;
+
+	if (!service)
+		return 1;
+	secret = (const __u64 *)service->secret;
+	return !(secret[0] | secret[1]);
+}
+
+static long owner_forget(void *map, __u32 *tgid, struct sidetrack_owner *owner, void *none)
+{
+	__u32 key = *tgid;
+
+	if (!service_is_gone(owner->service))
+		return 0;
+	owner_cgroup_remove(owner->cgroup_id);
+	bpf_map_delete_elem(&sidetrack_owners, &key);
+	return 0;
+}
+
+static long owner_cgroup_forget(void *map, __u64 *cgroup, struct sidetrack_owner_cgroup *known,
+				void *none)
+{
+	__u64 key = *cgroup;
+
+	if (!known->service || !service_is_gone(known->service))
+		return 0;
+	known->service = 0;
+	if (!known->owners)
+		bpf_map_delete_elem(&sidetrack_owner_cgroups, &key);
+	return 0;
+}
+
+static __always_inline int owners_forget(void)
+{
+	bpf_for_each_map_elem(&sidetrack_owners, owner_forget, NULL, 0);
+	bpf_for_each_map_elem(&sidetrack_owner_cgroups, owner_cgroup_forget, NULL, 0);
+	return 0;
+}
+
 /* Its service was taken away: it is nobody's, and may be marked again. */
 static __always_inline int listener_is_stale(const struct sidetrack_socket *socket)
 {

@@ -6,6 +6,7 @@
  * sockops (begin), sock_release (leave).
  * Service side, attached where proxies run:	getsockopt, setsockopt, sock_release, sockops
  * (accept).
+ * Attached nowhere, run by the engine itself:	forget.
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>
@@ -175,4 +176,12 @@ int sidetrack_release(struct bpf_sock *sk)
 {
 	release(sk);
 	return 1;
+}
+
+/* ---- Run by the engine --------------------------------------------------------------------- */
+
+SEC("syscall")
+int sidetrack_forget(void *none)
+{
+	return owners_forget();
 }

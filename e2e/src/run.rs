@@ -1,9 +1,11 @@
 //! `sidetrack run`, as a user types it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 
 use sidetrack_engine::{Cgroup, cgroup, legacy};
 use tempfile::TempDir;
@@ -20,7 +22,14 @@ pub struct Run {
 /// A run that was started.
 pub struct Started {
     child: Child,
+    said: Said,
     flows: TempDir,
+}
+
+/// What a process has said on its standard error so far.
+struct Said {
+    text: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
 }
 
 /// How a run ended, and the flow lines it wrote.
@@ -61,8 +70,10 @@ impl Run {
 
     /// Starts it.
     pub fn start(mut self) -> Started {
+        let mut child = self.command.spawn().expect("it starts");
         Started {
-            child: self.command.spawn().expect("it starts"),
+            said: Said::listen(child.stderr.take().expect("it is piped")),
+            child,
             flows: self.flows,
         }
     }
@@ -93,6 +104,19 @@ impl Started {
         &mut self.child
     }
 
+    /// Tells its command a line.
+    pub fn tell(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("it is piped");
+        writeln!(stdin, "{line}").expect("it listens");
+    }
+
+    /// Waits until it has said this on its standard error.
+    pub fn await_word(&self, word: &str) {
+        wait::until(&format!("it says {word:?}"), || {
+            self.said.so_far().contains(word)
+        });
+    }
+
     /// Its cgroup, once it has one.
     pub fn cgroup(&self) -> PathBuf {
         let start = format!("sidetrack.run.{}.", self.pid());
@@ -121,9 +145,13 @@ impl Started {
     /// Waits for its end.
     pub fn wait(self) -> Ended {
         let output = self.child.wait_with_output().expect("it can be waited for");
+        let outcome = Outcome {
+            stderr: self.said.all(),
+            ..output.into()
+        };
         let flows = std::fs::read_to_string(self.flows.path().join("flows")).unwrap_or_default();
         Ended {
-            outcome: output.into(),
+            outcome,
             flows: flows
                 .lines()
                 .map(|line| serde_json::from_str(line).expect("each line is JSON"))
@@ -132,14 +160,45 @@ impl Started {
     }
 }
 
-/// Whether a process has ended, even if nobody has taken note of it yet.
+impl Said {
+    fn listen(stderr: ChildStderr) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let sink = Arc::clone(&text);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line) + "\n";
+                *sink.lock().expect("no holder panics") += &line;
+            }
+        });
+        Self { text, reader }
+    }
+
+    fn so_far(&self) -> String {
+        self.text.lock().expect("no holder panics").clone()
+    }
+
+    /// Once it has ended.
+    fn all(self) -> String {
+        self.reader.join().expect("it does not panic");
+        let text = self.text.lock().expect("no holder panics");
+        text.clone()
+    }
+}
+
+/// Whether a process has ended, and all that it had is closed, even if nobody has taken note of it yet.
 pub fn is_gone(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
+    let fields: Vec<&str> = stat
         .rsplit(')')
         .next()
-        .and_then(|rest| rest.split_whitespace().next());
-    matches!(state, None | Some("Z"))
+        .map(|rest| rest.split_whitespace().collect())
+        .unwrap_or_default();
+    // Its first thread may be dead while others still hold the files: how many are left is proc(5)'s
+    // field 20, and the state is field 3.
+    matches!(
+        (fields.first(), fields.get(17)),
+        (None, _) | (Some(&"Z"), Some(&"1"))
+    )
 }
 
 /// The cgroups of all runs on this host.

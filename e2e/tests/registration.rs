@@ -58,6 +58,14 @@ fn sessions(daemon: &Daemon) -> Vec<v1::SessionState> {
     daemon.api().state().sessions
 }
 
+/// How many the kernel knows as services'.
+fn processes(daemon: &Daemon) -> u64 {
+    let tables = daemon.api().state().tables;
+    let mut tables = tables.iter();
+    let table = tables.find(|table| table.name == "processes of services");
+    table.expect("it is one").used
+}
+
 #[test]
 fn example_is_a_vendors_product_that_outlives_the_daemon_and_leaves_nothing() {
     let host = Host::bare("registration_example");
@@ -159,7 +167,9 @@ fn cgroup_of_a_proxy_is_left_when_its_service_has_gone() {
     wait::until("it is back", || registration.trouble().is_none());
     assert!(is_home(&daemon), "it was taken up");
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
+    assert_eq!(processes(&daemon), 1);
     drop(registration);
+    wait::until("its process is nobody's", || processes(&daemon) == 0);
     wait::until("the daemon leaves it", || !is_home(&daemon));
     assert!(matches!(
         Listener::bind(&Service::from_bytes(&[1; 32]).expect("so long they are")),

@@ -198,22 +198,30 @@ fn killed_proxy_is_absent_for_the_next_connect() {
     let to = origin.address.to_string();
     for (on_absent, answer) in [("block", "Connection refused"), ("permit", "\"ok\":true")] {
         let client = client(&["connect", &to, "--send", "x"]).join(" ");
-        let script = format!("read line; exec {client}");
+        let script = format!("read line; {client}; read line; exec {client}");
         let mut started = Run::new(&["--on-absent", on_absent], &["sh", "-c", &script]).start();
         started.processes("program");
         let proxy = started.processes("service-1")[0];
         send(proxy, Signal::KILL);
         wait::until("the proxy is gone", || is_gone(proxy));
-        writeln!(started.child().stdin.as_mut().expect("it is piped")).expect("it reads");
+        started.tell("connect");
+        started.await_word("has ended");
+        started.tell("connect once more, and end with that");
         let ended = started.wait();
-        assert!(
-            ended.outcome.stdout.contains(answer),
+        let count = |text: &str, word| text.matches(word).count();
+        assert_eq!(
+            count(&ended.outcome.stdout, answer),
+            2,
             "{on_absent}: {ended:?}"
         );
-        assert!(ended.outcome.stderr.contains("has ended"), "{ended:?}");
-        assert!(ended.outcome.stderr.contains("not listening"), "{ended:?}");
+        assert_eq!(count(&ended.outcome.stderr, "has ended"), 1, "{ended:?}");
+        assert_eq!(
+            count(&ended.outcome.stderr, "not listening"),
+            2,
+            "{ended:?}"
+        );
     }
-    assert_eq!(origin.accepted(), 1);
+    assert_eq!(origin.accepted(), 2);
 }
 
 #[test]

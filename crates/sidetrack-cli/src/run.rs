@@ -15,7 +15,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use sidetrack_engine::event::Event;
 use sidetrack_engine::{Config, Engine, Error};
 
 use crate::args;
@@ -102,14 +101,15 @@ fn attend(
 ) -> Result<ExitCode> {
     loop {
         wait(engine, wake)?;
-        for event in engine.events(Duration::ZERO)? {
-            flows.report(&event, name(engine, &event));
-        }
+        report(engine, flows)?;
         for happening in happenings.try_iter() {
             match happening {
                 Happening::Flow(line) => flows.add(*line),
                 Happening::Signal(number) => program.signal(number),
-                Happening::ProgramEnded(status) => return Ok(command::exit_code(status)),
+                Happening::ProgramEnded(status) => {
+                    report(engine, flows)?; // of its last moment
+                    return Ok(command::exit_code(status));
+                }
                 Happening::ProxyEnded(index, status) => {
                     flows.warn(&proxies.ended(index, status));
                 }
@@ -118,8 +118,13 @@ fn attend(
     }
 }
 
-fn name<'a>(engine: &'a Engine, event: &Event) -> &'a str {
-    engine.service_name(event.service).unwrap_or("a proxy")
+/// Tells what the kernel has refused since the last time.
+fn report(engine: &Engine, flows: &mut Flows) -> Result<()> {
+    for event in engine.events(Duration::ZERO)? {
+        let service = engine.service_name(event.service);
+        flows.report(&event, service.unwrap_or("a proxy"));
+    }
+    Ok(())
 }
 
 fn wait(engine: &Engine, wake: &Wake) -> Result<()> {

@@ -3,6 +3,7 @@
 mod attachment;
 mod context;
 mod flow;
+mod owner;
 mod pins;
 mod policy;
 mod question;
@@ -24,7 +25,6 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::counter::Counters;
 use crate::event::Event;
 use crate::filter::to_objects;
-use crate::legacy::Holder;
 use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
 use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, sys};
@@ -244,7 +244,8 @@ impl Engine {
         self.attach(Side::Service, home)
     }
 
-    /// Takes a service away. Its listeners are nobody's from now on, and its secret is worth nothing.
+    /// Takes a service away. Its listeners and processes are nobody's from now on, and its secret is
+    /// worth nothing; its flows go on.
     ///
     /// A policy in force must not name it. Errors: [`Error::Bpf`].
     pub fn remove_service(&mut self, number: u32) -> Result<(), Error> {
@@ -256,7 +257,7 @@ impl Engine {
             "remove a service",
         )?;
         self.services.remove(&number);
-        Ok(())
+        self.forget_owners()
     }
 
     /// Changes what a service's filters do by themselves: what the kernel has of the service stays.
@@ -445,39 +446,6 @@ impl Engine {
             .lookup(number.as_bytes(), MapFlags::ANY)
             .map_err(Error::bpf("read a service"))?;
         Ok(value.and_then(|bytes| kernel::Service::read_from_bytes(&bytes).ok()))
-    }
-
-    fn name_owner(&mut self, holder: &Holder, service: u32) -> Result<(), Error> {
-        let owner = kernel::Owner {
-            started: holder.started,
-            cgroup_id: holder.cgroup_id,
-            service,
-            listeners: 0,
-        };
-        let owners = &self.skeleton.maps.sidetrack_owners;
-        update(
-            owners,
-            &holder.pid,
-            owner.as_bytes(),
-            "name a service's process",
-        )?;
-        self.change_owner_cgroup(holder.cgroup_id, |known| known.owners += 1)
-    }
-
-    fn change_owner_cgroup(
-        &mut self,
-        cgroup: u64,
-        change: impl FnOnce(&mut kernel::OwnerCgroup),
-    ) -> Result<(), Error> {
-        let map = &self.skeleton.maps.sidetrack_owner_cgroups;
-        let known = map
-            .lookup(cgroup.as_bytes(), MapFlags::ANY)
-            .map_err(Error::bpf("read a service's cgroup"))?;
-        let mut known = known
-            .and_then(|bytes| kernel::OwnerCgroup::read_from_bytes(&bytes).ok())
-            .unwrap_or_default();
-        change(&mut known);
-        update(map, &cgroup, known.as_bytes(), "name a service's cgroup")
     }
 }
 
