@@ -63,7 +63,7 @@ pub(super) struct Inspection {
     decision: Decision,
     /// Whether no name can change that.
     settled: bool,
-    /// QUIC, of a version or in a shape that was not read.
+    /// QUIC whose ClientHello was not read.
     odd_quic: bool,
 }
 
@@ -189,11 +189,8 @@ impl Inspection {
             self.reader = Some(reader); // else it has nothing to remember, or was given up
         }
         match reading {
-            Reading::NotQuic | Reading::NotInitial(_) => return None,
-            Reading::OtherVersion(_) => {
-                self.odd_quic = true;
-                return None;
-            }
+            // Another version's looks are four bytes that anything may have.
+            Reading::NotQuic | Reading::NotInitial(_) | Reading::OtherVersion(_) => return None,
             _ if by.quic == Quic::Refuse => {
                 self.odd_quic = true;
                 self.refuse(QUIC_REFUSED);
