@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use super::*;
 
 #[allow(dead_code, unreachable_pub)]
@@ -54,8 +56,11 @@ fn rules(deny: &[&str], allow: &[&str]) -> Rules {
     Rules::new(parse(deny), parse(allow))
 }
 
+static PENDING: LazyLock<Arc<()>> = LazyLock::new(Arc::default);
+
 fn by(rules: &Rules) -> Judgement<'_> {
     Judgement {
+        pending: &PENDING,
         rules,
         denial: Denial::NoSuchName,
         quic: Quic::Allow,
@@ -145,7 +150,7 @@ fn a_hello_is_held_until_it_is_whole_if_a_rule_may_deny_it() {
     let mut flow = inspection("192.0.2.1:443", &rules);
     assert_eq!(flow.up(&first, &by(&rules)), Ruling::Hold);
     assert_eq!(flow.up(&second, &by(&rules)), Ruling::Pass);
-    assert_eq!(flow.take_held(), [first.clone()]);
+    assert_eq!(flow.take_held(), std::slice::from_ref(&first));
     let (Seen::Quic { sni, alpn, .. }, verdict) = flow.into_seen() else {
         panic!("it is QUIC");
     };
@@ -172,6 +177,29 @@ fn a_denied_hello_is_dropped_and_all_that_follows() {
     assert_eq!(flow.up(&[0x40; 50], &by(&rules)), Ruling::Drop);
     assert!(flow.is_denied() && flow.take_held().is_empty());
     assert_eq!(flow.into_seen().1.rule.as_deref(), Some("deny example.com"));
+}
+
+#[test]
+fn beyond_the_limit_a_hello_is_not_waited_for() {
+    let [first, _] = initials();
+    let all = Arc::default();
+    let (free, named) = (Rules::default(), rules(&["bad.example"], &[]));
+    let judgement = |rules| Judgement {
+        pending: &all,
+        ..by(rules)
+    };
+    let mut others: Vec<_> = (0..PENDING_MAX)
+        .map(|_| inspection("192.0.2.1:443", &named))
+        .collect();
+    for other in &mut others {
+        assert_eq!(other.up(&first, &judgement(&named)), Ruling::Hold);
+    }
+    let mut denied = inspection("192.0.2.1:443", &named);
+    assert_eq!(denied.up(&first, &judgement(&named)), Ruling::Drop);
+    let mut unruled = inspection("192.0.2.1:443", &free);
+    assert_eq!(unruled.up(&first, &judgement(&free)), Ruling::Pass);
+    others.pop();
+    assert_eq!(denied.up(&first, &judgement(&named)), Ruling::Hold);
 }
 
 #[test]
