@@ -9,6 +9,18 @@ pub(crate) const V1: u32 = 1;
 /// The number of version 2.
 pub(crate) const V2: u32 = 0x6b33_43cf;
 
+/// The CRYPTO frame, with a ClientHello, that begins the packets of RFC 9001, A.2 and RFC 9369, A.2;
+/// PADDING follows there, to 1,162 bytes.
+pub(crate) const FRAME: &str = "\
+    060040f1010000ed0303ebf8fa56f12939b9584a3896472ec40bb863cfd3e868\
+    04fe3a47f06a2b69484c00000413011302010000c000000010000e00000b6578\
+    616d706c652e636f6dff01000100000a00080006001d00170018001000070005\
+    04616c706e000500050100000000003300260024001d00209370b2c9caa47fba\
+    baf4559fedba753de171fa71f50f1ce15d43e994ec74d748002b000302030400\
+    0d0010000e0403050306030203080408050806002d00020101001c0002400100\
+    3900320408ffffffffffffffff05048000ffff07048000ffff08011001048000\
+    75300901100f088394c8f03e51570806048000ffff";
+
 /// A client that has chosen its server's connection ID.
 pub(crate) struct Sealer {
     version: u32,
