@@ -21,7 +21,7 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: build ## build, and show the main job on real connections
-	@$(call need,curl python3)
+	@$(call need,bind9-dnsutils curl python3)
 	$(SUDO) target/release/sidetrack demo
 
 build: deps ## the release build

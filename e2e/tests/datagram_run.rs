@@ -1,9 +1,11 @@
 //! `sidetrack run` and the datagrams of real programs.
 
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use e2e::run::{Ended, Run};
-use e2e::{Dnsmasq, EchoOrigin, netns, wait};
+use e2e::{Dnsmasq, EchoOrigin, netns};
 use serde_json::{Value, json};
 
 const CHAIN: [&str; 6] = [
@@ -135,7 +137,7 @@ fn getaddrinfo_names_the_connection_that_follows() {
 fn asyncios_datagrams_of_any_size_come_back() {
     netns::enter();
     let program = "
-import asyncio, sys
+import asyncio, socket, sys
 class Client(asyncio.DatagramProtocol):
     def __init__(self): self.got = asyncio.Queue()
     def datagram_received(self, data, peer): self.got.put_nowait((data, peer[:2]))
@@ -143,14 +145,18 @@ async def main(host, port):
     loop = asyncio.get_running_loop()
     for form in ({'remote_addr': (host, port)}, {'local_addr': ('::' if ':' in host else '0.0.0.0', 0)}):
         transport, client = await loop.create_datagram_endpoint(Client, **form)
-        for size in (0, 1, 1400, 65507):
+        for size in (1, 1400, 65507):
             sent = bytes(size)
             if 'remote_addr' in form: transport.sendto(sent)
-            elif size: transport.sendto(sent, (host, port))
-            else: continue
+            else: transport.sendto(sent, (host, port))
             got, peer = await asyncio.wait_for(client.got.get(), 10)
             assert (got, peer) == (sent, (host, port)), (len(got), size, peer)
         transport.close()
+    one = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_DGRAM)
+    one.settimeout(10)
+    one.sendto(b'', (host, port)) # asyncio itself sends none
+    got, peer = one.recvfrom(10)
+    assert (got, peer[:2]) == (b'', (host, port))
     print('good')
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 ";
@@ -162,10 +168,10 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
         );
         let ended = Run::new(&CHAIN, &["python3", "-c", program, &ip, &port]).wait();
         assert_eq!(ended.outcome.stdout.trim(), "good", "{ended:?}");
-        assert!(origin.datagrams() >= 6);
+        assert!(origin.datagrams() == 7);
         for service in ["a", "b", "c"] {
             let lines = of(&ended, service);
-            assert_eq!(lines.len(), 2, "{ended:?}");
+            assert_eq!(lines.len(), 3, "{ended:?}");
             assert!(lines.iter().all(|line| line["seen"]["kind"] == "raw"));
             let up: u64 = lines
                 .iter()
@@ -177,6 +183,23 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 }
 
 #[test]
+fn a_silent_flow_ends_and_the_next_datagram_begins_another() {
+    netns::enter();
+    let origin = EchoOrigin::start("127.0.0.1:0");
+    let address = origin.address;
+    let ask = "echo hi >&3; head -n 1 <&3";
+    let script = format!(
+        "exec 3<>/dev/udp/{}/{}; {ask}; sleep 2; {ask}",
+        address.ip(),
+        address.port()
+    );
+    let ended = Run::new(&["--idle-timeout", "1"], &["bash", "-c", &script]).wait();
+    assert_eq!(ended.outcome.stdout, "hi\nhi\n", "{ended:?}");
+    let how: Vec<_> = ended.flows.iter().map(|line| &line["ended"]).collect();
+    assert_eq!(how, ["idle", "stopped"], "{ended:?}");
+}
+
+#[test]
 fn nobody_there_is_told_as_such() {
     netns::enter();
     let command = "echo hi >/dev/udp/127.0.0.1/9; sleep 0.2";
@@ -185,25 +208,55 @@ fn nobody_there_is_told_as_such() {
     assert_eq!(ended.flows[0]["ended"], "refused by origin", "{ended:?}");
 }
 
+/// A server for one test, ended with it.
+struct Iperf3(Child);
+
+impl Iperf3 {
+    fn start() -> Self {
+        let child = Command::new("iperf3")
+            .args([
+                "--server",
+                "--one-off",
+                "--forceflush",
+                "--bind",
+                "127.0.0.1",
+            ])
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut server = Self(child.expect("iperf3 is installed"));
+        let output = server.0.stdout.take().expect("it is piped");
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("Server listening")));
+        thread::spawn(move || lines.for_each(drop)); // or it would wait for us
+        server
+    }
+}
+
+impl Drop for Iperf3 {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it has most likely ended
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn iperf3_passes() {
     netns::enter();
-    let mut server = Command::new("iperf3")
-        .args(["--server", "--one-off", "--bind", "127.0.0.1"])
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("iperf3 is installed");
-    wait::until("it listens", || {
-        sidetrack_engine::legacy::find("127.0.0.1:5201".parse().unwrap()).is_ok()
-    });
-    let command = "iperf3 -u -c 127.0.0.1 -b 100M -t 1 -l 1400 --json";
+    let _server = Iperf3::start();
+    let command = "iperf3 -u -c 127.0.0.1 -b 20M -t 1 -l 1400 --json";
     let command: Vec<&str> = command.split(' ').collect();
     let ended = Run::new(&[], &command).wait();
     let told: Value = serde_json::from_str(&ended.outcome.stdout).expect("it is JSON");
     let sum = &told["end"]["sum"];
-    assert!(sum["packets"].as_u64().unwrap_or(0) > 5000, "{told}");
-    assert!(sum["lost_percent"].as_f64().unwrap_or(100.0) < 5.0, "{sum}");
-    server.wait().expect("it ends after one");
+    assert!(sum["packets"].as_u64().unwrap_or(0) > 1000, "{told}");
+    let lines = of(&ended, "inspect");
+    let datagrams = &lines[0]["datagrams"];
+    assert!(datagrams["up"].as_u64().unwrap_or(0) > 1000, "{ended:?}");
+    // How many arrive depends on what else the host does; that most do does not.
+    assert!(
+        sum["lost_percent"].as_f64().unwrap_or(100.0) < 50.0,
+        "{sum}"
+    );
 }
 
 #[test]

@@ -24,7 +24,7 @@ struct Step {
     command: Vec<String>,
     /// What the command must exit with; `None`: anything but 0.
     code: Option<i32>,
-    /// How many connections the origins must have seen.
+    /// How many connections, or datagrams, the origins must have seen.
     connections: u64,
 }
 
@@ -34,13 +34,15 @@ pub(crate) fn demo() -> Result<ExitCode> {
     let origins = Origins::start().context("start the demo's origins")?;
     println!(
         "{}",
-        style.bold("Sidetrack: connections, diverted through two proxies in a chain")
+        style.bold("Sidetrack: connections and datagrams, diverted through two proxies in a chain")
     );
     println!(
-        "The origins are at {} (HTTP) and {} (TLS).",
-        origins.http, origins.tls
+        "The origins are at {} (HTTP), {} (TLS), {} (DNS) and {} (echo).",
+        origins.http, origins.tls, origins.dns, origins.echo
     );
-    println!("Each line below a command is one connection, as the first proxy saw it end.\n");
+    println!(
+        "Each line below a command is one connection or flow of datagrams, as the first proxy saw it end.\n"
+    );
     let steps = steps(&origins)?;
     let mut all_good = true;
     for (number, step) in (1..).zip(&steps) {
@@ -83,7 +85,7 @@ fn steps(origins: &Origins) -> Result<Vec<Step>> {
     let http = to("shop.example", origins.http);
     let tls = to("bank.example", origins.tls);
     let ads = to("ads.example", origins.http);
-    Ok(vec![
+    let mut steps = vec![
         Step {
             title: "curl speaks HTTP: both proxies see host, method and path",
             options: vec![],
@@ -117,6 +119,45 @@ fn steps(origins: &Origins) -> Result<Vec<Step>> {
             command: quiet_curl(&["-f", "--connect-to", &ads, "http://ads.example/banner"]),
             code: None,
             connections: 0,
+        },
+    ];
+    steps.extend(datagram_steps(origins)?);
+    Ok(steps)
+}
+
+fn datagram_steps(origins: &Origins) -> Result<Vec<Step>> {
+    find("dig").context("the demo needs dig; `make demo` installs it (bind9-dnsutils)")?;
+    let port = origins.dns.port().to_string();
+    let dig = ["dig", "+short", "@127.0.0.1", "-p", &port];
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|&word| word.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let (ip, port) = (origins.echo.ip(), origins.echo.port());
+    let echo = format!("exec 3<>/dev/udp/{ip}/{port}; echo hello >&3; head -n 1 <&3");
+    Ok(vec![
+        Step {
+            title: "dig asks for a name: both see the question and the answer",
+            options: vec![],
+            command: words(&[&dig[..], &["shop.example"]].concat()),
+            code: Some(0),
+            connections: 1,
+        },
+        Step {
+            title: "the rule again: the proxy answers that there is no such name",
+            options: words(&["--deny", "ads.example"]),
+            command: words(&[&dig[..], &["ads.example"]].concat()),
+            code: Some(0),
+            connections: 0,
+        },
+        Step {
+            title: "any other datagrams, and their echo",
+            options: vec![],
+            command: words(&["bash", "-c", &echo]),
+            code: Some(0),
+            connections: 1,
         },
     ])
 }
@@ -173,7 +214,7 @@ impl Step {
         }
         let expected = self.connections;
         Ok((seen != expected)
-            .then(|| format!("the origins saw {seen} connections, not {expected}")))
+            .then(|| format!("the origins saw {seen} connections or datagrams, not {expected}")))
     }
 }
 

@@ -37,7 +37,7 @@ use carrier::Carrier;
 use inspection::Judgement;
 
 pub(crate) use carrier::label;
-pub use inspection::{DNS_PORT, HELD_SIZE_MAX, LOOKED_AT_MAX, Quic};
+pub use inspection::{DNS_PORT, HELD_SIZE_MAX, LOOKED_AT_MAX, PENDING_MAX, Quic};
 pub use queries::{ADDRESSES_MAX, QUERIES_MAX, QueryLine};
 
 /// Flows at a time; each takes a descriptor. For another one, those end that have been silent longest:
@@ -131,6 +131,7 @@ impl Relay {
             lines,
             flows: HashMap::new(),
             answers: Answers::default(),
+            pending: Arc::default(),
             now: Instant::now(),
             made_room: 0,
         }
@@ -153,6 +154,7 @@ struct Loop<'a> {
     lines: &'a dyn Fn(FlowLine),
     flows: HashMap<u64, Carrier>,
     answers: Answers,
+    pending: Arc<()>,
     now: Instant,
     made_room: u64,
 }
@@ -228,6 +230,7 @@ impl Loop<'_> {
             rules,
             denial: relay.settings.denial,
             quic: relay.settings.quic,
+            pending: &self.pending,
         };
         let carrier = self.flows.entry(flow.id());
         let carrier = carrier.or_insert_with(|| Carrier::new(flow, rules, self.now));

@@ -1,7 +1,7 @@
-//! The demo's origins: an HTTP server and a TLS one, on loopback, outside the scope.
+//! The demo's origins: HTTP, TLS, DNS and an echo of datagrams, on loopback, outside the scope.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -18,10 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 const HEAD_SIZE_MAX: u64 = 16 * 1024;
 
-/// Two origins at work, until the process ends.
+/// What every name resolves to.
+const ADDRESS: [u8; 4] = [192, 0, 2, 7];
+
+/// The origins at work, until the process ends.
 pub(super) struct Origins {
     pub(super) http: SocketAddr,
     pub(super) tls: SocketAddr,
+    /// Of UDP: it answers every DNS query with [`ADDRESS`].
+    pub(super) dns: SocketAddr,
+    /// Of UDP: it sends back what it gets.
+    pub(super) echo: SocketAddr,
     /// The certificate that clients must trust, as PEM.
     pub(super) ca_file: NamedTempFile,
     connections: Arc<AtomicU64>,
@@ -58,15 +65,19 @@ impl Origins {
             stream.flush()?;
             finish(&stream.sock)
         })?;
+        let dns = serve_datagrams(&connections, respond)?;
+        let echo = serve_datagrams(&connections, |datagram| Some(datagram.to_vec()))?;
         Ok(Self {
             http,
             tls,
+            dns,
+            echo,
             ca_file,
             connections,
         })
     }
 
-    /// Accepted by both so far.
+    /// Connections and datagrams that all have had so far.
     pub(super) fn connections(&self) -> u64 {
         self.connections.load(Ordering::SeqCst)
     }
@@ -91,6 +102,35 @@ fn serve(
         }
     });
     Ok(address)
+}
+
+fn serve_datagrams(
+    datagrams: &Arc<AtomicU64>,
+    answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
+) -> io::Result<SocketAddr> {
+    let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+    let address = socket.local_addr()?;
+    let datagrams = Arc::clone(datagrams);
+    thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+            datagrams.fetch_add(1, Ordering::SeqCst);
+            if let Some(answer) = answer(&buffer[..length]) {
+                let _ = socket.send_to(&answer, client); // it may have gone
+            }
+        }
+    });
+    Ok(address)
+}
+
+/// The response to a DNS query: its header and question, and one address.
+fn respond(query: &[u8]) -> Option<Vec<u8>> {
+    let name = query.get(12..)?.iter().position(|byte| *byte == 0)?;
+    let mut response = query.get(..12 + name + 5)?.to_vec();
+    response[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+    response.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4]); // the name above, A, IN, 300 s
+    response.extend(ADDRESS);
+    Some(response)
 }
 
 /// Reads one request and answers it.

@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::queries::Queries;
@@ -18,6 +18,9 @@ pub const DNS_PORT: u16 = 53;
 pub const LOOKED_AT_MAX: u64 = 16;
 /// What is held back of one flow until its QUIC ClientHello is whole, in bytes; more is dropped.
 pub const HELD_SIZE_MAX: usize = 16 * 1024;
+/// The flows whose QUIC ClientHello is not whole yet. Another one's first datagrams are not read: they
+/// are dropped while a rule may deny them, and the client sends them again.
+pub const PENDING_MAX: usize = 512;
 
 /// What QUIC may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub(super) struct Judgement<'a> {
     pub(super) rules: &'a Rules,
     pub(super) denial: Denial,
     pub(super) quic: Quic,
+    /// Held by each flow that is pending, see [`PENDING_MAX`].
+    pub(super) pending: &'a Arc<()>,
 }
 
 /// What becomes of a datagram from the client.
@@ -57,13 +62,14 @@ pub(super) struct Inspection {
     hello: Option<Hello>,
     reader: Option<Box<InitialReader>>,
     held: Vec<Vec<u8>>,
+    pending: Option<Arc<()>>,
     /// What the line tells: a denied query's, if there was one.
     verdict: Verdict,
     /// Of datagrams without a name of their own.
     decision: Decision,
     /// Whether no name can change that.
     settled: bool,
-    /// QUIC, of a version or in a shape that was not read.
+    /// QUIC whose ClientHello was not read.
     odd_quic: bool,
 }
 
@@ -79,6 +85,7 @@ impl Inspection {
             hello: None,
             reader: None,
             held: Vec::new(),
+            pending: None,
             settled,
             decision: verdict.decision,
             verdict,
@@ -183,17 +190,25 @@ impl Inspection {
 
     /// `None` if it is not the beginning of QUIC.
     fn read_quic(&mut self, bytes: &[u8], by: &Judgement<'_>) -> Option<Ruling> {
+        let is_new = self.reader.is_none();
         let mut reader = self.reader.take().unwrap_or_default();
         let reading = reader.datagram(bytes);
-        if matches!(reading, Reading::NeedMore | Reading::Hello(_)) {
-            self.reader = Some(reader); // else it has nothing to remember, or was given up
+        if !is_new || matches!(reading, Reading::NeedMore | Reading::Hello(_)) {
+            self.reader = Some(reader);
+        }
+        if !self.may_be_pending(&reading, by.pending) {
+            self.reader = None;
+            self.odd_quic = true;
+            let is_open = self.settled && by.quic == Quic::Allow;
+            return Some(if is_open {
+                self.by_verdict()
+            } else {
+                Ruling::Drop
+            });
         }
         match reading {
-            Reading::NotQuic | Reading::NotInitial(_) => return None,
-            Reading::OtherVersion(_) => {
-                self.odd_quic = true;
-                return None;
-            }
+            // Another version's looks are four bytes that anything may have.
+            Reading::NotQuic | Reading::NotInitial(_) | Reading::OtherVersion(_) => return None,
             _ if by.quic == Quic::Refuse => {
                 self.odd_quic = true;
                 self.refuse(QUIC_REFUSED);
@@ -212,6 +227,22 @@ impl Inspection {
             self.held.clear();
         }
         Some(self.by_verdict())
+    }
+
+    /// Whether there is room for what this reading needs remembered.
+    fn may_be_pending(&mut self, reading: &Reading, all: &Arc<()>) -> bool {
+        match reading {
+            Reading::NeedMore if self.pending.is_none() => {
+                let has_room = Arc::strong_count(all) <= PENDING_MAX; // one is the loop's
+                self.pending = has_room.then(|| Arc::clone(all));
+                has_room
+            }
+            Reading::Hello(_) => {
+                self.pending = None;
+                true
+            }
+            _ => true,
+        }
     }
 
     fn judge_hello(&mut self, hello: Hello, rules: &Rules) {

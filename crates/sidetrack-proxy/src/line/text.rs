@@ -191,6 +191,42 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_tell_queries_names_and_losses() {
+        let query = |name: &str, answer: Option<&str>, addresses: &[&str]| QueryLine {
+            name: name.into(),
+            kind: "A".into(),
+            answer: answer.map(str::to_owned),
+            addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
+            ttl: None,
+            denied: false,
+        };
+        let mut line = line();
+        line.datagrams = Some(Datagrams {
+            up: 3,
+            down: 2,
+            denied: 0,
+            lost: 1,
+        });
+        line.ended = "idle".into();
+        line.seen = Seen::Dns {
+            queries: vec![
+                query("a.example", Some("NOERROR"), &["192.0.2.7", "192.0.2.8"]),
+                query("b.example", Some("NXDOMAIN"), &[]),
+                query("c\u{1b}", None, &[]),
+            ],
+            more: 1,
+        };
+        let text = line.to_string();
+        let queries = "dns a.example A → 192.0.2.7,192.0.2.8, b.example A → NXDOMAIN, \
+                       c\\u{1b} A → nothing, 1 more";
+        assert!(text.contains(queries), "{text}");
+        assert!(text.ends_with("3+2 datagrams, 1 lost  via a → b"), "{text}");
+        line.seen = Seen::Raw;
+        line.name = Some("d.example".into());
+        assert!(line.to_string().contains("  udp d.example  "));
+    }
+
+    #[test]
     fn control_characters_are_escaped() {
         let mut line = line();
         line.program.comm = "a\x1b[2J".into();

@@ -1,4 +1,35 @@
+use std::sync::LazyLock;
+
 use super::*;
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../tests/quic/seal.rs"]
+mod seal;
+
+use seal::{Sealer, V1, unhex};
+
+/// The ClientHello for example.com of RFC 9001, A.2.
+const HELLO: &str = "010000ed0303ebf8fa56f12939b9584a3896472ec40bb863cfd3e868\
+                     04fe3a47f06a2b69484c00000413011302010000c000000010000e00000b6578\
+                     616d706c652e636f6dff01000100000a00080006001d00170018001000070005\
+                     04616c706e000500050100000000003300260024001d00209370b2c9caa47fba\
+                     baf4559fedba753de171fa71f50f1ce15d43e994ec74d748002b000302030400\
+                     0d0010000e0403050306030203080408050806002d00020101001c0002400100\
+                     3900320408ffffffffffffffff05048000ffff07048000ffff08011001048000\
+                     75300901100f088394c8f03e51570806048000ffff";
+
+/// The ClientHello in two datagrams.
+fn initials() -> [Vec<u8>; 2] {
+    let client = Sealer::new(V1, &unhex("8394c8f03e515708"));
+    let hello = unhex(HELLO);
+    [(2, 0, 100), (3, 100, hello.len())].map(|(number, from, to)| {
+        let varint = |number: usize| (0x4000 | number as u16).to_be_bytes();
+        let head = [&[6][..], &varint(from), &varint(to - from)].concat();
+        let mut frames = [&head, &hello[from..to]].concat();
+        frames.resize(1162, 0);
+        client.seal(number, &frames)
+    })
+}
 
 /// A query for a name's address.
 fn query(id: u16, name: &str) -> Vec<u8> {
@@ -25,8 +56,11 @@ fn rules(deny: &[&str], allow: &[&str]) -> Rules {
     Rules::new(parse(deny), parse(allow))
 }
 
+static PENDING: LazyLock<Arc<()>> = LazyLock::new(Arc::default);
+
 fn by(rules: &Rules) -> Judgement<'_> {
     Judgement {
+        pending: &PENDING,
         rules,
         denial: Denial::NoSuchName,
         quic: Quic::Allow,
@@ -107,6 +141,78 @@ fn what_cannot_be_read_does_not_pass_where_names_matter() {
     let free = Rules::default();
     let mut unruled = inspection("192.0.2.53:53", &free);
     assert_eq!(unruled.up(cut, &by(&free)), Ruling::Pass);
+}
+
+#[test]
+fn a_hello_is_held_until_it_is_whole_if_a_rule_may_deny_it() {
+    let [first, second] = initials();
+    let rules = rules(&["bad.example"], &[]);
+    let mut flow = inspection("192.0.2.1:443", &rules);
+    assert_eq!(flow.up(&first, &by(&rules)), Ruling::Hold);
+    assert_eq!(flow.up(&second, &by(&rules)), Ruling::Pass);
+    assert_eq!(flow.take_held(), std::slice::from_ref(&first));
+    let (Seen::Quic { sni, alpn, .. }, verdict) = flow.into_seen() else {
+        panic!("it is QUIC");
+    };
+    assert_eq!(
+        (sni.as_deref(), &alpn[..]),
+        (Some("example.com"), &["alpn".to_owned()][..])
+    );
+    assert!(!verdict.is_deny());
+
+    let free = Rules::default();
+    let mut unruled = inspection("192.0.2.1:443", &free);
+    assert_eq!(unruled.up(&first, &by(&free)), Ruling::Pass);
+    assert_eq!(unruled.up(&second, &by(&free)), Ruling::Pass);
+    assert_eq!(unruled.into_seen().0.host(), Some("example.com"));
+}
+
+#[test]
+fn a_denied_hello_is_dropped_and_all_that_follows() {
+    let [first, second] = initials();
+    let rules = rules(&["example.com"], &[]);
+    let mut flow = inspection("192.0.2.1:443", &rules);
+    assert_eq!(flow.up(&first, &by(&rules)), Ruling::Hold);
+    assert_eq!(flow.up(&second, &by(&rules)), Ruling::Drop);
+    assert_eq!(flow.up(&[0x40; 50], &by(&rules)), Ruling::Drop);
+    assert!(flow.is_denied() && flow.take_held().is_empty());
+    assert_eq!(flow.into_seen().1.rule.as_deref(), Some("deny example.com"));
+}
+
+#[test]
+fn beyond_the_limit_a_hello_is_not_waited_for() {
+    let [first, _] = initials();
+    let all = Arc::default();
+    let (free, named) = (Rules::default(), rules(&["bad.example"], &[]));
+    let judgement = |rules| Judgement {
+        pending: &all,
+        ..by(rules)
+    };
+    let mut others: Vec<_> = (0..PENDING_MAX)
+        .map(|_| inspection("192.0.2.1:443", &named))
+        .collect();
+    for other in &mut others {
+        assert_eq!(other.up(&first, &judgement(&named)), Ruling::Hold);
+    }
+    let mut denied = inspection("192.0.2.1:443", &named);
+    assert_eq!(denied.up(&first, &judgement(&named)), Ruling::Drop);
+    let mut unruled = inspection("192.0.2.1:443", &free);
+    assert_eq!(unruled.up(&first, &judgement(&free)), Ruling::Pass);
+    others.pop();
+    assert_eq!(denied.up(&first, &judgement(&named)), Ruling::Hold);
+}
+
+#[test]
+fn refused_quic_does_not_begin() {
+    let [first, _] = initials();
+    let rules = Rules::default();
+    let mut refusing = by(&rules);
+    refusing.quic = Quic::Refuse;
+    let mut flow = inspection("192.0.2.1:4433", &rules);
+    assert_eq!(flow.up(&first, &refusing), Ruling::Drop);
+    assert_eq!(flow.into_seen().1.rule.as_deref(), Some("quic refuse"));
+    let mut other = inspection("192.0.2.1:4433", &rules);
+    assert_eq!(other.up(b"anything else", &refusing), Ruling::Pass);
 }
 
 #[test]
