@@ -165,7 +165,7 @@ fn an_absent_proxy_is_absent_from_the_next_datagram_on() {
 
     // The same socket, to the same destination, while the proxy comes and goes.
     let mut client = host.client(&["datagrams", "10.1.2.3:53", "--stepwise", "--times", "3"]);
-    let mut step = |client: &mut e2e::Client| {
+    let step = |client: &mut e2e::Client| {
         client.tell("");
         client.line()
     };
