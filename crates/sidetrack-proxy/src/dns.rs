@@ -36,8 +36,8 @@ pub const CHAIN_MAX: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The name asked for: in lower case, without the dot at its end, "." for the root. What is not
-    /// printable ASCII is escaped, as `\032`; a dot or backslash within a label as `\.` and `\\`
-    /// (RFC 4343, 2.1). So it has at most 1,012 bytes.
+    /// printable ASCII is escaped, as `\032`; so are a dot and a backslash within a label, that every
+    /// `.` parts two labels (RFC 4343, 2.1). So it has at most 1,012 bytes.
     pub name: String,
     /// The type of record asked for.
     pub kind: Kind,

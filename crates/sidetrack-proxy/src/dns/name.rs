@@ -60,8 +60,8 @@ pub(super) fn text(name: &Name) -> String {
 
 fn push(text: &mut String, byte: u8) {
     match byte {
-        b'.' | b'\\' => text.extend(['\\', char::from(byte)]),
-        0x21..=0x7e => text.push(char::from(byte)),
+        // Not as `\.`: a rule on names below another would take it for the dot before that.
+        0x21..=0x7e if byte != b'.' && byte != b'\\' => text.push(char::from(byte)),
         _ => write!(text, "\\{byte:03}").expect("a String takes all"),
     }
 }

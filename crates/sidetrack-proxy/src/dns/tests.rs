@@ -64,7 +64,7 @@ fn a_query_is_read() {
 fn names_are_printable() {
     for (labels, text) in [
         (&[][..], "."),
-        (&[&b"A.b"[..], b"c\\"], r"a\.b.c\\"),
+        (&[&b"A.b"[..], b"c\\"], r"a\046b.c\092"),
         (&[b"\x1b[2J \x7f\xff"], r"\027[2j\032\127\255"),
         (&[b"xn--bcher-kva", b"example"], "xn--bcher-kva.example"),
     ] {
@@ -76,6 +76,16 @@ fn names_are_printable() {
     }
     let worst = name::text(&Name::from_labels([[7; 63]; 4].map(|l| l[..62].to_vec())).unwrap());
     assert!(worst.len() <= 1012, "{}", worst.len());
+}
+
+#[test]
+fn a_dot_within_a_label_is_below_nothing() {
+    let mut message = query(".", RecordType::A);
+    message.queries[0].set_name(Name::from_labels([&b"x.good"[..], b"example"]).unwrap());
+    let read = read_query(&message.to_vec().unwrap()).unwrap();
+    let rule: crate::Pattern = "*.good.example".parse().unwrap();
+    let matches = |name| rule.matches(([192, 0, 2, 1], 53).into(), Some(name));
+    assert!(matches("x.good.example") && !matches(&read.question.name));
 }
 
 #[test]
