@@ -83,7 +83,7 @@ pub struct Hello {
     /// The application protocols offered, such as "h3", in the client's order;
     /// [`ALPN_ENTRIES_MAX`](super::ALPN_ENTRIES_MAX) at most.
     pub alpn: Vec<String>,
-    /// The version of QUIC.
+    /// The version of QUIC that the client began with.
     pub version: Version,
 }
 
@@ -163,7 +163,7 @@ impl InitialReader {
             if size < INITIAL_SIZE_MIN {
                 return Err(Fault::Small);
             }
-            self.connections[index].packet(number, &payload);
+            self.connections[index].packet(initial.version, number, &payload);
             reader = Some(index);
         }
         match reader {
@@ -184,7 +184,7 @@ impl InitialReader {
         let Some((number, payload)) = keys.open(initial, None) else {
             return Ok(None);
         };
-        let index = self.admit(Connection::new(initial.version, keys))?;
+        let index = self.admit(Connection::new(initial, keys))?;
         Ok(Some((index, number, payload)))
     }
 

@@ -107,6 +107,25 @@ fn a_client_that_has_learnt_the_servers_id() {
     );
 }
 
+/// RFC 9369, 4.1: the keys of the other version come from the same connection ID.
+#[test]
+fn a_client_whose_server_goes_over_to_the_other_version() {
+    for (first, other, version) in [(V1, V2, Version::V1), (V2, V1, Version::V2)] {
+        let hello = hello("a.example");
+        let mut reader = InitialReader::new();
+        let whole = Sealer::new(first, ID).datagram(0, &crypto(0, &hello));
+        let wanted = read_in(version, "a.example");
+        assert_eq!(reader.datagram(&whole), wanted);
+        let mut client = Sealer::new(other, ID);
+        client.renamed = Some(b"server".to_vec());
+        let acknowledges = client.datagram(1, &[2, 0, 0, 0, 0]);
+        assert_eq!(reader.datagram(&acknowledges), wanted);
+        let contradicts = client.datagram(0, &crypto(0, &[1, 2]));
+        let conflict = Reading::Malformed(Fault::Conflict);
+        assert_eq!(reader.datagram(&contradicts), conflict);
+    }
+}
+
 #[test]
 fn a_retry_begins_anew() {
     let hello = hello("a.example");

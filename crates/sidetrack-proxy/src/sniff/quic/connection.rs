@@ -9,11 +9,13 @@ use crate::sniff::tls::hello::{self, Message};
 
 /// A connection of which an Initial packet was opened.
 pub(super) struct Connection {
+    /// Of the first packet.
     version: Version,
-    /// Of the first packet: they stay when the client learns the server's connection ID.
-    keys: Keys,
+    /// From the first packet's destination: they stay when the client learns the server's connection
+    /// ID. Of both versions, as the server may go over to the other (RFC 9369, 4.1).
+    keys: [(Version, Keys); 2],
     /// The packets' numbers, while the ClientHello is read.
-    numbers: Vec<u64>,
+    numbers: Vec<(Version, u64)>,
     largest: Option<u64>,
     /// How many did not complete the ClientHello.
     datagrams: usize,
@@ -27,10 +29,16 @@ enum State {
 }
 
 impl Connection {
-    pub(super) fn new(version: Version, keys: Keys) -> Self {
+    /// A connection whose first packet this is, which `keys` open.
+    pub(super) fn new(first: &Initial<'_>, keys: Keys) -> Self {
+        let other = match first.version {
+            Version::V1 => Version::V2,
+            Version::V2 => Version::V1,
+        };
+        let others = Keys::of_client(other, first.destination);
         Self {
-            version,
-            keys,
+            version: first.version,
+            keys: [(first.version, keys), (other, others)],
             numbers: Vec::new(),
             largest: None,
             datagrams: 0,
@@ -45,17 +53,16 @@ impl Connection {
 
     /// The number and payload of a packet that is this connection's.
     pub(super) fn open(&self, packet: &Initial<'_>) -> Option<(u64, Vec<u8>)> {
-        if packet.version != self.version {
-            return None;
-        }
-        self.keys.open(packet, self.largest)
+        let mut keys = self.keys.iter();
+        let (_, keys) = keys.find(|(version, _)| *version == packet.version)?;
+        keys.open(packet, self.largest)
     }
 
-    /// Takes in what was opened.
-    pub(super) fn packet(&mut self, number: u64, payload: &[u8]) {
+    /// Takes in what was opened of a packet of this version.
+    pub(super) fn packet(&mut self, version: Version, number: u64, payload: &[u8]) {
         self.largest = self.largest.max(Some(number));
         let taken = match frames::crypto(payload) {
-            Some(pieces) => self.pieces(number, &pieces),
+            Some(pieces) => self.pieces((version, number), &pieces),
             None => Err(Fault::Frame),
         };
         if let (Err(fault), false) = (taken, matches!(self.state, State::Failed(_))) {
@@ -63,7 +70,7 @@ impl Connection {
         }
     }
 
-    fn pieces(&mut self, number: u64, pieces: &[Crypto<'_>]) -> Result<(), Fault> {
+    fn pieces(&mut self, number: (Version, u64), pieces: &[Crypto<'_>]) -> Result<(), Fault> {
         let stream = match &mut self.state {
             State::Failed(_) => return Ok(()),
             State::Read { message, .. } => {
