@@ -80,6 +80,18 @@ static __always_inline int address_is_loopback6(const union address *a)
 	return a->halves[0] == 0 && a->words[2] == 0 && a->words[3] == bpf_htonl(1);
 }
 
+/* The wildcard, of either family. */
+static __always_inline int address_is_any(const union address *a)
+{
+	return !(a->words[3] |
+		 (address_is_mapped(a) ? 0 : a->words[0] | a->words[1] | a->words[2]));
+}
+
+static __always_inline int address_is_link_local6(const union address *a)
+{
+	return a->bytes[0] == 0xfe && (a->bytes[1] & 0xc0) == 0x80;
+}
+
 /*
  * Loopback addresses that stand for something, so that one source port may go to many destinations:
  * 127.1.0.0 to 127.63.255.255	for a flow's slot;

@@ -22,17 +22,13 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct conn
 		return refuse(ELOOP, SIDETRACK_COUNT_CHAIN_TOO_LONG, SIDETRACK_EVENT_CHAIN_TOO_LONG,
 			      c, f->id, f->service);
 	chain_add(chain, number);
-	desk->client.bound_ifindex = 0;
-	remember(&desk->client, c, f, chain, parent_id);
-	if (c->protocol == IPPROTO_UDP)
-		return divert_datagram(ctx, c, f, &desk->client, target);
-	if (!flows_have_room())
-		return refuse_full(c, f);
-	target_of(service, c, target);
-	if (slot_is_told(ctx, c, service))
-		verdict = divert_to_slot(ctx, c, f, &desk->client, target);
+	if (c->protocol == IPPROTO_TCP)
+		verdict = divert_connection(ctx, c, f, service, desk, parent_id, target);
 	else
-		verdict = divert_by_storage(ctx, c, f, chain, parent_id);
+		verdict = divert_datagram(ctx, c, service, remember_at_desk(desk, c, f, parent_id),
+					  target);
+	if (verdict == NO_ROOM)
+		return refuse_full(c, f);
 	if (verdict == DIVERT)
 		count(SIDETRACK_COUNT_REDIRECTED);
 	return verdict;
@@ -235,30 +231,53 @@ static __always_inline __u64 parent_of(struct bpf_sock *sk)
 	return socket ? socket->linked : 0;
 }
 
-static __always_inline int judge(struct bpf_sock_addr *ctx, struct connection *c,
-				 struct target *target)
+/* The policy in force, and whether it has anything to say. */
+static __always_inline int is_asked(struct inquiry *inquiry, struct connection *c, __u64 parent_id)
 {
-	struct inquiry inquiry = { .policy = policy_in_force() };
 	struct sidetrack_policy *head;
-	__u64 parent_id = parent_of(ctx->sk);
+
+	inquiry->policy = policy_in_force();
+	head = inquiry->policy ? policy_line(inquiry->policy, 0) : NULL;
+	if (!head || (!parent_id && !(head->layers & CONNECT_LAYERS(c->family == AF_INET6))))
+		return 0;
+	c->generation = head->generation;
+	inquiry->layers = head->layers;
+	return 1;
+}
+
+static __always_inline int judge(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+				 struct connection *c, __u64 parent_id, struct target *target)
+{
 	int decision;
 
-	head = inquiry.policy ? policy_line(inquiry.policy, 0) : NULL;
-	if (!head || (!parent_id && !(head->layers & CONNECT_LAYERS(c->family == AF_INET6))))
-		return go_straight(ctx);
-	c->generation = head->generation;
-	inquiry.layers = head->layers;
-	inquiry.desk = desk_take();
-	if (!inquiry.desk)
+	inquiry->desk = desk_take();
+	if (!inquiry->desk)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,
 			      0);
 	/* From here on at the desk, where the verifier need not follow what is in it. */
-	inquiry.desk->connection = *c;
-	inquiry.connection = &inquiry.desk->connection;
-	decision = judge_at_desk(ctx, &inquiry, inquiry.connection, target, parent_id);
-	c->settled = !inquiry.desk->search.absent_passed;
-	desk_give(inquiry.desk);
+	inquiry->desk->connection = *c;
+	inquiry->connection = &inquiry->desk->connection;
+	decision = judge_at_desk(ctx, inquiry, inquiry->connection, target, parent_id);
+	c->settled = !inquiry->desk->search.absent_passed;
+	desk_give(inquiry->desk);
 	return decision;
+}
+
+static __always_inline int judge_connect(struct bpf_sock_addr *ctx, struct connection *c,
+					 struct target *target)
+{
+	__u64 parent_id = parent_of(ctx->sk);
+	struct inquiry inquiry = {};
+
+	if (!is_asked(&inquiry, c, parent_id))
+		return go_straight(ctx);
+	return judge(ctx, &inquiry, c, parent_id, target);
+}
+
+static __always_inline void read_address6(struct bpf_sock_addr *ctx, union address *address)
+{
+	for (int i = 0; i < 4; i++)
+		address->words[i] = ctx->user_ip6[i];
 }
 
 static __always_inline void write_address6(struct bpf_sock_addr *ctx, const union address *address)
@@ -288,9 +307,13 @@ static __always_inline int is_judged(struct bpf_sock_addr *ctx)
 	       (ctx->protocol == IPPROTO_TCP || (ctx->protocol == IPPROTO_UDP && ctx->user_port));
 }
 
-static __always_inline int connect4(struct bpf_sock_addr *ctx)
+/* What judges: a connect, or a datagram. */
+typedef int (*judge_fn)(struct bpf_sock_addr *ctx, struct connection *c, struct target *target);
+
+/* The hooks of connect and sendmsg, for IPv4. */
+static __always_inline int divert4(struct bpf_sock_addr *ctx, int sending, judge_fn judged)
 {
-	struct connection c = { .port = ctx->user_port, .family = AF_INET };
+	struct connection c = { .port = ctx->user_port, .family = AF_INET, .sending = sending };
 	struct target target = {};
 	int verdict;
 
@@ -299,7 +322,7 @@ static __always_inline int connect4(struct bpf_sock_addr *ctx)
 	address_from_v4(&c.remote, ctx->user_ip4);
 	connection_local(&c, ctx->sk);
 	c.protocol = ctx->protocol;
-	verdict = judge(ctx, &c, &target);
+	verdict = judged(ctx, &c, &target);
 	if (verdict != DIVERT)
 		return verdict;
 	ctx->user_ip4 = target.address.words[3];
@@ -307,21 +330,21 @@ static __always_inline int connect4(struct bpf_sock_addr *ctx)
 	return PROCEED;
 }
 
-static __always_inline int connect6(struct bpf_sock_addr *ctx)
+/* The same for IPv6. */
+static __always_inline int divert6(struct bpf_sock_addr *ctx, int sending, judge_fn judged)
 {
-	struct connection c = { .port = ctx->user_port, .family = AF_INET6 };
+	struct connection c = { .port = ctx->user_port, .family = AF_INET6, .sending = sending };
 	struct target target = {};
 	int verdict;
 
 	if (!is_judged(ctx))
 		return PROCEED;
-	for (int i = 0; i < 4; i++)
-		c.remote.words[i] = ctx->user_ip6[i];
+	read_address6(ctx, &c.remote);
 	if (address_is_mapped(&c.remote))
 		c.family = AF_INET;
 	connection_local(&c, ctx->sk);
 	c.protocol = ctx->protocol;
-	verdict = judge(ctx, &c, &target);
+	verdict = judged(ctx, &c, &target);
 	if (verdict != DIVERT)
 		return verdict;
 	write_address6(ctx, &target.address);
@@ -329,7 +352,25 @@ static __always_inline int connect6(struct bpf_sock_addr *ctx)
 	return PROCEED;
 }
 
+static __always_inline int connect4(struct bpf_sock_addr *ctx)
+{
+	return divert4(ctx, 0, judge_connect);
+}
+
+static __always_inline int connect6(struct bpf_sock_addr *ctx)
+{
+	return divert6(ctx, 0, judge_connect);
+}
+
 /* ---- getpeername: the program sees the peer it asked for --------------------------------- */
+
+/* Where a flow was going. */
+static __always_inline int flow_remote(const struct sidetrack_flow *flow, struct target *to)
+{
+	__builtin_memcpy(&to->address, flow->remote_addr, sizeof(to->address));
+	to->port = flow->remote_port;
+	return 0;
+}
 
 /* Where this socket thinks it goes. Fails if that is where it goes. */
 static __always_inline int peer_read(struct bpf_sock_addr *ctx, const union address *connected,
@@ -342,44 +383,58 @@ static __always_inline int peer_read(struct bpf_sock_addr *ctx, const union addr
 		entry = datagram_at(connected);
 	else
 		entry = flow_at_address(connected->words[3]);
-	if (entry && entry->client == bpf_get_socket_cookie(ctx)) {
-		__builtin_memcpy(&peer->address, entry->flow.remote_addr, sizeof(peer->address));
-		peer->port = entry->flow.remote_port;
-		return 0;
-	}
+	if (entry && entry->client == bpf_get_socket_cookie(ctx))
+		return flow_remote(&entry->flow, peer);
+	if (ctx->protocol == IPPROTO_UDP)
+		return -1;
 	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
-	if (!client || ctx->protocol == IPPROTO_UDP)
+	if (!client)
 		return -1;
 	__builtin_memcpy(&peer->address, client->remote_addr, sizeof(peer->address));
 	peer->port = client->remote_port;
 	return 0;
 }
 
+/* What tells who stands behind an address. Fails if nobody does. */
+typedef int (*name_fn)(struct bpf_sock_addr *ctx, const union address *address, struct target *who);
+
+/* The hooks of getpeername and recvmsg, for IPv4: a flow's address is shown as where it was going.
+ */
+static __always_inline int name4(struct bpf_sock_addr *ctx, name_fn named)
+{
+	union address address;
+	struct target who;
+
+	address_from_v4(&address, ctx->user_ip4);
+	if (!is_judged(ctx) || named(ctx, &address, &who))
+		return PROCEED;
+	ctx->user_ip4 = who.address.words[3];
+	ctx->user_port = who.port;
+	return PROCEED;
+}
+
+/* The same for IPv6. */
+static __always_inline int name6(struct bpf_sock_addr *ctx, name_fn named)
+{
+	union address address;
+	struct target who;
+
+	read_address6(ctx, &address);
+	if (!is_judged(ctx) || named(ctx, &address, &who))
+		return PROCEED;
+	write_address6(ctx, &who.address);
+	ctx->user_port = who.port;
+	return PROCEED;
+}
+
 static __always_inline int peer4(struct bpf_sock_addr *ctx)
 {
-	union address connected;
-	struct target peer;
-
-	address_from_v4(&connected, ctx->user_ip4);
-	if (!is_judged(ctx) || peer_read(ctx, &connected, &peer))
-		return PROCEED;
-	ctx->user_ip4 = peer.address.words[3];
-	ctx->user_port = peer.port;
-	return PROCEED;
+	return name4(ctx, peer_read);
 }
 
 static __always_inline int peer6(struct bpf_sock_addr *ctx)
 {
-	union address connected;
-	struct target peer;
-
-	for (int i = 0; i < 4; i++)
-		connected.words[i] = ctx->user_ip6[i];
-	if (!is_judged(ctx) || peer_read(ctx, &connected, &peer))
-		return PROCEED;
-	write_address6(ctx, &peer.address);
-	ctx->user_port = peer.port;
-	return PROCEED;
+	return name6(ctx, peer_read);
 }
 
 #endif /* SIDETRACK_CONNECT_H */

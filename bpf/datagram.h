@@ -49,13 +49,18 @@ static __always_inline __be16 datagram_port(const struct sidetrack_service *serv
 	return family == AF_INET ? service->datagram_port4 : service->datagram_port6;
 }
 
+/* How many sockets the service has for them. */
+static __always_inline __u32 datagram_sockets(const struct sidetrack_service *service, __u32 family)
+{
+	return family == AF_INET ? service->datagrams4 : service->datagrams6;
+}
+
 /* Would a datagram to there come to the service? */
 static __always_inline int datagrams_come_to(const struct sidetrack_service *service,
 					     const struct connection *c)
 {
-	__u32 open = c->family == AF_INET ? service->datagrams4 : service->datagrams6;
-
-	return open && c->port == datagram_port(service, c->family) &&
+	return datagram_sockets(service, c->family) &&
+	       c->port == datagram_port(service, c->family) &&
 	       (address_is_loopback6(&c->remote) ||
 		(address_is_mapped(&c->remote) && c->remote.bytes[12] == 127) ||
 		datagram_at(&c->remote));
@@ -143,8 +148,6 @@ static __always_inline void datagram_fill(struct bpf_sock_addr *ctx,
 
 /* ---- Diverting ------------------------------------------------------------------------------ */
 
-#define IS_LINK_LOCAL6(a) ((a)->bytes[0] == 0xfe && ((a)->bytes[1] & 0xc0) == 0x80)
-
 /*
  * A datagram's way out of the host is chosen before we are asked. Of a socket that is bound to a
  * device, the binding is lifted, and the program is to send again (EINTR); to a link's address
@@ -155,7 +158,7 @@ static __noinline int datagram_free_device(struct bpf_sock_addr *ctx, const stru
 	struct sidetrack_client *client;
 	int bound = ctx->sk->bound_dev_if;
 
-	if (c->sending && c->family == AF_INET6 && IS_LINK_LOCAL6(&c->remote))
+	if (c->sending && c->family == AF_INET6 && address_is_link_local6(&c->remote))
 		return ENETUNREACH;
 	if (!bound || bound == LOOPBACK_IFINDEX)
 		return 0;
@@ -183,21 +186,20 @@ static __always_inline int datagram_target(const struct sidetrack_flow *flow,
 	return DIVERT;
 }
 
+/* A new flow for it. */
 static __noinline int divert_datagram(struct bpf_sock_addr *ctx, const struct connection *c,
-				      const struct sidetrack_filter *f,
+				      const struct sidetrack_service *service,
 				      const struct sidetrack_client *client, struct target *target)
 {
-	__u32 number = f->service;
-	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	struct sidetrack_flow_entry *entry, *of_destination;
 	int error = datagram_free_device(ctx, c);
 	__u64 id;
 
-	if (error || !service)
+	if (error)
 		return refuse_unrouted(error);
 	entry = flow_make(client, bpf_get_socket_cookie(ctx));
 	if (!entry)
-		return refuse_full(c, f);
+		return NO_ROOM;
 	id = entry->flow.id;
 	datagram_fill(ctx, entry, c);
 	__sync_fetch_and_add(&flows_datagram, 1);
@@ -207,10 +209,9 @@ static __noinline int divert_datagram(struct bpf_sock_addr *ctx, const struct co
 		if (of_destination != entry)
 			datagram_leave(entry, id);
 		if (!of_destination)
-			return refuse_full(c, f);
+			return NO_ROOM;
 		entry = of_destination;
 	}
-	count(SIDETRACK_COUNT_REDIRECTED);
 	return datagram_target(&entry->flow, service, target);
 }
 

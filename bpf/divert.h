@@ -5,7 +5,9 @@
 
 #define PROCEED 1
 #define REFUSE 0
-#define DIVERT 2 /* ours alone: the hook writes the target and proceeds */
+#define DIVERT 2    /* ours alone: the hook writes the target and proceeds */
+#define NO_ROOM 3   /* ours alone: no flow could be made; the caller refuses */
+#define UNDECIDED 4 /* ours alone: it must be judged */
 
 /* Where a connection is diverted to. */
 struct target {
@@ -114,16 +116,25 @@ static __always_inline int slot_is_told(struct bpf_sock_addr *ctx, const struct 
 	return tcp && !tcp->fastopen_req && !BPF_CORE_READ_BITFIELD(tcp, fastopen_connect);
 }
 
+/* The same where no socket needs to remember. */
+static __always_inline const struct sidetrack_client *
+remember_at_desk(struct sidetrack_desk *desk, const struct connection *c,
+		 const struct sidetrack_filter *f, __u64 parent_id)
+{
+	desk->client.bound_ifindex = 0;
+	remember(&desk->client, c, f, &desk->chain, parent_id);
+	return &desk->client;
+}
+
 /* The flow is made here, and found again by the address. */
-static __always_inline int divert_to_slot(struct bpf_sock_addr *ctx, const struct connection *c,
-					  const struct sidetrack_filter *f,
+static __always_inline int divert_to_slot(struct bpf_sock_addr *ctx,
 					  const struct sidetrack_client *client,
 					  struct target *target)
 {
 	__be32 address = flow_call(ctx, client);
 
 	if (!address)
-		return refuse_full(c, f);
+		return NO_ROOM;
 	target->address.words[3] = address;
 	return DIVERT;
 }
@@ -137,13 +148,27 @@ static __always_inline int divert_by_storage(struct bpf_sock_addr *ctx, const st
 		bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
 	if (!client)
-		return refuse_full(c, f);
+		return NO_ROOM;
 	remember(client, c, f, chain, parent_id);
 	if (!lift_device(ctx, client))
 		return DIVERT;
 	bpf_sk_storage_delete(&sidetrack_clients, ctx->sk);
 	bpf_set_retval(-ENETUNREACH);
 	return REFUSE;
+}
+
+static __always_inline int divert_connection(struct bpf_sock_addr *ctx, const struct connection *c,
+					     const struct sidetrack_filter *f,
+					     const struct sidetrack_service *service,
+					     struct sidetrack_desk *desk, __u64 parent_id,
+					     struct target *target)
+{
+	if (!flows_have_room())
+		return NO_ROOM;
+	target_of(service, c, target);
+	if (slot_is_told(ctx, c, service))
+		return divert_to_slot(ctx, remember_at_desk(desk, c, f, parent_id), target);
+	return divert_by_storage(ctx, c, f, &desk->chain, parent_id);
 }
 
 #endif /* SIDETRACK_DIVERT_H */

@@ -8,8 +8,7 @@
 #define SEEN_AGAIN_NS 1000000000ULL /* a flow's last datagram is known to the second */
 
 /*
- * The destination has a flow, and its service listens: the datagram follows the others. Returns 0
- * if it must be judged.
+ * The destination has a flow, and its service listens: the datagram follows the others.
  */
 static __noinline int datagram_follow(struct bpf_sock_addr *ctx, const struct connection *c,
 				      __u64 parent_id, struct target *target)
@@ -26,14 +25,14 @@ static __noinline int datagram_follow(struct bpf_sock_addr *ctx, const struct co
 	destination.remote_port = c->port;
 	entry = destination_find(&destination, now);
 	if (!entry)
-		return 0;
+		return UNDECIDED;
 	number = flow_service(&entry->flow);
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
-	if (!service || !(c->family == AF_INET ? service->datagrams4 : service->datagrams6))
-		return 0;
+	if (!service || !datagram_sockets(service, c->family))
+		return UNDECIDED;
 	error = datagram_free_device(ctx, c);
 	if (error)
-		return refuse_unrouted(error), -1;
+		return refuse_unrouted(error);
 	if (now - entry->closed_at >= SEEN_AGAIN_NS)
 		entry->closed_at = now;
 	return datagram_target(&entry->flow, service, target);
@@ -87,26 +86,22 @@ static __noinline int passed_remember(struct bpf_sock_addr *ctx, const struct co
 }
 
 /* Judges a datagram, unless one like it was let go by the policy in force. */
-static __always_inline int datagram_judge(struct bpf_sock_addr *ctx, struct connection *c,
-					  __u64 parent_id, struct target *target)
+static __always_inline int judge_first(struct bpf_sock_addr *ctx, struct connection *c,
+				       __u64 parent_id, struct target *target)
 {
-	void *policy = policy_in_force();
-	struct sidetrack_policy *head = policy ? policy_line(policy, 0) : NULL;
+	struct inquiry inquiry = {};
 	int verdict;
 
-	if (!head || (!parent_id && !(head->layers & CONNECT_LAYERS(c->family == AF_INET6))))
+	if (!is_asked(&inquiry, c, parent_id) || passed_before(ctx, c, parent_id))
 		return go_straight(ctx);
-	c->generation = head->generation;
-	if (passed_before(ctx, c, parent_id))
-		return go_straight(ctx);
-	verdict = judge(ctx, c, target);
+	verdict = judge(ctx, &inquiry, c, parent_id, target);
 	if (verdict == PROCEED && c->settled)
 		passed_remember(ctx, c, parent_id);
 	return verdict;
 }
 
-static __always_inline int send_judge(struct bpf_sock_addr *ctx, struct connection *c,
-				      struct target *target)
+static __always_inline int judge_datagram(struct bpf_sock_addr *ctx, struct connection *c,
+					  struct target *target)
 {
 	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
 	__u64 parent_id = socket ? socket->linked : 0;
@@ -117,55 +112,24 @@ static __always_inline int send_judge(struct bpf_sock_addr *ctx, struct connecti
 	if (is_on_its_way(ctx, c))
 		return PROCEED;
 	verdict = datagram_follow(ctx, c, parent_id, target);
-	if (verdict)
-		return verdict > 0 ? verdict : REFUSE;
-	return datagram_judge(ctx, c, parent_id, target);
+	return verdict == UNDECIDED ? judge_first(ctx, c, parent_id, target) : verdict;
 }
 
 static __always_inline int send4(struct bpf_sock_addr *ctx)
 {
-	struct connection c = { .port = ctx->user_port, .family = AF_INET, .sending = 1 };
-	struct target target = {};
-	int verdict;
-
-	if (!is_judged(ctx))
-		return PROCEED;
-	address_from_v4(&c.remote, ctx->user_ip4);
-	connection_local(&c, ctx->sk);
-	c.protocol = IPPROTO_UDP;
-	verdict = send_judge(ctx, &c, &target);
-	if (verdict != DIVERT)
-		return verdict;
-	ctx->user_ip4 = target.address.words[3];
-	ctx->user_port = target.port;
-	return PROCEED;
+	return divert4(ctx, 1, judge_datagram);
 }
 
 static __always_inline int send6(struct bpf_sock_addr *ctx)
 {
-	struct connection c = { .port = ctx->user_port, .family = AF_INET6, .sending = 1 };
-	struct target target = {};
-	int verdict;
-
-	if (!is_judged(ctx))
-		return PROCEED;
-	for (int i = 0; i < 4; i++)
-		c.remote.words[i] = ctx->user_ip6[i];
-	connection_local(&c, ctx->sk);
-	c.protocol = IPPROTO_UDP;
-	verdict = send_judge(ctx, &c, &target);
-	if (verdict != DIVERT)
-		return verdict;
-	write_address6(ctx, &target.address);
-	ctx->user_port = target.port;
-	return PROCEED;
+	return divert6(ctx, 1, judge_datagram);
 }
 
 /* ---- recvmsg: an answer comes from where the program sent to ------------------------------- */
 
 /* Whom this socket thinks it hears from. Fails if that is who it is. */
 static __always_inline int sender_read(struct bpf_sock_addr *ctx, const union address *from,
-				       __be16 port, struct target *sender)
+				       struct target *sender)
 {
 	struct sidetrack_flow_entry *entry = datagram_at(from);
 	struct sidetrack_service *service;
@@ -175,38 +139,19 @@ static __always_inline int sender_read(struct bpf_sock_addr *ctx, const union ad
 		return -1;
 	number = flow_service(&entry->flow);
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
-	if (!service || port != datagram_port(service, entry->flow.family))
+	if (!service || ctx->user_port != datagram_port(service, entry->flow.family))
 		return -1;
-	__builtin_memcpy(&sender->address, entry->flow.remote_addr, sizeof(sender->address));
-	sender->port = entry->flow.remote_port;
-	return 0;
+	return flow_remote(&entry->flow, sender);
 }
 
 static __always_inline int receive4(struct bpf_sock_addr *ctx)
 {
-	struct target sender;
-	union address from;
-
-	address_from_v4(&from, ctx->user_ip4);
-	if (!ctx->sk || sender_read(ctx, &from, ctx->user_port, &sender))
-		return PROCEED;
-	ctx->user_ip4 = sender.address.words[3];
-	ctx->user_port = sender.port;
-	return PROCEED;
+	return name4(ctx, sender_read);
 }
 
 static __always_inline int receive6(struct bpf_sock_addr *ctx)
 {
-	struct target sender;
-	union address from;
-
-	for (int i = 0; i < 4; i++)
-		from.words[i] = ctx->user_ip6[i];
-	if (!ctx->sk || sender_read(ctx, &from, ctx->user_port, &sender))
-		return PROCEED;
-	write_address6(ctx, &sender.address);
-	ctx->user_port = sender.port;
-	return PROCEED;
+	return name6(ctx, sender_read);
 }
 
 /* ---- Closing -------------------------------------------------------------------------------- */

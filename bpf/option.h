@@ -255,12 +255,6 @@ static __always_inline int not_ours(struct bpf_sockopt *ctx)
 
 /* ---- Which flow of datagrams -------------------------------------------------------------- */
 
-static __always_inline int address_is_any(const union address *a)
-{
-	return !(a->words[3] |
-		 (address_is_mapped(a) ? 0 : a->words[0] | a->words[1] | a->words[2]));
-}
-
 /* Did the flow's client send this? Returns 0 if it did; then the flow has its address in full. */
 static __always_inline int client_check(struct sidetrack_flow_entry *entry, __u64 netns_cookie,
 					const union address *client, __be16 port)
@@ -279,31 +273,6 @@ static __always_inline int client_check(struct sidetrack_flow_entry *entry, __u6
 	if (!__sync_lock_test_and_set(&entry->handed_over, 1))
 		count(SIDETRACK_COUNT_HANDED_OVER);
 	return 0;
-}
-
-/* A service says which datagram it is going to ask about. */
-static __noinline int set_datagram(struct bpf_sockopt *ctx, struct sidetrack_socket *socket)
-{
-	struct sidetrack_datagram *datagram = ctx->optval;
-	struct sidetrack_flow_entry *entry;
-	struct sidetrack_datagram d;
-
-	if ((void *)(datagram + 1) > ctx->optval_end || ctx->optlen != sizeof(d))
-		return option_fail(EINVAL);
-	d = *datagram;
-	if (!socket || socket->role != SOCKET_LISTENER || listener_is_stale(socket))
-		return option_fail(EINVAL);
-	socket->selected = 0;
-	entry = datagram_at((const union address *)d.flow_addr);
-	if (!entry || flow_service(&entry->flow) != socket->service ||
-	    client_check(entry, bpf_get_netns_cookie(ctx), (const union address *)d.client_addr,
-			 d.client_port)) {
-		count(SIDETRACK_COUNT_DATAGRAMS_FORGED);
-		return option_fail(ENODATA);
-	}
-	socket->selected = entry->flow.id;
-	ctx->optlen = -1;
-	return ANSWERED;
 }
 
 /*
@@ -466,6 +435,30 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 		bpf_set_retval(error);
 		return FAILED;
 	}
+	return set_done(ctx);
+}
+
+/* A service says which datagram it is going to ask about. */
+static __noinline int set_datagram(struct bpf_sockopt *ctx, struct sidetrack_socket *socket)
+{
+	struct sidetrack_datagram *datagram = ctx->optval;
+	struct sidetrack_flow_entry *entry;
+	struct sidetrack_datagram d;
+
+	if ((void *)(datagram + 1) > ctx->optval_end || ctx->optlen != sizeof(d))
+		return option_fail(EINVAL);
+	d = *datagram;
+	if (!socket || socket->role != SOCKET_LISTENER || listener_is_stale(socket))
+		return option_fail(EINVAL);
+	socket->selected = 0;
+	entry = datagram_at((const union address *)d.flow_addr);
+	if (!entry || flow_service(&entry->flow) != socket->service ||
+	    client_check(entry, bpf_get_netns_cookie(ctx), (const union address *)d.client_addr,
+			 d.client_port)) {
+		count(SIDETRACK_COUNT_DATAGRAMS_FORGED);
+		return option_fail(ENODATA);
+	}
+	socket->selected = entry->flow.id;
 	return set_done(ctx);
 }
 

@@ -17,7 +17,7 @@ use sidetrack_abi::{address, kernel};
 use socket2::{Domain, Protocol, Socket, Type};
 use zerocopy::IntoBytes;
 
-use crate::listener::{listen_error, no_ipv6};
+use crate::listener::{if_ipv6, listen_error};
 use crate::{Error, Flow, Service, query, sys};
 
 pub use batch::{Batch, Datagram};
@@ -41,11 +41,7 @@ impl DatagramListener {
     /// [`Error::NoEngine`], [`Error::BadSecret`], [`Error::OtherListener`], [`Error::System`].
     pub fn bind(service: &Service) -> Result<Self, Error> {
         // IPv6 first: who waits for the service waits for either, and finds both.
-        let v6 = match listen(service, Ipv6Addr::UNSPECIFIED.into()) {
-            Ok(v6) => Some(v6),
-            Err(Error::System { source, .. }) if no_ipv6(&source) => None,
-            Err(error) => return Err(error),
-        };
+        let v6 = if_ipv6(listen(service, Ipv6Addr::UNSPECIFIED.into()))?;
         let v4 = listen(service, Ipv4Addr::UNSPECIFIED.into())?;
         Ok(Self {
             sockets: [v4].into_iter().chain(v6).collect(),

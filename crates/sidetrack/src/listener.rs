@@ -35,14 +35,9 @@ impl Listener {
     /// [`Error::NoEngine`], [`Error::BadSecret`], [`Error::System`].
     pub fn bind(service: &Service) -> Result<Self, Error> {
         let v4 = listen(service, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
-        let mut sockets = vec![v4];
-        match listen(service, SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
-            Ok(v6) => sockets.push(v6),
-            Err(Error::System { source, .. }) if no_ipv6(&source) => {}
-            Err(error) => return Err(error),
-        }
+        let v6 = if_ipv6(listen(service, SocketAddr::from((Ipv6Addr::LOCALHOST, 0))))?;
         Ok(Self {
-            sockets,
+            sockets: [v4].into_iter().chain(v6).collect(),
             refused: AtomicU64::new(0),
         })
     }
@@ -118,7 +113,15 @@ pub(crate) fn listen_error(source: io::Error) -> Error {
     }
 }
 
-pub(crate) fn no_ipv6(error: &io::Error) -> bool {
+/// Leaves a family's socket out where the host has no such family.
+pub(crate) fn if_ipv6<T>(made: Result<T, Error>) -> Result<Option<T>, Error> {
+    match made {
+        Err(Error::System { source, .. }) if no_ipv6(&source) => Ok(None),
+        made => made.map(Some),
+    }
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)

@@ -57,34 +57,25 @@ pub(crate) fn expect_long_contexts() {
     INFO_SIZE.store(2048, Ordering::Relaxed);
 }
 
+/// Sets one of Sidetrack's own options.
 pub(crate) fn set_option(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> io::Result<()> {
-    // SAFETY: `value` is readable for its length during the call; `socket` is open as it is borrowed.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            SOL_SIDETRACK,
-            name,
-            value.as_ptr().cast(),
-            value.len() as libc::socklen_t,
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    set(socket, SOL_SIDETRACK, name, value)
 }
 
 /// Sets a protocol's option to 1.
 pub(crate) fn set_flag(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<()> {
-    let one: libc::c_int = 1;
-    // SAFETY: `one` is readable for its size during the call; `socket` is open as it is borrowed.
+    set(socket, level, name, &libc::c_int::from(true).to_ne_bytes())
+}
+
+fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: `value` is readable for its length during the call; `socket` is open as it is borrowed.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
-            (&raw const one).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
         )
     };
     match result {

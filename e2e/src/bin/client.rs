@@ -191,13 +191,22 @@ fn open(to: SocketAddr, mapped: bool) -> io::Result<(Socket, SockAddr)> {
 }
 
 fn open_of(protocol: Protocol, to: SocketAddr, mapped: bool) -> io::Result<(Socket, SockAddr)> {
-    let to = match to {
-        SocketAddr::V4(v4) if mapped => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
-        other => other,
+    let to = address_of(to, mapped);
+    let kind = match protocol {
+        Protocol::UDP => Type::DGRAM,
+        _ => Type::STREAM,
     };
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(protocol))?;
+    let socket = Socket::new(Domain::for_address(to), kind, Some(protocol))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok((socket, to.into()))
+}
+
+/// As an AF_INET6 socket has it, if it is to be one.
+fn address_of(to: SocketAddr, mapped: bool) -> SocketAddr {
+    match to {
+        SocketAddr::V4(v4) if mapped => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
+        other => other,
+    }
 }
 
 fn connect(to: SocketAddr, options: &Options) -> io::Result<serde_json::Value> {

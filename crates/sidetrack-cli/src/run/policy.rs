@@ -1,7 +1,8 @@
 //! What the kernel judges a run's connections by.
 
+use sidetrack_engine::filter::Protocol;
 use sidetrack_engine::{Absent, Filter};
-use sidetrack_policy::{self as policy, Action, Condition, Field, LayerKind, MatchType, Value};
+use sidetrack_policy::{self as policy, Action, Condition, Field, LayerKind, Value};
 
 use super::proxies::Taker;
 use crate::args::{OnAbsent, Quic};
@@ -37,18 +38,10 @@ pub(super) fn blocks(quic: Quic) -> Vec<policy::Filter> {
         .map(|layer| policy::Filter {
             id: QUIC_FILTER,
             conditions: vec![
-                equal(Field::Protocol, 17),
-                equal(Field::RemotePort, QUIC_PORT),
+                Condition::equal(Field::Protocol, Value::Uint(Protocol::Udp as u64)),
+                Condition::equal(Field::RemotePort, Value::Uint(QUIC_PORT)),
             ],
             ..policy::Filter::new("quic", layer, Action::Block)
         })
         .collect()
-}
-
-fn equal(field: Field, number: u64) -> Condition {
-    Condition {
-        field,
-        match_type: MatchType::Equal,
-        value: Value::Uint(number),
-    }
 }

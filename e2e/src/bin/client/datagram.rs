@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Protocol, Socket};
 
-use crate::{PATIENCE, failure};
+use crate::{PATIENCE, address_of, failure, open_of};
 
 #[derive(clap::Args)]
 pub(crate) struct Datagrams {
@@ -81,12 +81,7 @@ pub(crate) fn run(options: &Datagrams) -> io::Result<serde_json::Value> {
 }
 
 fn open(to: SocketAddr, options: &Datagrams) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address(to, options.mapped)),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    let (socket, _) = open_of(Protocol::UDP, to, options.mapped)?;
     if let Some(device) = &options.device {
         socket.bind_device(Some(device.as_bytes()))?;
     }
@@ -96,11 +91,15 @@ fn open(to: SocketAddr, options: &Datagrams) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn address(to: SocketAddr, mapped: bool) -> SocketAddr {
-    match to {
-        SocketAddr::V4(v4) if mapped => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
-        other => other,
-    }
+/// A socket of the destination's family, at a port of its own.
+fn open_any(to: SocketAddr, patience: Duration) -> io::Result<UdpSocket> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(patience))?;
+    Ok(socket)
 }
 
 fn exchange(socket: &Socket, to: SocketAddr, options: &Datagrams) -> io::Result<serde_json::Value> {
@@ -109,7 +108,7 @@ fn exchange(socket: &Socket, to: SocketAddr, options: &Datagrams) -> io::Result<
         None => text.clone().into_bytes(),
         Some(size) => text.bytes().cycle().take(size).collect(),
     };
-    let target = address(to, options.mapped);
+    let target = address_of(to, options.mapped);
     if options.connected {
         socket.connect(&target.into())?;
         socket.send(&payload)?;
@@ -144,7 +143,7 @@ fn send_again(socket: &Socket, payload: &[u8], to: SocketAddr) -> io::Result<()>
 
 fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
     // A UdpSocket of the same descriptor receives into plain bytes.
-    let socket: std::net::UdpSocket = socket.try_clone()?.into();
+    let socket: UdpSocket = socket.try_clone()?.into();
     socket.recv_from(buffer)
 }
 
@@ -154,13 +153,7 @@ pub(crate) fn spray(options: &Spray) -> io::Result<serde_json::Value> {
     let mut answered = 0;
     let mut sockets = Vec::new();
     for _ in 0..options.sockets {
-        let any: SocketAddr = match options.first {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = std::net::UdpSocket::bind(any)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        sockets.push(socket);
+        sockets.push(open_any(options.first, PATIENCE)?);
     }
     let began = Instant::now();
     for (number, socket) in sockets.iter().enumerate() {
@@ -192,7 +185,7 @@ pub(crate) fn spray(options: &Spray) -> io::Result<serde_json::Value> {
 const WINDOW: usize = 32;
 
 fn collect(
-    socket: &std::net::UdpSocket,
+    socket: &UdpSocket,
     waiting: &mut BTreeMap<SocketAddr, String>,
     answered: &mut u32,
     crossed: &mut u32,
@@ -220,7 +213,7 @@ pub(crate) struct Flood {
 }
 
 pub(crate) fn flood(options: &Flood) -> io::Result<serde_json::Value> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    let socket = open_any(options.first, PATIENCE)?;
     let (mut sent, mut refused, mut errno) = (0, 0, None);
     for index in 0..options.datagrams {
         match socket.send_to(b"flood", nth(options.first, index)) {
@@ -257,12 +250,7 @@ pub(crate) struct Forge {
 pub(crate) fn forge(options: &Forge) -> io::Result<serde_json::Value> {
     let mut answers = 0;
     for &to in &options.to {
-        let any: SocketAddr = match to {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = std::net::UdpSocket::bind(any)?;
-        socket.set_read_timeout(Some(Duration::from_millis(options.wait)))?;
+        let socket = open_any(to, Duration::from_millis(options.wait))?;
         socket.send_to(b"forged", to)?;
         answers += u32::from(socket.recv_from(&mut [0; 64]).is_ok());
     }

@@ -6,29 +6,18 @@ use super::*;
 #[path = "../../../tests/quic/seal.rs"]
 mod seal;
 
-use seal::{Sealer, V1, unhex};
+use seal::{FRAME, Sealer, V1, crypto, unhex};
 
-/// The ClientHello for example.com of RFC 9001, A.2.
-const HELLO: &str = "010000ed0303ebf8fa56f12939b9584a3896472ec40bb863cfd3e868\
-                     04fe3a47f06a2b69484c00000413011302010000c000000010000e00000b6578\
-                     616d706c652e636f6dff01000100000a00080006001d00170018001000070005\
-                     04616c706e000500050100000000003300260024001d00209370b2c9caa47fba\
-                     baf4559fedba753de171fa71f50f1ce15d43e994ec74d748002b000302030400\
-                     0d0010000e0403050306030203080408050806002d00020101001c0002400100\
-                     3900320408ffffffffffffffff05048000ffff07048000ffff08011001048000\
-                     75300901100f088394c8f03e51570806048000ffff";
+/// Bytes of the frame before the ClientHello in it.
+const CRYPTO_HEAD: usize = 4;
 
 /// The ClientHello in two datagrams.
 fn initials() -> [Vec<u8>; 2] {
     let client = Sealer::new(V1, &unhex("8394c8f03e515708"));
-    let hello = unhex(HELLO);
-    [(2, 0, 100), (3, 100, hello.len())].map(|(number, from, to)| {
-        let varint = |number: usize| (0x4000 | number as u16).to_be_bytes();
-        let head = [&[6][..], &varint(from), &varint(to - from)].concat();
-        let mut frames = [&head, &hello[from..to]].concat();
-        frames.resize(1162, 0);
-        client.seal(number, &frames)
-    })
+    let frame = unhex(FRAME);
+    let hello = &frame[CRYPTO_HEAD..];
+    [(2, 0, 100), (3, 100, hello.len())]
+        .map(|(number, from, to)| client.datagram(number, &crypto(from, &hello[from..to])))
 }
 
 /// A query for a name's address.
