@@ -4,8 +4,8 @@
 //! its own (`fd53:54xx:xxxx:xxxx::/64`, "ST" and 40 bits of the engine's id) as local to the device
 //! `lo`. It is never announced, and no packet with such an address leaves the host.
 //!
-//! A route outlives a process that is killed. So its metric says whose it is: a process's number, or
-//! [`PINNED`].
+//! A route outlives a process that is killed. So its metric says whose it is: a process's number, or 1
+//! if it is pinned.
 
 use std::io;
 use std::net::Ipv6Addr;
