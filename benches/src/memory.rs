@@ -12,7 +12,7 @@ use crate::round;
 use crate::way::Way;
 
 /// Descriptors kept free for all but the connections.
-const DESCRIPTORS_SPARE: u64 = 64;
+const DESCRIPTORS_SPARE: u64 = 512;
 /// Connections before the first reading.
 const WARM_UP: u32 = 200;
 /// Between two readings.
