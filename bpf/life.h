@@ -116,6 +116,14 @@ static __always_inline struct sidetrack_flow_entry *flow_slot(__u64 id)
 	return bpf_map_lookup_elem(&sidetrack_flows, &slot);
 }
 
+/* Whatever is in the slot that this address tells; NULL if it tells none. */
+static __always_inline struct sidetrack_flow_entry *flow_at_address(__be32 address)
+{
+	__u32 slot = slot_of_address(address);
+
+	return slot < SLOT_ADDRESSES ? bpf_map_lookup_elem(&sidetrack_flows, &slot) : NULL;
+}
+
 /* The flow of this id, if its slot is still its own. */
 static __always_inline struct sidetrack_flow_entry *flow_find(__u64 id)
 {

@@ -28,6 +28,7 @@
 #include "facts.h"
 #include "pair.h"
 #include "life.h"
+#include "child.h"
 #include "service.h"
 #include "flow.h"
 #include "divert.h"

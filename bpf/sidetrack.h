@@ -257,7 +257,7 @@ struct sidetrack_flow_entry {
 	__u64 closed_at;   /* or called at, or last datagram at; nanoseconds */
 	__u64 executable;  /* its number in sidetrack_executables */
 	__u64 client;	   /* the client socket's cookie; 0 once that has closed (TCP) */
-	__u64 socket;	   /* datagrams: where the kernel keeps the client socket */
+	__u64 socket;	   /* where the kernel keeps the accepted socket; datagrams: the client's */
 	__u64 parent;	   /* datagrams: the flow of the proxy that goes on here; 0 for a program */
 	__u32 handed_over; /* datagrams: the service has asked about it */
 	__u32 reserved;
