@@ -81,7 +81,7 @@ struct inquiry {
 	struct sidetrack_desk *desk;
 	struct connection *connection; /* for events; none if nobody is to be told */
 	/* Of a socket whose program is not the current one. */
-	const struct sidetrack_endpoint *endpoint;
+	struct sidetrack_endpoint *endpoint;
 };
 
 static __always_inline int test_holds(__u32 kind, __u32 negate, const __u64 *low, const __u64 *high,

@@ -290,7 +290,12 @@ struct {
 	__type(value, __u64);
 } sidetrack_destinations SEC(".maps");
 
-/* A datagram that may go straight: who sends it where, by which policy. */
+#define PASSED_STRAIGHT 0    /* it may go straight: who sends it where, by which policy */
+#define PASSED_OUT 1	     /* a socket has sent there: what comes from there are answers */
+#define PASSED_IN 2	     /* the layer auth recv-accept has let it in, by this policy */
+#define PASSED_ESTABLISHED 3 /* the layer flow established has been told */
+
+/* A datagram that needs no judgement, and why. Who sends it is known for PASSED_STRAIGHT only. */
 struct sidetrack_passed {
 	__u64 client; /* the socket's cookie */
 	__u64 parent;
@@ -299,13 +304,14 @@ struct sidetrack_passed {
 	__u32 uid;
 	__u8 remote_addr[16];
 	__be16 remote_port;
-	__u16 reserved;
+	__u16 kind; /* PASSED_* */
 	__u32 generation;
 };
 
 /*
- * Datagrams that were judged and may go straight: those that follow need no judgement. Value:
- * unused. Writer and reader: sendmsg. Full: the least recently used is forgotten, and judged again.
+ * Datagrams that were judged: those that follow need no judgement. Value: unused. Writers and
+ * readers: sendmsg, connect (UDP), ingress. Full: the least recently used is forgotten, and judged
+ * again; of PASSED_OUT, as if the other side had begun.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

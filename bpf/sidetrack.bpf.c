@@ -36,6 +36,7 @@
 #include "connect.h"
 #include "message.h"
 #include "endpoint.h"
+#include "datagram_layers.h"
 #include "option.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -94,6 +95,8 @@ SEC("cgroup/sock_release")
 int sidetrack_leave(struct bpf_sock *sk)
 {
 	leave(sk);
+	if (sk->protocol == IPPROTO_UDP)
+		datagram_closure(sk);
 	return 1;
 }
 
@@ -129,19 +132,25 @@ int sidetrack_sockops(struct bpf_sock_ops *ops)
 SEC("cgroup/bind4")
 int sidetrack_bind4(struct bpf_sock_addr *ctx)
 {
+	endpoint_bind(ctx, AF_INET);
 	return bind4(ctx);
 }
 
 SEC("cgroup/bind6")
 int sidetrack_bind6(struct bpf_sock_addr *ctx)
 {
+	endpoint_bind(ctx, AF_INET6);
 	return bind6(ctx);
 }
 
 SEC("cgroup_skb/ingress")
 int sidetrack_ingress(struct __sk_buff *skb)
 {
-	return recv_accept(skb);
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && sk->state == BPF_TCP_LISTEN)
+		return accept_judge(skb, sk);
+	return sk && sk->state == BPF_TCP_CLOSE ? receive_judge(skb, sk) : INGRESS_PERMIT;
 }
 
 /* ---- By hand ------------------------------------------------------------------------------ */
