@@ -271,33 +271,43 @@ static __always_inline int accept_judge(struct __sk_buff *skb, struct bpf_sock *
 
 /* ---- Established, and closed ---------------------------------------------------------------- */
 
+/* Both ends of a TCP connection. A function of its own: what it needs is off the stack when it is
+ * judged. */
+static __noinline int endpoint_ends(struct bpf_sock_ops *ops, const struct sidetrack_endpoint *e,
+				    struct connection *c)
+{
+	struct sidetrack_pair pair;
+
+	pair_read(&pair, ops, !e->connecting);
+	c->inbound = !e->connecting;
+	c->family = ops->family;
+	if (e->connecting) {
+		c->family = e->family;
+		__builtin_memcpy(c->remote.bytes, e->remote_addr, 16);
+		c->port = e->remote_port;
+		__builtin_memcpy(c->local.bytes, pair.client_addr, 16);
+		c->local_port = bpf_htons(pair.client_port);
+		return 0;
+	}
+	__builtin_memcpy(c->remote.bytes, pair.client_addr, 16);
+	c->port = bpf_htons(pair.client_port);
+	__builtin_memcpy(c->local.bytes, pair.target_addr, 16);
+	c->local_port = pair.target_port;
+	if (address_is_mapped(&c->remote))
+		c->family = AF_INET;
+	return 0;
+}
+
 static __always_inline void endpoint_event(struct bpf_sock_ops *ops, struct sidetrack_endpoint *e,
 					   __u32 layer)
 {
 	struct connection c = { .protocol = IPPROTO_TCP };
 	struct inquiry inquiry = { .endpoint = e };
-	struct sidetrack_pair pair;
 
 	inquiry.policy = policy_with(layer, &c);
 	if (!inquiry.policy)
 		return;
-	pair_read(&pair, ops, !e->connecting);
-	c.inbound = !e->connecting;
-	c.family = ops->family;
-	if (e->connecting) {
-		c.family = e->family;
-		__builtin_memcpy(c.remote.bytes, e->remote_addr, 16);
-		c.port = e->remote_port;
-		__builtin_memcpy(c.local.bytes, pair.client_addr, 16);
-		c.local_port = bpf_htons(pair.client_port);
-	} else {
-		__builtin_memcpy(c.remote.bytes, pair.client_addr, 16);
-		c.port = bpf_htons(pair.client_port);
-		__builtin_memcpy(c.local.bytes, pair.target_addr, 16);
-		c.local_port = pair.target_port;
-		if (address_is_mapped(&c.remote))
-			c.family = AF_INET;
-	}
+	endpoint_ends(ops, e, &c);
 	endpoint_judge(&inquiry, &c, layer);
 }
 
