@@ -15,7 +15,7 @@ static __always_inline void endpoint_fill(struct sidetrack_endpoint *e)
 	struct task_struct *task = bpf_get_current_task_btf();
 
 	e->pid = task->tgid;
-	__builtin_memcpy(e->comm, task->comm, sizeof(e->comm));
+	bpf_probe_read_kernel(e->comm, sizeof(e->comm), task->comm);
 	e->state = ENDPOINT_OPEN;
 	program_read(&e->program);
 }
