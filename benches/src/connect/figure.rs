@@ -3,9 +3,9 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::case::Case;
-use crate::plan::Measured;
-use crate::round::Round;
+use crate::connect::case::Case;
+use crate::connect::plan::Measured;
+use crate::connect::round::Round;
 use crate::statistics::{deviation, median};
 
 /// With more than this share of spread (median absolute deviation over median) in the direct case or in

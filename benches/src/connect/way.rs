@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use anyhow::{Context as _, Result, ensure};
 use socket2::{Domain, Socket, Type};
 
-use crate::case::Case;
+use crate::connect::case::Case;
 
 /// The port that programs ask for.
 const PORT: u16 = 80;
