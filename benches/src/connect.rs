@@ -17,6 +17,8 @@ pub(crate) mod plan;
 mod profile;
 mod results;
 mod round;
+#[allow(unsafe_code)]
+mod sys;
 mod table;
 pub(crate) mod way;
 pub(crate) mod worker;
