@@ -92,7 +92,8 @@ static __always_inline int judge_first(struct bpf_sock_addr *ctx, struct connect
 	struct inquiry inquiry = {};
 	int verdict;
 
-	if (!is_asked(&inquiry, c, parent_id) || passed_before(ctx, c, parent_id))
+	if (!is_asked(&inquiry, c, parent_id) || is_beside(&inquiry, c, parent_id) ||
+	    passed_before(ctx, c, parent_id))
 		return go_straight(ctx);
 	verdict = judge(ctx, &inquiry, c, parent_id, target);
 	if (verdict == PROCEED && c->settled)
