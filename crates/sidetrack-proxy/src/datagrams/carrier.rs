@@ -62,7 +62,12 @@ impl Carrier {
         match self.inspection.up(payload, by) {
             Ruling::Pass => return true,
             Ruling::Hold => {}
-            Ruling::Drop => self.datagrams.denied += 1,
+            Ruling::Drop => {
+                self.datagrams.denied += 1;
+                if self.inspection.is_denied() {
+                    self.datagrams.denied += self.inspection.take_held().len() as u64;
+                }
+            }
             Ruling::Answer(answer) => {
                 self.datagrams.denied += 1;
                 if listener.answer(&self.flow, &answer).is_err() {
@@ -188,7 +193,8 @@ impl Carrier {
         (now.duration_since(since) >= wait.min(idle)).then_some(how)
     }
 
-    pub(super) fn into_line(self, how: How, names: &Mutex<Names>) -> FlowLine {
+    pub(super) fn into_line(mut self, how: How, names: &Mutex<Names>) -> FlowLine {
+        self.datagrams.lost += self.inspection.take_held().len() as u64; // nobody has decided
         let (seen, verdict) = self.inspection.into_seen();
         let label = match seen {
             Seen::Dns { .. } => None, // the name of a name server is of no interest
