@@ -13,6 +13,24 @@ use tempfile::TempDir;
 use crate::client::{Outcome, cargo_bin};
 use crate::wait;
 
+/// Options: three proxies in a chain.
+pub const CHAIN: [&str; 6] = [
+    "--via",
+    "inspect:a",
+    "--via",
+    "inspect:b",
+    "--via",
+    "inspect:c",
+];
+
+/// The services' names by a run's options: [`CHAIN`]'s, or the one there is without any.
+pub fn services(options: &[&str]) -> &'static [&'static str] {
+    match options {
+        [] => &["inspect"],
+        _ => &["a", "b", "c"],
+    }
+}
+
 /// A run in the making, or at work.
 pub struct Run {
     command: Command,
@@ -39,6 +57,16 @@ pub struct Ended {
     pub outcome: Outcome,
     /// Its `--json`.
     pub flows: Vec<serde_json::Value>,
+}
+
+impl Ended {
+    /// The flow lines of UDP that a service wrote.
+    pub fn datagrams_of(&self, service: &str) -> Vec<&serde_json::Value> {
+        let lines = self.flows.iter();
+        lines
+            .filter(|line| line["service"] == service && line["protocol"] == "udp")
+            .collect()
+    }
 }
 
 impl Run {
