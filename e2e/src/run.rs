@@ -72,9 +72,16 @@ impl Ended {
 impl Run {
     /// With these options, then `--`, then the command.
     pub fn new(options: &[&str], command: &[&str]) -> Self {
+        Self::through(&["env"], options, command)
+    }
+
+    /// The same by way of a command that becomes another.
+    pub fn through(wrapper: &[&str], options: &[&str], command: &[&str]) -> Self {
         let flows = TempDir::new().expect("a folder can be made");
-        let mut run = Command::new(cargo_bin("sidetrack"));
-        run.arg("run")
+        let mut run = Command::new(wrapper[0]);
+        run.args(&wrapper[1..])
+            .arg(cargo_bin("sidetrack"))
+            .arg("run")
             .arg("--json")
             .arg(flows.path().join("flows"))
             .args(options)
