@@ -12,9 +12,7 @@ use serde_json::{Value, json};
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 
 /// Both of these addresses, each by one proxy and by three.
-fn every_way<'a>(
-    addresses: [&'a str; 2],
-) -> impl Iterator<Item = (&'a str, &'static [&'static str])> {
+fn every_way(addresses: [&str; 2]) -> impl Iterator<Item = (&str, &'static [&'static str])> {
     let ways = [&[][..], &CHAIN];
     addresses
         .into_iter()

@@ -66,7 +66,7 @@ fn tell(counts: &Counts) {
         ),
         (
             counts.untold,
-            "errors of origins were not told to the clients, as that takes CAP_NET_RAW",
+            "errors of origins were not told to the clients; that takes CAP_NET_RAW",
         ),
     ] {
         if number > 0 {
