@@ -1,5 +1,6 @@
 //! `sidetrack run`, as a user types it.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -72,15 +73,16 @@ impl Ended {
 impl Run {
     /// With these options, then `--`, then the command.
     pub fn new(options: &[&str], command: &[&str]) -> Self {
-        Self::through(&["env"], options, command)
+        Self::through(&[], options, command)
     }
 
     /// The same by way of a command that becomes another.
     pub fn through(wrapper: &[&str], options: &[&str], command: &[&str]) -> Self {
         let flows = TempDir::new().expect("a folder can be made");
-        let mut run = Command::new(wrapper[0]);
-        run.args(&wrapper[1..])
-            .arg(cargo_bin("sidetrack"))
+        let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
+        words.push(cargo_bin("sidetrack").into());
+        let mut run = Command::new(&words[0]);
+        run.args(&words[1..])
             .arg("run")
             .arg("--json")
             .arg(flows.path().join("flows"))
