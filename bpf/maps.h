@@ -294,6 +294,7 @@ struct {
 #define PASSED_OUT 1	     /* a socket has sent there: what comes from there are answers */
 #define PASSED_IN 2	     /* the layer auth recv-accept has let it in, by this policy */
 #define PASSED_ESTABLISHED 3 /* the layer flow established has been told */
+#define PASSED_HEARD 4 /* a socket has heard from there first: what it sends there are answers */
 
 /* A datagram that needs no judgement, and why. Who sends it is known for PASSED_STRAIGHT only. */
 struct sidetrack_passed {
@@ -310,8 +311,8 @@ struct sidetrack_passed {
 
 /*
  * Datagrams that were judged: those that follow need no judgement. Value: unused. Writers and
- * readers: sendmsg, connect (UDP), ingress. Full: the least recently used is forgotten, and judged
- * again; of PASSED_OUT, as if the other side had begun.
+ * readers: sendmsg, recvmsg, connect (UDP), ingress. Full: the least recently used is forgotten,
+ * and judged again; of PASSED_OUT, as if the other side had begun.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
