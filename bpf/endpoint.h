@@ -18,6 +18,7 @@ static __always_inline void endpoint_fill(struct sidetrack_endpoint *e)
 	bpf_probe_read_kernel(e->comm, sizeof(e->comm), task->comm);
 	e->state = ENDPOINT_OPEN;
 	program_read(&e->program);
+	endpoints_made = 1;
 }
 
 /*

@@ -195,6 +195,9 @@ struct sidetrack_endpoint {
 	char comm[SIDETRACK_COMM_SIZE];
 };
 
+/* Some socket has one: until then nobody looks for any. */
+__u32 endpoints_made;
+
 #define ENDPOINT_OPEN 0
 #define ENDPOINT_ESTABLISHED 1
 

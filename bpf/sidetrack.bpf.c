@@ -112,16 +112,19 @@ int sidetrack_sockops(struct bpf_sock_ops *ops)
 		endpoint_listen(ops);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		endpoint_established(ops);
+		if (endpoints_made)
+			endpoint_established(ops);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		flow_hand_over(ops);
-		endpoint_established(ops);
+		if (endpoints_made)
+			endpoint_established(ops);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ops->args[1] == BPF_TCP_CLOSE) {
 			flow_end(ops);
-			endpoint_close(ops);
+			if (endpoints_made)
+				endpoint_close(ops);
 		}
 		break;
 	}
