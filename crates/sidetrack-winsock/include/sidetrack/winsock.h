@@ -6,8 +6,7 @@
  * macro only, since libc has them too.
  */
 
-#ifndef SIDETRACK_WINSOCK_H
-#define SIDETRACK_WINSOCK_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -482,8 +481,6 @@ INT SidetrackSetReading(INT reading);
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
-
-#endif  /* SIDETRACK_WINSOCK_H */
 
 typedef INT *LPINT;
 typedef DWORD *LPDWORD;
