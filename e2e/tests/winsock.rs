@@ -16,8 +16,11 @@ fn sources() -> PathBuf {
     this.with_file_name("crates").join("sidetrack-winsock")
 }
 
-/// Where cargo has put the library for this test.
+/// Where cargo has put the library for this test, or where SIDETRACK_WINSOCK_LIBRARY says: for figures.
 fn library_folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("SIDETRACK_WINSOCK_LIBRARY") {
+        return std::path::absolute(folder).expect("it is a folder");
+    }
     let test = std::env::current_exe().expect("a test has a path");
     test.parent().expect("it is in a folder").to_owned()
 }
@@ -62,8 +65,9 @@ fn compile(folder: &TempDir, headers: &str, files: &[PathBuf], link: Link) -> Pa
     program
 }
 
-fn conformance_files() -> Vec<PathBuf> {
-    let folder = sources().join("tests/conformance");
+/// The C files of a folder of `tests`.
+fn files(program: &str) -> Vec<PathBuf> {
+    let folder = sources().join("tests").join(program);
     let entries = std::fs::read_dir(folder).expect("it is there");
     let paths = entries.map(|entry| entry.expect("it can be read").path());
     paths
@@ -80,8 +84,8 @@ fn port(service: u32, port: u16, context: Context) -> Filter {
     }
 }
 
-/// Runs the program as a service's proxy, and gives what it says, line by line.
-fn conform(test: &str, program: &Path) {
+/// Runs the program as a service's proxy; it must end well. What it says, line by line.
+fn run_as_proxy(test: &str, program: &Path, arguments: &[&str]) -> Vec<String> {
     netns::enter();
     let mut host = Host::new(test);
     let service = host.service("windows");
@@ -100,6 +104,7 @@ fn conform(test: &str, program: &Path) {
         },
     ]);
     let mut child = Command::new(program)
+        .args(arguments)
         .env(sidetrack::LISTEN_VARIABLE, service.credentials_hex())
         .env("PROGRAM_CGROUP", host.program.path())
         .stdin(Stdio::piped())
@@ -120,7 +125,7 @@ fn conform(test: &str, program: &Path) {
     }
     let ended = child.wait().expect("it ends");
     assert!(ended.success(), "{ended}: {}", said.join("\n"));
-    each_case_is_told(&said);
+    said
 }
 
 /// The odd-numbered cases of spec 8.1 to 8.4, 8.7, 8.8 and 8.10.
@@ -135,8 +140,28 @@ fn each_case_is_told(said: &[String]) {
 #[test]
 fn conformance() {
     let folder = TempDir::new().expect("a folder can be made");
-    let program = compile(&folder, "include", &conformance_files(), Link::Shared);
-    conform("winsock_conformance", &program);
+    let program = compile(&folder, "include", &files("conformance"), Link::Shared);
+    each_case_is_told(&run_as_proxy("winsock_conformance", &program, &[]));
+}
+
+/// 1,000,000 calls with SIDETRACK_SOAK=1.
+#[test]
+fn each_overlapped_call_of_a_storm_completes_once() {
+    let folder = TempDir::new().expect("a folder can be made");
+    let program = compile(&folder, "include", &files("stress"), Link::Shared);
+    let calls = match std::env::var_os("SIDETRACK_SOAK") {
+        Some(_) => "1000000",
+        None => "100000",
+    };
+    run_as_proxy("winsock_stress", &program, &[calls]);
+}
+
+/// Prints the figures; they mean something with a release build: see docs/winsock.md.
+#[test]
+fn query_allocates_nothing() {
+    let folder = TempDir::new().expect("a folder can be made");
+    let program = compile(&folder, "include", &files("cost"), Link::Static);
+    run_as_proxy("winsock_cost", &program, &[]);
 }
 
 /// A proxy in C, as for Windows, and one in Rust: both see the connection, whichever is first.

@@ -127,7 +127,8 @@ impl Queue {
     pub(crate) fn run(&self) -> usize {
         event::lower(&self.signal);
         let mut ran = 0;
-        for _ in 0..self.calls().len() {
+        let count = self.calls().len();
+        for _ in 0..count {
             let Some(call) = self.next() else { break };
             call.run();
             ran += 1;

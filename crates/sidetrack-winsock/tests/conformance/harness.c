@@ -1,8 +1,10 @@
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "harness.h"
@@ -76,11 +78,12 @@ pid_t in_scope(void)
 		char path[512];
 		int file;
 
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		snprintf(path, sizeof(path), "%s/cgroup.procs", getenv("PROGRAM_CGROUP"));
 		file = open(path, O_WRONLY);
 		if (file < 0 || write(file, "0", 1) != 1)
 			_exit(3);
-		close(file);
+		close_range(3, ~0U, 0); /* no connection of others' stays open here */
 	}
 	return pid;
 }

@@ -44,6 +44,8 @@ int main(int count, char **arguments)
 		WSAStartup(MAKEWORD(2, 2), &data);
 		return set_unelevated(arguments[2]);
 	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	alarm(60); /* a hang is a finding */
 	start();
 	parameters();
 	before = descriptors_open(); /* what is made once has been made */
