@@ -13,9 +13,10 @@ FUZZ_SECONDS ?= 30
 BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
 TEST_PACKAGES  := bind9-dnsutils curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps
 LINT_PACKAGES  := clang-format
+WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels lint bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
+.PHONY: help build demo test test-kernels conformance windows-test lint bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,11 +39,19 @@ test-kernels: deps-test ## the system tests on Debian's 6.1 and 6.12, emulated (
 	$(CARGO) build --workspace --bins --examples
 	e2e/kernels/run
 
+conformance: deps-test ## the Winsock contract, case by case, in C; and the ABI under AddressSanitizer
+	$(CARGO) build --workspace --bins --examples
+	$(SUDO) $(CARGO) nextest run -p e2e -E 'binary(winsock)' --no-capture
+
+windows-test: deps ## the SDK built for Windows, its tests under Wine; says where that cannot be done
+	@$(call need,$(WINDOWS_PACKAGES)) || true
+	e2e/windows/run || test $$? = 77
+
 lint: deps-lint ## formatting and lints, Rust and C
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
-	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/sidetrack/examples/*.c
+	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/*/examples/*.c crates/sidetrack-winsock/tests/*/*.[ch]
 	! grep -rnE '\bunsafe (\{|impl|fn)' --include=*.rs crates e2e benches | grep -vE '/(sys|ffi)\.rs:'
 
 bench: deps-test ## figures beside the peers; writes docs/bench/

@@ -15,7 +15,8 @@ static void pointers(SOCKET socket)
 	void *bad[] = { NULL, (void *)1, WILD, edge, (void *)-8, (void *)0xffff800000000000 };
 
 	for (int i = 0; i < 6; i++) {
-		holds &= WSAIoctl(socket, CONTEXT_IOCTL, NULL, 0, buffer, 64, bad[i], NULL, NULL) == -1 &&
+		holds &= WSAIoctl(socket, CONTEXT_IOCTL, NULL, 0, buffer, 64, bad[i], NULL, NULL) ==
+				 -1 &&
 			 WSAGetLastError() == WSAEFAULT;
 		holds &= is(query(socket, CONTEXT_IOCTL, bad[i], 64), -1, WSAEFAULT, 0);
 		holds &= is(set(socket, bad[i], 32), -1, WSAEFAULT, 0);

@@ -1,8 +1,9 @@
-/* Spec 8.8: a caller that survives every reading, and a provider that lies. The algorithm is that of spec 1.6. */
+/* Spec 8.8: a caller that survives every reading, and a provider that lies. The algorithm is that
+ * of spec 1.6. */
 #include "harness.h"
 
-#define FIRST 8	    /* bytes; far too few, so that it must grow */
-#define LAST  65536 /* bytes */
+#define FIRST 8	   /* bytes; far too few, so that it must grow */
+#define LAST 65536 /* bytes */
 
 typedef INT (*ioctl_function)(SOCKET, DWORD, void *, DWORD, void *, DWORD, DWORD *, WSAOVERLAPPED *,
 			      LPWSAOVERLAPPED_COMPLETION_ROUTINE);
@@ -32,7 +33,8 @@ static DWORD robust(ioctl_function ioctl, SOCKET socket, DWORD code, char *buffe
 }
 
 static INT lying(SOCKET socket, DWORD code, void *in, DWORD in_size, void *out, DWORD out_size,
-		 DWORD *bytes, WSAOVERLAPPED *overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine)
+		 DWORD *bytes, WSAOVERLAPPED *overlapped,
+		 LPWSAOVERLAPPED_COMPLETION_ROUTINE routine)
 {
 	(void)socket, (void)code, (void)in, (void)in_size, (void)overlapped, (void)routine;
 	memset(out, 0, out_size);
@@ -71,8 +73,7 @@ static void readings(SOCKET socket, SOCKET unrecorded)
 	SidetrackSetReading(SIDETRACK_READING_R3);
 	also("R3: too small is WSAEFAULT",
 	     is(query(socket, CONTEXT_IOCTL, buffer, 8), -1, WSAEFAULT, 296));
-	verdict(123,
-		robust(WSAIoctl, socket, CONTEXT_IOCTL, buffer, &calls) == 296 && calls == 2,
+	verdict(123, robust(WSAIoctl, socket, CONTEXT_IOCTL, buffer, &calls) == 296 && calls == 2,
 		"under R3 the caller grows, too");
 	SidetrackSetReading(SIDETRACK_READING_R2);
 	also("R2: too small is WSAEINVAL, and 0 bytes",
@@ -111,7 +112,8 @@ void caller(void)
 	buffer[0] ^= 1;
 	memcpy(buffer + 28, &(uint32_t){ htonl(INADDR_LOOPBACK) }, 4);
 	memcpy(buffer + 32, &(uint16_t){ htons(port_of(listener)) }, 2);
-	verdict(129, parse(buffer, length, &to) && is_own(to), "the proxy's own address is known as such");
+	verdict(129, parse(buffer, length, &to) && is_own(to),
+		"the proxy's own address is known as such");
 	end(peer);
 	end(other);
 }

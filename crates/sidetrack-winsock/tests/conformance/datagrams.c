@@ -1,4 +1,5 @@
-/* Redirected datagrams: their control data (spec 2), and a query that waits for a flow's first (case 113). */
+/* Redirected datagrams: their control data (spec 2), and a query that waits for a flow's first
+ * (case 113). */
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -38,8 +39,12 @@ static bool receive(SOCKET socket, struct datagram *datagram)
 	char *control = datagram->control;
 
 	datagram->part = (WSABUF){ sizeof(datagram->payload), datagram->payload };
-	datagram->message = (WSAMSG){ &datagram->from, sizeof(datagram->from), &datagram->part, 1,
-				      { sizeof(datagram->control), control }, 0 };
+	datagram->message = (WSAMSG){ &datagram->from,
+				      sizeof(datagram->from),
+				      &datagram->part,
+				      1,
+				      { sizeof(datagram->control), control },
+				      0 };
 	datagram->records = datagram->context = datagram->address = -1;
 	if (receive_message(socket, &datagram->message, &datagram->length, NULL, NULL))
 		return false;
@@ -59,7 +64,8 @@ static bool receive(SOCKET socket, struct datagram *datagram)
 	return true;
 }
 
-/* A client that sends each text to its own destination, gets an answer to each, and tells by its end. */
+/* A client that sends each text to its own destination, gets an answer to each, and tells by its
+ * end. */
 static pid_t client(int source, const char *to[2])
 {
 	pid_t pid = in_scope();
@@ -76,7 +82,8 @@ static pid_t client(int source, const char *to[2])
 			struct sockaddr_in peer = at(to[i], PORT_DATAGRAM);
 
 			(sendto)(made, "first", 5, 0, (SOCKADDR *)&peer, sizeof(peer));
-			if (recvfrom(made, buffer, sizeof(buffer), 0, (SOCKADDR *)&from, &length) != 6 ||
+			if (recvfrom(made, buffer, sizeof(buffer), 0, (SOCKADDR *)&from, &length) !=
+				    6 ||
 			    from.sin_addr.s_addr != peer.sin_addr.s_addr ||
 			    from.sin_port != peer.sin_port)
 				_exit(4);
@@ -114,7 +121,8 @@ static bool send_on(const struct datagram *datagram)
 	message.Control = (WSABUF){ sizeof(control), control.bytes };
 	WSASetLastError(0);
 	went = WSASendMsg(onward, &message, 0, &sent, NULL, NULL) == 0 ||
-	       WSAGetLastError() != WSAEACCES; /* there may be no way there; but no filter is in it */
+	       WSAGetLastError() !=
+		       WSAEACCES; /* there may be no way there; but no filter is in it */
 	closesocket(onward);
 	return refused && went;
 }
@@ -151,7 +159,8 @@ static void send_first(void)
 	first_client = client(CLIENT_PORT + 1, to);
 }
 
-/* The flow after this one has the address after its; a socket that is bound there is asked before it exists. */
+/* The flow after this one has the address after its; a socket that is bound there is asked before
+ * it exists. */
 static void flow_to_come(SOCKET socket)
 {
 	const char *to[2] = { "10.1.2.3", NULL };

@@ -145,8 +145,8 @@ struct outcome set(SOCKET socket, void *blob, DWORD length)
 	struct outcome outcome = { .bytes = UNTOUCHED };
 
 	WSASetLastError(0);
-	outcome.result = WSAIoctl(socket, SET_IOCTL, blob, length, NULL, 0, &outcome.bytes, NULL,
-				  NULL);
+	outcome.result =
+		WSAIoctl(socket, SET_IOCTL, blob, length, NULL, 0, &outcome.bytes, NULL, NULL);
 	outcome.error = WSAGetLastError();
 	return outcome;
 }

@@ -10,16 +10,16 @@
 
 #define RECORDS_IOCTL SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS
 #define CONTEXT_IOCTL SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT
-#define SET_IOCTL     SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS
+#define SET_IOCTL SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS
 
 /* What the filters of these ports give as context; see the test that starts this program. */
-#define PORT_NONE     1000
-#define PORT_AUTO     1001
-#define PORT_2	      1002
-#define PORT_32	      1032
-#define PORT_4000     4000
+#define PORT_NONE 1000
+#define PORT_AUTO 1001
+#define PORT_2 1002
+#define PORT_32 1032
+#define PORT_4000 4000
 #define PORT_DATAGRAM 5300
-#define PORT_DENIED   1009 /* redirected, but the service goes there itself without records */
+#define PORT_DENIED 1009 /* redirected, but the service goes there itself without records */
 
 #define UNTOUCHED 0xabcdef01 /* a count that nobody has written */
 

@@ -1,8 +1,9 @@
 /*
- * The contract, case by case: the odd-numbered cases of spec 8.1 to 8.4, 8.7, 8.8 and 8.10, on the real kernel. One line for
- * each; ends with 1 if any fails.
+ * The contract, case by case: the odd-numbered cases of spec 8.1 to 8.4, 8.7, 8.8 and 8.10, on the
+ * real kernel. One line for each; ends with 1 if any fails.
  *
- * Started by e2e/tests/winsock.rs, as a service's proxy: the filters of the ports in harness.h lead here.
+ * Started by e2e/tests/winsock.rs, as a service's proxy: the filters of the ports in harness.h lead
+ * here.
  */
 #include <fcntl.h>
 

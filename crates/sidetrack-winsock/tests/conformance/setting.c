@@ -40,7 +40,8 @@ int set_unelevated(const char *hex)
 	return !is(seen, -1, WSAEACCES, 0);
 }
 
-/* Goes on with the records of a connection to a port that only records open. Returns what connect said. */
+/* Goes on with the records of a connection to a port that only records open. Returns what connect
+ * said. */
 static int go_on(SOCKET socket)
 {
 	struct sockaddr_in to = at("10.1.2.3", PORT_DENIED);

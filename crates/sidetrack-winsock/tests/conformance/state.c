@@ -128,7 +128,8 @@ static void unprivileged(void)
 	fflush(stdout);
 	child = fork();
 	if (child == 0)
-		_exit(setuid(65534) || !is(query(peer.socket, CONTEXT_IOCTL, buffer, 64), 0, 0, 32));
+		_exit(setuid(65534) ||
+		      !is(query(peer.socket, CONTEXT_IOCTL, buffer, 64), 0, 0, 32));
 	waitpid(child, &status, 0);
 	verdict(45, status == 0, "a query needs no privilege");
 	end(peer);

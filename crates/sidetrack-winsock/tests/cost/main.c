@@ -1,8 +1,8 @@
 /*
  * What WSAIoctl(CONTEXT) costs beside the getsockopt beneath it, and that it allocates nothing.
  *
- * In rounds of both, by turns; the middle of all rounds counts. The socket's listener must be a service's, to whose port 1032
- * connections are redirected.
+ * In rounds of both, by turns; the middle of all rounds counts. The socket's listener must be a
+ * service's, to whose port 1032 connections are redirected.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,9 +13,9 @@
 #include <sidetrack/winsock.h>
 
 #define SOL_SIDETRACK 0x5354
-#define CONTEXT	      2
-#define CALLS	      10000
-#define ROUNDS	      61
+#define CONTEXT 2
+#define CALLS 10000
+#define ROUNDS 61
 
 static long allocations;
 
@@ -134,7 +134,8 @@ int main(void)
 		heap[i] = contract(socket, elsewhere);
 	}
 	before = allocations - before;
-	printf("getsockopt %.0f ns, WSAIoctl %.0f ns: %.2f times; with a buffer on the heap %.2f times; "
+	printf("getsockopt %.0f ns, WSAIoctl %.0f ns: %.2f times; with a buffer on the heap %.2f "
+	       "times; "
 	       "%ld allocations\n",
 	       middle(beneath), middle(above), middle(above) / middle(beneath),
 	       middle(heap) / middle(beneath), before);

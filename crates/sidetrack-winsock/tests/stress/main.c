@@ -1,9 +1,10 @@
 /*
  * Overlapped calls from many threads, cancelled at random: each completes exactly once.
  *
- * Arguments: how many calls, and a seed. Each thread has slots of its own, and sockets that all share; what happens to them
- * is left to chance: one call is cancelled, a socket is flushed, gets a datagram, is closed and made anew, or the thread
- * ends while its calls are pending. A call's completion is counted by its routine; who waits for an event takes the result.
+ * Arguments: how many calls, and a seed. Each thread has slots of its own, and sockets that all
+ * share; what happens to them is left to chance: one call is cancelled, a socket is flushed, gets a
+ * datagram, is closed and made anew, or the thread ends while its calls are pending. A call's
+ * completion is counted by its routine; who waits for an event takes the result.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -13,9 +14,9 @@
 #include <sidetrack/winsock.h>
 
 #define THREADS 4
-#define SLOTS	64
+#define SLOTS 64
 #define SOCKETS 8
-#define ROUND	1000 /* calls of one thread's life */
+#define ROUND 1000 /* calls of one thread's life */
 
 struct slot {
 	WSAOVERLAPPED overlapped;
@@ -60,9 +61,9 @@ static void completed(struct slot *slot, DWORD error, DWORD bytes)
 	worker->completed++;
 	worker->aborted += error == WSA_OPERATION_ABORTED;
 	/* Nothing is ever redirected here. */
-	worker->wrong += slot->pending != 0 || bytes != 0 ||
-			 (error != WSA_OPERATION_ABORTED && error != WSAEINVAL &&
-			  error != WSAENOTSOCK);
+	worker->wrong +=
+		slot->pending != 0 || bytes != 0 ||
+		(error != WSA_OPERATION_ABORTED && error != WSAEINVAL && error != WSAENOTSOCK);
 }
 
 static void CALLBACK routine(DWORD error, DWORD bytes, WSAOVERLAPPED *overlapped, DWORD flags)
@@ -209,7 +210,8 @@ int main(int count, char **arguments)
 		refused += workers[i].refused;
 		wrong += workers[i].wrong;
 	}
-	printf("%ld calls: %ld refused at once, %ld completed, of which %ld aborted; %ld lost, %ld wrong, "
+	printf("%ld calls: %ld refused at once, %ld completed, of which %ld aborted; %ld lost, %ld "
+	       "wrong, "
 	       "%u misused\n",
 	       begun, refused, ended, aborted, begun - refused - ended, wrong, SidetrackMisuses());
 	return begun != refused + ended || wrong || SidetrackMisuses();
