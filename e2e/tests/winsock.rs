@@ -30,6 +30,8 @@ fn library_folder() -> PathBuf {
 enum Link {
     Shared,
     Static,
+    /// Static, and the program under AddressSanitizer: it watches what the library does with the program's memory.
+    Sanitized,
 }
 
 /// Compiles a C program.
@@ -59,6 +61,9 @@ fn compile(folder: &TempDir, headers: &str, files: &[PathBuf], link: Link) -> Pa
             .arg(library.join("libsidetrack_winsock.so"))
             .arg(format!("-Wl,-rpath,{}", library.display())),
         Link::Static => command.arg(library.join("libsidetrack_winsock.a")),
+        Link::Sanitized => command
+            .args(["-fsanitize=address", "-fno-omit-frame-pointer"])
+            .arg(library.join("libsidetrack_winsock.a")),
     };
     let built = command.args(["-lgcc_s", "-lm", "-lpthread"]).status();
     assert!(built.expect("cc is there").success());
@@ -142,6 +147,13 @@ fn conformance() {
     let folder = TempDir::new().expect("a folder can be made");
     let program = compile(&folder, "include", &files("conformance"), Link::Shared);
     each_case_is_told(&run_as_proxy("winsock_conformance", &program, &[]));
+}
+
+#[test]
+fn conformance_under_address_sanitizer() {
+    let folder = TempDir::new().expect("a folder can be made");
+    let program = compile(&folder, "include", &files("conformance"), Link::Sanitized);
+    each_case_is_told(&run_as_proxy("winsock_sanitized", &program, &[]));
 }
 
 /// 1,000,000 calls with SIDETRACK_SOAK=1.
