@@ -135,7 +135,8 @@ fn run_as_proxy(test: &str, program: &Path, arguments: &[&str]) -> Vec<String> {
 
 /// The odd-numbered cases of spec 8.1 to 8.4, 8.7, 8.8 and 8.10.
 fn each_case_is_told(said: &[String]) {
-    for number in (1..=59).chain(105..=129).chain(153..=153).step_by(2) {
+    let odd = |number: &u32| number % 2 == 1;
+    for number in (1..=59).chain(105..=129).chain([153]).filter(odd) {
         let begins = format!("case {number}: ");
         let told = said.iter().filter(|line| line.starts_with(&begins)).count();
         assert_eq!(told, 1, "case {number}");

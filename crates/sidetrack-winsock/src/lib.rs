@@ -10,7 +10,7 @@
 //!                               └── overlapped: pending ── worker ── event or APC
 //! ```
 //!
-//! Sockets are plain descriptors. [`socket`] remembers of them only what Linux has no place for. Nothing runs beside
+//! Sockets are plain descriptors. `socket.rs` remembers of them only what Linux has no place for. Nothing runs beside
 //! the program but one thread, from the first operation that has to wait on.
 #![deny(unsafe_code)]
 

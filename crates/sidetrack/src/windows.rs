@@ -2,8 +2,8 @@
 //! control data (spec 2).
 //!
 //! Somebody else's driver redirects here; this is the proxy's side only. What a context looks like is between the driver
-//! and the proxy: [`context`] knows Sidetrack's own automatic one and that of Microsoft's samples, and
-//! [`Flow::query_with`](flow::Flow::query_with) takes any other.
+//! and the proxy: `windows/context.rs` knows Sidetrack's own automatic one and that of Microsoft's samples, and
+//! `Flow::query_with` takes any other.
 
 #![cfg_attr(not(windows), allow(dead_code, unreachable_pub))] // there, only what needs no Windows is built, for its tests
 

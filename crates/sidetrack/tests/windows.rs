@@ -28,14 +28,23 @@ fn a_connection_that_nobody_redirected_has_no_flow() {
 fn an_unconnected_socket_says_so() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let error = sidetrack::query(&socket).unwrap_err();
-    assert!(matches!(error, Error::NotConnected) || is_absent(&error), "{error}");
+    assert!(
+        matches!(error, Error::NotConnected) || is_absent(&error),
+        "{error}"
+    );
 }
 
 #[test]
 fn records_are_refused_where_there_is_no_engine() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let error = sidetrack::set_records(&socket, &Records::from_bytes(&[7; 32])).unwrap_err();
-    assert!(matches!(error, Error::NoEngine | Error::BadRecords | Error::System { .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::NoEngine | Error::BadRecords | Error::System { .. }
+        ),
+        "{error}"
+    );
 }
 
 #[test]
@@ -56,7 +65,9 @@ fn datagrams_come_without_control_data_or_not_at_all() {
         bound => bound.unwrap(),
     };
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.send_to(b"hello", listener.socket().local_addr().unwrap()).unwrap();
+    client
+        .send_to(b"hello", listener.socket().local_addr().unwrap())
+        .unwrap();
     let mut buffer = [0; 64];
     let datagram = listener.receive(&mut buffer).unwrap();
     assert_eq!(&buffer[..datagram.length], b"hello");

@@ -8,6 +8,7 @@
  */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,20 +38,30 @@ static struct worker workers[THREADS];
 static _Atomic(SOCKET) sockets[SOCKETS];
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 
-static SOCKET waiting(void)
+static bool make(SOCKET made)
 {
-	SOCKET made = WSASocketW(AF_INET, SOCK_DGRAM, IPPROTO_UDP, NULL, 0, WSA_FLAG_OVERLAPPED);
 	struct sockaddr_in name = { .sin_family = AF_INET,
 				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t length = sizeof(name);
 
-	if (made == INVALID_SOCKET || bind(made, &name, sizeof(name)) ||
-	    getsockname(made, (SOCKADDR *)&name, &length) || connect(made, &name, length) ||
-	    ioctlsocket(made, FIONBIO, &(uint32_t){ 1 })) {
-		fprintf(stderr, "a socket: error %d\n", WSAGetLastError());
-		exit(2);
+	return !bind(made, &name, sizeof(name)) && !getsockname(made, (SOCKADDR *)&name, &length) &&
+	       !connect(made, &name, length);
+}
+
+/* Nothing has come to it. Another thread may still use its number, which was another socket's: then
+ * once more. */
+static SOCKET waiting(void)
+{
+	for (;;) {
+		SOCKET made =
+			WSASocketW(AF_INET, SOCK_DGRAM, IPPROTO_UDP, NULL, 0, WSA_FLAG_OVERLAPPED);
+
+		if (made == INVALID_SOCKET)
+			exit(2);
+		if (make(made))
+			return made;
+		closesocket(made);
 	}
-	return made;
 }
 
 static void completed(struct slot *slot, DWORD error, DWORD bytes)
@@ -119,7 +130,7 @@ static void chance(struct worker *worker, struct slot *slot, int which)
 	case 5:
 	case 6:
 		send(socket, "x", 1, 0);
-		recv(socket, &byte, 1, 0);
+		recv(socket, &byte, 1, MSG_DONTWAIT); /* it may be a new one, not ready yet */
 		break;
 	case 7:
 		pthread_mutex_lock(&making);
