@@ -16,10 +16,10 @@ fn sources() -> PathBuf {
     this.with_file_name("crates").join("sidetrack-winsock")
 }
 
-/// Where cargo has put the library for this test, or where SIDETRACK_WINSOCK_LIBRARY says: for figures.
+/// Where cargo has put the library for this test, or where in the repository SIDETRACK_WINSOCK_LIBRARY says: for figures.
 fn library_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("SIDETRACK_WINSOCK_LIBRARY") {
-        return std::path::absolute(folder).expect("it is a folder");
+        return sources().join("../..").join(folder);
     }
     let test = std::env::current_exe().expect("a test has a path");
     test.parent().expect("it is in a folder").to_owned()

@@ -54,3 +54,24 @@ pub(crate) fn told<T>(failed: T, reply: Reply<T>) -> T {
         failed
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_and_no_more() {
+        let failed = guard_always::<i32>(|| panic!("a bug"));
+        assert_eq!(failed, Err(Fault(WSASYSCALLFAILURE)));
+        assert_eq!(told(-1, failed), -1);
+        assert_eq!(last_error(), WSASYSCALLFAILURE);
+    }
+
+    #[test]
+    fn the_last_error_is_the_threads_own() {
+        set_last_error(10_022);
+        let other = std::thread::spawn(last_error).join();
+        assert_eq!(other.unwrap(), 0);
+        assert_eq!(last_error(), 10_022);
+    }
+}

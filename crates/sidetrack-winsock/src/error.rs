@@ -55,6 +55,15 @@ pub(crate) struct Fault(pub(crate) INT);
 pub(crate) type Reply<T> = Result<T, Fault>;
 
 impl Fault {
+    /// Of making a listener the service's: no engine is WSAEOPNOTSUPP, credentials that are not good WSAEACCES.
+    pub(crate) fn of_mark(errno: i32) -> Self {
+        match errno {
+            libc::ENOPROTOOPT | libc::EOPNOTSUPP => Self(WSAEOPNOTSUPP),
+            libc::EINVAL => Self(WSAEACCES),
+            errno => Self::of_errno(errno),
+        }
+    }
+
     /// Of a socket call. What has no name on Windows is a failure of the system call.
     pub(crate) fn of_errno(errno: i32) -> Self {
         Self(match errno {

@@ -72,3 +72,51 @@ impl Span {
             && (tried == self.length || sys::is_mapped(self.address + tried, self.length - tried))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_good_is_found_good_and_nothing_else() {
+        let heap = vec![7_u8; 100_000];
+        let all = Span::of(heap.as_ptr(), heap.len());
+        assert!(all.is_readable() && all.is_writable());
+        assert!(heap.iter().all(|&byte| byte == 7), "nothing is changed");
+        static CONSTANT: [u8; 64] = [7; 64];
+        let constant = Span::of(CONSTANT.as_ptr(), CONSTANT.len());
+        assert!(constant.is_readable() && !constant.is_writable());
+        for address in [
+            0,
+            1,
+            0x1234_5678_9000,
+            usize::MAX - 4,
+            0xffff_8000_0000_0000,
+        ] {
+            let wild = Span { address, length: 8 };
+            assert!(!wild.is_readable() && !wild.is_writable(), "{address:x}");
+            let nothing = Span { address, length: 0 };
+            assert!(nothing.is_readable() && nothing.is_writable());
+        }
+    }
+
+    #[test]
+    fn a_length_that_no_memory_has_is_not_good() {
+        let here = [0_u8; 64];
+        for length in [1 << 31, u32::MAX as usize, usize::MAX] {
+            assert!(!Span::of(here.as_ptr(), length).is_writable());
+        }
+    }
+
+    #[test]
+    fn what_shares_a_page_with_what_was_written_is_good() {
+        let heap = vec![0_u8; 16_384];
+        let span = Span::of(heap.as_ptr(), heap.len());
+        assert!(span.is_writable_after(1) && span.is_writable_after(heap.len()));
+        let beyond = Span {
+            length: usize::MAX,
+            ..span
+        };
+        assert!(!beyond.is_writable_after(64));
+    }
+}

@@ -19,7 +19,7 @@ pub(crate) use receive::Receive;
 pub(crate) use session::Sessions;
 
 use crate::abi::{GUID, INT, IP_WFP_REDIRECT_CONTEXT, IP_WFP_REDIRECT_RECORDS};
-use crate::error::{Fault, Reply, WSAEFAULT, WSAENOPROTOOPT};
+use crate::error::{Fault, Reply, WSAEFAULT, WSAEINVAL, WSAENOPROTOOPT};
 use crate::memory::{self, Span};
 use crate::socket;
 
@@ -93,6 +93,7 @@ pub(crate) fn mark_if_wanted(socket: i32) -> Reply<()> {
     }
     match socket::mark(socket) {
         Ok(()) | Err(libc::EADDRINUSE | libc::EADDRNOTAVAIL) => Ok(()),
-        Err(errno) => Err(Fault::of_errno(errno)),
+        Err(libc::EINVAL) => Err(Fault(WSAEINVAL)), // not bound to the wildcard address
+        Err(errno) => Err(Fault::of_mark(errno)),
     }
 }

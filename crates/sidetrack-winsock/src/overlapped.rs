@@ -19,10 +19,10 @@ use crate::error::{
     Fault, Reply, WSA_INVALID_PARAMETER, WSA_IO_INCOMPLETE, WSA_IO_PENDING, WSA_OPERATION_ABORTED,
     WSAEFAULT, WSAEINVAL, WSAENOBUFS,
 };
-use crate::event;
 use crate::memory::{Place, Span};
 use crate::message::Receive;
 use crate::question::{self, Interest, Question, Refusal};
+use crate::{call, event};
 
 /// Operations pending in the process.
 const PENDING_MAX: usize = 65_536;
@@ -289,7 +289,10 @@ pub(crate) fn abort_socket(socket: i32) -> usize {
 
 /// What a thread has begun, at its end.
 pub(crate) fn abort_thread(number: usize) {
-    abort(|operation| operation.issuer == number);
+    let _ = call::guard_always(|| {
+        abort(|operation| operation.issuer == number);
+        Ok(()) // a panic at a thread's end would end the process
+    });
 }
 
 /// Everything.

@@ -1,12 +1,13 @@
 //! The one thread that waits for all sockets with something pending. It starts with the first.
 
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::thread;
 
 use super::sys;
+use crate::call;
 use crate::error::{Fault, Reply, WSAENOBUFS};
 use crate::question::Interest;
-use std::os::fd::OwnedFd;
 
 /// Sockets looked at in one turn.
 const BATCH: usize = 64;
@@ -46,9 +47,13 @@ fn started() -> Reply<&'static OwnedFd> {
 fn work(epoll: &OwnedFd) {
     loop {
         for socket in sys::happened::<BATCH>(epoll) {
-            if let Some(pending) = super::lock().as_mut() {
-                pending.proceed(socket);
-            }
+            let proceeded = call::guard_always(|| {
+                if let Some(pending) = super::lock().as_mut() {
+                    pending.proceed(socket);
+                }
+                Ok(())
+            });
+            let _ = proceeded; // a panic must not end the thread: others are pending
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::abi::{
     DWORD, INT, SOCKET, SOCKET_ERROR, WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED,
 };
 use crate::error::{Fault, Reply, WSAEFAULT, WSAEINVAL, WSAEOPNOTSUPP};
-use crate::memory::{Place, Span};
+use crate::memory::{self, Place, Span};
 use crate::{call, message, overlapped};
 
 const INVALID_SOCKET: SOCKET = SOCKET::MAX;
@@ -93,18 +93,22 @@ pub extern "C" fn sidetrack_listen(s: SOCKET, backlog: INT) -> INT {
         outcome(unsafe { libc::listen(socket, backlog) })?;
         match mark(socket) {
             Ok(()) | Err(libc::EADDRINUSE | libc::EPROTONOSUPPORT) => Ok(()), // another one is the service's
-            Err(errno) => Err(Fault::of_errno(errno)),
+            Err(errno) => Err(Fault::of_mark(errno)),
         }
     })
 }
 
-/// The next connection; it has its listener's attributes.
+/// The next connection; it has its listener's attributes, and blocks if that does.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_accept(s: SOCKET, addr: *mut c_void, addrlen: *mut INT) -> SOCKET {
     call::value(INVALID_SOCKET, || {
         let listener = checked(s)?;
+        let flags = match sys::is_nonblocking(listener) {
+            true => libc::SOCK_NONBLOCK,
+            false => 0,
+        };
         // SAFETY: the kernel writes the address, or refuses where it cannot.
-        let accepted = unsafe { libc::accept(listener, addr.cast(), addrlen.cast()) };
+        let accepted = unsafe { libc::accept4(listener, addr.cast(), addrlen.cast(), flags) };
         let accepted = result(accepted).map_err(Fault::of_errno)?;
         inherit(listener, accepted);
         Ok(accepted as SOCKET)
@@ -162,7 +166,8 @@ pub extern "C" fn sidetrack_send(s: SOCKET, buf: *const c_char, len: INT, flags:
     })
 }
 
-/// Sets an option: libc's, and IP_WFP_REDIRECT_RECORDS and …_CONTEXT.
+/// Sets an option: libc's, and IP_WFP_REDIRECT_RECORDS and …_CONTEXT. SO_RCVTIMEO and SO_SNDTIMEO may be a DWORD of
+/// milliseconds.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_setsockopt(
     s: SOCKET,
@@ -178,10 +183,18 @@ pub extern "C" fn sidetrack_setsockopt(
                 let value = Span::of(optval, length);
                 message::want(socket, wanted, value)
             }
+            None if is_timeout(level, optname) && length == size_of::<DWORD>() => {
+                let milliseconds = memory::load(optval.cast::<DWORD>()).ok_or(Fault(WSAEFAULT))?;
+                sys::set_timeout(socket, optname, milliseconds).map_err(Fault::of_errno)
+            }
             None => sys::set_value_at(socket, level, optname, optval.expose_provenance(), length)
                 .map_err(Fault::of_errno),
         }
     })
+}
+
+fn is_timeout(level: INT, option: INT) -> bool {
+    level == libc::SOL_SOCKET && matches!(option, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO)
 }
 
 /// FIONBIO and FIONREAD.

@@ -85,6 +85,14 @@ pub(crate) fn set_value_at(
     result(unsafe { libc::setsockopt(socket, level, name, value, length) }).map(|_| ())
 }
 
+/// SO_RCVTIMEO or SO_SNDTIMEO.
+pub(super) fn set_timeout(socket: i32, option: i32, milliseconds: u32) -> Result<(), i32> {
+    let seconds = i64::from(milliseconds / 1000).to_ne_bytes();
+    let micros = i64::from(milliseconds % 1000 * 1000).to_ne_bytes();
+    let value = [seconds, micros].concat(); // a timeval
+    set_value(socket, libc::SOL_SOCKET, option, &value)
+}
+
 pub(crate) fn is_socket(socket: i32) -> bool {
     get_value(socket, libc::SOL_SOCKET, libc::SO_TYPE, 0_i32).is_ok()
 }

@@ -187,7 +187,7 @@ static void provider(void)
 {
 	SOCKET socket = waiting();
 	WSAOVERLAPPED overlapped = { 0 };
-	WSATHREADID id;
+	WSATHREADID id, good;
 	char buffer[64];
 	int error = 0, before = routine_saw.runs, result, counted = 0;
 
@@ -204,10 +204,51 @@ static void provider(void)
 	also("WPUQueueApc", WPUQueueApc(&id, count, (DWORD_PTR)&counted, &error) == 0 &&
 				    counted == 0 && SleepEx(0, FALSE) == 0 && counted == 0 &&
 				    SleepEx(0, TRUE) == WAIT_IO_COMPLETION && counted == 1);
+	good = id;
 	id.ThreadHandle = (HANDLE)0x7ffffffc;
 	also("WPUQueueApc to no thread: WSAEFAULT",
 	     WPUQueueApc(&id, count, 0, &error) == -1 && error == WSAEFAULT);
+	id = good;
+	for (int i = 0; i < 65536; i++)
+		WPUQueueApc(&id, count, (DWORD_PTR)&counted, &error);
+	also("a thread's queue has an end: WSAENOBUFS",
+	     WPUQueueApc(&id, count, 0, &error) == -1 && error == WSAENOBUFS &&
+		     SleepEx(0, TRUE) == WAIT_IO_COMPLETION && counted == 65537);
 	closesocket(socket);
+}
+
+static int depth, deepest;
+
+static void CALLBACK nesting(DWORD error, DWORD bytes, WSAOVERLAPPED *overlapped, DWORD flags)
+{
+	(void)error, (void)bytes, (void)overlapped, (void)flags;
+	deepest = ++depth > deepest ? depth : deepest;
+	SleepEx(0, TRUE);
+	depth--;
+	routine_saw.runs++;
+}
+
+/* A routine that waits alertably: another socket's runs within it, its own socket's after it. */
+static void nested(void)
+{
+	struct peer peer = redirected(PORT_32), other = redirected(PORT_32);
+	WSAOVERLAPPED overlapped[3] = { 0 };
+	char buffer[64];
+	int before = routine_saw.runs;
+
+	ask_overlapped(peer.socket, CONTEXT_IOCTL, buffer, 64, &overlapped[0], nesting);
+	ask_overlapped(peer.socket, CONTEXT_IOCTL, buffer, 64, &overlapped[1], nesting);
+	SleepEx(0, TRUE);
+	also("a socket's routine is not entered again", deepest == 1);
+	ask_overlapped(peer.socket, CONTEXT_IOCTL, buffer, 64, &overlapped[0], nesting);
+	ask_overlapped(other.socket, CONTEXT_IOCTL, buffer, 64, &overlapped[2], nesting);
+	SleepEx(0, TRUE);
+	while (SleepEx(0, TRUE) == WAIT_IO_COMPLETION)
+		;
+	also("another socket's is; none is lost",
+	     deepest == 2 && routine_saw.runs == before + 4 && depth == 0);
+	end(peer);
+	end(other);
 }
 
 static void nonblocking(void)
@@ -252,5 +293,6 @@ void overlapped(void)
 	threads();
 	freed();
 	provider();
+	nested();
 	nonblocking();
 }

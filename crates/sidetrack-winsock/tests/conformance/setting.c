@@ -72,6 +72,20 @@ static void blobs(void)
 	closesocket(socket);
 }
 
+/* SET is answered at once; the completion comes as any other's. */
+static void overlapped_set(void)
+{
+	SOCKET socket = outgoing();
+	WSAOVERLAPPED overlapped = { .hEvent = WSACreateEvent() };
+	int result = WSAIoctl(socket, SET_IOCTL, records, 32, NULL, 0, NULL, &overlapped, NULL);
+
+	also("SET, overlapped: the event is set",
+	     result == 0 && WSAWaitForMultipleEvents(1, &overlapped.hEvent, TRUE, 0, FALSE) == 0 &&
+		     is(ended(socket, &overlapped, TRUE), 0, 0, 0));
+	WSACloseEvent(overlapped.hEvent);
+	closesocket(socket);
+}
+
 static void order(void)
 {
 	SOCKET first = outgoing(), second = outgoing(), late = outgoing();
@@ -111,6 +125,7 @@ void setting(void)
 		exit(2);
 	unelevated();
 	blobs();
+	overlapped_set();
 	order();
 	end(peer);
 }
