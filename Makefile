@@ -63,7 +63,8 @@ fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS
 		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-install: build ## to PREFIX: the commands, manual pages, completions; the unit and its configuration
+install: build ## to PREFIX: commands, the Winsock library, manual pages, completions; the unit and its configuration
+	$(CARGO) build --release -p sidetrack-winsock
 	mkdir -p target/man
 	target/release/sidetrack man target/man
 	target/release/sidetrack completions bash > target/sidetrack.bash
@@ -71,6 +72,9 @@ install: build ## to PREFIX: the commands, manual pages, completions; the unit a
 	target/release/sidetrack completions fish > target/sidetrack.fish
 	sed 's|/usr/local|$(PREFIX)|' packaging/sidetrackd.service > target/sidetrackd.service
 	$(SUDO) install -D -t $(PREFIXED)/bin target/release/sidetrack target/release/sidetrackd
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/lib target/release/libsidetrack_winsock.so target/release/libsidetrack_winsock.a
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/include/sidetrack crates/sidetrack-winsock/include/sidetrack/*.h
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/include/sidetrack/windows crates/sidetrack-winsock/include/windows/*.h
 	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/man/man1 target/man/*.1
 	$(SUDO) install -D -m 644 target/sidetrack.bash $(PREFIXED)/share/bash-completion/completions/sidetrack
 	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/zsh/site-functions target/_sidetrack
@@ -81,10 +85,12 @@ install: build ## to PREFIX: the commands, manual pages, completions; the unit a
 uninstall: ## what install put there, and what is in the kernel, but the configuration; stop sidetrackd before
 	test -n "$(DESTDIR)" -o ! -x $(PREFIXED)/bin/sidetrack || $(SUDO) $(PREFIXED)/bin/sidetrack uninstall
 	$(SUDO) rm -f $(PREFIXED)/bin/sidetrack $(PREFIXED)/bin/sidetrackd $(UNITS)/sidetrackd.service \
+		$(PREFIXED)/lib/libsidetrack_winsock.so $(PREFIXED)/lib/libsidetrack_winsock.a \
 		$(PREFIXED)/share/man/man1/sidetrack.1 $(PREFIXED)/share/man/man1/sidetrack-*.1 \
 		$(PREFIXED)/share/bash-completion/completions/sidetrack \
 		$(PREFIXED)/share/zsh/site-functions/_sidetrack \
 		$(PREFIXED)/share/fish/vendor_completions.d/sidetrack.fish
+	$(SUDO) rm -rf $(PREFIXED)/include/sidetrack
 
 deps: ## what building needs
 	@$(call need,$(BUILD_PACKAGES))

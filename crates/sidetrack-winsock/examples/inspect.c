@@ -3,9 +3,13 @@
  * connection was going, tells, goes on with the redirect records, and relays. One thread for each
  * direction.
  *
- * On Windows:  x86_64-w64-mingw32-gcc -o inspect.exe inspect.c -lws2_32
- * On Linux:    cc -I crates/sidetrack-winsock/include/windows -o inspect inspect.c
- * -lsidetrack_winsock -lpthread sudo sidetrack run --via exec:./inspect -- curl http://example.com/
+ * On Windows:
+ *	x86_64-w64-mingw32-gcc -o inspect.exe inspect.c -lws2_32
+ *
+ * On Linux, from the repository:
+ *	cd crates/sidetrack-winsock
+ *	cc -I include -I include/windows -o inspect examples/inspect.c -lsidetrack_winsock
+ *	sudo sidetrack run --via exec:./inspect -- curl http://example.com/
  *
  * The redirect context says where to: the layout is the driver's own on Windows, and on Linux
  * sidetrack's automatic one, of which only the head is looked at here.
