@@ -436,7 +436,7 @@ INT sidetrack_bind(SOCKET s, const void *name, INT namelen);
 INT sidetrack_listen(SOCKET s,
                      INT backlog);
 
-// The next connection; it has its listener's attributes.
+// The next connection; it has its listener's attributes, and blocks if that does.
 SOCKET sidetrack_accept(SOCKET s, void *addr, INT *addrlen);
 
 // Connects.
@@ -454,8 +454,13 @@ INT sidetrack_recv(SOCKET s, char *buf, INT len, INT flags);
 // Sends. A peer that is gone is WSAESHUTDOWN, not a signal.
 INT sidetrack_send(SOCKET s, const char *buf, INT len, INT flags);
 
-// Sets an option: libc's, and IP_WFP_REDIRECT_RECORDS and …_CONTEXT.
-INT sidetrack_setsockopt(SOCKET s, INT level, INT optname, const char *optval, INT optlen);
+// Sets an option: libc's, and IP_WFP_REDIRECT_RECORDS and …_CONTEXT. SO_RCVTIMEO and SO_SNDTIMEO may be a DWORD of
+// milliseconds.
+INT sidetrack_setsockopt(SOCKET s,
+                         INT level,
+                         INT optname,
+                         const char *optval,
+                         INT optlen);
 
 // FIONBIO and FIONREAD.
 INT sidetrack_ioctlsocket(SOCKET s, DWORD cmd, uint32_t *argp);
