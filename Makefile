@@ -16,7 +16,7 @@ LINT_PACKAGES  := clang-format
 WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels conformance windows-test lint bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
+.PHONY: help build demo test test-kernels conformance race-test windows-test lint bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ test-kernels: deps-test ## the system tests on Debian's 6.1 and 6.12, emulated (
 conformance: deps-test ## the Winsock contract, case by case, in C; and the ABI under AddressSanitizer
 	$(CARGO) build --workspace --bins --examples
 	$(SUDO) $(CARGO) nextest run -p e2e -E 'binary(winsock)' --no-capture
+
+race-test: deps-test ## overlapped calls under ThreadSanitizer (x86-64 only; Debian's Rust, with the standard library's source)
+	@$(call need,rustc-web cargo-web rust-web-src)
+	crates/sidetrack-winsock/tests/thread-sanitizer
 
 windows-test: deps ## the SDK built for Windows, its tests under Wine; says where that cannot be done
 	@$(call need,$(WINDOWS_PACKAGES)) || true

@@ -65,6 +65,12 @@ fn compile(folder: &TempDir, headers: &str, files: &[PathBuf], link: Link) -> Pa
             .args(["-fsanitize=address", "-fno-omit-frame-pointer"])
             .arg(library.join("libsidetrack_winsock.a")),
     };
+    if std::env::var_os("SIDETRACK_WINSOCK_TSAN").is_some() {
+        let stand_in = sources().join("tests/thread-sanitizer.c");
+        command
+            .args(["-fsanitize=thread", "-fno-builtin"])
+            .arg(stand_in);
+    }
     let built = command.args(["-lgcc_s", "-lm", "-lpthread"]).status();
     assert!(built.expect("cc is there").success());
     program
@@ -161,7 +167,7 @@ fn conformance_under_address_sanitizer() {
 #[test]
 fn each_overlapped_call_of_a_storm_completes_once() {
     let folder = TempDir::new().expect("a folder can be made");
-    let program = compile(&folder, "include", &files("stress"), Link::Shared);
+    let program = compile(&folder, "include", &files("stress"), Link::Static);
     let calls = match std::env::var_os("SIDETRACK_SOAK") {
         Some(_) => "1000000",
         None => "100000",

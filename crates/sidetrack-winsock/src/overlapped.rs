@@ -267,6 +267,14 @@ impl Pending {
         addresses.len()
     }
 
+    fn abort_socket(&mut self, socket: i32) -> usize {
+        let addresses: Vec<usize> = self.of_socket(socket).collect();
+        for address in &addresses {
+            self.abort_one(*address);
+        }
+        addresses.len()
+    }
+
     fn abort_one(&mut self, address: usize) {
         if let Some(operation) = self.take(address) {
             operation.complete(Err(WSA_OPERATION_ABORTED));
@@ -276,15 +284,16 @@ impl Pending {
 
 /// What is pending on a socket ends with WSA_OPERATION_ABORTED. Returns how many that were.
 pub(crate) fn abort_socket(socket: i32) -> usize {
+    (lock().as_mut()).map_or(0, |pending| pending.abort_socket(socket))
+}
+
+/// The same, and then it is closed, before anything else can become pending on it.
+pub(crate) fn close<T>(socket: i32, close: impl FnOnce() -> T) -> T {
     let mut guard = lock();
-    let Some(pending) = guard.as_mut() else {
-        return 0;
-    };
-    let addresses: Vec<usize> = pending.of_socket(socket).collect();
-    for address in &addresses {
-        pending.abort_one(*address);
+    if let Some(pending) = guard.as_mut() {
+        pending.abort_socket(socket);
     }
-    addresses.len()
+    close()
 }
 
 /// What a thread has begun, at its end.

@@ -130,9 +130,8 @@ pub extern "C" fn sidetrack_connect(s: SOCKET, name: *const c_void, namelen: INT
 pub extern "C" fn closesocket(s: SOCKET) -> INT {
     call::status(|| {
         let socket = checked(s)?;
-        overlapped::abort_socket(socket);
         forget(socket);
-        sys::close(socket).map_err(Fault::of_errno)
+        overlapped::close(socket, || sys::close(socket)).map_err(Fault::of_errno)
     })
 }
 
