@@ -13,9 +13,10 @@ FUZZ_SECONDS ?= 30
 BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
 TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps
 LINT_PACKAGES  := clang-format
+WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels lint bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
+.PHONY: help build demo test test-kernels conformance race-test windows-test lint bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,11 +39,23 @@ test-kernels: deps-test ## the system tests on Debian's 6.1 and 6.12, emulated (
 	$(CARGO) build --workspace --bins --examples
 	e2e/kernels/run
 
+conformance: deps-test ## the Winsock contract, case by case, in C; and the ABI under AddressSanitizer
+	$(CARGO) build --workspace --bins --examples
+	$(SUDO) $(CARGO) nextest run -p e2e -E 'binary(winsock)' --no-capture
+
+race-test: deps-test ## overlapped calls under ThreadSanitizer (x86-64 only; Debian's Rust, with the standard library's source)
+	@$(call need,rustc-web cargo-web rust-web-src)
+	crates/sidetrack-winsock/tests/thread-sanitizer
+
+windows-test: deps ## the SDK built for Windows, its tests under Wine; says where that cannot be done
+	@$(call need,$(WINDOWS_PACKAGES)) || true
+	e2e/windows/run || test $$? = 77
+
 lint: deps-lint ## formatting and lints, Rust and C
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
-	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/sidetrack/examples/*.c
+	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/*/examples/*.c crates/sidetrack-winsock/tests/*/*.[ch]
 	! grep -rnE '\bunsafe (\{|impl|fn)' --include=*.rs crates e2e benches | grep -vE '/(sys|ffi)\.rs:'
 
 bench: deps-test ## figures beside the peers; writes docs/bench/
@@ -54,7 +67,8 @@ fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS, as many at a time as there
 	cd fuzz && $(CARGO) +nightly fuzz list | xargs -P $$(nproc) -I {} \
 		$(CARGO) +nightly fuzz run {} -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0
 
-install: build ## to PREFIX: the commands, manual pages, completions; the unit and its configuration
+install: build ## to PREFIX: commands, the Winsock library, manual pages, completions; the unit and its configuration
+	$(CARGO) build --release -p sidetrack-winsock
 	mkdir -p target/man
 	target/release/sidetrack man target/man
 	target/release/sidetrack completions bash > target/sidetrack.bash
@@ -62,6 +76,9 @@ install: build ## to PREFIX: the commands, manual pages, completions; the unit a
 	target/release/sidetrack completions fish > target/sidetrack.fish
 	sed 's|/usr/local|$(PREFIX)|' packaging/sidetrackd.service > target/sidetrackd.service
 	$(SUDO) install -D -t $(PREFIXED)/bin target/release/sidetrack target/release/sidetrackd
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/lib target/release/libsidetrack_winsock.so target/release/libsidetrack_winsock.a
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/include/sidetrack crates/sidetrack-winsock/include/sidetrack/*.h
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/include/sidetrack/windows crates/sidetrack-winsock/include/windows/*.h
 	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/man/man1 target/man/*.1
 	$(SUDO) install -D -m 644 target/sidetrack.bash $(PREFIXED)/share/bash-completion/completions/sidetrack
 	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/zsh/site-functions target/_sidetrack
@@ -72,10 +89,12 @@ install: build ## to PREFIX: the commands, manual pages, completions; the unit a
 uninstall: ## what install put there, and what is in the kernel, but the configuration; stop sidetrackd before
 	test -n "$(DESTDIR)" -o ! -x $(PREFIXED)/bin/sidetrack || $(SUDO) $(PREFIXED)/bin/sidetrack uninstall
 	$(SUDO) rm -f $(PREFIXED)/bin/sidetrack $(PREFIXED)/bin/sidetrackd $(UNITS)/sidetrackd.service \
+		$(PREFIXED)/lib/libsidetrack_winsock.so $(PREFIXED)/lib/libsidetrack_winsock.a \
 		$(PREFIXED)/share/man/man1/sidetrack.1 $(PREFIXED)/share/man/man1/sidetrack-*.1 \
 		$(PREFIXED)/share/bash-completion/completions/sidetrack \
 		$(PREFIXED)/share/zsh/site-functions/_sidetrack \
 		$(PREFIXED)/share/fish/vendor_completions.d/sidetrack.fish
+	$(SUDO) rm -rf $(PREFIXED)/include/sidetrack
 
 deps: ## what building needs
 	@$(call need,$(BUILD_PACKAGES))

@@ -9,10 +9,19 @@ use std::net::SocketAddr;
 pub enum Error {
     // The host's fault.
     /// The option is unknown where this socket was made: no engine is attached to its cgroup.
-    #[error(
-        "no Sidetrack engine is attached to the cgroup in which this socket was made; \
+    #[cfg_attr(
+        windows,
+        error(
+            "this system does not know the redirect control codes (WSAEOPNOTSUPP); they need Windows 8 or later"
+        )
+    )]
+    #[cfg_attr(
+        unix,
+        error(
+            "no Sidetrack engine is attached to the cgroup in which this socket was made; \
          start the proxy with `sidetrack run --via exec:…` or register it with sidetrackd, and make its \
          listener after that"
+        )
     )]
     NoEngine,
     /// The engine speaks another version of the ABI.
@@ -24,7 +33,7 @@ pub enum Error {
         sdk: u32,
     },
     /// The daemon cannot be reached, or refuses.
-    #[cfg(feature = "daemon")]
+    #[cfg(all(unix, feature = "daemon"))]
     #[error(transparent)]
     Daemon(#[from] sidetrack_api::client::Error),
     /// A system call failed.
@@ -46,6 +55,13 @@ pub enum Error {
     /// The program asked for the proxy's own listener.
     #[error("{0} is this proxy's own listener; connecting would loop")]
     SelfConnect(SocketAddr),
+
+    /// The context is there, and has neither of the layouts that this crate knows.
+    #[cfg(any(windows, test))]
+    #[error(
+        "the redirect context's {0} bytes have no layout that is known; read them with Flow::query_with"
+    )]
+    UnknownContext(usize),
 
     // The caller's fault.
     /// A listener, or a socket that is not connected.
@@ -72,10 +88,23 @@ pub enum Error {
     #[error("this service already listens at another address of the same family")]
     OtherListener,
     /// The variable with the service's credentials is missing.
-    #[error("{0} is not set; `sidetrack run --via exec:…` sets it for the proxies it starts")]
+    #[cfg_attr(
+        windows,
+        error(
+            "{0} is not set; it holds the address that the driver redirects to, such as 127.0.0.1:8080"
+        )
+    )]
+    #[cfg_attr(
+        unix,
+        error("{0} is not set; `sidetrack run --via exec:…` sets it for the proxies it starts")
+    )]
     NoCredentials(&'static str),
     /// The variable holds something else.
-    #[error("{0} does not hold a service's credentials (64 hexadecimal digits)")]
+    #[cfg_attr(windows, error("{0} does not hold an address and a port"))]
+    #[cfg_attr(
+        unix,
+        error("{0} does not hold a service's credentials (64 hexadecimal digits)")
+    )]
     BadCredentials(&'static str),
 }
 

@@ -35,24 +35,41 @@
 //!
 //! Modules: [`tokio`] has the same for async programs; `daemon` (with the feature of that name) registers a
 //! service with `sidetrackd`. Everything else is at the root.
+//!
+//! On Windows the same names do the same by the control codes; see `windows.rs` and docs/windows.md for what differs.
 #![deny(unsafe_code)]
 
-#[cfg(feature = "daemon")]
+#[cfg(all(unix, feature = "daemon"))]
 pub mod daemon;
+#[cfg(unix)]
 mod datagram;
 mod error;
+#[cfg(unix)]
 mod flow;
+#[cfg(unix)]
 mod listener;
+#[cfg(unix)]
 mod outgoing;
+#[cfg(unix)]
 mod service;
+#[cfg(unix)]
 #[allow(unsafe_code)]
 mod sys;
-#[cfg(feature = "tokio")]
+#[cfg(all(unix, feature = "tokio"))]
 pub mod tokio;
+#[cfg(any(windows, test))] // what it decides is tested everywhere
+mod windows;
 
+#[cfg(unix)]
 pub use datagram::{Batch, Datagram, DatagramListener, Unreachable};
 pub use error::Error;
+#[cfg(unix)]
 pub use flow::{Comm, Flow, Program, Records, State, query};
+#[cfg(unix)]
 pub use listener::{Connection, Listener};
+#[cfg(unix)]
 pub use outgoing::set_records;
+#[cfg(unix)]
 pub use service::{LISTEN_VARIABLE, NAME_VARIABLE, Service};
+#[cfg(windows)]
+pub use windows::*;

@@ -1,7 +1,7 @@
 //! What the kernel judges a run's connections by.
 
 use sidetrack_engine::filter::Protocol;
-use sidetrack_engine::{Absent, Filter};
+use sidetrack_engine::{Absent, Context, Filter};
 use sidetrack_policy::{self as policy, Action, Condition, Field, LayerKind, Value};
 
 use super::proxies::Taker;
@@ -22,6 +22,7 @@ pub(super) fn filters(takers: &[Taker<'_>], on_absent: OnAbsent) -> Vec<Filter> 
                 OnAbsent::Block if !taker.is_deaf => Absent::Block,
                 _ => Absent::Permit,
             },
+            context: Context::Auto, // proxies written for Windows ask for it
             ..Filter::redirect_all(taker.service.number)
         })
         .collect()

@@ -1,0 +1,237 @@
+/*
+ * An inspecting proxy, as one writes it for Windows: it asks the accepted socket where the
+ * connection was going, tells, goes on with the redirect records, and relays. One thread for each
+ * direction.
+ *
+ * On Windows:
+ *	x86_64-w64-mingw32-gcc -o inspect.exe inspect.c -lws2_32
+ *
+ * On Linux, from the repository:
+ *	cd crates/sidetrack-winsock
+ *	cc -I include -I include/windows -o inspect examples/inspect.c -lsidetrack_winsock
+ *	sudo sidetrack run --via exec:./inspect -- curl http://example.com/
+ *
+ * The redirect context says where to: the layout is the driver's own on Windows, and on Linux
+ * sidetrack's automatic one, of which only the head is looked at here.
+ */
+#include <winsock2.h>
+#include <ws2tcpip.h>
+#include <mstcpip.h>
+#include <process.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS /* mingw's headers lack them */
+#define SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS _WSAIOW(IOC_VENDOR, 220)
+#define SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT _WSAIOW(IOC_VENDOR, 221)
+#define SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS _WSAIOW(IOC_VENDOR, 222)
+#endif
+
+#define FIRST_SIZE 64	/* bytes; the grow loop does the rest */
+#define LAST_SIZE 65536 /* bytes */
+#define SHOWN 40	/* bytes of what the client says first */
+#define CONTEXT_VERSION 2
+
+/* What the context begins with. Addresses are IPv6, or IPv4-mapped; the port is in network order.
+ */
+struct context_head {
+	uint32_t version, size;
+	uint64_t flow;
+	uint8_t address[16];
+	uint16_t port;
+	uint8_t protocol, family;
+	uint32_t process;
+};
+
+struct connection {
+	SOCKET client, origin;
+	WSAEVENT is_over; /* the direction back */
+};
+
+static int fail(const char *what)
+{
+	fprintf(stderr, "%s: error %d\n", what, WSAGetLastError());
+	return 1;
+}
+
+/* Asks with a larger buffer until the answer fits. NULL if there is none; the caller frees it. */
+static char *query(SOCKET client, DWORD code, DWORD *length)
+{
+	DWORD size = FIRST_SIZE, needed;
+	char *answer = NULL;
+
+	while (size <= LAST_SIZE) {
+		char *grown = realloc(answer, size);
+
+		if (!grown)
+			break;
+		answer = grown;
+		needed = 0;
+		if (WSAIoctl(client, code, NULL, 0, answer, size, &needed, NULL, NULL) == 0) {
+			if (needed == 0 || needed > size)
+				break;
+			*length = needed;
+			return answer;
+		}
+		if (WSAGetLastError() != ERROR_INSUFFICIENT_BUFFER || needed <= size)
+			break; /* 10022 and 0: nothing is recorded */
+		size = needed;
+	}
+	free(answer);
+	return NULL;
+}
+
+/* The original destination. */
+static int read_context(const char *context, DWORD length, struct sockaddr_storage *to,
+			int *to_size)
+{
+	struct context_head head;
+
+	if (length < sizeof(head))
+		return -1;
+	memcpy(&head, context, sizeof(head));
+	if (head.version != CONTEXT_VERSION || head.size > length || head.protocol != IPPROTO_TCP)
+		return -1;
+	memset(to, 0, sizeof(*to));
+	if (head.family == AF_INET) {
+		struct sockaddr_in *v4 = (struct sockaddr_in *)to;
+
+		v4->sin_family = AF_INET;
+		v4->sin_port = head.port;
+		memcpy(&v4->sin_addr, head.address + 12, 4);
+		*to_size = sizeof(*v4);
+	} else {
+		struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)to;
+
+		v6->sin6_family = AF_INET6;
+		v6->sin6_port = head.port;
+		memcpy(&v6->sin6_addr, head.address, 16);
+		*to_size = sizeof(*v6);
+	}
+	return 0;
+}
+
+static void tell(const struct sockaddr_storage *to, const char *first, int length)
+{
+	char name[64] = "?", shown[SHOWN + 1] = "";
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)to;
+	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)to;
+	int is_v4 = to->ss_family == AF_INET;
+
+	inet_ntop(to->ss_family, is_v4 ? (void *)&v4->sin_addr : (void *)&v6->sin6_addr, name,
+		  sizeof(name));
+	for (int i = 0; i < length && i < SHOWN; i++)
+		shown[i] = first[i] >= ' ' && first[i] <= '~' ? first[i] : '.';
+	fprintf(stderr, is_v4 ? "-> %s:%d %s\n" : "-> [%s]:%d %s\n", name,
+		ntohs(is_v4 ? v4->sin_port : v6->sin6_port), shown);
+}
+
+/* A new socket with the client's records, connected. A failure is final: never go on without. */
+static SOCKET go_on(const struct sockaddr_storage *to, int to_size, char *records, DWORD length)
+{
+	DWORD none = 0;
+	SOCKET origin =
+		WSASocketW(to->ss_family, SOCK_STREAM, IPPROTO_TCP, NULL, 0, WSA_FLAG_OVERLAPPED);
+
+	if (origin == INVALID_SOCKET)
+		return INVALID_SOCKET;
+	if (WSAIoctl(origin, SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS, records, length, NULL, 0,
+		     &none, NULL, NULL) != 0 ||
+	    connect(origin, (const struct sockaddr *)to, to_size) != 0) {
+		fail("go on");
+		closesocket(origin);
+		return INVALID_SOCKET;
+	}
+	return origin;
+}
+
+/* Copies one direction to its end. */
+static void copy(SOCKET from, SOCKET to, const struct sockaddr_storage *told)
+{
+	char buffer[16384];
+	int length;
+
+	while ((length = recv(from, buffer, sizeof(buffer), 0)) > 0) {
+		if (told)
+			tell(told, buffer, length);
+		told = NULL;
+		for (int at = 0, sent; at < length; at += sent) {
+			sent = send(to, buffer + at, length - at, 0);
+			if (sent <= 0) {
+				shutdown(from, SD_BOTH);
+				return;
+			}
+		}
+	}
+	shutdown(to, SD_SEND);
+}
+
+static void __cdecl copy_back(void *given)
+{
+	struct connection *connection = given;
+
+	copy(connection->origin, connection->client, NULL);
+	WSASetEvent(connection->is_over);
+}
+
+static void relay(struct connection *connection, const struct sockaddr_storage *to)
+{
+	connection->is_over = WSACreateEvent();
+	if (connection->is_over == WSA_INVALID_EVENT)
+		return;
+	if (_beginthread(copy_back, 0, connection) != (uintptr_t)-1) {
+		copy(connection->client, connection->origin, to);
+		WSAWaitForMultipleEvents(1, &connection->is_over, TRUE, WSA_INFINITE, FALSE);
+	}
+	WSACloseEvent(connection->is_over);
+}
+
+static void __cdecl serve(void *given)
+{
+	struct connection *connection = given;
+	SOCKET client = connection->client;
+	DWORD context_length = 0, records_length = 0;
+	char *context = query(client, SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT, &context_length);
+	char *records = query(client, SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS, &records_length);
+	struct sockaddr_storage to;
+	int to_size;
+
+	connection->origin = INVALID_SOCKET;
+	if (context && records && read_context(context, context_length, &to, &to_size) == 0)
+		connection->origin = go_on(&to, to_size, records, records_length);
+	if (connection->origin != INVALID_SOCKET) {
+		relay(connection, &to);
+		closesocket(connection->origin);
+	}
+	closesocket(client);
+	free(context);
+	free(records);
+	free(connection);
+}
+
+int main(void)
+{
+	struct sockaddr_in any = { .sin_family = AF_INET };
+	WSADATA data;
+	SOCKET listener;
+
+	if (WSAStartup(MAKEWORD(2, 2), &data) != 0)
+		return 1;
+	listener = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
+	if (listener == INVALID_SOCKET ||
+	    bind(listener, (const struct sockaddr *)&any, sizeof(any)) != 0 ||
+	    listen(listener, SOMAXCONN) != 0)
+		return fail("listen");
+	for (;;) {
+		struct connection *connection = malloc(sizeof(*connection));
+		SOCKET client = accept(listener, NULL, NULL);
+
+		if (!connection || client == INVALID_SOCKET)
+			return fail("accept");
+		connection->client = client;
+		if (_beginthread(serve, 0, connection) == (uintptr_t)-1)
+			return fail("begin a thread");
+	}
+}

@@ -1,0 +1,2 @@
+/* For sources that include the Windows header. */
+#include <sidetrack/winsock.h>

@@ -1,0 +1,233 @@
+//! The entries: socket calls under Winsock's conventions. In C they have their usual names; the header maps them
+//! to these, as libc's own must stay reachable for everybody else in the process.
+#![allow(non_snake_case)] // the header's own names
+
+use std::ffi::{c_char, c_void};
+
+use super::sys::{self, result};
+use super::{checked, descriptor, forget, inherit, mark, remember};
+use crate::abi::{
+    DWORD, INT, SOCKET, SOCKET_ERROR, WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED,
+};
+use crate::error::{Fault, Reply, WSAEFAULT, WSAEINVAL, WSAEOPNOTSUPP};
+use crate::memory::{self, Place, Span};
+use crate::{call, message, overlapped};
+
+const INVALID_SOCKET: SOCKET = SOCKET::MAX;
+/// ioctlsocket: non-blocking, or not.
+const FIONBIO: u32 = 0x8004_667e;
+/// ioctlsocket: bytes that can be read at once.
+const FIONREAD: u32 = 0x4004_667f;
+
+/// A socket with the overlapped attribute.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_socket(af: INT, kind: INT, protocol: INT) -> SOCKET {
+    call::value(INVALID_SOCKET, || {
+        make(af, kind, protocol, WSA_FLAG_OVERLAPPED)
+    })
+}
+
+/// A socket; only with WSA_FLAG_OVERLAPPED it has the overlapped attribute. Flags that mean nothing here are ignored;
+/// lpProtocolInfo must be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn WSASocketW(
+    af: INT,
+    kind: INT,
+    protocol: INT,
+    lpProtocolInfo: *mut c_void,
+    g: DWORD,
+    dwFlags: DWORD,
+) -> SOCKET {
+    call::value(INVALID_SOCKET, || {
+        match lpProtocolInfo.is_null() && g == 0 {
+            true => make(af, kind, protocol, dwFlags),
+            false => Err(Fault(WSAEINVAL)),
+        }
+    })
+}
+
+/// As WSASocketW.
+#[unsafe(no_mangle)]
+pub extern "C" fn WSASocketA(
+    af: INT,
+    kind: INT,
+    protocol: INT,
+    lpProtocolInfo: *mut c_void,
+    g: DWORD,
+    dwFlags: DWORD,
+) -> SOCKET {
+    WSASocketW(af, kind, protocol, lpProtocolInfo, g, dwFlags)
+}
+
+fn make(family: INT, kind: INT, protocol: INT, flags: DWORD) -> Reply<SOCKET> {
+    let close_on_exec = match flags & WSA_FLAG_NO_HANDLE_INHERIT {
+        0 => 0,
+        _ => libc::SOCK_CLOEXEC,
+    };
+    // SAFETY: the call takes no pointers.
+    let socket = unsafe { libc::socket(family, kind | close_on_exec, protocol) };
+    let socket = result(socket).map_err(Fault::of_errno)?;
+    if flags & WSA_FLAG_OVERLAPPED == 0 {
+        remember(socket, |entry| entry.synchronous = true);
+    }
+    Ok(socket as SOCKET)
+}
+
+/// Gives the socket an address.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_bind(s: SOCKET, name: *const c_void, namelen: INT) -> INT {
+    call::status(|| {
+        let socket = checked(s)?;
+        // SAFETY: the kernel reads `namelen` bytes at `name`, or refuses.
+        outcome(unsafe { libc::bind(socket, name.cast(), namelen as u32) })?;
+        message::mark_if_wanted(socket)
+    })
+}
+
+/// Listens. The first listener of each family becomes the service's, if the process has a service's credentials.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_listen(s: SOCKET, backlog: INT) -> INT {
+    call::status(|| {
+        let socket = checked(s)?;
+        // SAFETY: the call takes no pointers.
+        outcome(unsafe { libc::listen(socket, backlog) })?;
+        match mark(socket) {
+            Ok(()) | Err(libc::EADDRINUSE | libc::EPROTONOSUPPORT) => Ok(()), // another one is the service's
+            Err(errno) => Err(Fault::of_mark(errno)),
+        }
+    })
+}
+
+/// The next connection; it has its listener's attributes, and blocks if that does.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_accept(s: SOCKET, addr: *mut c_void, addrlen: *mut INT) -> SOCKET {
+    call::value(INVALID_SOCKET, || {
+        let listener = checked(s)?;
+        let flags = match sys::is_nonblocking(listener) {
+            true => libc::SOCK_NONBLOCK,
+            false => 0,
+        };
+        // SAFETY: the kernel writes the address, or refuses where it cannot.
+        let accepted = unsafe { libc::accept4(listener, addr.cast(), addrlen.cast(), flags) };
+        let accepted = result(accepted).map_err(Fault::of_errno)?;
+        inherit(listener, accepted);
+        Ok(accepted as SOCKET)
+    })
+}
+
+/// Connects.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_connect(s: SOCKET, name: *const c_void, namelen: INT) -> INT {
+    call::status(|| {
+        let socket = checked(s)?;
+        // SAFETY: the kernel reads `namelen` bytes at `name`, or refuses.
+        outcome(unsafe { libc::connect(socket, name.cast(), namelen as u32) })
+    })
+}
+
+/// Aborts what is pending on the socket, and closes it.
+#[unsafe(no_mangle)]
+pub extern "C" fn closesocket(s: SOCKET) -> INT {
+    call::status(|| {
+        let socket = checked(s)?;
+        forget(socket);
+        overlapped::close(socket, || sys::close(socket)).map_err(Fault::of_errno)
+    })
+}
+
+/// Ends one direction, or both.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_shutdown(s: SOCKET, how: INT) -> INT {
+    call::status(|| {
+        let socket = checked(s)?;
+        // SAFETY: the call takes no pointers.
+        outcome(unsafe { libc::shutdown(socket, how) })
+    })
+}
+
+/// Receives.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_recv(s: SOCKET, buf: *mut c_char, len: INT, flags: INT) -> INT {
+    call::value(SOCKET_ERROR, || {
+        let (socket, length) = (descriptor(s)?, length(len)?);
+        // SAFETY: the kernel writes `length` bytes at `buf`, or refuses.
+        count(unsafe { libc::recv(socket, buf.cast(), length, flags) })
+    })
+}
+
+/// Sends. A peer that is gone is WSAESHUTDOWN, not a signal.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_send(s: SOCKET, buf: *const c_char, len: INT, flags: INT) -> INT {
+    call::value(SOCKET_ERROR, || {
+        let (socket, length) = (descriptor(s)?, length(len)?);
+        // SAFETY: the kernel reads `length` bytes at `buf`, or refuses.
+        count(unsafe { libc::send(socket, buf.cast(), length, flags | libc::MSG_NOSIGNAL) })
+    })
+}
+
+/// Sets an option: libc's, and IP_WFP_REDIRECT_RECORDS and …_CONTEXT. SO_RCVTIMEO and SO_SNDTIMEO may be a DWORD of
+/// milliseconds.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_setsockopt(
+    s: SOCKET,
+    level: INT,
+    optname: INT,
+    optval: *const c_char,
+    optlen: INT,
+) -> INT {
+    call::status(|| {
+        let (socket, length) = (checked(s)?, length(optlen)?);
+        match message::Wanted::of(level, optname) {
+            Some(wanted) => {
+                let value = Span::of(optval, length);
+                message::want(socket, wanted, value)
+            }
+            None if is_timeout(level, optname) && length == size_of::<DWORD>() => {
+                let milliseconds = memory::load(optval.cast::<DWORD>()).ok_or(Fault(WSAEFAULT))?;
+                sys::set_timeout(socket, optname, milliseconds).map_err(Fault::of_errno)
+            }
+            None => sys::set_value_at(socket, level, optname, optval.expose_provenance(), length)
+                .map_err(Fault::of_errno),
+        }
+    })
+}
+
+fn is_timeout(level: INT, option: INT) -> bool {
+    level == libc::SOL_SOCKET && matches!(option, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO)
+}
+
+/// FIONBIO and FIONREAD.
+#[unsafe(no_mangle)]
+pub extern "C" fn sidetrack_ioctlsocket(s: SOCKET, cmd: DWORD, argp: *mut u32) -> INT {
+    call::status(|| {
+        let socket = checked(s)?;
+        let argument = Place::at(argp).ok_or(Fault(WSAEFAULT))?;
+        let mut value = argument.load() as libc::c_int;
+        let request = match cmd {
+            FIONBIO => libc::FIONBIO,
+            FIONREAD => libc::FIONREAD,
+            _ => return Err(Fault(WSAEOPNOTSUPP)),
+        };
+        // SAFETY: both requests take a pointer to an int, and `value` is one.
+        outcome(unsafe { libc::ioctl(socket, request, &raw mut value) })?;
+        if cmd == FIONREAD {
+            argument.store(value as u32);
+        }
+        Ok(())
+    })
+}
+
+fn length(given: INT) -> Reply<usize> {
+    usize::try_from(given).map_err(|_| Fault(WSAEFAULT))
+}
+
+fn outcome(returned: i32) -> Reply<()> {
+    result(returned).map(|_| ()).map_err(Fault::of_errno)
+}
+
+fn count(returned: isize) -> Reply<INT> {
+    match returned {
+        0.. => Ok(returned as INT),
+        _ => Err(Fault::of_errno(sys::errno())),
+    }
+}

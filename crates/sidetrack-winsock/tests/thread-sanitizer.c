@@ -1,0 +1,17 @@
+/* What rustc's ThreadSanitizer calls, and gcc's library has by other names. */
+#include <string.h>
+
+void *__tsan_memcpy(void *to, const void *from, size_t size)
+{
+	return memcpy(to, from, size);
+}
+
+void *__tsan_memmove(void *to, const void *from, size_t size)
+{
+	return memmove(to, from, size);
+}
+
+void *__tsan_memset(void *to, int byte, size_t size)
+{
+	return memset(to, byte, size);
+}
