@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::connection::{Settings, inspect_until};
+use crate::connection::{Settings, inspect_accepted, prepare_listener};
 use crate::datagrams::{Counts, Relay, label};
 use crate::line::FlowLine;
 use crate::names::Names;
@@ -54,6 +54,7 @@ impl Server {
         // First: who waits for the other one finds both.
         let datagrams = Relay::bind(service, settings.clone(), Arc::clone(&names))?;
         let listener = sidetrack::tokio::Listener::bind(service)?;
+        listener.sockets().for_each(prepare_listener);
         Ok(Self {
             listener,
             datagrams,
@@ -91,7 +92,7 @@ impl Server {
             async move {
                 let (settings, lines) = &*shared;
                 let destination = flow.original_destination();
-                let mut line = inspect_until(stream, flow, settings, stopped.wait()).await;
+                let mut line = inspect_accepted(stream, flow, settings, stopped.wait()).await;
                 line.name = label(destination.ip(), &names);
                 lines(line);
             }

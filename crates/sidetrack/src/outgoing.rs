@@ -43,6 +43,12 @@ impl Flow {
         self.outgoing_of(destination, Type::DGRAM, Protocol::UDP)
     }
 
+    /// As [`Flow::outgoing`], non-blocking from the beginning.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn outgoing_nonblocking(&self, destination: SocketAddr) -> Result<Socket, Error> {
+        self.outgoing_of(destination, Type::STREAM.nonblocking(), Protocol::TCP)
+    }
+
     /// Goes on to where the flow's datagrams were going, with the records set.
     ///
     /// One socket for each flow: so answers come to theirs. Errors: [`Error::SelfConnect`],

@@ -2,16 +2,18 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use rustix::buffer::spare_capacity;
 use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{
     PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
 };
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::shutdown;
+use super::half_close;
 use crate::end::{How, Side};
 
 /// The buffer of a direction that copies, in bytes; held only while there is something to pass on.
@@ -29,7 +31,12 @@ pub(crate) struct Peer<'a> {
 }
 
 /// Moves bytes until `from` has no more, then half-closes `to`. Counts what `to` has taken.
-pub(crate) async fn pump(from: Peer<'_>, to: Peer<'_>, count: &AtomicU64) -> Result<(), How> {
+pub(crate) async fn pump(
+    from: Peer<'_>,
+    to: Peer<'_>,
+    count: &AtomicU64,
+    ends: &AtomicU8,
+) -> Result<(), How> {
     let mut pipe = None;
     let mut copy = true;
     loop {
@@ -38,7 +45,7 @@ pub(crate) async fn pump(from: Peer<'_>, to: Peer<'_>, count: &AtomicU64) -> Res
             None => copy_chunk(from, to, count).await?,
         };
         if moved == 0 {
-            return shutdown(to);
+            return half_close(to, ends);
         }
         if copy && count.load(Ordering::Relaxed) > SPLICE_AFTER_SIZE {
             copy = false;
@@ -60,10 +67,31 @@ pub(crate) async fn read_chunk(from: Peer<'_>, buffer: &mut Vec<u8>) -> Result<u
     loop {
         from.stream.readable().await.map_err(fail)?;
         buffer.reserve_exact(COPY_SIZE); // only now: who waits holds no memory
-        match from.stream.try_read_buf(buffer) {
+        match receive(from.stream, buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return read.map_err(fail),
         }
+    }
+}
+
+/// Reads once. What does not fill the room was all there is, so the next wait is for more, without a
+/// call that finds nothing: the runtime is told as if there had been one.
+fn receive(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let mut read = None;
+    let done = stream.try_io(Interest::READABLE, || {
+        let room = buffer.capacity() - buffer.len();
+        let taken = retry_on_intr(|| recv(stream, spare_capacity(buffer), RecvFlags::empty()));
+        let length = taken?.0;
+        read = Some(length);
+        match length {
+            0 => Ok(()),
+            length if length == room => Ok(()),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    });
+    match read {
+        Some(length) => Ok(length),
+        None => done.map(|()| 0),
     }
 }
 
