@@ -22,7 +22,7 @@ const REDIRECTED_PREFIXES: [&str; 2] = ["10.0.0.0/8", "192.0.2.0/24"];
 pub(crate) fn run(arguments: &[&str]) -> Result<String> {
     let program = std::env::current_exe().context("find this program")?;
     let child = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "unshare", "--net"])
+        .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount"])
         .arg(program)
         .args(arguments)
         .stdout(Stdio::piped())

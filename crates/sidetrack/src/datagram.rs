@@ -180,8 +180,26 @@ fn ask(socket: BorrowedFd<'_>, envelope: &sys::Envelope) -> Result<Flow, Error> 
 fn letter<'a>(flow: &Flow, payload: &'a [u8]) -> sys::Letter<'a> {
     sys::Letter {
         payload,
-        from: flow.own_address().ip(),
-        to: flow.client(),
+        from: Some(flow.own_address().ip()),
+        to: Some(flow.client()),
+    }
+}
+
+/// Sends datagrams on a connected socket, in as few system calls as can be; those of one size that
+/// follow each other as one, which the kernel cuts again. Returns how many were sent.
+///
+/// Errors: the first one's, if not even that was sent.
+pub fn send_all(socket: impl AsFd, payloads: &[&[u8]]) -> io::Result<usize> {
+    let letters: Vec<_> = (payloads.iter())
+        .map(|payload| sys::Letter {
+            payload,
+            from: None,
+            to: None,
+        })
+        .collect();
+    match letters.is_empty() {
+        true => Ok(0),
+        false => sys::send(socket.as_fd(), &letters),
     }
 }
 

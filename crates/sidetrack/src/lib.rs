@@ -50,7 +50,7 @@ mod sys;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
-pub use datagram::{Batch, Datagram, DatagramListener};
+pub use datagram::{Batch, Datagram, DatagramListener, send_all};
 pub use error::Error;
 pub use flow::{Comm, Flow, Program, Records, State, query};
 pub use listener::{Connection, Listener};

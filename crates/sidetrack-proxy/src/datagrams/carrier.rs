@@ -1,5 +1,6 @@
 //! One flow, from its first datagram to its line.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use sidetrack::{DatagramListener, Error, Flow};
+use sidetrack::{Datagram, DatagramListener, Error, Flow, send_all};
 
 use super::answers::Answers;
 use super::inspection::{Inspection, Judgement, Ruling};
@@ -52,25 +53,31 @@ impl Carrier {
         }
     }
 
-    /// Whether a datagram goes on now.
-    pub(super) fn judge(
+    /// Which datagrams go on now, in their order; those that were held before among them.
+    pub(super) fn judge<'a>(
         &mut self,
-        payload: &[u8],
+        run: &[Datagram<'a>],
         by: &Judgement<'_>,
         listener: &DatagramListener,
-    ) -> bool {
-        match self.inspection.up(payload, by) {
-            Ruling::Pass => return true,
-            Ruling::Hold => {}
-            Ruling::Drop => self.datagrams.denied += 1,
-            Ruling::Answer(answer) => {
-                self.datagrams.denied += 1;
-                if listener.answer(&self.flow, &answer).is_err() {
-                    self.datagrams.lost += 1;
+    ) -> Vec<Cow<'a, [u8]>> {
+        let mut passing = Vec::with_capacity(run.len());
+        for datagram in run {
+            match self.inspection.up(datagram.payload(), by) {
+                Ruling::Pass => {
+                    passing.extend(self.inspection.take_held().into_iter().map(Cow::Owned));
+                    passing.push(Cow::Borrowed(datagram.payload()));
+                }
+                Ruling::Hold => {}
+                Ruling::Drop => self.datagrams.denied += 1,
+                Ruling::Answer(answer) => {
+                    self.datagrams.denied += 1;
+                    if listener.answer(&self.flow, &answer).is_err() {
+                        self.datagrams.lost += 1;
+                    }
                 }
             }
         }
-        false
+        passing
     }
 
     /// Or has failed to be.
@@ -107,30 +114,31 @@ impl Carrier {
         Ok(origin)
     }
 
-    /// Sends on what was held, then this.
-    pub(super) fn forward(&mut self, payload: &[u8]) {
-        for held in self.inspection.take_held() {
-            self.send(&held);
-        }
-        self.send(payload);
-    }
-
-    fn send(&mut self, payload: &[u8]) {
+    /// Sends them on; what cannot be sent is lost.
+    pub(super) fn forward(&mut self, passing: &[Cow<'_, [u8]>]) {
         let Some(origin) = &self.origin else {
-            self.datagrams.lost += 1;
+            self.datagrams.lost += passing.len() as u64;
             return;
         };
-        let mut sent = origin.send(payload);
-        if is_refusal(&sent) {
-            self.refused = true; // that was an earlier one's; this has not been sent
-            sent = origin.send(payload);
-        }
-        match sent {
-            Ok(_) => {
-                self.datagrams.up += 1;
-                self.bytes_up += payload.len() as u64;
+        let payloads: Vec<&[u8]> = passing.iter().map(|one| &**one).collect();
+        let mut rest = &payloads[..];
+        while !rest.is_empty() {
+            let mut sent = send_all(origin, rest);
+            if is_refusal(&sent) {
+                self.refused = true; // that was an earlier one's; these have not been sent
+                sent = send_all(origin, rest);
             }
-            Err(_) => self.datagrams.lost += 1,
+            let count = sent.as_ref().map_or(0, |count| *count);
+            self.datagrams.up += count as u64;
+            self.bytes_up += rest[..count]
+                .iter()
+                .map(|one| one.len() as u64)
+                .sum::<u64>();
+            rest = &rest[count..];
+            if count == 0 {
+                self.datagrams.lost += 1;
+                rest = &rest[1..];
+            }
         }
     }
 

@@ -1,10 +1,10 @@
 //! One direction of a relay.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use rustix::buffer::spare_capacity;
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{
@@ -54,38 +54,61 @@ pub(crate) async fn pump(
     }
 }
 
+thread_local! {
+    /// Where every small read of a thread goes: who waits holds no buffer, and nobody allocates one.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; COPY_SIZE].into());
+}
+
 async fn copy_chunk(from: Peer<'_>, to: Peer<'_>, count: &AtomicU64) -> Result<usize, How> {
-    let mut buffer = Vec::new();
-    let read = read_chunk(from, &mut buffer).await?;
-    write_all(to, &buffer, count).await?;
+    let (read, rest) = with_chunk(from, |bytes| {
+        let written = write_some(to, bytes, count)?;
+        Ok((bytes.len(), bytes[written..].to_vec()))
+    })
+    .await?;
+    if !rest.is_empty() {
+        write_all(to, &rest, count).await?;
+    }
     Ok(read)
 }
 
 /// Appends up to [`COPY_SIZE`] bytes; 0 at the end. Cancel safe.
 pub(crate) async fn read_chunk(from: Peer<'_>, buffer: &mut Vec<u8>) -> Result<usize, How> {
+    with_chunk(from, |bytes| {
+        buffer.reserve_exact(bytes.len());
+        buffer.extend_from_slice(bytes);
+        Ok(bytes.len())
+    })
+    .await
+}
+
+/// Waits for bytes, and hands them over; none at the end.
+async fn with_chunk<T>(
+    from: Peer<'_>,
+    mut take: impl FnMut(&[u8]) -> Result<T, How>,
+) -> Result<T, How> {
     let fail = |error| How::of_error(from.side, &error);
     loop {
         from.stream.readable().await.map_err(fail)?;
-        buffer.reserve_exact(COPY_SIZE); // only now: who waits holds no memory
-        match receive(from.stream, buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read.map_err(fail),
+        let taken = SCRATCH.with_borrow_mut(|scratch| match receive(from.stream, scratch) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            read => take(&scratch[..read.map_err(fail)?]).map(Some),
+        });
+        if let Some(taken) = taken? {
+            return Ok(taken);
         }
     }
 }
 
 /// Reads once. What does not fill the room was all there is, so the next wait is for more, without a
 /// call that finds nothing: the runtime is told as if there had been one.
-fn receive(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+fn receive(stream: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
     let mut read = None;
     let done = stream.try_io(Interest::READABLE, || {
-        let room = buffer.capacity() - buffer.len();
-        let taken = retry_on_intr(|| recv(stream, spare_capacity(buffer), RecvFlags::empty()));
-        let length = taken?.0;
+        let length = retry_on_intr(|| recv(stream, &mut *room, RecvFlags::empty()))?.0;
         read = Some(length);
         match length {
             0 => Ok(()),
-            length if length == room => Ok(()),
+            length if length == room.len() => Ok(()),
             _ => Err(io::ErrorKind::WouldBlock.into()),
         }
     });
@@ -95,25 +118,34 @@ fn receive(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     }
 }
 
+/// Writes what there is room for.
+fn write_some(to: Peer<'_>, bytes: &[u8], count: &AtomicU64) -> Result<usize, How> {
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    match to.stream.try_write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error) => Err(How::of_error(to.side, &error)),
+        Ok(written) => {
+            count.fetch_add(written as u64, Ordering::Relaxed);
+            Ok(written)
+        }
+    }
+}
+
 pub(crate) async fn write_all(
     to: Peer<'_>,
     mut bytes: &[u8],
     count: &AtomicU64,
 ) -> Result<(), How> {
-    let fail = |error| How::of_error(to.side, &error);
-    while !bytes.is_empty() {
-        match to.stream.try_write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                to.stream.writable().await.map_err(fail)?;
-            }
-            Err(error) => return Err(fail(error)),
-            Ok(written) => {
-                count.fetch_add(written as u64, Ordering::Relaxed);
-                bytes = &bytes[written..];
-            }
+    loop {
+        bytes = &bytes[write_some(to, bytes, count)?..];
+        if bytes.is_empty() {
+            return Ok(());
         }
+        let ready = to.stream.writable().await;
+        ready.map_err(|error| How::of_error(to.side, &error))?;
     }
-    Ok(())
 }
 
 struct Pipe {

@@ -11,6 +11,7 @@ use crate::{Flow, Records, sys};
 pub struct Batch {
     buffer: Box<[u8]>,
     size: usize,
+    inbox: sys::Inbox,
     entries: Vec<Entry>,
 }
 
@@ -37,6 +38,7 @@ impl Batch {
         Self {
             buffer: vec![0; datagrams.max(1) * size].into(),
             size,
+            inbox: sys::Inbox::new(datagrams.max(1)),
             entries: Vec::with_capacity(datagrams),
         }
     }
@@ -60,9 +62,9 @@ impl Batch {
     ) -> io::Result<Vec<(usize, sys::Envelope)>> {
         self.entries.clear();
         let mut arrived = Vec::new();
-        sys::receive(socket, &mut self.buffer, self.size, |index, envelope| {
-            arrived.push((index, envelope));
-        })?;
+        let put = |index, envelope| arrived.push((index, envelope));
+        self.inbox
+            .receive(socket, &mut self.buffer, self.size, put)?;
         Ok(arrived)
     }
 
