@@ -146,7 +146,7 @@ fn beside(name: &str) -> Result<PathBuf> {
 /// first `others` of them are not those of the file with none.
 fn policy(others: u32) -> Result<String> {
     let mut random = Random::new();
-    let mut text = String::from("[[service]]\nname = \"bench\"\n");
+    let mut text = String::from("service = [{ name = \"b\" }]\nfilter = [\n");
     for number in 0..FILTERS {
         let shift = if number < others { 1 } else { 0 };
         let address = format!(
@@ -156,22 +156,24 @@ fn policy(others: u32) -> Result<String> {
             random.below(256)
         );
         let condition = match number % 4 {
-            0 => format!("remote_address = \"127.{address}\""),
-            1 => format!("remote_address = \"10.{address}\""),
-            2 => format!("app = \"/usr/bin/program-{}\"", random.below(200)),
-            _ => format!("user = {}", 100_000 + number),
+            0 => format!("remote_address=\"127.{address}\""),
+            1 => format!("remote_address=\"10.{address}\""),
+            2 => format!("app=\"/usr/bin/p{}\"", random.below(200)),
+            _ => format!("user={}", 100_000 + number),
         };
         let low = 1024 + random.below(50_000) + shift;
         let port = match random.below(2) {
             0 => format!("{low}"),
             _ => format!("\"{low}-{}\"", low + random.below(5_000)),
         };
-        let action = ["\"permit\"", "\"block\"", "{ redirect = \"bench\" }"][number as usize % 3];
+        let action = ["\"permit\"", "\"block\"", "{redirect=\"b\"}"][number as usize % 3];
+        // As short as can be: a policy file has at most 10,000,000 bytes.
         writeln!(
             text,
-            "\n[[filter]]\nname = \"filter {number}\"\nlayer = \"connect-redirect-v4\"\n\
-             {condition}\nremote_port = {port}\naction = {action}"
+            "{{name=\"{number}\",layer=\"connect-redirect-v4\",{condition},\
+             remote_port={port},action={action}}},"
         )?;
     }
+    text.push_str("]\n");
     Ok(text)
 }

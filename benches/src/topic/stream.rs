@@ -19,7 +19,7 @@ const WORKLOADS: [(Workload, &str); 4] = [
 ];
 
 pub(super) fn plan(quick: bool) -> Plan {
-    let milliseconds = if quick { 400 } else { 700 };
+    let milliseconds = if quick { 300 } else { 600 };
     let mut comparisons = Vec::new();
     for (workload, what) in WORKLOADS {
         let compare = |name, unit, measure, peers: &[Contestant], goal| Comparison {

@@ -30,7 +30,7 @@ pub use progress::IDLE_CHECKS;
 pub use pump::{COPY_SIZE, PIPE_SIZE, SPLICE_AFTER_SIZE};
 
 pub(crate) use progress::Progress;
-pub(crate) use pump::{Peer, pump, read_chunk, write_all};
+pub(crate) use pump::{Peer, descriptors, pipes_max, pump, read_chunk, write_all};
 
 /// What a relay did.
 #[derive(Clone, Debug, PartialEq, Eq)]

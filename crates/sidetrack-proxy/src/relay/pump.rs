@@ -3,13 +3,15 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{
     PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
 };
+use rustix::process::{Resource, getrlimit};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -49,7 +51,7 @@ pub(crate) async fn pump(
         }
         if copy && count.load(Ordering::Relaxed) > SPLICE_AFTER_SIZE {
             copy = false;
-            pipe = Pipe::new().ok(); // out of descriptors: copying does as well
+            pipe = Pipe::new(); // without one, copying does as well
         }
     }
 }
@@ -148,18 +150,51 @@ pub(crate) async fn write_all(
     }
 }
 
+/// The process's limit, in descriptors.
+pub(crate) fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| limit as usize)
+}
+
+/// How many pipes there may be in a process of so many descriptors: a sixteenth of those is for pipes.
+/// Directions that find none copy.
+pub(crate) fn pipes_max(descriptors: usize) -> usize {
+    descriptors / 16 / 2
+}
+
+/// Pipes that are open in this process.
+static PIPES: AtomicUsize = AtomicUsize::new(0);
+
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     size: usize,
 }
 
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        PIPES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Pipe {
-    fn new() -> rustix::io::Result<Self> {
-        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-        let _ = fcntl_setpipe_size(&write, PIPE_SIZE); // a user of many pipes gets less
-        let size = fcntl_getpipe_size(&write)?;
-        Ok(Self { read, write, size })
+    /// None if there are enough of them, or no descriptors.
+    fn new() -> Option<Self> {
+        static MOST: LazyLock<usize> = LazyLock::new(|| pipes_max(descriptors()));
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
+        let count = PIPES.fetch_add(1, Ordering::Relaxed);
+        let mut pipe = Self {
+            read,
+            write,
+            size: 0,
+        };
+        if count >= *MOST {
+            return None;
+        }
+        let _ = fcntl_setpipe_size(&pipe.write, PIPE_SIZE); // a user of many pipes gets less
+        let size = fcntl_getpipe_size(&pipe.write).ok()?;
+        pipe.size = size;
+        Some(pipe)
     }
 }
 
