@@ -252,9 +252,11 @@ impl Loop<'_> {
         }
     }
 
-    /// From an origin.
+    /// From an origin. What is left there is told of again.
     fn bring_back(&mut self, flow: u64) {
-        for _ in 0..READS_MAX {
+        let most = self.flows.get(&flow).map_or(0, Carrier::reads);
+        let mut count = 0;
+        while count < most {
             if self.answers.is_full() {
                 self.answers.send(&self.relay.listener, &mut self.flows);
             }
@@ -262,8 +264,12 @@ impl Loop<'_> {
                 return; // it has just ended
             };
             if !carrier.take_back(&mut self.answers, &self.relay.names, self.now) {
-                return;
+                break;
             }
+            count += 1;
+        }
+        if let Some(carrier) = self.flows.get_mut(&flow) {
+            carrier.has_read(count);
         }
     }
 

@@ -4,6 +4,8 @@
 //! flow is asked once, and remembered.
 
 mod batch;
+#[allow(unsafe_code)]
+mod ffi;
 mod session;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -85,7 +87,7 @@ impl DatagramListener {
                 .map(|(flow, payload)| letter(flow, payload))
                 .collect();
             let socket = self.socket_of(run[0].0)?;
-            match sys::send(socket, &letters) {
+            match ffi::send(socket, &letters) {
                 Ok(count) if count == letters.len() => sent += count,
                 Ok(count) => return Ok(sent + count),
                 Err(_) if sent > 0 => return Ok(sent),
@@ -161,7 +163,7 @@ impl DatagramListener {
 
 /// What the kernel says of a datagram's flow. The caller sees to it that nobody asks at the same time:
 /// the option that names the datagram is the socket's.
-fn ask(socket: BorrowedFd<'_>, envelope: &sys::Envelope) -> Result<Flow, Error> {
+fn ask(socket: BorrowedFd<'_>, envelope: &ffi::Envelope) -> Result<Flow, Error> {
     let datagram = kernel::Datagram {
         flow_addr: address::to_bytes(envelope.to),
         client_addr: address::to_bytes(envelope.from.ip()),
@@ -177,8 +179,8 @@ fn ask(socket: BorrowedFd<'_>, envelope: &sys::Envelope) -> Result<Flow, Error> 
     query(socket)
 }
 
-fn letter<'a>(flow: &Flow, payload: &'a [u8]) -> sys::Letter<'a> {
-    sys::Letter {
+fn letter<'a>(flow: &Flow, payload: &'a [u8]) -> ffi::Letter<'a> {
+    ffi::Letter {
         payload,
         from: Some(flow.own_address().ip()),
         to: Some(flow.client()),
@@ -191,7 +193,7 @@ fn letter<'a>(flow: &Flow, payload: &'a [u8]) -> sys::Letter<'a> {
 /// Errors: the first one's, if not even that was sent.
 pub fn send_all(socket: impl AsFd, payloads: &[&[u8]]) -> io::Result<usize> {
     let letters: Vec<_> = (payloads.iter())
-        .map(|payload| sys::Letter {
+        .map(|payload| ffi::Letter {
             payload,
             from: None,
             to: None,
@@ -199,7 +201,7 @@ pub fn send_all(socket: impl AsFd, payloads: &[&[u8]]) -> io::Result<usize> {
         .collect();
     match letters.is_empty() {
         true => Ok(0),
-        false => sys::send(socket.as_fd(), &letters),
+        false => ffi::send(socket.as_fd(), &letters),
     }
 }
 

@@ -54,8 +54,17 @@ impl Flow {
     /// One socket for each flow: so answers come to theirs. Errors: [`Error::SelfConnect`],
     /// [`Error::BadRecords`], [`Error::System`] with the connect's own reason.
     pub fn connect_datagrams(&self) -> Result<UdpSocket, Error> {
+        self.connect_datagrams_as(Type::DGRAM)
+    }
+
+    /// The same, non-blocking from the beginning.
+    pub fn connect_datagrams_nonblocking(&self) -> Result<UdpSocket, Error> {
+        self.connect_datagrams_as(Type::DGRAM.nonblocking())
+    }
+
+    fn connect_datagrams_as(&self, kind: Type) -> Result<UdpSocket, Error> {
         let destination = self.original_destination();
-        let socket = self.outgoing_datagrams(destination)?;
+        let socket = self.outgoing_of(destination, kind, Protocol::UDP)?;
         socket
             .connect(&destination.into())
             .map_err(Error::system("connect to the destination"))?;

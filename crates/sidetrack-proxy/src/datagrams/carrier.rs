@@ -12,7 +12,7 @@ use sidetrack::{Datagram, DatagramListener, Error, Flow, send_all};
 
 use super::answers::Answers;
 use super::inspection::{Inspection, Judgement, Ruling};
-use super::{DENIED_QUIET, QUIET};
+use super::{DENIED_QUIET, QUIET, READS_MAX};
 use crate::connection::Carried;
 use crate::end::{How, Side};
 use crate::line::{Datagrams, FlowLine};
@@ -27,6 +27,9 @@ pub(super) struct Carrier {
     pub(super) seen: Instant,
     inspection: Inspection,
     origin: Option<UdpSocket>,
+    /// Datagrams to be looked for at the next event: twice what the last one brought, so that who waits
+    /// for one answer after another does not also pay for a look that finds nothing.
+    reads: usize,
     /// It cannot go on, since then.
     failed: Option<(Instant, How)>,
     /// Nobody was there, when it was last heard of.
@@ -44,6 +47,7 @@ impl Carrier {
             flow: Arc::clone(flow),
             seen: now,
             origin: None,
+            reads: 1,
             failed: None,
             refused: false,
             connect_time: None,
@@ -104,13 +108,14 @@ impl Carrier {
     }
 
     fn open(&self, epoll: &OwnedFd) -> Result<UdpSocket, Error> {
-        let origin = self.flow.connect_datagrams()?;
-        let watched = origin.set_nonblocking(true).and_then(|()| {
-            let id = EventData::new_u64(self.flow.id());
-            Ok(epoll::add(epoll, &origin, id, EventFlags::IN)?)
-        });
+        let origin = self.flow.connect_datagrams_nonblocking()?;
+        let id = EventData::new_u64(self.flow.id());
+        let watched = epoll::add(epoll, &origin, id, EventFlags::IN);
         let what = "wait for the origin's datagrams";
-        watched.map_err(|source| Error::System { what, source })?;
+        watched.map_err(|source| Error::System {
+            what,
+            source: source.into(),
+        })?;
         Ok(origin)
     }
 
@@ -140,6 +145,16 @@ impl Carrier {
                 rest = &rest[1..];
             }
         }
+    }
+
+    /// How many datagrams to look for now.
+    pub(super) fn reads(&self) -> usize {
+        self.reads
+    }
+
+    /// So many came.
+    pub(super) fn has_read(&mut self, count: usize) {
+        self.reads = (2 * count).clamp(1, READS_MAX);
     }
 
     /// Takes a datagram from the origin. Returns false if there was none.

@@ -4,14 +4,15 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::{Flow, Records, sys};
+use super::ffi;
+use crate::{Flow, Records};
 
 /// Room for datagrams that are received together. To be used again and again.
 #[derive(Debug)]
 pub struct Batch {
     buffer: Box<[u8]>,
     size: usize,
-    inbox: sys::Inbox,
+    inbox: ffi::Inbox,
     entries: Vec<Entry>,
 }
 
@@ -38,7 +39,7 @@ impl Batch {
         Self {
             buffer: vec![0; datagrams.max(1) * size].into(),
             size,
-            inbox: sys::Inbox::new(datagrams.max(1)),
+            inbox: ffi::Inbox::new(datagrams.max(1)),
             entries: Vec::with_capacity(datagrams),
         }
     }
@@ -59,7 +60,7 @@ impl Batch {
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
-    ) -> io::Result<Vec<(usize, sys::Envelope)>> {
+    ) -> io::Result<Vec<(usize, ffi::Envelope)>> {
         self.entries.clear();
         let mut arrived = Vec::new();
         let put = |index, envelope| arrived.push((index, envelope));
@@ -71,7 +72,7 @@ impl Batch {
     pub(super) fn add(
         &mut self,
         index: usize,
-        envelope: &sys::Envelope,
+        envelope: &ffi::Envelope,
         flow: Arc<Flow>,
         first: bool,
     ) {
