@@ -14,9 +14,12 @@ BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
 TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps
 LINT_PACKAGES  := clang-format
 WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
+# With what `make bench` compares; mitmproxy comes from PyPI. What does not install is left out, and said so.
+BENCH_PACKAGES := haproxy nginx-light libnginx-mod-stream redsocks microsocks socat nftables python3-venv util-linux
+MITMPROXY      := 11.0.2
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels conformance race-test windows-test lint bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
+.PHONY: help build demo test test-kernels conformance race-test windows-test lint bench bench-quick deps-bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,9 +61,13 @@ lint: deps-lint ## formatting and lints, Rust and C
 	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/*/examples/*.c crates/sidetrack-winsock/tests/*/*.[ch]
 	! grep -rnE '\bunsafe (\{|impl|fn)' --include=*.rs crates e2e benches | grep -vE '/(sys|ffi)\.rs:'
 
-bench: deps-test ## figures beside the peers; writes docs/bench/
+bench: deps-bench ## figures beside the peers; writes docs/bench/; half an hour
 	$(CARGO) build --release --workspace --bins
 	$(SUDO) target/release/bench
+
+bench-quick: deps-bench ## the same for a look; fewer and shorter rounds
+	$(CARGO) build --release --workspace --bins
+	$(SUDO) target/release/bench --quick
 
 fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS, as many at a time as there are CPUs
 	cd fuzz && $(CARGO) +nightly fuzz build
@@ -102,6 +109,11 @@ deps: ## what building needs
 deps-test: deps
 	@$(call need,$(TEST_PACKAGES))
 	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-nextest
+
+deps-bench: deps-test
+	-@for package in $(BENCH_PACKAGES); do $(call need,$$package); done
+	-@test -x target/mitmproxy/bin/mitmdump || { python3 -m venv target/mitmproxy && \
+		target/mitmproxy/bin/pip install --quiet mitmproxy==$(MITMPROXY); }
 
 deps-lint: deps
 	@$(call need,$(LINT_PACKAGES))

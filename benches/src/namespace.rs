@@ -22,7 +22,7 @@ const REDIRECTED_PREFIXES: [&str; 2] = ["10.0.0.0/8", "192.0.2.0/24"];
 pub(crate) fn run(arguments: &[&str]) -> Result<String> {
     let program = std::env::current_exe().context("find this program")?;
     let child = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "unshare", "--net"])
+        .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount"])
         .arg(program)
         .args(arguments)
         .stdout(Stdio::piped())
@@ -38,7 +38,14 @@ pub(crate) fn run(arguments: &[&str]) -> Result<String> {
 }
 
 /// Brings the namespace up.
+///
+/// Errors: it is not a fresh one. A worker that was started by hand must not change the host's routes.
 pub(crate) fn prepare() -> Result<()> {
+    let routes = fs::read_to_string("/proc/self/net/route").context("read the routes")?;
+    ensure!(
+        routes.lines().count() <= 1,
+        "this network namespace is in use: start workers by `unshare --net --mount`"
+    );
     ip(&["link", "set", "lo", "up"])?;
     for prefix in REDIRECTED_PREFIXES {
         ip(&["route", "add", prefix, "dev", "lo"])?;

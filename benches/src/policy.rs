@@ -1,16 +1,185 @@
-//! Putting policies into force.
-use anyhow::Result;
+//! Putting policies into force: how long a large one takes, what the kernel keeps of it, and how long a
+//! commit holds up those who connect meanwhile.
+
+mod apply;
+mod swap;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use crate::comparison::rounded;
+use crate::statistics::{deviation, median};
+use crate::topic::{ROUNDS, ROUNDS_QUICK};
+use crate::{namespace, report};
+
+const NAME: &str = "policy";
 
 /// What is measured.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Measurement {
-    /// x
+    /// `sidetrack apply` of a file with 100,000 filters, twice, by a daemon of its own.
     Apply,
+    /// Connects in scope while policies are swapped.
+    Swaps,
+    /// The same connects, and no swap.
+    Still,
 }
-pub(crate) fn run(_quick: bool) -> Result<()> {
+
+/// What was found, by the name of the measure; times in nanoseconds.
+type Reading = BTreeMap<String, f64>;
+
+/// A figure without a peer.
+struct Figure {
+    name: String,
+    unit: &'static str,
+    values: Vec<f64>,
+    /// The same without swaps.
+    over: Option<Vec<f64>>,
+    goal: Option<f64>,
+}
+
+/// Measures all, and writes it down.
+pub(crate) fn run(quick: bool) -> Result<()> {
+    let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
+    let mut readings: BTreeMap<&str, Vec<Reading>> = BTreeMap::new();
+    for round in 1..=rounds {
+        eprintln!("{NAME}: round {round} of {rounds}");
+        for (key, measurement) in [
+            ("apply", Measurement::Apply),
+            ("swaps", Measurement::Swaps),
+            ("still", Measurement::Still),
+        ] {
+            readings.entry(key).or_default().push(start(measurement)?);
+        }
+    }
+    let values = |key: &str, measure: &str| -> Vec<f64> {
+        let rounds = readings[key].iter();
+        rounds.map(|reading| reading[measure]).collect()
+    };
+    let mut figures = vec![
+        apply_figure("from file to in force", values("apply", "first"), Some(2e9)),
+        apply_figure(
+            "from file to in force, 1,000 of them changed",
+            values("apply", "second"),
+            Some(2e9),
+        ),
+    ];
+    figures.push(Figure {
+        name: "kernel memory of one of 100,000 filters".to_owned(),
+        unit: "bytes",
+        values: values("apply", "bytes"),
+        over: None,
+        goal: None,
+    });
+    let least = values("swaps", "swaps")
+        .into_iter()
+        .fold(f64::INFINITY, f64::min);
+    for (measure, what) in [
+        ("p50", "half of all"),
+        ("p999", "99.9 %"),
+        ("most", "the longest"),
+    ] {
+        figures.push(Figure {
+            name: format!("connect during {least} swaps or more, {what}, beside none"),
+            unit: "ns",
+            values: values("swaps", measure),
+            over: Some(values("still", measure)),
+            goal: None,
+        });
+    }
+    report::save("policy.md", &page(&figures))?;
+    print!("{}", page(&figures));
+    report::merge(NAME, figures.iter().map(Figure::outcome).collect(), &[])
+}
+
+/// One measurement, in a namespace of its own.
+pub(crate) fn worker(measurement: Measurement) -> Result<()> {
+    namespace::prepare()?;
+    let found = match measurement {
+        Measurement::Apply => apply::measure()?,
+        Measurement::Swaps => swap::measure(true)?,
+        Measurement::Still => swap::measure(false)?,
+    };
+    println!("{}", serde_json::to_string(&found)?);
     Ok(())
 }
-pub(crate) fn worker(_m: Measurement) -> Result<()> {
-    Ok(())
+
+fn start(measurement: Measurement) -> Result<Reading> {
+    let name = measurement.to_possible_value().expect("none is hidden");
+    let text = namespace::run(&["policy-worker", name.get_name()]);
+    let text = text.with_context(|| format!("policy, {}", name.get_name()))?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn apply_figure(what: &str, values: Vec<f64>, goal: Option<f64>) -> Figure {
+    Figure {
+        name: format!("apply of {} filters, {what}", apply::FILTERS),
+        unit: "ns",
+        values,
+        over: None,
+        goal,
+    }
+}
+
+impl Figure {
+    fn outcome(&self) -> Value {
+        let rounds: Vec<Value> = (self.values.iter().enumerate())
+            .map(|(round, own)| match &self.over {
+                Some(over) => json!({
+                    "sidetrack": rounded(*own),
+                    "over": rounded(over[round]),
+                    "ratio": rounded(own / over[round]),
+                }),
+                None => json!({ "sidetrack": rounded(*own) }),
+            })
+            .collect();
+        let ratio = self.over.as_ref().map(|over| {
+            let ratios: Vec<f64> = self.values.iter().zip(over).map(|(a, b)| a / b).collect();
+            rounded(median(&ratios))
+        });
+        json!({
+            "topic": NAME,
+            "name": self.name,
+            "unit": self.unit,
+            "sidetrack": rounded(median(&self.values)),
+            "best_peer": self.over.as_ref().map(|_| "no swaps"),
+            "best_peer_value": self.over.as_ref().map(|over| rounded(median(over))),
+            "limit": null,
+            "ratio": ratio,
+            "goal": self.goal,
+            "goal_text": self.goal.map(|goal| format!("value ≤ {}", report::with_unit(goal, self.unit))),
+            "met": self.goal.map(|goal| median(&self.values) <= goal),
+            "rounds": rounds,
+        })
+    }
+}
+
+fn page(figures: &[Figure]) -> String {
+    let mut text = String::from(
+        "<!-- Written by `make bench`. Do not edit. -->\n\n# Putting policies into force\n\n\
+         | figure | median | ± | beside | goal |\n|---|--:|--:|--:|--:|\n",
+    );
+    for figure in figures {
+        let middle = median(&figure.values);
+        let show = |value| report::with_unit(value, figure.unit);
+        let _ = writeln!(
+            text,
+            "| {} | {} | {:.1} % | {} | {} |",
+            figure.name,
+            show(middle),
+            100.0 * deviation(&figure.values) / middle,
+            figure
+                .over
+                .as_ref()
+                .map_or("–".to_owned(), |over| show(median(over))),
+            figure
+                .goal
+                .map_or("–".to_owned(), |goal| format!("≤ {}", show(goal))),
+        );
+    }
+    text
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use sidetrack_abi::kernel::{LISTEN, SOL_SIDETRACK};
@@ -36,7 +37,7 @@ pub(crate) fn enable_program_statistics() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
-/// Datagrams of one size that are sent or received together, in as few system calls as can be.
+/// Datagrams of one size that are received together, in one system call.
 pub(crate) struct Mailbox {
     size: usize,
     payloads: Box<[u8]>,
@@ -59,33 +60,27 @@ impl Mailbox {
         }
     }
 
-    /// Room for the payload at this place.
-    pub(crate) fn room(&mut self, place: usize) -> &mut [u8] {
-        &mut self.payloads[place * self.size..][..self.size]
-    }
-
     /// The payload at this place.
     pub(crate) fn payload(&self, place: usize) -> &[u8] {
         &self.payloads[place * self.size..][..self.parts[place].iov_len]
     }
 
-    /// Sends the first `count` on a connected socket. Returns how many were taken.
-    pub(crate) fn send(
-        &mut self,
-        socket: impl AsFd,
-        count: usize,
-        size: usize,
-    ) -> io::Result<usize> {
-        self.aim(false);
-        for part in &mut self.parts {
-            part.iov_len = size;
-        }
-        self.transmit(socket.as_fd(), count)
+    /// The first `count`, one after another, if all are of the full size.
+    pub(crate) fn whole(&self, count: usize) -> Option<&[u8]> {
+        let is_whole = |part: &libc::iovec| part.iov_len == self.size;
+        (self.parts[..count].iter().all(is_whole)).then(|| &self.payloads[..count * self.size])
+    }
+
+    /// Who sent the first one.
+    pub(crate) fn sender(&self) -> SocketAddrV4 {
+        let name = &self.names[0];
+        let address = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
+        SocketAddrV4::new(address, u16::from_be(name.sin_port))
     }
 
     /// Takes what is there, at most as many as there is room for; none is 0.
     pub(crate) fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
-        self.aim(true);
+        self.aim();
         for part in &mut self.parts {
             part.iov_len = self.size;
         }
@@ -107,28 +102,8 @@ impl Mailbox {
         Ok(count)
     }
 
-    /// Sends the first `count` of what was received to where it came from.
-    pub(crate) fn send_back(&mut self, socket: impl AsFd, count: usize) -> io::Result<usize> {
-        self.aim(true);
-        self.transmit(socket.as_fd(), count)
-    }
-
-    fn transmit(&mut self, socket: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
-        assert!(count <= self.headers.len());
-        // SAFETY: as in `receive`; the kernel only reads.
-        let sent = unsafe {
-            libc::sendmmsg(
-                socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                count as libc::c_uint,
-                libc::MSG_DONTWAIT,
-            )
-        };
-        none_if_blocked(sent)
-    }
-
     /// Lets the headers point to where everything lies now.
-    fn aim(&mut self, with_names: bool) {
+    fn aim(&mut self) {
         let payloads = self.payloads.chunks_exact_mut(self.size);
         let parts = self.parts.iter_mut().zip(payloads);
         let ends = self.headers.iter_mut().zip(&mut self.names);
@@ -136,13 +111,28 @@ impl Mailbox {
             part.iov_base = payload.as_mut_ptr().cast();
             header.msg_hdr.msg_iov = part;
             header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_name = match with_names {
-                true => std::ptr::from_mut(name).cast(),
-                false => std::ptr::null_mut(),
-            };
-            let length = if with_names { size_of_val(name) } else { 0 };
-            header.msg_hdr.msg_namelen = length as libc::socklen_t;
+            header.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
+            header.msg_hdr.msg_namelen = size_of_val(name) as libc::socklen_t;
         }
+    }
+}
+
+/// From now on what is sent is cut into datagrams of `size` bytes (UDP_SEGMENT).
+pub(crate) fn cut_into(socket: impl AsFd, size: usize) -> io::Result<()> {
+    let size = size as libc::c_int;
+    // SAFETY: `size` is readable for its length during the call; the socket is open as it is borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            size_of_val(&size) as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

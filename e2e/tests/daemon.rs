@@ -102,6 +102,25 @@ fn killing_or_upgrading_the_daemon_disturbs_no_connection() {
     assert_eq!(after["notes"], json!([]), "nothing had to be mended");
 }
 
+#[test]
+fn costs_tell_what_each_hook_takes() {
+    let (host, daemon, _proxy) = begin("daemon_costs");
+    let storm = Storm::begin(&host);
+    let told = daemon.sidetrack(&["state", "--json", "--costs=1"]);
+    storm.end();
+    let told: Value = serde_json::from_str(&told.stdout).unwrap_or_else(|_| panic!("{told:?}"));
+    let costs = told["costs"].as_array().expect("a list");
+    for hook in ["connect4", "sockops", "getopt", "release"] {
+        let cost = costs.iter().find(|cost| cost["hook"] == hook);
+        let cost = cost.unwrap_or_else(|| panic!("no {hook} in {costs:?}"));
+        assert!(cost["runs"].as_u64() > Some(10), "{cost}");
+        let each = cost["ns_per_run"].as_u64();
+        assert!(each > Some(0) && each < Some(1_000_000), "{cost}");
+    }
+    let time = |cost: &Value| cost["time_ns"].as_u64();
+    assert!(costs.is_sorted_by(|a, b| time(a) >= time(b)), "{costs:?}");
+}
+
 /// The later, the more of the data path is a new daemon's, and the rest is its predecessor's.
 #[test]
 fn killing_the_daemon_while_it_starts_disturbs_no_connection() {

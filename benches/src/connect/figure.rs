@@ -35,6 +35,8 @@ enum Measure {
     Whole,
     Query,
     Cpu,
+    /// Less the direct case's, of the same round.
+    CpuAdded,
     Memory,
 }
 
@@ -48,7 +50,7 @@ enum Goal {
 }
 
 /// All of them, in the order of the tables.
-pub(crate) const FIGURES: [Figure; 16] = [
+pub(crate) const FIGURES: [Figure; 18] = [
     redirected(
         "connect + accept + query",
         Measure::Asked,
@@ -88,6 +90,18 @@ pub(crate) const FIGURES: [Figure; 16] = [
         Case::Unmatched,
         Measure::Cpu,
         Goal::Reported,
+    ),
+    added(
+        "CPU time added to a redirected connection, query included",
+        Case::Sidetrack,
+        Case::Nft,
+        Goal::AtMost(0.7),
+    ),
+    added(
+        "CPU time added to a connection in scope that no filter matches",
+        Case::Unmatched,
+        Case::NftUnmatched,
+        Goal::AtMost(0.3),
     ),
     bystander(
         "connect, outside the scope",
@@ -136,6 +150,21 @@ const fn under_filters(name: &'static str, subject: Case, goal: Goal) -> Figure 
         subject,
         over: Case::Filters10,
         peers: &[Case::NftLinear, Case::NftSet],
+        goal,
+    }
+}
+
+/// What is more than with nothing attached, over the same of a peer.
+const fn added(name: &'static str, subject: Case, over: Case, goal: Goal) -> Figure {
+    Figure {
+        name,
+        measure: Measure::CpuAdded,
+        subject,
+        over,
+        peers: match over {
+            Case::Nft => &[Case::Nft],
+            _ => &[Case::NftUnmatched],
+        },
         goal,
     }
 }
@@ -248,10 +277,15 @@ impl Figure {
 
     /// The widest spread of the rounds, of the direct case and of the two compared.
     fn noise(&self, measured: &Measured) -> f64 {
+        // Of a difference: that of what it is the difference of.
+        let measure = match self.measure {
+            Measure::CpuAdded => Measure::Cpu,
+            measure => measure,
+        };
         [Case::None, self.subject, self.over]
             .into_iter()
             .map(|case| {
-                let values = self.measure.values(measured, case);
+                let values = measure.values(measured, case);
                 deviation(&values) / median(&values)
             })
             .fold(0.0, f64::max)
@@ -271,8 +305,14 @@ impl Measure {
         if self == Self::Memory {
             return tracking(measured, case);
         }
-        let rounds = measured.rounds.get(&case).into_iter().flatten();
-        rounds.map(|round| self.of(round)).collect()
+        let rounds = |case| measured.rounds.get(&case).into_iter().flatten();
+        if self == Self::CpuAdded {
+            let pairs = rounds(case).zip(rounds(Case::None));
+            return pairs
+                .map(|(one, direct)| one.cpu_ns - direct.cpu_ns)
+                .collect();
+        }
+        rounds(case).map(|round| self.of(round)).collect()
     }
 
     fn of(self, round: &Round) -> f64 {
@@ -283,7 +323,7 @@ impl Measure {
             Self::AskedTail => round.asked.p99,
             Self::Whole => round.whole.p50,
             Self::Query => round.query.p50,
-            Self::Cpu => round.cpu_ns,
+            Self::Cpu | Self::CpuAdded => round.cpu_ns,
             Self::Memory => 0.0, // not of a round
         }
     }
@@ -294,7 +334,7 @@ impl Measure {
 
     /// The direct case has no query and tracks nothing.
     fn has_limit(self) -> bool {
-        !matches!(self, Self::Query | Self::Memory)
+        !matches!(self, Self::Query | Self::Memory | Self::CpuAdded)
     }
 }
 

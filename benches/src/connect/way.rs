@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use crate::connect::case::Case;
 
 /// The port that programs ask for.
-const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 /// Connections ready before accept.
 const BACKLOG: i32 = 4096;
 /// Where the probe goes that shows that rules or filters which match nothing else are alive.
@@ -62,7 +62,7 @@ pub(crate) fn open(case: Case) -> Result<Box<dyn Way>> {
 }
 
 /// An address of the loopback range: there nothing diverts.
-fn local_destination(number: u32) -> SocketAddrV4 {
+pub(crate) fn local_destination(number: u32) -> SocketAddrV4 {
     numbered(Ipv4Addr::new(127, 0, 0, 0), number)
 }
 
@@ -76,7 +76,7 @@ fn numbered(base: Ipv4Addr, number: u32) -> SocketAddrV4 {
     SocketAddrV4::new(address.into(), PORT)
 }
 
-fn listen(port: u16, device: Option<&[u8]>) -> Result<TcpListener> {
+pub(crate) fn listen(port: u16, device: Option<&[u8]>) -> Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("make a listener")?;
     socket.bind_device(device).context("bind to a device")?;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));

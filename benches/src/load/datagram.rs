@@ -1,5 +1,6 @@
 //! Datagrams: one question after another, or as many as go through.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::DATAGRAM_ORIGIN;
 use super::socket::blocks;
-use crate::sys::Mailbox;
+use crate::sys::{Mailbox, cut_into};
 
 /// Datagrams on their way at once in [`Echo::flood`]: what the smallest default buffer of a socket
 /// takes of 1,400 bytes each.
@@ -18,6 +19,11 @@ const BATCH: usize = 32;
 const LOST_AFTER: Duration = Duration::from_millis(50);
 /// So many lost ones in a row say that nothing goes through.
 const LOST_MAX: u32 = 20;
+/// Clients' ports.
+const PORT_FIRST: u16 = 10_000;
+const PORT_LAST: u16 = 64_000;
+/// Flows in one measurement, so that there are ports for all, and the relay's own.
+const FLOWS_MAX: u64 = 20_000;
 /// The bytes of datagrams repeat after so many.
 const PERIOD: usize = 251;
 
@@ -40,6 +46,8 @@ pub(crate) struct Echo {
     origin: UdpSocket,
     size: usize,
     pattern: Vec<u8>,
+    /// The last client's.
+    port: u16,
     /// Sockets that have sent something in all.
     pub(crate) flows: u64,
 }
@@ -54,6 +62,7 @@ impl Echo {
             origin,
             size,
             pattern: pattern.take(PERIOD + size).collect(),
+            port: PORT_FIRST,
             flows: 0,
         })
     }
@@ -67,7 +76,7 @@ impl Echo {
         let mut client = self.client()?;
         let mut number = 0_usize;
         let mut in_a_row = 0;
-        while begun.elapsed() < time {
+        while begun.elapsed() < time && self.flows - flows < FLOWS_MAX {
             let asked = Instant::now();
             if fresh && number > 0 {
                 client = self.client()?;
@@ -96,8 +105,11 @@ impl Echo {
     /// As many as go through in one flow, with [`WINDOW`] on their way.
     pub(crate) fn flood(&mut self, time: Duration) -> Result<Outcome> {
         let client = self.client()?;
-        let mut outgoing = Mailbox::new(BATCH, self.size);
-        let mut origin_box = Mailbox::new(BATCH, self.size);
+        for socket in [&client, &self.origin] {
+            cut_into(socket, self.size).context("send many as one")?;
+        }
+        let mut outgoing = vec![0; BATCH * self.size];
+        let mut at_origin = Mailbox::new(BATCH, self.size);
         let mut incoming = Mailbox::new(BATCH, self.size);
         let (begun, mut moved) = (Instant::now(), Instant::now());
         let (mut sent, mut answered, mut lost) = (0_usize, 0_u64, 0_u64);
@@ -106,17 +118,20 @@ impl Echo {
         while begun.elapsed() < time {
             let room = WINDOW.saturating_sub(on_the_way).min(BATCH);
             if room >= BATCH / 2 {
-                for place in 0..room {
-                    let bytes = self.bytes(sent + place);
-                    outgoing.room(place).copy_from_slice(bytes);
+                for (place, payload) in outgoing.chunks_exact_mut(self.size).enumerate() {
+                    payload.copy_from_slice(self.bytes(sent + place));
                 }
-                let count = outgoing.send(&client, room, self.size)?;
-                sent += count;
-                on_the_way += count;
+                client.send(&outgoing[..room * self.size]).context("send")?;
+                sent += room;
+                on_the_way += room;
             }
-            let count = origin_box.receive(&self.origin)?;
+            let count = at_origin.receive(&self.origin)?;
             if count > 0 {
-                origin_box.send_back(&self.origin, count)?;
+                let whole = at_origin.whole(count).context("a datagram was cut")?;
+                // All of them came through one socket of the relay's.
+                self.origin
+                    .send_to(whole, at_origin.sender())
+                    .context("answer")?;
             }
             let count = incoming.receive(&client)?;
             for place in 0..count {
@@ -141,8 +156,16 @@ impl Echo {
         })
     }
 
+    /// A new socket at a port that no flow has had: connection tracking would take it for the old one.
     fn client(&mut self) -> Result<UdpSocket> {
-        let client = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("bind a client")?;
+        let client = loop {
+            ensure!(self.port < PORT_LAST, "no ports are left");
+            self.port += 1;
+            match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, self.port)) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+                bound => break bound.context("bind a client")?,
+            }
+        };
         client
             .connect(DATAGRAM_ORIGIN)
             .context("connect a client")?;

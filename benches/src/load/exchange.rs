@@ -1,6 +1,6 @@
 //! Requests and responses: closed loop, open loop, or held open.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ struct End {
     stream: TcpStream,
     is_client: bool,
     sent: bool,
+    /// For an answer.
+    waits: bool,
     got: usize,
     begun: Instant,
 }
@@ -192,6 +194,7 @@ impl Exchange {
             stream,
             is_client,
             sent: false,
+            waits: is_client,
             got: 0,
             begun,
         });
@@ -269,6 +272,7 @@ impl Exchange {
                 end.begun = Instant::now();
                 end.stream.write_all(REQUEST).context("send a request")?;
             }
+            end.waits = self.going_on;
             return Ok(());
         }
         self.remove(token);
@@ -288,6 +292,15 @@ impl Exchange {
     fn drain(&mut self) -> Result<()> {
         let deadline = Instant::now() + DRAIN;
         if self.keep {
+            while self
+                .ends
+                .iter()
+                .flatten()
+                .any(|end| end.is_client && end.waits)
+            {
+                within(deadline, "answers", self.clients)?;
+                self.turn(10)?;
+            }
             for end in self.ends.iter().flatten().filter(|end| end.is_client) {
                 end.stream.shutdown(Shutdown::Write).context("close")?;
             }
@@ -303,7 +316,8 @@ impl Exchange {
         }
     }
 
-    /// As [`turn`](Self::turn); a kept client that reads its end is done.
+    /// As [`turn`](Self::turn); of kept connections all answers have been compared, and what is left to come
+    /// is their end.
     fn turn_draining(&mut self) -> Result<()> {
         if !self.keep {
             return self.turn(10);
@@ -314,18 +328,15 @@ impl Exchange {
             let Some(end) = self.ends.get_mut(token).and_then(Option::as_mut) else {
                 continue;
             };
-            if !end.is_client {
-                self.serve(token)?;
-                continue;
-            }
             loop {
-                let read = end.stream.read(&mut self.buffer);
-                if blocks(&read) {
-                    break;
-                }
-                if read.context("read")? == 0 {
-                    self.remove(token);
-                    break;
+                match end.stream.read(&mut self.buffer) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Ok(length) if length > 0 => {}
+                    // Some proxies end idle connections by a reset; nothing was under way.
+                    _ => {
+                        self.remove(token);
+                        break;
+                    }
                 }
             }
         }

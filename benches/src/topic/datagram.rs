@@ -11,7 +11,7 @@ const CONTESTANTS: [Contestant; 5] = [Direct, Sidetrack, NftMinimal, Nginx, Soca
 const WORKLOADS: [Workload; 4] = [Ask, AskFresh, Flood(64), Flood(1400)];
 
 pub(super) fn plan(quick: bool) -> Plan {
-    let milliseconds = if quick { 400 } else { 700 };
+    let milliseconds = if quick { 300 } else { 500 };
     let compare = |name: &str, workload, measure, unit, peers: &[Contestant], goal| Comparison {
         name: name.to_owned(),
         unit,

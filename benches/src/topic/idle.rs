@@ -14,7 +14,7 @@ const PEERS: [Contestant; 3] = [HaproxySplice, Haproxy, Nginx];
 
 pub(super) fn plan(_quick: bool) -> Plan {
     let mut comparisons = Vec::new();
-    for connections in [1_000, 9_500] {
+    for connections in [1_000, 9_000] {
         let compare = |name: String, measure, goal| Comparison {
             name,
             unit: "bytes",
@@ -38,7 +38,7 @@ pub(super) fn plan(_quick: bool) -> Plan {
     Plan {
         name: "idle",
         title: "Memory of an idle connection",
-        entries: all(&CONTESTANTS, &[Idle(1_000), Idle(9_500)], 0),
+        entries: all(&CONTESTANTS, &[Idle(1_000), Idle(9_000)], 0),
         comparisons,
         groups,
     }
@@ -48,15 +48,15 @@ fn groups(readings: &Readings) -> Vec<Group> {
     vec![
         Group::of(
             readings,
-            "The proxy's memory for one of 9,500, bytes",
-            Idle(9_500),
+            "The proxy's memory for one of 9,000, bytes",
+            Idle(9_000),
             "user",
             1.0,
         ),
         Group::of(
             readings,
-            "The kernel's memory for one of 9,500, bytes",
-            Idle(9_500),
+            "The kernel's memory for one of 9,000, bytes",
+            Idle(9_000),
             "kernel",
             1.0,
         ),

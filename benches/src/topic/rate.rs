@@ -15,7 +15,7 @@ const PEERS: [Contestant; 6] = [HaproxySplice, Haproxy, Nginx, Redsocks, Socat, 
 const WORKLOADS: [Workload; 4] = [Closing(1), Closing(16), Closing(256), Keeping(16)];
 
 pub(super) fn plan(quick: bool) -> Plan {
-    let milliseconds = if quick { 400 } else { 700 };
+    let milliseconds = if quick { 300 } else { 500 };
     let mut entries = all(&FAST, &WORKLOADS, milliseconds);
     entries.extend(all(&SLOW, &[Closing(16)], milliseconds));
     let mut comparisons = Vec::new();

@@ -35,7 +35,8 @@ pub(crate) fn proxy(options: args::Proxy) -> Result<ExitCode> {
     };
     let json = options.json;
     let runtime = Runtime::new().context("start the runtime")?;
-    runtime.block_on(async {
+    // A task, so that accepting is done by the runtime's own threads: no other one has to be woken.
+    let served = runtime.spawn(async move {
         let mut terminated = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
         let stop = async move {
             terminated.recv().await;
@@ -45,7 +46,8 @@ pub(crate) fn proxy(options: args::Proxy) -> Result<ExitCode> {
         let counts = server.run(stop, move |line| print(&line, json)).await?;
         tell(&counts);
         anyhow::Ok(())
-    })?;
+    });
+    runtime.block_on(served)??;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use sidetrack_api::v1;
+use sidetrack_engine::cost::{Cost, costs};
 use sidetrack_proxy::line::size;
 
 use crate::args;
@@ -18,9 +20,28 @@ pub(crate) fn state(options: &args::State) -> Result<ExitCode> {
         let answer = client.get_state(v1::GetStateRequest {}).await;
         Ok(answer.map_err(refused)?.into_inner())
     })?;
+    let seconds = options.costs.map(Duration::from_secs);
+    let costs = seconds.map(costs).transpose()?;
     let text = match options.json {
-        true => serde_json::to_string_pretty(&as_json(&state))? + "\n",
-        false => render(&state, Style::stdout()),
+        true => {
+            let mut json = as_json(&state);
+            if let Some(costs) = &costs {
+                json["costs"] = costs.iter().map(cost_json).collect();
+            }
+            serde_json::to_string_pretty(&json)? + "\n"
+        }
+        false => {
+            let mut text = render(&state, Style::stdout());
+            if let Some(costs) = &costs {
+                text.push('\n');
+                text.push_str(&cost_table(
+                    costs,
+                    options.costs.unwrap_or(1),
+                    Style::stdout(),
+                ));
+            }
+            text
+        }
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
@@ -122,6 +143,35 @@ fn sessions(all: &[v1::SessionState], style: Style) -> String {
     table.render(style)
 }
 
+/// What each hook took. The share is of one CPU's time.
+fn cost_table(costs: &[Cost], seconds: u64, style: Style) -> String {
+    if costs.is_empty() {
+        return format!("no hook ran within {seconds} s\n");
+    }
+    let mut table = Table::new(["HOOK", "RUNS", "NS EACH", "OF A CPU", "PROGRAM"]);
+    for cost in costs {
+        let share = 100.0 * cost.time.as_secs_f64() / seconds as f64;
+        table.push([
+            cost.program.clone(),
+            cost.runs.to_string(),
+            cost.nanoseconds_per_run().to_string(),
+            format!("{share:.3} %"),
+            cost.id.to_string(),
+        ]);
+    }
+    table.render(style)
+}
+
+fn cost_json(cost: &Cost) -> Value {
+    json!({
+        "hook": cost.program,
+        "program": cost.id,
+        "runs": cost.runs,
+        "time_ns": cost.time.as_nanos() as u64,
+        "ns_per_run": cost.nanoseconds_per_run(),
+    })
+}
+
 fn as_json(state: &v1::State) -> Value {
     let counters = state.counters.iter();
     let counters = counters.map(|one| (one.name.clone(), one.value.into()));
@@ -168,6 +218,28 @@ fn as_json(state: &v1::State) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn costs_are_a_table_of_the_dearest_first() {
+        let cost = |program: &str, runs, time| Cost {
+            program: program.to_owned(),
+            id: 7,
+            runs,
+            time: Duration::from_nanos(time),
+        };
+        let costs = [cost("connect4", 1000, 1_500_000), cost("sockops", 4, 400)];
+        let text = cost_table(&costs, 1, Style::plain());
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(rows[1], ["connect4", "1000", "1500", "0.150", "%", "7"]);
+        assert_eq!(rows[2][..3], ["sockops", "4", "100"]);
+        assert_eq!(
+            cost_table(&[], 2, Style::plain()),
+            "no hook ran within 2 s\n"
+        );
+    }
 
     #[test]
     fn state_is_shown_in_parts() {

@@ -29,6 +29,7 @@
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+pub mod cost;
 pub mod counter;
 mod engine;
 mod error;

@@ -1,7 +1,7 @@
 //! The calls that neither libbpf-rs nor rustix has a safe name for. All of the crate's unsafe code.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libbpf_rs::RingBuffer;
 use libbpf_sys::{bpf_attach_type, bpf_prog_query_opts};
@@ -40,6 +40,17 @@ pub(crate) fn programs(
     let count = unsafe { options.__bindgen_anon_1.count };
     ids.truncate(count as usize);
     Ok(ids)
+}
+
+/// Lets the kernel take the time of every eBPF program, until the descriptor is closed.
+pub(crate) fn time_programs() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let result = unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) };
+    if result < 0 {
+        return Err(io::Error::from_raw_os_error(-result));
+    }
+    // SAFETY: the call succeeded, so this is a descriptor just opened, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
 /// The descriptor that is readable when the ring has events.

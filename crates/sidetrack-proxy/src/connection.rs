@@ -17,9 +17,11 @@
 //! is not. So protocols in which the server speaks first work, and nobody evades a rule by waiting.
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use sidetrack::Flow;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::timeout;
@@ -28,7 +30,7 @@ use crate::datagrams::{DATAGRAM_IDLE, Quic};
 use crate::dns::Denial;
 use crate::end::How;
 use crate::line::FlowLine;
-use crate::relay::{Ended, Peer, Progress, end_well, pump, reset_on_close, shutdown, write_all};
+use crate::relay::{Ended, Peer, Progress, end_well, half_close, pump, reset_on_close, write_all};
 use crate::rules::{Rules, Verdict};
 use crate::sniff::Seen;
 
@@ -78,18 +80,20 @@ pub struct Carried {
 ///
 /// Never fails: what goes wrong is said in the line's `ended`. Dropping it resets both connections.
 pub async fn inspect(stream: TcpStream, flow: Flow, settings: &Settings) -> FlowLine {
-    inspect_until(stream, flow, settings, std::future::pending()).await
+    prepare(&stream);
+    inspect_accepted(stream, flow, settings, std::future::pending()).await
 }
 
-/// As [`inspect`]; ends with "stopped" when `stopped` does.
-pub async fn inspect_until(
+/// As [`inspect`], of what a prepared listener has accepted; ends with "stopped" when `stopped` does.
+pub(crate) async fn inspect_accepted(
     stream: TcpStream,
     flow: Flow,
     settings: &Settings,
     stopped: impl Future<Output = ()>,
 ) -> FlowLine {
     let destination = flow.original_destination();
-    let carried = carry(stream, destination, flow.connect_async(), settings, stopped).await;
+    let connect = flow.connect_async();
+    let carried = carry_prepared(stream, destination, connect, settings, stopped).await;
     FlowLine::new(&flow, carried)
 }
 
@@ -103,6 +107,16 @@ pub async fn carry(
     stopped: impl Future<Output = ()>,
 ) -> Carried {
     prepare(&client);
+    carry_prepared(client, destination, connect, settings, stopped).await
+}
+
+async fn carry_prepared(
+    client: TcpStream,
+    destination: SocketAddr,
+    connect: impl Future<Output = Result<TcpStream, sidetrack::Error>>,
+    settings: &Settings,
+    stopped: impl Future<Output = ()>,
+) -> Carried {
     let progress = Progress::default();
     let mut course = Course {
         client: &client,
@@ -228,7 +242,7 @@ impl Course<'_> {
     async fn relay(&mut self, origin: &TcpStream) -> Result<(), How> {
         let (client, progress) = (self.client, self.progress);
         let origin = Peer::origin(origin);
-        let down = pump(origin, Peer::client(client), &progress.down);
+        let down = pump(origin, Peer::client(client), &progress.down, &progress.ends);
         tokio::try_join!(self.up(origin), down)?;
         Ok(())
     }
@@ -242,10 +256,11 @@ impl Course<'_> {
         loop {
             write_all(origin, &self.opening.take(), count).await?;
             if self.opening.is_over() {
-                return shutdown(origin);
+                return half_close(origin, &self.progress.ends);
             }
             if self.opening.is_decided() {
-                return pump(Peer::client(self.client), origin, count).await;
+                let client = Peer::client(self.client);
+                return pump(client, origin, count, &self.progress.ends).await;
             }
             self.opening.read_some(self.client, self.progress).await?;
         }
@@ -255,6 +270,13 @@ impl Course<'_> {
 fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true); // fails only on a connection that is gone
     reset_on_close(stream);
+}
+
+/// What it accepts is prepared as well: sockets inherit both options from their listener.
+pub(crate) fn prepare_listener(listener: BorrowedFd<'_>) {
+    let listener = SockRef::from(&listener);
+    let _ = listener.set_tcp_nodelay(true); // neither can fail on a TCP socket
+    let _ = listener.set_linger(Some(Duration::ZERO));
 }
 
 impl Default for Settings {

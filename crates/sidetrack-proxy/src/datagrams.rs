@@ -20,7 +20,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
-use sidetrack::{Batch, DatagramListener, Error, Flow, Service};
+use sidetrack::{Batch, Datagram, DatagramListener, Error, Flow, Service};
 
 use crate::connection::Settings;
 use crate::end::How;
@@ -218,13 +218,15 @@ impl Loop<'_> {
             Err(Error::System { .. } | Error::NoContext) => std::thread::sleep(PAUSE),
             Err(error) => return Err(error),
         }
-        for datagram in batch.iter() {
-            self.pass(datagram.flow(), datagram.payload());
+        let datagrams: Vec<Datagram<'_>> = batch.iter().collect();
+        for run in datagrams.chunk_by(|a, b| Arc::ptr_eq(a.flow(), b.flow())) {
+            self.pass(run[0].flow(), run);
         }
         Ok(())
     }
 
-    fn pass(&mut self, flow: &Arc<Flow>, payload: &[u8]) {
+    /// Datagrams of one flow, one after another.
+    fn pass(&mut self, flow: &Arc<Flow>, run: &[Datagram<'_>]) {
         if !self.flows.contains_key(&flow.id()) && self.flows.len() >= FLOWS_MAX {
             self.make_room();
         }
@@ -239,7 +241,8 @@ impl Loop<'_> {
         let carrier = self.flows.entry(flow.id());
         let carrier = carrier.or_insert_with(|| Carrier::new(flow, rules, self.now));
         carrier.seen = self.now;
-        if !carrier.judge(payload, &judgement, &relay.listener) {
+        let passing = carrier.judge(run, &judgement, &relay.listener);
+        if passing.is_empty() {
             return;
         }
         if !carrier.is_connected() && !carrier.connect(&relay.epoll) {
@@ -249,13 +252,15 @@ impl Loop<'_> {
             }
         }
         if let Some(carrier) = self.flows.get_mut(&flow.id()) {
-            carrier.forward(payload, relay);
+            carrier.forward(&passing, relay);
         }
     }
 
-    /// From an origin.
+    /// From an origin. What is left there is told of again.
     fn bring_back(&mut self, flow: u64) {
-        for _ in 0..READS_MAX {
+        let most = self.flows.get(&flow).map_or(0, Carrier::reads);
+        let mut count = 0;
+        while count < most {
             if self.answers.is_full() {
                 self.answers.send(&self.relay.listener, &mut self.flows);
             }
@@ -263,8 +268,12 @@ impl Loop<'_> {
                 return; // it has just ended
             };
             if !carrier.take_back(&mut self.answers, self.relay, self.now) {
-                return;
+                break;
             }
+            count += 1;
+        }
+        if let Some(carrier) = self.flows.get_mut(&flow) {
+            carrier.has_read(count);
         }
     }
 

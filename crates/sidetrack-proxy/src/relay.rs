@@ -13,6 +13,7 @@
 //! A process that relays must ignore SIGPIPE, as Rust programs do: splicing to a closed connection
 //! raises it, and has no flag against that.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use rustix::net::Shutdown;
@@ -29,7 +30,7 @@ pub use progress::IDLE_CHECKS;
 pub use pump::{COPY_SIZE, PIPE_SIZE, SPLICE_AFTER_SIZE};
 
 pub(crate) use progress::Progress;
-pub(crate) use pump::{Peer, pump, read_chunk, write_all};
+pub(crate) use pump::{Peer, descriptors, pipes_max, pump, read_chunk, write_all};
 
 /// What a relay did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +66,8 @@ pub async fn relay(client: TcpStream, origin: TcpStream, idle_timeout: Duration)
 
 async fn both_ways(client: &TcpStream, origin: &TcpStream, progress: &Progress) -> How {
     let (client, origin) = (Peer::client(client), Peer::origin(origin));
-    let up = pump(client, origin, &progress.up);
-    let down = pump(origin, client, &progress.down);
+    let up = pump(client, origin, &progress.up, &progress.ends);
+    let down = pump(origin, client, &progress.down, &progress.ends);
     match tokio::try_join!(up, down) {
         Ok(((), ())) => How::Closed,
         Err(how) => how,
@@ -92,6 +93,15 @@ fn linger(stream: &TcpStream, time: Option<Duration>) {
 pub(crate) fn shutdown(peer: Peer<'_>) -> Result<(), How> {
     rustix::net::shutdown(peer.stream, Shutdown::Write)
         .map_err(|error| How::of_error(peer.side, &error.into()))
+}
+
+/// Passes on that one direction is over. After the second one both connections are closed, which says
+/// the same, and spares a call.
+pub(crate) fn half_close(to: Peer<'_>, ends: &AtomicU8) -> Result<(), How> {
+    match ends.fetch_add(1, Ordering::Relaxed) {
+        0 => shutdown(to),
+        _ => Ok(()),
+    }
 }
 
 impl<'a> Peer<'a> {

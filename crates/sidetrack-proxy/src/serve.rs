@@ -11,14 +11,17 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::connection::{Settings, inspect_until};
+use crate::connection::{Settings, inspect_accepted, prepare_listener};
 use crate::datagrams::{Counts, Relay, label};
 use crate::line::FlowLine;
 use crate::names::Names;
+use crate::relay::{descriptors, pipes_max};
 
-/// Connections handled at a time; more wait in the listeners' queues. Each takes up to six file
-/// descriptors: two sockets, and a pipe for each busy direction.
-pub const CONNECTIONS_MAX: usize = 4096;
+/// Connections handled at a time, if there are descriptors for so many, see [`connections_max`]; more wait
+/// in the listeners' queues.
+pub const CONNECTIONS_MAX: usize = 16_384;
+/// Descriptors kept for all but connections and their pipes.
+const DESCRIPTORS_SPARE: usize = 256;
 /// The pause before the next accept when one has failed for want of something, such as descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long stopped connections have to be written down, before they are dropped unwritten.
@@ -54,6 +57,7 @@ impl Server {
         // First: who waits for the other one finds both.
         let datagrams = Relay::bind(service, settings.clone(), Arc::clone(&names))?;
         let listener = sidetrack::tokio::Listener::bind(service)?;
+        listener.sockets().for_each(prepare_listener);
         Ok(Self {
             listener,
             datagrams,
@@ -91,13 +95,13 @@ impl Server {
             async move {
                 let (settings, lines) = &*shared;
                 let destination = flow.original_destination();
-                let mut line = inspect_until(stream, flow, settings, stopped.wait()).await;
+                let mut line = inspect_accepted(stream, flow, settings, stopped.wait()).await;
                 line.name = label(destination.ip(), &names);
                 lines(line);
             }
         };
         select! {
-            accepted = accept_until(stop, || listener.accept(), handle) => accepted?,
+            accepted = accept_until(stop, connections_max(), || listener.accept(), handle) => accepted?,
             failed = &mut relayed => return failed,
         }
         drop(stopper);
@@ -118,6 +122,7 @@ fn relay_datagrams(
 /// The loop of [`Server::run`], for any kind of connection.
 async fn accept_until<C, A, H>(
     stop: impl Future<Output = Duration>,
+    most: usize,
     accept: impl Fn() -> A,
     handle: impl Fn(C, Stopped) -> H,
 ) -> Result<(), Error>
@@ -125,7 +130,7 @@ where
     A: Future<Output = Result<C, Error>>,
     H: Future<Output = ()> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(most));
     let (stopper, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tokio::pin!(stop);
@@ -162,6 +167,14 @@ async fn finish(mut tasks: JoinSet<()>, grace: Duration, stopper: &watch::Sender
         stopper.send_replace(true);
         let _ = timeout(STOPPED_WAIT, all_ended(&mut tasks)).await;
     }
+}
+
+/// Each connection takes two descriptors for its sockets; what is left is for pipes, of which there are few:
+/// see [`crate::relay::pipes_max`].
+fn connections_max() -> usize {
+    let descriptors = descriptors();
+    let pipes = 2 * pipes_max(descriptors);
+    (descriptors.saturating_sub(pipes + DESCRIPTORS_SPARE) / 2).clamp(1, CONNECTIONS_MAX)
 }
 
 /// Tells a connection when to stop.

@@ -4,6 +4,8 @@
 //! flow is asked once, and remembered.
 
 mod batch;
+#[allow(unsafe_code)]
+mod ffi;
 mod session;
 mod unreachable;
 
@@ -90,7 +92,7 @@ impl DatagramListener {
                 .map(|(flow, payload)| letter(flow, payload))
                 .collect();
             let socket = self.socket_of(run[0].0)?;
-            match sys::send(socket, &letters) {
+            match ffi::send(socket, &letters) {
                 Ok(count) if count == letters.len() => sent += count,
                 Ok(count) => return Ok(sent + count),
                 Err(_) if sent > 0 => return Ok(sent),
@@ -175,7 +177,7 @@ impl DatagramListener {
 
 /// What the kernel says of a datagram's flow. The caller sees to it that nobody asks at the same time:
 /// the option that names the datagram is the socket's.
-fn ask(socket: BorrowedFd<'_>, envelope: &sys::Envelope) -> Result<Flow, Error> {
+fn ask(socket: BorrowedFd<'_>, envelope: &ffi::Envelope) -> Result<Flow, Error> {
     let datagram = kernel::Datagram {
         flow_addr: address::to_bytes(envelope.to),
         client_addr: address::to_bytes(envelope.from.ip()),
@@ -191,11 +193,29 @@ fn ask(socket: BorrowedFd<'_>, envelope: &sys::Envelope) -> Result<Flow, Error> 
     query(socket)
 }
 
-fn letter<'a>(flow: &Flow, payload: &'a [u8]) -> sys::Letter<'a> {
-    sys::Letter {
+fn letter<'a>(flow: &Flow, payload: &'a [u8]) -> ffi::Letter<'a> {
+    ffi::Letter {
         payload,
-        from: flow.own_address().ip(),
-        to: flow.client(),
+        from: Some(flow.own_address().ip()),
+        to: Some(flow.client()),
+    }
+}
+
+/// Sends datagrams on a connected socket, in as few system calls as can be; those of one size that
+/// follow each other as one, which the kernel cuts again. Returns how many were sent.
+///
+/// Errors: the first one's, if not even that was sent.
+pub fn send_all(socket: impl AsFd, payloads: &[&[u8]]) -> io::Result<usize> {
+    let letters: Vec<_> = (payloads.iter())
+        .map(|payload| ffi::Letter {
+            payload,
+            from: None,
+            to: None,
+        })
+        .collect();
+    match letters.is_empty() {
+        true => Ok(0),
+        false => ffi::send(socket.as_fd(), &letters),
     }
 }
 

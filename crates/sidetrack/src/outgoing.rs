@@ -43,13 +43,28 @@ impl Flow {
         self.outgoing_of(destination, Type::DGRAM, Protocol::UDP)
     }
 
+    /// As [`Flow::outgoing`], non-blocking from the beginning.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn outgoing_nonblocking(&self, destination: SocketAddr) -> Result<Socket, Error> {
+        self.outgoing_of(destination, Type::STREAM.nonblocking(), Protocol::TCP)
+    }
+
     /// Goes on to where the flow's datagrams were going, with the records set.
     ///
     /// One socket for each flow: so answers come to theirs. Errors: [`Error::SelfConnect`],
     /// [`Error::BadRecords`], [`Error::System`] with the connect's own reason.
     pub fn connect_datagrams(&self) -> Result<UdpSocket, Error> {
+        self.connect_datagrams_as(Type::DGRAM)
+    }
+
+    /// The same, non-blocking from the beginning.
+    pub fn connect_datagrams_nonblocking(&self) -> Result<UdpSocket, Error> {
+        self.connect_datagrams_as(Type::DGRAM.nonblocking())
+    }
+
+    fn connect_datagrams_as(&self, kind: Type) -> Result<UdpSocket, Error> {
         let destination = self.original_destination();
-        let socket = self.outgoing_datagrams(destination)?;
+        let socket = self.outgoing_of(destination, kind, Protocol::UDP)?;
         socket
             .connect(&destination.into())
             .map_err(Error::system("connect to the destination"))?;

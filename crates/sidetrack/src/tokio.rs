@@ -2,10 +2,14 @@
 
 mod datagram;
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use ::tokio::net::{TcpListener, TcpSocket, TcpStream};
+use ::tokio::io::Interest;
+use ::tokio::net::{TcpListener, TcpStream};
 use ::tokio::select;
+use socket2::Socket;
 
 use crate::{Error, Flow, Service, query};
 
@@ -53,6 +57,14 @@ impl Listener {
         }
     }
 
+    /// The sockets, for options that accepted ones are to inherit.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(&self.v4), self.v6.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(AsFd::as_fd)
+    }
+
     /// As [`crate::Listener::refused`].
     pub fn refused(&self) -> u64 {
         self.inner.refused()
@@ -69,13 +81,25 @@ impl Flow {
 
     /// As [`Flow::connect_to`], without blocking.
     pub async fn connect_to_async(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
-        let socket = self.outgoing(destination)?;
-        socket
-            .set_nonblocking(true)
-            .map_err(Error::system("make the outgoing socket non-blocking"))?;
-        TcpSocket::from_std_stream(socket.into())
-            .connect(destination)
+        let socket = self.outgoing_nonblocking(destination)?;
+        connect(socket, destination)
             .await
             .map_err(Error::system("connect to the destination"))
     }
+}
+
+/// Asks for an error only where the kernel says that there is one.
+async fn connect(socket: Socket, destination: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&destination.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+    if (ready.is_error() || ready.is_write_closed())
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
+    }
+    Ok(stream)
 }

@@ -19,7 +19,7 @@ const USERS: u64 = 100_000;
 /// prefixes elsewhere, of programs and of users, all with ports; and the probe's, with the least weight.
 pub(crate) fn filters(count: u32, service: Uuid) -> Result<Vec<Filter>> {
     let programs = programs()?;
-    let mut random = Random(1);
+    let mut random = Random::new();
     let mut filters: Vec<Filter> = (1..count)
         .map(|number| mixed(number, &programs, &mut random, service))
         .collect();
@@ -95,10 +95,14 @@ fn programs() -> Result<Vec<String>> {
 }
 
 /// The same policy in each run: a small linear generator, good enough for a mixture.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: u32) -> u32 {
+    pub(crate) fn new() -> Self {
+        Self(1)
+    }
+
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)

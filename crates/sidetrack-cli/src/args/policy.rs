@@ -206,6 +206,16 @@ pub(crate) struct State {
     /// Print it as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Also what each hook takes, timed by the kernel for so many seconds, 1 to 60 (1 if not said); as root.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1",
+        value_parser = clap::value_parser!(u64).range(1..=60)
+    )]
+    pub(crate) costs: Option<u64>,
     #[command(flatten)]
     pub(crate) daemon: Daemon,
 }

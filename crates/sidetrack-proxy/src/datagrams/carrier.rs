@@ -1,5 +1,6 @@
 //! One flow, from its first datagram to its line.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -7,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use sidetrack::{DatagramListener, Error, Flow, Unreachable};
+use sidetrack::{Datagram, DatagramListener, Error, Flow, Unreachable, send_all};
 
 use super::answers::Answers;
 use super::inspection::{Inspection, Judgement, Ruling};
-use super::{DENIED_QUIET, QUIET, Relay};
+use super::{DENIED_QUIET, QUIET, READS_MAX, Relay};
 use crate::connection::Carried;
 use crate::end::{How, Side};
 use crate::line::{Datagrams, FlowLine};
@@ -26,6 +27,9 @@ pub(super) struct Carrier {
     pub(super) seen: Instant,
     inspection: Inspection,
     origin: Option<UdpSocket>,
+    /// Datagrams to be looked for at the next event: twice what the last one brought, so that who waits
+    /// for one answer after another does not also pay for a look that finds nothing.
+    reads: usize,
     /// When that was connected, and whether it has been answered since.
     connected: (Instant, bool),
     failed: Option<Failure>,
@@ -55,6 +59,7 @@ impl Carrier {
             seen: now,
             origin: None,
             connected: (now, false),
+            reads: 1,
             failed: None,
             refused: false,
             untold: 0,
@@ -65,30 +70,36 @@ impl Carrier {
         }
     }
 
-    /// Whether a datagram goes on now.
-    pub(super) fn judge(
+    /// Which datagrams go on now, in their order; those that were held before among them.
+    pub(super) fn judge<'a>(
         &mut self,
-        payload: &[u8],
+        run: &[Datagram<'a>],
         by: &Judgement<'_>,
         listener: &DatagramListener,
-    ) -> bool {
-        match self.inspection.up(payload, by) {
-            Ruling::Pass => return true,
-            Ruling::Hold => {}
-            Ruling::Drop => {
-                self.datagrams.denied += 1;
-                if self.inspection.is_denied() {
-                    self.datagrams.denied += self.inspection.take_held().len() as u64;
+    ) -> Vec<Cow<'a, [u8]>> {
+        let mut passing = Vec::with_capacity(run.len());
+        for datagram in run {
+            match self.inspection.up(datagram.payload(), by) {
+                Ruling::Pass => {
+                    passing.extend(self.inspection.take_held().into_iter().map(Cow::Owned));
+                    passing.push(Cow::Borrowed(datagram.payload()));
                 }
-            }
-            Ruling::Answer(answer) => {
-                self.datagrams.denied += 1;
-                if listener.answer(&self.flow, &answer).is_err() {
-                    self.datagrams.lost += 1;
+                Ruling::Hold => {}
+                Ruling::Drop => {
+                    self.datagrams.denied += 1;
+                    if self.inspection.is_denied() {
+                        self.datagrams.denied += self.inspection.take_held().len() as u64;
+                    }
+                }
+                Ruling::Answer(answer) => {
+                    self.datagrams.denied += 1;
+                    if listener.answer(&self.flow, &answer).is_err() {
+                        self.datagrams.lost += 1;
+                    }
                 }
             }
         }
-        false
+        passing
     }
 
     /// Or has failed to be.
@@ -125,52 +136,54 @@ impl Carrier {
     }
 
     fn open(&self, epoll: &OwnedFd) -> Result<UdpSocket, Error> {
-        let origin = self.flow.connect_datagrams()?;
-        let watched = origin.set_nonblocking(true).and_then(|()| {
-            let id = EventData::new_u64(self.flow.id());
-            Ok(epoll::add(epoll, &origin, id, EventFlags::IN)?)
-        });
+        let origin = self.flow.connect_datagrams_nonblocking()?;
+        let id = EventData::new_u64(self.flow.id());
+        let watched = epoll::add(epoll, &origin, id, EventFlags::IN);
         let what = "wait for the origin's datagrams";
-        watched.map_err(|source| Error::System { what, source })?;
+        watched.map_err(|source| Error::System {
+            what,
+            source: source.into(),
+        })?;
         Ok(origin)
     }
 
-    /// Sends on what was held, then this.
-    pub(super) fn forward(&mut self, payload: &[u8], relay: &Relay) {
-        for held in self.inspection.take_held() {
-            self.send(&held, relay);
+    /// Sends them on, in as few calls as can be; what cannot be sent is lost.
+    pub(super) fn forward(&mut self, passing: &[Cow<'_, [u8]>], relay: &Relay) {
+        let payloads: Vec<&[u8]> = passing.iter().map(|one| &**one).collect();
+        let mut rest = &payloads[..];
+        while !rest.is_empty() {
+            let sent = self.send(rest, relay);
+            self.datagrams.up += sent as u64;
+            self.bytes_up += rest[..sent].iter().map(|one| one.len() as u64).sum::<u64>();
+            if sent == 0 {
+                self.datagrams.lost += 1;
+            }
+            rest = &rest[sent.max(1)..];
         }
-        self.send(payload, relay);
     }
 
-    fn send(&mut self, payload: &[u8], relay: &Relay) {
+    /// Returns how many were taken, from the first on.
+    fn send(&mut self, payloads: &[&[u8]], relay: &Relay) -> usize {
         self.try_anew(&relay.epoll);
-        let mut sent = self.attempt(payload);
+        let mut sent = self.attempt(payloads);
         if let Err(Some(Unreachable::Port)) = sent
             && self.origin.is_some()
         {
-            self.hear_refusal(&relay.listener); // of an earlier one; this has not been sent
+            self.hear_refusal(&relay.listener); // of an earlier one; these have not been sent
             self.try_anew(&relay.epoll);
-            sent = self.attempt(payload);
+            sent = self.attempt(payloads);
         }
-        match sent {
-            Ok(()) => {
-                self.datagrams.up += 1;
-                self.bytes_up += payload.len() as u64;
-            }
-            Err(why) => {
-                self.datagrams.lost += 1;
-                self.report(why, &relay.listener);
-            }
-        }
+        sent.unwrap_or_else(|why| {
+            self.report(why, &relay.listener);
+            0
+        })
     }
 
-    fn attempt(&self, payload: &[u8]) -> Result<(), Option<Unreachable>> {
+    fn attempt(&self, payloads: &[&[u8]]) -> Result<usize, Option<Unreachable>> {
         match (&self.origin, &self.failed) {
-            (Some(origin), _) => match origin.send(payload) {
-                Ok(_) => Ok(()),
-                Err(error) => Err(Unreachable::of(&error)),
-            },
+            (Some(origin), _) => {
+                send_all(origin, payloads).map_err(|error| Unreachable::of(&error))
+            }
             (None, Some(failure)) => Err(failure.why),
             (None, None) => Err(None),
         }
@@ -195,6 +208,16 @@ impl Carrier {
         if let Some(why) = why {
             self.untold += u64::from(listener.report(&self.flow, why).is_err());
         }
+    }
+
+    /// How many datagrams to look for now.
+    pub(super) fn reads(&self) -> usize {
+        self.reads
+    }
+
+    /// So many came.
+    pub(super) fn has_read(&mut self, count: usize) {
+        self.reads = (2 * count).clamp(1, READS_MAX);
     }
 
     /// Takes a datagram from the origin. Returns false if there was none.

@@ -1,6 +1,6 @@
 //! Byte counts, and from them whether a connection is idle.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -18,6 +18,8 @@ pub(crate) struct Progress {
     pub(crate) down: AtomicU64,
     /// Bytes read from the client to look at, before they are passed on.
     pub(crate) sniffed: AtomicU64,
+    /// Directions that are over.
+    pub(crate) ends: AtomicU8,
 }
 
 impl Progress {

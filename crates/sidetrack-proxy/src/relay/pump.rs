@@ -1,17 +1,21 @@
 //! One direction of a relay.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{
     PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
 };
+use rustix::process::{Resource, getrlimit};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::shutdown;
+use super::half_close;
 use crate::end::{How, Side};
 
 /// The buffer of a direction that copies, in bytes; held only while there is something to pass on.
@@ -29,7 +33,12 @@ pub(crate) struct Peer<'a> {
 }
 
 /// Moves bytes until `from` has no more, then half-closes `to`. Counts what `to` has taken.
-pub(crate) async fn pump(from: Peer<'_>, to: Peer<'_>, count: &AtomicU64) -> Result<(), How> {
+pub(crate) async fn pump(
+    from: Peer<'_>,
+    to: Peer<'_>,
+    count: &AtomicU64,
+    ends: &AtomicU8,
+) -> Result<(), How> {
     let mut pipe = None;
     let mut copy = true;
     loop {
@@ -38,31 +47,90 @@ pub(crate) async fn pump(from: Peer<'_>, to: Peer<'_>, count: &AtomicU64) -> Res
             None => copy_chunk(from, to, count).await?,
         };
         if moved == 0 {
-            return shutdown(to);
+            return half_close(to, ends);
         }
         if copy && count.load(Ordering::Relaxed) > SPLICE_AFTER_SIZE {
             copy = false;
-            pipe = Pipe::new().ok(); // out of descriptors: copying does as well
+            pipe = Pipe::new(); // without one, copying does as well
         }
     }
 }
 
+thread_local! {
+    /// Where every small read of a thread goes: who waits holds no buffer, and nobody allocates one.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; COPY_SIZE].into());
+}
+
 async fn copy_chunk(from: Peer<'_>, to: Peer<'_>, count: &AtomicU64) -> Result<usize, How> {
-    let mut buffer = Vec::new();
-    let read = read_chunk(from, &mut buffer).await?;
-    write_all(to, &buffer, count).await?;
+    let (read, rest) = with_chunk(from, |bytes| {
+        let written = write_some(to, bytes, count)?;
+        Ok((bytes.len(), bytes[written..].to_vec()))
+    })
+    .await?;
+    if !rest.is_empty() {
+        write_all(to, &rest, count).await?;
+    }
     Ok(read)
 }
 
 /// Appends up to [`COPY_SIZE`] bytes; 0 at the end. Cancel safe.
 pub(crate) async fn read_chunk(from: Peer<'_>, buffer: &mut Vec<u8>) -> Result<usize, How> {
+    with_chunk(from, |bytes| {
+        buffer.reserve_exact(bytes.len());
+        buffer.extend_from_slice(bytes);
+        Ok(bytes.len())
+    })
+    .await
+}
+
+/// Waits for bytes, and hands them over; none at the end.
+async fn with_chunk<T>(
+    from: Peer<'_>,
+    mut take: impl FnMut(&[u8]) -> Result<T, How>,
+) -> Result<T, How> {
     let fail = |error| How::of_error(from.side, &error);
     loop {
         from.stream.readable().await.map_err(fail)?;
-        buffer.reserve_exact(COPY_SIZE); // only now: who waits holds no memory
-        match from.stream.try_read_buf(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read.map_err(fail),
+        let taken = SCRATCH.with_borrow_mut(|scratch| match receive(from.stream, scratch) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            read => take(&scratch[..read.map_err(fail)?]).map(Some),
+        });
+        if let Some(taken) = taken? {
+            return Ok(taken);
+        }
+    }
+}
+
+/// Reads once. What does not fill the room was all there is, so the next wait is for more, without a
+/// call that finds nothing: the runtime is told as if there had been one.
+fn receive(stream: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    let mut read = None;
+    let done = stream.try_io(Interest::READABLE, || {
+        let length = retry_on_intr(|| recv(stream, &mut *room, RecvFlags::empty()))?.0;
+        read = Some(length);
+        match length {
+            0 => Ok(()),
+            length if length == room.len() => Ok(()),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    });
+    match read {
+        Some(length) => Ok(length),
+        None => done.map(|()| 0),
+    }
+}
+
+/// Writes what there is room for.
+fn write_some(to: Peer<'_>, bytes: &[u8], count: &AtomicU64) -> Result<usize, How> {
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    match to.stream.try_write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error) => Err(How::of_error(to.side, &error)),
+        Ok(written) => {
+            count.fetch_add(written as u64, Ordering::Relaxed);
+            Ok(written)
         }
     }
 }
@@ -72,21 +140,30 @@ pub(crate) async fn write_all(
     mut bytes: &[u8],
     count: &AtomicU64,
 ) -> Result<(), How> {
-    let fail = |error| How::of_error(to.side, &error);
-    while !bytes.is_empty() {
-        match to.stream.try_write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                to.stream.writable().await.map_err(fail)?;
-            }
-            Err(error) => return Err(fail(error)),
-            Ok(written) => {
-                count.fetch_add(written as u64, Ordering::Relaxed);
-                bytes = &bytes[written..];
-            }
+    loop {
+        bytes = &bytes[write_some(to, bytes, count)?..];
+        if bytes.is_empty() {
+            return Ok(());
         }
+        let ready = to.stream.writable().await;
+        ready.map_err(|error| How::of_error(to.side, &error))?;
     }
-    Ok(())
 }
+
+/// The process's limit, in descriptors.
+pub(crate) fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| limit as usize)
+}
+
+/// How many pipes there may be in a process of so many descriptors: a sixteenth of those is for pipes.
+/// Directions that find none copy.
+pub(crate) fn pipes_max(descriptors: usize) -> usize {
+    descriptors / 16 / 2
+}
+
+/// Pipes that are open in this process.
+static PIPES: AtomicUsize = AtomicUsize::new(0);
 
 struct Pipe {
     read: OwnedFd,
@@ -94,12 +171,30 @@ struct Pipe {
     size: usize,
 }
 
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        PIPES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Pipe {
-    fn new() -> rustix::io::Result<Self> {
-        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-        let _ = fcntl_setpipe_size(&write, PIPE_SIZE); // a user of many pipes gets less
-        let size = fcntl_getpipe_size(&write)?;
-        Ok(Self { read, write, size })
+    /// None if there are enough of them, or no descriptors.
+    fn new() -> Option<Self> {
+        static MOST: LazyLock<usize> = LazyLock::new(|| pipes_max(descriptors()));
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
+        let count = PIPES.fetch_add(1, Ordering::Relaxed);
+        let mut pipe = Self {
+            read,
+            write,
+            size: 0,
+        };
+        if count >= *MOST {
+            return None;
+        }
+        let _ = fcntl_setpipe_size(&pipe.write, PIPE_SIZE); // a user of many pipes gets less
+        let size = fcntl_getpipe_size(&pipe.write).ok()?;
+        pipe.size = size;
+        Some(pipe)
     }
 }
 

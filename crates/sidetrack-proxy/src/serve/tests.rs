@@ -41,7 +41,8 @@ async fn relay_server(
                 .unwrap();
         }
     };
-    accept_until(async { stop.await.unwrap() }, &accept, handle).await
+    let stop_at = async { stop.await.unwrap() };
+    accept_until(stop_at, CONNECTIONS_MAX, &accept, handle).await
 }
 
 async fn local() -> (TcpListener, SocketAddr) {
@@ -85,7 +86,7 @@ async fn passing_errors_pause_and_final_ones_end() {
     ]);
     let begun = tokio::time::Instant::now();
     let accept = || future::ready(Err::<(), _>(errors.lock().unwrap().pop().unwrap()));
-    let ended = accept_until(future::pending(), accept, |(), _| future::ready(())).await;
+    let ended = accept_until(future::pending(), 1, accept, |(), _| future::ready(())).await;
     assert!(matches!(ended, Err(Error::NoEngine)));
     assert_eq!(begun.elapsed(), 2 * ACCEPT_PAUSE);
 }
@@ -107,7 +108,8 @@ async fn accepting_waits_while_all_places_are_taken() {
         }
     };
     let accept = || future::ready(Ok(()));
-    let server = accept_until(async { stopped.await.unwrap() }, accept, handle);
+    let stop_at = async { stopped.await.unwrap() };
+    let server = accept_until(stop_at, CONNECTIONS_MAX, accept, handle);
     let check = async {
         assert_eq!(is_full.recv().await, Some(CONNECTIONS_MAX));
         leave.add_permits(1);

@@ -4,13 +4,15 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::{Flow, Records, sys};
+use super::ffi;
+use crate::{Flow, Records};
 
 /// Room for datagrams that are received together. To be used again and again.
 #[derive(Debug)]
 pub struct Batch {
     buffer: Box<[u8]>,
     size: usize,
+    inbox: ffi::Inbox,
     entries: Vec<Entry>,
 }
 
@@ -37,6 +39,7 @@ impl Batch {
         Self {
             buffer: vec![0; datagrams.max(1) * size].into(),
             size,
+            inbox: ffi::Inbox::new(datagrams.max(1)),
             entries: Vec::with_capacity(datagrams),
         }
     }
@@ -57,19 +60,19 @@ impl Batch {
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
-    ) -> io::Result<Vec<(usize, sys::Envelope)>> {
+    ) -> io::Result<Vec<(usize, ffi::Envelope)>> {
         self.entries.clear();
         let mut arrived = Vec::new();
-        sys::receive(socket, &mut self.buffer, self.size, |index, envelope| {
-            arrived.push((index, envelope));
-        })?;
+        let put = |index, envelope| arrived.push((index, envelope));
+        self.inbox
+            .receive(socket, &mut self.buffer, self.size, put)?;
         Ok(arrived)
     }
 
     pub(super) fn add(
         &mut self,
         index: usize,
-        envelope: &sys::Envelope,
+        envelope: &ffi::Envelope,
         flow: Arc<Flow>,
         first: bool,
     ) {
