@@ -43,15 +43,10 @@ fn compile(folder: &TempDir, headers: &str, files: &[PathBuf], link: Link) -> Pa
     let library = library_folder();
     let mut command = Command::new("cc");
     command
-        .args([
-            "-std=gnu11",
-            "-g",
-            "-O1",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-I",
-        ])
+        .args(["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror"])
+        .arg("-I")
+        .arg(sources().join("include"))
+        .arg("-I")
         .arg(sources().join(headers))
         .arg("-o")
         .arg(&program)
