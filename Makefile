@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 30
 
 # What building needs, what the tests drive, and what the benchmarks compare with.
 BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
-TEST_PACKAGES  := bind9-dnsutils curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps
+TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps
 LINT_PACKAGES  := clang-format
 WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
@@ -62,10 +62,10 @@ bench: deps-test ## figures beside the peers; writes docs/bench/
 	$(CARGO) build --release --workspace --bins
 	$(SUDO) target/release/bench
 
-fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS
-	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
-		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
+fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS, as many at a time as there are CPUs
+	cd fuzz && $(CARGO) +nightly fuzz build
+	cd fuzz && $(CARGO) +nightly fuzz list | xargs -P $$(nproc) -I {} \
+		$(CARGO) +nightly fuzz run {} -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0
 
 install: build ## to PREFIX: commands, the Winsock library, manual pages, completions; the unit and its configuration
 	$(CARGO) build --release -p sidetrack-winsock

@@ -5,6 +5,9 @@
 
 static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
 				       const struct connection *c);
+static __always_inline int endpoint_wanted(__u32 layers, __u32 protocol);
+static __noinline int datagram_begun(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+				     struct connection *c);
 
 static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct connection *c,
 				    const struct sidetrack_filter *f, struct sidetrack_desk *desk,
@@ -208,8 +211,7 @@ static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct inquiry *i
 	decision = desk->search.decision;
 	if (decision != DIVERT)
 		return decision == PROCEED ? go_straight(ctx) : REFUSE;
-	if (c->protocol == IPPROTO_TCP)
-		endpoint_connect(ctx, inquiry, c);
+	endpoint_connect(ctx, inquiry, c);
 	rank = desk->search.diverts;
 	f = rank == SIDETRACK_NO_RANK ? NULL : filter_at(inquiry->policy, rank);
 	if (!f)
@@ -217,11 +219,11 @@ static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct inquiry *i
 	return redirect(ctx, c, f, desk, parent_id, target);
 }
 
-/* Bits of the layers that a connect may meet. */
-#define CONNECT_LAYERS(v6)                                                                         \
-	((1U << SIDETRACK_LAYER_CONNECT_REDIRECT | 1U << SIDETRACK_LAYER_AUTH_CONNECT |            \
-	  1U << SIDETRACK_LAYER_FLOW_ESTABLISHED | 1U << SIDETRACK_LAYER_ENDPOINT_CLOSURE)         \
-	 << (v6))
+/* Bits of the layers that a connect may meet; and a UDP socket that sends. */
+#define CONNECT_LAYERS                                                                             \
+	(1U << SIDETRACK_LAYER_CONNECT_REDIRECT | 1U << SIDETRACK_LAYER_AUTH_CONNECT |             \
+	 1U << SIDETRACK_LAYER_FLOW_ESTABLISHED | 1U << SIDETRACK_LAYER_ENDPOINT_CLOSURE)
+#define DATAGRAM_LAYERS (CONNECT_LAYERS | 1U << SIDETRACK_LAYER_AUTH_RECV_ACCEPT)
 
 /* The flow whose records a socket has; 0 if none. */
 static __always_inline __u64 parent_of(struct bpf_sock *sk)
@@ -234,14 +236,33 @@ static __always_inline __u64 parent_of(struct bpf_sock *sk)
 /* The policy in force, and whether it has anything to say. */
 static __always_inline int is_asked(struct inquiry *inquiry, struct connection *c, __u64 parent_id)
 {
+	__u32 layers = c->protocol == IPPROTO_UDP ? DATAGRAM_LAYERS : CONNECT_LAYERS;
 	struct sidetrack_policy *head;
 
 	inquiry->policy = policy_in_force();
 	head = inquiry->policy ? policy_line(inquiry->policy, 0) : NULL;
-	if (!head || (!parent_id && !(head->layers & CONNECT_LAYERS(c->family == AF_INET6))))
+	if (!head || (!parent_id && !(head->layers & layers << (c->family == AF_INET6))))
 		return 0;
 	c->generation = head->generation;
 	inquiry->layers = head->layers;
+	return 1;
+}
+
+/* Is it beside all filters that a program's connect may meet, at a glance? */
+static __noinline int is_beside(const struct inquiry *inquiry, const struct connection *c,
+				__u64 parent_id)
+{
+	__u32 v6 = c->family == AF_INET6;
+	__u8 first_byte = c->remote.bytes[v6 ? 0 : 12];
+
+	if (parent_id || endpoint_wanted(inquiry->layers, c->protocol))
+		return 0;
+	for (__u32 layer = SIDETRACK_LAYER_CONNECT_REDIRECT; layer <= SIDETRACK_LAYER_AUTH_CONNECT;
+	     layer += 2)
+		if (inquiry->layers & 1U << (layer + v6) &&
+		    layer_may_match(inquiry->policy, layer + v6, first_byte, bpf_ntohs(c->port),
+				    c->protocol))
+			return 0;
 	return 1;
 }
 
@@ -260,6 +281,9 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct inquiry *inqu
 	decision = judge_at_desk(ctx, inquiry, inquiry->connection, target, parent_id);
 	c->settled = !inquiry->desk->search.absent_passed;
 	desk_give(inquiry->desk);
+	if (c->protocol == IPPROTO_UDP && (decision == PROCEED || decision == DIVERT) &&
+	    endpoint_wanted(inquiry->layers, IPPROTO_UDP))
+		datagram_begun(ctx, inquiry, c);
 	return decision;
 }
 
@@ -269,7 +293,7 @@ static __always_inline int judge_connect(struct bpf_sock_addr *ctx, struct conne
 	__u64 parent_id = parent_of(ctx->sk);
 	struct inquiry inquiry = {};
 
-	if (!is_asked(&inquiry, c, parent_id))
+	if (!is_asked(&inquiry, c, parent_id) || is_beside(&inquiry, c, parent_id))
 		return go_straight(ctx);
 	return judge(ctx, &inquiry, c, parent_id, target);
 }

@@ -138,12 +138,31 @@ static __always_inline void datagram_fill(struct bpf_sock_addr *ctx,
 					  struct sidetrack_flow_entry *entry,
 					  const struct connection *c)
 {
+	struct sidetrack_client *lifted = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
+
+	if (lifted)
+		entry->flow.bound_ifindex = lifted->bound_ifindex;
 	entry->socket = (__u64)ctx->sk;
 	entry->flow.netns_cookie = bpf_get_netns_cookie(ctx);
 	__builtin_memcpy(entry->flow.local_addr, c->local.bytes, sizeof(c->local));
 	entry->flow.local_port = c->local_port;
 	if (!c->sending)
 		entry->flow.flags |= SIDETRACK_FLOW_CONNECTED;
+}
+
+/* ---- Who began ------------------------------------------------------------------------------- */
+
+static __noinline int known_find(__u64 client, __u16 kind, const struct connection *c);
+static __noinline int known_set(__u64 client, __u16 kind, const struct connection *c);
+
+/*
+ * Who has heard from a peer before sending there is a server to it: its answers go as that came.
+ * A proxy's own socket never is.
+ */
+static __always_inline int is_served(struct bpf_sock_addr *ctx, const struct connection *c,
+				     __u64 parent_id)
+{
+	return !parent_id && known_find(bpf_get_socket_cookie(ctx), PASSED_HEARD, c);
 }
 
 /* ---- Diverting ------------------------------------------------------------------------------ */
@@ -186,15 +205,18 @@ static __always_inline int datagram_target(const struct sidetrack_flow *flow,
 	return DIVERT;
 }
 
-/* A new flow for it. */
+/* A new flow for it, unless it is an answer. */
 static __noinline int divert_datagram(struct bpf_sock_addr *ctx, const struct connection *c,
 				      const struct sidetrack_service *service,
 				      const struct sidetrack_client *client, struct target *target)
 {
 	struct sidetrack_flow_entry *entry, *of_destination;
-	int error = datagram_free_device(ctx, c);
 	__u64 id;
+	int error;
 
+	if (is_served(ctx, c, client->parent_id))
+		return go_straight(ctx);
+	error = datagram_free_device(ctx, c);
 	if (error)
 		return refuse_unrouted(error);
 	entry = flow_make(client, bpf_get_socket_cookie(ctx));

@@ -15,7 +15,6 @@ struct target {
 	__be16 port;
 };
 
-#define SOL_SOCKET 1
 #define SO_BINDTOIFINDEX 62
 #define LOOPBACK_IFINDEX 1
 

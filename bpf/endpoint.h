@@ -15,16 +15,22 @@ static __always_inline void endpoint_fill(struct sidetrack_endpoint *e)
 	struct task_struct *task = bpf_get_current_task_btf();
 
 	e->pid = task->tgid;
-	__builtin_memcpy(e->comm, task->comm, sizeof(e->comm));
+	bpf_probe_read_kernel(e->comm, sizeof(e->comm), task->comm);
 	e->state = ENDPOINT_OPEN;
 	program_read(&e->program);
+	endpoints_made = 1;
 }
 
-/* A program connects: kept for when the connection is established, and for when it closes. */
-static __always_inline int endpoint_wanted(void *policy)
+/*
+ * Does a socket of a program that connects need to be remembered? For when the connection is
+ * established, and for when it closes; a UDP socket may receive as well.
+ */
+static __always_inline int endpoint_wanted(__u32 layers, __u32 protocol)
 {
-	return layers_in_force(policy) & (LAYER_BITS(SIDETRACK_LAYER_FLOW_ESTABLISHED) |
-					  LAYER_BITS(SIDETRACK_LAYER_ENDPOINT_CLOSURE));
+	return layers &
+	       (LAYER_BITS(SIDETRACK_LAYER_FLOW_ESTABLISHED) |
+		LAYER_BITS(SIDETRACK_LAYER_ENDPOINT_CLOSURE) |
+		(protocol == IPPROTO_UDP ? LAYER_BITS(SIDETRACK_LAYER_AUTH_RECV_ACCEPT) : 0));
 }
 
 static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
@@ -32,7 +38,7 @@ static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry
 {
 	struct sidetrack_endpoint *e;
 
-	if (!endpoint_wanted(inquiry->policy) || !program_in_scope())
+	if (!endpoint_wanted(inquiry->layers, c->protocol) || !program_in_scope())
 		return 0;
 	e = bpf_sk_storage_get(&sidetrack_endpoints, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!e) {
@@ -204,49 +210,51 @@ static __always_inline int bind6(struct bpf_sock_addr *ctx)
 	return bind_judge(ctx, &c);
 }
 
-/* ---- A SYN comes in ------------------------------------------------------------------------ */
+/* ---- A SYN comes in, or a datagram
+ * ------------------------------------------------------------------------ */
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
+#define HEADER_IPV4 20
+#define HEADER_IPV6 40
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
 #define TCP_FLAGS_AT 13
 #define INGRESS_PERMIT 1
 #define INGRESS_DROP 0
 
-/* Where the packet's TCP header is; negative if it has none that we look for. */
+/*
+ * Where the packet's TCP or UDP header is; negative if it has none that we look for. The caller has
+ * said which of the two.
+ */
 static __always_inline int packet_addresses(struct __sk_buff *skb, struct connection *c)
 {
-	__u8 head[40];
+	__u8 head[HEADER_IPV6];
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes(skb, 0, head, 20) || head[9] != IPPROTO_TCP)
+		if (bpf_skb_load_bytes(skb, 0, head, HEADER_IPV4) || head[9] != c->protocol)
 			return -1;
 		c->family = AF_INET;
 		address_from_v4(&c->remote, *(__be32 *)(head + 12));
 		address_from_v4(&c->local, *(__be32 *)(head + 16));
 		return (head[0] & 0xf) * 4;
 	}
-	if (skb->protocol != bpf_htons(ETH_P_IPV6) || bpf_skb_load_bytes(skb, 0, head, 40) ||
-	    head[6] != IPPROTO_TCP)
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) ||
+	    bpf_skb_load_bytes(skb, 0, head, HEADER_IPV6) || head[6] != c->protocol)
 		return -1;
 	c->family = AF_INET6;
 	__builtin_memcpy(c->remote.bytes, head + 8, 16);
 	__builtin_memcpy(c->local.bytes, head + 24, 16);
-	return 40;
+	return HEADER_IPV6;
 }
 
-static __always_inline int recv_accept(struct __sk_buff *skb)
+static __always_inline int accept_judge(struct __sk_buff *skb, struct bpf_sock *sk)
 {
 	struct connection c = { .protocol = IPPROTO_TCP, .inbound = 1 };
 	struct inquiry inquiry = {};
-	struct bpf_sock *sk = skb->sk;
 	__u8 head[14] = {};
-	int at;
+	int at = packet_addresses(skb, &c);
 
-	if (!sk || sk->state != BPF_TCP_LISTEN)
-		return INGRESS_PERMIT;
-	at = packet_addresses(skb, &c);
 	if (at < 0 || bpf_skb_load_bytes(skb, at, head, sizeof(head)) ||
 	    (head[TCP_FLAGS_AT] & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return INGRESS_PERMIT;
@@ -264,33 +272,43 @@ static __always_inline int recv_accept(struct __sk_buff *skb)
 
 /* ---- Established, and closed ---------------------------------------------------------------- */
 
+/* Both ends of a TCP connection. A function of its own: what it needs is off the stack when it is
+ * judged. */
+static __noinline int endpoint_ends(struct bpf_sock_ops *ops, const struct sidetrack_endpoint *e,
+				    struct connection *c)
+{
+	struct sidetrack_pair pair;
+
+	pair_read(&pair, ops, !e->connecting);
+	c->inbound = !e->connecting;
+	c->family = ops->family;
+	if (e->connecting) {
+		c->family = e->family;
+		__builtin_memcpy(c->remote.bytes, e->remote_addr, 16);
+		c->port = e->remote_port;
+		__builtin_memcpy(c->local.bytes, pair.client_addr, 16);
+		c->local_port = bpf_htons(pair.client_port);
+		return 0;
+	}
+	__builtin_memcpy(c->remote.bytes, pair.client_addr, 16);
+	c->port = bpf_htons(pair.client_port);
+	__builtin_memcpy(c->local.bytes, pair.target_addr, 16);
+	c->local_port = pair.target_port;
+	if (address_is_mapped(&c->remote))
+		c->family = AF_INET;
+	return 0;
+}
+
 static __always_inline void endpoint_event(struct bpf_sock_ops *ops, struct sidetrack_endpoint *e,
 					   __u32 layer)
 {
 	struct connection c = { .protocol = IPPROTO_TCP };
 	struct inquiry inquiry = { .endpoint = e };
-	struct sidetrack_pair pair;
 
 	inquiry.policy = policy_with(layer, &c);
 	if (!inquiry.policy)
 		return;
-	pair_read(&pair, ops, !e->connecting);
-	c.inbound = !e->connecting;
-	c.family = ops->family;
-	if (e->connecting) {
-		c.family = e->family;
-		__builtin_memcpy(c.remote.bytes, e->remote_addr, 16);
-		c.port = e->remote_port;
-		__builtin_memcpy(c.local.bytes, pair.client_addr, 16);
-		c.local_port = bpf_htons(pair.client_port);
-	} else {
-		__builtin_memcpy(c.remote.bytes, pair.client_addr, 16);
-		c.port = bpf_htons(pair.client_port);
-		__builtin_memcpy(c.local.bytes, pair.target_addr, 16);
-		c.local_port = pair.target_port;
-		if (address_is_mapped(&c.remote))
-			c.family = AF_INET;
-	}
+	endpoint_ends(ops, e, &c);
 	endpoint_judge(&inquiry, &c, layer);
 }
 
@@ -328,6 +346,20 @@ static __noinline int endpoint_close(struct bpf_sock_ops *ops)
 
 /* ---- Asked by hand -------------------------------------------------------------------------- */
 
+/* As a connect is told beside all filters at a glance: what is answered is true of it as well. */
+static __always_inline int question_may_match(const struct inquiry *inquiry, __u32 layer)
+{
+	const struct sidetrack_desk *desk = inquiry->desk;
+	const __u64 *remote = desk->values[SIDETRACK_FIELD_REMOTE_ADDRESS];
+
+	if (layer < SIDETRACK_LAYER_CONNECT_REDIRECT || layer > SIDETRACK_LAYER_AUTH_CONNECT + 1)
+		return 1;
+	return layer_may_match(inquiry->policy, layer,
+			       layer & 1 ? remote[0] >> 56 : remote[1] >> 24,
+			       desk->values[SIDETRACK_FIELD_REMOTE_PORT][1],
+			       desk->values[SIDETRACK_FIELD_PROTOCOL][1]);
+}
+
 /* What the policy in force says to values that the caller makes up. Tells nobody. */
 static __always_inline int answer(struct sidetrack_question *q)
 {
@@ -350,7 +382,7 @@ static __always_inline int answer(struct sidetrack_question *q)
 	__builtin_memcpy(desk->values, q->values, sizeof(q->values));
 	s->vetted = 1;
 	s->absent_given = q->absent_given;
-	if (classify_begin(&inquiry, q->layer)) {
+	if (classify_begin(&inquiry, q->layer) && question_may_match(&inquiry, q->layer)) {
 		if (q->floor)
 			classify_assume(s, q->floor);
 		classify_run(&inquiry);

@@ -16,7 +16,7 @@ static __always_inline void event_who(struct sidetrack_event *e, const struct co
 	}
 	e->pid = task->tgid;
 	e->uid = task->cred->uid.val;
-	__builtin_memcpy(e->comm, task->comm, sizeof(e->comm));
+	bpf_probe_read_kernel(e->comm, sizeof(e->comm), task->comm);
 }
 
 __noinline int event_emit(__u32 kind, const struct connection *c, __u64 filter_id, __u32 service)

@@ -81,7 +81,7 @@ struct inquiry {
 	struct sidetrack_desk *desk;
 	struct connection *connection; /* for events; none if nobody is to be told */
 	/* Of a socket whose program is not the current one. */
-	const struct sidetrack_endpoint *endpoint;
+	struct sidetrack_endpoint *endpoint;
 };
 
 static __always_inline int test_holds(__u32 kind, __u32 negate, const __u64 *low, const __u64 *high,
@@ -499,6 +499,19 @@ static __always_inline void classify_assume(struct search *s, __u32 floor)
 	s->cursor = 0;
 	s->collecting = 1;
 	s->held = 0;
+}
+
+/* May any filter of a layer match? Its sketch says so of most connections that none matches. */
+static __always_inline int layer_may_match(void *policy, __u32 layer, __u8 first_byte, __u16 port,
+					   __u32 protocol)
+{
+	struct sidetrack_layer *l = policy_line(policy, SIDETRACK_LAYER_LINE + layer);
+	__u32 bit = protocol == IPPROTO_TCP ? SIDETRACK_SKETCH_TCP :
+		    protocol == IPPROTO_UDP ? SIDETRACK_SKETCH_UDP :
+					      SIDETRACK_SKETCH_OTHER_PROTOCOL;
+
+	return !l || ((l->protocols & bit) && l->ports >> (port & 63) & 1 &&
+		      l->addresses[first_byte >> 6] >> (first_byte & 63) & 1);
 }
 
 /* Begins at a layer. Returns 0 if it has no filters. */

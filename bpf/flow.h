@@ -49,6 +49,7 @@ static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidet
 		return NULL;
 	entry->closed_at = now;
 	entry->client = socket_cookie;
+	entry->socket = 0;
 	entry->parent = client->parent_id;
 	entry->handed_over = 0;
 	if (!flow_fill(entry, client, id, now))
@@ -73,14 +74,6 @@ static __always_inline __be32 flow_call(struct bpf_sock_addr *ctx,
 	__sync_fetch_and_add(&flows_called, 1);
 	__sync_lock_test_and_set(&entry->life, LIFE(id, FLOW_CALLED, 0));
 	return address_of_slot(id % flows_max);
-}
-
-/* Whatever is in the slot that this address tells; NULL if it tells none. */
-static __always_inline struct sidetrack_flow_entry *flow_at_address(__be32 address)
-{
-	__u32 slot = slot_of_address(address);
-
-	return slot < SLOT_ADDRESSES ? bpf_map_lookup_elem(&sidetrack_flows, &slot) : NULL;
 }
 
 /* The SYN is about to leave: the flow is pending, with its client tied to it. */
@@ -173,32 +166,38 @@ static __always_inline __u64 flow_of_arrival(struct bpf_sock_ops *ops)
 	return 0;
 }
 
+/* May the service of a flow have this child? One that has gone, or listens elsewhere, may not. */
+static __always_inline int service_listens_at(__u32 number, struct bpf_sock_ops *ops)
+{
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	__be16 port = bpf_htons(ops->local_port);
+
+	if (!service)
+		return 0;
+	return ops->family == AF_INET ? service->listeners4 && service->port4 == port :
+					service->listeners6 && service->port6 == port;
+}
+
 /* sockops, PASSIVE_ESTABLISHED: runs before accept returns; the new socket takes its flow. */
 static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 {
 	struct sidetrack_flow_entry *entry;
 	struct bpf_sock *sk = ops->sk;
-	struct sidetrack_socket *socket;
 	__u64 id;
 
-	if (!sk)
+	if (!sk || !child_is_marked(ops, sk))
 		return;
-	socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
-	if (!socket)
-		return;
-	socket->linked = 0; /* of the listener's own, if it ever had one */
-	if (socket->role != SOCKET_LISTENER) {
-		socket->role = 0;
-		return;
-	}
-	socket->role = SOCKET_ACCEPTED;
 	id = flow_of_arrival(ops);
 	entry = id ? flow_find(id) : NULL;
-	if (!entry || flow_service(&entry->flow) != socket->service)
+	if (!entry || !service_listens_at(flow_service(&entry->flow), ops))
 		return; /* nobody's, or of another service that had the port: not its flow */
 	if (!life_change(entry, LIFE(id, FLOW_PENDING, 1), LIFE(id, FLOW_ESTABLISHED, 2)))
 		return; /* the client has just gone */
-	socket->accepted = id;
+	if (child_keep(sk, ops->local_ip4, entry, id)) {
+		flow_untie(id);
+		count(SIDETRACK_COUNT_FLOWS_LOST);
+		return;
+	}
 	count(SIDETRACK_COUNT_HANDED_OVER);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
@@ -241,18 +240,17 @@ static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf
  * sockops, an accepted socket reaches CLOSE. If no program ever held it (its listener closed with
  * it still in the queue), no release will come.
  */
-static __always_inline void flow_drop_unaccepted(struct bpf_sock *sk,
-						 struct sidetrack_socket *socket)
+static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
 	struct tcp_sock *tcp;
 	__u64 id;
 
-	if (!socket->accepted)
+	if (!child_flow(sk, ops->local_ip4))
 		return;
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp || ((struct sock *)tcp)->sk_socket)
 		return;
-	id = __sync_lock_test_and_set(&socket->accepted, 0);
+	id = child_leave(sk, ops->local_ip4);
 	if (id)
 		flow_untie(id);
 }
@@ -260,15 +258,12 @@ static __always_inline void flow_drop_unaccepted(struct bpf_sock *sk,
 /* sockops, a socket of either side reaches CLOSE. */
 static __always_inline void flow_end(struct bpf_sock_ops *ops)
 {
-	struct sidetrack_socket *socket;
 	struct bpf_sock *sk = ops->sk;
 
 	if (!sk)
 		return;
 	flow_end_client(ops, sk);
-	socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
-	if (socket)
-		flow_drop_unaccepted(sk, socket);
+	flow_drop_unaccepted(ops, sk);
 }
 
 #endif /* SIDETRACK_FLOW_H */

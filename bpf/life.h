@@ -116,6 +116,14 @@ static __always_inline struct sidetrack_flow_entry *flow_slot(__u64 id)
 	return bpf_map_lookup_elem(&sidetrack_flows, &slot);
 }
 
+/* Whatever is in the slot that this address tells; NULL if it tells none. */
+static __always_inline struct sidetrack_flow_entry *flow_at_address(__be32 address)
+{
+	__u32 slot = slot_of_address(address);
+
+	return slot < SLOT_ADDRESSES ? bpf_map_lookup_elem(&sidetrack_flows, &slot) : NULL;
+}
+
 /* The flow of this id, if its slot is still its own. */
 static __always_inline struct sidetrack_flow_entry *flow_find(__u64 id)
 {
@@ -191,6 +199,18 @@ static long flow_search_step(__u32 i, struct flow_search *search)
 	return search->closed && i + 1 >= FLOW_TRIES_GRACE;
 }
 
+/*
+ * The next slot was used long ago, and reading it would wait for memory. A store does not wait: so
+ * it is on its way into the cache until somebody takes it.
+ */
+static __always_inline void flow_warm(__u64 id)
+{
+	struct sidetrack_flow_entry *next = flow_slot(id + 1);
+
+	if (next)
+		*(volatile __u32 *)&next->warmed = 0;
+}
+
 /* A slot for a new flow. Returns its id; 0 if there is none. */
 __noinline __u64 flow_take_slot(__u64 now)
 {
@@ -206,6 +226,7 @@ __noinline __u64 flow_take_slot(__u64 now)
 		return 0;
 	if (search.found || !search.closed) {
 		life_bury(entry, search.before);
+		flow_warm(search.found);
 		return search.found;
 	}
 	life = entry->life;
@@ -213,6 +234,7 @@ __noinline __u64 flow_take_slot(__u64 now)
 	    !life_change(entry, life, LIFE(search.closed, FLOW_TAKEN, 0)))
 		return 0;
 	life_bury(entry, life);
+	flow_warm(search.closed);
 	count(SIDETRACK_COUNT_GRACE_CUT);
 	return search.closed;
 }

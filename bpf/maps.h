@@ -92,34 +92,49 @@ struct {
 } sidetrack_owner_cgroups SEC(".maps");
 
 #define SOCKET_LISTENER 1 /* marked by LISTEN */
-#define SOCKET_ACCEPTED 2 /* the child of a listener */
-#define SOCKET_OUTGOING 3 /* has records */
+#define SOCKET_OUTGOING 2 /* has records */
 
 /* A proxy's socket. */
 struct sidetrack_socket {
-	__u64 accepted;	     /* the flow that arrived on it; 0 if none */
 	__u64 linked;	     /* the flow whose records were set on it; 0 if none */
 	__u64 selected;	     /* of a UDP listener: the flow that DATAGRAM named last */
 	__u64 owner_started; /* of the process that marked it, as in struct sidetrack_owner */
 	__u32 owner;	     /* that process; 0 if the engine did, for a legacy proxy */
-	__u32 service;	     /* whose listener it is, or the child of */
+	__u32 service;	     /* whose listener it is */
 	__u32 role;	     /* SOCKET_* */
 	__u32 epoch;	     /* of that service */
 };
 
 /*
- * Proxies' sockets. An accepted child inherits a copy of its listener's (BPF_F_CLONE), so that only
- * a child of a marked listener can take a flow over. Freed with the socket.
- * Writers: setsockopt, sockops (hand over), release. Readers: connect, getsockopt.
- * No memory: LISTEN and RECORDS fail with ENOMEM; a child without its copy the kernel refuses
- * itself.
+ * Proxies' listeners and outgoing sockets. Freed with the socket.
+ * Writers: setsockopt, release. Readers: connect, getsockopt.
+ * No memory: LISTEN and RECORDS fail with ENOMEM.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sidetrack_socket);
+} sidetrack_sockets SEC(".maps");
+
+/* An accepted socket whose own address does not tell its flow's slot. */
+struct sidetrack_child {
+	__u64 accepted; /* the flow that arrived on it; 0 if none */
+};
+
+/*
+ * Such sockets; and, before Linux 6.12, marked listeners, of which each child inherits a copy
+ * (BPF_F_CLONE), see child.h. Freed with the socket. Writers: setsockopt (LISTEN), sockops (hand
+ * over), release. Readers: getsockopt, sockops.
+ * No memory: LISTEN fails with ENOMEM; an accepted socket has no flow, which is counted
+ * (FLOWS_LOST), and answers no query; a child without its copy the kernel refuses itself.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
 	__type(key, int);
-	__type(value, struct sidetrack_socket);
-} sidetrack_sockets SEC(".maps");
+	__type(value, struct sidetrack_child);
+} sidetrack_children SEC(".maps");
 
 /* A redirected client socket whose flow is made at SYN only, see slot_is_told: what connect
  * decided. */
@@ -179,6 +194,9 @@ struct sidetrack_endpoint {
 	__u32 state; /* ENDPOINT_* */
 	char comm[SIDETRACK_COMM_SIZE];
 };
+
+/* Some socket has one: until then nobody looks for any. */
+__u32 endpoints_made;
 
 #define ENDPOINT_OPEN 0
 #define ENDPOINT_ESTABLISHED 1
@@ -275,7 +293,13 @@ struct {
 	__type(value, __u64);
 } sidetrack_destinations SEC(".maps");
 
-/* A datagram that may go straight: who sends it where, by which policy. */
+#define PASSED_STRAIGHT 0    /* it may go straight: who sends it where, by which policy */
+#define PASSED_OUT 1	     /* a socket has sent there: what comes from there are answers */
+#define PASSED_IN 2	     /* the layer auth recv-accept has let it in, by this policy */
+#define PASSED_ESTABLISHED 3 /* the layer flow established has been told */
+#define PASSED_HEARD 4 /* a socket has heard from there first: what it sends there are answers */
+
+/* A datagram that needs no judgement, and why. Who sends it is known for PASSED_STRAIGHT only. */
 struct sidetrack_passed {
 	__u64 client; /* the socket's cookie */
 	__u64 parent;
@@ -284,13 +308,14 @@ struct sidetrack_passed {
 	__u32 uid;
 	__u8 remote_addr[16];
 	__be16 remote_port;
-	__u16 reserved;
+	__u16 kind; /* PASSED_* */
 	__u32 generation;
 };
 
 /*
- * Datagrams that were judged and may go straight: those that follow need no judgement. Value:
- * unused. Writer and reader: sendmsg. Full: the least recently used is forgotten, and judged again.
+ * Datagrams that were judged: those that follow need no judgement. Value: unused. Writers and
+ * readers: sendmsg, recvmsg, connect (UDP), ingress. Full: the least recently used is forgotten,
+ * and judged again; of PASSED_OUT, as if the other side had begun.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

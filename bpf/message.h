@@ -92,12 +92,17 @@ static __always_inline int judge_first(struct bpf_sock_addr *ctx, struct connect
 	struct inquiry inquiry = {};
 	int verdict;
 
-	if (!is_asked(&inquiry, c, parent_id) || passed_before(ctx, c, parent_id))
+	if (!is_asked(&inquiry, c, parent_id) || is_beside(&inquiry, c, parent_id) ||
+	    passed_before(ctx, c, parent_id))
 		return go_straight(ctx);
 	verdict = judge(ctx, &inquiry, c, parent_id, target);
-	if (verdict == PROCEED && c->settled)
+	if (verdict != PROCEED)
+		return verdict;
+	if (!is_served(ctx, c, parent_id))
+		known_set(bpf_get_socket_cookie(ctx), PASSED_OUT, c);
+	if (c->settled)
 		passed_remember(ctx, c, parent_id);
-	return verdict;
+	return PROCEED;
 }
 
 static __always_inline int judge_datagram(struct bpf_sock_addr *ctx, struct connection *c,
@@ -127,6 +132,25 @@ static __always_inline int send6(struct bpf_sock_addr *ctx)
 
 /* ---- recvmsg: an answer comes from where the program sent to ------------------------------- */
 
+/* A datagram of no flow has come: perhaps to a server, if the socket has not sent there before. */
+static __noinline int hear(struct bpf_sock_addr *ctx, const union address *from)
+{
+	struct connection c = { .port = ctx->user_port, .remote = *from };
+	__u64 client = bpf_get_socket_cookie(ctx);
+	void *policy = policy_in_force();
+	struct sidetrack_socket *socket;
+
+	if (!policy || !(layers_in_force(policy) & 3U << SIDETRACK_LAYER_CONNECT_REDIRECT) ||
+	    !ctx->sk || ctx->sk->state == BPF_TCP_ESTABLISHED)
+		return 0;
+	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
+	if (socket && socket->role == SOCKET_LISTENER)
+		return 0; /* a service hears from everybody */
+	if (known_find(client, PASSED_OUT, &c) || known_find(client, PASSED_HEARD, &c))
+		return 0;
+	return known_set(client, PASSED_HEARD, &c);
+}
+
 /* Whom this socket thinks it hears from. Fails if that is who it is. */
 static __always_inline int sender_read(struct bpf_sock_addr *ctx, const union address *from,
 				       struct target *sender)
@@ -135,7 +159,11 @@ static __always_inline int sender_read(struct bpf_sock_addr *ctx, const union ad
 	struct sidetrack_service *service;
 	__u32 number;
 
-	if (!entry || entry->client != bpf_get_socket_cookie(ctx))
+	if (!entry) {
+		hear(ctx, from);
+		return -1;
+	}
+	if (entry->client != bpf_get_socket_cookie(ctx))
 		return -1;
 	number = flow_service(&entry->flow);
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);

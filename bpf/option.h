@@ -307,19 +307,18 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 {
 	int original_dst =
 		ctx->optname == SO_ORIGINAL_DST && (ctx->level == SOL_IP || ctx->level == SOL_IPV6);
-	struct sidetrack_flow_entry *entry = NULL;
-	struct sidetrack_socket *socket;
+	struct sidetrack_flow_entry *entry;
 	__u32 state;
 
 	if (ctx->level != SOL_SIDETRACK && !original_dst)
 		return not_ours(ctx);
 	if (!is_ours_to_answer(ctx))
 		return original_dst ? not_ours(ctx) : option_fail(EPROTONOSUPPORT);
-	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
 	if (ctx->sk->protocol == IPPROTO_UDP)
-		entry = datagram_of_socket(ctx, socket);
-	else if (socket && socket->accepted)
-		entry = flow_find(socket->accepted);
+		entry = datagram_of_socket(
+			ctx, bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0));
+	else
+		entry = child_flow(ctx->sk, ctx->sk->src_ip4);
 	if (original_dst)
 		return entry ? get_original_dst(ctx, &entry->flow) : not_ours(ctx);
 	if (!entry && !ctx->retval)
@@ -425,7 +424,7 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 	if (ctx->sk->protocol == IPPROTO_UDP)
 		error = datagram_listener_add(ctx->sk, service, bpf_get_netns_cookie(ctx));
 	else
-		error = listener_add(ctx->sk, service);
+		error = listener_add(ctx->sk, service, number);
 	if (!error && owner_add(socket, service)) {
 		listener_count(ctx->sk, service, -1);
 		error = -ENOSPC;
@@ -482,16 +481,19 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 static __always_inline void release(struct bpf_sock *sk)
 {
 	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
+	struct sock *kept = (struct sock *)sk; /* the hook does not show a socket's own address */
 	__u64 accepted, linked;
 
+	accepted = sk->protocol == IPPROTO_TCP ?
+			   child_leave(sk, BPF_CORE_READ(kept, __sk_common.skc_rcv_saddr)) :
+			   0;
+	if (accepted)
+		flow_untie(accepted);
 	if (!socket)
 		return;
 	if (socket->role == SOCKET_LISTENER)
 		listener_remove(sk, socket);
-	accepted = __sync_lock_test_and_set(&socket->accepted, 0);
 	linked = __sync_lock_test_and_set(&socket->linked, 0);
-	if (accepted)
-		flow_untie(accepted);
 	if (linked)
 		flow_untie(linked);
 }

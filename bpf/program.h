@@ -5,7 +5,9 @@
 
 /*
  * Pointers that come from bpf_get_current_task_btf are read directly; whatever is out of reach
- * reads as 0. Helpers that copy kernel memory cost ten times as much.
+ * reads as 0. Helpers that copy kernel memory cost ten times as much. But each such read costs the
+ * verifier a search of the kernel's types, most of what loading takes: so walks are bpf_loops, not
+ * unrolled.
  */
 
 /* When the process started, as userspace reads it: a number alone may have been given anew. */
@@ -26,11 +28,32 @@ static __always_inline __u64 program_cgroup(struct task_struct *task)
 
 #define CGROUP_WALK_MAX 32 /* levels; of a deeper cgroup the upper ones are not seen */
 
+/* A walk from a cgroup upwards. */
+struct cgroup_walk {
+	struct cgroup *cgroup;
+	struct sidetrack_program *program;
+};
+
+static long cgroup_step(__u32 i, struct cgroup_walk *walk)
+{
+	struct cgroup *cgroup = walk->cgroup;
+	__u32 level = cgroup->level;
+	struct cgroup_subsys_state *above = cgroup->self.parent;
+
+	if (!level || !above)
+		return 1;
+	if (level <= SIDETRACK_CGROUP_LEVELS_MAX)
+		walk->program->cgroups[(level - 1) & (SIDETRACK_CGROUP_LEVELS_MAX - 1)] =
+			cgroup->kn->id;
+	walk->cgroup = above->cgroup;
+	return !walk->cgroup;
+}
+
 /* The current program, as conditions ask about it. */
 __noinline int program_read(struct sidetrack_program *p)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
+	struct cgroup_walk walk = { .cgroup = task->cgroups->dfl_cgrp, .program = p };
 	struct file *file = task->mm->exe_file;
 
 	if (!p)
@@ -41,42 +64,42 @@ __noinline int program_read(struct sidetrack_program *p)
 		p->device = file->f_inode->i_sb->s_dev;
 	}
 	p->uid = task->cred->uid.val;
-	p->cgroup_id = cgroup->level ? cgroup->kn->id : 0;
-	for (int i = 0; i < CGROUP_WALK_MAX; i++) {
-		__u32 level = cgroup->level;
-		struct cgroup_subsys_state *above = cgroup->self.parent;
-
-		if (!level || !above)
-			break;
-		if (level <= SIDETRACK_CGROUP_LEVELS_MAX)
-			p->cgroups[(level - 1) & (SIDETRACK_CGROUP_LEVELS_MAX - 1)] =
-				cgroup->kn->id;
-		cgroup = above->cgroup;
-		if (!cgroup)
-			break;
-	}
+	p->cgroup_id = walk.cgroup->level ? walk.cgroup->kn->id : 0;
+	bpf_loop(CGROUP_WALK_MAX, cgroup_step, &walk, 0);
 	return 0;
+}
+
+/* A walk from a process to those it descends from, in one cgroup. */
+struct owner_walk {
+	struct task_struct *task;
+	__u64 cgroup;
+	__u32 service;
+};
+
+static long owner_step(__u32 i, struct owner_walk *walk)
+{
+	struct task_struct *task = walk->task;
+	struct sidetrack_owner *owner;
+	__u32 tgid = task->tgid;
+
+	if (tgid <= 1)
+		return 1;
+	owner = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
+	if (owner && owner->cgroup_id == walk->cgroup && owner->started == program_started(task)) {
+		walk->service = owner->service;
+		return 1;
+	}
+	walk->task = task->real_parent;
+	return !walk->task;
 }
 
 /* The service of a process, or of one it descends from, in the same cgroup; 0 if none. */
 __noinline __u32 owner_of_current(__u64 cgroup)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct owner_walk walk = { .task = bpf_get_current_task_btf(), .cgroup = cgroup };
 
-	for (int i = 0; i < SIDETRACK_ANCESTORS_MAX; i++) {
-		struct sidetrack_owner *owner;
-		__u32 tgid = task->tgid;
-
-		if (tgid <= 1)
-			break;
-		owner = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
-		if (owner && owner->cgroup_id == cgroup && owner->started == program_started(task))
-			return owner->service;
-		task = task->real_parent;
-		if (!task)
-			break;
-	}
-	return 0;
+	bpf_loop(SIDETRACK_ANCESTORS_MAX, owner_step, &walk, 0);
+	return walk.service;
 }
 
 /* The service whose process this is; 0 if none. Most cgroups have none, and that is soon known. */
@@ -114,65 +137,117 @@ static __always_inline int path_prepend(char *path, int start, __u32 length, con
 	return from;
 }
 
-/*
- * The rest of a path whose file is not on its namespace's root mount: up through the mounts. By
- * helpers, as no typed pointer leads from a mount to its parent. Returns the start, negative if
- * cut.
+/* A walk from a file upwards, which writes its path from its end. */
+struct path_walk {
+	char *path;
+	struct dentry *dentry;
+	struct dentry *root; /* of the mount */
+	int start;
+	int ended; /* PATH_* */
+};
+
+#define PATH_CUT 0
+#define PATH_AT_ROOT 1	 /* of its mount */
+#define PATH_OF_NOBODY 2 /* a file in no mount, such as memfd */
+
+static long path_step(__u32 i, struct path_walk *walk)
+{
+	struct dentry *dentry = walk->dentry, *parent = dentry->d_parent;
+	int next;
+
+	if (dentry == walk->root) {
+		walk->ended = PATH_AT_ROOT;
+		return 1;
+	}
+	if (dentry == parent) {
+		walk->ended = PATH_OF_NOBODY;
+		return 1;
+	}
+	next = path_prepend(walk->path, walk->start, dentry->d_name.len, dentry->d_name.name);
+	if (next < 0)
+		return 1;
+	walk->start = next;
+	walk->dentry = parent;
+	return 0;
+}
+
+/* The same from a mount upwards: by helpers, as no typed pointer leads from a mount to its parent.
  */
+struct mount_walk {
+	char *path;
+	struct dentry *dentry;
+	struct mount *mount;
+	int start;
+	int ended; /* PATH_* */
+};
+
+/* To where the mount is mounted. Returns 1 if it is its namespace's root. */
+static __always_inline int mount_leave(struct mount_walk *walk)
+{
+	struct mount *mount = walk->mount, *above = BPF_CORE_READ(mount, mnt_parent);
+
+	if (!above || above == mount)
+		return 1;
+	walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+	walk->mount = above;
+	return 0;
+}
+
+static long mount_step(__u32 i, struct mount_walk *walk)
+{
+	struct dentry *dentry = walk->dentry;
+	struct mount *mount = walk->mount;
+	int next;
+
+	if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
+		walk->ended = mount_leave(walk) ? PATH_AT_ROOT : PATH_CUT;
+		return walk->ended;
+	}
+	next = path_prepend(walk->path, walk->start, BPF_CORE_READ(dentry, d_name.len),
+			    BPF_CORE_READ(dentry, d_name.name));
+	if (next < 0)
+		return 1;
+	walk->start = next;
+	walk->dentry = BPF_CORE_READ(dentry, d_parent);
+	return 0;
+}
+
+/* The rest of a path whose file may not be on its namespace's root mount. Negative if cut. */
 static __noinline int path_walk_mounts(char *path, int start, struct vfsmount *from)
 {
-	struct mount *mount = (void *)from - bpf_core_field_offset(struct mount, mnt);
-	struct mount *above = BPF_CORE_READ(mount, mnt_parent);
-	struct dentry *dentry;
+	struct mount_walk walk = {
+		.path = path,
+		.start = start,
+		.mount = (void *)from - bpf_core_field_offset(struct mount, mnt),
+	};
 
-	if (!path || !above || above == mount)
+	if (!path || mount_leave(&walk))
 		return start;
-	dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-	mount = above;
-	for (int i = 0; i < SIDETRACK_PATH_DEPTH_MAX; i++) {
-		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
-			above = BPF_CORE_READ(mount, mnt_parent);
-			if (!above || above == mount)
-				return start;
-			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-			mount = above;
-			continue;
-		}
-		start = path_prepend(path, start, BPF_CORE_READ(dentry, d_name.len),
-				     BPF_CORE_READ(dentry, d_name.name));
-		if (start < 0)
-			return -1;
-		dentry = BPF_CORE_READ(dentry, d_parent);
-	}
-	return -1;
+	bpf_loop(SIDETRACK_PATH_DEPTH_MAX, mount_step, &walk, 0);
+	return walk.ended == PATH_AT_ROOT ? walk.start : -1;
 }
 
 /* The path of a file, from its end upwards. Returns where it starts in the buffer. */
 static __always_inline int path_walk(char *path, struct file *file, __u32 *flags)
 {
-	struct dentry *root = file->f_path.mnt->mnt_root;
-	struct dentry *dentry = file->f_path.dentry;
-	int start = PATH_SIZE - 1, next = 0;
+	struct path_walk walk = {
+		.path = path,
+		.dentry = file->f_path.dentry,
+		.root = file->f_path.mnt->mnt_root,
+		.start = PATH_SIZE - 1,
+	};
+	int start;
 
 	path[PATH_SIZE - 1] = 0;
-	for (int i = 0; i < SIDETRACK_PATH_DEPTH_MAX && dentry != root; i++) {
-		struct dentry *parent = dentry->d_parent;
-
-		if (dentry == parent)
-			return start; /* a file in no mount, such as memfd */
-		next = path_prepend(path, start, dentry->d_name.len, dentry->d_name.name);
-		if (next < 0)
-			break;
-		start = next;
-		dentry = parent;
-	}
-	if (next >= 0 && dentry == root) {
-		next = path_walk_mounts(path, start, file->f_path.mnt);
-		if (next >= 0)
-			return next;
-	}
+	bpf_loop(SIDETRACK_PATH_DEPTH_MAX, path_step, &walk, 0);
+	if (walk.ended == PATH_OF_NOBODY)
+		return walk.start;
+	start = walk.ended == PATH_AT_ROOT ? path_walk_mounts(path, walk.start, file->f_path.mnt) :
+					     -1;
+	if (start >= 0)
+		return start;
 	*flags |= SIDETRACK_EXECUTABLE_CUT;
-	return start;
+	return walk.start;
 }
 
 /*

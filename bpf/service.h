@@ -16,12 +16,59 @@ static __always_inline void listener_count(struct bpf_sock *sk, struct sidetrack
 		__sync_fetch_and_add(&service->listeners6, change);
 }
 
+#define SOL_SOCKET 1
+#define SO_REUSEPORT 15
+
+/* A look for the service that listens at a port. */
+struct port_search {
+	__u32 but; /* this one aside */
+	__u32 found;
+	__u8 family;
+	__be16 port;
+};
+
+static long port_search_step(__u32 number, struct port_search *search)
+{
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+
+	if (!service || number == search->but)
+		return 0;
+	search->found = search->family == AF_INET ?
+				service->listeners4 && service->port4 == search->port :
+				service->listeners6 && service->port6 == search->port;
+	return search->found;
+}
+
+/*
+ * Listeners that share a port (SO_REUSEPORT) get each other's connections: a service's must not be
+ * another's.
+ */
+static __always_inline int port_is_shared(struct bpf_sock *sk, __u32 number)
+{
+	struct port_search search = {
+		.but = number,
+		.family = sk->family,
+		.port = bpf_htons(sk->src_port),
+	};
+	int shared = 0;
+
+	if (bpf_getsockopt(sk, SOL_SOCKET, SO_REUSEPORT, &shared, sizeof(shared)) || !shared)
+		return 0;
+	bpf_loop(SIDETRACK_SERVICES_MAX, port_search_step, &search, 0);
+	return search.found;
+}
+
 /* Takes the listener's address as the service's, or finds that it is another one. */
-static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_service *service)
+static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_service *service,
+					__u32 number)
 {
 	union address *addr6 = (union address *)service->addr6, own;
 	__be16 port = bpf_htons(sk->src_port);
 
+	if (port_is_shared(sk, number))
+		return -EADDRINUSE;
+	if (children_mark(sk))
+		return -ENOMEM;
 	address_from_socket(&own, sk);
 	if (sk->family == AF_INET) {
 		if (service->listeners4 &&

@@ -28,6 +28,7 @@
 #include "facts.h"
 #include "pair.h"
 #include "life.h"
+#include "child.h"
 #include "service.h"
 #include "flow.h"
 #include "divert.h"
@@ -35,6 +36,7 @@
 #include "connect.h"
 #include "message.h"
 #include "endpoint.h"
+#include "datagram_layers.h"
 #include "option.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -93,6 +95,8 @@ SEC("cgroup/sock_release")
 int sidetrack_leave(struct bpf_sock *sk)
 {
 	leave(sk);
+	if (sk->protocol == IPPROTO_UDP)
+		datagram_closure(sk);
 	return 1;
 }
 
@@ -108,16 +112,19 @@ int sidetrack_sockops(struct bpf_sock_ops *ops)
 		endpoint_listen(ops);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		endpoint_established(ops);
+		if (endpoints_made)
+			endpoint_established(ops);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		flow_hand_over(ops);
-		endpoint_established(ops);
+		if (endpoints_made)
+			endpoint_established(ops);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ops->args[1] == BPF_TCP_CLOSE) {
 			flow_end(ops);
-			endpoint_close(ops);
+			if (endpoints_made)
+				endpoint_close(ops);
 		}
 		break;
 	}
@@ -128,19 +135,25 @@ int sidetrack_sockops(struct bpf_sock_ops *ops)
 SEC("cgroup/bind4")
 int sidetrack_bind4(struct bpf_sock_addr *ctx)
 {
+	endpoint_bind(ctx, AF_INET);
 	return bind4(ctx);
 }
 
 SEC("cgroup/bind6")
 int sidetrack_bind6(struct bpf_sock_addr *ctx)
 {
+	endpoint_bind(ctx, AF_INET6);
 	return bind6(ctx);
 }
 
 SEC("cgroup_skb/ingress")
 int sidetrack_ingress(struct __sk_buff *skb)
 {
-	return recv_accept(skb);
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && sk->state == BPF_TCP_LISTEN)
+		return accept_judge(skb, sk);
+	return sk && sk->state == BPF_TCP_CLOSE ? receive_judge(skb, sk) : INGRESS_PERMIT;
 }
 
 /* ---- By hand ------------------------------------------------------------------------------ */

@@ -254,13 +254,13 @@ struct sidetrack_program {
 
 struct sidetrack_flow_entry {
 	__u64 life;
+	__u32 handed_over; /* datagrams: the service has asked about it */
+	__u32 warmed;	   /* nobody reads it, see flow_warm */
 	__u64 closed_at;   /* or called at, or last datagram at; nanoseconds */
 	__u64 executable;  /* its number in sidetrack_executables */
 	__u64 client;	   /* the client socket's cookie; 0 once that has closed (TCP) */
-	__u64 socket;	   /* datagrams: where the kernel keeps the client socket */
+	__u64 socket;	   /* where the kernel keeps the accepted socket; datagrams: the client's */
 	__u64 parent;	   /* datagrams: the flow of the proxy that goes on here; 0 for a program */
-	__u32 handed_over; /* datagrams: the service has asked about it */
-	__u32 reserved;
 	struct sidetrack_flow flow;
 	struct sidetrack_program program; /* that opened the chain's first connection */
 };

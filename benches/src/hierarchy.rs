@@ -3,6 +3,8 @@
 use anyhow::Result;
 use sidetrack_engine::Cgroup;
 
+const PREFIX: &str = "bench-";
+
 /// `scope` with `program` and `service` below it, and `outside` beside it. Gone on drop.
 pub(crate) struct Hierarchy {
     /// What an engine is attached to.
@@ -18,7 +20,7 @@ impl Hierarchy {
     /// Makes them, named after this process.
     pub(crate) fn make() -> Result<Self> {
         let before = Cgroup::of_process(None)?;
-        let base = Cgroup::root()?.make(&format!("bench-{}", std::process::id()))?;
+        let base = Cgroup::root()?.make(&format!("{PREFIX}{}", std::process::id()))?;
         let scope = base.make("scope")?;
         Ok(Self {
             service: scope.make("service")?,
@@ -55,10 +57,38 @@ impl Hierarchy {
 impl Drop for Hierarchy {
     fn drop(&mut self) {
         let _ = enter(&self.before);
+        let _ = self.base.kill(); // what proxies have forked
         if let Err(error) = self.base.remove() {
             eprintln!("a cgroup of the benchmark stays: {error}");
         }
     }
+}
+
+/// Removes what a worker that was killed has left, its proxies included.
+pub(crate) fn remove_left(worker: u32) -> Result<()> {
+    let path = Cgroup::root()?.path().join(format!("{PREFIX}{worker}"));
+    if path.exists() {
+        let left = Cgroup::at(&path)?;
+        left.kill()?;
+        left.remove()?;
+    }
+    Ok(())
+}
+
+/// Removes what runs that were killed have left.
+pub(crate) fn remove_all_left() -> Result<()> {
+    let entries = std::fs::read_dir(Cgroup::root()?.path())?;
+    for name in entries.flatten().map(|entry| entry.file_name()) {
+        let worker = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        if let Some(worker) = worker
+            && !std::path::Path::new(&format!("/proc/{worker}")).exists()
+        {
+            remove_left(worker)?;
+        }
+    }
+    Ok(())
 }
 
 fn enter(cgroup: &Cgroup) -> Result<()> {

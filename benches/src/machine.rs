@@ -1,5 +1,6 @@
 //! What the figures were measured on.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
@@ -21,8 +22,8 @@ pub(crate) struct Machine {
     pub(crate) clock: String,
     /// What else ran when the run began.
     pub(crate) load_average: String,
-    /// nftables' version.
-    pub(crate) nft: String,
+    /// The peers' versions, those that are installed.
+    pub(crate) peers: BTreeMap<&'static str, String>,
     /// Sidetrack's version.
     pub(crate) sidetrack: &'static str,
 }
@@ -40,7 +41,7 @@ impl Machine {
             virtual_machine: processors.contains(" hypervisor"),
             clock: read("/sys/devices/system/clocksource/clocksource0/current_clocksource")?,
             load_average: read("/proc/loadavg")?.split(' ').take(1).collect(),
-            nft: nft_version()?,
+            peers: peers(),
             sidetrack: env!("CARGO_PKG_VERSION"),
         })
     }
@@ -58,15 +59,28 @@ fn read(path: &str) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-fn nft_version() -> Result<String> {
-    let output = Command::new("nft")
-        .arg("--version")
-        .output()
-        .context("run nft (nftables)")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text
-        .split_whitespace()
-        .nth(1)
-        .unwrap_or("unknown")
-        .to_owned())
+/// How each tells its version; the first word of the answer that begins with a digit, or with v and one.
+fn peers() -> BTreeMap<&'static str, String> {
+    let mut peers = BTreeMap::new();
+    for (name, program, argument) in [
+        ("nftables", "nft", "--version"),
+        ("haproxy", "haproxy", "-v"),
+        ("nginx", "nginx", "-v"),
+        ("redsocks", "redsocks", "-v"),
+        ("socat", "socat", "-V"),
+        ("mitmproxy", crate::relay::MITMDUMP, "--version"),
+    ] {
+        let Ok(output) = Command::new(program).arg(argument).output() else {
+            continue; // it is left out of the contests, too, and said so there
+        };
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let mut words = text.split([' ', '/', '\n']);
+        let version = words.find(|word| {
+            let digits = word.trim_start_matches('v');
+            digits.starts_with(|first: char| first.is_ascii_digit()) && digits.contains('.')
+        });
+        peers.insert(name, version.unwrap_or("unknown").to_owned());
+    }
+    peers
 }

@@ -1,42 +1,48 @@
 //! `make bench`: Sidetrack's figures, side by side with its peers', in one run.
 //!
 //! ```text
-//! bench ── for each round, for each case ── unshare --net bench worker CASE
-//!   │                                          └─ namespace, cgroups, way, round, check
-//!   └─ figures, programs, memory ── docs/bench/{results.json,results.md,connect.svg}
+//! bench ── each topic ── rounds of all contestants, each in a worker: unshare --net bench …
+//!   └─ docs/bench/{results.json,results.md}, and a page and a chart for each topic
 //! ```
 //!
-//! To add a peer: a [`case::Case`] and its [`way::Way`]. To add a figure: a line in
-//! [`figure::FIGURES`].
+//! `connect` has no proxies in it; `relay` has, and `load` is the traffic that goes through them. To add
+//! a peer: a [`relay::contestant::Contestant`], its command in `relay/peer.rs`, its configuration in
+//! `peers/`. To add a figure: a comparison in a topic.
 #![deny(unsafe_code)]
 
-mod case;
-mod chart;
-mod figure;
+mod comparison;
+mod connect;
+mod contest;
 mod hierarchy;
+mod kernel_memory;
+mod load;
 mod machine;
-mod memory;
 mod namespace;
-mod plan;
-mod profile;
-mod results;
-mod round;
+mod netfilter;
+mod picture;
+mod policy;
+mod relay;
+mod report;
 mod statistics;
 #[allow(unsafe_code)]
 mod sys;
-mod table;
-mod way;
-mod worker;
+mod topic;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Result, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Measures connection redirection, and writes docs/bench/.
+use topic::Topic;
+
+/// Measures Sidetrack beside its peers, and writes docs/bench/.
 #[derive(Parser)]
 struct Arguments {
-    /// Fewer rounds: for a look, not for the record.
+    /// Fewer and shorter rounds: for a look, not for the record.
     #[arg(long)]
     quick: bool,
+    /// Only these topics; else all.
+    #[arg(value_enum)]
+    topics: Vec<Topic>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -45,13 +51,59 @@ struct Arguments {
 enum Command {
     /// One case, in a network namespace of its own; prints JSON. Run by bench itself.
     #[command(hide = true)]
-    Worker(worker::Task),
+    Worker(connect::worker::Task),
+    /// One contestant under one workload, likewise.
+    #[command(hide = true)]
+    RelayWorker {
+        /// As JSON.
+        task: String,
+    },
+    /// The relay that proxies are held to.
+    #[command(hide = true)]
+    MinimalRelay {
+        /// Of what.
+        kind: relay::MinimalKind,
+    },
+    /// One measurement of policies, likewise.
+    #[command(hide = true)]
+    PolicyWorker {
+        /// Which.
+        measurement: policy::Measurement,
+    },
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
-        Some(Command::Worker(task)) => worker::run(&task),
-        None => plan::run(arguments.quick),
+        Some(Command::Worker(task)) => connect::worker::run(&task),
+        Some(Command::RelayWorker { task }) => relay::worker::run(&task),
+        Some(Command::MinimalRelay { kind }) => relay::run_minimal(kind),
+        Some(Command::PolicyWorker { measurement }) => policy::worker(measurement),
+        None => run(arguments.quick, &arguments.topics),
     }
+}
+
+fn run(quick: bool, topics: &[Topic]) -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "needs root, for network namespaces and eBPF: use `make bench`"
+    );
+    ensure!(
+        namespace::cpus()? > 1,
+        "needs two CPUs: one for the traffic, one for the proxy; on one no figure would tell them apart"
+    );
+    raise_descriptor_limit()?;
+    hierarchy::remove_all_left()?;
+    let topics = match topics {
+        [] => Topic::value_variants(),
+        topics => topics,
+    };
+    topics.iter().try_for_each(|topic| topic.run(quick))
+}
+
+/// As far as this host lets us.
+fn raise_descriptor_limit() -> Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }

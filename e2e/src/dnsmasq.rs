@@ -6,6 +6,14 @@ use std::time::Duration;
 
 use crate::wait;
 
+const FIXED: [&str; 5] = [
+    "--bind-interfaces",
+    "--conf-file=/dev/null",
+    "--no-resolv",
+    "--no-hosts",
+    "--user=root",
+];
+
 /// A name server outside the scope, until it is dropped.
 pub struct Dnsmasq {
     child: Child,
@@ -15,21 +23,38 @@ impl Dnsmasq {
     /// At port 53 of these addresses; `shop.example` is 192.0.2.7 and 2001:db8::7, `ads.example` has an
     /// address too, and nothing else exists.
     pub fn start(addresses: &[&str]) -> Self {
+        let known = [
+            "--local=/#/",
+            "--host-record=shop.example,192.0.2.7,2001:db8::7,300",
+            "--host-record=x.ads.example,192.0.2.8,2001:db8::8,300",
+        ];
+        Self::spawn(addresses, &known)
+    }
+
+    /// At port 53 of this address, as the resolver of a host that asks an upstream one: always, as it
+    /// keeps nothing.
+    pub fn start_stub(address: &str, upstream: &str) -> Self {
+        let server = format!("--server={upstream}");
+        Self::spawn(&[address], &[&server, "--cache-size=0"])
+    }
+
+    /// The shell's command for such a stub: done once it listens, and its process is in `$stub`.
+    pub fn stub_command(address: &str, upstream: &str) -> String {
+        let fixed = FIXED.join(" ");
+        format!(
+            "file=$(mktemp) && dnsmasq {fixed} --pid-file=$file --listen-address={address} \
+             --server={upstream} --cache-size=0 && stub=$(cat $file) && rm $file"
+        )
+    }
+
+    fn spawn(addresses: &[&str], arguments: &[&str]) -> Self {
         let listen = addresses
             .iter()
             .map(|one| format!("--listen-address={one}"));
         let child = Command::new("dnsmasq")
-            .args([
-                "--keep-in-foreground",
-                "--bind-interfaces",
-                "--conf-file=/dev/null",
-            ])
-            .args(["--no-resolv", "--no-hosts", "--user=root", "--pid-file="])
-            .args([
-                "--local=/#/",
-                "--host-record=shop.example,192.0.2.7,2001:db8::7,300",
-            ])
-            .args(["--host-record=x.ads.example,192.0.2.8,2001:db8::8,300"])
+            .args(FIXED)
+            .args(["--keep-in-foreground", "--pid-file="])
+            .args(arguments)
             .args(listen)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -30,6 +30,7 @@ pub mod netns;
 pub mod policy;
 mod process;
 mod proxy;
+mod quic;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod wait;
@@ -47,4 +48,5 @@ pub use proxy::{
     Origin, Running, both_ways, listen_by_hand, listen_shared, listen_unmarked, mark, mark_by_hex,
     sdk,
 };
+pub use quic::QuicOrigin;
 pub mod run;

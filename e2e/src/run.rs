@@ -1,5 +1,6 @@
 //! `sidetrack run`, as a user types it.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,24 @@ use tempfile::TempDir;
 
 use crate::client::{Outcome, cargo_bin};
 use crate::wait;
+
+/// Options: three proxies in a chain.
+pub const CHAIN: [&str; 6] = [
+    "--via",
+    "inspect:a",
+    "--via",
+    "inspect:b",
+    "--via",
+    "inspect:c",
+];
+
+/// The services' names by a run's options: [`CHAIN`]'s, or the one there is without any.
+pub fn services(options: &[&str]) -> &'static [&'static str] {
+    match options {
+        [] => &["inspect"],
+        _ => &["a", "b", "c"],
+    }
+}
 
 /// A run in the making, or at work.
 pub struct Run {
@@ -41,12 +60,30 @@ pub struct Ended {
     pub flows: Vec<serde_json::Value>,
 }
 
+impl Ended {
+    /// The flow lines of UDP that a service wrote.
+    pub fn datagrams_of(&self, service: &str) -> Vec<&serde_json::Value> {
+        let lines = self.flows.iter();
+        lines
+            .filter(|line| line["service"] == service && line["protocol"] == "udp")
+            .collect()
+    }
+}
+
 impl Run {
     /// With these options, then `--`, then the command.
     pub fn new(options: &[&str], command: &[&str]) -> Self {
+        Self::through(&[], options, command)
+    }
+
+    /// The same by way of a command that becomes another.
+    pub fn through(wrapper: &[&str], options: &[&str], command: &[&str]) -> Self {
         let flows = TempDir::new().expect("a folder can be made");
-        let mut run = Command::new(cargo_bin("sidetrack"));
-        run.arg("run")
+        let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
+        words.push(cargo_bin("sidetrack").into());
+        let mut run = Command::new(&words[0]);
+        run.args(&words[1..])
+            .arg("run")
             .arg("--json")
             .arg(flows.path().join("flows"))
             .args(options)

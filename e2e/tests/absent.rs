@@ -79,20 +79,59 @@ fn another_process_at_the_port_of_a_killed_proxy_gets_nothing() {
 
 #[test]
 fn connection_that_meets_another_process_at_the_port_carries_no_flow() {
-    let (host, service) = with_full_queue("grabbed_pending");
-    let grabber = take_over(&host, listen_by_hand(&service, "127.0.0.1:0", 0));
-    let (stream, _) = grabber.accept().expect("the SYN comes again");
-    assert_eq!(errno_of_info(&stream), libc::ENODATA);
+    for (test, address) in with_each_listener(["grabbed_pending", "grabbed_pending_any"]) {
+        let (host, service) = with_full_queue(test);
+        let grabber = take_over(&host, listen_by_hand(&service, address, 0));
+        let (stream, _) = grabber.accept().expect("the SYN comes again");
+        assert_eq!(errno_of_info(&stream), libc::ENODATA, "{address}");
+    }
 }
 
 #[test]
 fn connection_that_meets_another_service_at_the_port_carries_no_flow() {
-    let (mut host, service) = with_full_queue("grabbed_by_service");
-    let other = host.service("other");
-    let grabber = take_over(&host, listen_by_hand(&service, "127.0.0.1:0", 0));
-    assert_eq!(e2e::mark(&grabber, &other), 0);
-    let (stream, _) = grabber.accept().expect("the SYN comes again");
-    assert_eq!(errno_of_info(&stream), libc::ENODATA);
+    for (test, address) in with_each_listener(["grabbed_by_service", "grabbed_by_service_any"]) {
+        let (mut host, service) = with_full_queue(test);
+        let other = host.service("other");
+        let grabber = take_over(&host, listen_by_hand(&service, address, 0));
+        assert_eq!(e2e::mark(&grabber, &other), 0);
+        let (stream, _) = grabber.accept().expect("the SYN comes again");
+        assert_eq!(errno_of_info(&stream), libc::ENODATA, "{address}");
+    }
+}
+
+/// A listener at one address, and one whose connections come to their slots' addresses.
+fn with_each_listener(tests: [&str; 2]) -> impl Iterator<Item = (&str, &str)> {
+    tests.into_iter().zip(["127.0.0.1:0", "0.0.0.0:0"])
+}
+
+#[test]
+fn no_other_process_and_no_other_service_gets_flows_by_sharing_the_port() {
+    let mut host = Host::new("port_of_two");
+    let (service, other) = (host.service("inspect"), host.service("other"));
+    let first = listen_shared(([0, 0, 0, 0], 0).into());
+    assert_eq!(e2e::mark(&first, &service), 0);
+    let second = listen_shared(first.local_addr().unwrap());
+    assert_eq!(e2e::mark(&second, &other), libc::EADDRINUSE);
+    host.redirect_all(&[&service]);
+    let mut strangers = 0;
+    for listener in [&first, &second] {
+        listener.set_nonblocking(true).unwrap();
+    }
+    while strangers == 0 {
+        let client = host.client(&["connect", "10.1.2.3:80"]);
+        let mut arrived = None;
+        wait::until("a connection arrives", || {
+            let mut listeners = [&first, &second].into_iter().enumerate();
+            arrived = listeners.find_map(|(at, one)| Some((at == 1, one.accept().ok()?.0)));
+            arrived.is_some()
+        });
+        let (is_stranger, stream) = arrived.expect("it has");
+        strangers += usize::from(is_stranger);
+        let expected = if is_stranger { libc::ENODATA } else { 0 };
+        assert_eq!(errno_of_info(&stream), expected);
+        drop(stream);
+        client.wait();
+    }
 }
 
 fn with_full_queue(test: &str) -> (Host, Service) {

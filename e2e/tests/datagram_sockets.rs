@@ -48,11 +48,15 @@ fn a_source_of_the_programs_choice_works() {
 }
 
 /// The way out is chosen before the kernel asks us: the first send is interrupted, and the program
-/// sends again. A connect is in time.
+/// sends again. A connect is in time. The proxy is told which device it was.
 #[test]
 fn a_socket_bound_to_a_device_works() {
-    let (host, _) = echoing("datagram_device");
-    let _device = netns::veth("wan");
+    netns::enter();
+    let mut host = Host::new("datagram_device");
+    let service = host.service("inspect");
+    let proxy = host.echo_datagrams(&service);
+    host.redirect_datagrams(&[&service]);
+    let device = netns::veth("wan");
     netns::ip("address add 192.0.2.7/24 dev wan");
     for extra in [&[][..], &["--connected"]] {
         let told = host
@@ -61,6 +65,63 @@ fn a_socket_bound_to_a_device_works() {
         assert_eq!(told["reply"], "192.0.2.9:53", "{told}");
     }
     assert_eq!(host.count(Counter::DatagramsUnrouted), 1);
+    let told: Vec<_> = proxy
+        .flows()
+        .iter()
+        .map(|flow| flow.bound_interface())
+        .collect();
+    assert_eq!(told, [Some(device); 2]);
+    host.client(&["datagrams", "192.0.2.9:53"]).json();
+    assert_eq!(proxy.flows()[2].bound_interface(), None);
+}
+
+/// A socket that is spoken to first is a server's: its answers go back as they are, whether it connects
+/// for them or not. What it sends elsewhere is diverted.
+#[test]
+fn a_servers_answers_are_not_diverted() {
+    let (host, _) = echoing("datagram_server");
+    let script = "
+import socket, sys
+v6 = ':' in sys.argv[1]
+server = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+server.settimeout(15)
+server.bind((sys.argv[1], 0))
+print(server.getsockname()[1], flush=True)
+for _ in range(2):
+    data, peer = server.recvfrom(100)
+    server.sendto(data, peer)
+elsewhere = (('::ffff:' if v6 else '') + '10.1.2.3', 53)
+server.sendto(b'own', elsewhere)
+data, peer = server.recvfrom(100)
+assert (data, peer[:2]) == (b'own', elsewhere), (data, peer)
+print(0, flush=True)
+data, peer = server.recvfrom(100)
+server.connect(peer)
+server.send(data)
+assert server.getpeername() == peer
+";
+    for (bind, ip) in [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("::", "::1")] {
+        let mut server = host.run(&["python3", "-c", script, bind]);
+        let port = server.line().as_u64().expect("a port") as u16;
+        host.leave();
+        let peers = [(); 2].map(|()| UdpSocket::bind((ip, 0)).unwrap());
+        host.enter_service();
+        for (round, peer) in [&peers[0], &peers[0], &peers[1]].into_iter().enumerate() {
+            if round == 2 {
+                server.line(); // it has sent elsewhere
+            }
+            peer.set_read_timeout(Some(Duration::from_secs(15)))
+                .unwrap();
+            peer.connect((ip, port)).unwrap();
+            peer.send(b"question").unwrap();
+            let mut buffer = [0; 16];
+            let length = peer.recv(&mut buffer).expect("it answers");
+            assert_eq!(&buffer[..length], b"question");
+        }
+        let told = server.wait();
+        assert_eq!(told.code, Some(0), "{told:?}");
+    }
+    assert_eq!(host.count(Counter::Redirected), 3);
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! Datagrams: diverted, asked about, answered, and led on.
 
+use std::time::Duration;
+
 use e2e::{EchoOrigin, Host, netns, wait};
+use sidetrack::Batch;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Cgroup, Filter};
+use tokio::time::timeout;
 
 #[test]
 fn a_datagram_comes_back_as_from_where_it_went() {
@@ -43,6 +47,52 @@ fn an_ipv4_destination_of_an_ipv6_socket_works() {
         assert_eq!(told["reply"], "10.1.2.3:53", "{told}");
         assert_eq!(told["from"], "[::ffff:10.1.2.3]:53", "{told}");
     }
+}
+
+#[tokio::test]
+async fn the_async_listener_takes_and_answers() {
+    netns::enter();
+    let mut host = Host::new("datagram_tokio");
+    let service = host.service("inspect");
+    let listener = sidetrack::tokio::DatagramListener::bind(&e2e::sdk(&service)).unwrap();
+    host.redirect_datagrams(&[&service]);
+    let mut batch = Batch::new(8, 2048);
+    for to in ["10.1.2.3:53", "[fd00::1]:53"] {
+        // Dropped while it waits, it takes nothing.
+        let nothing = timeout(Duration::from_millis(1), listener.receive(&mut batch)).await;
+        assert!(nothing.is_err());
+        let client = host.client(&["datagrams", to, to, to]);
+        let (mut taken, mut first) = (0, 0);
+        while taken < 3 {
+            let received = timeout(wait::DEADLINE, listener.receive(&mut batch)).await;
+            received.expect("in time").expect("receive works");
+            let answers: Vec<_> = (batch.iter())
+                .map(|one| (&**one.flow(), one.payload()))
+                .collect();
+            assert_eq!(listener.answer_all(&answers).await.unwrap(), answers.len());
+            taken += answers.len();
+            first += batch.iter().filter(|one| one.is_first()).count();
+        }
+        assert_eq!((taken, first), (3, 1));
+        for told in client.json().as_array().unwrap() {
+            assert_eq!((&told["reply"], &told["from"]), (&to.into(), &to.into()));
+        }
+    }
+    let port = listener.addresses().unwrap()[0].port();
+    host.leave();
+    let forger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    host.enter_service();
+    forger.send_to(b"forged", ("127.0.0.1", port)).unwrap();
+    host.client(&["datagrams", "10.1.2.3:53", "--forget"])
+        .json();
+    let received = timeout(wait::DEADLINE, listener.receive(&mut batch)).await;
+    received.expect("in time").expect("receive works");
+    assert_eq!(
+        batch.iter().next().unwrap().payload(),
+        b"10.1.2.3:53",
+        "what was forged is left out"
+    );
+    assert_eq!(listener.refused(), 1);
 }
 
 #[test]

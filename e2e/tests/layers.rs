@@ -1,7 +1,7 @@
 //! Each layer is asked by its own hook, with the right values of all its fields.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::Duration;
@@ -19,12 +19,17 @@ const UNKNOWN_USER: u64 = 4242;
 /// Longer than a loopback connect takes, shorter than a SYN's second try.
 const SYN_WAIT: Duration = Duration::from_millis(500);
 
+const TCP: u64 = 6;
+const UDP: u64 = 17;
+
 /// One end of the connection, as a layer should see it.
 struct End {
     app: String,
     cgroup: String,
+    protocol: u64,
     local: SocketAddr,
-    remote: SocketAddr,
+    /// None: the layer is told of no other end.
+    remote: Option<SocketAddr>,
 }
 
 fn path(text: &str) -> Value {
@@ -86,23 +91,15 @@ fn conditions(end: &End) -> Vec<(Condition, Condition)> {
             Value::Uint(address_type::UNICAST),
         ),
         (
-            Field::RemoteAddress,
-            Value::Address(end.remote.ip()),
-            elsewhere(),
+            Field::Protocol,
+            Value::Uint(end.protocol),
+            Value::Uint(TCP + UDP - end.protocol),
         ),
-        (
-            Field::RemotePort,
-            Value::Uint(end.remote.port().into()),
-            Value::Uint(1),
-        ),
-        (
-            Field::DestinationAddressType,
-            Value::Uint(address_type::LOOPBACK),
-            Value::Uint(address_type::MULTICAST),
-        ),
-        (Field::Protocol, Value::Uint(6), Value::Uint(17)),
     ] {
         all.push((equal(field, right), equal(field, wrong)));
+    }
+    if let Some(remote) = end.remote {
+        all.extend(conditions_on_remote(remote, elsewhere()));
     }
     for field in [Field::Cgroup, Field::CurrentCgroup] {
         let (inside, beside) = (path(root), path(&format!("{root}/other")));
@@ -113,9 +110,29 @@ fn conditions(end: &End) -> Vec<(Condition, Condition)> {
     }
     let netns = |match_type| with(Field::Netns, match_type, Value::Uint(netns::cookie()));
     all.push((netns(MatchType::Equal), netns(MatchType::NotEqual)));
-    let flag = |bit| with(Field::Flags, MatchType::FlagsAllSet, Value::Uint(bit));
-    all.push((flag(flags::LOOPBACK), flag(flags::PROXY_CONNECTION)));
     all
+}
+
+fn conditions_on_remote(remote: SocketAddr, elsewhere: Value) -> [(Condition, Condition); 4] {
+    let pair = |field, right, wrong| {
+        let equal = Condition::equal;
+        (equal(field, right), equal(field, wrong))
+    };
+    let flag = |bit| with(Field::Flags, MatchType::FlagsAllSet, Value::Uint(bit));
+    [
+        pair(Field::RemoteAddress, Value::Address(remote.ip()), elsewhere),
+        pair(
+            Field::RemotePort,
+            Value::Uint(remote.port().into()),
+            Value::Uint(1),
+        ),
+        pair(
+            Field::DestinationAddressType,
+            Value::Uint(address_type::LOOPBACK),
+            Value::Uint(address_type::MULTICAST),
+        ),
+        (flag(flags::LOOPBACK), flag(flags::PROXY_CONNECTION)),
+    ]
 }
 
 /// Filters that tell what they see, and those of them that must.
@@ -154,7 +171,8 @@ impl Lookouts {
     }
 }
 
-fn every_field_of_every_layer(test: &str, client: &str, server: &str) {
+/// Puts lookouts for both ends in force, lets them speak, and sees what was told.
+fn every_field_of_every_layer(test: &str, protocol: u64, client: &str, server: &str) {
     use LayerKind::{
         AuthConnect, AuthRecvAccept, BindRedirect, ConnectRedirect, EndpointClosure,
         FlowEstablished,
@@ -172,14 +190,16 @@ fn every_field_of_every_layer(test: &str, client: &str, server: &str) {
     let program = End {
         app: client_binary().display().to_string(),
         cgroup: format!("{below}/program"),
+        protocol,
         local: client,
-        remote: server,
+        remote: Some(server),
     };
-    let origin = End {
+    let mut origin = End {
         app: exe,
         cgroup: format!("{below}/service"),
+        protocol,
         local: server,
-        remote: client,
+        remote: Some(client),
     };
     let mut lookouts = Lookouts {
         filters: Vec::new(),
@@ -193,11 +213,11 @@ fn every_field_of_every_layer(test: &str, client: &str, server: &str) {
         EndpointClosure,
     ];
     lookouts.add_end(family, &outbound, &program);
-    lookouts.add_end(
-        family,
-        &[AuthRecvAccept, FlowEstablished, EndpointClosure],
-        &origin,
-    );
+    lookouts.add_end(family, &[AuthRecvAccept, FlowEstablished], &origin);
+    if protocol == UDP {
+        origin.remote = None; // its socket has many
+    }
+    lookouts.add_end(family, &[EndpointClosure], &origin);
     for inbound in [0, 1] {
         let direction = |value| Condition::equal(Field::Direction, Value::Uint(value));
         let layer = Layer {
@@ -209,20 +229,44 @@ fn every_field_of_every_layer(test: &str, client: &str, server: &str) {
     host.engine()
         .commit(&lookouts.filters, &[])
         .expect("the policy is good");
+    match protocol {
+        TCP => say_goodbye(&mut host, client, server),
+        _ => say_hello_by_datagram(&mut host, client, server),
+    }
+    await_lookouts(&mut host, &lookouts);
+}
+
+fn say_goodbye(host: &mut Host, client: SocketAddr, server: SocketAddr) {
     let listener = TcpListener::bind(server).expect("nobody else is here");
     let accepting = thread::spawn(move || {
         listener.accept().expect("the client comes"); // and is told goodbye
     });
-    let told = host
-        .client(&[
-            "connect",
-            &server.to_string(),
-            "--bind",
-            &client.to_string(),
-        ])
-        .json();
+    let (server, client) = (server.to_string(), client.to_string());
+    let told = host.client(&["connect", &server, "--bind", &client]).json();
     assert_eq!(told["errno"], serde_json::Value::Null, "{told}");
     accepting.join().expect("it accepted");
+}
+
+fn say_hello_by_datagram(host: &mut Host, client: SocketAddr, server: SocketAddr) {
+    let socket = UdpSocket::bind(server).expect("nobody else is here");
+    let answering = thread::spawn(move || answer_once(&socket));
+    let (server, client) = (server.to_string(), client.to_string());
+    let told = host
+        .client(&["datagrams", &server, "--bind", &client, "--connected"])
+        .json();
+    assert_eq!(told["reply"], server, "{told}");
+    answering.join().expect("it answered");
+}
+
+fn answer_once(socket: &UdpSocket) {
+    let mut buffer = [0; 64];
+    let (length, from) = socket.recv_from(&mut buffer).expect("a datagram comes");
+    socket
+        .send_to(&buffer[..length], from)
+        .expect("it is answered");
+}
+
+fn await_lookouts(host: &mut Host, lookouts: &Lookouts) {
     let mut seen = BTreeSet::new();
     wait::until("all lookouts that must have told", || {
         for event in host
@@ -237,14 +281,11 @@ fn every_field_of_every_layer(test: &str, client: &str, server: &str) {
         }
         lookouts.expected.is_subset(&seen)
     });
-    let wrong: Vec<_> = seen.difference(&lookouts.expected).collect();
-    let names: Vec<_> = wrong
-        .iter()
+    let names: Vec<_> = seen
+        .difference(&lookouts.expected)
         .map(|(layer, id)| {
-            format!(
-                "{layer}: {}",
-                lookouts.filters[*id as usize - 1].conditions[0]
-            )
+            let filter = &lookouts.filters[*id as usize - 1];
+            format!("{layer}: {}", filter.conditions[0])
         })
         .collect();
     // At the event layers one end's wrong value may be the other end's right one.
@@ -259,12 +300,22 @@ fn every_field_of_every_layer(test: &str, client: &str, server: &str) {
 
 #[test]
 fn every_field_of_every_layer_over_ipv4() {
-    every_field_of_every_layer("layers4", "127.0.0.5:45001", "127.0.0.1:8080");
+    every_field_of_every_layer("layers4", TCP, "127.0.0.5:45001", "127.0.0.1:8080");
 }
 
 #[test]
 fn every_field_of_every_layer_over_ipv6() {
-    every_field_of_every_layer("layers6", "[::1]:45001", "[::1]:8080");
+    every_field_of_every_layer("layers6", TCP, "[::1]:45001", "[::1]:8080");
+}
+
+#[test]
+fn every_field_of_every_layer_for_datagrams_over_ipv4() {
+    every_field_of_every_layer("layers4_udp", UDP, "127.0.0.5:45001", "127.0.0.1:8080");
+}
+
+#[test]
+fn every_field_of_every_layer_for_datagrams_over_ipv6() {
+    every_field_of_every_layer("layers6_udp", UDP, "[::1]:45001", "[::1]:8080");
 }
 
 /// Says goodbye to whoever comes.

@@ -342,20 +342,20 @@ pub struct Program {
 pub struct FlowEntry {
     /// Id << 20 | stage << 16 | ties; 0: free.
     pub life: u64,
+    /// Datagrams: the service has asked about it.
+    pub handed_over: u32,
+    /// Nothing: who takes a slot writes it in the next one, which is in the processor's cache then.
+    pub warmed: u32,
     /// Or called at, or last datagram at. CLOCK_MONOTONIC, nanoseconds.
     pub closed_at: u64,
     /// Its number among the executables.
     pub executable: u64,
     /// The client socket's cookie; 0 once that has closed (TCP).
     pub client: u64,
-    /// Datagrams: where the kernel keeps the client socket.
+    /// Where the kernel keeps the accepted socket; datagrams: the client's.
     pub socket: u64,
     /// Datagrams: the flow of the proxy that goes on here; 0 for a program.
     pub parent: u64,
-    /// Datagrams: the service has asked about it.
-    pub handed_over: u32,
-    /// Zero.
-    pub reserved: u32,
     /// What INFO tells.
     pub flow: Flow,
     /// That opened the chain's first connection.

@@ -200,6 +200,9 @@ pub(crate) struct Launch {
     pub(crate) cgroup: PathBuf,
     #[arg(long)]
     pub(crate) user: Option<u32>,
+    /// Keep CAP_NET_RAW, whoever the user is.
+    #[arg(long)]
+    pub(crate) net_raw: bool,
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
 }

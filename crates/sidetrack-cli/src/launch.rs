@@ -9,7 +9,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Gid, Uid};
-use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, configure_capability_in_ambient_set, set_capabilities,
+    set_keep_capabilities, set_thread_gid, set_thread_groups, set_thread_uid,
+};
 use uzers::os::unix::UserExt;
 
 use crate::args;
@@ -21,7 +24,11 @@ pub(crate) fn launch(options: &args::Launch) -> Result<ExitCode> {
     let mut command = Command::new(&options.command[0]);
     command.args(&options.command[1..]);
     if let Some(user) = options.user {
+        set_keep_capabilities(options.net_raw).context("keep rights")?;
         become_user(user, &mut command).with_context(|| format!("become user {user}"))?;
+        if options.net_raw {
+            let _ = keep_net_raw(); // a host may not give it; the proxy tells what it could not do
+        }
     }
     let error = command.exec();
     Err(anyhow!(error).context(format!("cannot start {}", options.command[0].display())))
@@ -44,4 +51,16 @@ fn become_user(user: u32, command: &mut Command) -> Result<()> {
         .env("USER", user.name())
         .env("LOGNAME", user.name());
     Ok(())
+}
+
+/// Beyond exec, which takes all other rights away.
+fn keep_net_raw() -> Result<()> {
+    let only = CapabilitySet::NET_RAW;
+    let sets = CapabilitySets {
+        effective: only,
+        permitted: only,
+        inheritable: only,
+    };
+    set_capabilities(None, sets)?;
+    Ok(configure_capability_in_ambient_set(only, true)?)
 }

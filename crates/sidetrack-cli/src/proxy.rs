@@ -64,6 +64,10 @@ fn tell(counts: &Counts) {
             counts.made_room,
             "flows of datagrams ended as others needed their place",
         ),
+        (
+            counts.untold,
+            "errors of origins were not told to the clients; that takes CAP_NET_RAW",
+        ),
     ] {
         if number > 0 {
             eprintln!("sidetrack proxy: {number} {what}");

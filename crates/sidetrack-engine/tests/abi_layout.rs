@@ -148,7 +148,9 @@ fn mirrors() -> Vec<Layout> {
                 first,
                 end,
                 flags,
-                reserved
+                protocols,
+                addresses,
+                ports,
             }
         ),
         mirror!(
@@ -274,13 +276,13 @@ fn mirrors() -> Vec<Layout> {
             "flow_entry",
             FlowEntry {
                 life,
+                handed_over,
+                warmed,
                 closed_at,
                 executable,
                 client,
                 socket,
                 parent,
-                handed_over,
-                reserved,
                 flow,
                 program,
             }

@@ -6,6 +6,7 @@
 
 mod image;
 mod index;
+mod sketch;
 
 use std::ops::Range;
 
@@ -47,7 +48,7 @@ pub fn compile(
             continue;
         }
         let root = index::build(&mut image, &tests, ranks.clone());
-        image.set_layer(layer, &lower_layer(root, rules, &tests, ranks));
+        image.set_layer(layer, &lower_layer(layer, root, rules, &tests, ranks));
     }
     for (rank, rule) in (0..).zip(rules) {
         if let (Some(service), LayerKind::ConnectRedirect) = (rule.service, rule.filter.layer.kind)
@@ -97,6 +98,7 @@ fn ranks_of(layer: Layer, rules: &[Rule<'_>]) -> Range<usize> {
 }
 
 fn lower_layer(
+    layer: Layer,
     root: u32,
     rules: &[Rule<'_>],
     tests: &[Vec<(bool, Test)>],
@@ -106,6 +108,7 @@ fn lower_layer(
         .iter()
         .flatten()
         .fold(0, |wants, (_, test)| wants | 1 << test.field);
+    let sketch = sketch::Sketch::of(layer.family, tests[ranks.clone()].iter());
     let unruly = |rule: &Rule<'_>| matches!(rule.filter.action, Action::Veto | Action::Inspect);
     kernel::Layer {
         root,
@@ -117,7 +120,9 @@ fn lower_layer(
         } else {
             0
         },
-        ..zerocopy::FromZeros::new_zeroed()
+        protocols: sketch.protocols,
+        addresses: sketch.addresses,
+        ports: sketch.ports,
     }
 }
 

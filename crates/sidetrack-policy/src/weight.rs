@@ -61,7 +61,8 @@ fn automatic(conditions: &[Condition]) -> u64 {
     (fields.len() as u64) << BITS_SHIFT | bits
 }
 
-/// How many bits of its field a condition fixes, roughly.
+/// How many bits of its field a condition fixes, roughly. A condition that was not checked may have a
+/// value of another field's kind, or a range upside down: then it is few, but a number.
 fn fixed_bits(condition: &Condition) -> u64 {
     let width = match condition.field.kind() {
         FieldType::Uint(most) => u64::from(u64::BITS - most.leading_zeros()),
@@ -70,13 +71,13 @@ fn fixed_bits(condition: &Condition) -> u64 {
     };
     match (condition.match_type, &condition.value) {
         (MatchType::Equal, Value::Prefix(prefix)) => {
-            width - u64::from(prefix.max_prefix_len() - prefix.prefix_len())
+            width.saturating_sub(u64::from(prefix.max_prefix_len() - prefix.prefix_len()))
         }
         (MatchType::Equal, _) => width,
         (MatchType::Prefix, _) => width / 2,
         (MatchType::Range, Value::Range(low, high)) => match (&**low, &**high) {
             (Value::Uint(low), Value::Uint(high)) => {
-                width.saturating_sub(u64::from(u64::BITS - (high - low).leading_zeros()))
+                width.saturating_sub(u64::from(u64::BITS - high.abs_diff(*low).leading_zeros()))
             }
             _ => 1,
         },
@@ -121,5 +122,19 @@ mod tests {
             Weight::Class(16).check().unwrap_err().code,
             Code::InvalidWeight
         );
+    }
+
+    #[test]
+    fn a_filter_that_was_not_checked_has_a_weight_too() {
+        let upside_down = Value::Range(Box::new(Value::Uint(443)), Box::new(Value::Uint(80)));
+        let conditions = [
+            Condition {
+                field: Field::RemotePort,
+                match_type: MatchType::Range,
+                value: upside_down,
+            },
+            Condition::equal(Field::LocalPort, Value::Prefix("::/0".parse().unwrap())),
+        ];
+        assert_eq!(weight(Weight::Auto, &conditions) >> BITS_SHIFT, 2);
     }
 }

@@ -79,6 +79,8 @@ pub struct Counts {
     pub overflowed: u64,
     /// Flows that ended because others needed their place.
     pub made_room: u64,
+    /// Errors of origins, and of the way there, that clients could not be told of.
+    pub untold: u64,
 }
 
 /// A service's datagrams, ready to be relayed.
@@ -134,6 +136,7 @@ impl Relay {
             pending: Arc::default(),
             now: Instant::now(),
             made_room: 0,
+            untold: 0,
         }
         .run()
     }
@@ -157,6 +160,7 @@ struct Loop<'a> {
     pending: Arc<()>,
     now: Instant,
     made_room: u64,
+    untold: u64,
 }
 
 impl Loop<'_> {
@@ -245,7 +249,7 @@ impl Loop<'_> {
             }
         }
         if let Some(carrier) = self.flows.get_mut(&flow.id()) {
-            carrier.forward(payload);
+            carrier.forward(payload, relay);
         }
     }
 
@@ -258,7 +262,7 @@ impl Loop<'_> {
             let Some(carrier) = self.flows.get_mut(&flow) else {
                 return; // it has just ended
             };
-            if !carrier.take_back(&mut self.answers, &self.relay.names, self.now) {
+            if !carrier.take_back(&mut self.answers, self.relay, self.now) {
                 return;
             }
         }
@@ -292,6 +296,7 @@ impl Loop<'_> {
     fn end(&mut self, id: u64, how: How) {
         if let Some(carrier) = self.flows.remove(&id) {
             self.relay.listener.forget(&carrier.flow);
+            self.untold += carrier.untold;
             (self.lines)(carrier.into_line(how, &self.relay.names));
         }
     }
@@ -307,6 +312,7 @@ impl Loop<'_> {
             refused: self.relay.listener.refused(),
             overflowed: self.relay.listener.overflowed(),
             made_room: self.made_room,
+            untold: self.untold,
         }
     }
 }

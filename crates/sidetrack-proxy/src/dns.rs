@@ -26,6 +26,8 @@ pub const QUESTIONS_MAX: u16 = 16;
 pub const QUERY_RECORDS_MAX: usize = 256;
 /// The answers that are read of a response; the rest is left out, and counted.
 pub const ANSWERS_MAX: u16 = 256;
+/// The records behind a response's answers among which its OPT record is looked for.
+pub const RESPONSE_RECORDS_MAX: usize = 64;
 /// The pointers that a compressed name may lead through; with more it is malformed. A name has no
 /// more labels than that; without the limit, 8,000 pointers in a row could be read 256 times.
 pub const POINTERS_MAX: usize = 127;

@@ -77,7 +77,8 @@ pub struct Datagrams {
     /// From the client, denied.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub denied: u64,
-    /// Lost here, either way: a socket's buffer was full, or the kernel refused to send it.
+    /// Lost here, either way: a socket's buffer was full, the kernel refused to send it, or the flow
+    /// ended before a QUIC ClientHello was whole.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost: u64,
 }

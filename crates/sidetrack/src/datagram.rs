@@ -5,6 +5,7 @@
 
 mod batch;
 mod session;
+mod unreachable;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,6 +23,8 @@ use crate::{Error, Flow, Service, query, sys};
 
 pub use batch::{Batch, Datagram};
 use session::Sessions;
+use unreachable::Reporter;
+pub use unreachable::Unreachable;
 
 /// What may wait in a socket each way, in bytes as the kernel counts them.
 const BUFFER_SIZE: usize = 4 << 20;
@@ -31,6 +34,7 @@ pub struct DatagramListener {
     pub(crate) sockets: Vec<UdpSocket>,
     sessions: Mutex<Sessions>,
     refused: AtomicU64,
+    reporter: Reporter,
 }
 
 impl DatagramListener {
@@ -47,6 +51,7 @@ impl DatagramListener {
             sockets: [v4].into_iter().chain(v6).collect(),
             sessions: Mutex::default(),
             refused: AtomicU64::new(0),
+            reporter: Reporter::default(),
         })
     }
 
@@ -93,6 +98,15 @@ impl DatagramListener {
             }
         }
         Ok(sent)
+    }
+
+    /// Tells a flow's client that its datagrams do not arrive, as from where they were going. A socket that
+    /// is connected is told by its next call, and any that asks for errors (`IP_RECVERR`).
+    ///
+    /// This takes CAP_NET_RAW. Errors: [`Error::System`], with `PermissionDenied` without it.
+    pub fn report(&self, flow: &Flow, why: Unreachable) -> Result<(), Error> {
+        let reported = self.reporter.report(flow, why);
+        reported.map_err(Error::system("tell a client that it does not get through"))
     }
 
     /// Forgets a flow: its next datagram, if there is one, is a first one again.

@@ -61,7 +61,7 @@ pub mod tokio;
 mod windows;
 
 #[cfg(unix)]
-pub use datagram::{Batch, Datagram, DatagramListener};
+pub use datagram::{Batch, Datagram, DatagramListener, Unreachable};
 pub use error::Error;
 #[cfg(unix)]
 pub use flow::{Comm, Flow, Program, Records, State, query};

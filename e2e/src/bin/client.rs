@@ -19,6 +19,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 #[path = "client/datagram.rs"]
 mod datagram;
+#[path = "client/quic.rs"]
+mod quic;
 #[path = "client/storm.rs"]
 mod storm;
 #[path = "client/sys.rs"]
@@ -67,6 +69,8 @@ enum Action {
     Flood(datagram::Flood),
     /// Send to addresses that are not meant for it.
     Forge(datagram::Forge),
+    /// Connect by QUIC, send, and read as much back.
+    Quic(quic::Quic),
     /// Become another program.
     Exec {
         #[arg(last = true)]
@@ -148,6 +152,9 @@ fn main() -> io::Result<()> {
         Action::Spray(options) => datagram::spray(&options)?,
         Action::Flood(options) => datagram::flood(&options)?,
         Action::Forge(options) => datagram::forge(&options)?,
+        Action::Quic(options) => {
+            quic::run(&options).unwrap_or_else(|error| failure(&io::Error::other(error)))
+        }
         Action::Exec { command } => {
             return Err(Command::new(&command[0])
                 .args(&command[1..])

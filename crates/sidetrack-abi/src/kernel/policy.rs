@@ -48,9 +48,20 @@ pub struct Layer {
     pub end: u32,
     /// `LAYER_*`.
     pub flags: u32,
-    /// Zero.
-    pub reserved: [u32; 11],
+    /// `SKETCH_*`: the protocols that some filter may match.
+    pub protocols: u32,
+    /// Bit n: some filter may match a remote address whose first byte is n.
+    pub addresses: [u64; 4],
+    /// Bit n: some filter may match a remote port with these lower six bits.
+    pub ports: u64,
 }
+
+/// TCP.
+pub const SKETCH_TCP: u32 = 0x1;
+/// UDP.
+pub const SKETCH_UDP: u32 = 0x2;
+/// Any other protocol.
+pub const SKETCH_OTHER_PROTOCOL: u32 = 0x4;
 
 /// It has vetoes or inspections.
 pub const LAYER_BEYOND_HARD_PERMIT: u32 = 0x1;

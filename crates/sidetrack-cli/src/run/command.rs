@@ -28,7 +28,7 @@ impl Program {
         cgroup: &Cgroup,
         wake: &Wake,
     ) -> Result<Self> {
-        let mut child = launcher(cgroup)
+        let mut child = launcher(cgroup, false)
             .arg(file)
             .args(&command[1..])
             .env_remove(LISTEN_VARIABLE)
@@ -52,12 +52,16 @@ impl Program {
     }
 }
 
-/// This program once more, to enter a cgroup and become the invoking user; the command follows.
-pub(super) fn launcher(cgroup: &Cgroup) -> Command {
+/// This program once more, to enter a cgroup and become the invoking user, perhaps with CAP_NET_RAW; the
+/// command follows.
+pub(super) fn launcher(cgroup: &Cgroup, net_raw: bool) -> Command {
     let mut launcher = Command::new("/proc/self/exe");
     launcher.arg("launch").arg("--cgroup").arg(cgroup.path());
     if let Some(user) = invoking_user() {
         launcher.args(["--user", &user.to_string()]);
+    }
+    if net_raw {
+        launcher.arg("--net-raw");
     }
     launcher.arg("--");
     launcher

@@ -222,7 +222,8 @@ impl Proxy {
 }
 
 fn command(via: &Via, options: &args::Run, cgroup: &Cgroup) -> Command {
-    let mut command = launcher(cgroup);
+    let is_foreign = matches!(via, Via::Exec(_));
+    let mut command = launcher(cgroup, !is_foreign); // ours tells clients of errors
     match via {
         Via::Exec(text) => {
             command.args(["/bin/sh", "-c", &format!("exec {text}")]);

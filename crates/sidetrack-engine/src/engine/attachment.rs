@@ -53,13 +53,23 @@ impl Side {
         }
     }
 
-    /// The layer for which alone it is attached.
-    fn layer(self) -> Option<LayerKind> {
+    /// The layers for which alone it is attached; empty: it always is. Who binds a UDP socket is who
+    /// receives, and so is asked about by the layers that a datagram meets.
+    fn layers(self) -> &'static [LayerKind] {
         match self {
-            Self::Bind => Some(LayerKind::BindRedirect),
-            Self::Accept => Some(LayerKind::AuthRecvAccept),
-            Self::Client | Self::Service => None,
+            Self::Bind => &[
+                LayerKind::BindRedirect,
+                LayerKind::AuthRecvAccept,
+                LayerKind::FlowEstablished,
+                LayerKind::EndpointClosure,
+            ],
+            Self::Accept => &[LayerKind::AuthRecvAccept, LayerKind::FlowEstablished],
+            Self::Client | Self::Service => &[],
         }
+    }
+
+    fn is_for(self, layers: u32) -> bool {
+        self.layers().iter().any(|&layer| layers & bits(layer) != 0)
     }
 }
 
@@ -118,7 +128,7 @@ impl Engine {
     /// Attaches what the layers in force need, before the policy that has them.
     pub(super) fn attach_layers(&mut self, layers: u32) -> Result<(), Error> {
         for side in Side::ALL {
-            if side.layer().is_some_and(|layer| layers & bits(layer) != 0) {
+            if side.is_for(layers) {
                 let scope = Cgroup::at(&self.scope)?;
                 self.attach(side, &scope)?;
             }
@@ -128,11 +138,7 @@ impl Engine {
 
     /// Takes off what they do not need any more, after it.
     pub(super) fn detach_layers(&mut self, layers: u32) {
-        self.detach(|at| {
-            at.side
-                .layer()
-                .is_some_and(|layer| layers & bits(layer) == 0)
-        });
+        self.detach(|at| !at.side.layers().is_empty() && !at.side.is_for(layers));
     }
 
     /// Where the engine is attached: each cgroup, and whether proxies can be there.

@@ -1,17 +1,17 @@
 //! One flow, from its first datagram to its line.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use sidetrack::{DatagramListener, Error, Flow};
+use sidetrack::{DatagramListener, Error, Flow, Unreachable};
 
 use super::answers::Answers;
 use super::inspection::{Inspection, Judgement, Ruling};
-use super::{DENIED_QUIET, QUIET};
+use super::{DENIED_QUIET, QUIET, Relay};
 use crate::connection::Carried;
 use crate::end::{How, Side};
 use crate::line::{Datagrams, FlowLine};
@@ -26,14 +26,25 @@ pub(super) struct Carrier {
     pub(super) seen: Instant,
     inspection: Inspection,
     origin: Option<UdpSocket>,
-    /// It cannot go on, since then.
-    failed: Option<(Instant, How)>,
+    /// When that was connected, and whether it has been answered since.
+    connected: (Instant, bool),
+    failed: Option<Failure>,
     /// Nobody was there, when it was last heard of.
     refused: bool,
+    /// Errors that the client could not be told of.
+    pub(super) untold: u64,
     connect_time: Option<Duration>,
     datagrams: Datagrams,
     bytes_up: u64,
     bytes_down: u64,
+}
+
+/// It cannot go on.
+struct Failure {
+    since: Instant,
+    how: How,
+    /// What its client is told of it.
+    why: Option<Unreachable>,
 }
 
 impl Carrier {
@@ -43,8 +54,10 @@ impl Carrier {
             flow: Arc::clone(flow),
             seen: now,
             origin: None,
+            connected: (now, false),
             failed: None,
             refused: false,
+            untold: 0,
             connect_time: None,
             datagrams: Datagrams::default(),
             bytes_up: 0,
@@ -62,7 +75,12 @@ impl Carrier {
         match self.inspection.up(payload, by) {
             Ruling::Pass => return true,
             Ruling::Hold => {}
-            Ruling::Drop => self.datagrams.denied += 1,
+            Ruling::Drop => {
+                self.datagrams.denied += 1;
+                if self.inspection.is_denied() {
+                    self.datagrams.denied += self.inspection.take_held().len() as u64;
+                }
+            }
             Ruling::Answer(answer) => {
                 self.datagrams.denied += 1;
                 if listener.answer(&self.flow, &answer).is_err() {
@@ -81,15 +99,25 @@ impl Carrier {
     /// Returns false if there is no descriptor left, once: then another call is the last one.
     pub(super) fn connect(&mut self, epoll: &OwnedFd) -> bool {
         let begun = Instant::now();
+        self.origin = None;
+        self.refused = false;
         match self.open(epoll) {
             Ok(origin) => {
                 self.origin = Some(origin);
+                self.connected = (self.seen, false);
                 self.connect_time = Some(begun.elapsed());
                 self.failed = None;
             }
             Err(error) => {
                 let first = self.failed.is_none();
-                self.failed = Some((self.seen, How::of_connect(&error)));
+                self.failed = Some(Failure {
+                    since: self.seen,
+                    how: How::of_connect(&error),
+                    why: match &error {
+                        Error::System { source, .. } => Unreachable::of(source),
+                        _ => None,
+                    },
+                });
                 return !(first && is_without_descriptors(&error));
             }
         }
@@ -108,62 +136,99 @@ impl Carrier {
     }
 
     /// Sends on what was held, then this.
-    pub(super) fn forward(&mut self, payload: &[u8]) {
+    pub(super) fn forward(&mut self, payload: &[u8], relay: &Relay) {
         for held in self.inspection.take_held() {
-            self.send(&held);
+            self.send(&held, relay);
         }
-        self.send(payload);
+        self.send(payload, relay);
     }
 
-    fn send(&mut self, payload: &[u8]) {
-        let Some(origin) = &self.origin else {
-            self.datagrams.lost += 1;
-            return;
-        };
-        let mut sent = origin.send(payload);
-        if is_refusal(&sent) {
-            self.refused = true; // that was an earlier one's; this has not been sent
-            sent = origin.send(payload);
+    fn send(&mut self, payload: &[u8], relay: &Relay) {
+        self.try_anew(&relay.epoll);
+        let mut sent = self.attempt(payload);
+        if let Err(Some(Unreachable::Port)) = sent
+            && self.origin.is_some()
+        {
+            self.hear_refusal(&relay.listener); // of an earlier one; this has not been sent
+            self.try_anew(&relay.epoll);
+            sent = self.attempt(payload);
         }
         match sent {
-            Ok(_) => {
+            Ok(()) => {
                 self.datagrams.up += 1;
                 self.bytes_up += payload.len() as u64;
             }
-            Err(_) => self.datagrams.lost += 1,
+            Err(why) => {
+                self.datagrams.lost += 1;
+                self.report(why, &relay.listener);
+            }
+        }
+    }
+
+    fn attempt(&self, payload: &[u8]) -> Result<(), Option<Unreachable>> {
+        match (&self.origin, &self.failed) {
+            (Some(origin), _) => match origin.send(payload) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Unreachable::of(&error)),
+            },
+            (None, Some(failure)) => Err(failure.why),
+            (None, None) => Err(None),
+        }
+    }
+
+    /// If nobody is there any more, it may have been a proxy that has died: then another connect is judged
+    /// anew. Not for each datagram to where nobody ever was.
+    fn try_anew(&mut self, epoll: &OwnedFd) {
+        let (since, answered) = self.connected;
+        if self.refused && (answered || self.seen.duration_since(since) >= QUIET) {
+            self.connect(epoll);
+        }
+    }
+
+    fn hear_refusal(&mut self, listener: &DatagramListener) {
+        self.refused = true;
+        self.report(Some(Unreachable::Port), listener);
+    }
+
+    /// The client is told as it would be without us.
+    fn report(&mut self, why: Option<Unreachable>, listener: &DatagramListener) {
+        if let Some(why) = why {
+            self.untold += u64::from(listener.report(&self.flow, why).is_err());
         }
     }
 
     /// Takes a datagram from the origin. Returns false if there was none.
-    pub(super) fn take_back(
-        &mut self,
-        answers: &mut Answers,
-        names: &Mutex<Names>,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn take_back(&mut self, answers: &mut Answers, relay: &Relay, now: Instant) -> bool {
         let Some(origin) = &self.origin else {
             return false;
         };
-        let received = origin.recv(answers.room());
-        if is_refusal(&received) {
-            self.refused = true;
-        }
-        match received {
+        match origin.recv(answers.room()) {
             Ok(length) => {
                 self.seen = now;
                 self.refused = false;
+                self.connected.1 = true;
                 let bytes = answers.add(&self.flow, length);
-                self.inspection.down(bytes, names);
-                true
+                self.inspection.down(bytes, &relay.names);
+                return true;
             }
-            Err(error) if is_lasting(error.kind()) => {
-                let how = How::of_error(Side::Origin, &error);
-                self.failed = Some((now, how));
-                self.origin = None; // or it would be told again and again
-                false
+            Err(error) if is_lasting(error.kind()) => self.fail(&error, now, &relay.listener),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                self.hear_refusal(&relay.listener);
             }
-            Err(_) => false,
+            Err(error) => self.report(Unreachable::of(&error), &relay.listener),
         }
+        false
+    }
+
+    fn fail(&mut self, error: &io::Error, now: Instant, listener: &DatagramListener) {
+        let why = Unreachable::of(error);
+        self.failed = Some(Failure {
+            since: now,
+            how: How::of_error(Side::Origin, error),
+            why,
+        });
+        self.origin = None; // or it would be told again and again
+        self.report(why, listener);
     }
 
     /// What became of a datagram that was taken.
@@ -179,7 +244,7 @@ impl Carrier {
     /// How it has ended, if it has.
     pub(super) fn is_over(&self, now: Instant, idle: Duration) -> Option<How> {
         let (since, wait, how) = match &self.failed {
-            Some((since, how)) => (*since, QUIET, how.clone()),
+            Some(Failure { since, how, .. }) => (*since, QUIET, how.clone()),
             None if self.refused => (self.seen, QUIET, How::Refused),
             None if self.inspection.is_denied() => (self.seen, DENIED_QUIET, How::Denied),
             None if self.inspection.is_answered() => (self.seen, QUIET, How::Answered),
@@ -188,7 +253,8 @@ impl Carrier {
         (now.duration_since(since) >= wait.min(idle)).then_some(how)
     }
 
-    pub(super) fn into_line(self, how: How, names: &Mutex<Names>) -> FlowLine {
+    pub(super) fn into_line(mut self, how: How, names: &Mutex<Names>) -> FlowLine {
+        self.datagrams.lost += self.inspection.take_held().len() as u64; // nobody has decided
         let (seen, verdict) = self.inspection.into_seen();
         let label = match seen {
             Seen::Dns { .. } => None, // the name of a name server is of no interest
@@ -216,10 +282,6 @@ impl Carrier {
 pub(crate) fn label(address: IpAddr, names: &Mutex<Names>) -> Option<String> {
     let names = names.lock().unwrap_or_else(PoisonError::into_inner);
     names.label(address, Instant::now()).map(str::to_owned)
-}
-
-fn is_refusal<T>(result: &std::io::Result<T>) -> bool {
-    matches!(result, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
 }
 
 /// Not one datagram's own: ICMP tells of hosts that cannot be reached, and they may come back.

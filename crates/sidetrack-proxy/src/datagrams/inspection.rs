@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::queries::Queries;
-use crate::dns::{self, Denial, Query, Unread};
+use crate::dns::{self, Denial, Query, Question, Unread};
 use crate::names::Names;
 use crate::rules::{Decision, Rules, Verdict};
 use crate::sniff::Seen;
@@ -48,7 +48,7 @@ pub(super) enum Ruling {
     Pass,
     /// It was kept.
     Hold,
-    /// It does not go on.
+    /// It does not go on; nor do those that were held, if the flow is denied now.
     Drop,
     /// It does not go on; the client gets this.
     Answer(Vec<u8>),
@@ -126,6 +126,7 @@ impl Inspection {
         }
     }
 
+    /// What is to go on, or was lost: as the ruling says.
     pub(super) fn take_held(&mut self) -> Vec<Vec<u8>> {
         mem::take(&mut self.held)
     }
@@ -170,9 +171,12 @@ impl Inspection {
     fn dns(&mut self, bytes: &[u8], query: &Query, by: &Judgement<'_>) -> Ruling {
         let queries = self.queries.get_or_insert_default();
         queries.ask(query);
-        let verdict = (by.rules).decide_name(self.destination, &query.question.name);
-        if query.questions > 1 && !self.settled {
-            return Ruling::Drop; // no server takes it, and only the first was judged
+        let decide = |asked: &Question| (by.rules).decide_name(self.destination, &asked.name);
+        let mut verdict = decide(&query.question);
+        for other in &query.others {
+            if !verdict.is_deny() {
+                verdict = decide(other);
+            }
         }
         let denied = verdict.is_deny();
         if denied || !self.verdict.is_deny() || self.looked_at == 1 {
@@ -222,9 +226,6 @@ impl Inspection {
                 }
             }
             Reading::Hello(hello) => self.judge_hello(hello, by.rules),
-        }
-        if self.is_denied() {
-            self.held.clear();
         }
         Some(self.by_verdict())
     }

@@ -12,10 +12,10 @@ pub struct Kind(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Class(pub u16);
 
-/// What became of a query: the header's four bits, without those that EDNS adds. Shown as
-/// "NXDOMAIN", or as "RCODE15" if it has no name.
+/// What became of a query: the header's four bits, below the eight that EDNS adds (RFC 6891, 6.1.3).
+/// Shown as "NXDOMAIN", or as "RCODE15" if it has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Rcode(pub u8);
+pub struct Rcode(pub u16);
 
 impl Kind {
     /// An IPv4 address.
@@ -53,9 +53,11 @@ impl fmt::Display for Class {
 
 impl fmt::Display for Rcode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match RCODES.get(usize::from(self.0)) {
+        let number = usize::from(self.0);
+        let of_edns = || EDNS_RCODES.get(number.checked_sub(EDNS_RCODES_FIRST)?);
+        match RCODES.get(number).or_else(of_edns) {
             Some(name) => f.write_str(name),
-            None => write!(f, "RCODE{}", self.0),
+            None => write!(f, "RCODE{number}"),
         }
     }
 }
@@ -65,3 +67,15 @@ const RCODES: [&str; 11] = [
     "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET",
     "NXRRSET", "NOTAUTH", "NOTZONE",
 ];
+/// The same from here.
+const EDNS_RCODES: [&str; 8] = [
+    "BADVERS",
+    "BADKEY",
+    "BADTIME",
+    "BADMODE",
+    "BADNAME",
+    "BADALG",
+    "BADTRUNC",
+    "BADCOOKIE",
+];
+const EDNS_RCODES_FIRST: usize = 16;

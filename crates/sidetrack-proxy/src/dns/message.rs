@@ -50,16 +50,16 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Reads all questions, and keeps the first.
-    pub(super) fn first_question(&mut self) -> Result<Option<Query>, Fault> {
-        let mut first = None;
-        for _ in 0..self.header.counts.queries {
-            let name = name::read(self.bytes, &mut self.decoder)?;
-            let mut question = Query::query(name, self.u16()?.into());
-            question.set_query_class(self.u16()?.into());
-            first.get_or_insert(question);
-        }
-        Ok(first)
+    /// Reads all questions, [`QUESTIONS_MAX`] at most.
+    pub(super) fn questions(&mut self) -> Result<Vec<Query>, Fault> {
+        (0..self.header.counts.queries)
+            .map(|_| {
+                let name = name::read(self.bytes, &mut self.decoder)?;
+                let mut question = Query::query(name, self.u16()?.into());
+                question.set_query_class(self.u16()?.into());
+                Ok(question)
+            })
+            .collect()
     }
 
     /// Reads the next record, whatever its section.

@@ -13,8 +13,15 @@ pub struct Query {
     pub id: u16,
     /// The first question.
     pub question: Question,
-    /// How many questions there are. Servers refuse more than one (RFC 9619), or should.
-    pub questions: u16,
+    /// Questions beyond the first. Servers refuse more than one (RFC 9619), or should.
+    pub others: Vec<Question>,
+}
+
+impl Query {
+    /// All that it asks, the first first.
+    pub fn questions(&self) -> impl Iterator<Item = &Question> {
+        std::iter::once(&self.question).chain(&self.others)
+    }
 }
 
 /// Reads a datagram that a client sent.
@@ -27,7 +34,7 @@ pub fn read_query(datagram: &[u8]) -> Result<Query, Unread> {
     Ok(Query {
         id: asked.header.id,
         question: (&asked.question).into(),
-        questions: asked.header.counts.queries,
+        others: asked.others.iter().map(Question::from).collect(),
     })
 }
 
@@ -35,12 +42,15 @@ pub fn read_query(datagram: &[u8]) -> Result<Query, Unread> {
 pub(super) struct Asked {
     pub(super) header: Header,
     pub(super) question: op::Query,
+    others: Vec<op::Query>,
     pub(super) edns: Option<Edns>,
 }
 
-/// What the client's OPT record says (RFC 6891, 6.1.3).
+/// What an OPT record says (RFC 6891, 6.1.3).
 #[derive(Clone, Copy)]
 pub(super) struct Edns {
+    /// The response code's upper bits.
+    pub(super) rcode: u8,
     pub(super) version: u8,
     /// Whether DNSSEC's records are wanted (RFC 3225).
     pub(super) dnssec_ok: bool,
@@ -48,7 +58,8 @@ pub(super) struct Edns {
 
 pub(super) fn read(datagram: &[u8]) -> Result<Asked, Unread> {
     let mut message = Message::open(datagram, MessageType::Query)?;
-    let question = message.first_question()?.ok_or(Unread::NotDns)?;
+    let mut questions = message.questions()?.into_iter();
+    let question = questions.next().ok_or(Unread::NotDns)?;
     let counts = message.header.counts;
     let others = usize::from(counts.answers) + usize::from(counts.authorities);
     let additionals = usize::from(counts.additionals);
@@ -68,16 +79,18 @@ pub(super) fn read(datagram: &[u8]) -> Result<Asked, Unread> {
     Ok(Asked {
         header: message.header,
         question,
+        others: questions.collect(),
         edns,
     })
 }
 
-fn read_edns(opt: &Record<'_>) -> Result<Edns, Fault> {
+pub(super) fn read_edns(opt: &Record<'_>) -> Result<Edns, Fault> {
     if !opt.name.is_root() {
         return Err(Fault::Opt);
     }
-    let [_, version, flags, _] = opt.ttl.to_be_bytes();
+    let [rcode, version, flags, _] = opt.ttl.to_be_bytes();
     Ok(Edns {
+        rcode,
         version,
         dnssec_ok: flags & 0x80 != 0,
     })

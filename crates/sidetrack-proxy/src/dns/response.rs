@@ -6,7 +6,8 @@ use hickory_proto::op::{MessageType, OpCode};
 
 use super::code::{Class, Kind, Rcode};
 use super::message::{Message, Record};
-use super::{ANSWERS_MAX, CHAIN_MAX, Fault, Question, Unread, name};
+use super::query::read_edns;
+use super::{ANSWERS_MAX, CHAIN_MAX, Fault, Question, RESPONSE_RECORDS_MAX, Unread, name};
 
 /// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,28 +52,46 @@ pub enum Data {
 
 /// Reads a datagram that a server sent.
 ///
-/// Authority and additional records are not looked at.
+/// Of what is behind the answers, only the OPT record is looked for, which has the upper bits of the
+/// response code. It is done without where that cannot be read, or is behind more than
+/// [`RESPONSE_RECORDS_MAX`] records.
 ///
 /// # Errors
 ///
 /// [`Unread`], of the header, the questions, and those answers that are read.
 pub fn read_response(datagram: &[u8]) -> Result<Response, Unread> {
     let mut message = Message::open(datagram, MessageType::Response)?;
-    let question = message.first_question()?;
+    let questions = message.questions()?;
     let header = message.header;
     let count = match header.op_code {
         OpCode::Query => header.counts.answers,
         _ => 0, // an update has prerequisites there
     };
     let read = (0..count.min(ANSWERS_MAX)).map(|_| read_answer(message.record()?));
+    let answers = read.collect::<Result<Vec<_>, Fault>>()?;
+    let upper = read_upper_rcode(&mut message, answers.len()).unwrap_or_default();
     Ok(Response {
         id: header.id,
-        rcode: Rcode(header.response_code.low()),
+        rcode: Rcode(u16::from(upper) << 4 | u16::from(header.response_code.low())),
         truncated: header.truncation,
-        question: question.as_ref().map(Question::from),
-        answers: read.collect::<Result<_, Fault>>()?,
+        question: questions.first().map(Question::from),
+        answers,
         left_out: count.saturating_sub(ANSWERS_MAX),
     })
+}
+
+/// What the OPT record adds to the response code; `None` if there is none, or it was not found.
+fn read_upper_rcode(message: &mut Message<'_>, records_read: usize) -> Option<u8> {
+    let counts = message.header.counts;
+    let others = usize::from(counts.answers) + usize::from(counts.authorities) - records_read;
+    let all = others + usize::from(counts.additionals);
+    for index in 0..all.min(RESPONSE_RECORDS_MAX) {
+        let record = message.record().ok()?;
+        if index >= others && record.kind == Kind::OPT {
+            return Some(read_edns(&record).ok()?.rcode);
+        }
+    }
+    None
 }
 
 impl Response {

@@ -52,7 +52,7 @@ fn a_query_is_read() {
     let mut message = query("Www.Example.COM.", RecordType::HTTPS);
     message.set_edns(edns());
     let read = read_query(&message.to_vec().unwrap()).unwrap();
-    assert_eq!((read.id, read.questions), (0x1234, 1));
+    assert_eq!((read.id, read.questions().count()), (0x1234, 1));
     let Question { name, kind, class } = read.question;
     assert_eq!(
         [name, kind.to_string(), class.to_string()],
@@ -93,8 +93,8 @@ fn numbers_without_names_are_shown() {
     let shown = [Kind(65280).to_string(), Class(42).to_string()];
     assert_eq!(shown, ["TYPE65280", "CLASS42"]);
     assert_eq!(
-        [3, 11].map(|n| Rcode(n).to_string()),
-        ["NXDOMAIN", "RCODE11"]
+        [3, 11, 16, 23, 24].map(|n| Rcode(n).to_string()),
+        ["NXDOMAIN", "RCODE11", "BADVERS", "BADCOOKIE", "RCODE24"]
     );
 }
 
@@ -155,6 +155,23 @@ fn what_became_of_the_query() {
     let read = read_response(&message.to_vec().unwrap()).unwrap();
     assert_eq!((read.rcode, read.truncated), (Rcode(3), true));
     assert_eq!((read.question.clone(), read.addresses().count()), (None, 0));
+}
+
+#[test]
+fn the_opt_record_has_the_response_codes_upper_bits() {
+    let mut message = response("a.", &[("a.", 60, "192.0.2.1")]);
+    message.metadata.response_code = ResponseCode::BADCOOKIE;
+    message.add_authority(message.answers[0].clone());
+    message.set_edns(edns());
+    let bytes = message.to_vec().unwrap();
+    let rcode = |bytes: &[u8]| read_response(bytes).unwrap().rcode.to_string();
+    assert_eq!(rcode(&bytes), "BADCOOKIE");
+    // Cut within what is behind the answers, or with too much of it, only the header's bits are known.
+    assert_eq!(rcode(&bytes[..bytes.len() - 1]), "YXRRSET");
+    for _ in 0..RESPONSE_RECORDS_MAX {
+        message.add_authority(message.answers[0].clone());
+    }
+    assert_eq!(rcode(&message.to_vec().unwrap()), "YXRRSET");
 }
 
 fn denied(query: &Message, denial: Denial) -> Message {

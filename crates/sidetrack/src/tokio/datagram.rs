@@ -1,13 +1,14 @@
 //! Datagrams in async programs.
 
 use std::io;
+use std::net::SocketAddr;
 
 use ::tokio::io::Interest;
 use ::tokio::net::UdpSocket;
 use ::tokio::select;
 
 use crate::datagram::is_passing;
-use crate::{Batch, Error, Flow, Service};
+use crate::{Batch, Error, Flow, Service, Unreachable};
 
 /// A service's UDP sockets in a tokio runtime; see [`crate::DatagramListener`].
 #[derive(Debug)]
@@ -73,6 +74,11 @@ impl DatagramListener {
         }
     }
 
+    /// As [`crate::DatagramListener::report`].
+    pub fn report(&self, flow: &Flow, why: Unreachable) -> Result<(), Error> {
+        self.inner.report(flow, why)
+    }
+
     /// As [`crate::DatagramListener::forget`].
     pub fn forget(&self, flow: &Flow) {
         self.inner.forget(flow);
@@ -81,6 +87,11 @@ impl DatagramListener {
     /// As [`crate::DatagramListener::refused`].
     pub fn refused(&self) -> u64 {
         self.inner.refused()
+    }
+
+    /// As [`crate::DatagramListener::addresses`].
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.inner.addresses()
     }
 
     /// The index of a socket that has something, perhaps.

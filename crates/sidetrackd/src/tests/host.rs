@@ -17,6 +17,8 @@ use crate::server::{self, Api};
 /// Tells a client in a process of its own where the daemon is.
 const CHILD_SOCKET: &str = "SIDETRACK_TEST_SOCKET";
 const DEADLINE: Duration = Duration::from_secs(20);
+/// A grace longer than a test takes, in seconds.
+pub(super) const LONG: u64 = 3600;
 
 pub(super) struct Daemon {
     pub(super) socket: PathBuf,

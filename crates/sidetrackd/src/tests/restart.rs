@@ -1,8 +1,9 @@
 //! What a daemon finds when it starts again.
 
+use sidetrack_api::client::{Client, Session};
 use sidetrack_api::v1;
 
-use super::host::{Calls, Daemon, filter, grace, until};
+use super::host::{Calls, Daemon, LONG, filter, grace, until};
 
 fn with(number: u128, flag: v1::Flag) -> v1::Filter {
     v1::Filter {
@@ -11,7 +12,9 @@ fn with(number: u128, flag: v1::Flag) -> v1::Filter {
     }
 }
 
-async fn daemon_with_all_lifetimes() -> Daemon {
+/// A daemon with a filter of each lifetime; and the dynamic one's session, which must last until the
+/// daemon stops.
+async fn daemon_with_all_lifetimes() -> (Daemon, (Client, Session)) {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     for given in [
@@ -23,17 +26,18 @@ async fn daemon_with_all_lifetimes() -> Daemon {
     }
     let (mut client, session) = daemon.dynamic().await;
     client.add_one(&session, filter(4)).await.unwrap();
-    daemon
+    (daemon, (client, session))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_finds_all_that_is_kept_and_what_was_dynamic_goes_after_its_grace() {
-    let daemon = daemon_with_all_lifetimes().await;
+    let (daemon, _dynamic) = daemon_with_all_lifetimes().await;
     // Boot-time filters are kept, not judged by.
-    assert!(!daemon.recorder.in_force().contains(&2));
-    let daemon = daemon.restart_with("a boot", grace(1)).await;
+    assert_eq!(daemon.recorder.in_force(), [1, 3, 4]);
+    let daemon = daemon.restart_with("a boot", grace(LONG)).await;
     assert_eq!(daemon.recorder.in_force(), [1, 3, 4]);
     assert_eq!(daemon.state().await.filters, 4);
+    let daemon = daemon.restart_with("a boot", grace(0)).await;
     until("nobody comes back for it", async || {
         daemon.recorder.in_force() == [1, 3]
     })
@@ -74,7 +78,7 @@ async fn a_kernel_that_differs_is_mended_and_that_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_reboot_boot_time_filters_hold_first_and_static_ones_are_gone() {
-    let daemon = daemon_with_all_lifetimes().await;
+    let (daemon, _dynamic) = daemon_with_all_lifetimes().await;
     let daemon = daemon.restart("another boot").await;
     assert_eq!(daemon.recorder.record().boots, [vec![2]]);
     assert_eq!(daemon.recorder.record().commits, [vec![1]]);

@@ -4,10 +4,7 @@ use sidetrack_api::client::Session;
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
 
-use super::host::{Calls, Daemon, filter, grace, key, refused, sublayer, until};
-
-/// Longer than a test takes.
-const LONG: u64 = 3600;
+use super::host::{Calls, Daemon, LONG, filter, grace, key, refused, sublayer, until};
 
 fn resume(session: u64) -> v1::SessionOptions {
     v1::SessionOptions {

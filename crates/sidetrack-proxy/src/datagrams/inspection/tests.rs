@@ -104,6 +104,46 @@ fn a_denied_query_is_answered_and_others_go_on() {
     assert_eq!(verdict.rule.as_deref(), Some("deny *.ads.example"));
 }
 
+/// A query for the addresses of two names.
+fn double_query(id: u16, names: [&str; 2]) -> Vec<u8> {
+    let mut bytes = query(id, names[0]);
+    bytes[5] = 2;
+    bytes.extend(&query(id, names[1])[12..]);
+    bytes
+}
+
+#[test]
+fn each_question_of_a_query_is_told_and_may_be_denied() {
+    let rules = rules(&["*.ads.example"], &[]);
+    for (names, denied) in [
+        (["a.example", "b.example"], false),
+        (["a.example", "x.ads.example"], true),
+        (["x.ads.example", "a.example"], true),
+    ] {
+        let mut flow = inspection("192.0.2.53:53", &rules);
+        let ruling = flow.up(&double_query(1, names), &by(&rules));
+        assert_eq!(matches!(ruling, Ruling::Answer(_)), denied, "{ruling:?}");
+        if !denied {
+            assert_eq!(ruling, Ruling::Pass);
+            assert!(!flow.is_answered());
+            flow.down(&response(1, names[0]), &Mutex::default());
+        }
+        assert!(flow.is_answered());
+        let (Seen::Dns { queries, .. }, _) = flow.into_seen() else {
+            panic!("it is DNS");
+        };
+        assert_eq!(queries.len(), 2);
+        assert!(
+            queries.iter().all(|one| one.denied == denied),
+            "{queries:?}"
+        );
+        assert!(
+            queries.iter().all(|one| one.answer.is_some()),
+            "{queries:?}"
+        );
+    }
+}
+
 #[test]
 fn an_allowed_query_does_not_open_the_way_for_anything_else() {
     let rules = rules(&[], &["shop.example:443"]);
@@ -163,8 +203,9 @@ fn a_denied_hello_is_dropped_and_all_that_follows() {
     let mut flow = inspection("192.0.2.1:443", &rules);
     assert_eq!(flow.up(&first, &by(&rules)), Ruling::Hold);
     assert_eq!(flow.up(&second, &by(&rules)), Ruling::Drop);
+    assert!(flow.is_denied());
+    assert_eq!(flow.take_held(), [first], "they are to be counted");
     assert_eq!(flow.up(&[0x40; 50], &by(&rules)), Ruling::Drop);
-    assert!(flow.is_denied() && flow.take_held().is_empty());
     assert_eq!(flow.into_seen().1.rule.as_deref(), Some("deny example.com"));
 }
 

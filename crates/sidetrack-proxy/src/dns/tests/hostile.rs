@@ -142,8 +142,11 @@ fn counts_are_bounded() {
         usize::from(QUESTIONS_MAX) - 1,
     ));
     assert_eq!(
-        read_query(&asks.to_vec().unwrap()).unwrap().questions,
-        QUESTIONS_MAX
+        read_query(&asks.to_vec().unwrap())
+            .unwrap()
+            .questions()
+            .count(),
+        usize::from(QUESTIONS_MAX)
     );
     asks.add_query(one);
     assert_eq!(read_query(&asks.to_vec().unwrap()), Err(Unread::NotDns));

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
-use crate::case::Case;
+use super::{chart, table};
+use crate::connect::case::Case;
+use crate::connect::memory::Held;
+use crate::connect::profile::Program;
+use crate::connect::results::Results;
+use crate::connect::round::Round;
+use crate::connect::worker::{self, Measurement};
 use crate::machine::Machine;
-use crate::memory::Held;
-use crate::profile::Program;
-use crate::results::Results;
-use crate::round::Round;
-use crate::worker::{self, Measurement};
-use crate::{chart, results, table};
+use crate::report;
 
 /// Rounds for the record.
 const ROUNDS: u32 = 7;
@@ -43,21 +44,16 @@ pub(crate) struct Measured {
 
 /// Measures everything, and writes docs/bench/.
 pub(crate) fn run(quick: bool) -> Result<()> {
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "needs root, for network namespaces and eBPF: use `make bench`"
-    );
     let machine = Machine::describe()?;
     let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
     let measured = Measured::take(rounds)?;
     let results = Results::of(machine, &measured);
     let table = table::write(&results);
-    results::save(
-        "results.json",
-        &(serde_json::to_string_pretty(&results)? + "\n"),
-    )?;
-    results::save("results.md", &table)?;
-    results::save("connect.svg", &chart::draw(&results))?;
+    report::save("connect.md", &table)?;
+    report::save("connect.svg", &chart::draw(&results))?;
+    report::merge("connect", results.figures()?, &[])?;
+    report::keep("cases", serde_json::to_value(&results.cases)?)?;
+    report::keep("programs", serde_json::to_value(&results.programs)?)?;
     print!("{table}");
     Ok(())
 }

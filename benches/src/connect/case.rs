@@ -29,11 +29,15 @@ pub(crate) enum Case {
     NftLinear,
     /// One nftables NAT rule with a set of 10,000.
     NftSet,
+    /// A program that does nothing is at sockops, but elsewhere.
+    EmptyElsewhere,
+    /// Programs that do nothing are at the client's sockops and connect.
+    EmptyInScope,
 }
 
 impl Case {
     /// All of them.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::None,
         Self::Sidetrack,
         Self::Nft,
@@ -45,6 +49,8 @@ impl Case {
         Self::Filters100000,
         Self::NftLinear,
         Self::NftSet,
+        Self::EmptyElsewhere,
+        Self::EmptyInScope,
     ];
 
     /// As in results.json and on the command line.
@@ -61,6 +67,8 @@ impl Case {
             Self::Filters100000 => "filters100000",
             Self::NftLinear => "nft-linear",
             Self::NftSet => "nft-set",
+            Self::EmptyElsewhere => "empty-elsewhere",
+            Self::EmptyInScope => "empty-in-scope",
         }
     }
 
@@ -78,6 +86,8 @@ impl Case {
             Self::Filters100000 => "under 100,000 filters, none matches",
             Self::NftLinear => "nftables, 10,000 rules, none matches",
             Self::NftSet => "nftables, a set of 10,000, none matches",
+            Self::EmptyElsewhere => "an empty sockops program elsewhere",
+            Self::EmptyInScope => "empty programs in the scope",
         }
     }
 }

@@ -1,11 +1,11 @@
-//! docs/bench/results.md.
+//! docs/bench/connect.md.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::figure::{NOISE_MAX, Outcome};
-use crate::results::{Results, Summary};
+use crate::connect::figure::{NOISE_MAX, Outcome};
+use crate::connect::results::{Results, Summary};
 
 /// The run for people to read. Times in microseconds.
 pub(crate) fn write(results: &Results) -> String {
@@ -28,12 +28,15 @@ fn head(results: &Results) -> String {
     format!(
         "<!-- Written by `make bench`. Do not edit. -->\n\n\
          Linux {}; {}, {} cores{kind}; load average {} when the run began; nftables {}; \
-         Sidetrack {}.\n",
+         Sidetrack {}.\n\n![What one connection takes, in each case](connect.svg)\n",
         machine.kernel,
         machine.cpu,
         machine.cores,
         machine.load_average,
-        machine.nft,
+        machine
+            .peers
+            .get("nftables")
+            .map_or("unknown", String::as_str),
         machine.sidetrack
     )
 }

@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use libbpf_rs::query::ProgInfoIter;
 use serde::{Deserialize, Serialize};
 
-use crate::case::Case;
-use crate::{round, sys, way};
+use super::{round, way};
+use crate::connect::case::Case;
+use crate::sys;
 
 /// What all of our programs' names begin with.
 const PREFIX: &str = "sidetrack_";

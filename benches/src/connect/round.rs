@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use crate::connect::way::{self, Way};
 use crate::statistics::{mean, percentile};
-use crate::way::{self, Way};
 
 /// What a round found.
 #[derive(Clone, Serialize, Deserialize)]

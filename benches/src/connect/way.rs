@@ -2,6 +2,7 @@
 //! that it went that way.
 
 mod direct;
+mod empty;
 mod netfilter;
 pub(crate) mod policy;
 pub(crate) mod sidetrack;
@@ -11,7 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use anyhow::{Context as _, Result, ensure};
 use socket2::{Domain, Socket, Type};
 
-use crate::case::Case;
+use crate::connect::case::Case;
 
 /// The port that programs ask for.
 const PORT: u16 = 80;
@@ -55,6 +56,8 @@ pub(crate) fn open(case: Case) -> Result<Box<dyn Way>> {
         Case::Filters100000 => Box::new(sidetrack::Bystander::open_under(100_000)?),
         Case::NftLinear => Box::new(netfilter::Bystander::open_linear()?),
         Case::NftSet => Box::new(netfilter::Bystander::open_set()?),
+        Case::EmptyElsewhere => Box::new(empty::Empty::open_elsewhere()?),
+        Case::EmptyInScope => Box::new(empty::Empty::open_in_scope()?),
     })
 }
 

@@ -1,10 +1,11 @@
 //! One case in a process and a namespace of its own: set up, warm up, measure, prove.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
-use crate::case::Case;
-use crate::{memory, namespace, profile, round, way};
+use super::{memory, profile, round, way};
+use crate::connect::case::Case;
+use crate::namespace;
 
 /// Connections before the counted ones: caches, slabs and branch predictors are warm then.
 const WARM_UP: u32 = 2_000;
@@ -47,21 +48,14 @@ pub(crate) fn start<T: serde::de::DeserializeOwned>(
     connections: u32,
 ) -> Result<T> {
     let what = measurement.name();
-    let output = namespace::command()?
-        .args(["worker", case.name(), &what, &connections.to_string()])
-        .output()?;
-    anyhow::ensure!(
-        output.status.success(),
-        "case {}, {what}: {}",
-        case.name(),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(serde_json::from_slice(&output.stdout)?)
+    let text = namespace::run(&["worker", case.name(), &what, &connections.to_string()])
+        .with_context(|| format!("case {}, {what}", case.name()))?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// The worker itself.
 pub(crate) fn run(task: &Task) -> Result<()> {
-    namespace::pin()?;
+    namespace::pin_last()?;
     namespace::prepare()?;
     let found = match task.measurement {
         Measurement::Time => serde_json::to_string(&time(task)?)?,

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::results::{Results, Summary};
-use crate::table::micros;
+use crate::connect::results::{Results, Summary};
+use crate::connect::table::micros;
 
 /// Units of the picture: pixels at its natural size.
 const WIDTH: f64 = 760.0;

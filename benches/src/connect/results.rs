@@ -1,21 +1,16 @@
 //! docs/bench/results.json.
 
-use std::fs;
-use std::path::Path;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::case::Case;
-use crate::figure::{FIGURES, Outcome, tenth, thousandth};
+use crate::connect::case::Case;
+use crate::connect::figure::{FIGURES, Outcome, tenth, thousandth};
+use crate::connect::plan::Measured;
+use crate::connect::profile::Program;
+use crate::connect::round::Round;
 use crate::machine::Machine;
-use crate::plan::Measured;
-use crate::profile::Program;
-use crate::round::Round;
 use crate::statistics::{deviation, median};
-
-/// Below the workspace's root, where `make bench` runs.
-const FOLDER: &str = "docs/bench";
 
 /// The whole run.
 #[derive(Serialize)]
@@ -83,6 +78,18 @@ impl Results {
     }
 }
 
+impl Results {
+    /// The figures, with their topic.
+    pub(crate) fn figures(&self) -> Result<Vec<Value>> {
+        let figures = self.figures.iter().map(|figure| {
+            let mut value = serde_json::to_value(figure)?;
+            value["topic"] = "connect".into();
+            Ok(value)
+        });
+        figures.collect()
+    }
+}
+
 impl Summary {
     fn of(case: Case, rounds: &[Round]) -> Self {
         let values = |of: fn(&Round) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
@@ -109,13 +116,6 @@ impl Spread {
             noise: thousandth(deviation(values) / median(values)),
         }
     }
-}
-
-/// Writes one of the run's files.
-pub(crate) fn save(name: &str, text: &str) -> Result<()> {
-    let folder = Path::new(FOLDER);
-    fs::create_dir_all(folder).with_context(|| format!("make {FOLDER}"))?;
-    fs::write(folder.join(name), text).with_context(|| format!("write {FOLDER}/{name}"))
 }
 
 fn rounded(program: &Program) -> Program {

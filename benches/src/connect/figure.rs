@@ -3,9 +3,9 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::case::Case;
-use crate::plan::Measured;
-use crate::round::Round;
+use crate::connect::case::Case;
+use crate::connect::plan::Measured;
+use crate::connect::round::Round;
 use crate::statistics::{deviation, median};
 
 /// With more than this share of spread (median absolute deviation over median) in the direct case or in
@@ -48,7 +48,7 @@ enum Goal {
 }
 
 /// All of them, in the order of the tables.
-pub(crate) const FIGURES: [Figure; 14] = [
+pub(crate) const FIGURES: [Figure; 16] = [
     redirected(
         "connect + accept + query",
         Measure::Asked,
@@ -101,6 +101,16 @@ pub(crate) const FIGURES: [Figure; 14] = [
         Measure::Whole,
         Goal::Reported,
     ),
+    over_empty(
+        "connect, no filter matches, over empty programs",
+        Case::Unmatched,
+        Case::EmptyInScope,
+    ),
+    over_empty(
+        "connect, outside the scope, over an empty program",
+        Case::Outside,
+        Case::EmptyElsewhere,
+    ),
     redirected(
         "memory of a tracked idle connection",
         Measure::Memory,
@@ -151,6 +161,14 @@ const fn bystander(name: &'static str, subject: Case, measure: Measure, goal: Go
         over: Case::None,
         peers: &[Case::NftUnmatched],
         goal,
+    }
+}
+
+/// The same, over programs at the same hooks that do nothing: how much of it is ours.
+const fn over_empty(name: &'static str, subject: Case, over: Case) -> Figure {
+    Figure {
+        over,
+        ..bystander(name, subject, Measure::Connect, Goal::Reported)
     }
 }
 

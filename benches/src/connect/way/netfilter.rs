@@ -1,19 +1,17 @@
 //! nftables: a NAT rule, and SO_ORIGINAL_DST out of connection tracking.
 
-use std::io::Write;
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 use socket2::SockRef;
 
 use super::{PORT, Way, expect, listen, probe, remote_destination};
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
+use crate::netfilter::{load, redirected};
 
-const REDIRECT_RULES: &str = include_str!("../../peers/redirect.nft");
-const UNMATCHED_RULES: &str = include_str!("../../peers/unmatched.nft");
+const REDIRECT_RULES: &str = include_str!("../../../peers/redirect.nft");
+const UNMATCHED_RULES: &str = include_str!("../../../peers/unmatched.nft");
 /// Rules, or elements of a set.
 const RULES: u32 = 10_000;
 /// Where all rule sets redirect to.
@@ -126,35 +124,4 @@ impl Way for Bystander {
 /// Addresses and ports that nobody asks for.
 fn others() -> impl Iterator<Item = (std::net::Ipv4Addr, u16)> {
     (0..RULES).map(|number| ((0x0a00_0000 + number * 7).into(), (1024 + number) as u16))
-}
-
-fn load(rules: &str) -> Result<()> {
-    let mut nft = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .context("run nft (nftables)")?;
-    nft.stdin
-        .take()
-        .expect("it is piped")
-        .write_all(rules.as_bytes())
-        .context("give nft its rules")?;
-    let status = nft.wait().context("wait for nft")?;
-    ensure!(status.success(), "nft refuses the rules");
-    Ok(())
-}
-
-/// How many connections the rule has redirected.
-fn redirected() -> Result<u64> {
-    let output = Command::new("nft")
-        .args(["--json", "list", "counter", "ip", "peer", "redirected"])
-        .output()
-        .context("run nft (nftables)")?;
-    let listed: Value = serde_json::from_slice(&output.stdout).context("read nft's answer")?;
-    listed["nftables"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find_map(|object| object["counter"]["packets"].as_u64())
-        .context("nft does not tell the rule's counter")
 }

@@ -1,0 +1,57 @@
+//! eBPF programs that do nothing: what the kernel takes for there being any at the hooks of ours.
+
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context as _, Result};
+
+use super::{PORT, Way, listen};
+use crate::connect::sys::{self, Hook};
+use crate::hierarchy::Hierarchy;
+
+/// Straight from the client to a listener outside the scope.
+pub(crate) struct Empty {
+    listener: TcpListener,
+    _programs: Vec<OwnedFd>,
+    _hierarchy: Hierarchy,
+}
+
+impl Empty {
+    /// Some product has a sockops program, but not at the client's cgroup.
+    pub(crate) fn open_elsewhere() -> Result<Self> {
+        Self::open(&[Hook::Sockops], Hierarchy::enter_outside)
+    }
+
+    /// The client is in the scope of one for sockops and one for connect.
+    pub(crate) fn open_in_scope() -> Result<Self> {
+        let hooks = [Hook::Sockops, Hook::Connect4];
+        Self::open(&hooks, Hierarchy::enter_program)
+    }
+
+    fn open(hooks: &[Hook], enter: impl Fn(&Hierarchy) -> Result<()>) -> Result<Self> {
+        let hierarchy = Hierarchy::make()?;
+        let programs = hooks
+            .iter()
+            .map(|&hook| sys::attach_empty(hook, hierarchy.scope.as_fd()))
+            .collect::<Result<_, _>>()
+            .context("attach an empty program")?;
+        hierarchy.enter_outside()?;
+        let listener = listen(PORT, None)?;
+        enter(&hierarchy)?;
+        Ok(Self {
+            listener,
+            _programs: programs,
+            _hierarchy: hierarchy,
+        })
+    }
+}
+
+impl Way for Empty {
+    fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+
+    fn check(&self, _made: u64) -> Result<()> {
+        Ok(()) // nothing could have diverted them
+    }
+}

@@ -1,0 +1,175 @@
+//! A layer's sketch: what its filters cannot match, told by three bits.
+//!
+//! Of remote addresses the first byte counts, of remote ports the lower six bits, of protocols whether it
+//! is TCP, UDP or another. Most connections that no filter matches are known by that, and need no search.
+
+use sidetrack_abi::kernel;
+
+use crate::test::{Kind, Test};
+use crate::{Family, Field};
+
+const TCP: u128 = 6;
+const UDP: u128 = 17;
+/// Ports that have one bit each; a range of as many has all.
+const PORT_BITS: u128 = 64;
+const PROTOCOLS_ALL: u32 = kernel::SKETCH_TCP | kernel::SKETCH_UDP | kernel::SKETCH_OTHER_PROTOCOL;
+
+/// One bit for each kind of value that some filter may match.
+#[derive(Default)]
+pub(crate) struct Sketch {
+    pub(crate) addresses: [u64; 4],
+    pub(crate) ports: u64,
+    pub(crate) protocols: u32,
+}
+
+impl Sketch {
+    /// Of all filters of a layer of this family.
+    pub(crate) fn of<'a>(
+        family: Family,
+        filters: impl Iterator<Item = &'a Vec<(bool, Test)>>,
+    ) -> Self {
+        let mut sketch = Self::default();
+        for tests in filters {
+            sketch.add(family, tests);
+        }
+        sketch
+    }
+
+    fn add(&mut self, family: Family, tests: &[(bool, Test)]) {
+        let of = |field: Field| {
+            let all = tests.iter().map(|(_, test)| test);
+            all.filter(move |test| test.field == field as u8)
+        };
+        let addresses = union(of(Field::RemoteAddress).map(|test| addresses(family, test)));
+        for (half, more) in self
+            .addresses
+            .iter_mut()
+            .zip(addresses.unwrap_or([u64::MAX; 4]))
+        {
+            *half |= more;
+        }
+        self.ports |= of(Field::RemotePort)
+            .map(ports)
+            .reduce(|a, b| a | b)
+            .unwrap_or(u64::MAX);
+        let protocols = of(Field::Protocol).map(protocols).reduce(|a, b| a | b);
+        self.protocols |= protocols.unwrap_or(PROTOCOLS_ALL);
+    }
+}
+
+fn union(each: impl Iterator<Item = [u64; 4]>) -> Option<[u64; 4]> {
+    each.reduce(|a, b| std::array::from_fn(|at| a[at] | b[at]))
+}
+
+/// The first bytes of the addresses for which the test may hold.
+fn addresses(family: Family, test: &Test) -> [u64; 4] {
+    let (first, above) = match family {
+        Family::V4 => (24, 32), // IPv4-mapped
+        Family::V6 => (120, 128),
+    };
+    let byte = |number: u128| (number >> first) as u8;
+    let rest = |number: u128| number.checked_shr(above).unwrap_or(0);
+    let holds = |of: u8| match test.kind {
+        Kind::Masked { value, mask } => of & byte(mask) == byte(value) & byte(mask),
+        Kind::Between { low, high } => {
+            rest(low) != rest(high) || (byte(low)..=byte(high)).contains(&of)
+        }
+    };
+    let mut bits = [0; 4];
+    for of in (0..=u8::MAX).filter(|&of| test.negate || holds(of)) {
+        bits[usize::from(of / 64)] |= 1 << (of % 64);
+    }
+    bits
+}
+
+/// The lower six bits of the ports for which the test may hold.
+fn ports(test: &Test) -> u64 {
+    let bit = |port: u128| 1 << (port % PORT_BITS);
+    match test.kind {
+        _ if test.negate => u64::MAX,
+        Kind::Masked { value, mask } if mask & u128::from(u16::MAX) == u128::from(u16::MAX) => {
+            bit(value)
+        }
+        Kind::Between { low, high } if high.wrapping_sub(low) < PORT_BITS => {
+            (low..=high).map(bit).fold(0, |all, one| all | one)
+        }
+        _ => u64::MAX,
+    }
+}
+
+fn protocols(test: &Test) -> u32 {
+    let holds = |protocol: u128| match test.kind {
+        _ if test.negate => true,
+        Kind::Masked { value, mask } => protocol & mask == value & mask,
+        Kind::Between { low, high } => (low..=high).contains(&protocol),
+    };
+    let of = |protocol, bit| if holds(protocol) { bit } else { 0 };
+    of(TCP, kernel::SKETCH_TCP) | of(UDP, kernel::SKETCH_UDP) | kernel::SKETCH_OTHER_PROTOCOL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn test(field: Field, kind: Kind) -> (bool, Test) {
+        let negate = false;
+        let field = field as u8;
+        (
+            true,
+            Test {
+                field,
+                negate,
+                kind,
+            },
+        )
+    }
+
+    fn mapped(address: [u8; 4]) -> u128 {
+        0xffff_0000_0000 | u128::from(u32::from_be_bytes(address))
+    }
+
+    fn has(sketch: &Sketch, byte: u8) -> bool {
+        sketch.addresses[usize::from(byte / 64)] >> (byte % 64) & 1 == 1
+    }
+
+    #[test]
+    fn what_no_filter_asks_about_is_not_excluded() {
+        let sketch = Sketch::of(Family::V4, [vec![]].iter());
+        assert_eq!(sketch.addresses, [u64::MAX; 4]);
+        assert_eq!((sketch.ports, sketch.protocols), (u64::MAX, PROTOCOLS_ALL));
+    }
+
+    #[test]
+    fn a_prefix_a_range_a_port_and_a_protocol_leave_their_bits() {
+        let prefix = Kind::Masked {
+            value: mapped([10, 0, 0, 0]),
+            mask: u128::MAX << 24,
+        };
+        let range = Kind::Between {
+            low: mapped([192, 0, 2, 1]),
+            high: mapped([194, 0, 0, 1]),
+        };
+        let one = |value| Kind::Masked {
+            value,
+            mask: u128::MAX,
+        };
+        let filters = [
+            vec![
+                test(Field::RemoteAddress, prefix),
+                test(Field::RemotePort, one(443)),
+            ],
+            vec![
+                test(Field::RemoteAddress, range),
+                test(Field::RemotePort, Kind::Between { low: 80, high: 81 }),
+                test(Field::Protocol, one(TCP)),
+            ],
+        ];
+        let sketch = Sketch::of(Family::V4, filters.iter());
+        let bytes: Vec<u8> = (0..=255).filter(|&byte| has(&sketch, byte)).collect();
+        assert_eq!(bytes, [10, 192, 193, 194]);
+        assert_eq!(sketch.ports, 1 << (443 % 64) | 1 << 16 | 1 << 17);
+        assert_eq!(sketch.protocols, PROTOCOLS_ALL);
+        let only_tcp = Sketch::of(Family::V4, filters[1..].iter());
+        assert_eq!(only_tcp.protocols & kernel::SKETCH_UDP, 0);
+    }
+}
