@@ -43,15 +43,10 @@ fn compile(folder: &TempDir, headers: &str, files: &[PathBuf], link: Link) -> Pa
     let library = library_folder();
     let mut command = Command::new("cc");
     command
-        .args([
-            "-std=gnu11",
-            "-g",
-            "-O1",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-I",
-        ])
+        .args(["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror"])
+        .arg("-I")
+        .arg(sources().join("include"))
+        .arg("-I")
         .arg(sources().join(headers))
         .arg("-o")
         .arg(&program)
@@ -188,31 +183,32 @@ fn chained(c_is_first: bool) {
     let folder = TempDir::new().expect("a folder can be made");
     let source = sources().join("examples/inspect.c");
     let inspect = compile(&folder, "include/windows", &[source], Link::Static);
-    let origin = Origin::start("127.0.0.1:0");
-    let script = format!(
-        "exec 3<>/dev/tcp/127.0.0.1/{}; echo hi >&3; head -c 9 <&3",
-        origin.address.port()
-    );
     let passthrough = sidetrack().with_file_name("examples").join("passthrough");
     let mut vias = [&inspect, &passthrough].map(|program| format!("exec:{}", program.display()));
     if !c_is_first {
         vias.reverse();
     }
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        through(&vias, &Origin::start(address));
+    }
+}
+
+fn through(vias: &[String; 2], origin: &Origin) {
+    let script = format!(
+        "exec 3<>/dev/tcp/{}/{}; echo hi >&3; head -c 9 <&3",
+        origin.address.ip(),
+        origin.address.port()
+    );
     let options = ["--via", &vias[0], "--via", &vias[1], "--via", "inspect"];
     let ended = Run::new(&options, &["bash", "-c", &script]).wait();
     assert_eq!(ended.outcome.stdout, "originhi\n", "{ended:?}");
     assert_eq!(origin.accepted(), 1);
     assert_eq!(ended.flows[0]["chain"].as_array().map(Vec::len), Some(3));
     let wanted = format!("-> {}", origin.address);
-    assert_eq!(
-        ended.outcome.stderr.matches(&wanted).count(),
-        2,
-        "{ended:?}"
-    );
-    assert!(
-        ended.outcome.stderr.contains(&format!("{wanted} hi.")),
-        "{ended:?}"
-    );
+    let told = ended.outcome.stderr.matches(&wanted).count();
+    assert_eq!(told, 2, "{ended:?}");
+    let first_words = format!("{wanted} hi.");
+    assert!(ended.outcome.stderr.contains(&first_words), "{ended:?}");
 }
 
 #[test]

@@ -211,27 +211,52 @@ static void __cdecl serve(void *given)
 	free(connection);
 }
 
-int main(void)
+/* INVALID_SOCKET where the host has no such family. */
+static SOCKET listen_at(const struct sockaddr *name, int size)
 {
-	struct sockaddr_in any = { .sin_family = AF_INET };
-	WSADATA data;
-	SOCKET listener;
+	SOCKET listener = socket(name->sa_family, SOCK_STREAM, IPPROTO_TCP);
 
-	if (WSAStartup(MAKEWORD(2, 2), &data) != 0)
-		return 1;
-	listener = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
-	if (listener == INVALID_SOCKET ||
-	    bind(listener, (const struct sockaddr *)&any, sizeof(any)) != 0 ||
-	    listen(listener, SOMAXCONN) != 0)
-		return fail("listen");
+	if (listener == INVALID_SOCKET)
+		return INVALID_SOCKET;
+	if (bind(listener, name, size) != 0 || listen(listener, SOMAXCONN) != 0) {
+		closesocket(listener);
+		return INVALID_SOCKET;
+	}
+	return listener;
+}
+
+static void __cdecl accept_all(void *given)
+{
+	SOCKET listener = *(SOCKET *)given;
+
 	for (;;) {
 		struct connection *connection = malloc(sizeof(*connection));
 		SOCKET client = accept(listener, NULL, NULL);
 
 		if (!connection || client == INVALID_SOCKET)
-			return fail("accept");
+			exit(fail("accept"));
 		connection->client = client;
 		if (_beginthread(serve, 0, connection) == (uintptr_t)-1)
-			return fail("begin a thread");
+			exit(fail("begin a thread"));
 	}
+}
+
+int main(void)
+{
+	struct sockaddr_in v4 = { .sin_family = AF_INET };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+	WSADATA data;
+	SOCKET listeners[2];
+
+	if (WSAStartup(MAKEWORD(2, 2), &data) != 0)
+		return 1;
+	/* IPv6 first: a run begins as soon as its proxy listens for IPv4. */
+	listeners[1] = listen_at((const struct sockaddr *)&v6, sizeof(v6));
+	listeners[0] = listen_at((const struct sockaddr *)&v4, sizeof(v4));
+	if (listeners[0] == INVALID_SOCKET)
+		return fail("listen");
+	if (listeners[1] != INVALID_SOCKET &&
+	    _beginthread(accept_all, 0, &listeners[1]) == (uintptr_t)-1)
+		return fail("begin a thread");
+	accept_all(&listeners[0]);
 }
