@@ -292,7 +292,12 @@ impl Exchange {
     fn drain(&mut self) -> Result<()> {
         let deadline = Instant::now() + DRAIN;
         if self.keep {
-            while self.ends.iter().flatten().any(|end| end.is_client && end.waits) {
+            while self
+                .ends
+                .iter()
+                .flatten()
+                .any(|end| end.is_client && end.waits)
+            {
                 within(deadline, "answers", self.clients)?;
                 self.turn(10)?;
             }
