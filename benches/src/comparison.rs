@@ -127,8 +127,11 @@ pub(crate) fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return 0.0;
     }
-    let scale = 10_f64.powi(3 - value.abs().log10().floor() as i32);
-    (value * scale).round() / scale
+    let digits = 3 - value.abs().log10().floor() as i32;
+    match digits {
+        0.. => (value * 10_f64.powi(digits)).round() / 10_f64.powi(digits),
+        _ => (value / 10_f64.powi(-digits)).round() * 10_f64.powi(-digits),
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +150,7 @@ mod tests {
     #[test]
     fn four_digits() {
         assert_eq!(rounded(123_456.0), 123_500.0);
+        assert_eq!(rounded(253_699_912.0), 253_700_000.0);
         assert_eq!(rounded(0.012_345_6), 0.012_35);
         assert_eq!(rounded(0.0), 0.0);
     }

@@ -15,7 +15,7 @@ const REQUEST: &[u8] =
     b"GET /index.html HTTP/1.1\r\nHost: origin.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
 /// The response's length, head and body, in bytes.
 const RESPONSE_SIZE: usize = 1024;
-const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 0959\r\n\r\n";
+const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 0957\r\n\r\n";
 /// More at once in an open loop say that the proxy cannot keep up.
 const WAITING_MAX: usize = 8192;
 /// Connections that are being made at once when many are to be held.

@@ -146,7 +146,9 @@ fn beside(name: &str) -> Result<PathBuf> {
 /// first `others` of them are not those of the file with none.
 fn policy(others: u32) -> Result<String> {
     let mut random = Random::new();
-    let mut text = String::from("service = [{ name = \"b\" }]\nfilter = [\n");
+    let mut text = String::from(
+        "defaults = { layer = \"connect-redirect-v4\" }\nservice = [{ name = \"b\" }]\nfilter = [\n",
+    );
     for number in 0..FILTERS {
         let shift = if number < others { 1 } else { 0 };
         let address = format!(
@@ -170,7 +172,7 @@ fn policy(others: u32) -> Result<String> {
         // As short as can be: a policy file has at most 10,000,000 bytes.
         writeln!(
             text,
-            "{{name=\"{number}\",layer=\"connect-redirect-v4\",{condition},\
+            "{{name=\"{number}\",{condition},\
              remote_port={port},action={action}}},"
         )?;
     }
