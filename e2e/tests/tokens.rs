@@ -161,6 +161,7 @@ fn token_cannot_be_used_after_its_time() {
         _client,
     } = hold(&mut host);
     drop(stream);
+    wait::until("the client has closed too", || host.flows() == 0);
     let closed = Instant::now();
     wait::until("its time is over", || closed.elapsed() > grace);
     let refused = set_records(socket(), &flow.records());
