@@ -143,7 +143,11 @@ fn vendor_that_comes_and_goes_refuses_nobody() {
         let way = [way([false, true]), way([true, true])]
             .iter()
             .position(|way| *way == heard);
-        ways[way.unwrap_or_else(|| panic!("{told}"))] += 1;
+        // From behind acme's first service on, the next policy may judge.
+        let amid = heard == format!("acme1 {}", self::way([false, true]));
+        if !amid {
+            ways[way.unwrap_or_else(|| panic!("{told}"))] += 1;
+        }
     };
     for _ in 0..TIMES {
         let before = api.state().generation;
