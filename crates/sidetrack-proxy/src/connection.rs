@@ -92,7 +92,10 @@ pub(crate) async fn inspect_accepted(
     stopped: impl Future<Output = ()>,
 ) -> FlowLine {
     let destination = flow.original_destination();
-    let connect = flow.connect_async();
+    // On the heap, and only until it is connected: a future is as large as all that it may hold, once more
+    // for each function that it is handed to, for as long as the connection lives.
+    let connect = Box::pin(flow.connect_async());
+    let stopped = Box::pin(stopped);
     let carried = carry_prepared(stream, destination, connect, settings, stopped).await;
     FlowLine::new(&flow, carried)
 }
@@ -167,7 +170,12 @@ impl Course<'_> {
         }
         // Here, and not where it was decided: now nothing else writes to the client any more.
         if self.progress.down() == 0 {
-            refusal::refuse(self.client, self.opening.seen(), self.rule()).await;
+            Box::pin(refusal::refuse(
+                self.client,
+                self.opening.seen(),
+                self.rule(),
+            ))
+            .await;
         } // else it would be taken for more of the origin's bytes
         How::Denied
     }

@@ -144,7 +144,8 @@ where
         };
         match accepted {
             Ok(connection) => {
-                let task = handle(connection, Stopped(stopped.clone()));
+                // Boxed, or the task would hold it twice: where it was moved from, and where it runs.
+                let task = Box::pin(handle(connection, Stopped(stopped.clone())));
                 tasks.spawn(async move {
                     task.await;
                     drop(permit);
