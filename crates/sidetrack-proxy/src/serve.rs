@@ -17,7 +17,7 @@ use crate::line::FlowLine;
 use crate::names::Names;
 use crate::relay::{descriptors, pipes_max};
 
-/// Connections handled at a time, if there are descriptors for so many, see [`connections_max`]; more wait
+/// Connections handled at a time, if there are descriptors for so many, see `connections_max`; more wait
 /// in the listeners' queues.
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// Descriptors kept for all but connections and their pipes.
