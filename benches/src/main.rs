@@ -23,6 +23,8 @@ mod picture;
 mod policy;
 mod relay;
 mod report;
+mod send;
+mod solo;
 mod statistics;
 #[allow(unsafe_code)]
 mod sys;
@@ -64,6 +66,12 @@ enum Command {
         /// Of what.
         kind: relay::MinimalKind,
     },
+    /// One way of datagrams, likewise.
+    #[command(hide = true)]
+    SendWorker {
+        /// Which.
+        sending: send::Sending,
+    },
     /// One measurement of policies, likewise.
     #[command(hide = true)]
     PolicyWorker {
@@ -78,6 +86,7 @@ fn main() -> Result<()> {
         Some(Command::Worker(task)) => connect::worker::run(&task),
         Some(Command::RelayWorker { task }) => relay::worker::run(&task),
         Some(Command::MinimalRelay { kind }) => relay::run_minimal(kind),
+        Some(Command::SendWorker { sending }) => send::worker(sending),
         Some(Command::PolicyWorker { measurement }) => policy::worker(measurement),
         None => run(arguments.quick, &arguments.topics),
     }

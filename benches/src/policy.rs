@@ -5,16 +5,13 @@ mod apply;
 mod swap;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use serde_json::{Value, json};
 
-use crate::comparison::rounded;
-use crate::statistics::{deviation, median};
+use crate::namespace;
+use crate::solo::{self, Figure, Reading};
 use crate::topic::{ROUNDS, ROUNDS_QUICK};
-use crate::{namespace, report};
 
 const NAME: &str = "policy";
 
@@ -27,19 +24,6 @@ pub(crate) enum Measurement {
     Swaps,
     /// The same connects, and no swap.
     Still,
-}
-
-/// What was found, by the name of the measure; times in nanoseconds.
-type Reading = BTreeMap<String, f64>;
-
-/// A figure without a peer.
-struct Figure {
-    name: String,
-    unit: &'static str,
-    values: Vec<f64>,
-    /// The same without swaps.
-    over: Option<Vec<f64>>,
-    goal: Option<f64>,
 }
 
 /// Measures all, and writes it down.
@@ -87,13 +71,11 @@ pub(crate) fn run(quick: bool) -> Result<()> {
             name: format!("connect during {least} swaps or more, {what}, beside none"),
             unit: "ns",
             values: values("swaps", measure),
-            over: Some(values("still", measure)),
+            over: Some(("no swaps", values("still", measure))),
             goal: None,
         });
     }
-    report::save("policy.md", &page(&figures))?;
-    print!("{}", page(&figures));
-    report::merge(NAME, figures.iter().map(Figure::outcome).collect(), &[])
+    solo::write(NAME, "Putting policies into force", &figures)
 }
 
 /// One measurement, in a namespace of its own.
@@ -123,63 +105,4 @@ fn apply_figure(what: &str, values: Vec<f64>, goal: Option<f64>) -> Figure {
         over: None,
         goal,
     }
-}
-
-impl Figure {
-    fn outcome(&self) -> Value {
-        let rounds: Vec<Value> = (self.values.iter().enumerate())
-            .map(|(round, own)| match &self.over {
-                Some(over) => json!({
-                    "sidetrack": rounded(*own),
-                    "over": rounded(over[round]),
-                    "ratio": rounded(own / over[round]),
-                }),
-                None => json!({ "sidetrack": rounded(*own) }),
-            })
-            .collect();
-        let ratio = self.over.as_ref().map(|over| {
-            let ratios: Vec<f64> = self.values.iter().zip(over).map(|(a, b)| a / b).collect();
-            rounded(median(&ratios))
-        });
-        json!({
-            "topic": NAME,
-            "name": self.name,
-            "unit": self.unit,
-            "sidetrack": rounded(median(&self.values)),
-            "best_peer": self.over.as_ref().map(|_| "no swaps"),
-            "best_peer_value": self.over.as_ref().map(|over| rounded(median(over))),
-            "limit": null,
-            "ratio": ratio,
-            "goal": self.goal,
-            "goal_text": self.goal.map(|goal| format!("value ≤ {}", report::with_unit(goal, self.unit))),
-            "met": self.goal.map(|goal| median(&self.values) <= goal),
-            "rounds": rounds,
-        })
-    }
-}
-
-fn page(figures: &[Figure]) -> String {
-    let mut text = String::from(
-        "<!-- Written by `make bench`. Do not edit. -->\n\n# Putting policies into force\n\n\
-         | figure | median | ± | beside | goal |\n|---|--:|--:|--:|--:|\n",
-    );
-    for figure in figures {
-        let middle = median(&figure.values);
-        let show = |value| report::with_unit(value, figure.unit);
-        let _ = writeln!(
-            text,
-            "| {} | {} | {:.1} % | {} | {} |",
-            figure.name,
-            show(middle),
-            100.0 * deviation(&figure.values) / middle,
-            figure
-                .over
-                .as_ref()
-                .map_or("–".to_owned(), |over| show(median(over))),
-            figure
-                .goal
-                .map_or("–".to_owned(), |goal| format!("≤ {}", show(goal))),
-        );
-    }
-    text
 }

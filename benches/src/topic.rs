@@ -16,7 +16,7 @@ use crate::contest::{Entry, Readings};
 use crate::picture::Group;
 use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
-use crate::{connect, policy, report};
+use crate::{connect, policy, report, send};
 
 /// Rounds for the record.
 pub(crate) const ROUNDS: u32 = 7;
@@ -42,6 +42,8 @@ pub(crate) enum Topic {
     Legacy,
     /// UDP.
     Datagram,
+    /// What a datagram's send takes.
+    Send,
     /// Putting policies into force.
     Policy,
 }
@@ -62,6 +64,7 @@ impl Topic {
         let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
         let plan = match self {
             Self::Connect => return connect::plan::run(quick),
+            Self::Send => return send::run(quick),
             Self::Policy => return policy::run(quick),
             Self::Rate => rate::plan(quick),
             Self::Latency => latency::plan(quick),

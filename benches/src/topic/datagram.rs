@@ -12,7 +12,61 @@ const WORKLOADS: [Workload; 4] = [Ask, AskFresh, Flood(64), Flood(1400)];
 
 pub(super) fn plan(quick: bool) -> Plan {
     let milliseconds = if quick { 300 } else { 500 };
-    let compare = |name: &str, workload, measure, unit, peers: &[Contestant], goal| Comparison {
+    Plan {
+        name: "datagram",
+        title: "Datagrams",
+        entries: all(&CONTESTANTS, &WORKLOADS, milliseconds),
+        comparisons: comparisons(),
+        groups,
+    }
+}
+
+fn comparisons() -> Vec<Comparison> {
+    let (relay, both) = (&[NftMinimal][..], &[Nginx, Socat][..]);
+    let latency = |name, workload, peers, goal| compare(name, workload, "p50", "ns", peers, goal);
+    let rate = |name, size| compare(name, Flood(size), "rate", "1/s", both, Goal::AtLeast(1.5));
+    let cpu = |name, size| compare(name, Flood(size), "cpu", "ns", both, Goal::LessReported);
+    vec![
+        latency(
+            "question and answer in one flow, beside nft redirect to a minimal relay",
+            Ask,
+            relay,
+            Goal::AtMost(0.9),
+        ),
+        latency(
+            "question and answer in one flow",
+            Ask,
+            both,
+            Goal::LessReported,
+        ),
+        latency(
+            "question and answer, a flow for each, beside nft redirect to a minimal relay",
+            AskFresh,
+            relay,
+            Goal::AtMost(0.9),
+        ),
+        latency(
+            "question and answer, a flow for each",
+            AskFresh,
+            both,
+            Goal::LessReported,
+        ),
+        rate("datagrams a second, 64 bytes", 64),
+        rate("datagrams a second, 1,400 bytes", 1400),
+        cpu("CPU time of the proxy for a datagram, 64 bytes", 64),
+        cpu("CPU time of the proxy for a datagram, 1,400 bytes", 1400),
+    ]
+}
+
+fn compare(
+    name: &str,
+    workload: Workload,
+    measure: &'static str,
+    unit: &'static str,
+    peers: &[Contestant],
+    goal: Goal,
+) -> Comparison {
+    Comparison {
         name: name.to_owned(),
         unit,
         subject: Sidetrack,
@@ -21,79 +75,6 @@ pub(super) fn plan(quick: bool) -> Plan {
         peers: peers.to_vec(),
         limit: Some(Direct),
         goal,
-    };
-    let (relay, both) = (&[NftMinimal][..], &[Nginx, Socat][..]);
-    Plan {
-        name: "datagram",
-        title: "Datagrams",
-        entries: all(&CONTESTANTS, &WORKLOADS, milliseconds),
-        comparisons: vec![
-            compare(
-                "question and answer in one flow, beside nft redirect to a minimal relay",
-                Ask,
-                "p50",
-                "ns",
-                relay,
-                Goal::AtMost(0.9),
-            ),
-            compare(
-                "question and answer in one flow",
-                Ask,
-                "p50",
-                "ns",
-                both,
-                Goal::LessReported,
-            ),
-            compare(
-                "question and answer, a flow for each, beside nft redirect to a minimal relay",
-                AskFresh,
-                "p50",
-                "ns",
-                relay,
-                Goal::AtMost(0.9),
-            ),
-            compare(
-                "question and answer, a flow for each",
-                AskFresh,
-                "p50",
-                "ns",
-                both,
-                Goal::LessReported,
-            ),
-            compare(
-                "datagrams a second, 64 bytes",
-                Flood(64),
-                "rate",
-                "1/s",
-                both,
-                Goal::AtLeast(1.5),
-            ),
-            compare(
-                "datagrams a second, 1,400 bytes",
-                Flood(1400),
-                "rate",
-                "1/s",
-                both,
-                Goal::AtLeast(1.5),
-            ),
-            compare(
-                "CPU time of the proxy for a datagram, 64 bytes",
-                Flood(64),
-                "cpu",
-                "ns",
-                both,
-                Goal::LessReported,
-            ),
-            compare(
-                "CPU time of the proxy for a datagram, 1,400 bytes",
-                Flood(1400),
-                "cpu",
-                "ns",
-                both,
-                Goal::LessReported,
-            ),
-        ],
-        groups,
     }
 }
 

@@ -1,0 +1,97 @@
+//! Figures of Sidetrack alone: no peer does the same.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::comparison::rounded;
+use crate::report;
+use crate::statistics::{deviation, median};
+
+/// What was found in one round, by the name of the measure; times in nanoseconds.
+pub(crate) type Reading = BTreeMap<String, f64>;
+
+/// One of them.
+pub(crate) struct Figure {
+    pub(crate) name: String,
+    pub(crate) unit: &'static str,
+    /// Of each round.
+    pub(crate) values: Vec<f64>,
+    /// What they are divided by, and what that is.
+    pub(crate) over: Option<(&'static str, Vec<f64>)>,
+    /// The median is to be at most this.
+    pub(crate) goal: Option<f64>,
+}
+
+/// Writes a page of them, and adds them to the others.
+pub(crate) fn write(topic: &str, title: &str, figures: &[Figure]) -> Result<()> {
+    let page = page(title, figures);
+    report::save(&format!("{topic}.md"), &page)?;
+    print!("{page}");
+    let outcomes = figures.iter().map(|figure| figure.outcome(topic));
+    report::merge(topic, outcomes.collect(), &[])
+}
+
+impl Figure {
+    fn outcome(&self, topic: &str) -> Value {
+        let rounds: Vec<Value> = (self.values.iter().enumerate())
+            .map(|(round, own)| match &self.over {
+                Some((_, over)) => json!({
+                    "sidetrack": rounded(*own),
+                    "over": rounded(over[round]),
+                    "ratio": rounded(own / over[round]),
+                }),
+                None => json!({ "sidetrack": rounded(*own) }),
+            })
+            .collect();
+        let ratio = self.over.as_ref().map(|(_, over)| {
+            let ratios: Vec<f64> = self.values.iter().zip(over).map(|(a, b)| a / b).collect();
+            rounded(median(&ratios))
+        });
+        json!({
+            "topic": topic,
+            "name": self.name,
+            "unit": self.unit,
+            "sidetrack": rounded(median(&self.values)),
+            "best_peer": self.over.as_ref().map(|(what, _)| what),
+            "best_peer_value": self.over.as_ref().map(|(_, over)| rounded(median(over))),
+            "limit": null,
+            "ratio": ratio,
+            "goal": self.goal,
+            "goal_text": self.goal.map(|goal| format!("value ≤ {}", report::with_unit(goal, self.unit))),
+            "met": self.goal.map(|goal| median(&self.values) <= goal),
+            "rounds": rounds,
+        })
+    }
+}
+
+fn page(title: &str, figures: &[Figure]) -> String {
+    let mut text = format!(
+        "<!-- Written by `make bench`. Do not edit. -->\n\n# {title}\n\n\
+         | figure | median | ± | beside | goal |\n|---|--:|--:|--:|--:|\n",
+    );
+    for figure in figures {
+        let middle = median(&figure.values);
+        let show = |value| report::with_unit(value, figure.unit);
+        let _ = writeln!(
+            text,
+            "| {} | {} | {:.1} % | {} | {} |",
+            figure.name,
+            show(middle),
+            100.0 * deviation(&figure.values) / middle,
+            figure
+                .over
+                .as_ref()
+                .map_or("–".to_owned(), |(what, over)| format!(
+                    "{} ({what})",
+                    show(median(over))
+                )),
+            figure
+                .goal
+                .map_or("–".to_owned(), |goal| format!("≤ {}", show(goal))),
+        );
+    }
+    text
+}
