@@ -29,6 +29,7 @@ mod statistics;
 #[allow(unsafe_code)]
 mod sys;
 mod topic;
+mod winsock;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -72,6 +73,9 @@ enum Command {
         /// Which.
         sending: send::Sending,
     },
+    /// The Winsock library, likewise.
+    #[command(hide = true)]
+    WinsockWorker,
     /// One measurement of policies, likewise.
     #[command(hide = true)]
     PolicyWorker {
@@ -87,6 +91,7 @@ fn main() -> Result<()> {
         Some(Command::RelayWorker { task }) => relay::worker::run(&task),
         Some(Command::MinimalRelay { kind }) => relay::run_minimal(kind),
         Some(Command::SendWorker { sending }) => send::worker(sending),
+        Some(Command::WinsockWorker) => winsock::worker(),
         Some(Command::PolicyWorker { measurement }) => policy::worker(measurement),
         None => run(arguments.quick, &arguments.topics),
     }

@@ -21,7 +21,7 @@ pub(crate) struct Figure {
     pub(crate) values: Vec<f64>,
     /// What they are divided by, and what that is.
     pub(crate) over: Option<(&'static str, Vec<f64>)>,
-    /// The median is to be at most this.
+    /// The median is to be at most this; of the ratio, if there is one.
     pub(crate) goal: Option<f64>,
 }
 
@@ -60,9 +60,16 @@ impl Figure {
             "limit": null,
             "ratio": ratio,
             "goal": self.goal,
-            "goal_text": self.goal.map(|goal| format!("value ≤ {}", report::with_unit(goal, self.unit))),
-            "met": self.goal.map(|goal| median(&self.values) <= goal),
+            "goal_text": self.goal_text(),
+            "met": self.goal.map(|goal| ratio.unwrap_or(median(&self.values)) <= goal),
             "rounds": rounds,
+        })
+    }
+
+    fn goal_text(&self) -> Option<String> {
+        self.goal.map(|goal| match self.over {
+            Some(_) => format!("≤ {goal}"),
+            None => format!("value ≤ {}", report::with_unit(goal, self.unit)),
         })
     }
 }
@@ -88,9 +95,7 @@ fn page(title: &str, figures: &[Figure]) -> String {
                     "{} ({what})",
                     show(median(over))
                 )),
-            figure
-                .goal
-                .map_or("–".to_owned(), |goal| format!("≤ {}", show(goal))),
+            figure.goal_text().unwrap_or("–".to_owned()),
         );
     }
     text

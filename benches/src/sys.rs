@@ -5,7 +5,8 @@ use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use sidetrack_abi::kernel::{LISTEN, SOL_SIDETRACK};
+use sidetrack_abi::kernel::{CONTEXT, LISTEN, SOL_SIDETRACK};
+use sidetrack_winsock::abi::WSADATA;
 
 /// Makes a listener one of a service's, as the SDK does with its own.
 pub(crate) fn mark_listener(listener: BorrowedFd<'_>, credentials: &[u8]) -> io::Result<()> {
@@ -24,6 +25,31 @@ pub(crate) fn mark_listener(listener: BorrowedFd<'_>, credentials: &[u8]) -> io:
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A redirected socket's context. Returns its length.
+pub(crate) fn context_of(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    let mut length = room.len() as libc::socklen_t;
+    // SAFETY: `room` may be written for `length` bytes; `socket` is open as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            SOL_SIDETRACK,
+            CONTEXT,
+            room.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    match result {
+        0 => Ok(length as usize),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What WSAStartup fills in.
+pub(crate) fn zeroed_winsock_data() -> WSADATA {
+    // SAFETY: it is a plain C structure, and zeros are valid values of its members.
+    unsafe { mem::zeroed() }
 }
 
 /// Lets the kernel take the time of every eBPF program, until the descriptor is closed.

@@ -16,7 +16,7 @@ use crate::contest::{Entry, Readings};
 use crate::picture::Group;
 use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
-use crate::{connect, policy, report, send};
+use crate::{connect, policy, report, send, winsock};
 
 /// Rounds for the record.
 pub(crate) const ROUNDS: u32 = 7;
@@ -44,6 +44,8 @@ pub(crate) enum Topic {
     Datagram,
     /// What a datagram's send takes.
     Send,
+    /// The Winsock library.
+    Winsock,
     /// Putting policies into force.
     Policy,
 }
@@ -65,6 +67,7 @@ impl Topic {
         let plan = match self {
             Self::Connect => return connect::plan::run(quick),
             Self::Send => return send::run(quick),
+            Self::Winsock => return winsock::run(quick),
             Self::Policy => return policy::run(quick),
             Self::Rate => rate::plan(quick),
             Self::Latency => latency::plan(quick),
