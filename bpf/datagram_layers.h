@@ -53,12 +53,8 @@ static __always_inline void datagram_established(__u64 client, struct inquiry *i
 static __noinline int datagram_begun(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
 				     struct connection *c)
 {
-	__u64 client = bpf_get_socket_cookie(ctx);
-
-	if (c->sending && inquiry->layers & LAYER_BITS(SIDETRACK_LAYER_AUTH_RECV_ACCEPT))
-		known_set(client, PASSED_OUT, c);
 	inquiry->endpoint = bpf_sk_storage_get(&sidetrack_endpoints, ctx->sk, NULL, 0);
-	datagram_established(client, inquiry, c);
+	datagram_established(bpf_get_socket_cookie(ctx), inquiry, c);
 	return 0;
 }
 

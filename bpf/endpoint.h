@@ -210,8 +210,7 @@ static __always_inline int bind6(struct bpf_sock_addr *ctx)
 	return bind_judge(ctx, &c);
 }
 
-/* ---- A SYN comes in, or a datagram
- * ------------------------------------------------------------------------ */
+/* ---- A SYN comes in ------------------------------------------------------------------------ */
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd

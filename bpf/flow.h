@@ -245,8 +245,6 @@ static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops, struc
 	struct tcp_sock *tcp;
 	__u64 id;
 
-	if (!child_flow(sk, ops->local_ip4))
-		return;
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp || ((struct sock *)tcp)->sk_socket)
 		return;

@@ -92,10 +92,10 @@ static __always_inline int judge_first(struct bpf_sock_addr *ctx, struct connect
 	struct inquiry inquiry = {};
 	int verdict;
 
-	if (!is_asked(&inquiry, c, parent_id) || is_beside(&inquiry, c, parent_id) ||
-	    passed_before(ctx, c, parent_id))
+	if (!is_asked(&inquiry, c, parent_id) || passed_before(ctx, c, parent_id))
 		return go_straight(ctx);
-	verdict = judge(ctx, &inquiry, c, parent_id, target);
+	c->settled = is_beside(&inquiry, c, parent_id);
+	verdict = c->settled ? go_straight(ctx) : judge(ctx, &inquiry, c, parent_id, target);
 	if (verdict != PROCEED)
 		return verdict;
 	if (!is_served(ctx, c, parent_id))
@@ -132,6 +132,9 @@ static __always_inline int send6(struct bpf_sock_addr *ctx)
 
 /* ---- recvmsg: an answer comes from where the program sent to ------------------------------- */
 
+#define LAYERS_THAT_ASK_WHO_BEGAN                                                                  \
+	(3U << SIDETRACK_LAYER_CONNECT_REDIRECT | 3U << SIDETRACK_LAYER_AUTH_RECV_ACCEPT)
+
 /* A datagram of no flow has come: perhaps to a server, if the socket has not sent there before. */
 static __noinline int hear(struct bpf_sock_addr *ctx, const union address *from)
 {
@@ -140,8 +143,8 @@ static __noinline int hear(struct bpf_sock_addr *ctx, const union address *from)
 	void *policy = policy_in_force();
 	struct sidetrack_socket *socket;
 
-	if (!policy || !(layers_in_force(policy) & 3U << SIDETRACK_LAYER_CONNECT_REDIRECT) ||
-	    !ctx->sk || ctx->sk->state == BPF_TCP_ESTABLISHED)
+	if (!policy || !(layers_in_force(policy) & LAYERS_THAT_ASK_WHO_BEGAN) || !ctx->sk ||
+	    ctx->sk->state == BPF_TCP_ESTABLISHED)
 		return 0;
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
 	if (socket && socket->role == SOCKET_LISTENER)

@@ -171,8 +171,7 @@ static long path_step(__u32 i, struct path_walk *walk)
 	return 0;
 }
 
-/* The same from a mount upwards: by helpers, as no typed pointer leads from a mount to its parent.
- */
+/* The same from a mount upwards: by helpers, as no typed pointer leads to a mount's parent. */
 struct mount_walk {
 	char *path;
 	struct dentry *dentry;

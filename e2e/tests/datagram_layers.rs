@@ -94,6 +94,22 @@ fn a_sender_is_judged_once_by_each_policy() {
         .expect_err("nothing comes through");
 }
 
+/// A server that answers has not begun the flow: the next policy judges the sender again.
+#[test]
+fn a_sender_that_was_answered_is_judged_by_the_next_policy() {
+    netns::enter();
+    let mut host = Host::new("datagram_recv_answered");
+    let of_client = |id, action| [at_recv_accept(id, action, from_port(CLIENT_PORT))];
+    put(&mut host, &of_client(1, Action::Permit));
+    let socket = server();
+    send_from(&mut host, CLIENT);
+    assert_eq!(sender(&socket), CLIENT);
+    socket.send_to(b"answer", CLIENT).expect("it is answered");
+    put(&mut host, &of_client(2, Action::Block));
+    send_from(&mut host, CLIENT);
+    wait::until("it is counted", || host.count(Counter::Blocked) == 1);
+}
+
 #[test]
 fn answers_are_not_judged() {
     netns::enter();

@@ -290,3 +290,30 @@ fn a_new_policy_judges_what_was_let_go_before() {
     assert_eq!(refused["errno"], libc::ECONNREFUSED, "{refused}");
     assert_eq!(host.count(Counter::AbsentBlocked), 3);
 }
+
+/// An answer to what a program sent makes it no server, whether a filter had been looked at or not.
+#[test]
+fn who_has_sent_first_is_diverted_by_the_next_policy() {
+    netns::enter();
+    let mut host = Host::new("datagram_sent_first");
+    host.leave();
+    let origin = EchoOrigin::start("127.0.0.1:0");
+    host.enter_service();
+    let service = host.service("inspect");
+    let proxy = host.echo_datagrams(&service);
+    let to = origin.address.to_string();
+    host.set_policy(&[Filter {
+        remote: Some("198.51.100.0/24".parse().unwrap()),
+        ..Filter::redirect_datagrams(service.number)
+    }]);
+    let mut client = host.client(&["datagrams", &to, "--stepwise", "--times", "2"]);
+    let step = |client: &mut e2e::Client| {
+        client.tell("");
+        client.line()
+    };
+    assert_eq!(step(&mut client)["reply"], to);
+    host.redirect_datagrams(&[&service]);
+    assert_eq!(step(&mut client)["reply"], to);
+    assert_eq!(origin.datagrams(), 1);
+    assert_eq!(proxy.flows().len(), 1);
+}
