@@ -15,7 +15,7 @@ use sidetrack_engine::{Config, Engine, Filter, ServiceSpec};
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
 use crate::solo::{self, Figure, Reading};
-use crate::statistics::percentile;
+use crate::statistics::median;
 use crate::sys;
 use crate::topic::{ROUNDS, ROUNDS_QUICK};
 
@@ -174,6 +174,5 @@ fn send(receiver: &UdpSocket, to: impl Fn(u32) -> SocketAddrV4) -> Result<f64> {
             times.push(took.as_nanos() as f64);
         }
     }
-    times.sort_by(f64::total_cmp);
-    Ok(percentile(&times, 50))
+    Ok(median(&times))
 }

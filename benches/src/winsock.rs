@@ -1,20 +1,18 @@
 //! What `WSAIoctl` takes to tell a redirected connection's context, beside the `getsockopt` beneath it.
 
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::null_mut;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use sidetrack_engine::{Context, Filter};
 use sidetrack_winsock::abi::{SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT, SOCKET};
 use sidetrack_winsock::entry::{WSAIoctl, WSAStartup};
 
-use crate::connect::way::sidetrack::start;
-use crate::hierarchy::Hierarchy;
+use crate::connect::way::{Way as _, sidetrack::Redirected};
 use crate::namespace;
 use crate::solo::{self, Figure, Reading};
-use crate::statistics::percentile;
+use crate::statistics::median;
 use crate::sys;
 use crate::topic::{ROUNDS, ROUNDS_QUICK};
 
@@ -48,15 +46,9 @@ pub(crate) fn run(quick: bool) -> Result<()> {
 pub(crate) fn worker() -> Result<()> {
     namespace::pin_last()?;
     namespace::prepare()?;
-    let hierarchy = Hierarchy::make()?;
-    let (mut engine, service, listener) = start(&hierarchy)?;
-    engine.set_policy(&[Filter {
-        context: Context::Auto,
-        ..Filter::redirect_all(service.number)
-    }])?;
-    hierarchy.enter_program()?;
-    let _client = TcpStream::connect((Ipv4Addr::new(10, 1, 2, 3), 80)).context("connect")?;
-    let (accepted, _) = listener.accept().context("accept")?;
+    let way = Redirected::open()?;
+    let _client = TcpStream::connect(way.destination(0)).context("connect")?;
+    let (accepted, _) = way.listener().accept().context("accept")?;
     let mut data = sys::zeroed_winsock_data();
     let error = WSAStartup(VERSION, &mut data);
     ensure!(error == 0, "WSAStartup says {error}");
@@ -72,16 +64,11 @@ pub(crate) fn worker() -> Result<()> {
         ioctls.push((end - between).as_nanos() as f64);
     }
     let reading = Reading::from([
-        ("option".to_owned(), median(options)),
-        ("ioctl".to_owned(), median(ioctls)),
+        ("option".to_owned(), median(&options)),
+        ("ioctl".to_owned(), median(&ioctls)),
     ]);
     println!("{}", serde_json::to_string(&reading)?);
     Ok(())
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    percentile(&times, 50)
 }
 
 fn by_option(accepted: &TcpStream) -> Result<usize> {
