@@ -1,36 +1,34 @@
-//! One redirected connection, from accept to its flow line.
+//! One redirected connection, from accept to its end.
 //!
 //! ```text
-//!  rules.before ──denied──────────────▶ refuse ──▶ end
-//!       │ ├─allowed──────────────┐        ▲
-//!       │ └─depends on the host  │        │
-//!       ▼                        ▼        │
-//!     sniff ─decided─▶ rules ─▶ connect   │     (the opening is read on meanwhile)
-//!       └─silent for SNIFF_WAIT─▶│        │
-//!                                ▼        │
-//!                  origin→client: pump    │
-//!                  client→origin: opening, rules if still open ─denied
-//!                                 then pump
+//!   rules.before ─denied─▶ Condemned ──────────────▶ Refusing ──▶ over
+//!        │ └─depends on the host─▶ Sniffing ─denied─▶ │ ▲
+//!        └─allowed─┐                  │               │ │
+//!                  ▼                  ▼               │ │
+//!              Connecting ◀── allowed, or silent for SNIFF_WAIT
+//!                  ▼                                    │
+//!              Relaying   origin→client: pumped         │
+//!                         client→origin: opening, rules if still open ─denied
+//!                                        then pumped
 //! ```
 //!
 //! What the client sends is held back until no rule can refuse it any more; what the origin sends
 //! is not. So protocols in which the server speaks first work, and nobody evades a rule by waiting.
+//!
+//! A connection never waits: [`Connection::turn`] does what can be done, and is called again at the
+//! next event of its sockets.
 
-use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use rustix::event::epoll::EventFlags;
 use sidetrack::Flow;
 use socket2::SockRef;
-use tokio::net::TcpStream;
-use tokio::select;
-use tokio::time::timeout;
 
-use crate::datagrams::{DATAGRAM_IDLE, Quic};
-use crate::dns::Denial;
-use crate::end::How;
-use crate::line::FlowLine;
-use crate::relay::{Ended, Peer, Progress, end_well, half_close, pump, reset_on_close, write_all};
+use crate::connections::{Tools, Wait};
+use crate::end::{How, Side};
+use crate::relay::{Direction, Peer, Turn};
 use crate::rules::{Rules, Verdict};
 use crate::sniff::Seen;
 
@@ -38,29 +36,34 @@ mod opening;
 mod refusal;
 
 use opening::Opening;
+use refusal::Refusal;
 
 pub use refusal::{REFUSAL_SIZE_MAX, REFUSAL_WAIT};
 
 /// How long a client may be silent before the origin is connected to all the same, as its server
 /// may be the one to speak first.
 pub const SNIFF_WAIT: Duration = Duration::from_millis(200);
-/// The idle time-out unless told otherwise.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How often within the idle time-out the counts are looked at: a connection ends at most a quarter
+/// of the time-out late, and no timer is set anew for each chunk.
+pub const IDLE_CHECKS: u32 = 4;
 
-/// How connections are treated.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Settings {
-    /// Which may go on.
-    pub rules: Rules,
-    /// A connection over which no byte goes for so long is ended.
-    pub idle_timeout: Duration,
-    /// A flow of datagrams that is silent for so long is ended.
-    pub datagram_idle: Duration,
-    /// How a DNS query for a denied name is answered.
-    pub denial: Denial,
-    /// What QUIC may do.
-    pub quic: Quic,
+/// The way on from an accepted connection.
+pub trait Onward {
+    /// Where the client wanted to go.
+    fn destination(&self) -> SocketAddr;
+    /// A non-blocking connection to the origin, made or under way. Called once, and only if the
+    /// connection may go on.
+    fn connect(&self) -> Result<TcpStream, sidetrack::Error>;
+}
+
+impl Onward for Flow {
+    fn destination(&self) -> SocketAddr {
+        self.original_destination()
+    }
+
+    fn connect(&self) -> Result<TcpStream, sidetrack::Error> {
+        self.connect_nonblocking()
+    }
 }
 
 /// What became of one connection.
@@ -76,226 +79,282 @@ pub struct Carried {
     pub ended: Ended,
 }
 
-/// Handles an accepted connection until its end, and tells of it.
-///
-/// Never fails: what goes wrong is said in the line's `ended`. Dropping it resets both connections.
-pub async fn inspect(stream: TcpStream, flow: Flow, settings: &Settings) -> FlowLine {
-    prepare(&stream);
-    inspect_accepted(stream, flow, settings, std::future::pending()).await
+/// What a relay did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Bytes handed to the origin's connection.
+    pub bytes_up: u64,
+    /// Bytes handed to the client's connection.
+    pub bytes_down: u64,
+    /// Why it is over.
+    pub how: How,
 }
 
-/// As [`inspect`], of what a prepared listener has accepted; ends with "stopped" when `stopped` does.
-pub(crate) async fn inspect_accepted(
-    stream: TcpStream,
-    flow: Flow,
-    settings: &Settings,
-    stopped: impl Future<Output = ()>,
-) -> FlowLine {
-    let destination = flow.original_destination();
-    // On the heap, and only until it is connected: a future is as large as all that it may hold, once more
-    // for each function that it is handed to, for as long as the connection lives.
-    let connect = Box::pin(flow.connect_async());
-    let stopped = Box::pin(stopped);
-    let carried = carry_prepared(stream, destination, connect, settings, stopped).await;
-    FlowLine::new(&flow, carried)
-}
-
-/// The part of [`inspect`] that knows nothing of the kernel side: decides by `destination` and what
-/// the client sends, and polls `connect` only if the connection may go on.
-pub async fn carry(
-    client: TcpStream,
-    destination: SocketAddr,
-    connect: impl Future<Output = Result<TcpStream, sidetrack::Error>>,
-    settings: &Settings,
-    stopped: impl Future<Output = ()>,
-) -> Carried {
-    prepare(&client);
-    carry_prepared(client, destination, connect, settings, stopped).await
-}
-
-async fn carry_prepared(
-    client: TcpStream,
-    destination: SocketAddr,
-    connect: impl Future<Output = Result<TcpStream, sidetrack::Error>>,
-    settings: &Settings,
-    stopped: impl Future<Output = ()>,
-) -> Carried {
-    let progress = Progress::default();
-    let mut course = Course {
-        client: &client,
-        destination,
-        rules: &settings.rules,
-        progress: &progress,
-        opening: Opening::default(),
-        verdict: None,
-        connect_time: None,
-    };
-    let how = select! {
-        biased;
-        how = course.run(connect) => how,
-        () = progress.idle(settings.idle_timeout) => How::Idle,
-        () = stopped => How::Stopped,
-    };
-    let seen = course.opening.into_seen();
-    Carried {
-        verdict: course
-            .verdict
-            .unwrap_or_else(|| settings.rules.decide(destination, seen.host())),
-        connect_time: course.connect_time,
-        ended: progress.ended(how),
-        seen,
-    }
-}
-
-struct Course<'a> {
-    client: &'a TcpStream,
-    destination: SocketAddr,
-    rules: &'a Rules,
-    progress: &'a Progress,
+/// Dropping it resets both connections, unless it ended well.
+pub(crate) struct Connection<O> {
+    onward: O,
+    client: Peer,
+    origin: Option<Peer>,
+    phase: Phase,
     opening: Opening,
     /// `None` as long as it depends on what the client will send.
     verdict: Option<Verdict>,
     connect_time: Option<Duration>,
+    up: Direction,
+    down: Direction,
+    idleness: Idleness,
 }
 
-impl Course<'_> {
-    async fn run(
-        &mut self,
-        connect: impl Future<Output = Result<TcpStream, sidetrack::Error>>,
-    ) -> How {
-        match self.try_run(connect).await {
-            Ok(()) => return How::Closed,
-            Err(how) if how != How::Denied => return how,
-            Err(_) => {}
+enum Phase {
+    /// Denied already; the client is listened to only to refuse it in its own language.
+    Condemned,
+    /// The rules depend on what it will say.
+    Sniffing,
+    /// Since then.
+    Connecting(Instant),
+    Relaying,
+    Refusing(Refusal),
+}
+
+/// The bytes that had gone at the last look, and for how many looks it has been so many.
+#[derive(Default)]
+struct Idleness {
+    sum: Option<u64>,
+    looks: u32,
+}
+
+impl<O: Onward> Connection<O> {
+    /// Takes the accepted connection `client`, which is non-blocking and was [prepared](prepare).
+    pub(crate) fn new(client: TcpStream, onward: O, rules: &Rules) -> Self {
+        let verdict = rules.before(onward.destination());
+        let phase = match &verdict {
+            Some(verdict) if verdict.is_deny() => Phase::Condemned,
+            _ => Phase::Sniffing,
+        };
+        Self {
+            onward,
+            client: Peer::client(client),
+            origin: None,
+            phase,
+            opening: Opening::default(),
+            verdict,
+            connect_time: None,
+            up: Direction::default(),
+            down: Direction::default(),
+            idleness: Idleness::default(),
         }
-        // Here, and not where it was decided: now nothing else writes to the client any more.
-        if self.progress.down() == 0 {
-            Box::pin(refusal::refuse(
-                self.client,
-                self.opening.seen(),
-                self.rule(),
-            ))
-            .await;
-        } // else it would be taken for more of the origin's bytes
-        How::Denied
     }
 
-    fn rule(&self) -> &str {
-        let rule = self
-            .verdict
-            .as_ref()
-            .and_then(|verdict| verdict.rule.as_deref());
-        rule.unwrap_or_default()
+    /// The first turn.
+    pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+        tools.watch(&self.client, Side::Client)?;
+        if matches!(self.verdict, Some(ref verdict) if !verdict.is_deny()) {
+            self.connect(tools)?;
+        } else {
+            tools.wait_for(Wait::Sniff);
+        }
+        Ok(Turn::Waits)
     }
 
-    async fn try_run(
-        &mut self,
-        connect: impl Future<Output = Result<TcpStream, sidetrack::Error>>,
-    ) -> Result<(), How> {
-        self.verdict = self.rules.before(self.destination);
-        match &self.verdict {
-            Some(verdict) if verdict.is_deny() => {
-                // Only to refuse it in its own language.
-                let reading = self.opening.read_on(self.client, self.progress);
-                let _ = timeout(SNIFF_WAIT, reading).await;
-                return Err(How::Denied);
-            }
-            Some(_) => {}
-            None => {
-                let first = self.opening.read_some(self.client, self.progress);
-                if let Ok(first) = timeout(SNIFF_WAIT, first).await {
-                    first?;
-                    self.opening.read_on(self.client, self.progress).await?;
-                    self.settle()?;
-                }
-            }
+    /// Notes an event of one of its sockets.
+    pub(crate) fn note(&mut self, side: Side, events: EventFlags) {
+        match (side, &mut self.origin) {
+            (Side::Client, _) => self.client.note(events),
+            (Side::Origin, Some(origin)) => origin.note(events),
+            (Side::Origin, None) => {} // it was closed after the event
         }
-        let origin = self.connect(connect).await?;
-        self.relay(&origin).await?;
-        end_well(self.client);
-        end_well(&origin);
-        Ok(())
+    }
+
+    /// Goes on as far as that is possible without waiting; an error is its end.
+    pub(crate) fn turn(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+        let went = match self.phase {
+            Phase::Condemned => self.condemned(tools),
+            Phase::Sniffing => self.sniffing(tools),
+            Phase::Connecting(since) => self.connecting(since, tools),
+            Phase::Relaying => self.relaying(tools),
+            Phase::Refusing(ref mut refusal) => refusal.turn(&mut self.client, tools.scratch),
+        };
+        match went {
+            Err(How::Denied) if !matches!(self.phase, Phase::Refusing(_)) => self.refuse(tools),
+            went => went,
+        }
+    }
+
+    /// It has waited as long as it wanted to.
+    pub(crate) fn has_waited(&mut self, wait: Wait, tools: &mut Tools<'_>) -> Result<Turn, How> {
+        match (&self.phase, wait) {
+            (Phase::Condemned, Wait::Sniff) => self.refuse(tools),
+            (Phase::Sniffing, Wait::Sniff) if self.opening.is_untouched() => {
+                self.connect(tools)?;
+                self.turn(tools)
+            }
+            (Phase::Refusing(_), Wait::Refusal) => Err(How::Denied),
+            _ => Ok(Turn::Waits), // it is further already
+        }
+    }
+
+    /// To be called [`IDLE_CHECKS`] times within the time-out: whether no byte has gone for so long.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        let sum = self.up.count() + self.down.count() + self.opening.count();
+        if self.idleness.sum != Some(sum) {
+            self.idleness = Idleness {
+                sum: Some(sum),
+                looks: 0,
+            };
+            return false;
+        }
+        self.idleness.looks += 1;
+        self.idleness.looks >= IDLE_CHECKS
+    }
+
+    /// Closes both connections, and tells of them.
+    pub(crate) fn end(self, how: How, rules: &Rules) -> (O, Carried) {
+        if how == How::Closed {
+            self.client.end_well();
+            self.origin.iter().for_each(Peer::end_well);
+        }
+        drop((self.client, self.origin));
+        let seen = self.opening.into_seen();
+        let verdict = self.verdict;
+        let carried = Carried {
+            verdict: verdict
+                .unwrap_or_else(|| rules.decide(self.onward.destination(), seen.host())),
+            connect_time: self.connect_time,
+            ended: Ended {
+                bytes_up: self.up.count(),
+                bytes_down: self.down.count(),
+                how,
+            },
+            seen,
+        };
+        (self.onward, carried)
+    }
+
+    fn condemned(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+        match self.opening.read_on(&mut self.client, tools.scratch) {
+            Ok(()) if !self.opening.is_decided() => Ok(Turn::Waits),
+            _ => Err(How::Denied),
+        }
+    }
+
+    fn sniffing(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+        self.opening.read_on(&mut self.client, tools.scratch)?;
+        if self.opening.is_decided() {
+            self.settle(tools.rules)?;
+            self.connect(tools)?;
+        }
+        Ok(Turn::Waits)
     }
 
     /// Decides by what was seen.
-    fn settle(&mut self) -> Result<(), How> {
-        let host = self.opening.host();
-        let verdict = self.rules.decide(self.destination, host);
+    fn settle(&mut self, rules: &Rules) -> Result<(), How> {
+        let verdict = rules.decide(self.onward.destination(), self.opening.host());
         let denied = verdict.is_deny();
         self.verdict = Some(verdict);
         if denied { Err(How::Denied) } else { Ok(()) }
     }
 
-    /// Connects, reading the opening meanwhile.
-    async fn connect(
-        &mut self,
-        connect: impl Future<Output = Result<TcpStream, sidetrack::Error>>,
-    ) -> Result<TcpStream, How> {
-        let begun = Instant::now();
-        tokio::pin!(connect);
-        let connected = select! {
-            biased;
-            connected = &mut connect => connected,
-            read = self.opening.read_on(self.client, self.progress) => {
-                read?;
-                connect.await
-            }
-        };
-        let origin = connected.map_err(|error| How::of_connect(&error))?;
-        self.connect_time = Some(begun.elapsed());
-        prepare(&origin);
-        Ok(origin)
-    }
-
-    async fn relay(&mut self, origin: &TcpStream) -> Result<(), How> {
-        let (client, progress) = (self.client, self.progress);
-        let origin = Peer::origin(origin);
-        let down = pump(origin, Peer::client(client), &progress.down, &progress.ends);
-        tokio::try_join!(self.up(origin), down)?;
+    fn connect(&mut self, tools: &mut Tools<'_>) -> Result<(), How> {
+        self.phase = Phase::Connecting(Instant::now());
+        let stream = self.onward.connect();
+        let origin = Peer::origin(stream.map_err(|error| How::of_connect(&error))?);
+        reset_on_close(origin.as_fd());
+        tools.watch(&origin, Side::Origin)?;
+        self.origin = Some(origin);
         Ok(())
     }
 
-    async fn up(&mut self, origin: Peer<'_>) -> Result<(), How> {
+    fn connecting(&mut self, since: Instant, tools: &mut Tools<'_>) -> Result<Turn, How> {
+        let connected = match &self.origin {
+            Some(origin) => origin.is_connected().map_err(connect_failed)?,
+            None => false,
+        };
+        if connected {
+            self.connect_time = Some(since.elapsed());
+            self.phase = Phase::Relaying;
+            return self.relaying(tools);
+        }
+        self.opening.read_on(&mut self.client, tools.scratch)?;
+        Ok(Turn::Waits)
+    }
+
+    fn relaying(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+        let up = self.pump_up(tools)?;
+        let down = self.pump_down(tools)?;
+        match (self.up.is_over(), self.down.is_over()) {
+            (true, true) => Err(How::Closed),
+            _ if up == Turn::More || down == Turn::More => Ok(Turn::More),
+            _ => Ok(Turn::Waits),
+        }
+    }
+
+    fn pump_up(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
         if self.verdict.is_none() {
-            self.opening.read_on(self.client, self.progress).await?;
-            self.settle()?;
-        }
-        let count = &self.progress.up;
-        loop {
-            write_all(origin, &self.opening.take(), count).await?;
-            if self.opening.is_over() {
-                return half_close(origin, &self.progress.ends);
+            self.opening.read_on(&mut self.client, tools.scratch)?;
+            if !self.opening.is_decided() {
+                return Ok(Turn::Waits);
             }
-            if self.opening.is_decided() {
-                let client = Peer::client(self.client);
-                return pump(client, origin, count, &self.progress.ends).await;
-            }
-            self.opening.read_some(self.client, self.progress).await?;
+            self.settle(tools.rules)?;
         }
+        let Some(origin) = &mut self.origin else {
+            return Ok(Turn::Waits);
+        };
+        let was_over = self.up.is_over();
+        let went = if self.opening.is_passed_on() {
+            (self.up).pump(&mut self.client, origin, tools.scratch, tools.pipes)
+        } else {
+            (self.opening).pass_on(&mut self.client, origin, &mut self.up, tools)
+        };
+        // After the second end both are closed, which says the same, and spares a call.
+        if self.up.is_over() && !was_over && !self.down.is_over() {
+            origin.half_close()?;
+        }
+        went
+    }
+
+    fn pump_down(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+        let Some(origin) = &mut self.origin else {
+            return Ok(Turn::Waits);
+        };
+        let was_over = self.down.is_over();
+        let went = (self.down).pump(origin, &mut self.client, tools.scratch, tools.pipes)?;
+        if self.down.is_over() && !was_over && !self.up.is_over() {
+            self.client.half_close()?;
+        }
+        Ok(went)
+    }
+
+    fn refuse(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+        self.origin = None;
+        let rule = self
+            .verdict
+            .as_ref()
+            .and_then(|verdict| verdict.rule.as_deref());
+        let refusal = match self.down.count() {
+            0 => Refusal::new(self.opening.seen(), rule.unwrap_or_default()),
+            _ => None, // it would be taken for more of the origin's bytes
+        };
+        self.phase = Phase::Refusing(refusal.ok_or(How::Denied)?);
+        tools.wait_for(Wait::Refusal);
+        self.turn(tools)
     }
 }
 
-fn prepare(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true); // fails only on a connection that is gone
-    reset_on_close(stream);
+/// Sends what there is to send at once, and resets on close. Accepted sockets inherit both.
+pub(crate) fn prepare(socket: BorrowedFd<'_>) {
+    let _ = SockRef::from(&socket).set_tcp_nodelay(true); // fails only on a connection that is gone
+    reset_on_close(socket);
 }
 
-/// What it accepts is prepared as well: sockets inherit both options from their listener.
-pub(crate) fn prepare_listener(listener: BorrowedFd<'_>) {
-    let listener = SockRef::from(&listener);
-    let _ = listener.set_tcp_nodelay(true); // neither can fail on a TCP socket
-    let _ = listener.set_linger(Some(Duration::ZERO));
+/// Makes any end a reset, so that nobody takes half of what was sent for the whole. Set first, as the process
+/// may end at any time.
+fn reset_on_close(socket: BorrowedFd<'_>) {
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO)); // cannot fail on a TCP socket
 }
 
-impl Default for Settings {
-    /// No rules, [`IDLE_TIMEOUT`], [`DATAGRAM_IDLE`].
-    fn default() -> Self {
-        Self {
-            rules: Rules::default(),
-            idle_timeout: IDLE_TIMEOUT,
-            datagram_idle: DATAGRAM_IDLE,
-            denial: Denial::NoSuchName,
-            quic: Quic::Allow,
-        }
-    }
+fn connect_failed(source: std::io::Error) -> How {
+    How::of_connect(&sidetrack::Error::System {
+        what: "connect to the destination",
+        source,
+    })
 }

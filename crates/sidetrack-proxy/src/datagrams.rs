@@ -11,21 +11,21 @@
 //! whole yet.
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
-use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use sidetrack::{Batch, Datagram, DatagramListener, Error, Flow, Service};
 
-use crate::connection::Settings;
 use crate::end::How;
 use crate::line::FlowLine;
 use crate::names::Names;
+use crate::settings::Settings;
+use crate::wait::Waiter;
 
 mod answers;
 mod carrier;
@@ -61,8 +61,6 @@ pub const READS_MAX: usize = 32;
 /// Longer than any datagram.
 pub const DATAGRAM_SIZE_MAX: usize = 65_536;
 
-/// Events taken at once.
-const EVENTS: usize = 256;
 /// The pause after a failure of the listener that may pass.
 const PAUSE: Duration = Duration::from_millis(50);
 const STOP: u64 = u64::MAX;
@@ -109,10 +107,7 @@ impl Relay {
         names: Arc<Mutex<Names>>,
     ) -> Result<Self, Error> {
         let listener = DatagramListener::bind(service)?;
-        let (epoll, stop) = wait_on(&listener).map_err(|source| Error::System {
-            what: "wait for datagrams",
-            source: source.into(),
-        })?;
+        let (epoll, stop) = wait_on(&listener).map_err(cannot_wait)?;
         Ok(Self {
             listener,
             epoll,
@@ -152,6 +147,13 @@ fn wait_on(listener: &DatagramListener) -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((epoll, stop))
 }
 
+fn cannot_wait(source: Errno) -> Error {
+    Error::System {
+        what: "wait for datagrams",
+        source: source.into(),
+    }
+}
+
 struct Loop<'a> {
     relay: &'a Relay,
     lines: &'a dyn Fn(FlowLine),
@@ -166,12 +168,14 @@ struct Loop<'a> {
 impl Loop<'_> {
     fn run(mut self) -> Result<Counts, Error> {
         let mut batch = Batch::new(BATCH, DATAGRAM_SIZE_MAX);
-        let mut events = Vec::with_capacity(EVENTS);
+        let mut waiter = Waiter::new();
         let mut swept = self.now;
         loop {
-            self.wait(&mut events)?;
+            let timeout = (!self.flows.is_empty()).then_some(SWEEP);
+            let events = waiter.wait(&self.relay.epoll, timeout);
+            let events = events.map_err(cannot_wait)?;
             self.now = Instant::now();
-            for event in &events {
+            for event in events {
                 match event.data.u64() {
                     STOP => {
                         self.answers.send(&self.relay.listener, &mut self.flows);
@@ -191,22 +195,6 @@ impl Loop<'_> {
         }
     }
 
-    fn wait(&self, events: &mut Vec<epoll::Event>) -> Result<(), Error> {
-        events.clear();
-        let sweep = Timespec {
-            tv_sec: 0,
-            tv_nsec: SWEEP.as_nanos() as _,
-        };
-        let timeout = (!self.flows.is_empty()).then_some(&sweep);
-        match epoll::wait(&self.relay.epoll, spare_capacity(events), timeout) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(Error::System {
-                what: "wait for datagrams",
-                source: error.into(),
-            }),
-        }
-    }
-
     /// From the clients.
     fn take(&mut self, socket: usize, batch: &mut Batch) -> Result<(), Error> {
         match self.relay.listener.try_receive(socket, batch) {
@@ -215,7 +203,7 @@ impl Loop<'_> {
             Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => {
                 return Err(Error::NoEngine);
             }
-            Err(Error::System { .. } | Error::NoContext) => std::thread::sleep(PAUSE),
+            Err(Error::System { .. } | Error::NoContext) => thread::sleep(PAUSE),
             Err(error) => return Err(error),
         }
         let datagrams: Vec<Datagram<'_>> = batch.iter().collect();

@@ -19,7 +19,7 @@
 //! What happens to a connection:
 //!
 //! ```text
-//! Server::run ── inspect ── sniff ── Rules::decide ── Flow::connect_async ── relay ── FlowLine
+//! Server::run ── Loop ── sniff ── Rules::decide ── Flow::connect_nonblocking ── Direction ── FlowLine
 //! ```
 //!
 //! Of datagrams, [`dns`] reads queries and responses, [`sniff::quic`] a client's first packets, and
@@ -28,11 +28,12 @@
 //! Datagrams have a loop of their own, see [`datagrams`].
 //!
 //! Modules: [`sniff`](mod@sniff) reads first bytes, [`rules`] decides, [`relay`](mod@relay) moves
-//! bytes, [`connection`] does all that for one connection, [`serve`](mod@serve) for all of a
-//! service. The process must ignore SIGPIPE, as Rust programs do unless told otherwise.
+//! bytes, [`connection`] does all that for one connection, [`connections`] for all of a thread,
+//! [`serve`](mod@serve) for all of a service. The process must ignore SIGPIPE, as Rust programs do unless told otherwise.
 #![forbid(unsafe_code)]
 
 pub mod connection;
+pub mod connections;
 pub mod datagrams;
 pub mod dns;
 pub mod end;
@@ -41,9 +42,11 @@ pub mod names;
 pub mod relay;
 pub mod rules;
 pub mod serve;
+pub mod settings;
 pub mod sniff;
+pub mod wait;
 
-pub use connection::{Settings, inspect};
 pub use line::FlowLine;
 pub use rules::{Pattern, PatternError, Rules};
 pub use serve::{Server, serve};
+pub use settings::Settings;

@@ -1,41 +1,61 @@
 //! A relay without a descriptor left. By itself, as the limit is the whole process's.
 
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sidetrack_proxy::Settings;
+use sidetrack_proxy::connection::Onward;
+use sidetrack_proxy::connections::{Stop, carry};
 use sidetrack_proxy::end::How;
-use sidetrack_proxy::relay::{SPLICE_AFTER_SIZE, relay};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use sidetrack_proxy::relay::COPY_SIZE;
 
-#[tokio::test]
-async fn without_descriptors_for_pipes_it_copies() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// Is connected already, and takes the last descriptors when it is asked.
+struct Connected(TcpStream);
+
+impl Onward for Connected {
+    fn destination(&self) -> SocketAddr {
+        "192.0.2.1:1".parse().unwrap()
+    }
+
+    fn connect(&self) -> Result<TcpStream, sidetrack::Error> {
+        let connected = self.0.try_clone().unwrap();
+        connected.set_nonblocking(true).unwrap();
+        let none_left = Rlimit {
+            current: Some(3),
+            ..getrlimit(Resource::Nofile)
+        };
+        setrlimit(Resource::Nofile, none_left).unwrap();
+        rustix::pipe::pipe().expect_err("a descriptor was left");
+        Ok(connected)
+    }
+}
+
+#[test]
+fn without_descriptors_for_pipes_it_copies() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let mut client = TcpStream::connect(address).await.unwrap();
-    let (accepted, _) = listener.accept().await.unwrap();
-    let connected = TcpStream::connect(address).await.unwrap();
-    let (mut origin, _) = listener.accept().await.unwrap();
-    let none_left = Rlimit {
-        current: Some(3),
-        ..getrlimit(Resource::Nofile)
-    };
-    setrlimit(Resource::Nofile, none_left).unwrap();
-    rustix::pipe::pipe().expect_err("a descriptor was left");
+    let mut client = TcpStream::connect(address).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    accepted.set_nonblocking(true).unwrap();
+    let connected = Connected(TcpStream::connect(address).unwrap());
+    let (mut origin, _) = listener.accept().unwrap();
 
-    let relay = tokio::spawn(relay(accepted, connected, Duration::from_secs(60)));
-    let size = 4 * SPLICE_AFTER_SIZE as usize;
-    let sending = tokio::spawn(async move {
-        client.write_all(&vec![7; size]).await.unwrap();
-        client.shutdown().await.unwrap();
+    let stop = Stop::new().unwrap();
+    let carried = thread::spawn(move || carry(accepted, connected, &Settings::default(), &stop));
+    let size = 16 * COPY_SIZE;
+    let sending = thread::spawn(move || {
+        client.write_all(&vec![7; size]).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
         client
     });
-    let mut got = Vec::new();
-    origin.read_to_end(&mut got).await.unwrap();
+    let mut got = vec![0; size];
+    origin.read_exact(&mut got).unwrap();
     assert!(got == vec![7; size]);
     drop(origin);
-    let client = sending.await.unwrap();
-    let ended = relay.await.unwrap();
+    let client = sending.join().unwrap();
+    let ended = carried.join().unwrap().unwrap().ended;
     drop(client);
     assert_eq!((ended.how, ended.bytes_up), (How::Closed, size as u64));
 }

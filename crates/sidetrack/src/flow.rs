@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -23,37 +24,83 @@ use crate::{Error, sys};
 pub fn query(socket: impl AsFd) -> Result<Flow, Error> {
     let socket = socket.as_fd();
     let answer = sys::get_option(socket, kernel::INFO, Answer::read).map_err(query_error)?;
-    let Answer { info, context } = answer.ok_or(Error::NoEngine)?;
-    if info.version != kernel::ABI_VERSION || info.size as usize != size_of::<Info>() {
-        return Err(Error::Version {
-            engine: info.version,
-            sdk: kernel::ABI_VERSION,
-        });
-    }
+    let Answer {
+        facts,
+        context,
+        context_length,
+    } = answer.ok_or(Error::NoEngine)??;
     let context = match context {
-        None if info.context_length > 0 => {
+        None if context_length > 0 => {
             sys::expect_long_contexts();
             Some(query_context(socket)?)
         }
         context => context,
     };
-    Ok(Flow { info, context })
+    Ok(Flow { facts, context })
 }
 
 /// What INFO has answered.
 struct Answer {
-    info: Box<Info>,
+    facts: Box<Facts>,
     context: Option<Box<[u8]>>,
+    context_length: u32,
 }
 
 impl Answer {
     /// `None` if it is shorter than any engine's.
-    fn read(bytes: &[u8]) -> Option<Self> {
+    fn read(bytes: &[u8]) -> Option<Result<Self, Error>> {
         let (info, rest) = Info::ref_from_prefix(bytes).ok()?;
-        Some(Self {
-            info: Box::new(*info),
+        if info.version != kernel::ABI_VERSION || info.size as usize != size_of::<Info>() {
+            return Some(Err(Error::Version {
+                engine: info.version,
+                sdk: kernel::ABI_VERSION,
+            }));
+        }
+        Some(Ok(Self {
+            facts: Box::new(Facts::new(info)),
             context: (info.context_given == 1).then(|| rest.into()),
-        })
+            context_length: info.context_length,
+        }))
+    }
+}
+
+/// What is kept of [`Info`]: of the executable's path and the names as much as there is. A proxy has one of
+/// these for each connection, as long as it is open.
+#[derive(Clone)]
+struct Facts {
+    flow: kernel::Flow,
+    target: SocketAddr,
+    records: kernel::Records,
+    state: u32,
+    /// The executable's path, then the chain's names, each ended by a NUL.
+    texts: Box<[u8]>,
+}
+
+impl Facts {
+    fn new(info: &Info) -> Self {
+        let chain = usize::from(info.flow.chain_length).min(kernel::CHAIN_MAX);
+        let names = info.names[..chain].iter().map(|name| address::text(name));
+        let texts = iter::once(address::text(&info.executable.path)).chain(names);
+        let size: usize = texts.clone().map(|text| text.len() + 1).sum();
+        let mut joined = Vec::with_capacity(size);
+        for text in texts {
+            joined.extend_from_slice(text);
+            joined.push(0);
+        }
+        Self {
+            flow: info.flow,
+            target: address::socket_address(info.target_addr, info.target_port),
+            records: info.records,
+            state: info.state,
+            texts: joined.into(),
+        }
+    }
+
+    /// The executable's path, then the chain's names.
+    fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        self.texts
+            .split_inclusive(|byte| *byte == 0)
+            .map(|text| &text[..text.len() - 1])
     }
 }
 
@@ -80,7 +127,7 @@ fn query_error(source: io::Error) -> Error {
 /// A redirected connection: where it was going, whose it is, and how to go on.
 #[derive(Clone)]
 pub struct Flow {
-    info: Box<Info>,
+    facts: Box<Facts>,
     context: Option<Box<[u8]>>,
 }
 
@@ -126,35 +173,36 @@ pub struct Comm<'a>(&'a [u8]);
 impl Flow {
     /// Where the program wanted to go. An IPv4-mapped destination is given as IPv4.
     pub fn original_destination(&self) -> SocketAddr {
-        let flow = &self.info.flow;
+        let flow = &self.facts.flow;
         address::socket_address(flow.remote_addr, flow.remote_port)
     }
 
     /// The client socket's own address.
     pub fn client(&self) -> SocketAddr {
-        let flow = &self.info.flow;
+        let flow = &self.facts.flow;
         address::socket_address(flow.local_addr, flow.local_port)
     }
 
     /// This service's own address, to which the kernel diverted the connection.
     pub fn own_address(&self) -> SocketAddr {
-        address::socket_address(self.info.target_addr, self.info.target_port)
+        self.facts.target
     }
 
     /// Whether it is of datagrams.
     pub fn is_datagrams(&self) -> bool {
-        i32::from(self.info.flow.protocol) == libc::IPPROTO_UDP
+        i32::from(self.facts.flow.protocol) == libc::IPPROTO_UDP
     }
 
     pub(crate) fn is_ipv4(&self) -> bool {
-        i32::from(self.info.flow.family) == libc::AF_INET
+        i32::from(self.facts.flow.family) == libc::AF_INET
     }
 
     /// The program, user and cgroup at the chain's beginning.
     pub fn program(&self) -> Program<'_> {
-        let flow = &self.info.flow;
+        let flow = &self.facts.flow;
+        let executable = self.facts.texts().next().unwrap_or_default();
         Program {
-            executable: Path::new(OsStr::from_bytes(address::text(&self.info.executable.path))),
+            executable: Path::new(OsStr::from_bytes(executable)),
             comm: Comm(address::text(&flow.comm)),
             pid: flow.pid,
             uid: flow.uid,
@@ -170,12 +218,12 @@ impl Flow {
 
     /// The token to set on the socket with which the proxy goes on.
     pub fn records(&self) -> Records {
-        Records(self.info.records)
+        Records(self.facts.records)
     }
 
     /// Always [`State::RedirectedBySelf`] on an accepted socket; for code brought from Windows.
     pub fn state(&self) -> State {
-        match self.info.state {
+        match self.facts.state {
             kernel::REDIRECTED_BY_SELF => State::RedirectedBySelf,
             kernel::REDIRECTED_BY_OTHER => State::RedirectedByOther,
             kernel::PREVIOUSLY_REDIRECTED_BY_SELF => State::PreviouslyRedirectedBySelf,
@@ -185,31 +233,33 @@ impl Flow {
 
     /// The services that have seen the connection, in order, this one last.
     pub fn chain(&self) -> impl ExactSizeIterator<Item = &str> {
-        let length = usize::from(self.info.flow.chain_length).min(kernel::CHAIN_MAX);
-        self.info.names[..length]
-            .iter()
-            .map(|name| std::str::from_utf8(address::text(name)).unwrap_or("?"))
+        let length = usize::from(self.facts.flow.chain_length).min(kernel::CHAIN_MAX);
+        let mut names = self.facts.texts().skip(1);
+        (0..length).map(move |_| {
+            let name = names.next().unwrap_or_default();
+            std::str::from_utf8(name).unwrap_or("?")
+        })
     }
 
     /// Names this hop.
     pub fn id(&self) -> u64 {
-        self.info.flow.id
+        self.facts.flow.id
     }
 
     /// Names the connection through all its hops: every service of the chain is told the same.
     pub fn origin_id(&self) -> u64 {
-        self.info.flow.origin_id
+        self.facts.flow.origin_id
     }
 
     /// The filter that redirected.
     pub fn filter_id(&self) -> u64 {
-        self.info.flow.filter_id
+        self.facts.flow.filter_id
     }
 
     /// The interface the program had bound its socket to, by index. The kernel lifted that binding to
     /// divert the connection; whoever wants it back binds the outgoing socket.
     pub fn bound_interface(&self) -> Option<u32> {
-        match self.info.flow.bound_ifindex {
+        match self.facts.flow.bound_ifindex {
             0 => None,
             index => Some(index),
         }
@@ -217,7 +267,7 @@ impl Flow {
 
     /// How long ago the program called connect.
     pub fn age(&self) -> Duration {
-        let then = Duration::from_nanos(self.info.flow.connected_at);
+        let then = Duration::from_nanos(self.facts.flow.connected_at);
         sys::monotonic_now().saturating_sub(then)
     }
 
@@ -236,6 +286,25 @@ impl Flow {
             .connect(&destination.into())
             .map_err(Error::system("connect to the destination"))?;
         Ok(socket.into())
+    }
+
+    /// Begins to go on to the original destination, with the records set, and does not wait.
+    ///
+    /// The stream is non-blocking; it is connected when it is writable and has no error. Errors: as
+    /// [`connect`](Self::connect), as far as they are known at once.
+    pub fn connect_nonblocking(&self) -> Result<TcpStream, Error> {
+        self.connect_to_nonblocking(self.original_destination())
+    }
+
+    /// Begins to go on to another destination instead.
+    pub fn connect_to_nonblocking(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
+        let socket = self.outgoing_nonblocking(destination)?;
+        match socket.connect(&destination.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+                Err(Error::system("connect to the destination")(error))
+            }
+            _ => Ok(socket.into()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where a service's redirected connections arrive.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fmt, io};
 
@@ -50,18 +50,40 @@ impl Listener {
         loop {
             let ready = sys::wait_readable(&self.sockets)
                 .map_err(Error::system("wait for a connection"))?;
-            let stream = match self.sockets[ready].accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(Error::system("accept a connection")(error)),
-            };
-            match query(&stream) {
-                Ok(flow) => return Ok(Connection { stream, flow }),
-                Err(Error::NotRedirected | Error::NotConnected) => self.refuse(),
-                Err(error) => return Err(error),
+            let accepted = self.sockets[ready].accept();
+            if let Some(connection) = self.accepted(accepted.map(|(stream, _)| stream))? {
+                return Ok(connection);
             }
         }
+    }
+
+    /// The same without blocking, from the socket of that place among [`sockets`](Self::sockets); its
+    /// stream is non-blocking as well. `None` if none waits, or one that was made straight to this port.
+    pub fn try_accept(&self, socket: usize) -> Result<Option<Connection>, Error> {
+        let Some(listener) = self.sockets.get(socket) else {
+            return Ok(None);
+        };
+        self.accepted(sys::accept_nonblocking(listener.as_fd()))
+    }
+
+    /// The sockets, non-blocking: to wait for, and for options that accepted ones are to inherit.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(AsFd::as_fd)
+    }
+
+    fn accepted(&self, accepted: io::Result<TcpStream>) -> Result<Option<Connection>, Error> {
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return Ok(None),
+            Err(error) => return Err(Error::system("accept a connection")(error)),
+        };
+        match query(&stream) {
+            Ok(flow) => return Ok(Some(Connection { stream, flow })),
+            Err(Error::NotRedirected | Error::NotConnected) => self.refuse(),
+            Err(error) => return Err(error),
+        }
+        Ok(None)
     }
 
     /// How many connections were closed because they were not redirected to this service.

@@ -44,7 +44,6 @@ impl Flow {
     }
 
     /// As [`Flow::outgoing`], non-blocking from the beginning.
-    #[cfg(feature = "tokio")]
     pub(crate) fn outgoing_nonblocking(&self, destination: SocketAddr) -> Result<Socket, Error> {
         self.outgoing_of(destination, Type::STREAM.nonblocking(), Protocol::TCP)
     }

@@ -3,7 +3,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -128,6 +130,25 @@ pub(crate) fn wait_readable(listeners: &[impl AsFd]) -> io::Result<usize> {
             _ => {}
         }
     }
+}
+
+/// Accepts a connection whose socket does not block from the beginning.
+pub(crate) fn accept_nonblocking(listener: BorrowedFd<'_>) -> io::Result<TcpStream> {
+    // SAFETY: null pointers are allowed, as the peer's address is not asked for; `listener` is open as it
+    // is borrowed.
+    let accepted = unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    };
+    if accepted < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { TcpStream::from_raw_fd(accepted) })
 }
 
 /// CLOCK_MONOTONIC, the clock of the kernel's flow times.

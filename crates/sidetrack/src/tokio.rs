@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use ::tokio::io::Interest;
 use ::tokio::net::{TcpListener, TcpStream};
 use ::tokio::select;
-use socket2::Socket;
 
 use crate::{Error, Flow, Service, query};
 
@@ -81,20 +80,16 @@ impl Flow {
 
     /// As [`Flow::connect_to`], without blocking.
     pub async fn connect_to_async(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
-        let socket = self.outgoing_nonblocking(destination)?;
-        connect(socket, destination)
+        let stream = self.connect_to_nonblocking(destination)?;
+        connected(stream)
             .await
             .map_err(Error::system("connect to the destination"))
     }
 }
 
 /// Asks for an error only where the kernel says that there is one.
-async fn connect(socket: Socket, destination: SocketAddr) -> io::Result<TcpStream> {
-    match socket.connect(&destination.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-        _ => {}
-    }
-    let stream = TcpStream::from_std(socket.into())?;
+async fn connected(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(stream)?;
     let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
     if (ready.is_error() || ready.is_write_closed())
         && let Some(error) = stream.take_error()?

@@ -2,13 +2,9 @@
 //!
 //! Read, not peeked: a peeked socket stays readable, and waiting for a slow client would spin.
 
-use std::mem;
-use std::sync::atomic::Ordering;
-
-use tokio::net::TcpStream;
-
+use crate::connections::Tools;
 use crate::end::How;
-use crate::relay::{Peer, Progress, read_chunk};
+use crate::relay::{COPY_SIZE, Direction, Peer, Turn};
 use crate::sniff::{Seen, Sniffed, sniff};
 
 /// Holds at most [`SNIFF_SIZE_MAX`](crate::sniff::SNIFF_SIZE_MAX) bytes and one chunk.
@@ -17,60 +13,78 @@ pub(super) struct Opening {
     bytes: Vec<u8>,
     /// How many of `bytes` were passed on already.
     taken: usize,
+    /// Bytes read, in all.
+    count: u64,
     over: bool,
+    passed_on: bool,
     seen: Option<Seen>,
 }
 
 impl Opening {
-    /// Reads until decided. Cancel safe.
-    pub(super) async fn read_on(
-        &mut self,
-        client: &TcpStream,
-        progress: &Progress,
-    ) -> Result<(), How> {
-        while !self.is_decided() {
-            self.read_some(client, progress).await?;
-        }
+    /// Reads until decided, or until there is no more just now.
+    pub(super) fn read_on(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<(), How> {
+        while !self.is_decided() && self.read_some(client, scratch)? {}
         Ok(())
     }
 
-    /// Reads one chunk, or the end. Cancel safe.
-    pub(super) async fn read_some(
-        &mut self,
-        client: &TcpStream,
-        progress: &Progress,
-    ) -> Result<(), How> {
-        let read = read_chunk(Peer::client(client), &mut self.bytes).await?;
-        progress.sniffed.fetch_add(read as u64, Ordering::Relaxed);
+    /// Reads one chunk, or the end; false if there is nothing yet.
+    fn read_some(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<bool, How> {
+        let Some(read) = client.receive(&mut scratch[..COPY_SIZE])? else {
+            return Ok(false);
+        };
+        self.bytes.reserve_exact(read);
+        self.bytes.extend_from_slice(&scratch[..read]);
+        self.count += read as u64;
         self.over = read == 0;
         if self.over {
             self.seen = Some(Seen::at_end(&self.bytes));
         } else if let Sniffed::Seen(seen) = sniff(&self.bytes) {
             self.seen = Some(seen);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// What was not passed on yet; the caller passes it on. Once decided, nothing is kept.
-    pub(super) fn take(&mut self) -> Vec<u8> {
-        if self.is_decided() {
-            let mut bytes = mem::take(&mut self.bytes);
-            bytes.drain(..mem::take(&mut self.taken));
-            return bytes;
+    /// Reads until decided, and passes on what comes.
+    pub(super) fn pass_on(
+        &mut self,
+        client: &mut Peer,
+        origin: &mut Peer,
+        up: &mut Direction,
+        tools: &mut Tools<'_>,
+    ) -> Result<Turn, How> {
+        while up.flush(origin, tools.pipes)? {
+            up.pass(&self.bytes[self.taken..], origin)?;
+            self.taken = self.bytes.len();
+            if self.is_decided() {
+                (self.bytes, self.taken) = (Vec::new(), 0);
+                self.passed_on = true;
+                return up.pump(client, origin, tools.scratch, tools.pipes);
+            }
+            if !self.read_some(client, tools.scratch)? {
+                break;
+            }
         }
-        let new = self.bytes[self.taken..].to_vec();
-        self.taken = self.bytes.len();
-        new
+        Ok(Turn::Waits)
+    }
+
+    /// Whether nothing of it is left to be passed on by [`pass_on`](Self::pass_on).
+    pub(super) fn is_passed_on(&self) -> bool {
+        self.passed_on
+    }
+
+    /// Whether the client was silent up to now.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.count == 0 && !self.over
+    }
+
+    /// Bytes read.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Whether further bytes change nothing.
     pub(super) fn is_decided(&self) -> bool {
         self.seen.is_some()
-    }
-
-    /// Whether the client will send no more.
-    pub(super) fn is_over(&self) -> bool {
-        self.over
     }
 
     pub(super) fn seen(&self) -> Option<&Seen> {
@@ -89,42 +103,40 @@ impl Opening {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use rustix::event::epoll::EventFlags;
 
     use super::*;
-    use crate::relay::COPY_SIZE;
     use crate::sniff::{HEAD_SIZE_MAX, SNIFF_SIZE_MAX};
 
-    #[tokio::test]
-    async fn memory_is_bounded_and_given_back() {
+    #[test]
+    fn memory_is_bounded_and_given_back() {
         let hello = b"\x16\x03\x01\x40\x00\x01\x00\xff\xf0".as_slice(); // of nearly 64 KiB
         for (beginning, limit) in [
             (b"GET / HTTP/1.1\r\nA: ".as_slice(), HEAD_SIZE_MAX),
             (hello, SNIFF_SIZE_MAX),
         ] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut client = TcpStream::connect(listener.local_addr().unwrap())
-                .await
-                .unwrap();
-            let (accepted, _) = listener.accept().await.unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let mut accepted = Peer::client(listener.accept().unwrap().0);
+            accepted.note(EventFlags::IN | EventFlags::RDHUP); // to read on, whatever a read gives
             let mut bytes = beginning.to_vec();
             for _ in 0..32 {
                 bytes.resize(bytes.len().next_multiple_of(0x4005), b'a');
                 bytes.extend(&beginning[..5]); // where a TLS record would begin
             }
-            let sending = tokio::spawn(async move { client.write_all(&bytes).await });
+            let sending = thread::spawn(move || client.write_all(&bytes));
             let mut opening = Opening::default();
-            opening
-                .read_on(&accepted, &Progress::default())
-                .await
-                .unwrap();
+            opening.read_on(&mut accepted, &mut [0; COPY_SIZE]).unwrap();
             assert_eq!(opening.seen(), Some(&Seen::Raw));
             let held = opening.bytes.len();
             assert!((limit..limit + COPY_SIZE).contains(&held), "{held} bytes");
             assert!(opening.bytes.capacity() <= limit + 2 * COPY_SIZE);
-            assert_eq!((opening.take().len(), opening.bytes.capacity()), (held, 0));
-            sending.abort();
+            drop(accepted); // ends the sending
+            let _ = sending.join().unwrap();
         }
     }
 }

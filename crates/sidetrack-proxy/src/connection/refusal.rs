@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-
 use crate::end::How;
-use crate::relay::{Peer, end_well, read_chunk, shutdown, write_all};
+use crate::relay::{Peer, Turn};
 use crate::sniff::Seen;
 
 /// How long a denied client may take to read its answer and close, before it is cut off.
@@ -17,15 +14,63 @@ pub const REFUSAL_SIZE_MAX: usize = 1024 * 1024;
 /// A fatal alert, access_denied, in a TLS record of its own.
 const ACCESS_DENIED: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 49];
 
-/// Answers HTTP with 403 and TLS with an alert; resets anything else.
-pub(super) async fn refuse(client: &TcpStream, seen: Option<&Seen>, rule: &str) {
-    let told = match seen {
-        Some(Seen::Http { .. }) => tell(client, forbidden(rule).as_bytes()).await,
-        Some(Seen::Tls { .. }) => tell(client, &ACCESS_DENIED).await,
-        _ => false,
-    };
-    if told {
-        end_well(client); // else its drop is a reset
+/// An answer on its way to the client.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    answer: Box<[u8]>,
+    sent: usize,
+    /// What the client may still send.
+    left: usize,
+}
+
+impl Refusal {
+    /// HTTP is answered with 403 and TLS with an alert; anything else is reset.
+    pub(super) fn new(seen: Option<&Seen>, rule: &str) -> Option<Self> {
+        let answer = match seen {
+            Some(Seen::Http { .. }) => forbidden(rule).into_bytes(),
+            Some(Seen::Tls { .. }) => ACCESS_DENIED.to_vec(),
+            _ => return None,
+        };
+        Some(Self {
+            answer: answer.into(),
+            sent: 0,
+            left: REFUSAL_SIZE_MAX,
+        })
+    }
+
+    /// Tells the client, and reads on to its end: closing with bytes unread would be a reset, which can
+    /// overtake the answer.
+    pub(super) fn turn(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<Turn, How> {
+        let told = self.tell(client).and_then(|told| match told {
+            true => self.drain(client, scratch),
+            false => Ok(Turn::Waits),
+        });
+        told.map_err(|_| How::Denied)
+    }
+
+    fn tell(&mut self, client: &mut Peer) -> Result<bool, How> {
+        if self.sent == self.answer.len() {
+            return Ok(true);
+        }
+        if client.is_writable() {
+            self.sent += client.send(&self.answer[self.sent..])?;
+        }
+        if self.sent < self.answer.len() {
+            return Ok(false);
+        }
+        client.half_close()?;
+        Ok(true)
+    }
+
+    fn drain(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<Turn, How> {
+        while let Some(read) = client.receive(scratch)? {
+            if read == 0 {
+                client.end_well(); // else its close is a reset
+                return Err(How::Denied);
+            }
+            self.left = self.left.checked_sub(read).ok_or(How::Denied)?;
+        }
+        Ok(Turn::Waits)
     }
 }
 
@@ -40,27 +85,4 @@ fn forbidden(rule: &str) -> String {
          {body}",
         body.len()
     )
-}
-
-/// Whether the client took the answer and closed.
-async fn tell(client: &TcpStream, answer: &[u8]) -> bool {
-    let client = Peer::client(client);
-    let telling = async {
-        write_all(client, answer, &Default::default()).await?;
-        shutdown(client)?;
-        drain(client).await
-    };
-    matches!(timeout(REFUSAL_WAIT, telling).await, Ok(Ok(true)))
-}
-
-/// Reads on to the end: closing with bytes unread would be a reset, which can overtake the answer.
-async fn drain(client: Peer<'_>) -> Result<bool, How> {
-    let mut left = REFUSAL_SIZE_MAX;
-    loop {
-        match read_chunk(client, &mut Vec::new()).await? {
-            0 => return Ok(true),
-            read if read > left => return Ok(false),
-            read => left -= read,
-        }
-    }
 }

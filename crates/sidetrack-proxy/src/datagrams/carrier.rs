@@ -13,11 +13,10 @@ use sidetrack::{Datagram, DatagramListener, Error, Flow, Unreachable, send_all};
 use super::answers::Answers;
 use super::inspection::{Inspection, Judgement, Ruling};
 use super::{DENIED_QUIET, QUIET, READS_MAX, Relay};
-use crate::connection::Carried;
+use crate::connection::{Carried, Ended};
 use crate::end::{How, Side};
 use crate::line::{Datagrams, FlowLine};
 use crate::names::Names;
-use crate::relay::Ended;
 use crate::rules::Rules;
 use crate::sniff::Seen;
 

@@ -1,18 +1,20 @@
 //! Allowed connections.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
-use sidetrack_proxy::connection::{SNIFF_WAIT, carry};
+use sidetrack_proxy::connection::SNIFF_WAIT;
+use sidetrack_proxy::connections::Stop;
 use sidetrack_proxy::end::{How, Side};
 use sidetrack_proxy::rules::Decision;
 use sidetrack_proxy::sniff::Seen;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::TcpListener;
 
-use crate::peers::{Diverted, expect, expect_end, expect_reset, in_time, pair, reset, settings};
+use crate::peers::{
+    Diverted, To, carried, expect, expect_end, expect_reset, in_time, pair, reset, settings,
+};
 
 /// Rules that leave everything open until the host is known.
 const BY_HOST: &[&str] = &["*.denied.example"];
@@ -171,27 +173,13 @@ async fn a_half_close_within_the_opening_is_passed_on() {
 #[tokio::test]
 async fn a_failed_connect_resets_the_client() {
     let (mut client, accepted) = pair().await;
-    let refused = async {
-        let nobody = async {
-            let unused = tokio::net::TcpListener::bind("127.0.0.1:0")
-                .await?
-                .local_addr()?;
-            TcpStream::connect(unused).await
-        };
-        nobody.await.map_err(|source| sidetrack::Error::System {
-            what: "connect",
-            source,
-        })
-    };
-    let destination = "192.0.2.1:1".parse().unwrap();
-    let carried = carry(
-        accepted,
-        destination,
-        refused,
-        &settings(&[], &[]),
-        pending(),
-    )
-    .await;
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = unused.local_addr().unwrap();
+    drop(unused);
+    let onward = To::address("192.0.2.1:1".parse().unwrap(), address);
+    let stop = Arc::new(Stop::new().unwrap());
+    let carrying = carried(accepted, onward, settings(&[], &[]), stop);
+    let carried = in_time(carrying).await.unwrap();
     assert_eq!(
         carried.ended.how.to_string(),
         "connect failed: connection refused"
@@ -238,16 +226,12 @@ async fn the_idle_time_out_holds_in_every_phase() {
 async fn a_stop_ends_it_with_its_counts() {
     let (mut client, accepted) = pair().await;
     let (connected, mut origin) = pair().await;
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let carrying = tokio::spawn(async move {
-        let stopped = async { stopped.await.unwrap() };
-        let destination = "192.0.2.1:1".parse().unwrap();
-        let connect = async { Ok(connected) };
-        carry(accepted, destination, connect, &settings(&[], &[]), stopped).await
-    });
+    let stop = Arc::new(Stop::new().unwrap());
+    let onward = To::connected(connected);
+    let carrying = carried(accepted, onward, settings(&[], &[]), Arc::clone(&stop));
     client.write_all(b"\0abc").await.unwrap();
     expect(&mut origin, b"\0abc").await;
-    stop.send(()).unwrap();
+    stop.stop(Duration::ZERO);
     let carried = in_time(carrying).await.unwrap();
     assert_eq!(
         (carried.ended.how, carried.ended.bytes_up),

@@ -1,15 +1,17 @@
 //! Connections, and waiting for what they do.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sidetrack_proxy::connection::{Carried, carry};
+use sidetrack_proxy::connection::{Carried, Onward};
+use sidetrack_proxy::connections::{Stop, carry};
 use sidetrack_proxy::{Pattern, Rules, Settings};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 /// What takes longer has failed.
@@ -34,6 +36,68 @@ pub(crate) fn reset(stream: TcpStream) {
         .unwrap();
 }
 
+/// The way on: to where the tests want it.
+pub(crate) struct To {
+    destination: SocketAddr,
+    connect: Box<dyn Fn() -> io::Result<std::net::TcpStream> + Send>,
+}
+
+impl To {
+    /// Connects to `address`.
+    pub(crate) fn address(destination: SocketAddr, address: SocketAddr) -> Self {
+        let connect = move || {
+            let kind = Type::STREAM.nonblocking();
+            let socket = Socket::new(Domain::for_address(address), kind, None)?;
+            match socket.connect(&address.into()) {
+                Err(error) if error.raw_os_error() != Some(in_progress()) => Err(error),
+                _ => Ok(socket.into()),
+            }
+        };
+        let connect = Box::new(connect);
+        Self {
+            destination,
+            connect,
+        }
+    }
+
+    /// Is connected already.
+    pub(crate) fn connected(origin: TcpStream) -> Self {
+        let origin = Mutex::new(Some(origin.into_std().unwrap()));
+        Self {
+            destination: "192.0.2.1:1".parse().unwrap(),
+            connect: Box::new(move || Ok(origin.lock().unwrap().take().unwrap())),
+        }
+    }
+}
+
+fn in_progress() -> i32 {
+    rustix::io::Errno::INPROGRESS.raw_os_error()
+}
+
+impl Onward for To {
+    fn destination(&self) -> SocketAddr {
+        self.destination
+    }
+
+    fn connect(&self) -> Result<std::net::TcpStream, sidetrack::Error> {
+        (self.connect)().map_err(|source| {
+            let what = "connect";
+            sidetrack::Error::System { what, source }
+        })
+    }
+}
+
+/// Carries one connection, in a thread.
+pub(crate) fn carried(
+    accepted: TcpStream,
+    onward: To,
+    settings: Settings,
+    stop: Arc<Stop>,
+) -> JoinHandle<Carried> {
+    let accepted = accepted.into_std().unwrap();
+    spawn_blocking(move || carry(accepted, onward, &settings, &stop).unwrap())
+}
+
 /// A client whose connection the proxy carries to an origin at `destination`, as it believes.
 pub(crate) struct Diverted {
     pub(crate) client: TcpStream,
@@ -51,20 +115,8 @@ impl Diverted {
         let address = origin.local_addr().unwrap();
         let destination: SocketAddr = destination.parse().unwrap();
         let (client, accepted) = pair().await;
-        let carried = tokio::spawn(async move {
-            let connect = async {
-                let (what, connected) = ("connect", TcpStream::connect(address).await);
-                connected.map_err(|source| sidetrack::Error::System { what, source })
-            };
-            carry(
-                accepted,
-                destination,
-                connect,
-                &settings,
-                std::future::pending(),
-            )
-            .await
-        });
+        let onward = To::address(destination, address);
+        let carried = carried(accepted, onward, settings, Arc::new(Stop::new().unwrap()));
         Self {
             client,
             origin,

@@ -1,32 +1,36 @@
 //! The relay, on loopback connections.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use sidetrack_proxy::Settings;
+use sidetrack_proxy::connection::{Carried, Ended};
+use sidetrack_proxy::connections::Stop;
 use sidetrack_proxy::end::{How, Side};
-use sidetrack_proxy::relay::{Ended, SPLICE_AFTER_SIZE, relay};
+use sidetrack_proxy::relay::COPY_SIZE;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::peers::{in_time, pair, reset};
+use crate::peers::{To, carried, in_time, pair, reset};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// A client and a server with a relay between them.
-async fn related(idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Ended>) {
+async fn related(idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Carried>) {
     let (client, accepted) = pair().await;
     let (connected, server) = pair().await;
-    (
-        client,
-        server,
-        tokio::spawn(relay(accepted, connected, idle)),
-    )
+    let mut settings = Settings::default();
+    settings.idle_timeout = idle;
+    let stop = Arc::new(Stop::new().unwrap());
+    let carried = carried(accepted, To::connected(connected), settings, stop);
+    (client, server, carried)
 }
 
-async fn ended(relay: JoinHandle<Ended>) -> Ended {
-    in_time(relay).await.unwrap()
+async fn ended(relay: JoinHandle<Carried>) -> Ended {
+    in_time(relay).await.unwrap().ended
 }
 
 /// A sum that depends on the order, as the tests' data do not repeat.
@@ -122,7 +126,7 @@ async fn a_half_close_leaves_the_other_direction_open() {
 
 #[tokio::test]
 async fn a_reset_is_passed_on_with_the_counts_kept() {
-    for size in [8, 2 * SPLICE_AFTER_SIZE as usize] {
+    for size in [8, 8 * COPY_SIZE] {
         for side in [Side::Client, Side::Origin] {
             let (client, server, relay) = related(LONG).await;
             let (mut who, mut other) = match side {

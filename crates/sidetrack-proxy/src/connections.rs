@@ -1,0 +1,373 @@
+//! All connections of one loop: accepted, carried, ended.
+//!
+//! ```text
+//!   wait ─┬─ a listener ── accept ── Connection::begin ─┐
+//!         ├─ a socket ──── note ──── Connection::turn ──┼── over ── close, and tell
+//!         ├─ a wait that is over ─── has_waited ────────┘
+//!         └─ the stop
+//! ```
+//!
+//! A thread for each loop, a loop for each processor; the kernel hands each connection to one of them,
+//! and that one keeps it. So nothing is shared, locked or woken for a connection.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
+use sidetrack::Error;
+use slab::Slab;
+
+use crate::connection::{Carried, Connection, IDLE_CHECKS, Onward, prepare};
+use crate::end::{How, Side};
+use crate::relay::{COPY_SIZE, Pipes, Turn};
+use crate::settings::Settings;
+use crate::wait::Waiter;
+
+mod source;
+mod stop;
+mod tools;
+
+use source::{NoMore, Source};
+use tools::Place;
+
+pub use stop::Stop;
+
+pub(crate) use tools::{Tools, Wait};
+
+/// The pause before the next accept when one has failed for want of something, such as descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Tokens: the stop, below it the listener's sockets, and from 0 upwards two for each connection.
+const STOP: u64 = u64::MAX;
+const LISTENER: u64 = u64::MAX - 1;
+const LISTENER_LAST: u64 = LISTENER - 15;
+
+struct Entry<O> {
+    connection: Connection<O>,
+    serial: u64,
+    /// How it has ended; it is closed when all of a round's events are done, as some may be its own.
+    over: Option<How>,
+}
+
+/// See the module's description.
+pub(crate) struct Loop<'a, S: Source> {
+    source: &'a S,
+    settings: &'a Settings,
+    stop: &'a Stop,
+    ended: &'a dyn Fn(S::Onward, Carried),
+    epoll: OwnedFd,
+    entries: Slab<Entry<S::Onward>>,
+    serial: u64,
+    /// How many connections there may be.
+    most: usize,
+    accepting: Accepting,
+    waits: [VecDeque<(Instant, Place)>; 2],
+    again: Vec<Place>,
+    over: Vec<usize>,
+    next_look: Instant,
+    pipes: Pipes,
+    scratch: Box<[u8]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    Yes,
+    /// Until one ends.
+    Full,
+    /// After a failure that may pass.
+    Paused(Instant),
+    /// No more: it ends with its connections, at the latest then.
+    Stopping(Option<Instant>),
+}
+
+impl<'a, S: Source> Loop<'a, S> {
+    /// At most `most` connections at a time; each is handed to `ended` after its end.
+    pub(crate) fn new(
+        source: &'a S,
+        settings: &'a Settings,
+        stop: &'a Stop,
+        most: usize,
+        ended: &'a dyn Fn(S::Onward, Carried),
+    ) -> Result<Self, Error> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(cannot_wait)?;
+        let token = EventData::new_u64(STOP);
+        epoll::add(&epoll, stop.event(), token, EventFlags::IN).map_err(cannot_wait)?;
+        let made = Self {
+            source,
+            settings,
+            stop,
+            ended,
+            epoll,
+            entries: Slab::new(),
+            serial: 0,
+            most,
+            accepting: Accepting::Yes,
+            waits: Default::default(),
+            again: Vec::new(),
+            over: Vec::new(),
+            next_look: Instant::now(),
+            pipes: Pipes::default(),
+            scratch: vec![0; COPY_SIZE].into(),
+        };
+        made.watch_listener()?;
+        Ok(made)
+    }
+
+    /// Until it was stopped and its connections have ended, or accepting can never work again.
+    pub(crate) fn run(&mut self) -> Result<(), Error> {
+        let mut waiter = Waiter::new();
+        loop {
+            let events = waiter.wait(&self.epoll, self.timeout());
+            for event in events.map_err(cannot_wait)? {
+                match event.data.u64() {
+                    STOP => self.begin_stop()?,
+                    token if token >= LISTENER_LAST => self.accept((LISTENER - token) as usize)?,
+                    token => self.note((token / 2) as usize, token % 2 == 1, event.flags),
+                }
+            }
+            self.go_on();
+            self.look_at_waits(Instant::now());
+            self.end_what_is_over();
+            if let Accepting::Stopping(deadline) = self.accepting
+                && (self.entries.is_empty() || self.is_stopped_by(deadline))
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Until the next thing that is not an event.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let waits = self.waits.iter().filter_map(|wait| Some(wait.front()?.0));
+        let look = (!self.entries.is_empty()).then_some(self.next_look);
+        let accepting = match self.accepting {
+            Accepting::Paused(until) => Some(until),
+            Accepting::Stopping(until) => until,
+            Accepting::Yes | Accepting::Full => None,
+        };
+        let next = waits.chain(look).chain(accepting).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn accept(&mut self, socket: usize) -> Result<(), Error> {
+        if self.accepting != Accepting::Yes {
+            return Ok(());
+        }
+        match self.source.accept(socket) {
+            Ok(None) => {}
+            Ok(Some((client, onward))) => self.begin(client, onward),
+            Err(error) if is_final(&error) => return Err(error),
+            Err(_) => self.accept_later(Accepting::Paused(Instant::now() + ACCEPT_PAUSE)),
+        }
+        if self.entries.len() >= self.most && self.accepting == Accepting::Yes {
+            self.accept_later(Accepting::Full);
+        }
+        Ok(())
+    }
+
+    /// Takes over a connection.
+    fn begin(&mut self, client: TcpStream, onward: S::Onward) {
+        if self.entries.is_empty() {
+            self.next_look = Instant::now() + self.look_every();
+        }
+        self.serial += 1;
+        let (serial, rules) = (self.serial, &self.settings.rules);
+        let key = self.entries.insert(Entry {
+            connection: Connection::new(client, onward, rules),
+            serial,
+            over: None,
+        });
+        self.turn(Place { key, serial }, Connection::begin);
+    }
+
+    fn note(&mut self, key: usize, of_origin: bool, flags: EventFlags) {
+        let side = if of_origin {
+            Side::Origin
+        } else {
+            Side::Client
+        };
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.connection.note(side, flags);
+            let serial = entry.serial;
+            self.turn(Place { key, serial }, Connection::turn);
+        }
+    }
+
+    fn turn(
+        &mut self,
+        place: Place,
+        turn: impl FnOnce(&mut Connection<S::Onward>, &mut Tools<'_>) -> Result<Turn, How>,
+    ) {
+        let entry = self.entries.get_mut(place.key);
+        let Some(entry) =
+            entry.filter(|entry| entry.serial == place.serial && entry.over.is_none())
+        else {
+            return;
+        };
+        let mut tools = Tools {
+            rules: &self.settings.rules,
+            scratch: &mut self.scratch,
+            pipes: &mut self.pipes,
+            epoll: &self.epoll,
+            waits: &mut self.waits,
+            place,
+        };
+        match turn(&mut entry.connection, &mut tools) {
+            Ok(Turn::Waits) => {}
+            Ok(Turn::More) if self.again.contains(&place) => {}
+            Ok(Turn::More) => self.again.push(place),
+            Err(how) => {
+                entry.over = Some(how);
+                self.over.push(place.key);
+            }
+        }
+    }
+
+    /// What had more to do than one turn.
+    fn go_on(&mut self) {
+        for place in std::mem::take(&mut self.again) {
+            self.turn(place, Connection::turn);
+        }
+    }
+
+    fn look_at_waits(&mut self, now: Instant) {
+        for (wait, _) in Wait::ALL {
+            while let Some((until, place)) = self.waits[wait as usize].front().copied()
+                && until <= now
+            {
+                self.waits[wait as usize].pop_front();
+                self.turn(place, |connection, tools| {
+                    connection.has_waited(wait, tools)
+                });
+            }
+        }
+        if now >= self.next_look {
+            self.next_look = now + self.look_every();
+            for (key, entry) in &mut self.entries {
+                if entry.over.is_none() && entry.connection.is_idle() {
+                    entry.over = Some(How::Idle);
+                    self.over.push(key);
+                }
+            }
+        }
+        if let Accepting::Paused(until) = self.accepting
+            && now >= until
+        {
+            self.accept_again();
+        }
+    }
+
+    fn look_every(&self) -> Duration {
+        self.settings.idle_timeout / IDLE_CHECKS
+    }
+
+    fn end_what_is_over(&mut self) {
+        for key in std::mem::take(&mut self.over) {
+            let Entry {
+                connection, over, ..
+            } = self.entries.remove(key);
+            let how = over.unwrap_or(How::Closed);
+            let (onward, carried) = connection.end(how, &self.settings.rules);
+            (self.ended)(onward, carried);
+        }
+        if self.accepting == Accepting::Full && self.entries.len() < self.most {
+            self.accept_again();
+        }
+    }
+
+    fn begin_stop(&mut self) -> Result<(), Error> {
+        // It stays readable, for the other loops.
+        epoll::delete(&self.epoll, self.stop.event()).map_err(cannot_wait)?;
+        self.accept_later(Accepting::Stopping(Some(self.stop.deadline())));
+        Ok(())
+    }
+
+    /// Whether the time has come; if so, ends what is left.
+    fn is_stopped_by(&mut self, deadline: Option<Instant>) -> bool {
+        if deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            return false;
+        }
+        for (key, entry) in &mut self.entries {
+            entry.over = Some(How::Stopped);
+            self.over.push(key);
+        }
+        self.end_what_is_over();
+        true
+    }
+
+    fn accept_later(&mut self, accepting: Accepting) {
+        if self.accepting == Accepting::Yes {
+            for socket in self.source.sockets() {
+                let _ = epoll::delete(&self.epoll, socket); // fails only if it is not in it
+            }
+        }
+        self.accepting = accepting;
+    }
+
+    fn accept_again(&mut self) {
+        self.accepting = match self.watch_listener() {
+            Ok(()) => Accepting::Yes,
+            Err(_) => Accepting::Paused(Instant::now() + ACCEPT_PAUSE),
+        };
+    }
+
+    fn watch_listener(&self) -> Result<(), Error> {
+        // A connection wakes one of the loops only.
+        let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
+        for (token, socket) in (LISTENER_LAST..=LISTENER).rev().zip(self.source.sockets()) {
+            match epoll::add(&self.epoll, socket, EventData::new_u64(token), flags) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(cannot_wait(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Carries one connection, which was accepted otherwise and is non-blocking, to its end.
+///
+/// Errors: [`Error::System`], if the kernel refuses what waiting takes.
+pub fn carry<O: Onward>(
+    client: TcpStream,
+    onward: O,
+    settings: &Settings,
+    stop: &Stop,
+) -> Result<Carried, Error> {
+    let carried = Cell::new(None);
+    let ended = |_, one| carried.set(Some(one));
+    let mut one = Loop::new(&NoMore(PhantomData), settings, stop, 1, &ended)?;
+    one.accepting = Accepting::Stopping(None);
+    prepare(client.as_fd());
+    one.begin(client, onward);
+    one.run()?;
+    Ok(carried.take().expect("the loop ended with its connection"))
+}
+
+fn cannot_wait(source: Errno) -> Error {
+    Error::System {
+        what: "wait for connections",
+        source: source.into(),
+    }
+}
+
+/// Whether accepting will fail for ever. Unknown errors of the system are taken to pass: the pause
+/// keeps them from spinning, and they may be one connection's own.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::System { source, .. } => source.kind() == io::ErrorKind::InvalidInput,
+        Error::NoContext => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::iter;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where a test's listener listens, and where what it accepts goes on to.
+struct Local {
+    listener: TcpListener,
+    origin: SocketAddr,
+}
+
+struct To(SocketAddr);
+
+impl Onward for To {
+    fn destination(&self) -> SocketAddr {
+        self.0
+    }
+
+    fn connect(&self) -> Result<TcpStream, Error> {
+        let stream = TcpStream::connect(self.0).map_err(of_accept)?;
+        stream.set_nonblocking(true).map_err(of_accept)?;
+        Ok(stream)
+    }
+}
+
+impl Source for Local {
+    type Onward = To;
+
+    fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        iter::once(self.listener.as_fd())
+    }
+
+    fn accept(&self, _: usize) -> Result<Option<(TcpStream, To)>, Error> {
+        let (stream, _) = self.listener.accept().map_err(of_accept)?;
+        stream.set_nonblocking(true).map_err(of_accept)?;
+        Ok(Some((stream, To(self.origin))))
+    }
+}
+
+fn of_accept(source: io::Error) -> Error {
+    let what = "accept";
+    Error::System { what, source }
+}
+
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Runs a loop for `most` connections, in a thread.
+fn serve(
+    listener: TcpListener,
+    origin: SocketAddr,
+    most: usize,
+    stop: Arc<Stop>,
+) -> (
+    mpsc::Receiver<Carried>,
+    thread::JoinHandle<Result<(), Error>>,
+) {
+    listener.set_nonblocking(true).unwrap();
+    let (told, ended) = mpsc::channel();
+    let served = thread::spawn(move || {
+        let (local, settings) = (Local { listener, origin }, Settings::default());
+        let ended = |_, carried| told.send(carried).unwrap();
+        Loop::new(&local, &settings, &stop, most, &ended)?.run()
+    });
+    (ended, served)
+}
+
+/// Connects through the loop, and waits until a byte has come to the origin.
+fn connect(proxy: SocketAddr, origin: &TcpListener) -> (TcpStream, TcpStream) {
+    let mut client = TcpStream::connect(proxy).unwrap();
+    client.write_all(b"\0").unwrap();
+    let (mut at_origin, _) = origin.accept().unwrap();
+    at_origin.read_exact(&mut [0]).unwrap();
+    (client, at_origin)
+}
+
+#[test]
+fn a_stop_waits_for_the_open_and_then_ends_them() {
+    for (grace, wanted) in [(DEADLINE, How::Closed), (Duration::ZERO, How::Stopped)] {
+        let ((proxy, proxy_address), (origin, origin_address)) = (listener(), listener());
+        let stop = Arc::new(Stop::new().unwrap());
+        let (ended, served) = serve(proxy, origin_address, 8, Arc::clone(&stop));
+        let open = connect(proxy_address, &origin);
+        stop.stop(grace);
+        if wanted == How::Closed {
+            drop(open);
+        }
+        let carried = ended.recv_timeout(DEADLINE).unwrap();
+        assert_eq!((carried.ended.how, carried.ended.bytes_up), (wanted, 1));
+        served.join().unwrap().unwrap();
+        TcpStream::connect(proxy_address).unwrap_err();
+    }
+}
+
+#[test]
+fn accepting_waits_while_all_places_are_taken() {
+    let ((proxy, proxy_address), (origin, origin_address)) = (listener(), listener());
+    let stop = Arc::new(Stop::new().unwrap());
+    let (ended, served) = serve(proxy, origin_address, 2, Arc::clone(&stop));
+    let first = connect(proxy_address, &origin);
+    let second = connect(proxy_address, &origin);
+    let mut third = TcpStream::connect(proxy_address).unwrap(); // the kernel has it
+    third.write_all(b"\0").unwrap();
+    origin.set_nonblocking(true).unwrap();
+    // The loop is not asleep meanwhile, and does not take the third one.
+    let (mut client, mut at_origin) = second;
+    for _ in 0..100 {
+        client.write_all(b"x").unwrap();
+        at_origin.read_exact(&mut [0]).unwrap();
+    }
+    origin.accept().expect_err("a third one was accepted");
+    origin.set_nonblocking(false).unwrap();
+    drop(first);
+    origin.accept().unwrap().0.read_exact(&mut [0]).unwrap();
+    assert_eq!(ended.recv_timeout(DEADLINE).unwrap().ended.how, How::Closed);
+    stop.stop(Duration::ZERO);
+    served.join().unwrap().unwrap();
+}
+
+/// Has a connection waiting for ever, and fails to accept it.
+struct Failing {
+    listener: TcpListener,
+    errors: RefCell<Vec<Error>>,
+}
+
+impl Source for Failing {
+    type Onward = To;
+
+    fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        iter::once(self.listener.as_fd())
+    }
+
+    fn accept(&self, _: usize) -> Result<Option<(TcpStream, To)>, Error> {
+        Err(self.errors.borrow_mut().pop().unwrap())
+    }
+}
+
+#[test]
+fn passing_errors_pause_and_final_ones_end() {
+    let (listener, address) = listener();
+    let _waiting = TcpStream::connect(address).unwrap();
+    let no_descriptors = of_accept(io::Error::from_raw_os_error(24)); // EMFILE
+    let errors = vec![Error::NoEngine, no_descriptors, Error::NoContext];
+    let errors = RefCell::new(errors);
+    let failing = Failing { listener, errors };
+    let (settings, stop) = (Settings::default(), Stop::new().unwrap());
+    let begun = Instant::now();
+    let ended = |_, _| unreachable!("none was accepted");
+    let ended = Loop::new(&failing, &settings, &stop, 8, &ended)
+        .unwrap()
+        .run();
+    assert!(matches!(ended, Err(Error::NoEngine)));
+    assert!(begun.elapsed() >= 2 * ACCEPT_PAUSE);
+}

@@ -1,0 +1,65 @@
+//! What a loop lends to the connection whose turn it is.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData};
+
+use crate::connection::{REFUSAL_WAIT, SNIFF_WAIT};
+use crate::end::{How, Side};
+use crate::relay::{Peer, Pipes};
+use crate::rules::Rules;
+
+/// What a connection waits for besides its sockets. Each kind takes the same time for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The client's first bytes: [`SNIFF_WAIT`].
+    Sniff,
+    /// A refused client's end: [`REFUSAL_WAIT`].
+    Refusal,
+}
+
+impl Wait {
+    pub(super) const ALL: [(Self, Duration); 2] =
+        [(Self::Sniff, SNIFF_WAIT), (Self::Refusal, REFUSAL_WAIT)];
+}
+
+/// What a connection's turn needs of its loop.
+pub(crate) struct Tools<'a> {
+    pub(crate) rules: &'a Rules,
+    pub(crate) scratch: &'a mut [u8],
+    pub(crate) pipes: &'a mut Pipes,
+    pub(super) epoll: &'a OwnedFd,
+    pub(super) waits: &'a mut [VecDeque<(Instant, Place)>; 2],
+    pub(super) place: Place,
+}
+
+impl Tools<'_> {
+    /// From now on `peer`'s events come to this connection.
+    pub(crate) fn watch(&self, peer: &Peer, side: Side) -> Result<(), How> {
+        let token = self.place.token(side);
+        let added = epoll::add(self.epoll, peer, EventData::new_u64(token), Peer::EVENTS);
+        added.map_err(|error| How::of_error(side, &error.into()))
+    }
+
+    /// The connection is told when that time is over, if it still is there.
+    pub(crate) fn wait_for(&mut self, wait: Wait) {
+        let (_, time) = Wait::ALL[wait as usize];
+        self.waits[wait as usize].push_back((Instant::now() + time, self.place));
+    }
+}
+
+/// A connection's place in its loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) key: usize,
+    /// Tells it from others that had the key before.
+    pub(super) serial: u64,
+}
+
+impl Place {
+    fn token(self, side: Side) -> u64 {
+        self.key as u64 * 2 + u64::from(side == Side::Origin)
+    }
+}

@@ -1,0 +1,167 @@
+//! One direction of a relay.
+
+use super::peer::Peer;
+use super::pipe::{Pipe, Pipes};
+use crate::end::How;
+
+/// What is read at once where bytes are copied. Who has filled it has more: that goes through a pipe.
+pub const COPY_SIZE: usize = 16 * 1024;
+/// So many chunks of one direction are moved, then it is another connection's turn.
+pub const CHUNKS_MAX: usize = 8;
+
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It goes on at the next event.
+    Waits,
+    /// It could go on at once; others are first.
+    More,
+}
+
+/// Bytes on their way from one peer to the other.
+#[derive(Debug, Default)]
+pub(crate) struct Direction {
+    /// What the receiver has taken.
+    count: u64,
+    held: Held,
+    /// Whether the last chunk was a large one.
+    bulky: bool,
+    is_over: bool,
+}
+
+/// What was read, and the receiver had no room for.
+#[derive(Debug, Default)]
+enum Held {
+    #[default]
+    Nothing,
+    Bytes(Box<[u8]>),
+    Pipe(Pipe, usize),
+}
+
+impl Direction {
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether the sender has ended and the receiver has taken all it sent.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Moves bytes until one of the two has no more, or no room.
+    pub(crate) fn pump(
+        &mut self,
+        from: &mut Peer,
+        to: &mut Peer,
+        scratch: &mut [u8],
+        pipes: &mut Pipes,
+    ) -> Result<Turn, How> {
+        for _ in 0..CHUNKS_MAX {
+            if self.is_over || !self.flush(to, pipes)? {
+                return Ok(Turn::Waits);
+            }
+            match self.fetch(from, to, scratch, pipes)? {
+                None => return Ok(Turn::Waits),
+                Some(0) => self.is_over = true,
+                Some(length) => self.bulky = length >= COPY_SIZE,
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    /// Hands over bytes that were read otherwise. Call it only after a [`flush`](Self::flush).
+    pub(crate) fn pass(&mut self, bytes: &[u8], to: &mut Peer) -> Result<(), How> {
+        let sent = to.send(bytes)?;
+        self.took(bytes, sent);
+        Ok(())
+    }
+
+    fn took(&mut self, bytes: &[u8], sent: usize) {
+        self.count += sent as u64;
+        if sent < bytes.len() {
+            self.held = Held::Bytes(bytes[sent..].into());
+        }
+    }
+
+    /// Whether nothing is held any more.
+    pub(crate) fn flush(&mut self, to: &mut Peer, pipes: &mut Pipes) -> Result<bool, How> {
+        if matches!(self.held, Held::Nothing) {
+            return Ok(true);
+        }
+        if !to.is_writable() {
+            return Ok(false);
+        }
+        match std::mem::take(&mut self.held) {
+            Held::Nothing => {}
+            Held::Bytes(bytes) => self.pass(&bytes, to)?,
+            Held::Pipe(pipe, left) => self.empty(pipe, left, to, pipes)?,
+        }
+        Ok(matches!(self.held, Held::Nothing))
+    }
+
+    /// Reads one chunk, and hands it over as far as there is room; 0 at the end.
+    fn fetch(
+        &mut self,
+        from: &mut Peer,
+        to: &mut Peer,
+        scratch: &mut [u8],
+        pipes: &mut Pipes,
+    ) -> Result<Option<usize>, How> {
+        if self.bulky
+            && let Some(pipe) = pipes.borrow()
+        {
+            let filled = from.fill(&pipe)?;
+            match filled {
+                None | Some(0) => pipes.give_back(pipe),
+                Some(length) => self.empty(pipe, length, to, pipes)?,
+            }
+            return Ok(filled);
+        }
+        self.copy(from, to, scratch)
+    }
+
+    fn copy(
+        &mut self,
+        from: &mut Peer,
+        to: &mut Peer,
+        scratch: &mut [u8],
+    ) -> Result<Option<usize>, How> {
+        let (mut length, mut next) = match from.receive(&mut scratch[..COPY_SIZE])? {
+            None => return Ok(None),
+            Some(0) => return Ok(Some(0)),
+            Some(length) => (length, Ok(None)),
+        };
+        if length < COPY_SIZE && from.may_end() {
+            next = from.receive(&mut scratch[length..COPY_SIZE]);
+            length += next.as_ref().ok().and_then(|next| *next).unwrap_or(0);
+        }
+        if let Ok(Some(0)) = next {
+            let sent = to.send_last(&scratch[..length])?;
+            self.is_over = sent == length;
+            self.took(&scratch[..length], sent);
+        } else {
+            self.pass(&scratch[..length], to)?;
+        }
+        next.map(|_| Some(length)) // an error is told after the bytes before it
+    }
+
+    fn empty(
+        &mut self,
+        pipe: Pipe,
+        mut left: usize,
+        to: &mut Peer,
+        pipes: &mut Pipes,
+    ) -> Result<(), How> {
+        while left > 0 {
+            let moved = to.drain(&pipe, left)?;
+            if moved == 0 {
+                self.held = Held::Pipe(pipe, left);
+                return Ok(());
+            }
+            self.count += moved as u64;
+            left -= moved;
+        }
+        pipes.give_back(pipe);
+        Ok(())
+    }
+}
