@@ -31,6 +31,8 @@ mod sys;
 mod topic;
 mod winsock;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -84,8 +86,17 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match begin(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}"); // without a backtrace: the pages quote what a worker says
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn begin(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Some(Command::Worker(task)) => connect::worker::run(&task),
         Some(Command::RelayWorker { task }) => relay::worker::run(&task),
