@@ -10,7 +10,7 @@ use sidetrack::Service;
 use sidetrack_proxy::datagrams::{Counts, Quic};
 use sidetrack_proxy::dns::Denial;
 use sidetrack_proxy::{FlowLine, Server, Settings};
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{self, DnsDenial};
@@ -34,9 +34,9 @@ pub(crate) fn proxy(options: args::Proxy) -> Result<ExitCode> {
         args::Quic::Refuse => Quic::Refuse,
     };
     let json = options.json;
-    let runtime = Runtime::new().context("start the runtime")?;
-    // A task, so that accepting is done by the runtime's own threads: no other one has to be woken.
-    let served = runtime.spawn(async move {
+    // It only waits for the signal: connections and datagrams have threads of their own.
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.context("start the runtime")?.block_on(async move {
         let mut terminated = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
         let stop = async move {
             terminated.recv().await;
@@ -45,10 +45,8 @@ pub(crate) fn proxy(options: args::Proxy) -> Result<ExitCode> {
         let server = Server::bind(&service, settings)?;
         let counts = server.run(stop, move |line| print(&line, json)).await?;
         tell(&counts);
-        anyhow::Ok(())
-    });
-    runtime.block_on(served)??;
-    Ok(ExitCode::SUCCESS)
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Of what no flow line tells.
