@@ -20,6 +20,9 @@ pub(crate) struct Comparison {
     pub(crate) measure: &'static str,
     /// The best of them is what the ratio is formed with.
     pub(crate) peers: Vec<Contestant>,
+    /// The values are of each hop after the first: what a chain takes more than a chain of one, by its
+    /// further hops.
+    pub(crate) further: bool,
     /// No way can be better.
     pub(crate) limit: Option<Contestant>,
     pub(crate) goal: Goal,
@@ -81,7 +84,7 @@ impl Goal {
 impl Comparison {
     /// As results.json has it; none if the subject or every peer was left out.
     pub(crate) fn outcome(&self, topic: &str, readings: &Readings) -> Option<Value> {
-        let values = |one| readings.values((one, self.workload), self.measure);
+        let values = |one| self.values(one, readings);
         let own = values(self.subject)?;
         let medians = self
             .peers
@@ -119,6 +122,25 @@ impl Comparison {
             "met": self.goal.judge(&own, &ratios),
             "rounds": rounds,
         }))
+    }
+}
+
+impl Comparison {
+    fn values(&self, one: Contestant, readings: &Readings) -> Option<Vec<f64>> {
+        let values = |one| readings.values((one, self.workload), self.measure);
+        let own = values(one)?;
+        match one {
+            Contestant::Chain(hops) if self.further => {
+                let further = f64::from(hops) - 1.0;
+                let first = values(Contestant::Chain(1))?;
+                let each = own
+                    .iter()
+                    .zip(first)
+                    .map(|(all, first)| (all - first) / further);
+                Some(each.collect())
+            }
+            _ => Some(own),
+        }
     }
 }
 

@@ -73,6 +73,7 @@ fn compare(
         workload,
         measure,
         peers: peers.to_vec(),
+        further: false,
         limit: Some(Direct),
         goal,
     }

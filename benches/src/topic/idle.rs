@@ -22,6 +22,7 @@ pub(super) fn plan(_quick: bool) -> Plan {
             workload: Idle(connections),
             measure,
             peers: PEERS.to_vec(),
+            further: false,
             limit: Some(TwoHops),
             goal,
         };

@@ -24,6 +24,7 @@ pub(super) fn plan(quick: bool) -> Plan {
         workload: Rated(RATE),
         measure,
         peers: PEERS.to_vec(),
+        further: false,
         limit: Some(TwoHops),
         goal,
     };

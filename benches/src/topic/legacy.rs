@@ -16,6 +16,7 @@ pub(super) fn plan(quick: bool) -> Plan {
         workload,
         measure,
         peers: vec![HaproxySplice],
+        further: false,
         limit: Some(Direct),
         goal,
     };

@@ -72,6 +72,7 @@ fn compare(
         workload,
         measure,
         peers: PEERS.to_vec(),
+        further: false,
         limit: Some(TwoHops),
         goal,
     }

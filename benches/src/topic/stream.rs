@@ -29,6 +29,7 @@ pub(super) fn plan(quick: bool) -> Plan {
             workload,
             measure,
             peers: peers.to_vec(),
+            further: false,
             limit: Some(TwoHops),
             goal,
         };
