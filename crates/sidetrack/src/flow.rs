@@ -23,44 +23,33 @@ use crate::{Error, sys};
 /// the rest, and for the process's first one over 320 bytes. Errors: [`Error::NoEngine`], [`Error::NotRedirected`], [`Error::NotConnected`].
 pub fn query(socket: impl AsFd) -> Result<Flow, Error> {
     let socket = socket.as_fd();
-    let answer = sys::get_option(socket, kernel::INFO, Answer::read).map_err(query_error)?;
-    let Answer {
-        facts,
-        context,
-        context_length,
-    } = answer.ok_or(Error::NoEngine)??;
-    let context = match context {
-        None if context_length > 0 => {
+    sys::get_option(socket, kernel::INFO, |answer| read(socket, answer)).map_err(query_error)?
+}
+
+fn read(socket: BorrowedFd<'_>, answer: &[u8]) -> Result<Flow, Error> {
+    let (info, rest) = Info::ref_from_prefix(answer).map_err(|_| Error::NoEngine)?; // shorter than any
+    if info.version != kernel::ABI_VERSION || info.size as usize != size_of::<Info>() {
+        return Err(Error::Version {
+            engine: info.version,
+            sdk: kernel::ABI_VERSION,
+        });
+    }
+    let facts = match (info.context_given, info.context_length) {
+        (1, _) => Facts::new(info, Some(rest)),
+        (_, 0) => Facts::new(info, None),
+        _ => {
             sys::expect_long_contexts();
-            Some(query_context(socket)?)
+            Facts::new(info, Some(&query_context(socket)?))
         }
-        context => context,
     };
-    Ok(Flow { facts, context })
+    let facts = Box::new(facts);
+    Ok(Flow { facts })
 }
 
-/// What INFO has answered.
-struct Answer {
-    facts: Box<Facts>,
-    context: Option<Box<[u8]>>,
-    context_length: u32,
-}
-
-impl Answer {
-    /// `None` if it is shorter than any engine's.
-    fn read(bytes: &[u8]) -> Option<Result<Self, Error>> {
-        let (info, rest) = Info::ref_from_prefix(bytes).ok()?;
-        if info.version != kernel::ABI_VERSION || info.size as usize != size_of::<Info>() {
-            return Some(Err(Error::Version {
-                engine: info.version,
-                sdk: kernel::ABI_VERSION,
-            }));
-        }
-        Some(Ok(Self {
-            facts: Box::new(Facts::new(info)),
-            context: (info.context_given == 1).then(|| rest.into()),
-            context_length: info.context_length,
-        }))
+fn query_context(socket: BorrowedFd<'_>) -> Result<Box<[u8]>, Error> {
+    match sys::get_option(socket, kernel::CONTEXT, |bytes| Box::from(bytes)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Err(Error::NoContext),
+        answer => answer.map_err(query_error),
     }
 }
 
@@ -72,42 +61,42 @@ struct Facts {
     target: SocketAddr,
     records: kernel::Records,
     state: u32,
-    /// The executable's path, then the chain's names, each ended by a NUL.
-    texts: Box<[u8]>,
+    /// The executable's path and the chain's names, each ended by a NUL; then the context.
+    tail: Box<[u8]>,
+    /// Of the context, in bytes.
+    context_length: Option<usize>,
 }
 
 impl Facts {
-    fn new(info: &Info) -> Self {
+    fn new(info: &Info, context: Option<&[u8]>) -> Self {
         let chain = usize::from(info.flow.chain_length).min(kernel::CHAIN_MAX);
         let names = info.names[..chain].iter().map(|name| address::text(name));
         let texts = iter::once(address::text(&info.executable.path)).chain(names);
         let size: usize = texts.clone().map(|text| text.len() + 1).sum();
-        let mut joined = Vec::with_capacity(size);
+        let mut tail = Vec::with_capacity(size + context.map_or(0, <[u8]>::len));
         for text in texts {
-            joined.extend_from_slice(text);
-            joined.push(0);
+            tail.extend_from_slice(text);
+            tail.push(0);
         }
+        tail.extend_from_slice(context.unwrap_or_default());
         Self {
             flow: info.flow,
             target: address::socket_address(info.target_addr, info.target_port),
             records: info.records,
             state: info.state,
-            texts: joined.into(),
+            tail: tail.into(),
+            context_length: context.map(<[u8]>::len),
         }
     }
 
-    /// The executable's path, then the chain's names.
+    /// The executable's path, then the chain's names, then anything.
     fn texts(&self) -> impl Iterator<Item = &[u8]> {
-        self.texts
-            .split_inclusive(|byte| *byte == 0)
-            .map(|text| &text[..text.len() - 1])
+        self.tail.split(|byte| *byte == 0)
     }
-}
 
-fn query_context(socket: BorrowedFd<'_>) -> Result<Box<[u8]>, Error> {
-    match sys::get_option(socket, kernel::CONTEXT, |bytes| Box::from(bytes)) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Err(Error::NoContext),
-        answer => answer.map_err(query_error),
+    fn context(&self) -> Option<&[u8]> {
+        let length = self.context_length?;
+        self.tail.get(self.tail.len() - length..)
     }
 }
 
@@ -128,7 +117,6 @@ fn query_error(source: io::Error) -> Error {
 #[derive(Clone)]
 pub struct Flow {
     facts: Box<Facts>,
-    context: Option<Box<[u8]>>,
 }
 
 /// A flow's redirect records: an opaque token of 32 bytes.
@@ -213,7 +201,7 @@ impl Flow {
 
     /// The redirect context, if the filter gave one (at most 4,000 bytes).
     pub fn context(&self) -> Option<&[u8]> {
-        self.context.as_deref()
+        self.facts.context()
     }
 
     /// The token to set on the socket with which the proxy goes on.
