@@ -15,7 +15,7 @@
 //! What the client sends is held back until no rule can refuse it any more; what the origin sends
 //! is not. So protocols in which the server speaks first work, and nobody evades a rule by waiting.
 //!
-//! A connection never waits: [`Connection::turn`] does what can be done, and is called again at the
+//! A connection never waits: its `turn` does what can be done, and is called again at the
 //! next event of its sockets.
 
 use std::net::{SocketAddr, TcpStream};

@@ -15,7 +15,7 @@ pub(crate) trait Source {
     type Onward: Onward;
     /// Non-blocking; told of by epoll when a connection waits.
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>>;
-    /// One connection, non-blocking and [prepared](prepare); `None` if there is none.
+    /// One connection, non-blocking and [prepared](crate::connection::prepare); `None` if there is none.
     fn accept(&self, socket: usize) -> Result<Option<(TcpStream, Self::Onward)>, Error>;
 }
 
