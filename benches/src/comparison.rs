@@ -123,9 +123,7 @@ impl Comparison {
             "rounds": rounds,
         }))
     }
-}
 
-impl Comparison {
     fn values(&self, one: Contestant, readings: &Readings) -> Option<Vec<f64>> {
         let values = |one| readings.values((one, self.workload), self.measure);
         let own = values(one)?;

@@ -1,15 +1,15 @@
 //! One redirected connection, from accept to its end.
 //!
 //! ```text
-//!   rules.before ─denied─▶ Condemned ──────────────▶ Refusing ──▶ over
-//!        │ └─depends on the host─▶ Sniffing ─denied─▶ │ ▲
-//!        └─allowed─┐                  │               │ │
-//!                  ▼                  ▼               │ │
-//!              Connecting ◀── allowed, or silent for SNIFF_WAIT
-//!                  ▼                                    │
-//!              Relaying   origin→client: pumped         │
-//!                         client→origin: opening, rules if still open ─denied
-//!                                        then pumped
+//!   rules.before ─denied────────▶ Condemned ─────────▶ Refusing ──▶ over
+//!      │   └─depends on the host─▶ Sniffing ──denied──────▶ ▲
+//!      └─allowed─▶ Connecting ◀───────┘ allowed, or         │
+//!                      │                silent for SNIFF_WAIT
+//!                      ▼                                    │
+//!                  Relaying                                 │
+//!                    client→origin: opening, rules if still open ─denied
+//!                                   then pumped
+//!                    origin→client: pumped
 //! ```
 //!
 //! What the client sends is held back until no rule can refuse it any more; what the origin sends
@@ -148,10 +148,9 @@ impl<O: Onward> Connection<O> {
     /// The first turn.
     pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
         tools.watch(&self.client, Side::Client)?;
-        if matches!(self.verdict, Some(ref verdict) if !verdict.is_deny()) {
-            self.connect(tools)?;
-        } else {
-            tools.wait_for(Wait::Sniff);
+        match self.phase {
+            Phase::Sniffing if self.verdict.is_some() => self.connect(tools)?,
+            _ => tools.wait_for(Wait::Sniff),
         }
         Ok(Turn::Waits)
     }
@@ -281,10 +280,16 @@ impl<O: Onward> Connection<O> {
     fn relaying(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
         let up = self.pump_up(tools)?;
         let down = self.pump_down(tools)?;
-        match (self.up.is_over(), self.down.is_over()) {
-            (true, true) => Err(How::Closed),
-            _ if up == Turn::More || down == Turn::More => Ok(Turn::More),
-            _ => Ok(Turn::Waits),
+        match (self.up.is_over(), self.down.is_over(), &mut self.origin) {
+            // Both are closed then, which says the same as the second half-close, and spares a call.
+            (true, true, _) => return Err(How::Closed),
+            (true, false, Some(origin)) => origin.half_close()?,
+            (false, true, _) => self.client.half_close()?,
+            _ => {}
+        }
+        match (up, down) {
+            (Turn::Waits, Turn::Waits) => Ok(Turn::Waits),
+            _ => Ok(Turn::More),
         }
     }
 
@@ -299,29 +304,18 @@ impl<O: Onward> Connection<O> {
         let Some(origin) = &mut self.origin else {
             return Ok(Turn::Waits);
         };
-        let was_over = self.up.is_over();
-        let went = if self.opening.is_passed_on() {
+        if self.opening.is_passed_on() {
             (self.up).pump(&mut self.client, origin, tools.scratch, tools.pipes)
         } else {
             (self.opening).pass_on(&mut self.client, origin, &mut self.up, tools)
-        };
-        // After the second end both are closed, which says the same, and spares a call.
-        if self.up.is_over() && !was_over && !self.down.is_over() {
-            origin.half_close()?;
         }
-        went
     }
 
     fn pump_down(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
         let Some(origin) = &mut self.origin else {
             return Ok(Turn::Waits);
         };
-        let was_over = self.down.is_over();
-        let went = (self.down).pump(origin, &mut self.client, tools.scratch, tools.pipes)?;
-        if self.down.is_over() && !was_over && !self.up.is_over() {
-            self.client.half_close()?;
-        }
-        Ok(went)
+        (self.down).pump(origin, &mut self.client, tools.scratch, tools.pipes)
     }
 
     fn refuse(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {

@@ -51,8 +51,8 @@ const LISTENER_LAST: u64 = LISTENER - 15;
 struct Entry<O> {
     connection: Connection<O>,
     serial: u64,
-    /// How it has ended; it is closed when all of a round's events are done, as some may be its own.
-    over: Option<How>,
+    /// It has ended, and is closed when all of a round's events are done, as some may be its own.
+    is_over: bool,
 }
 
 /// See the module's description.
@@ -69,7 +69,7 @@ pub(crate) struct Loop<'a, S: Source> {
     accepting: Accepting,
     waits: [VecDeque<(Instant, Place)>; 2],
     again: Vec<Place>,
-    over: Vec<usize>,
+    over: Vec<(usize, How)>,
     next_look: Instant,
     pipes: Pipes,
     scratch: Box<[u8]>,
@@ -184,7 +184,7 @@ impl<'a, S: Source> Loop<'a, S> {
         let key = self.entries.insert(Entry {
             connection: Connection::new(client, onward, rules),
             serial,
-            over: None,
+            is_over: false,
         });
         self.turn(Place { key, serial }, Connection::begin);
     }
@@ -208,8 +208,7 @@ impl<'a, S: Source> Loop<'a, S> {
         turn: impl FnOnce(&mut Connection<S::Onward>, &mut Tools<'_>) -> Result<Turn, How>,
     ) {
         let entry = self.entries.get_mut(place.key);
-        let Some(entry) =
-            entry.filter(|entry| entry.serial == place.serial && entry.over.is_none())
+        let Some(entry) = entry.filter(|entry| entry.serial == place.serial && !entry.is_over)
         else {
             return;
         };
@@ -226,8 +225,8 @@ impl<'a, S: Source> Loop<'a, S> {
             Ok(Turn::More) if self.again.contains(&place) => {}
             Ok(Turn::More) => self.again.push(place),
             Err(how) => {
-                entry.over = Some(how);
-                self.over.push(place.key);
+                entry.is_over = true;
+                self.over.push((place.key, how));
             }
         }
     }
@@ -253,9 +252,9 @@ impl<'a, S: Source> Loop<'a, S> {
         if now >= self.next_look {
             self.next_look = now + self.look_every();
             for (key, entry) in &mut self.entries {
-                if entry.over.is_none() && entry.connection.is_idle() {
-                    entry.over = Some(How::Idle);
-                    self.over.push(key);
+                if !entry.is_over && entry.connection.is_idle() {
+                    entry.is_over = true;
+                    self.over.push((key, How::Idle));
                 }
             }
         }
@@ -271,11 +270,8 @@ impl<'a, S: Source> Loop<'a, S> {
     }
 
     fn end_what_is_over(&mut self) {
-        for key in std::mem::take(&mut self.over) {
-            let Entry {
-                connection, over, ..
-            } = self.entries.remove(key);
-            let how = over.unwrap_or(How::Closed);
+        for (key, how) in std::mem::take(&mut self.over) {
+            let connection = self.entries.remove(key).connection;
             let (onward, carried) = connection.end(how, &self.settings.rules);
             (self.ended)(onward, carried);
         }
@@ -296,10 +292,8 @@ impl<'a, S: Source> Loop<'a, S> {
         if deadline.is_none_or(|deadline| Instant::now() < deadline) {
             return false;
         }
-        for (key, entry) in &mut self.entries {
-            entry.over = Some(How::Stopped);
-            self.over.push(key);
-        }
+        let left = self.entries.iter().map(|(key, _)| (key, How::Stopped));
+        self.over.extend(left);
         self.end_what_is_over();
         true
     }

@@ -78,12 +78,20 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return Ok(None),
             Err(error) => return Err(Error::system("accept a connection")(error)),
         };
-        match query(&stream) {
-            Ok(flow) => return Ok(Some(Connection { stream, flow })),
-            Err(Error::NotRedirected | Error::NotConnected) => self.refuse(),
-            Err(error) => return Err(error),
+        let flow = self.ask(&stream)?;
+        Ok(flow.map(|flow| Connection { stream, flow }))
+    }
+
+    /// `None` if it was not redirected to this service, which is counted.
+    pub(crate) fn ask(&self, stream: impl AsFd) -> Result<Option<Flow>, Error> {
+        match query(stream) {
+            Ok(flow) => Ok(Some(flow)),
+            Err(Error::NotRedirected | Error::NotConnected) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
-        Ok(None)
     }
 
     /// How many connections were closed because they were not redirected to this service.
@@ -94,10 +102,6 @@ impl Listener {
     /// Where it listens: IPv4, then IPv6 if the host has it.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.sockets.iter().map(TcpListener::local_addr).collect()
-    }
-
-    pub(crate) fn refuse(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -10,7 +10,7 @@ use ::tokio::io::Interest;
 use ::tokio::net::{TcpListener, TcpStream};
 use ::tokio::select;
 
-use crate::{Error, Flow, Service, query};
+use crate::{Error, Flow, Service};
 
 pub use datagram::DatagramListener;
 
@@ -48,10 +48,8 @@ impl Listener {
                 },
             }
             .map_err(Error::system("accept a connection"))?;
-            match query(&stream) {
-                Ok(flow) => return Ok((stream, flow)),
-                Err(Error::NotRedirected | Error::NotConnected) => self.inner.refuse(),
-                Err(error) => return Err(error),
+            if let Some(flow) = self.inner.ask(&stream)? {
+                return Ok((stream, flow));
             }
         }
     }

@@ -15,8 +15,6 @@ pub(super) struct Opening {
     taken: usize,
     /// Bytes read, in all.
     count: u64,
-    over: bool,
-    passed_on: bool,
     seen: Option<Seen>,
 }
 
@@ -35,8 +33,7 @@ impl Opening {
         self.bytes.reserve_exact(read);
         self.bytes.extend_from_slice(&scratch[..read]);
         self.count += read as u64;
-        self.over = read == 0;
-        if self.over {
+        if read == 0 {
             self.seen = Some(Seen::at_end(&self.bytes));
         } else if let Sniffed::Seen(seen) = sniff(&self.bytes) {
             self.seen = Some(seen);
@@ -57,7 +54,6 @@ impl Opening {
             self.taken = self.bytes.len();
             if self.is_decided() {
                 (self.bytes, self.taken) = (Vec::new(), 0);
-                self.passed_on = true;
                 return up.pump(client, origin, tools.scratch, tools.pipes);
             }
             if !self.read_some(client, tools.scratch)? {
@@ -69,12 +65,12 @@ impl Opening {
 
     /// Whether nothing of it is left to be passed on by [`pass_on`](Self::pass_on).
     pub(super) fn is_passed_on(&self) -> bool {
-        self.passed_on
+        self.is_decided() && self.bytes.is_empty()
     }
 
     /// Whether the client was silent up to now.
     pub(super) fn is_untouched(&self) -> bool {
-        self.count == 0 && !self.over
+        self.count == 0 && !self.is_decided()
     }
 
     /// Bytes read.

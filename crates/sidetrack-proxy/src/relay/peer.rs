@@ -26,6 +26,8 @@ pub(crate) struct Peer {
     writable: bool,
     /// Whether its end, or an error, is among what there is to read.
     ends: bool,
+    /// Whether it was told that no more will come.
+    is_told: bool,
     hurry: Hurry,
 }
 
@@ -62,6 +64,7 @@ impl Peer {
             readable: false,
             writable: side == Side::Client,
             ends: false,
+            is_told: false,
             hurry,
         }
     }
@@ -187,8 +190,11 @@ impl Peer {
         self.writable
     }
 
-    /// Tells the peer that no more will come.
-    pub(crate) fn half_close(&self) -> Result<(), How> {
+    /// Tells the peer that no more will come, if it was not told before.
+    pub(crate) fn half_close(&mut self) -> Result<(), How> {
+        if std::mem::replace(&mut self.is_told, true) {
+            return Ok(());
+        }
         let done = self.stream.shutdown(Shutdown::Write);
         done.map_err(|error| How::of_error(self.side, &error))
     }
