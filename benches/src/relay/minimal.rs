@@ -1,7 +1,8 @@
 //! A minimal relay to the origin: what a relay takes that inspects nothing, asks nothing, limits
 //! nothing and writes nothing down. Not a proxy to be used: it is the limit that proxies are held to.
 //!
-//! One thread. Connections are spliced through pipes of a pool, datagrams copied one by one.
+//! One thread. Small amounts are copied, and what fills the buffer is followed by splicing through pipes of a
+//! pool; datagrams are copied one by one.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,7 +14,7 @@ use clap::ValueEnum;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv, send, shutdown};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use socket2::{Domain, Socket, Type};
 
@@ -21,8 +22,13 @@ use crate::load::{DATAGRAM_ORIGIN, ORIGIN};
 
 const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9999);
 const PIPE_SIZE: usize = 256 * 1024;
+/// Who has filled the buffer has more.
+const COPY_SIZE: usize = 16 * 1024;
 const POOL_MAX: usize = 64;
 const EVENTS: usize = 256;
+const ENDS: EventFlags = EventFlags::RDHUP
+    .union(EventFlags::HUP)
+    .union(EventFlags::ERR);
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
 /// What is relayed.
@@ -47,11 +53,24 @@ struct Pipe {
     write: OwnedFd,
 }
 
-/// One direction: bytes in a pipe, if there are any.
+/// One direction.
 #[derive(Default)]
 struct Direction {
-    pipe: Option<(Pipe, usize)>,
+    held: Held,
+    /// Whether the last read was a large one.
+    is_bulky: bool,
+    /// Whether the end is among what there is to read.
+    ends: bool,
     is_over: bool,
+}
+
+/// What was read, and there was no room for.
+#[derive(Default)]
+enum Held {
+    #[default]
+    Nothing,
+    Bytes(Vec<u8>),
+    Pipe(Pipe, usize),
 }
 
 struct Pair {
@@ -65,7 +84,13 @@ struct Connections {
     listener: TcpListener,
     pairs: Vec<Option<Pair>>,
     free: Vec<usize>,
+    tools: Tools,
+}
+
+/// What all connections share.
+struct Tools {
     pipes: Vec<Pipe>,
+    buffer: Box<[u8]>,
 }
 
 impl Connections {
@@ -81,7 +106,10 @@ impl Connections {
             listener,
             pairs: Vec::new(),
             free: Vec::new(),
-            pipes: Vec::new(),
+            tools: Tools {
+                pipes: Vec::new(),
+                buffer: vec![0; COPY_SIZE].into(),
+            },
         };
         let mut events = Vec::with_capacity(EVENTS);
         loop {
@@ -93,7 +121,7 @@ impl Connections {
             for event in &events {
                 match event.data.u64() {
                     u64::MAX => relay.accept()?,
-                    token => relay.serve((token / 2) as usize),
+                    token => relay.serve(token as usize, event.flags),
                 }
             }
         }
@@ -134,19 +162,30 @@ impl Connections {
         }
     }
 
-    fn serve(&mut self, place: usize) {
+    fn serve(&mut self, token: usize, events: EventFlags) {
+        let place = token / 2;
         let Some(pair) = &mut self.pairs[place] else {
             return;
         };
+        pair.directions[token % 2].ends |= events.intersects(ENDS);
+        let readable = events.intersects(ENDS.union(EventFlags::IN));
         let mut failed = false;
         for from in 0..2 {
             let (source, target) = (&pair.ends[from], &pair.ends[1 - from]);
-            let moved = pump(source, target, &mut pair.directions[from], &mut self.pipes);
-            failed |= moved.is_err();
+            let direction = &mut pair.directions[from];
+            let waits = !matches!(direction.held, Held::Nothing);
+            if waits || (readable && from == token % 2) {
+                failed |= pump(source, target, direction, &mut self.tools).is_err();
+            }
         }
-        if failed || pair.directions.iter().all(|direction| direction.is_over) {
-            self.pairs[place] = None;
-            self.free.push(place);
+        match &pair.directions {
+            [up, down] if failed || (up.is_over && down.is_over) => {
+                self.pairs[place] = None;
+                self.free.push(place);
+            }
+            [up, _] if up.is_over => drop(shutdown(&pair.ends[1], Shutdown::Write)),
+            [_, down] if down.is_over => drop(shutdown(&pair.ends[0], Shutdown::Write)),
+            _ => {}
         }
     }
 }
@@ -156,43 +195,92 @@ fn pump(
     from: &TcpStream,
     to: &TcpStream,
     direction: &mut Direction,
-    pool: &mut Vec<Pipe>,
+    tools: &mut Tools,
 ) -> Result<(), Errno> {
     while !direction.is_over {
-        if direction.pipe.is_none() {
-            let pipe = match pool.pop() {
-                Some(pipe) => pipe,
-                None => new_pipe()?,
-            };
-            match splice(from, None, &pipe.write, None, PIPE_SIZE, FLAGS) {
-                Ok(0) => {
-                    direction.is_over = true;
-                    let _ = shutdown(to, Shutdown::Write);
-                    pool.push(pipe);
-                    return Ok(());
-                }
-                Ok(filled) => direction.pipe = Some((pipe, filled)),
-                Err(error) => {
-                    pool.push(pipe);
-                    return waits(error);
+        let flushed = flush(to, direction, tools);
+        if !matches!(flushed, Ok(true)) {
+            return flushed.map(drop).or_else(waits);
+        }
+        let spliced = direction.is_bulky;
+        let read = match spliced {
+            true => fill(from, direction, tools),
+            false => copy(from, to, direction, tools),
+        };
+        match read {
+            Ok(0) => direction.is_over = true,
+            Ok(length) => {
+                direction.is_bulky = length >= COPY_SIZE;
+                let read_all = !spliced && length < COPY_SIZE;
+                if read_all && !direction.ends {
+                    return flush(to, direction, tools).map(drop).or_else(waits);
                 }
             }
-        }
-        let Some((pipe, filled)) = &mut direction.pipe else {
-            return Ok(());
-        };
-        match splice(&pipe.read, None, to, None, *filled, FLAGS) {
-            Ok(moved) => *filled -= moved,
             Err(error) => return waits(error),
-        }
-        if *filled == 0
-            && let Some((pipe, _)) = direction.pipe.take()
-            && pool.len() < POOL_MAX
-        {
-            pool.push(pipe);
         }
     }
     Ok(())
+}
+
+/// Whether nothing is held any more.
+fn flush(to: &TcpStream, direction: &mut Direction, tools: &mut Tools) -> Result<bool, Errno> {
+    match &mut direction.held {
+        Held::Nothing => return Ok(true),
+        Held::Bytes(bytes) => {
+            let sent = send(to, bytes, SendFlags::NOSIGNAL)?;
+            bytes.drain(..sent);
+            if !bytes.is_empty() {
+                return Ok(false);
+            }
+        }
+        Held::Pipe(pipe, filled) => {
+            while *filled > 0 {
+                *filled -= splice(&pipe.read, None, to, None, *filled, FLAGS)?;
+            }
+        }
+    }
+    if let Held::Pipe(pipe, _) = std::mem::take(&mut direction.held)
+        && tools.pipes.len() < POOL_MAX
+    {
+        tools.pipes.push(pipe);
+    }
+    Ok(true)
+}
+
+/// Reads into a pipe; 0 at the end.
+fn fill(from: &TcpStream, direction: &mut Direction, tools: &mut Tools) -> Result<usize, Errno> {
+    let pipe = match tools.pipes.pop() {
+        Some(pipe) => pipe,
+        None => new_pipe()?,
+    };
+    let filled = splice(from, None, &pipe.write, None, PIPE_SIZE, FLAGS);
+    match filled {
+        Ok(length) if length > 0 => direction.held = Held::Pipe(pipe, length),
+        _ => tools.pipes.push(pipe),
+    }
+    filled
+}
+
+/// Reads, and passes on; 0 at the end.
+fn copy(
+    from: &TcpStream,
+    to: &TcpStream,
+    direction: &mut Direction,
+    tools: &mut Tools,
+) -> Result<usize, Errno> {
+    let (_, length) = recv(from, &mut *tools.buffer, RecvFlags::empty())?;
+    if length == 0 {
+        return Ok(0);
+    }
+    let bytes = &tools.buffer[..length];
+    let sent = match send(to, bytes, SendFlags::NOSIGNAL) {
+        Ok(sent) => sent,
+        Err(error) => waits(error).map(|()| 0)?,
+    };
+    if sent < length {
+        direction.held = Held::Bytes(bytes[sent..].to_vec());
+    }
+    Ok(length)
 }
 
 fn new_pipe() -> Result<Pipe, Errno> {

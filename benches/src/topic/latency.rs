@@ -16,7 +16,7 @@ const PEERS: [Contestant; 3] = [HaproxySplice, Haproxy, Nginx];
 const RATE: u32 = 4_000;
 
 pub(super) fn plan(quick: bool) -> Plan {
-    let milliseconds = if quick { 800 } else { 1_500 };
+    let milliseconds = if quick { 800 } else { 4_000 };
     let compare = |name: &str, measure, goal| Comparison {
         name: format!("latency at {RATE} connections a second, {name}"),
         unit: "ns",
