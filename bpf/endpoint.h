@@ -14,7 +14,7 @@ static __always_inline void endpoint_fill(struct sidetrack_endpoint *e)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	e->pid = task->tgid;
+	e->pid = process_number(task);
 	bpf_probe_read_kernel(e->comm, sizeof(e->comm), task->comm);
 	e->state = ENDPOINT_OPEN;
 	program_read(&e->program);

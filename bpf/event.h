@@ -14,7 +14,7 @@ static __always_inline void event_who(struct sidetrack_event *e, const struct co
 		__builtin_memcpy(e->comm, c->comm, sizeof(e->comm));
 		return;
 	}
-	e->pid = task->tgid;
+	e->pid = process_number(task);
 	e->uid = task->cred->uid.val;
 	bpf_probe_read_kernel(e->comm, sizeof(e->comm), task->comm);
 }

@@ -10,6 +10,8 @@ const volatile __u64 engine_id;	   /* names this engine in tokens and LISTEN */
 const volatile __u64 token_key[2]; /* SipHash key; random, never leaves the kernel and the engine */
 const volatile __u64 scope_id;	   /* cgroup whose programs are judged, with all below it */
 const volatile __u32 scope_level;  /* that cgroup's depth; the root has 0 */
+const volatile __u32 pid_level;	   /* the engine's namespace of processes; the first has 0 */
+const volatile __u32 pid_inode;	   /* and its number */
 const volatile __u32 flows_max = SIDETRACK_FLOWS_MAX;
 const volatile __u64 grace_ns = SIDETRACK_GRACE_NS;
 const volatile __u64 idle_ns = SIDETRACK_IDLE_NS;

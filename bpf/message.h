@@ -58,7 +58,7 @@ static __always_inline void passed_fill(struct sidetrack_passed *passed, struct 
 	passed->client = bpf_get_socket_cookie(ctx);
 	passed->parent = parent_id;
 	passed->cgroup_id = bpf_get_current_cgroup_id();
-	passed->pid = task->tgid;
+	passed->pid = process_number(task);
 	passed->uid = task->cred->uid.val;
 	__builtin_memcpy(passed->remote_addr, c->remote.bytes, sizeof(passed->remote_addr));
 	passed->remote_port = c->port;

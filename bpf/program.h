@@ -18,7 +18,7 @@ static __always_inline __u64 program_started(struct task_struct *task)
 
 static __always_inline __u32 program_pid(void)
 {
-	return bpf_get_current_task_btf()->tgid;
+	return process_number(bpf_get_current_task_btf());
 }
 
 static __always_inline __u64 program_cgroup(struct task_struct *task)
@@ -80,11 +80,11 @@ static long owner_step(__u32 i, struct owner_walk *walk)
 {
 	struct task_struct *task = walk->task;
 	struct sidetrack_owner *owner;
-	__u32 tgid = task->tgid;
+	__u32 number = process_number(task);
 
-	if (tgid <= 1)
+	if (task->tgid <= 1 || !number)
 		return 1;
-	owner = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
+	owner = bpf_map_lookup_elem(&sidetrack_owners, &number);
 	if (owner && owner->cgroup_id == walk->cgroup && owner->started == program_started(task)) {
 		walk->service = owner->service;
 		return 1;
@@ -319,7 +319,7 @@ static __always_inline int program_describe(struct sidetrack_flow_entry *entry)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct sidetrack_flow *flow = &entry->flow;
 
-	flow->pid = task->tgid;
+	flow->pid = process_number(task);
 	flow->uid = task->cred->uid.val;
 	flow->gid = task->cred->gid.val;
 	flow->cgroup_id = program_cgroup(task);

@@ -22,6 +22,7 @@
 #include "address.h"
 #include "maps.h"
 #include "token.h"
+#include "process.h"
 #include "event.h"
 #include "filter.h"
 #include "program.h"

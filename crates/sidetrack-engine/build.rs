@@ -1,4 +1,4 @@
-//! Compiles `bpf/` with clang and makes the skeleton.
+//! Compiles `bpf/` with clang and makes the skeletons.
 
 use std::env;
 use std::path::PathBuf;
@@ -11,14 +11,16 @@ fn main() {
     let bpf = manifest.join("../../bpf");
     println!("cargo:rerun-if-changed={}", bpf.display());
 
-    let result = SkeletonBuilder::new()
-        .source(bpf.join("sidetrack.bpf.c"))
-        .obj(out.join("sidetrack.bpf.o"))
-        .clang_args(clang_args())
-        .build_and_generate(out.join("sidetrack.skel.rs"));
-    if let Err(error) = result {
-        let hint = "are clang and libelf-dev installed? `make deps` installs them";
-        println!("cargo::error=cannot compile bpf/ ({hint}): {error:#}");
+    for name in ["sidetrack", "namespace"] {
+        let result = SkeletonBuilder::new()
+            .source(bpf.join(format!("{name}.bpf.c")))
+            .obj(out.join(format!("{name}.bpf.o")))
+            .clang_args(clang_args())
+            .build_and_generate(out.join(format!("{name}.skel.rs")));
+        if let Err(error) = result {
+            let hint = "are clang and libelf-dev installed? `make deps` installs them";
+            println!("cargo::error=cannot compile bpf/ ({hint}): {error:#}");
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::Error;
 
+mod level;
+
 /// How long [`Cgroup::remove`] waits for processes to be gone.
 const REMOVE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Between two looks, if the kernel's notice should fail to come.
@@ -24,7 +26,8 @@ pub struct Cgroup {
     path: PathBuf,
     folder: File,
     id: u64,
-    level: u32,
+    /// Where the hierarchy is mounted.
+    mount: PathBuf,
 }
 
 impl Cgroup {
@@ -35,10 +38,10 @@ impl Cgroup {
 
     /// The cgroup at a path. Errors: [`Error::NotACgroup`], [`Error::Cgroup`].
     pub fn at(path: &Path) -> Result<Self, Error> {
-        let root = mount_point()?;
-        let below = path
-            .strip_prefix(&root)
-            .map_err(|_| Error::NotACgroup(path.to_owned()))?;
+        let mount = mount_point()?;
+        if !path.starts_with(&mount) {
+            return Err(Error::NotACgroup(path.to_owned()));
+        }
         let folder = File::open(path).map_err(failed("open", path))?;
         // The kernel numbers cgroups by the inode of their folder.
         let id = folder.metadata().map_err(failed("open", path))?.ino();
@@ -46,25 +49,14 @@ impl Cgroup {
             path: path.to_owned(),
             folder,
             id,
-            level: below.components().count() as u32,
+            mount,
         })
     }
 
     /// The cgroup of a process, `None` for this one. Errors: [`Error::NoCgroup2`], [`Error::System`].
     pub fn of_process(pid: Option<i32>) -> Result<Self, Error> {
-        let process = match pid {
-            Some(pid) => Process::new(pid),
-            None => Process::myself(),
-        };
-        let groups = process
-            .and_then(|process| process.cgroups())
-            .map_err(|error| Error::system("read the process's cgroup")(to_io(error)))?;
-        let group = groups
-            .into_iter()
-            .find(|group| group.hierarchy == 0)
-            .ok_or(Error::NoCgroup2)?;
-        let below = group.pathname.trim_start_matches('/');
-        Self::at(&mount_point()?.join(below))
+        let below = path_of(pid)?;
+        Self::at(&mount_point()?.join(below.strip_prefix("/").unwrap_or(&below)))
     }
 
     /// Makes a cgroup below this one.
@@ -135,9 +127,13 @@ impl Cgroup {
         self.id
     }
 
-    /// How deep it is; the root has 0.
-    pub fn level(&self) -> u32 {
-        self.level
+    /// How deep it is; the root has 0, even where a namespace of cgroups hides it.
+    ///
+    /// Errors: in such a namespace, without the privilege to ask the kernel, [`Error::Kernel`] or [`Error::Bpf`].
+    pub fn level(&self) -> Result<u32, Error> {
+        let below = self.path.strip_prefix(&self.mount);
+        let below = below.map_or(0, |below| below.components().count());
+        Ok(level::of_mount(&self.mount)? + below as u32)
     }
 }
 
@@ -145,6 +141,22 @@ impl AsFd for Cgroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
+}
+
+/// The path of a process's cgroup, from its namespace's root; `None` for this process.
+fn path_of(pid: Option<i32>) -> Result<PathBuf, Error> {
+    let process = match pid {
+        Some(pid) => Process::new(pid),
+        None => Process::myself(),
+    };
+    let groups = process
+        .and_then(|process| process.cgroups())
+        .map_err(|error| Error::system("read the process's cgroup")(to_io(error)))?;
+    let group = groups
+        .into_iter()
+        .find(|group| group.hierarchy == 0)
+        .ok_or(Error::NoCgroup2)?;
+    Ok(group.pathname.into())
 }
 
 /// Where cgroup v2 is mounted: often `/sys/fs/cgroup`, on hybrid hosts a folder below it.

@@ -27,7 +27,7 @@ use crate::event::Event;
 use crate::filter::to_objects;
 use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
-use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, sys};
+use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, namespace, sys};
 
 use attachment::{Attachment, Side};
 use context::Contexts;
@@ -138,6 +138,9 @@ impl Engine {
         constants.token_key = identity.token_key;
         constants.scope_id = identity.scope_id;
         constants.scope_level = identity.scope_level;
+        let pids = namespace::of_pids()?;
+        constants.pid_level = pids.level;
+        constants.pid_inode = pids.inode;
         constants.flows_max = identity.flows_max;
         constants.grace_ns = identity.grace_ns;
         constants.idle_ns = identity.idle_ns;

@@ -37,6 +37,7 @@ pub mod event;
 pub mod filter;
 pub mod host;
 pub mod legacy;
+mod namespace;
 pub mod network;
 mod path;
 pub mod service;
@@ -49,6 +50,16 @@ pub mod service;
 )]
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/sidetrack.skel.rs"));
+}
+#[allow(
+    unsafe_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks
+)]
+mod namespace_skeleton {
+    include!(concat!(env!("OUT_DIR"), "/namespace.skel.rs"));
 }
 #[allow(unsafe_code)]
 mod sys;

@@ -39,7 +39,7 @@ impl Host for Paths {
         let found = Cgroup::at(&self.cgroups.join(path.trim_matches('/'))).ok()?;
         Some(CgroupId {
             id: found.id(),
-            level: found.level(),
+            level: found.level().ok()?,
         })
     }
 }

@@ -56,7 +56,7 @@ impl Identity {
             scope_id: scope.id(),
             grace_ns: config.grace.as_nanos().try_into().unwrap_or(u64::MAX),
             idle_ns: config.idle.as_nanos().try_into().unwrap_or(u64::MAX),
-            scope_level: scope.level(),
+            scope_level: scope.level()?,
             flows_max: config.flows_max.max(1),
             layout: LAYOUT_VERSION,
             abi: kernel::ABI_VERSION,
