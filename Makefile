@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 30
 
 # What building needs, what the tests drive, and what the benchmarks compare with.
 BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
-TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps
+TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps systemd
 LINT_PACKAGES  := clang-format
 WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
 # With what `make bench` compares; mitmproxy comes from PyPI. What does not install is left out, and said so.
