@@ -74,7 +74,8 @@ struct {
 } sidetrack_contexts SEC(".maps");
 
 /*
- * Which processes belong to which service: by process id, and by cgroup id.
+ * Which processes belong to which service: by process id (SIDETRACK_OWNER_NAMED says when it is
+ * the engine's namespace's), and by cgroup id.
  * Writers: setsockopt (whoever calls LISTEN), release, the engine (legacy proxies; cgroups), forget
  * (when a service is taken away).
  * Reader: connect, once a filter matched a socket without records. Full: LISTEN fails with ENOSPC.

@@ -76,15 +76,25 @@ struct owner_walk {
 	__u32 service;
 };
 
+/* The key of an owner that the engine has named. */
+static __always_inline __u32 owner_named(struct task_struct *task)
+{
+	return pid_level ? process_number_inside(task) | SIDETRACK_OWNER_NAMED : task->tgid;
+}
+
 static long owner_step(__u32 i, struct owner_walk *walk)
 {
 	struct task_struct *task = walk->task;
 	struct sidetrack_owner *owner;
-	__u32 number = process_number(task);
+	__u32 key = task->tgid;
 
-	if (task->tgid <= 1 || !number)
+	if (key <= 1)
 		return 1;
-	owner = bpf_map_lookup_elem(&sidetrack_owners, &number);
+	owner = bpf_map_lookup_elem(&sidetrack_owners, &key);
+	if (!owner && pid_level) {
+		key = owner_named(task);
+		owner = bpf_map_lookup_elem(&sidetrack_owners, &key);
+	}
 	if (owner && owner->cgroup_id == walk->cgroup && owner->started == program_started(task)) {
 		walk->service = owner->service;
 		return 1;

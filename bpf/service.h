@@ -139,16 +139,16 @@ static __always_inline int owner_add(struct sidetrack_socket *socket,
 				     const struct sidetrack_service *service)
 {
 	struct sidetrack_owner owner = { .service = socket->service, .listeners = 1 };
-	__u32 number = program_pid();
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct sidetrack_owner *known;
 
 	if (service->records == SIDETRACK_RECORDS_LEGACY)
 		return 0;
 	owner.cgroup_id = bpf_get_current_cgroup_id();
 	owner.started = program_started(bpf_get_current_task_btf());
-	socket->owner = number;
+	socket->owner = tgid;
 	socket->owner_started = owner.started;
-	known = bpf_map_lookup_elem(&sidetrack_owners, &number);
+	known = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
 	if (known && known->service == owner.service && known->started == owner.started &&
 	    known->cgroup_id == owner.cgroup_id) {
 		__sync_fetch_and_add(&known->listeners, 1);
@@ -158,7 +158,7 @@ static __always_inline int owner_add(struct sidetrack_socket *socket,
 		owner_cgroup_remove(known->cgroup_id);
 	if (owner_cgroup_add(owner.cgroup_id))
 		return -1;
-	if (!bpf_map_update_elem(&sidetrack_owners, &number, &owner, BPF_ANY))
+	if (!bpf_map_update_elem(&sidetrack_owners, &tgid, &owner, BPF_ANY))
 		return 0;
 	owner_cgroup_remove(owner.cgroup_id);
 	return -1;
@@ -171,8 +171,8 @@ static __always_inline int owner_add(struct sidetrack_socket *socket,
 static __always_inline void owner_remove(const struct sidetrack_socket *socket,
 					 __u32 listeners_left)
 {
-	__u32 number = socket->owner ? socket->owner : program_pid();
-	struct sidetrack_owner *owner = bpf_map_lookup_elem(&sidetrack_owners, &number);
+	__u32 key = socket->owner ? socket->owner : owner_named(bpf_get_current_task_btf());
+	struct sidetrack_owner *owner = bpf_map_lookup_elem(&sidetrack_owners, &key);
 
 	if (!owner || owner->service != socket->service)
 		return;
@@ -184,7 +184,7 @@ static __always_inline void owner_remove(const struct sidetrack_socket *socket,
 		return;
 	}
 	owner_cgroup_remove(owner->cgroup_id);
-	bpf_map_delete_elem(&sidetrack_owners, &number);
+	bpf_map_delete_elem(&sidetrack_owners, &key);
 }
 
 /* ---- The engine has taken a service away ---------------------------------------------------- */
@@ -201,9 +201,9 @@ static __always_inline int service_is_gone(__u32 number)
 	return !(secret[0] | secret[1]);
 }
 
-static long owner_forget(void *map, __u32 *number, struct sidetrack_owner *owner, void *none)
+static long owner_forget(void *map, __u32 *tgid, struct sidetrack_owner *owner, void *none)
 {
-	__u32 key = *number;
+	__u32 key = *tgid;
 
 	if (!service_is_gone(owner->service))
 		return 0;

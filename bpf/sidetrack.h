@@ -226,6 +226,9 @@ struct sidetrack_context {
 	__u8 bytes[SIDETRACK_CONTEXT_SIZE_MAX];
 };
 
+/* In an owner's key: what follows is its number in the engine's namespace; the engine named it. */
+#define SIDETRACK_OWNER_NAMED (1U << 30)
+
 /*
  * A process that belongs to a service, with its descendants in the same cgroup. A child that was
  * put into another cgroup is a program of its own: so a supervisor may be proxy and parent at once.

@@ -33,7 +33,19 @@ impl Process {
 
     /// An engine of `src/bin/engine.rs`, with one service that everything is redirected to.
     pub fn engine(scope: &Cgroup, home: &Cgroup) -> Self {
-        let mut command = Command::new(cargo_bin("engine"));
+        Self::engine_of(Command::new(cargo_bin("engine")), scope, home)
+    }
+
+    /// The same where processes have other numbers, or none.
+    pub fn engine_apart(scope: &Cgroup, home: &Cgroup) -> Self {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
+            .arg(cargo_bin("engine"));
+        Self::engine_of(command, scope, home)
+    }
+
+    fn engine_of(mut command: Command, scope: &Cgroup, home: &Cgroup) -> Self {
         command.arg(scope.path()).arg(home.path());
         Self::start(command)
     }

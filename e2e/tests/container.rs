@@ -1,7 +1,10 @@
 //! `sidetrack run` as in a container, whose cgroups and processes have paths and numbers of their own.
 
+use std::io;
+use std::net::TcpStream;
+
 use e2e::run::Run;
-use e2e::{Host, client_binary};
+use e2e::{Host, Process, client_binary};
 
 const ENTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/namespaces/enter");
 /// Nobody listens there: that a connection was made is to be seen by the flow's line.
@@ -48,4 +51,18 @@ fn legacy_proxies_in_a_container_are_known() {
     };
     assert_eq!(flow["destination"], NOWHERE, "{ended:?}");
     assert_eq!(flow["program"]["comm"], "haproxy", "{ended:?}");
+}
+
+#[test]
+fn an_engine_in_a_container_knows_services_outside_of_it() {
+    let host = Host::bare("container_apart");
+    let mut engine = Process::engine_apart(host.root(), &host.service);
+    let credentials = engine.line();
+    host.enter_service();
+    let service = sidetrack::Service::from_hex(credentials.trim()).expect("credentials");
+    let _listener = sidetrack::Listener::bind(&service).expect("it is accepted");
+    // Its own connection, without records, would come back to it.
+    let refused = TcpStream::connect("10.1.2.3:80").expect_err("it is the service's own");
+    assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    host.leave();
 }

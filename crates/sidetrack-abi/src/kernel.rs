@@ -296,6 +296,9 @@ pub struct Context {
     pub bytes: [u8; CONTEXT_SIZE_MAX],
 }
 
+/// In an owner's key: what follows is its number in the engine's namespace; the engine named it.
+pub const OWNER_NAMED: u32 = 1 << 30;
+
 /// A process that belongs to a service, with its descendants in the same cgroup.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]

@@ -20,11 +20,20 @@ impl Engine {
         let owners = &self.skeleton.maps.sidetrack_owners;
         update(
             owners,
-            &holder.pid,
+            &self.owner_key(holder.pid),
             owner.as_bytes(),
             "name a service's process",
         )?;
         self.change_owner_cgroup(holder.cgroup_id, |known| known.owners += 1)
+    }
+
+    /// The kernel knows a process by its first number; the engine, in a container, by another one.
+    fn owner_key(&self, pid: u32) -> u32 {
+        let constants = self.skeleton.maps.rodata_data;
+        match constants.is_some_and(|constants| constants.pid_level > 0) {
+            true => pid | kernel::OWNER_NAMED,
+            false => pid,
+        }
     }
 
     pub(super) fn change_owner_cgroup(
