@@ -383,6 +383,20 @@ fn without_privilege_it_says_so() {
 }
 
 #[test]
+fn root_of_a_user_namespace_is_told_that_it_is_not_the_hosts() {
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user"])
+        .arg(e2e::run::sidetrack())
+        .args(["run", "--", "true"])
+        .output()
+        .expect("unshare is installed");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("user namespace"), "{said}");
+}
+
+#[test]
 fn under_sudo_the_command_runs_as_the_invoking_user() {
     let ended = Run::new(
         &[],

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use sidetrack_engine::{Cgroup, cgroup, host, network, pinned_programs};
+use sidetrack_engine::{Cgroup, Error, cgroup, host, network, pinned_programs};
 
 use crate::installed::Installed;
 use crate::style::Style;
@@ -88,17 +88,17 @@ fn cgroup2() -> Finding {
 }
 
 fn privilege() -> Finding {
-    let good = host::has_privilege();
+    let found = host::privilege();
     Finding {
         what: "privilege",
-        good,
-        found: if good {
-            "enough to load and attach eBPF programs"
-        } else {
-            "not enough"
+        good: found.is_ok(),
+        found: match found {
+            Ok(()) => "enough to load and attach eBPF programs",
+            Err(Error::UserNamespace) => "not enough: root of a user namespace, not the host's",
+            Err(_) => "not enough",
         }
         .to_owned(),
-        advice: Some("use sudo, or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"),
+        advice: Some("use sudo on the host, or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"),
     }
 }
 

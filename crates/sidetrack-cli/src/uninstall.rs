@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use sidetrack_engine::{Cgroup, Error, host, remove_pins};
+use sidetrack_engine::{Cgroup, host, remove_pins};
 
 use crate::installed::Installed;
 use crate::{args, scope};
@@ -14,9 +14,7 @@ pub(crate) fn uninstall(options: &args::Uninstall) -> Result<ExitCode> {
     if let Some(pins) = &options.pins {
         installed.pins.clone_from(pins);
     }
-    if !host::has_privilege() {
-        return Err(Error::Privilege.into());
-    }
+    host::privilege()?;
     let running = installed.is_running();
     if running && !options.force {
         bail!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use libbpf_rs::btf::{Btf, types::Func};
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions, ProgramInfo};
 
-use crate::host::has_privilege;
+use crate::host;
 use crate::{Error, sys};
 
 /// What all of our programs' names begin with.
@@ -38,11 +38,9 @@ impl Cost {
 /// that did not run left out.
 ///
 /// Timing itself adds some tens of nanoseconds to each run, of any eBPF program on the host, and ends with
-/// this call. Errors: [`Error::Privilege`], [`Error::System`].
+/// this call. Errors: those of [`host::privilege`], [`Error::System`].
 pub fn costs(time: Duration) -> Result<Vec<Cost>, Error> {
-    if !has_privilege() {
-        return Err(Error::Privilege);
-    }
+    host::privilege()?;
     let timing = sys::time_programs().map_err(Error::system("let the kernel time programs"))?;
     let before = readings();
     thread::sleep(time);

@@ -14,6 +14,11 @@ pub enum Error {
         "loading eBPF programs needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON); use sudo"
     )]
     Privilege,
+    /// Root, but not the host's.
+    #[error(
+        "loading eBPF programs needs the host's root: this one's is of a user namespace (a rootless container?)"
+    )]
+    UserNamespace,
     /// No cgroup v2 hierarchy is mounted.
     #[error(
         "no cgroup v2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`"

@@ -7,8 +7,7 @@ use std::path::Path;
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_sys::BPF_CGROUP_INET4_CONNECT;
 
-use crate::cgroup;
-use crate::{Cgroup, Error, sys};
+use crate::{Cgroup, Error, cgroup, namespace, sys};
 
 /// The oldest kernel meant; `docs/kernels.md` says what sets it.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -26,10 +25,7 @@ pub fn require() -> Result<(), Error> {
     if !has_btf() {
         return Err(Error::NoBtf);
     }
-    if !has_privilege() {
-        return Err(Error::Privilege);
-    }
-    Ok(())
+    privilege()
 }
 
 /// Whether the kernel describes its structures.
@@ -37,10 +33,17 @@ pub fn has_btf() -> bool {
     Path::new(BTF).exists()
 }
 
-/// Whether this process may load and attach the programs.
-pub fn has_privilege() -> bool {
+/// Whether this process may load and attach the programs: in a user namespace that is tried, as the host may
+/// have delegated it. Errors: [`Error::Privilege`], [`Error::UserNamespace`].
+pub fn privilege() -> Result<(), Error> {
     let has = |bit: u32| capabilities() >> bit & 1 == 1;
-    has(CAP_NET_ADMIN) && (has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)))
+    if !(has(CAP_NET_ADMIN) && (has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)))) {
+        return Err(Error::Privilege);
+    }
+    if !namespace::is_first_of_users() && namespace::cgroup_level().is_err() {
+        return Err(Error::UserNamespace);
+    }
+    Ok(())
 }
 
 /// Major and minor version of the running kernel; zeros if it does not say.
@@ -70,11 +73,9 @@ pub fn netns_cookie() -> u64 {
 
 /// Programs of Sidetrack engines in the kernel: those of running ones, or leftovers.
 ///
-/// Errors: [`Error::Privilege`] if this process may not ask.
+/// Errors: those of [`privilege`], if this process may not ask.
 pub fn programs() -> Result<Vec<(u32, String)>, Error> {
-    if !has_privilege() {
-        return Err(Error::Privilege);
-    }
+    privilege()?;
     Ok(ProgInfoIter::default()
         .map(|program| (program.id, program.name.to_string_lossy().into_owned()))
         .filter(|(_, name)| name.starts_with("sidetrack_"))

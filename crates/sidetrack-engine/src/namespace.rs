@@ -15,6 +15,9 @@ use crate::namespace_skeleton::{NamespaceSkel, NamespaceSkelBuilder};
 /// The first namespace of processes, as the kernel numbers it (PROC_PID_INIT_INO).
 const FIRST_PID_NAMESPACE: u64 = 0xeffffffc;
 
+/// The first namespace of users (PROC_USER_INIT_INO).
+const FIRST_USER_NAMESPACE: u64 = 0xeffffffd;
+
 /// A namespace of processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PidNamespace {
@@ -42,6 +45,12 @@ pub(crate) fn of_pids() -> Result<PidNamespace, Error> {
     })
 }
 
+/// Whether root is the host's here, as far as is known.
+pub(crate) fn is_first_of_users() -> bool {
+    let namespace = std::fs::metadata("/proc/self/ns/user");
+    namespace.map_or(true, |namespace| namespace.ino() == FIRST_USER_NAMESPACE)
+}
+
 /// How deep this process's cgroup is; the hierarchy's root has 0. Errors: [`Error::Kernel`], [`Error::Bpf`].
 pub(crate) fn cgroup_level() -> Result<u32, Error> {
     ask(|skeleton| &skeleton.progs.sidetrack_cgroup_level)
@@ -50,6 +59,7 @@ pub(crate) fn cgroup_level() -> Result<u32, Error> {
 fn ask(
     program: impl for<'a> Fn(&'a NamespaceSkel<'_>) -> &'a ProgramMut<'a>,
 ) -> Result<u32, Error> {
+    libbpf_rs::set_print(None);
     let mut place = MaybeUninit::uninit();
     let skeleton = NamespaceSkelBuilder::default()
         .open(&mut place)
