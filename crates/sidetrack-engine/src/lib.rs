@@ -50,16 +50,10 @@ pub mod service;
 )]
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/sidetrack.skel.rs"));
-}
-#[allow(
-    unsafe_code,
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::undocumented_unsafe_blocks
-)]
-mod namespace_skeleton {
-    include!(concat!(env!("OUT_DIR"), "/namespace.skel.rs"));
+
+    pub mod namespace {
+        include!(concat!(env!("OUT_DIR"), "/namespace.skel.rs"));
+    }
 }
 #[allow(unsafe_code)]
 mod sys;

@@ -10,7 +10,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{ProgramInput, ProgramMut};
 
 use crate::Error;
-use crate::namespace_skeleton::{NamespaceSkel, NamespaceSkelBuilder};
+use crate::skeleton::namespace::{NamespaceSkel, NamespaceSkelBuilder};
 
 /// The first namespace of processes, as the kernel numbers it (PROC_PID_INIT_INO).
 const FIRST_PID_NAMESPACE: u64 = 0xeffffffc;
