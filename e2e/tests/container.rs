@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpStream;
 
 use e2e::run::Run;
-use e2e::{Host, Process, client_binary};
+use e2e::{Host, Process, client_binary, netns};
 
 const ENTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/namespaces/enter");
 /// Nobody listens there: that a connection was made is to be seen by the flow's line.
@@ -55,6 +55,7 @@ fn legacy_proxies_in_a_container_are_known() {
 
 #[test]
 fn an_engine_in_a_container_knows_services_outside_of_it() {
+    netns::enter(); // a killed engine's address stays
     let host = Host::bare("container_apart");
     let mut engine = Process::engine_apart(host.root(), &host.service);
     let credentials = engine.line();
