@@ -104,6 +104,11 @@ impl Process {
         }
     }
 
+    /// The service whose credentials an engine says.
+    pub fn service(&mut self) -> sidetrack::Service {
+        sidetrack::Service::from_hex(self.line().trim()).expect("credentials")
+    }
+
     /// The next line that it says.
     pub fn line(&mut self) -> String {
         let mut line = String::new();

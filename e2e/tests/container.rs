@@ -58,9 +58,8 @@ fn an_engine_in_a_container_knows_services_outside_of_it() {
     netns::enter(); // a killed engine's address stays
     let host = Host::bare("container_apart");
     let mut engine = Process::engine_apart(host.root(), &host.service);
-    let credentials = engine.line();
+    let service = engine.service();
     host.enter_service();
-    let service = sidetrack::Service::from_hex(credentials.trim()).expect("credentials");
     let _listener = sidetrack::Listener::bind(&service).expect("it is accepted");
     // Its own connection, without records, would come back to it.
     let refused = TcpStream::connect("10.1.2.3:80").expect_err("it is the service's own");

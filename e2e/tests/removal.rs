@@ -82,9 +82,8 @@ fn killed_engine_leaves_nothing_but_addresses_that_doctor_finds() {
     let origin = Origin::start("127.0.0.1:0");
     let host = Host::bare("killed_engine");
     let mut engine = Process::engine(host.root(), &host.service);
-    let credentials = engine.line();
+    let service = engine.service();
     host.enter_service();
-    let service = sidetrack::Service::from_hex(credentials.trim()).expect("credentials");
     let listener = sidetrack::Listener::bind(&service).expect("it is accepted");
     thread::spawn(move || {
         let (mut stream, flow) = listener.accept().expect("one comes").into_parts();

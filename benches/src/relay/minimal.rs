@@ -202,21 +202,19 @@ fn pump(
         if !matches!(flushed, Ok(true)) {
             return flushed.map(drop).or_else(waits);
         }
-        let spliced = direction.is_bulky;
-        let read = match spliced {
-            true => fill(from, direction, tools),
-            false => copy(from, to, direction, tools),
+        let copied = !direction.is_bulky;
+        let read = match copied {
+            true => copy(from, to, direction, tools),
+            false => fill(from, direction, tools),
         };
         match read {
             Ok(0) => direction.is_over = true,
-            Ok(length) => {
-                direction.is_bulky = length >= COPY_SIZE;
-                let read_all = !spliced && length < COPY_SIZE;
-                if read_all && !direction.ends {
-                    return flush(to, direction, tools).map(drop).or_else(waits);
-                }
-            }
+            Ok(length) => direction.is_bulky = length >= COPY_SIZE,
             Err(error) => return waits(error),
+        }
+        // A copy that did not fill the buffer was all there is.
+        if copied && !direction.is_bulky && !direction.ends {
+            return Ok(());
         }
     }
     Ok(())
