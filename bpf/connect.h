@@ -10,10 +10,11 @@ static __noinline int datagram_begun(struct bpf_sock_addr *ctx, struct inquiry *
 				     struct connection *c);
 
 static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct connection *c,
-				    const struct sidetrack_filter *f, struct sidetrack_desk *desk,
-				    __u64 parent_id, struct target *target)
+				    const struct sidetrack_filter *f,
+				    struct sidetrack_scratch *scratch, __u64 parent_id,
+				    struct target *target)
 {
-	struct chain *chain = &desk->chain;
+	struct chain *chain = &scratch->chain;
 	struct sidetrack_service *service;
 	__u32 number = f->service;
 	int verdict;
@@ -26,10 +27,10 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct conn
 			      c, f->id, f->service);
 	chain_add(chain, number);
 	if (c->protocol == IPPROTO_TCP)
-		verdict = divert_connection(ctx, c, f, service, desk, parent_id, target);
+		verdict = divert_connection(ctx, c, f, service, scratch, parent_id, target);
 	else
-		verdict = divert_datagram(ctx, c, service, remember_at_desk(desk, c, f, parent_id),
-					  target);
+		verdict = divert_datagram(ctx, c, service,
+					  remember_in_scratch(scratch, c, f, parent_id), target);
 	if (verdict == NO_ROOM)
 		return refuse_full(c, f);
 	if (verdict == DIVERT)
@@ -96,9 +97,9 @@ static __noinline int judge_asker(struct inquiry *inquiry, const struct connecti
 			      SIDETRACK_EVENT_RECORDS_MISSING, c, 0, own);
 	if (straight)
 		return PROCEED;
-	inquiry->desk->search.vetted = 1;
+	inquiry->scratch->search.vetted = 1;
 	if (floor)
-		classify_assume(&inquiry->desk->search, floor);
+		classify_assume(&inquiry->scratch->search, floor);
 	return DIVERT;
 }
 
@@ -111,14 +112,14 @@ static __always_inline int refuse_judged(struct inquiry *inquiry, const struct c
 /* To the next layer: what redirects is known now. Returns 1 if there is none. */
 static __always_inline long judge_next(struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 
 	s->decision = DIVERT;
 	if (s->asked == SIDETRACK_LAYER_AUTH_CONNECT)
 		return 1;
 	s->diverts = s->redirect;
 	if (s->diverts != SIDETRACK_NO_RANK)
-		inquiry->desk->values[SIDETRACK_FIELD_FLAGS][1] |= SIDETRACK_FLAG_REDIRECTED;
+		inquiry->scratch->values[SIDETRACK_FIELD_FLAGS][1] |= SIDETRACK_FLAG_REDIRECTED;
 	if (!(inquiry->layers & 3U << SIDETRACK_LAYER_AUTH_CONNECT))
 		return 1;
 	s->asked = SIDETRACK_LAYER_AUTH_CONNECT;
@@ -132,7 +133,7 @@ static __always_inline long judge_next(struct inquiry *inquiry)
  */
 static long judge_turn(__u32 i, struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	struct connection *c = inquiry->connection;
 
 	if (!s->begun) {
@@ -155,16 +156,17 @@ static long judge_turn(__u32 i, struct inquiry *inquiry)
 #define TURNS_MAX 8 /* two for each layer: until it matters who asks, and then */
 
 /* A socket with records: its chain is its parent's, and so is its program. */
-static __always_inline int judge_parent(struct sidetrack_desk *desk, const struct connection *c,
-					__u64 parent_id, struct sidetrack_flow_entry *parent)
+static __always_inline int judge_parent(struct sidetrack_scratch *scratch,
+					const struct connection *c, __u64 parent_id,
+					struct sidetrack_flow_entry *parent)
 {
 	if (!parent)
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_STALE, SIDETRACK_EVENT_RECORDS_STALE,
 			      c, 0, 0);
 	if (is_own_listener(flow_service(&parent->flow), c))
 		return refuse_own_listener(c, flow_service(&parent->flow));
-	chain_load(&desk->chain, &parent->flow);
-	desk->search.vetted = 1;
+	chain_load(&scratch->chain, &parent->flow);
+	scratch->search.vetted = 1;
 	return DIVERT;
 }
 
@@ -178,45 +180,47 @@ static __always_inline void facts_of_connect(struct bpf_sock_addr *ctx, struct i
 	if (inquiry->layers & 3U << SIDETRACK_LAYER_AUTH_CONNECT)
 		wants |= layer_wants(inquiry->policy, SIDETRACK_LAYER_AUTH_CONNECT + v6);
 
-	facts_of_connection(inquiry->desk, c, wants, parent ? SIDETRACK_FLAG_PROXY_CONNECTION : 0);
-	facts_of_task(inquiry->desk, wants, parent ? &parent->program : NULL);
+	facts_of_connection(inquiry->scratch, c, wants,
+			    parent ? SIDETRACK_FLAG_PROXY_CONNECTION : 0);
+	facts_of_task(inquiry->scratch, wants, parent ? &parent->program : NULL);
 	if (wants & WANTS(NETNS))
-		fact_set(inquiry->desk, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
+		fact_set(inquiry->scratch, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
 }
 
 /* Some layer has filters, or the socket has records. */
-static __noinline int judge_at_desk(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
-				    struct connection *c, struct target *target, __u64 parent_id)
+static __noinline int judge_with_scratch(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+					 struct connection *c, struct target *target,
+					 __u64 parent_id)
 {
 	struct sidetrack_flow_entry *parent = parent_id ? flow_find(parent_id) : NULL;
-	struct sidetrack_desk *desk = inquiry->desk;
+	struct sidetrack_scratch *scratch = inquiry->scratch;
 	struct sidetrack_filter *f;
 	int decision;
 	__u32 rank;
 
-	chain_clear(&desk->chain);
-	desk->search.vetted = 0;
-	desk->search.absent_given = 0;
-	desk->search.absent_passed = 0;
+	chain_clear(&scratch->chain);
+	scratch->search.vetted = 0;
+	scratch->search.absent_given = 0;
+	scratch->search.absent_passed = 0;
 	if (parent_id) {
-		decision = judge_parent(desk, c, parent_id, parent);
+		decision = judge_parent(scratch, c, parent_id, parent);
 		if (decision != DIVERT)
 			return decision;
 	}
 	facts_of_connect(ctx, inquiry, c, parent);
-	desk->search.asked = SIDETRACK_LAYER_CONNECT_REDIRECT;
-	desk->search.begun = 0;
-	desk->search.decision = REFUSE;
+	scratch->search.asked = SIDETRACK_LAYER_CONNECT_REDIRECT;
+	scratch->search.begun = 0;
+	scratch->search.decision = REFUSE;
 	bpf_loop(TURNS_MAX, judge_turn, inquiry, 0);
-	decision = desk->search.decision;
+	decision = scratch->search.decision;
 	if (decision != DIVERT)
 		return decision == PROCEED ? go_straight(ctx) : REFUSE;
 	endpoint_connect(ctx, inquiry, c);
-	rank = desk->search.diverts;
+	rank = scratch->search.diverts;
 	f = rank == SIDETRACK_NO_RANK ? NULL : filter_at(inquiry->policy, rank);
 	if (!f)
 		return go_straight(ctx);
-	return redirect(ctx, c, f, desk, parent_id, target);
+	return redirect(ctx, c, f, scratch, parent_id, target);
 }
 
 /* Bits of the layers that a connect may meet; and a UDP socket that sends. */
@@ -271,16 +275,16 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct inquiry *inqu
 {
 	int decision;
 
-	inquiry->desk = desk_take();
-	if (!inquiry->desk)
+	inquiry->scratch = scratch_acquire();
+	if (!inquiry->scratch)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,
 			      0);
-	/* From here on at the desk, where the verifier need not follow what is in it. */
-	inquiry->desk->connection = *c;
-	inquiry->connection = &inquiry->desk->connection;
-	decision = judge_at_desk(ctx, inquiry, inquiry->connection, target, parent_id);
-	c->settled = !inquiry->desk->search.absent_passed;
-	desk_give(inquiry->desk);
+	/* From here on at the scratch, where the verifier need not follow what is in it. */
+	inquiry->scratch->connection = *c;
+	inquiry->connection = &inquiry->scratch->connection;
+	decision = judge_with_scratch(ctx, inquiry, inquiry->connection, target, parent_id);
+	c->settled = !inquiry->scratch->search.absent_passed;
+	scratch_release(inquiry->scratch);
 	if (c->protocol == IPPROTO_UDP && (decision == PROCEED || decision == DIVERT) &&
 	    endpoint_wanted(inquiry->layers, IPPROTO_UDP))
 		datagram_begun(ctx, inquiry, c);

@@ -117,12 +117,12 @@ static __always_inline int slot_is_told(struct bpf_sock_addr *ctx, const struct 
 
 /* The same where no socket needs to remember. */
 static __always_inline const struct sidetrack_client *
-remember_at_desk(struct sidetrack_desk *desk, const struct connection *c,
-		 const struct sidetrack_filter *f, __u64 parent_id)
+remember_in_scratch(struct sidetrack_scratch *scratch, const struct connection *c,
+		    const struct sidetrack_filter *f, __u64 parent_id)
 {
-	desk->client.bound_ifindex = 0;
-	remember(&desk->client, c, f, &desk->chain, parent_id);
-	return &desk->client;
+	scratch->client.bound_ifindex = 0;
+	remember(&scratch->client, c, f, &scratch->chain, parent_id);
+	return &scratch->client;
 }
 
 /* The flow is made here, and found again by the address. */
@@ -159,15 +159,15 @@ static __always_inline int divert_by_storage(struct bpf_sock_addr *ctx, const st
 static __always_inline int divert_connection(struct bpf_sock_addr *ctx, const struct connection *c,
 					     const struct sidetrack_filter *f,
 					     const struct sidetrack_service *service,
-					     struct sidetrack_desk *desk, __u64 parent_id,
+					     struct sidetrack_scratch *scratch, __u64 parent_id,
 					     struct target *target)
 {
 	if (!flows_have_room())
 		return NO_ROOM;
 	target_of(service, c, target);
 	if (slot_is_told(ctx, c, service))
-		return divert_to_slot(ctx, remember_at_desk(desk, c, f, parent_id), target);
-	return divert_by_storage(ctx, c, f, &desk->chain, parent_id);
+		return divert_to_slot(ctx, remember_in_scratch(scratch, c, f, parent_id), target);
+	return divert_by_storage(ctx, c, f, &scratch->chain, parent_id);
 }
 
 #endif /* SIDETRACK_DIVERT_H */

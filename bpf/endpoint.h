@@ -51,7 +51,7 @@ static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry
 	e->remote_port = c->port;
 	e->family = c->family;
 	e->connecting = 1;
-	e->flags = inquiry->desk->values[SIDETRACK_FIELD_FLAGS][1];
+	e->flags = inquiry->scratch->values[SIDETRACK_FIELD_FLAGS][1];
 	return 0;
 }
 
@@ -81,18 +81,18 @@ static __always_inline void facts_of_endpoint(struct inquiry *inquiry, const str
 					      __u32 wants)
 {
 	const struct sidetrack_endpoint *e = inquiry->endpoint;
-	struct sidetrack_desk *desk = inquiry->desk;
+	struct sidetrack_scratch *scratch = inquiry->scratch;
 
-	facts_of_connection(desk, c, wants, e ? e->flags : 0);
+	facts_of_connection(scratch, c, wants, e ? e->flags : 0);
 	if (!(wants & (WANTS_PROGRAM | WANTS(NETNS))))
 		return;
 	if (!e) {
 		count(SIDETRACK_COUNT_PROGRAM_UNKNOWN);
-		__builtin_memset(&desk->program, 0, sizeof(desk->program));
+		__builtin_memset(&scratch->program, 0, sizeof(scratch->program));
 	}
-	facts_of_program(desk, e ? &e->program : &desk->program, FIRST_PROGRAM,
+	facts_of_program(scratch, e ? &e->program : &scratch->program, FIRST_PROGRAM,
 			 SIDETRACK_FIELD_CGROUP_LEVELS);
-	fact_set(desk, SIDETRACK_FIELD_NETNS, e ? e->netns_cookie : 0);
+	fact_set(scratch, SIDETRACK_FIELD_NETNS, e ? e->netns_cookie : 0);
 }
 
 /* For events: who. Nobody, rather than whoever is the current program. */
@@ -109,24 +109,24 @@ static __always_inline void endpoint_tell(struct connection *c, const struct sid
 /* Asks one layer about a connection that no connect call is waiting for. 0: blocked. */
 static __noinline int endpoint_judge(struct inquiry *inquiry, struct connection *c, __u32 layer)
 {
-	struct sidetrack_desk *desk = desk_take();
+	struct sidetrack_scratch *scratch = scratch_acquire();
 	struct search *s;
 	int permitted;
 
-	if (!desk) {
+	if (!scratch) {
 		count(SIDETRACK_COUNT_SEARCH_CUT);
 		return 0;
 	}
-	s = &desk->search;
-	inquiry->desk = desk;
-	desk->connection = *c;
-	c = &desk->connection;
+	s = &scratch->search;
+	inquiry->scratch = scratch;
+	scratch->connection = *c;
+	c = &scratch->connection;
 	inquiry->connection = c;
 	endpoint_tell(c, inquiry->endpoint);
 	if (c->family == AF_INET6)
 		layer++;
 	c->layer = layer;
-	chain_clear(&desk->chain);
+	chain_clear(&scratch->chain);
 	s->vetted = 1;
 	s->absent_given = 0;
 	facts_of_endpoint(inquiry, c, layer_wants(inquiry->policy, layer));
@@ -135,7 +135,7 @@ static __noinline int endpoint_judge(struct inquiry *inquiry, struct connection 
 	permitted = !verdict_refuses(s);
 	if (!permitted)
 		refusal_tell(inquiry, c);
-	desk_give(desk);
+	scratch_release(scratch);
 	return permitted;
 }
 
@@ -156,7 +156,7 @@ static __always_inline void *policy_with(__u32 layer, struct connection *c)
 static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connection *c)
 {
 	struct inquiry inquiry = {};
-	struct sidetrack_desk *desk;
+	struct sidetrack_scratch *scratch;
 	__u32 layer = SIDETRACK_LAYER_BIND_REDIRECT;
 	__u32 wants;
 	int permitted;
@@ -164,30 +164,30 @@ static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connecti
 	inquiry.policy = policy_with(layer, c);
 	if (!inquiry.policy || !program_in_scope())
 		return PROCEED;
-	desk = desk_take();
-	if (!desk)
+	scratch = scratch_acquire();
+	if (!scratch)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_SEARCH_CUT, SIDETRACK_EVENT_SEARCH_CUT, c, 0,
 			      0);
-	inquiry.desk = desk;
+	inquiry.scratch = scratch;
 	c->protocol = ctx->protocol;
-	desk->connection = *c;
-	c = &desk->connection;
+	scratch->connection = *c;
+	c = &scratch->connection;
 	inquiry.connection = c;
-	chain_clear(&desk->chain);
-	desk->search.vetted = 1;
-	desk->search.absent_given = 0;
+	chain_clear(&scratch->chain);
+	scratch->search.vetted = 1;
+	scratch->search.absent_given = 0;
 	wants = layer_wants(inquiry.policy, layer + (c->family == AF_INET6));
-	facts_of_connection(desk, c, wants, 0);
-	facts_of_task(desk, wants, NULL);
+	facts_of_connection(scratch, c, wants, 0);
+	facts_of_task(scratch, wants, NULL);
 	if (wants & WANTS(NETNS))
-		fact_set(desk, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
+		fact_set(scratch, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
 	c->layer = layer + (c->family == AF_INET6);
 	if (classify_begin(&inquiry, c->layer))
 		classify_run(&inquiry);
-	permitted = !verdict_refuses(&desk->search);
+	permitted = !verdict_refuses(&scratch->search);
 	if (!permitted)
 		refuse_judged(&inquiry, c);
-	desk_give(desk);
+	scratch_release(scratch);
 	return permitted ? PROCEED : REFUSE;
 }
 
@@ -348,15 +348,15 @@ static __noinline int endpoint_close(struct bpf_sock_ops *ops)
 /* As a connect is told beside all filters at a glance: what is answered is true of it as well. */
 static __always_inline int question_may_match(const struct inquiry *inquiry, __u32 layer)
 {
-	const struct sidetrack_desk *desk = inquiry->desk;
-	const __u64 *remote = desk->values[SIDETRACK_FIELD_REMOTE_ADDRESS];
+	const struct sidetrack_scratch *scratch = inquiry->scratch;
+	const __u64 *remote = scratch->values[SIDETRACK_FIELD_REMOTE_ADDRESS];
 
 	if (layer < SIDETRACK_LAYER_CONNECT_REDIRECT || layer > SIDETRACK_LAYER_AUTH_CONNECT + 1)
 		return 1;
 	return layer_may_match(inquiry->policy, layer,
 			       layer & 1 ? remote[0] >> 56 : remote[1] >> 24,
-			       desk->values[SIDETRACK_FIELD_REMOTE_PORT][1],
-			       desk->values[SIDETRACK_FIELD_PROTOCOL][1]);
+			       scratch->values[SIDETRACK_FIELD_REMOTE_PORT][1],
+			       scratch->values[SIDETRACK_FIELD_PROTOCOL][1]);
 }
 
 /* What the policy in force says to values that the caller makes up. Tells nobody. */
@@ -364,21 +364,21 @@ static __always_inline int answer(struct sidetrack_question *q)
 {
 	struct inquiry inquiry = { .policy = policy_in_force() };
 	struct sidetrack_policy *head;
-	struct sidetrack_desk *desk;
+	struct sidetrack_scratch *scratch;
 	struct search *s;
 
 	head = inquiry.policy ? policy_line(inquiry.policy, 0) : NULL;
 	if (!head || q->layer >= SIDETRACK_LAYERS)
 		return 0;
-	desk = desk_take();
-	if (!desk)
+	scratch = scratch_acquire();
+	if (!scratch)
 		return 0;
-	inquiry.desk = desk;
-	s = &desk->search;
-	chain_clear(&desk->chain);
-	__builtin_memcpy(desk->chain.seen, q->seen, sizeof(q->seen));
-	__builtin_memcpy(desk->absent, q->absent, sizeof(q->absent));
-	__builtin_memcpy(desk->values, q->values, sizeof(q->values));
+	inquiry.scratch = scratch;
+	s = &scratch->search;
+	chain_clear(&scratch->chain);
+	__builtin_memcpy(scratch->chain.seen, q->seen, sizeof(q->seen));
+	__builtin_memcpy(scratch->absent, q->absent, sizeof(q->absent));
+	__builtin_memcpy(scratch->values, q->values, sizeof(q->values));
 	s->vetted = 1;
 	s->absent_given = q->absent_given;
 	if (classify_begin(&inquiry, q->layer) && question_may_match(&inquiry, q->layer)) {
@@ -394,7 +394,7 @@ static __always_inline int answer(struct sidetrack_question *q)
 	q->absent_blocked = s->absent_blocked;
 	q->decided_by = s->decided_by;
 	q->redirect = s->redirect;
-	desk_give(desk);
+	scratch_release(scratch);
 	return 0;
 }
 

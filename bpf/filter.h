@@ -3,7 +3,7 @@
  * The matcher: what a policy says to a connection at a layer. It does what
  * crates/sidetrack-policy/src/reference.rs defines, by the image that compile.rs makes.
  *
- * All that changes is on the desk; the stack has only pointers, so that the verifier need not
+ * All that changes is on the scratch; the stack has only pointers, so that the verifier need not
  * follow each number through each step.
  */
 #ifndef SIDETRACK_FILTER_H
@@ -78,7 +78,7 @@ static __always_inline __u32 policy_place(void *policy, __u32 service, int v6)
 struct inquiry {
 	void *policy;
 	__u32 layers; /* of a connect: which have filters */
-	struct sidetrack_desk *desk;
+	struct sidetrack_scratch *scratch;
 	struct connection *connection; /* for events; none if nobody is to be told */
 	/* Of a socket whose program is not the current one. */
 	struct sidetrack_endpoint *endpoint;
@@ -99,7 +99,7 @@ static __always_inline int test_holds(__u32 kind, __u32 negate, const __u64 *low
 
 static long condition_step(__u32 i, struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	struct sidetrack_condition *c = policy_line(inquiry->policy, s->conditions + i);
 
 	if (!c) {
@@ -107,7 +107,7 @@ static long condition_step(__u32 i, struct inquiry *inquiry)
 		return 1;
 	}
 	if (test_holds(c->kind, c->negate, c->low, c->high,
-		       inquiry->desk->values[c->field & (SIDETRACK_FIELDS - 1)]))
+		       inquiry->scratch->values[c->field & (SIDETRACK_FIELDS - 1)]))
 		s->any = 1;
 	if (!c->last_of_field)
 		return 0;
@@ -118,10 +118,11 @@ static long condition_step(__u32 i, struct inquiry *inquiry)
 
 static __always_inline int filter_matches(struct inquiry *inquiry, const struct sidetrack_filter *f)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 
-	if (f->has_first && !test_holds(f->kind, f->negate, f->low, f->high,
-					inquiry->desk->values[f->field & (SIDETRACK_FIELDS - 1)]))
+	if (f->has_first &&
+	    !test_holds(f->kind, f->negate, f->low, f->high,
+			inquiry->scratch->values[f->field & (SIDETRACK_FIELDS - 1)]))
 		return 0;
 	if (!f->condition_count)
 		return 1;
@@ -135,28 +136,28 @@ static __always_inline int filter_matches(struct inquiry *inquiry, const struct 
 /* ---- The search: the first filter, from the cursor on, that matches and may act ------------ */
 
 /* Multicast and broadcast reach many, and a proxy only one. */
-static __always_inline int is_to_group(const struct sidetrack_desk *desk)
+static __always_inline int is_to_group(const struct sidetrack_scratch *scratch)
 {
-	__u64 type = desk->values[SIDETRACK_FIELD_DESTINATION_ADDRESS_TYPE][1];
+	__u64 type = scratch->values[SIDETRACK_FIELD_DESTINATION_ADDRESS_TYPE][1];
 
 	return type == SIDETRACK_ADDRESS_MULTICAST || type == SIDETRACK_ADDRESS_BROADCAST;
 }
 
 /* A redirect may not act for whoever has seen it, from before a legacy place, or without the right.
  */
-static __always_inline int filter_may_act(struct sidetrack_desk *desk,
+static __always_inline int filter_may_act(struct sidetrack_scratch *scratch,
 					  const struct sidetrack_filter *f, __u32 rank)
 {
-	struct search *s = &desk->search;
+	struct search *s = &scratch->search;
 
-	if (!(f->flags & SIDETRACK_FILTER_GROUPS) && is_to_group(desk))
+	if (!(f->flags & SIDETRACK_FILTER_GROUPS) && is_to_group(scratch))
 		return 0;
 	if (s->collecting)
 		return f->action == SIDETRACK_ACTION_REDIRECT && rank < s->floor &&
-		       !chain_has(&desk->chain, f->service);
+		       !chain_has(&scratch->chain, f->service);
 	if (f->action != SIDETRACK_ACTION_REDIRECT)
 		return 1;
-	if (rank < s->floor || chain_has(&desk->chain, f->service))
+	if (rank < s->floor || chain_has(&scratch->chain, f->service))
 		return 0;
 	return s->redirect != SIDETRACK_NO_RANK || !s->hard;
 }
@@ -172,7 +173,7 @@ static __always_inline void search_push(struct search *s, __u32 line)
 /* One filter of a list. */
 static __always_inline long search_list(struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	struct sidetrack_list *list = policy_line(inquiry->policy, s->list);
 	struct sidetrack_filter *f;
 	__u32 at = s->list_at, rank;
@@ -195,7 +196,7 @@ static __always_inline long search_list(struct inquiry *inquiry)
 	f = filter_at(inquiry->policy, rank);
 	if (!f)
 		return 1;
-	if (filter_matches(inquiry, f) && filter_may_act(inquiry->desk, f, rank)) {
+	if (filter_matches(inquiry, f) && filter_may_act(inquiry->scratch, f, rank)) {
 		s->best = rank;
 		s->list = 0;
 	}
@@ -210,9 +211,9 @@ static __always_inline __u32 value_mix(const __u64 *value)
 
 static __always_inline long search_bucket(struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	struct sidetrack_bucket *bucket = policy_line(inquiry->policy, s->bucket);
-	const __u64 *value = inquiry->desk->values[s->field & (SIDETRACK_FIELDS - 1)];
+	const __u64 *value = inquiry->scratch->values[s->field & (SIDETRACK_FIELDS - 1)];
 
 	if (!bucket)
 		return 1;
@@ -241,9 +242,9 @@ static __always_inline int branch_covers(const struct sidetrack_branch *b, const
 /* One branch downwards. At its end, the last that had a group is put aside. */
 static __always_inline long search_branch(struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	struct sidetrack_branch *b = policy_line(inquiry->policy, s->branch);
-	const __u64 *value = inquiry->desk->values[s->field & (SIDETRACK_FIELDS - 1)];
+	const __u64 *value = inquiry->scratch->values[s->field & (SIDETRACK_FIELDS - 1)];
 	__u32 length, next = 0;
 
 	if (!b)
@@ -267,7 +268,7 @@ static __always_inline long search_branch(struct inquiry *inquiry)
 /* A node that was put aside. */
 static __always_inline long search_node(struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	const __u64 *value;
 	struct sidetrack_index *node;
 	struct sidetrack_branch *branch;
@@ -298,7 +299,7 @@ static __always_inline long search_node(struct inquiry *inquiry)
 	search_push(s, node->rest);
 	s->field = node->field;
 	if (node->kind == SIDETRACK_NODE_HASH) {
-		value = inquiry->desk->values[node->field & (SIDETRACK_FIELDS - 1)];
+		value = inquiry->scratch->values[node->field & (SIDETRACK_FIELDS - 1)];
 		s->bucket = node->first + (value_mix(value) & node->mask);
 		return 0;
 	}
@@ -309,7 +310,7 @@ static __always_inline long search_node(struct inquiry *inquiry)
 
 static long search_step(__u32 i, struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 
 	if (s->list)
 		return search_list(inquiry);
@@ -323,7 +324,7 @@ static long search_step(__u32 i, struct inquiry *inquiry)
 /* Sets best; to SIDETRACK_NO_RANK if there is none. */
 static __noinline int search_run(struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 
 	s->best = SIDETRACK_NO_RANK;
 	s->list = 0;
@@ -340,17 +341,17 @@ static __noinline int search_run(struct inquiry *inquiry)
 
 /* ---- Arbitration: sublayer after sublayer (specification, 4.7) ----------------------------- */
 
-static __always_inline int service_is_absent(struct sidetrack_desk *desk, __u32 number)
+static __always_inline int service_is_absent(struct sidetrack_scratch *scratch, __u32 number)
 {
-	struct search *s = &desk->search;
+	struct search *s = &scratch->search;
 	struct sidetrack_service *service;
 
 	if (s->absent_given)
-		return desk->absent[(number >> 6) & 3] >> (number & 63) & 1;
+		return scratch->absent[(number >> 6) & 3] >> (number & 63) & 1;
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	if (!service)
 		return 1;
-	if (desk->values[SIDETRACK_FIELD_PROTOCOL][1] == IPPROTO_UDP)
+	if (scratch->values[SIDETRACK_FIELD_PROTOCOL][1] == IPPROTO_UDP)
 		return s->layer & 1 ? !service->datagrams6 : !service->datagrams4;
 	return s->layer & 1 ? !service->listeners6 : !service->listeners4;
 }
@@ -389,14 +390,14 @@ static __always_inline void verdict_veto(struct search *s, __u32 rank)
 static __always_inline int verdict_redirect(struct inquiry *inquiry,
 					    const struct sidetrack_filter *f, __u32 rank)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	__u32 hard = f->flags & SIDETRACK_FILTER_CLEAR_ACTION_RIGHT;
 
 	if (s->redirect != SIDETRACK_NO_RANK) {
 		verdict_permit(s, rank, hard);
 		return 1;
 	}
-	if (!service_is_absent(inquiry->desk, f->service)) {
+	if (!service_is_absent(inquiry->scratch, f->service)) {
 		s->redirect = rank;
 		verdict_permit(s, rank, hard);
 		return 1;
@@ -419,7 +420,7 @@ static __always_inline int verdict_redirect(struct inquiry *inquiry,
 static __always_inline int verdict_take(struct inquiry *inquiry, const struct sidetrack_filter *f,
 					__u32 rank)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 
 	switch (f->action) {
 	case SIDETRACK_ACTION_PERMIT:
@@ -445,7 +446,7 @@ static __always_inline int verdict_take(struct inquiry *inquiry, const struct si
 /* One service before a legacy proxy's place. */
 static __always_inline long assume_step(struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	struct sidetrack_filter *f;
 
 	if (s->best == SIDETRACK_NO_RANK) {
@@ -456,7 +457,7 @@ static __always_inline long assume_step(struct inquiry *inquiry)
 	f = filter_at(inquiry->policy, s->best);
 	if (!f)
 		return 1;
-	chain_add(&inquiry->desk->chain, f->service);
+	chain_add(&inquiry->scratch->chain, f->service);
 	s->cursor = s->best + 1;
 	return 0;
 }
@@ -464,7 +465,7 @@ static __always_inline long assume_step(struct inquiry *inquiry)
 /* One filter that matches. Returns 1 to end. */
 static long verdict_step(__u32 i, struct inquiry *inquiry)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	struct sidetrack_filter *f;
 
 	if (!s->held)
@@ -517,7 +518,7 @@ static __always_inline int layer_may_match(void *policy, __u32 layer, __u8 first
 /* Begins at a layer. Returns 0 if it has no filters. */
 static __always_inline int classify_begin(struct inquiry *inquiry, __u32 layer)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	struct sidetrack_layer *l = policy_line(inquiry->policy, SIDETRACK_LAYER_LINE + layer);
 
 	s->layer = layer;
@@ -555,7 +556,7 @@ static __always_inline int verdict_refuses(const struct search *s)
 /* Counts and tells why a verdict refuses. Returns the error for whoever asked. */
 static __always_inline int refusal_tell(struct inquiry *inquiry, const struct connection *c)
 {
-	struct search *s = &inquiry->desk->search;
+	struct search *s = &inquiry->scratch->search;
 	struct sidetrack_filter *f;
 
 	if (s->cut) {

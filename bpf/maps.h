@@ -428,8 +428,8 @@ struct search {
 
 /* What one call works on, too large for the stack. The path's room is twice its size and written
  * from its middle downwards: so every index below the size is in bounds wherever it starts. */
-struct sidetrack_desk {
-	__u32 taken;
+struct sidetrack_scratch {
+	__u32 in_use;
 	__u32 reserved;
 	struct connection connection;
 	struct chain chain;
@@ -442,36 +442,37 @@ struct sidetrack_desk {
 	char path[2 * PATH_SIZE];
 };
 
-#define DESKS_PER_CPU 4
+#define SCRATCH_BUFFERS_PER_CPU 4
 
 /*
- * Desks, per CPU. A call may be preempted by another on its CPU, so each takes a desk and gives it
- * back. Writers and readers: connect, sockops (connect). All taken: the connect is refused with
+ * Desks, per CPU. A call may be preempted by another on its CPU, so each takes a scratch and gives
+ * it back. Writers and readers: connect, sockops (connect). All taken: the connect is refused with
  * ENOBUFS (FLOWS_FULL); a file not known yet is learnt at its next connect.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, DESKS_PER_CPU);
+	__uint(max_entries, SCRATCH_BUFFERS_PER_CPU);
 	__type(key, __u32);
-	__type(value, struct sidetrack_desk);
-} sidetrack_desks SEC(".maps");
+	__type(value, struct sidetrack_scratch);
+} sidetrack_scratch_buffers SEC(".maps");
 
-static __noinline struct sidetrack_desk *desk_take(void)
+static __noinline struct sidetrack_scratch *scratch_acquire(void)
 {
-	for (__u32 i = 0; i < DESKS_PER_CPU; i++) {
+	for (__u32 i = 0; i < SCRATCH_BUFFERS_PER_CPU; i++) {
 		__u32 key = i;
-		struct sidetrack_desk *desk = bpf_map_lookup_elem(&sidetrack_desks, &key);
+		struct sidetrack_scratch *scratch =
+			bpf_map_lookup_elem(&sidetrack_scratch_buffers, &key);
 
-		if (desk && !__sync_lock_test_and_set(&desk->taken, 1))
-			return desk;
+		if (scratch && !__sync_lock_test_and_set(&scratch->in_use, 1))
+			return scratch;
 	}
 	return NULL;
 }
 
-static __always_inline void desk_give(struct sidetrack_desk *desk)
+static __always_inline void scratch_release(struct sidetrack_scratch *scratch)
 {
 	barrier();
-	*(volatile __u32 *)&desk->taken =
+	*(volatile __u32 *)&scratch->in_use =
 		0; /* of this CPU alone: no lock is needed to give it back */
 }
 

@@ -283,22 +283,22 @@ __noinline int executable_learn(__u64 number)
 {
 	struct file *file = bpf_get_current_task_btf()->mm->exe_file;
 	struct sidetrack_executable *executable;
-	struct sidetrack_desk *desk = desk_take();
+	struct sidetrack_scratch *scratch = scratch_acquire();
 	__u32 start;
 
-	if (!desk)
+	if (!scratch)
 		return 0; /* it will be learnt at its next connect */
 	if (file) {
-		executable = &desk->executable;
+		executable = &scratch->executable;
 		executable->inode = file->f_inode->i_ino;
 		executable->device = file->f_inode->i_sb->s_dev;
 		executable->flags = 0;
-		start = path_walk(desk->path, file, &executable->flags) & (PATH_SIZE - 1);
+		start = path_walk(scratch->path, file, &executable->flags) & (PATH_SIZE - 1);
 		bpf_probe_read_kernel(executable->path, sizeof(executable->path),
-				      desk->path + start);
+				      scratch->path + start);
 		bpf_map_update_elem(&sidetrack_executables, &number, executable, BPF_ANY);
 	}
-	desk_give(desk);
+	scratch_release(scratch);
 	return 0;
 }
 

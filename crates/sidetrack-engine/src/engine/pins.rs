@@ -362,7 +362,7 @@ impl Engine {
 /// Not the constants, which each engine writes anew, nor the desks, on which nothing lies between two
 /// hooks: they change from version to version.
 fn is_kept(map: &str) -> bool {
-    !map.ends_with("rodata") && map != "sidetrack_desks"
+    !map.ends_with("rodata") && map != "sidetrack_scratch_buffers"
 }
 
 pub(super) fn random<const N: usize>() -> Result<[u8; N], Error> {
