@@ -253,8 +253,8 @@ static __always_inline int is_asked(struct inquiry *inquiry, struct connection *
 }
 
 /* Is it beside all filters that a program's connect may meet, at a glance? */
-static __noinline int is_beside(const struct inquiry *inquiry, const struct connection *c,
-				__u64 parent_id)
+static __noinline int prefilter_excludes(const struct inquiry *inquiry, const struct connection *c,
+					 __u64 parent_id)
 {
 	__u32 v6 = c->family == AF_INET6;
 	__u8 first_byte = c->remote.bytes[v6 ? 0 : 12];
@@ -264,8 +264,8 @@ static __noinline int is_beside(const struct inquiry *inquiry, const struct conn
 	for (__u32 layer = SIDETRACK_LAYER_CONNECT_REDIRECT; layer <= SIDETRACK_LAYER_AUTH_CONNECT;
 	     layer += 2)
 		if (inquiry->layers & 1U << (layer + v6) &&
-		    layer_may_match(inquiry->policy, layer + v6, first_byte, bpf_ntohs(c->port),
-				    c->protocol))
+		    prefilter_admits(inquiry->policy, layer + v6, first_byte, bpf_ntohs(c->port),
+				     c->protocol))
 			return 0;
 	return 1;
 }
@@ -297,7 +297,7 @@ static __always_inline int judge_connect(struct bpf_sock_addr *ctx, struct conne
 	__u64 parent_id = parent_of(ctx->sk);
 	struct inquiry inquiry = {};
 
-	if (!is_asked(&inquiry, c, parent_id) || is_beside(&inquiry, c, parent_id))
+	if (!is_asked(&inquiry, c, parent_id) || prefilter_excludes(&inquiry, c, parent_id))
 		return go_straight(ctx);
 	return judge(ctx, &inquiry, c, parent_id, target);
 }

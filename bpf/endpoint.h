@@ -346,17 +346,17 @@ static __noinline int endpoint_close(struct bpf_sock_ops *ops)
 /* ---- Asked by hand -------------------------------------------------------------------------- */
 
 /* As a connect is told beside all filters at a glance: what is answered is true of it as well. */
-static __always_inline int question_may_match(const struct inquiry *inquiry, __u32 layer)
+static __always_inline int prefilter_admits_request(const struct inquiry *inquiry, __u32 layer)
 {
 	const struct sidetrack_scratch *scratch = inquiry->scratch;
 	const __u64 *remote = scratch->values[SIDETRACK_FIELD_REMOTE_ADDRESS];
 
 	if (layer < SIDETRACK_LAYER_CONNECT_REDIRECT || layer > SIDETRACK_LAYER_AUTH_CONNECT + 1)
 		return 1;
-	return layer_may_match(inquiry->policy, layer,
-			       layer & 1 ? remote[0] >> 56 : remote[1] >> 24,
-			       scratch->values[SIDETRACK_FIELD_REMOTE_PORT][1],
-			       scratch->values[SIDETRACK_FIELD_PROTOCOL][1]);
+	return prefilter_admits(inquiry->policy, layer,
+				layer & 1 ? remote[0] >> 56 : remote[1] >> 24,
+				scratch->values[SIDETRACK_FIELD_REMOTE_PORT][1],
+				scratch->values[SIDETRACK_FIELD_PROTOCOL][1]);
 }
 
 /* What the policy in force says to values that the caller makes up. Tells nobody. */
@@ -381,7 +381,7 @@ static __always_inline int answer(struct sidetrack_question *q)
 	__builtin_memcpy(scratch->values, q->values, sizeof(q->values));
 	s->vetted = 1;
 	s->absent_given = q->absent_given;
-	if (classify_begin(&inquiry, q->layer) && question_may_match(&inquiry, q->layer)) {
+	if (classify_begin(&inquiry, q->layer) && prefilter_admits_request(&inquiry, q->layer)) {
 		if (q->floor)
 			classify_assume(s, q->floor);
 		classify_run(&inquiry);

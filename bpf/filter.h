@@ -502,14 +502,14 @@ static __always_inline void classify_assume(struct search *s, __u32 floor)
 	s->held = 0;
 }
 
-/* May any filter of a layer match? Its sketch says so of most connections that none matches. */
-static __always_inline int layer_may_match(void *policy, __u32 layer, __u8 first_byte, __u16 port,
-					   __u32 protocol)
+/* May any filter of a layer match? Its prefilter says so of most connections that none matches. */
+static __always_inline int prefilter_admits(void *policy, __u32 layer, __u8 first_byte, __u16 port,
+					    __u32 protocol)
 {
 	struct sidetrack_layer *l = policy_line(policy, SIDETRACK_LAYER_LINE + layer);
-	__u32 bit = protocol == IPPROTO_TCP ? SIDETRACK_SKETCH_TCP :
-		    protocol == IPPROTO_UDP ? SIDETRACK_SKETCH_UDP :
-					      SIDETRACK_SKETCH_OTHER_PROTOCOL;
+	__u32 bit = protocol == IPPROTO_TCP ? SIDETRACK_PREFILTER_TCP :
+		    protocol == IPPROTO_UDP ? SIDETRACK_PREFILTER_UDP :
+					      SIDETRACK_PREFILTER_OTHER_PROTOCOL;
 
 	return !l || ((l->protocols & bit) && l->ports >> (port & 63) & 1 &&
 		      l->addresses[first_byte >> 6] >> (first_byte & 63) & 1);

@@ -94,7 +94,7 @@ static __always_inline int judge_first(struct bpf_sock_addr *ctx, struct connect
 
 	if (!is_asked(&inquiry, c, parent_id) || passed_before(ctx, c, parent_id))
 		return go_straight(ctx);
-	c->settled = is_beside(&inquiry, c, parent_id);
+	c->settled = prefilter_excludes(&inquiry, c, parent_id);
 	verdict = c->settled ? go_straight(ctx) : judge(ctx, &inquiry, c, parent_id, target);
 	if (verdict != PROCEED)
 		return verdict;

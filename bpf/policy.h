@@ -83,15 +83,16 @@ struct sidetrack_layer {
 	__u32 end;   /* rank after its last */
 	__u32 flags; /* SIDETRACK_LAYER_* */
 
-	/* Its sketch: what some filter may match. Whatever has a bit that is not set, none does. */
-	__u32 protocols;    /* SIDETRACK_SKETCH_* */
+	/* Its prefilter: what some filter may match. Whatever has a bit that is not set, none does.
+	 */
+	__u32 protocols;    /* SIDETRACK_PREFILTER_* */
 	__u64 addresses[4]; /* the remote address's first byte */
 	__u64 ports;	    /* the remote port's lower six bits */
 };
 
-#define SIDETRACK_SKETCH_TCP 0x1
-#define SIDETRACK_SKETCH_UDP 0x2
-#define SIDETRACK_SKETCH_OTHER_PROTOCOL 0x4
+#define SIDETRACK_PREFILTER_TCP 0x1
+#define SIDETRACK_PREFILTER_UDP 0x2
+#define SIDETRACK_PREFILTER_OTHER_PROTOCOL 0x4
 
 #define SIDETRACK_LAYER_BEYOND_HARD_PERMIT 0x1 /* it has vetoes or inspections */
 

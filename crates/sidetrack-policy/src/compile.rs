@@ -6,7 +6,7 @@
 
 mod image;
 mod index;
-mod sketch;
+mod prefilter;
 
 use std::ops::Range;
 
@@ -108,7 +108,7 @@ fn lower_layer(
         .iter()
         .flatten()
         .fold(0, |wants, (_, test)| wants | 1 << test.field);
-    let sketch = sketch::Sketch::of(layer.family, tests[ranks.clone()].iter());
+    let prefilter = prefilter::Prefilter::of(layer.family, tests[ranks.clone()].iter());
     let unruly = |rule: &Rule<'_>| matches!(rule.filter.action, Action::Veto | Action::Inspect);
     kernel::Layer {
         root,
@@ -120,9 +120,9 @@ fn lower_layer(
         } else {
             0
         },
-        protocols: sketch.protocols,
-        addresses: sketch.addresses,
-        ports: sketch.ports,
+        protocols: prefilter.protocols,
+        addresses: prefilter.addresses,
+        ports: prefilter.ports,
     }
 }
 

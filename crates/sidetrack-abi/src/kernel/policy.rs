@@ -48,7 +48,7 @@ pub struct Layer {
     pub end: u32,
     /// `LAYER_*`.
     pub flags: u32,
-    /// `SKETCH_*`: the protocols that some filter may match.
+    /// `PREFILTER_*`: the protocols that some filter may match.
     pub protocols: u32,
     /// Bit n: some filter may match a remote address whose first byte is n.
     pub addresses: [u64; 4],
@@ -57,11 +57,11 @@ pub struct Layer {
 }
 
 /// TCP.
-pub const SKETCH_TCP: u32 = 0x1;
+pub const PREFILTER_TCP: u32 = 0x1;
 /// UDP.
-pub const SKETCH_UDP: u32 = 0x2;
+pub const PREFILTER_UDP: u32 = 0x2;
 /// Any other protocol.
-pub const SKETCH_OTHER_PROTOCOL: u32 = 0x4;
+pub const PREFILTER_OTHER_PROTOCOL: u32 = 0x4;
 
 /// It has vetoes or inspections.
 pub const LAYER_BEYOND_HARD_PERMIT: u32 = 0x1;

@@ -1,4 +1,4 @@
-//! A layer's sketch: what its filters cannot match, told by three bits.
+//! A layer's prefilter: what its filters cannot match, told by three bits.
 //!
 //! Of remote addresses the first byte counts, of remote ports the lower six bits, of protocols whether it
 //! is TCP, UDP or another. Most connections that no filter matches are known by that, and need no search.
@@ -12,27 +12,28 @@ const TCP: u128 = 6;
 const UDP: u128 = 17;
 /// Ports that have one bit each; a range of as many has all.
 const PORT_BITS: u128 = 64;
-const PROTOCOLS_ALL: u32 = kernel::SKETCH_TCP | kernel::SKETCH_UDP | kernel::SKETCH_OTHER_PROTOCOL;
+const PROTOCOLS_ALL: u32 =
+    kernel::PREFILTER_TCP | kernel::PREFILTER_UDP | kernel::PREFILTER_OTHER_PROTOCOL;
 
 /// One bit for each kind of value that some filter may match.
 #[derive(Default)]
-pub(crate) struct Sketch {
+pub(crate) struct Prefilter {
     pub(crate) addresses: [u64; 4],
     pub(crate) ports: u64,
     pub(crate) protocols: u32,
 }
 
-impl Sketch {
+impl Prefilter {
     /// Of all filters of a layer of this family.
     pub(crate) fn of<'a>(
         family: Family,
         filters: impl Iterator<Item = &'a Vec<(bool, Test)>>,
     ) -> Self {
-        let mut sketch = Self::default();
+        let mut prefilter = Self::default();
         for tests in filters {
-            sketch.add(family, tests);
+            prefilter.add(family, tests);
         }
-        sketch
+        prefilter
     }
 
     fn add(&mut self, family: Family, tests: &[(bool, Test)]) {
@@ -104,7 +105,9 @@ fn protocols(test: &Test) -> u32 {
         Kind::Between { low, high } => (low..=high).contains(&protocol),
     };
     let of = |protocol, bit| if holds(protocol) { bit } else { 0 };
-    of(TCP, kernel::SKETCH_TCP) | of(UDP, kernel::SKETCH_UDP) | kernel::SKETCH_OTHER_PROTOCOL
+    of(TCP, kernel::PREFILTER_TCP)
+        | of(UDP, kernel::PREFILTER_UDP)
+        | kernel::PREFILTER_OTHER_PROTOCOL
 }
 
 #[cfg(test)]
@@ -128,15 +131,18 @@ mod tests {
         0xffff_0000_0000 | u128::from(u32::from_be_bytes(address))
     }
 
-    fn has(sketch: &Sketch, byte: u8) -> bool {
-        sketch.addresses[usize::from(byte / 64)] >> (byte % 64) & 1 == 1
+    fn has(prefilter: &Prefilter, byte: u8) -> bool {
+        prefilter.addresses[usize::from(byte / 64)] >> (byte % 64) & 1 == 1
     }
 
     #[test]
     fn what_no_filter_asks_about_is_not_excluded() {
-        let sketch = Sketch::of(Family::V4, [vec![]].iter());
-        assert_eq!(sketch.addresses, [u64::MAX; 4]);
-        assert_eq!((sketch.ports, sketch.protocols), (u64::MAX, PROTOCOLS_ALL));
+        let prefilter = Prefilter::of(Family::V4, [vec![]].iter());
+        assert_eq!(prefilter.addresses, [u64::MAX; 4]);
+        assert_eq!(
+            (prefilter.ports, prefilter.protocols),
+            (u64::MAX, PROTOCOLS_ALL)
+        );
     }
 
     #[test]
@@ -164,12 +170,12 @@ mod tests {
                 test(Field::Protocol, one(TCP)),
             ],
         ];
-        let sketch = Sketch::of(Family::V4, filters.iter());
-        let bytes: Vec<u8> = (0..=255).filter(|&byte| has(&sketch, byte)).collect();
+        let prefilter = Prefilter::of(Family::V4, filters.iter());
+        let bytes: Vec<u8> = (0..=255).filter(|&byte| has(&prefilter, byte)).collect();
         assert_eq!(bytes, [10, 192, 193, 194]);
-        assert_eq!(sketch.ports, 1 << (443 % 64) | 1 << 16 | 1 << 17);
-        assert_eq!(sketch.protocols, PROTOCOLS_ALL);
-        let only_tcp = Sketch::of(Family::V4, filters[1..].iter());
-        assert_eq!(only_tcp.protocols & kernel::SKETCH_UDP, 0);
+        assert_eq!(prefilter.ports, 1 << (443 % 64) | 1 << 16 | 1 << 17);
+        assert_eq!(prefilter.protocols, PROTOCOLS_ALL);
+        let only_tcp = Prefilter::of(Family::V4, filters[1..].iter());
+        assert_eq!(only_tcp.protocols & kernel::PREFILTER_UDP, 0);
     }
 }
