@@ -76,7 +76,8 @@ static __always_inline __u64 child_leave(struct bpf_sock *sk, __be32 own_address
 	struct sidetrack_child *child;
 
 	if (entry && entry->socket == (__u64)sk)
-		return __sync_lock_test_and_set(&entry->socket, 0) ? LIFE_ID(entry->life) : 0;
+		return __sync_lock_test_and_set(&entry->socket, 0) ? FLOW_STATE_ID(entry->state) :
+								     0;
 	child = bpf_sk_storage_get(&sidetrack_children, sk, NULL, 0);
 	return child ? __sync_lock_test_and_set(&child->accepted, 0) : 0;
 }

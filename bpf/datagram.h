@@ -16,7 +16,7 @@ static __always_inline struct sidetrack_flow_entry *datagram_at4(__be32 address)
 	if (number >= DATAGRAM_ADDRESSES)
 		return NULL;
 	entry = bpf_map_lookup_elem(&sidetrack_flows, &slot);
-	return entry && datagram_address4(LIFE_ID(entry->life)) == address ? entry : NULL;
+	return entry && datagram_address4(FLOW_STATE_ID(entry->state)) == address ? entry : NULL;
 }
 
 /* The flow whose address this is, open or closed; NULL if none. */
@@ -80,20 +80,21 @@ static __always_inline int is_reply(const struct connection *c, __u32 service)
 /* ---- A flow begins and ends ---------------------------------------------------------------- */
 
 /* It is over for its client. The proxies that go on with it may still have sockets. */
-static __always_inline void datagram_leave(struct sidetrack_flow_entry *entry, __u64 id)
+static __always_inline void datagram_flow_end(struct sidetrack_flow_entry *entry, __u64 id)
 {
-	for (int i = 0; i < LIFE_RETRIES; i++) {
-		__u64 life = entry->life;
-		__u32 ties = LIFE_TIES(life);
+	for (int i = 0; i < FLOW_STATE_RETRIES; i++) {
+		__u64 state = entry->state;
+		__u32 refcount = FLOW_STATE_REFCOUNT(state);
 
-		if (LIFE_ID(life) != id || LIFE_STAGE(life) != FLOW_DATAGRAM)
+		if (FLOW_STATE_ID(state) != id || FLOW_STATE_STAGE(state) != FLOW_DATAGRAM)
 			return;
-		if (!life_change(entry, life,
-				 LIFE(id, ties ? FLOW_ESTABLISHED : FLOW_CLOSED, ties)))
+		if (!flow_state_exchange(
+			    entry, state,
+			    FLOW_STATE(id, refcount ? FLOW_ESTABLISHED : FLOW_CLOSED, refcount)))
 			continue;
-		if (ties)
+		if (refcount)
 			__sync_fetch_and_add(&flows_live, 1);
-		destination_forget(entry, id);
+		destination_delete(entry, id);
 		return;
 	}
 }
@@ -105,7 +106,8 @@ destination_find(const struct sidetrack_destination *destination, __u64 now)
 	__u64 *known = bpf_map_lookup_elem(&sidetrack_destinations, destination);
 	struct sidetrack_flow_entry *entry = known ? flow_find(*known) : NULL;
 
-	if (!entry || LIFE_STAGE(entry->life) != FLOW_DATAGRAM || now - entry->closed_at >= idle_ns)
+	if (!entry || FLOW_STATE_STAGE(entry->state) != FLOW_DATAGRAM ||
+	    now - entry->closed_at >= idle_ns)
 		return NULL;
 	return entry;
 }
@@ -130,7 +132,7 @@ destination_set(struct sidetrack_flow_entry *entry, __u64 id)
 	known = bpf_map_lookup_elem(&sidetrack_destinations, &key);
 	other = known ? flow_find(*known) : NULL;
 	if (other)
-		datagram_leave(other, LIFE_ID(other->life));
+		datagram_flow_end(other, FLOW_STATE_ID(other->state));
 	return bpf_map_update_elem(&sidetrack_destinations, &key, &id, BPF_ANY) ? NULL : entry;
 }
 
@@ -225,11 +227,11 @@ static __noinline int divert_datagram(struct bpf_sock_addr *ctx, const struct co
 	id = entry->flow.id;
 	datagram_fill(ctx, entry, c);
 	__sync_fetch_and_add(&flows_datagram, 1);
-	__sync_lock_test_and_set(&entry->life, LIFE(id, FLOW_DATAGRAM, 0));
+	__sync_lock_test_and_set(&entry->state, FLOW_STATE(id, FLOW_DATAGRAM, 0));
 	if (c->sending) {
 		of_destination = destination_set(entry, id);
 		if (of_destination != entry)
-			datagram_leave(entry, id);
+			datagram_flow_end(entry, id);
 		if (!of_destination)
 			return NO_ROOM;
 		entry = of_destination;

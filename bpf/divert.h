@@ -108,7 +108,7 @@ static __always_inline int slot_is_told(struct bpf_sock_addr *ctx, const struct 
 	struct tcp_sock *tcp;
 
 	if (c->family != AF_INET || service->addr4 || flows_max > SLOT_ADDRESSES ||
-	    flows_called * CALLED_SHARE >= flows_max || ctx->sk->bound_dev_if ||
+	    flows_reserved * RESERVED_SHARE >= flows_max || ctx->sk->bound_dev_if ||
 	    bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0))
 		return 0;
 	tcp = bpf_skc_to_tcp_sock(ctx->sk);

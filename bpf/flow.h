@@ -42,7 +42,7 @@ static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
 static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidetrack_client *client,
 							      __u64 socket_cookie)
 {
-	__u64 now = bpf_ktime_get_ns(), id = flow_take_slot(now);
+	__u64 now = bpf_ktime_get_ns(), id = flow_acquire_slot(now);
 	struct sidetrack_flow_entry *entry = flow_slot(id);
 
 	if (!id || !entry)
@@ -54,7 +54,7 @@ static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidet
 	entry->handed_over = 0;
 	if (!flow_fill(entry, client, id, now))
 		return entry;
-	entry->life = 0;
+	entry->state = 0;
 	return NULL;
 }
 
@@ -71,8 +71,8 @@ static __always_inline __be32 flow_call(struct bpf_sock_addr *ctx,
 	if (!entry)
 		return 0;
 	id = entry->flow.id;
-	__sync_fetch_and_add(&flows_called, 1);
-	__sync_lock_test_and_set(&entry->life, LIFE(id, FLOW_CALLED, 0));
+	__sync_fetch_and_add(&flows_reserved, 1);
+	__sync_lock_test_and_set(&entry->state, FLOW_STATE(id, FLOW_RESERVED, 0));
 	return address_of_slot(id % flows_max);
 }
 
@@ -89,25 +89,26 @@ static __always_inline void flow_start(struct bpf_sock_ops *ops, struct sidetrac
 	entry->flow.local_port = bpf_htons(ops->local_port);
 	entry->flow.netns_cookie = bpf_get_netns_cookie(ops);
 	__sync_fetch_and_add(&flows_live, 1);
-	__sync_lock_test_and_set(&entry->life, LIFE(entry->flow.id, FLOW_PENDING, 1));
+	__sync_lock_test_and_set(&entry->state, FLOW_STATE(entry->flow.id, FLOW_CONNECTING, 1));
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
 /* The client was sent to its slot's address. */
-static __always_inline void flow_begin_called(struct bpf_sock_ops *ops,
-					      struct sidetrack_flow_entry *entry)
+static __always_inline void flow_begin_reserved(struct bpf_sock_ops *ops,
+						struct sidetrack_flow_entry *entry)
 {
-	__u64 id = LIFE_ID(entry->life);
+	__u64 id = FLOW_STATE_ID(entry->state);
 
-	if (!life_change(entry, LIFE(id, FLOW_CALLED, 0), LIFE(id, FLOW_TAKEN, 0)))
+	if (!flow_state_exchange(entry, FLOW_STATE(id, FLOW_RESERVED, 0),
+				 FLOW_STATE(id, FLOW_FILLING, 0)))
 		return;
-	__sync_fetch_and_sub(&flows_called, 1);
+	__sync_fetch_and_sub(&flows_reserved, 1);
 	flow_start(ops, entry);
 }
 
 /* The client was sent to an address that tells no slot: its four-tuple is to tell it. */
-static __always_inline int flow_begin_pair(struct bpf_sock_ops *ops,
-					   struct sidetrack_client *client)
+static __always_inline int flow_begin_by_four_tuple(struct bpf_sock_ops *ops,
+						    struct sidetrack_client *client)
 {
 	struct sidetrack_flow_entry *entry = flow_make(client, bpf_get_socket_cookie(ops));
 
@@ -115,7 +116,7 @@ static __always_inline int flow_begin_pair(struct bpf_sock_ops *ops,
 	if (!entry)
 		return -1;
 	if (pair_put(ops, client->flow_id)) {
-		entry->life = 0;
+		entry->state = 0;
 		return -1;
 	}
 	flow_start(ops, entry);
@@ -133,11 +134,11 @@ static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 		return;
 	entry = flow_at_address(ops->remote_ip4);
 	if (entry && entry->client == bpf_get_socket_cookie(ops)) {
-		flow_begin_called(ops, entry);
+		flow_begin_reserved(ops, entry);
 		return;
 	}
 	client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
-	if (client && flow_begin_pair(ops, client))
+	if (client && flow_begin_by_four_tuple(ops, client))
 		count(SIDETRACK_COUNT_FLOWS_LOST);
 }
 
@@ -159,7 +160,7 @@ static __always_inline __u64 flow_of_arrival(struct bpf_sock_ops *ops)
 
 	if (!entry)
 		return pair_take(ops);
-	id = LIFE_ID(entry->life);
+	id = FLOW_STATE_ID(entry->state);
 	if (id && flow_is_of(&entry->flow, ops))
 		return id;
 	count(SIDETRACK_COUNT_FLOWS_LOST);
@@ -191,10 +192,11 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	entry = id ? flow_find(id) : NULL;
 	if (!entry || !service_listens_at(flow_service(&entry->flow), ops))
 		return; /* nobody's, or of another service that had the port: not its flow */
-	if (!life_change(entry, LIFE(id, FLOW_PENDING, 1), LIFE(id, FLOW_ESTABLISHED, 2)))
+	if (!flow_state_exchange(entry, FLOW_STATE(id, FLOW_CONNECTING, 1),
+				 FLOW_STATE(id, FLOW_ESTABLISHED, 2)))
 		return; /* the client has just gone */
 	if (child_keep(sk, ops->local_ip4, entry, id)) {
-		flow_untie(id);
+		flow_put(id);
 		count(SIDETRACK_COUNT_FLOWS_LOST);
 		return;
 	}
@@ -205,18 +207,19 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 /* ---- Closing ------------------------------------------------------------------------------ */
 
 /* A client reaches CLOSE: if nobody accepted it, there is nothing left to keep. */
-static __always_inline void flow_leave(struct sidetrack_flow_entry *entry, __u64 socket_cookie)
+static __always_inline void flow_client_closed(struct sidetrack_flow_entry *entry,
+					       __u64 socket_cookie)
 {
-	__u64 id = LIFE_ID(entry->life);
+	__u64 id = FLOW_STATE_ID(entry->state);
 
 	if (__sync_val_compare_and_swap(&entry->client, socket_cookie, 0) != socket_cookie)
 		return;
-	if (life_change(entry, LIFE(id, FLOW_PENDING, 1), 0))
+	if (flow_state_exchange(entry, FLOW_STATE(id, FLOW_CONNECTING, 1), 0))
 		__sync_fetch_and_sub(&flows_live, 1);
-	else if (life_change(entry, LIFE(id, FLOW_CALLED, 0), 0))
-		__sync_fetch_and_sub(&flows_called, 1);
+	else if (flow_state_exchange(entry, FLOW_STATE(id, FLOW_RESERVED, 0), 0))
+		__sync_fetch_and_sub(&flows_reserved, 1);
 	else
-		flow_untie(id);
+		flow_put(id);
 }
 
 static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf_sock *sk)
@@ -230,10 +233,10 @@ static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf
 		entry = client ? flow_find(client->flow_id) : NULL;
 		if (!entry)
 			return;
-		if (LIFE_STAGE(entry->life) == FLOW_PENDING)
-			pair_forget(ops, client->flow_id);
+		if (FLOW_STATE_STAGE(entry->state) == FLOW_CONNECTING)
+			four_tuple_delete(ops, client->flow_id);
 	}
-	flow_leave(entry, socket_cookie);
+	flow_client_closed(entry, socket_cookie);
 }
 
 /*
@@ -250,7 +253,7 @@ static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops, struc
 		return;
 	id = child_leave(sk, ops->local_ip4);
 	if (id)
-		flow_untie(id);
+		flow_put(id);
 }
 
 /* sockops, a socket of either side reaches CLOSE. */

@@ -18,14 +18,14 @@ const volatile __u64 idle_ns = SIDETRACK_IDLE_NS;
 
 /*
  * Counted with atomics, not per CPU: the limits must hold across CPUs.
- * flow_last: the last flow id tried. flows_live: flows pending or tied. flows_pending: those in
- * pairs. flows_called: those whose SYN has not left. flows_datagram: those of datagrams, until it
- * is seen that they are over.
+ * flow_last: the last flow id tried. flows_live: flows pending or tied. flows_by_four_tuple: those
+ * in pairs. flows_reserved: those whose SYN has not left. flows_datagram: those of datagrams, until
+ * it is seen that they are over.
  */
 __u64 flow_last;
 __s64 flows_live;
-__s64 flows_pending;
-__s64 flows_called;
+__s64 flows_by_four_tuple;
+__s64 flows_reserved;
 __s64 flows_datagram;
 
 /*
@@ -170,19 +170,19 @@ struct {
 } sidetrack_clients SEC(".maps");
 
 /*
- * A flow's life, in one word so that it changes whole: whose slot it is, what stage it is in, and
+ * A flow's state, in one word so that it changes whole: whose slot it is, what stage it is in, and
  * how many sockets are tied to it. A free slot's is 0.
  */
-#define LIFE(id, stage, ties) ((__u64)(id) << 20 | (__u64)(stage) << 16 | (ties))
-#define LIFE_ID(life) ((life) >> 20)
-#define LIFE_STAGE(life) ((life) >> 16 & 0xf)
-#define LIFE_TIES(life) ((life)&0xffff)
-#define FLOW_TAKEN 1	   /* being written */
-#define FLOW_PENDING 2	   /* connecting; nobody has accepted it */
+#define FLOW_STATE(id, stage, refcount) ((__u64)(id) << 20 | (__u64)(stage) << 16 | (refcount))
+#define FLOW_STATE_ID(state) ((state) >> 20)
+#define FLOW_STATE_STAGE(state) ((state) >> 16 & 0xf)
+#define FLOW_STATE_REFCOUNT(state) ((state)&0xffff)
+#define FLOW_FILLING 1	   /* being written */
+#define FLOW_CONNECTING 2  /* connecting; nobody has accepted it */
 #define FLOW_ESTABLISHED 3 /* accepted; some socket is tied to it */
 #define FLOW_CLOSED 4	   /* no socket any more; its token is good for a while */
-#define FLOW_CALLED 5	   /* connect was judged; its SYN has not left */
-#define FLOW_DATAGRAM 6	   /* of datagrams; ties are proxies' sockets only */
+#define FLOW_RESERVED 5	   /* connect was judged; its SYN has not left */
+#define FLOW_DATAGRAM 6	   /* of datagrams; the reference count counts proxies' sockets only */
 
 /* A socket of a program, for the layers that ask when its program is not the current one. */
 struct sidetrack_endpoint {
@@ -246,8 +246,8 @@ struct {
 	__type(value, struct sidetrack_executable);
 } sidetrack_executables SEC(".maps");
 
-#define PENDING_SLACK 1024 /* room for connects that are in a race */
-#define CALLED_SHARE 64	   /* one slot in so many may wait for its SYN */
+#define FOUR_TUPLES_SLACK 1024 /* room for connects that are in a race */
+#define RESERVED_SHARE 64      /* one slot in so many may wait for its SYN */
 
 /*
  * A connection on the loopback device whose address tells no slot, seen from the client: until the
@@ -269,7 +269,7 @@ struct sidetrack_pair {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, SIDETRACK_PENDING_MAX + PENDING_SLACK);
+	__uint(max_entries, SIDETRACK_FOUR_TUPLES_MAX + FOUR_TUPLES_SLACK);
 	__type(key, struct sidetrack_pair);
 	__type(value, __u64);
 } sidetrack_pairs SEC(".maps");

@@ -201,17 +201,17 @@ static __always_inline void leave(struct bpf_sock *sk)
 		return;
 	client_learn(entry);
 	entry->closed_at = bpf_ktime_get_ns();
-	datagram_leave(entry, LIFE_ID(entry->life));
+	datagram_flow_end(entry, FLOW_STATE_ID(entry->state));
 }
 
 static long sweep_step(__u32 slot, __u64 *now)
 {
 	struct sidetrack_flow_entry *entry = bpf_map_lookup_elem(&sidetrack_flows, &slot);
-	__u64 life = entry ? entry->life : 0;
+	__u64 state = entry ? entry->state : 0;
 
-	if (LIFE_STAGE(life) == FLOW_DATAGRAM && !LIFE_TIES(life) &&
+	if (FLOW_STATE_STAGE(state) == FLOW_DATAGRAM && !FLOW_STATE_REFCOUNT(state) &&
 	    (datagrams_are_over(entry, *now) || !client_is_open(entry)))
-		datagram_leave(entry, LIFE_ID(life));
+		datagram_flow_end(entry, FLOW_STATE_ID(state));
 	return 0;
 }
 

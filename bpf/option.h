@@ -362,19 +362,19 @@ static __always_inline int set_records(struct bpf_sockopt *ctx)
 		return option_fail(EINVAL);
 	copy = *token;
 	entry = token_is_ours(&copy) ? flow_find(copy.flow_id) : NULL;
-	if (!entry || flow_tie(entry, copy.flow_id)) {
+	if (!entry || flow_get(entry, copy.flow_id)) {
 		count(SIDETRACK_COUNT_BAD_TOKEN);
 		return option_fail(EINVAL);
 	}
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket) {
-		flow_untie(copy.flow_id);
+		flow_put(copy.flow_id);
 		return option_fail(ENOMEM);
 	}
 	socket->role = SOCKET_OUTGOING;
 	before = __sync_lock_test_and_set(&socket->linked, copy.flow_id);
 	if (before)
-		flow_untie(before);
+		flow_put(before);
 	count(SIDETRACK_COUNT_LINKED);
 	return set_done(ctx);
 }
@@ -488,14 +488,14 @@ static __always_inline void release(struct bpf_sock *sk)
 			   child_leave(sk, BPF_CORE_READ(kept, __sk_common.skc_rcv_saddr)) :
 			   0;
 	if (accepted)
-		flow_untie(accepted);
+		flow_put(accepted);
 	if (!socket)
 		return;
 	if (socket->role == SOCKET_LISTENER)
 		listener_remove(sk, socket);
 	linked = __sync_lock_test_and_set(&socket->linked, 0);
 	if (linked)
-		flow_untie(linked);
+		flow_put(linked);
 }
 
 #endif /* SIDETRACK_OPTION_H */

@@ -35,7 +35,7 @@ static __always_inline int pair_put(struct bpf_sock_ops *ops, __u64 id)
 
 	pair_read(&pair, ops, 0);
 	if (!bpf_map_update_elem(&sidetrack_pairs, &pair, &id, BPF_NOEXIST)) {
-		__sync_fetch_and_add(&flows_pending, 1);
+		__sync_fetch_and_add(&flows_by_four_tuple, 1);
 		return 0;
 	}
 	return bpf_map_update_elem(&sidetrack_pairs, &pair, &id, BPF_EXIST);
@@ -56,12 +56,12 @@ static __always_inline __u64 pair_take(struct bpf_sock_ops *ops)
 	}
 	id = *carried;
 	if (!bpf_map_delete_elem(&sidetrack_pairs, &pair))
-		__sync_fetch_and_sub(&flows_pending, 1);
+		__sync_fetch_and_sub(&flows_by_four_tuple, 1);
 	return id;
 }
 
 /* At the client, which goes before it was accepted. */
-static __always_inline void pair_forget(struct bpf_sock_ops *ops, __u64 id)
+static __always_inline void four_tuple_delete(struct bpf_sock_ops *ops, __u64 id)
 {
 	struct sidetrack_pair pair;
 	__u64 *carried;
@@ -69,7 +69,7 @@ static __always_inline void pair_forget(struct bpf_sock_ops *ops, __u64 id)
 	pair_read(&pair, ops, 0);
 	carried = bpf_map_lookup_elem(&sidetrack_pairs, &pair);
 	if (carried && *carried == id && !bpf_map_delete_elem(&sidetrack_pairs, &pair))
-		__sync_fetch_and_sub(&flows_pending, 1);
+		__sync_fetch_and_sub(&flows_by_four_tuple, 1);
 }
 
 #endif /* SIDETRACK_PAIR_H */

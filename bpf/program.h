@@ -191,7 +191,7 @@ struct mount_walk {
 };
 
 /* To where the mount is mounted. Returns 1 if it is its namespace's root. */
-static __always_inline int mount_leave(struct mount_walk *walk)
+static __always_inline int mount_ascend(struct mount_walk *walk)
 {
 	struct mount *mount = walk->mount, *above = BPF_CORE_READ(mount, mnt_parent);
 
@@ -209,7 +209,7 @@ static long mount_step(__u32 i, struct mount_walk *walk)
 	int next;
 
 	if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
-		walk->ended = mount_leave(walk) ? PATH_AT_ROOT : PATH_CUT;
+		walk->ended = mount_ascend(walk) ? PATH_AT_ROOT : PATH_CUT;
 		return walk->ended;
 	}
 	next = path_prepend(walk->path, walk->start, BPF_CORE_READ(dentry, d_name.len),
@@ -230,7 +230,7 @@ static __noinline int path_walk_mounts(char *path, int start, struct vfsmount *f
 		.mount = (void *)from - bpf_core_field_offset(struct mount, mnt),
 	};
 
-	if (!path || mount_leave(&walk))
+	if (!path || mount_ascend(&walk))
 		return start;
 	bpf_loop(SIDETRACK_PATH_DEPTH_MAX, mount_step, &walk, 0);
 	return walk.ended == PATH_AT_ROOT ? walk.start : -1;

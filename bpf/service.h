@@ -201,7 +201,7 @@ static __always_inline int service_is_gone(__u32 number)
 	return !(secret[0] | secret[1]);
 }
 
-static long owner_forget(void *map, __u32 *tgid, struct sidetrack_owner *owner, void *none)
+static long owner_collect(void *map, __u32 *tgid, struct sidetrack_owner *owner, void *none)
 {
 	__u32 key = *tgid;
 
@@ -212,8 +212,8 @@ static long owner_forget(void *map, __u32 *tgid, struct sidetrack_owner *owner, 
 	return 0;
 }
 
-static long owner_cgroup_forget(void *map, __u64 *cgroup, struct sidetrack_owner_cgroup *known,
-				void *none)
+static long owner_cgroup_collect(void *map, __u64 *cgroup, struct sidetrack_owner_cgroup *known,
+				 void *none)
 {
 	__u64 key = *cgroup;
 
@@ -225,10 +225,10 @@ static long owner_cgroup_forget(void *map, __u64 *cgroup, struct sidetrack_owner
 	return 0;
 }
 
-static __always_inline int owners_forget(void)
+static __always_inline int owners_collect(void)
 {
-	bpf_for_each_map_elem(&sidetrack_owners, owner_forget, NULL, 0);
-	bpf_for_each_map_elem(&sidetrack_owner_cgroups, owner_cgroup_forget, NULL, 0);
+	bpf_for_each_map_elem(&sidetrack_owners, owner_collect, NULL, 0);
+	bpf_for_each_map_elem(&sidetrack_owner_cgroups, owner_cgroup_collect, NULL, 0);
 	return 0;
 }
 

@@ -28,7 +28,7 @@
 #include "program.h"
 #include "facts.h"
 #include "pair.h"
-#include "life.h"
+#include "flow_state.h"
 #include "child.h"
 #include "service.h"
 #include "flow.h"
@@ -195,7 +195,7 @@ int sidetrack_release(struct bpf_sock *sk)
 /* ---- Run by the engine --------------------------------------------------------------------- */
 
 SEC("syscall")
-int sidetrack_forget(void *none)
+int sidetrack_collect_owners(void *none)
 {
-	return owners_forget();
+	return owners_collect();
 }

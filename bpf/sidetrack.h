@@ -73,7 +73,7 @@
 #define SIDETRACK_PATH_DEPTH_MAX 24	/* folders in an executable's path; the tail is kept */
 #define SIDETRACK_EXECUTABLES_MAX 4096	/* files remembered; the least used is forgotten */
 #define SIDETRACK_FLOWS_MAX 65536	/* flows of one engine, unless the engine says otherwise */
-#define SIDETRACK_PENDING_MAX 16384	/* flows in the making that are found by four-tuple */
+#define SIDETRACK_FOUR_TUPLES_MAX 16384 /* flows in the making that are found by four-tuple */
 #define SIDETRACK_PASSED_MAX 8192	/* destinations of unredirected datagrams remembered */
 #define SIDETRACK_NETWORKS_MAX 64	/* network namespaces that have flows' IPv6 addresses */
 #define SIDETRACK_EVENTS_SIZE 262144	/* bytes of the event ring */
@@ -256,9 +256,9 @@ struct sidetrack_program {
 };
 
 struct sidetrack_flow_entry {
-	__u64 life;
+	__u64 state;
 	__u32 handed_over; /* datagrams: the service has asked about it */
-	__u32 warmed;	   /* nobody reads it, see flow_warm */
+	__u32 prefetched;  /* nobody reads it, see flow_prefetch */
 	__u64 closed_at;   /* or called at, or last datagram at; nanoseconds */
 	__u64 executable;  /* its number in sidetrack_executables */
 	__u64 client;	   /* the client socket's cookie; 0 once that has closed (TCP) */

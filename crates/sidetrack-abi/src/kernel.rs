@@ -46,7 +46,7 @@ pub const EXECUTABLES_MAX: usize = 4096;
 /// Flows of one engine, unless the engine says otherwise.
 pub const FLOWS_MAX: u32 = 65_536;
 /// Flows in the making that are found by their four-tuple.
-pub const PENDING_MAX: u32 = 16_384;
+pub const FOUR_TUPLES_MAX: u32 = 16_384;
 /// How long a token outlives its flow's last socket, in nanoseconds.
 pub const GRACE_NS: u64 = 60_000_000_000;
 /// How long the flow of an unconnected socket lasts without a datagram, in nanoseconds.
@@ -344,11 +344,11 @@ pub struct Program {
 #[repr(C)]
 pub struct FlowEntry {
     /// Id << 20 | stage << 16 | ties; 0: free.
-    pub life: u64,
+    pub state: u64,
     /// Datagrams: the service has asked about it.
     pub handed_over: u32,
     /// Nothing: who takes a slot writes it in the next one, which is in the processor's cache then.
-    pub warmed: u32,
+    pub prefetched: u32,
     /// Or called at, or last datagram at. CLOCK_MONOTONIC, nanoseconds.
     pub closed_at: u64,
     /// Its number among the executables.

@@ -260,7 +260,7 @@ impl Engine {
             "remove a service",
         )?;
         self.services.remove(&number);
-        self.forget_owners()
+        self.collect_owners()
     }
 
     /// Changes what a service's filters do by themselves: what the kernel has of the service stays.

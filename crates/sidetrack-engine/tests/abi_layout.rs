@@ -275,9 +275,9 @@ fn mirrors() -> Vec<Layout> {
         mirror!(
             "flow_entry",
             FlowEntry {
-                life,
+                state,
                 handed_over,
-                warmed,
+                prefetched,
                 closed_at,
                 executable,
                 client,
@@ -451,7 +451,7 @@ fn constants_are_the_headers() {
     let mut mirror = constants![
         ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, DATAGRAM, CHAIN_MAX, CONTEXT_SIZE_MAX,
         NAME_SIZE, EXECUTABLE_SIZE, EXECUTABLES_MAX, COMM_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX, OWNER_NAMED,
-        ANCESTORS_MAX, FLOWS_MAX, PENDING_MAX, EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
+        ANCESTORS_MAX, FLOWS_MAX, FOUR_TUPLES_MAX, EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
         FLOW_CONNECTED, NETWORKS_MAX, PASSED_MAX,
         NOT_REDIRECTED, REDIRECTED_BY_SELF, REDIRECTED_BY_OTHER, PREVIOUSLY_REDIRECTED_BY_SELF,
         RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT,

@@ -9,10 +9,10 @@ use super::Engine;
 use crate::Error;
 
 /// `FLOW_*` in `bpf/maps.h`.
-const PENDING: u64 = 2;
+const CONNECTING: u64 = 2;
 const ESTABLISHED: u64 = 3;
 const CLOSED: u64 = 4;
-const CALLED: u64 = 5;
+const RESERVED: u64 = 5;
 const DATAGRAM: u64 = 6;
 /// Entries that one call reads.
 const BATCH: u32 = 4096;
@@ -51,8 +51,8 @@ impl Engine {
             .map_err(Error::bpf("read the flows"))?;
         let mut flows: Vec<_> = entries
             .filter_map(|(_, bytes)| kernel::FlowEntry::read_from_bytes(&bytes).ok())
-            .filter(|entry| matches!(stage(entry), PENDING | ESTABLISHED | CLOSED | DATAGRAM))
-            .map(|entry| self.raise(&entry))
+            .filter(|entry| matches!(stage(entry), CONNECTING | ESTABLISHED | CLOSED | DATAGRAM))
+            .map(|entry| self.from_kernel(&entry))
             .collect::<Result<_, _>>()?;
         flows.sort_by_key(|flow| flow.flow.id);
         Ok(flows)
@@ -70,8 +70,8 @@ impl Engine {
             .map_err(Error::bpf("read a flow"))?;
         bytes
             .and_then(|bytes| kernel::FlowEntry::read_from_bytes(&bytes).ok())
-            .filter(|entry| entry.life >> 20 == id && stage(entry) >= PENDING)
-            .map(|entry| self.raise(&entry))
+            .filter(|entry| entry.state >> 20 == id && stage(entry) >= CONNECTING)
+            .map(|entry| self.from_kernel(&entry))
             .transpose()
     }
 
@@ -81,7 +81,7 @@ impl Engine {
         let maps = &self.skeleton.maps;
         let bss = maps.bss_data.as_deref();
         let live = bss.map_or(0, |data| data.flows_live.max(0) as u64);
-        let pending = bss.map_or(0, |data| data.flows_pending.max(0) as u64);
+        let by_four_tuple = bss.map_or(0, |data| data.flows_by_four_tuple.max(0) as u64);
         let datagrams = bss.map_or(0, |data| data.flows_datagram.max(0) as u64);
         let table = |name, used, capacity: u32| Table {
             name,
@@ -94,7 +94,11 @@ impl Engine {
                 live + datagrams,
                 maps.sidetrack_flows.max_entries(),
             ),
-            table("flows found by four-tuple", pending, kernel::PENDING_MAX),
+            table(
+                "flows found by four-tuple",
+                by_four_tuple,
+                kernel::FOUR_TUPLES_MAX,
+            ),
             table(
                 "services",
                 self.services.len() as u64,
@@ -128,7 +132,7 @@ impl Engine {
         Ok(())
     }
 
-    fn raise(&self, entry: &kernel::FlowEntry) -> Result<FlowEntry, Error> {
+    fn from_kernel(&self, entry: &kernel::FlowEntry) -> Result<FlowEntry, Error> {
         let executable = self
             .skeleton
             .maps
@@ -158,9 +162,9 @@ impl Engine {
 
 /// Whether a socket may still ask for it.
 pub(super) fn has_sockets(entry: &kernel::FlowEntry) -> bool {
-    matches!(stage(entry), PENDING | ESTABLISHED | CALLED | DATAGRAM)
+    matches!(stage(entry), CONNECTING | ESTABLISHED | RESERVED | DATAGRAM)
 }
 
 fn stage(entry: &kernel::FlowEntry) -> u64 {
-    entry.life >> 16 & 0xf
+    entry.state >> 16 & 0xf
 }

@@ -57,8 +57,8 @@ impl Engine {
     ///
     /// The kernel does it, as it counts there at the same time. Who marks a listener at this very
     /// moment is forgotten the next time.
-    pub(super) fn forget_owners(&self) -> Result<(), Error> {
-        let program = &self.skeleton.progs.sidetrack_forget;
+    pub(super) fn collect_owners(&self) -> Result<(), Error> {
+        let program = &self.skeleton.progs.sidetrack_collect_owners;
         program
             .test_run(ProgramInput::default())
             .map(drop)

@@ -271,7 +271,7 @@ impl Engine {
     pub(super) fn take_up(&mut self) -> Result<(), Error> {
         self.take_up_links()?;
         self.take_up_services()?;
-        self.forget_owners()?; // of an engine that ended while it took a service away
+        self.collect_owners()?; // of an engine that ended while it took a service away
         self.contexts
             .take_up(&self.skeleton.maps.sidetrack_contexts)?;
         self.generation = self.generation_in_force()?;

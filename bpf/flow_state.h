@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A flow's life: its slot, the sockets tied to it, and when it is over. */
-#ifndef SIDETRACK_LIFE_H
-#define SIDETRACK_LIFE_H
+/* A flow's state: its slot, the sockets tied to it, and when it is over. */
+#ifndef SIDETRACK_FLOW_STATE_H
+#define SIDETRACK_FLOW_STATE_H
 
 /* The service that a flow was diverted to: the chain's last. */
 static __always_inline __u32 flow_service(const struct sidetrack_flow *flow)
@@ -88,7 +88,7 @@ static __always_inline void destination_of(const struct sidetrack_flow_entry *en
 }
 
 /* A flow of datagrams is over: its destination has none any more, or another one. */
-__noinline int destination_forget(const struct sidetrack_flow_entry *entry, __u64 id)
+__noinline int destination_delete(const struct sidetrack_flow_entry *entry, __u64 id)
 {
 	struct sidetrack_destination destination;
 	__u64 *known;
@@ -103,11 +103,11 @@ __noinline int destination_forget(const struct sidetrack_flow_entry *entry, __u6
 	return 0;
 }
 
-/* ---- A flow's life ------------------------------------------------------------------------ */
+/* ---- A flow's state ------------------------------------------------------------------------ */
 
-#define LIFE_RETRIES 16	    /* of a change that others raced */
-#define FLOW_TRIES_MAX 4096 /* slots looked at for a free one */
-#define FLOW_TRIES_GRACE 4  /* of them, before a closed flow must give way */
+#define FLOW_STATE_RETRIES 16 /* of a change that others raced */
+#define FLOW_TRIES_MAX 4096   /* slots looked at for a free one */
+#define FLOW_TRIES_GRACE 4    /* of them, before a closed flow must give way */
 
 static __always_inline struct sidetrack_flow_entry *flow_slot(__u64 id)
 {
@@ -129,52 +129,54 @@ static __always_inline struct sidetrack_flow_entry *flow_find(__u64 id)
 {
 	struct sidetrack_flow_entry *entry = flow_slot(id);
 
-	return entry && LIFE_ID(entry->life) == id ? entry : NULL;
+	return entry && FLOW_STATE_ID(entry->state) == id ? entry : NULL;
 }
 
-static __always_inline int life_change(struct sidetrack_flow_entry *entry, __u64 from, __u64 to)
+static __always_inline int flow_state_exchange(struct sidetrack_flow_entry *entry, __u64 from,
+					       __u64 to)
 {
-	return __sync_val_compare_and_swap(&entry->life, from, to) == from;
+	return __sync_val_compare_and_swap(&entry->state, from, to) == from;
 }
 
 /*
  * May another flow have this slot? A closed one's token must have had its time; and as long we wait
  * for the SYN of a connect that was judged: nobody tells when it has failed before.
  */
-static __always_inline int life_is_over(const struct sidetrack_flow_entry *entry, __u64 life,
-					__u64 now)
+static __always_inline int slot_is_reusable(const struct sidetrack_flow_entry *entry, __u64 state,
+					    __u64 now)
 {
-	__u32 stage = LIFE_STAGE(life);
+	__u32 stage = FLOW_STATE_STAGE(state);
 
 	if (stage == FLOW_DATAGRAM)
-		return !LIFE_TIES(life) && datagrams_are_over(entry, now);
-	return !life || ((stage == FLOW_CLOSED || stage == FLOW_CALLED) &&
-			 now - entry->closed_at >= grace_ns);
+		return !FLOW_STATE_REFCOUNT(state) && datagrams_are_over(entry, now);
+	return !state || ((stage == FLOW_CLOSED || stage == FLOW_RESERVED) &&
+			  now - entry->closed_at >= grace_ns);
 }
 
 /* Only its token is still good: its time may be cut short. */
-static __always_inline int life_is_closed(const struct sidetrack_flow_entry *entry, __u64 life)
+static __always_inline int slot_is_reclaimable(const struct sidetrack_flow_entry *entry,
+					       __u64 state)
 {
-	__u32 stage = LIFE_STAGE(life);
+	__u32 stage = FLOW_STATE_STAGE(state);
 
 	return stage == FLOW_CLOSED ||
-	       (stage == FLOW_DATAGRAM && !LIFE_TIES(life) && !client_is_open(entry));
+	       (stage == FLOW_DATAGRAM && !FLOW_STATE_REFCOUNT(state) && !client_is_open(entry));
 }
 
 /* Whoever has taken a slot does away with what an earlier flow left. */
-static __always_inline void life_bury(struct sidetrack_flow_entry *entry, __u64 life)
+static __always_inline void slot_reclaim(struct sidetrack_flow_entry *entry, __u64 state)
 {
-	if (LIFE_STAGE(life) == FLOW_CALLED)
-		__sync_fetch_and_sub(&flows_called, 1);
-	if (LIFE_STAGE(life) == FLOW_DATAGRAM)
-		destination_forget(entry, LIFE_ID(life));
+	if (FLOW_STATE_STAGE(state) == FLOW_RESERVED)
+		__sync_fetch_and_sub(&flows_reserved, 1);
+	if (FLOW_STATE_STAGE(state) == FLOW_DATAGRAM)
+		destination_delete(entry, FLOW_STATE_ID(state));
 }
 
 /* One look for a slot. */
 struct flow_search {
 	__u64 now;
 	__u64 found;  /* the id that has got one */
-	__u64 before; /* the life that was in it */
+	__u64 before; /* the state that was in it */
 	__u64 closed; /* the first that could be had by cutting a token's time short */
 };
 
@@ -182,19 +184,19 @@ static long flow_search_step(__u32 i, struct flow_search *search)
 {
 	__u64 id = __sync_fetch_and_add(&flow_last, 1) + 1;
 	struct sidetrack_flow_entry *entry = flow_slot(id);
-	__u64 life;
+	__u64 state;
 
 	if (!entry)
 		return 1;
-	life = entry->life;
-	if (life_is_over(entry, life, search->now)) {
-		if (!life_change(entry, life, LIFE(id, FLOW_TAKEN, 0)))
+	state = entry->state;
+	if (slot_is_reusable(entry, state, search->now)) {
+		if (!flow_state_exchange(entry, state, FLOW_STATE(id, FLOW_FILLING, 0)))
 			return 0;
 		search->found = id;
-		search->before = life;
+		search->before = state;
 		return 1;
 	}
-	if (!search->closed && life_is_closed(entry, life))
+	if (!search->closed && slot_is_reclaimable(entry, state))
 		search->closed = id;
 	return search->closed && i + 1 >= FLOW_TRIES_GRACE;
 }
@@ -203,21 +205,21 @@ static long flow_search_step(__u32 i, struct flow_search *search)
  * The next slot was used long ago, and reading it would wait for memory. A store does not wait: so
  * it is on its way into the cache until somebody takes it.
  */
-static __always_inline void flow_warm(__u64 id)
+static __always_inline void flow_prefetch(__u64 id)
 {
 	struct sidetrack_flow_entry *next = flow_slot(id + 1);
 
 	if (next)
-		*(volatile __u32 *)&next->warmed = 0;
+		*(volatile __u32 *)&next->prefetched = 0;
 }
 
 /* A slot for a new flow. Returns its id; 0 if there is none. */
-__noinline __u64 flow_take_slot(__u64 now)
+__noinline __u64 flow_acquire_slot(__u64 now)
 {
 	__u32 tries = flows_max < FLOW_TRIES_MAX ? flows_max : FLOW_TRIES_MAX;
 	struct flow_search search = { .now = now };
 	struct sidetrack_flow_entry *entry;
-	__u64 life;
+	__u64 state;
 
 	if (!flow_search_step(0, &search))
 		bpf_loop(tries, flow_search_step, &search, 0);
@@ -225,49 +227,52 @@ __noinline __u64 flow_take_slot(__u64 now)
 	if (!entry)
 		return 0;
 	if (search.found || !search.closed) {
-		life_bury(entry, search.before);
-		flow_warm(search.found);
+		slot_reclaim(entry, search.before);
+		flow_prefetch(search.found);
 		return search.found;
 	}
-	life = entry->life;
-	if (!life_is_closed(entry, life) ||
-	    !life_change(entry, life, LIFE(search.closed, FLOW_TAKEN, 0)))
+	state = entry->state;
+	if (!slot_is_reclaimable(entry, state) ||
+	    !flow_state_exchange(entry, state, FLOW_STATE(search.closed, FLOW_FILLING, 0)))
 		return 0;
-	life_bury(entry, life);
-	flow_warm(search.closed);
+	slot_reclaim(entry, state);
+	flow_prefetch(search.closed);
 	count(SIDETRACK_COUNT_GRACE_CUT);
 	return search.closed;
 }
 
 static __always_inline int flows_have_room(void)
 {
-	return flows_live + flows_called < (__s64)flows_max &&
-	       flows_pending < SIDETRACK_PENDING_MAX;
+	return flows_live + flows_reserved < (__s64)flows_max &&
+	       flows_by_four_tuple < SIDETRACK_FOUR_TUPLES_MAX;
 }
 
 /* ---- Ties: sockets that keep a flow alive ------------------------------------------------ */
 
-/* The same life with so many ties. */
-static __always_inline __u64 life_tied(__u64 life, __u32 ties)
+/* The same state with so many ties. */
+static __always_inline __u64 flow_state_with_refcount(__u64 state, __u32 refcount)
 {
-	__u32 stage = LIFE_STAGE(life) == FLOW_DATAGRAM ? FLOW_DATAGRAM :
-		      ties				? FLOW_ESTABLISHED :
-							  FLOW_CLOSED;
+	__u32 stage = FLOW_STATE_STAGE(state) == FLOW_DATAGRAM ? FLOW_DATAGRAM :
+		      refcount				       ? FLOW_ESTABLISHED :
+								 FLOW_CLOSED;
 
-	return LIFE(LIFE_ID(life), stage, ties);
+	return FLOW_STATE(FLOW_STATE_ID(state), stage, refcount);
 }
 
 /* Ties one more socket to an accepted flow. Fails if the flow is gone, or closed too long ago. */
-static __always_inline int flow_tie(struct sidetrack_flow_entry *entry, __u64 id)
+static __always_inline int flow_get(struct sidetrack_flow_entry *entry, __u64 id)
 {
-	for (int i = 0; i < LIFE_RETRIES; i++) {
-		__u64 life = entry->life;
-		__u32 stage = LIFE_STAGE(life);
+	for (int i = 0; i < FLOW_STATE_RETRIES; i++) {
+		__u64 state = entry->state;
+		__u32 stage = FLOW_STATE_STAGE(state);
 
-		if (LIFE_ID(life) != id || stage < FLOW_ESTABLISHED ||
-		    life_is_over(entry, life, bpf_ktime_get_ns()) || LIFE_TIES(life) == 0xffff)
+		if (FLOW_STATE_ID(state) != id || stage < FLOW_ESTABLISHED ||
+		    slot_is_reusable(entry, state, bpf_ktime_get_ns()) ||
+		    FLOW_STATE_REFCOUNT(state) == 0xffff)
 			return -1;
-		if (!life_change(entry, life, life_tied(life, LIFE_TIES(life) + 1)))
+		if (!flow_state_exchange(
+			    entry, state,
+			    flow_state_with_refcount(state, FLOW_STATE_REFCOUNT(state) + 1)))
 			continue;
 		if (stage == FLOW_CLOSED)
 			__sync_fetch_and_add(&flows_live, 1);
@@ -276,24 +281,25 @@ static __always_inline int flow_tie(struct sidetrack_flow_entry *entry, __u64 id
 	return -1;
 }
 
-static __always_inline void flow_untie(__u64 id)
+static __always_inline void flow_put(__u64 id)
 {
 	struct sidetrack_flow_entry *entry = flow_slot(id);
 
-	for (int i = 0; entry && i < LIFE_RETRIES; i++) {
-		__u64 life = entry->life;
-		__u32 ties = LIFE_TIES(life);
+	for (int i = 0; entry && i < FLOW_STATE_RETRIES; i++) {
+		__u64 state = entry->state;
+		__u32 refcount = FLOW_STATE_REFCOUNT(state);
 
-		if (LIFE_ID(life) != id || !ties)
+		if (FLOW_STATE_ID(state) != id || !refcount)
 			return;
-		if (ties == 1)
+		if (refcount == 1)
 			entry->closed_at = bpf_ktime_get_ns();
-		if (!life_change(entry, life, life_tied(life, ties - 1)))
+		if (!flow_state_exchange(entry, state,
+					 flow_state_with_refcount(state, refcount - 1)))
 			continue;
-		if (ties == 1 && LIFE_STAGE(life) != FLOW_DATAGRAM)
+		if (refcount == 1 && FLOW_STATE_STAGE(state) != FLOW_DATAGRAM)
 			__sync_fetch_and_sub(&flows_live, 1);
 		return;
 	}
 }
 
-#endif /* SIDETRACK_LIFE_H */
+#endif /* SIDETRACK_FLOW_STATE_H */
