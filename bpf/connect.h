@@ -3,10 +3,10 @@
 #ifndef SIDETRACK_CONNECT_H
 #define SIDETRACK_CONNECT_H
 
-static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct classify_context *classify,
 				       const struct connection *c);
 static __always_inline int endpoint_wanted(__u32 layers, __u32 protocol);
-static __noinline int datagram_begun(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+static __noinline int datagram_begun(struct bpf_sock_addr *ctx, struct classify_context *classify,
 				     struct connection *c);
 
 static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct connection *c,
@@ -81,7 +81,7 @@ static __always_inline int refuse_own_listener(const struct connection *c, __u32
 }
 
 /* A filter matches, and the socket has no records: a program's, or a service's own? */
-static __noinline int judge_asker(struct inquiry *inquiry, const struct connection *c)
+static __noinline int judge_asker(struct classify_context *classify, const struct connection *c)
 {
 	__u32 own = program_service(), floor = 0;
 	int straight = 0;
@@ -92,35 +92,36 @@ static __noinline int judge_asker(struct inquiry *inquiry, const struct connecti
 		return PROCEED;
 	if (own && is_own_listener(own, c))
 		return refuse_own_listener(c, own);
-	if (own && own_connect(own, inquiry->policy, c->family == AF_INET6, &floor, &straight))
+	if (own && own_connect(own, classify->policy, c->family == AF_INET6, &floor, &straight))
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_MISSING,
 			      SIDETRACK_EVENT_RECORDS_MISSING, c, 0, own);
 	if (straight)
 		return PROCEED;
-	inquiry->scratch->search.vetted = 1;
+	classify->scratch->search.vetted = 1;
 	if (floor)
-		classify_assume(&inquiry->scratch->search, floor);
+		classify_assume(&classify->scratch->search, floor);
 	return DIVERT;
 }
 
-static __always_inline int refuse_judged(struct inquiry *inquiry, const struct connection *c)
+static __always_inline int refuse_judged(struct classify_context *classify,
+					 const struct connection *c)
 {
-	bpf_set_retval(-refusal_tell(inquiry, c));
+	bpf_set_retval(-refusal_tell(classify, c));
 	return REFUSE;
 }
 
 /* To the next layer: what redirects is known now. Returns 1 if there is none. */
-static __always_inline long judge_next(struct inquiry *inquiry)
+static __always_inline long judge_next(struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 
 	s->decision = DIVERT;
 	if (s->asked == SIDETRACK_LAYER_AUTH_CONNECT)
 		return 1;
 	s->diverts = s->redirect;
 	if (s->diverts != SIDETRACK_NO_RANK)
-		inquiry->scratch->values[SIDETRACK_FIELD_FLAGS][1] |= SIDETRACK_FLAG_REDIRECTED;
-	if (!(inquiry->layers & 3U << SIDETRACK_LAYER_AUTH_CONNECT))
+		classify->scratch->values[SIDETRACK_FIELD_FLAGS][1] |= SIDETRACK_FLAG_REDIRECTED;
+	if (!(classify->layers & 3U << SIDETRACK_LAYER_AUTH_CONNECT))
 		return 1;
 	s->asked = SIDETRACK_LAYER_AUTH_CONNECT;
 	s->begun = 0;
@@ -131,25 +132,25 @@ static __always_inline long judge_next(struct inquiry *inquiry)
  * One turn of the judgement of a connect: its layers one after another. A callback, so that the
  * verifier sees a classification once and not once for each. Returns 1 to end; decision says how.
  */
-static long judge_turn(__u32 i, struct inquiry *inquiry)
+static long judge_turn(__u32 i, struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
-	struct connection *c = inquiry->connection;
+	struct search *s = &classify->scratch->search;
+	struct connection *c = classify->connection;
 
 	if (!s->begun) {
 		s->begun = 1;
 		c->layer = s->asked + (c->family == AF_INET6);
-		if (!classify_begin(inquiry, c->layer))
-			return judge_next(inquiry);
+		if (!classify_begin(classify, c->layer))
+			return judge_next(classify);
 	}
-	classify_run(inquiry);
+	classify_run(classify);
 	if (s->held) {
-		s->decision = judge_asker(inquiry, c);
+		s->decision = judge_asker(classify, c);
 		return s->decision != DIVERT;
 	}
 	if (!verdict_refuses(s))
-		return judge_next(inquiry);
-	s->decision = refuse_judged(inquiry, c);
+		return judge_next(classify);
+	s->decision = refuse_judged(classify, c);
 	return 1;
 }
 
@@ -170,30 +171,31 @@ static __always_inline int judge_parent(struct sidetrack_scratch *scratch,
 	return DIVERT;
 }
 
-static __always_inline void facts_of_connect(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
-					     const struct connection *c,
-					     struct sidetrack_flow_entry *parent)
+static __always_inline void fields_of_connect(struct bpf_sock_addr *ctx,
+					      struct classify_context *classify,
+					      const struct connection *c,
+					      struct sidetrack_flow_entry *parent)
 {
 	__u32 v6 = c->family == AF_INET6;
-	__u32 wants = layer_wants(inquiry->policy, SIDETRACK_LAYER_CONNECT_REDIRECT + v6);
+	__u32 wants = layer_wants(classify->policy, SIDETRACK_LAYER_CONNECT_REDIRECT + v6);
 
-	if (inquiry->layers & 3U << SIDETRACK_LAYER_AUTH_CONNECT)
-		wants |= layer_wants(inquiry->policy, SIDETRACK_LAYER_AUTH_CONNECT + v6);
+	if (classify->layers & 3U << SIDETRACK_LAYER_AUTH_CONNECT)
+		wants |= layer_wants(classify->policy, SIDETRACK_LAYER_AUTH_CONNECT + v6);
 
-	facts_of_connection(inquiry->scratch, c, wants,
-			    parent ? SIDETRACK_FLAG_PROXY_CONNECTION : 0);
-	facts_of_task(inquiry->scratch, wants, parent ? &parent->program : NULL);
+	fields_of_connection(classify->scratch, c, wants,
+			     parent ? SIDETRACK_FLAG_PROXY_CONNECTION : 0);
+	fields_of_task(classify->scratch, wants, parent ? &parent->program : NULL);
 	if (wants & WANTS(NETNS))
-		fact_set(inquiry->scratch, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
+		field_set(classify->scratch, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
 }
 
 /* Some layer has filters, or the socket has records. */
-static __noinline int judge_with_scratch(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
-					 struct connection *c, struct target *target,
-					 __u64 parent_id)
+static __noinline int judge_with_scratch(struct bpf_sock_addr *ctx,
+					 struct classify_context *classify, struct connection *c,
+					 struct target *target, __u64 parent_id)
 {
 	struct sidetrack_flow_entry *parent = parent_id ? flow_find(parent_id) : NULL;
-	struct sidetrack_scratch *scratch = inquiry->scratch;
+	struct sidetrack_scratch *scratch = classify->scratch;
 	struct sidetrack_filter *f;
 	int decision;
 	__u32 rank;
@@ -207,17 +209,17 @@ static __noinline int judge_with_scratch(struct bpf_sock_addr *ctx, struct inqui
 		if (decision != DIVERT)
 			return decision;
 	}
-	facts_of_connect(ctx, inquiry, c, parent);
+	fields_of_connect(ctx, classify, c, parent);
 	scratch->search.asked = SIDETRACK_LAYER_CONNECT_REDIRECT;
 	scratch->search.begun = 0;
 	scratch->search.decision = REFUSE;
-	bpf_loop(TURNS_MAX, judge_turn, inquiry, 0);
+	bpf_loop(TURNS_MAX, judge_turn, classify, 0);
 	decision = scratch->search.decision;
 	if (decision != DIVERT)
 		return decision == PROCEED ? go_straight(ctx) : REFUSE;
-	endpoint_connect(ctx, inquiry, c);
+	endpoint_connect(ctx, classify, c);
 	rank = scratch->search.diverts;
-	f = rank == SIDETRACK_NO_RANK ? NULL : filter_at(inquiry->policy, rank);
+	f = rank == SIDETRACK_NO_RANK ? NULL : filter_at(classify->policy, rank);
 	if (!f)
 		return go_straight(ctx);
 	return redirect(ctx, c, f, scratch, parent_id, target);
@@ -238,56 +240,57 @@ static __always_inline __u64 parent_of(struct bpf_sock *sk)
 }
 
 /* The policy in force, and whether it has anything to say. */
-static __always_inline int is_asked(struct inquiry *inquiry, struct connection *c, __u64 parent_id)
+static __always_inline int is_asked(struct classify_context *classify, struct connection *c,
+				    __u64 parent_id)
 {
 	__u32 layers = c->protocol == IPPROTO_UDP ? DATAGRAM_LAYERS : CONNECT_LAYERS;
 	struct sidetrack_policy *head;
 
-	inquiry->policy = policy_in_force();
-	head = inquiry->policy ? policy_line(inquiry->policy, 0) : NULL;
+	classify->policy = policy_in_force();
+	head = classify->policy ? policy_line(classify->policy, 0) : NULL;
 	if (!head || (!parent_id && !(head->layers & layers << (c->family == AF_INET6))))
 		return 0;
 	c->generation = head->generation;
-	inquiry->layers = head->layers;
+	classify->layers = head->layers;
 	return 1;
 }
 
 /* Is it beside all filters that a program's connect may meet, at a glance? */
-static __noinline int prefilter_excludes(const struct inquiry *inquiry, const struct connection *c,
-					 __u64 parent_id)
+static __noinline int prefilter_excludes(const struct classify_context *classify,
+					 const struct connection *c, __u64 parent_id)
 {
 	__u32 v6 = c->family == AF_INET6;
 	__u8 first_byte = c->remote.bytes[v6 ? 0 : 12];
 
-	if (parent_id || endpoint_wanted(inquiry->layers, c->protocol))
+	if (parent_id || endpoint_wanted(classify->layers, c->protocol))
 		return 0;
 	for (__u32 layer = SIDETRACK_LAYER_CONNECT_REDIRECT; layer <= SIDETRACK_LAYER_AUTH_CONNECT;
 	     layer += 2)
-		if (inquiry->layers & 1U << (layer + v6) &&
-		    prefilter_admits(inquiry->policy, layer + v6, first_byte, bpf_ntohs(c->port),
+		if (classify->layers & 1U << (layer + v6) &&
+		    prefilter_admits(classify->policy, layer + v6, first_byte, bpf_ntohs(c->port),
 				     c->protocol))
 			return 0;
 	return 1;
 }
 
-static __always_inline int judge(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+static __always_inline int judge(struct bpf_sock_addr *ctx, struct classify_context *classify,
 				 struct connection *c, __u64 parent_id, struct target *target)
 {
 	int decision;
 
-	inquiry->scratch = scratch_acquire();
-	if (!inquiry->scratch)
+	classify->scratch = scratch_acquire();
+	if (!classify->scratch)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,
 			      0);
 	/* From here on at the scratch, where the verifier need not follow what is in it. */
-	inquiry->scratch->connection = *c;
-	inquiry->connection = &inquiry->scratch->connection;
-	decision = judge_with_scratch(ctx, inquiry, inquiry->connection, target, parent_id);
-	c->settled = !inquiry->scratch->search.absent_passed;
-	scratch_release(inquiry->scratch);
+	classify->scratch->connection = *c;
+	classify->connection = &classify->scratch->connection;
+	decision = judge_with_scratch(ctx, classify, classify->connection, target, parent_id);
+	c->settled = !classify->scratch->search.absent_passed;
+	scratch_release(classify->scratch);
 	if (c->protocol == IPPROTO_UDP && (decision == PROCEED || decision == DIVERT) &&
-	    endpoint_wanted(inquiry->layers, IPPROTO_UDP))
-		datagram_begun(ctx, inquiry, c);
+	    endpoint_wanted(classify->layers, IPPROTO_UDP))
+		datagram_begun(ctx, classify, c);
 	return decision;
 }
 
@@ -295,11 +298,11 @@ static __always_inline int judge_connect(struct bpf_sock_addr *ctx, struct conne
 					 struct target *target)
 {
 	__u64 parent_id = parent_of(ctx->sk);
-	struct inquiry inquiry = {};
+	struct classify_context classify = {};
 
-	if (!is_asked(&inquiry, c, parent_id) || prefilter_excludes(&inquiry, c, parent_id))
+	if (!is_asked(&classify, c, parent_id) || prefilter_excludes(&classify, c, parent_id))
 		return go_straight(ctx);
-	return judge(ctx, &inquiry, c, parent_id, target);
+	return judge(ctx, &classify, c, parent_id, target);
 }
 
 static __always_inline void read_address6(struct bpf_sock_addr *ctx, union address *address)

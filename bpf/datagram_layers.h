@@ -38,23 +38,23 @@ static __noinline int known_set(__u64 client, __u16 kind, const struct connectio
 }
 
 /* The flow of this socket and this remote end is there: tells the layer, if it is new. */
-static __always_inline void datagram_established(__u64 client, struct inquiry *inquiry,
+static __always_inline void datagram_established(__u64 client, struct classify_context *classify,
 						 struct connection *c)
 {
-	if (!inquiry->endpoint)
+	if (!classify->endpoint)
 		return;
-	inquiry->endpoint->state = ENDPOINT_ESTABLISHED;
-	if (inquiry->layers & LAYER_BITS(SIDETRACK_LAYER_FLOW_ESTABLISHED) &&
+	classify->endpoint->state = ENDPOINT_ESTABLISHED;
+	if (classify->layers & LAYER_BITS(SIDETRACK_LAYER_FLOW_ESTABLISHED) &&
 	    !known_set(client, PASSED_ESTABLISHED, c))
-		endpoint_judge(inquiry, c, SIDETRACK_LAYER_FLOW_ESTABLISHED);
+		endpoint_judge(classify, c, SIDETRACK_LAYER_FLOW_ESTABLISHED);
 }
 
 /* A program's connect or first datagram to this destination was let go, or diverted. */
-static __noinline int datagram_begun(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+static __noinline int datagram_begun(struct bpf_sock_addr *ctx, struct classify_context *classify,
 				     struct connection *c)
 {
-	inquiry->endpoint = bpf_sk_storage_get(&sidetrack_endpoints, ctx->sk, NULL, 0);
-	datagram_established(bpf_get_socket_cookie(ctx), inquiry, c);
+	classify->endpoint = bpf_sk_storage_get(&sidetrack_endpoints, ctx->sk, NULL, 0);
+	datagram_established(bpf_get_socket_cookie(ctx), classify, c);
 	return 0;
 }
 
@@ -92,7 +92,7 @@ static __always_inline int receive_judge(struct __sk_buff *skb, struct bpf_sock 
 {
 	struct connection c = { .protocol = IPPROTO_UDP, .inbound = 1 };
 	__u64 client = bpf_get_socket_cookie(skb);
-	struct inquiry inquiry = {};
+	struct classify_context classify = {};
 	__be16 ports[2];
 	int at;
 
@@ -104,17 +104,17 @@ static __always_inline int receive_judge(struct __sk_buff *skb, struct bpf_sock 
 		return INGRESS_PERMIT;
 	c.port = ports[0];
 	c.local_port = ports[1];
-	inquiry.policy = policy_with(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
-	if (!inquiry.policy)
-		inquiry.policy = policy_with(SIDETRACK_LAYER_FLOW_ESTABLISHED, &c);
-	if (!inquiry.policy || is_answer(client, &c) || known_find(client, PASSED_IN, &c))
+	classify.policy = policy_with(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
+	if (!classify.policy)
+		classify.policy = policy_with(SIDETRACK_LAYER_FLOW_ESTABLISHED, &c);
+	if (!classify.policy || is_answer(client, &c) || known_find(client, PASSED_IN, &c))
 		return INGRESS_PERMIT;
-	inquiry.layers = layers_in_force(inquiry.policy);
-	inquiry.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
-	if (!endpoint_judge(&inquiry, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT))
+	classify.layers = layers_in_force(classify.policy);
+	classify.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
+	if (!endpoint_judge(&classify, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT))
 		return INGRESS_DROP;
 	known_set(client, PASSED_IN, &c);
-	datagram_established(client, &inquiry, &c);
+	datagram_established(client, &classify, &c);
 	return INGRESS_PERMIT;
 }
 
@@ -123,13 +123,13 @@ static __always_inline void datagram_closure(struct bpf_sock *sk)
 {
 	struct sidetrack_endpoint *e = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
 	struct connection c = { .protocol = IPPROTO_UDP };
-	struct inquiry inquiry = { .endpoint = e };
+	struct classify_context classify = { .endpoint = e };
 	struct sock *kept = (struct sock *)sk; /* the hook does not show a socket's own address */
 
 	if (!e || e->state != ENDPOINT_ESTABLISHED)
 		return;
-	inquiry.policy = policy_with(SIDETRACK_LAYER_ENDPOINT_CLOSURE, &c);
-	if (!inquiry.policy)
+	classify.policy = policy_with(SIDETRACK_LAYER_ENDPOINT_CLOSURE, &c);
+	if (!classify.policy)
 		return;
 	c.family = e->family;
 	c.inbound = !e->connecting;
@@ -144,7 +144,7 @@ static __always_inline void datagram_closure(struct bpf_sock *sk)
 		__builtin_memcpy(c.remote.bytes, e->remote_addr, sizeof(e->remote_addr));
 		c.port = e->remote_port;
 	}
-	endpoint_judge(&inquiry, &c, SIDETRACK_LAYER_ENDPOINT_CLOSURE);
+	endpoint_judge(&classify, &c, SIDETRACK_LAYER_ENDPOINT_CLOSURE);
 }
 
 #endif /* SIDETRACK_DATAGRAM_LAYERS_H */

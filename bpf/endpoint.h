@@ -33,12 +33,12 @@ static __always_inline int endpoint_wanted(__u32 layers, __u32 protocol)
 		(protocol == IPPROTO_UDP ? LAYER_BITS(SIDETRACK_LAYER_AUTH_RECV_ACCEPT) : 0));
 }
 
-static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry *inquiry,
+static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct classify_context *classify,
 				       const struct connection *c)
 {
 	struct sidetrack_endpoint *e;
 
-	if (!endpoint_wanted(inquiry->layers, c->protocol) || !program_in_scope())
+	if (!endpoint_wanted(classify->layers, c->protocol) || !program_in_scope())
 		return 0;
 	e = bpf_sk_storage_get(&sidetrack_endpoints, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!e) {
@@ -51,7 +51,7 @@ static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct inquiry
 	e->remote_port = c->port;
 	e->family = c->family;
 	e->connecting = 1;
-	e->flags = inquiry->scratch->values[SIDETRACK_FIELD_FLAGS][1];
+	e->flags = classify->scratch->values[SIDETRACK_FIELD_FLAGS][1];
 	return 0;
 }
 
@@ -77,22 +77,22 @@ static __always_inline void endpoint_listen(struct bpf_sock_ops *ops)
 
 /* ---- Judging without a connect ------------------------------------------------------------ */
 
-static __always_inline void facts_of_endpoint(struct inquiry *inquiry, const struct connection *c,
-					      __u32 wants)
+static __always_inline void fields_of_endpoint(struct classify_context *classify,
+					       const struct connection *c, __u32 wants)
 {
-	const struct sidetrack_endpoint *e = inquiry->endpoint;
-	struct sidetrack_scratch *scratch = inquiry->scratch;
+	const struct sidetrack_endpoint *e = classify->endpoint;
+	struct sidetrack_scratch *scratch = classify->scratch;
 
-	facts_of_connection(scratch, c, wants, e ? e->flags : 0);
+	fields_of_connection(scratch, c, wants, e ? e->flags : 0);
 	if (!(wants & (WANTS_PROGRAM | WANTS(NETNS))))
 		return;
 	if (!e) {
 		count(SIDETRACK_COUNT_PROGRAM_UNKNOWN);
 		__builtin_memset(&scratch->program, 0, sizeof(scratch->program));
 	}
-	facts_of_program(scratch, e ? &e->program : &scratch->program, FIRST_PROGRAM,
-			 SIDETRACK_FIELD_CGROUP_LEVELS);
-	fact_set(scratch, SIDETRACK_FIELD_NETNS, e ? e->netns_cookie : 0);
+	fields_of_program(scratch, e ? &e->program : &scratch->program, FIRST_PROGRAM,
+			  SIDETRACK_FIELD_CGROUP_LEVELS);
+	field_set(scratch, SIDETRACK_FIELD_NETNS, e ? e->netns_cookie : 0);
 }
 
 /* For events: who. Nobody, rather than whoever is the current program. */
@@ -107,7 +107,8 @@ static __always_inline void endpoint_tell(struct connection *c, const struct sid
 }
 
 /* Asks one layer about a connection that no connect call is waiting for. 0: blocked. */
-static __noinline int endpoint_judge(struct inquiry *inquiry, struct connection *c, __u32 layer)
+static __noinline int endpoint_judge(struct classify_context *classify, struct connection *c,
+				     __u32 layer)
 {
 	struct sidetrack_scratch *scratch = scratch_acquire();
 	struct search *s;
@@ -118,23 +119,23 @@ static __noinline int endpoint_judge(struct inquiry *inquiry, struct connection 
 		return 0;
 	}
 	s = &scratch->search;
-	inquiry->scratch = scratch;
+	classify->scratch = scratch;
 	scratch->connection = *c;
 	c = &scratch->connection;
-	inquiry->connection = c;
-	endpoint_tell(c, inquiry->endpoint);
+	classify->connection = c;
+	endpoint_tell(c, classify->endpoint);
 	if (c->family == AF_INET6)
 		layer++;
 	c->layer = layer;
 	chain_clear(&scratch->chain);
 	s->vetted = 1;
 	s->absent_given = 0;
-	facts_of_endpoint(inquiry, c, layer_wants(inquiry->policy, layer));
-	if (classify_begin(inquiry, layer))
-		classify_run(inquiry);
+	fields_of_endpoint(classify, c, layer_wants(classify->policy, layer));
+	if (classify_begin(classify, layer))
+		classify_run(classify);
 	permitted = !verdict_refuses(s);
 	if (!permitted)
-		refusal_tell(inquiry, c);
+		refusal_tell(classify, c);
 	scratch_release(scratch);
 	return permitted;
 }
@@ -155,38 +156,38 @@ static __always_inline void *policy_with(__u32 layer, struct connection *c)
 
 static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connection *c)
 {
-	struct inquiry inquiry = {};
+	struct classify_context classify = {};
 	struct sidetrack_scratch *scratch;
 	__u32 layer = SIDETRACK_LAYER_BIND_REDIRECT;
 	__u32 wants;
 	int permitted;
 
-	inquiry.policy = policy_with(layer, c);
-	if (!inquiry.policy || !program_in_scope())
+	classify.policy = policy_with(layer, c);
+	if (!classify.policy || !program_in_scope())
 		return PROCEED;
 	scratch = scratch_acquire();
 	if (!scratch)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_SEARCH_CUT, SIDETRACK_EVENT_SEARCH_CUT, c, 0,
 			      0);
-	inquiry.scratch = scratch;
+	classify.scratch = scratch;
 	c->protocol = ctx->protocol;
 	scratch->connection = *c;
 	c = &scratch->connection;
-	inquiry.connection = c;
+	classify.connection = c;
 	chain_clear(&scratch->chain);
 	scratch->search.vetted = 1;
 	scratch->search.absent_given = 0;
-	wants = layer_wants(inquiry.policy, layer + (c->family == AF_INET6));
-	facts_of_connection(scratch, c, wants, 0);
-	facts_of_task(scratch, wants, NULL);
+	wants = layer_wants(classify.policy, layer + (c->family == AF_INET6));
+	fields_of_connection(scratch, c, wants, 0);
+	fields_of_task(scratch, wants, NULL);
 	if (wants & WANTS(NETNS))
-		fact_set(scratch, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
+		field_set(scratch, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
 	c->layer = layer + (c->family == AF_INET6);
-	if (classify_begin(&inquiry, c->layer))
-		classify_run(&inquiry);
+	if (classify_begin(&classify, c->layer))
+		classify_run(&classify);
 	permitted = !verdict_refuses(&scratch->search);
 	if (!permitted)
-		refuse_judged(&inquiry, c);
+		refuse_judged(&classify, c);
 	scratch_release(scratch);
 	return permitted ? PROCEED : REFUSE;
 }
@@ -250,23 +251,23 @@ static __always_inline int packet_addresses(struct __sk_buff *skb, struct connec
 static __always_inline int accept_judge(struct __sk_buff *skb, struct bpf_sock *sk)
 {
 	struct connection c = { .protocol = IPPROTO_TCP, .inbound = 1 };
-	struct inquiry inquiry = {};
+	struct classify_context classify = {};
 	__u8 head[14] = {};
 	int at = packet_addresses(skb, &c);
 
 	if (at < 0 || bpf_skb_load_bytes(skb, at, head, sizeof(head)) ||
 	    (head[TCP_FLAGS_AT] & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return INGRESS_PERMIT;
-	inquiry.policy = policy_with(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
-	if (!inquiry.policy)
+	classify.policy = policy_with(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
+	if (!classify.policy)
 		return INGRESS_PERMIT;
 	c.port = *(__be16 *)head;
 	c.local_port = *(__be16 *)(head + 2);
 	sk = bpf_sk_fullsock(sk);
 	if (sk)
-		inquiry.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
-	return endpoint_judge(&inquiry, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT) ? INGRESS_PERMIT :
-										INGRESS_DROP;
+		classify.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
+	return endpoint_judge(&classify, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT) ? INGRESS_PERMIT :
+										 INGRESS_DROP;
 }
 
 /* ---- Established, and closed ---------------------------------------------------------------- */
@@ -302,13 +303,13 @@ static __always_inline void endpoint_event(struct bpf_sock_ops *ops, struct side
 					   __u32 layer)
 {
 	struct connection c = { .protocol = IPPROTO_TCP };
-	struct inquiry inquiry = { .endpoint = e };
+	struct classify_context classify = { .endpoint = e };
 
-	inquiry.policy = policy_with(layer, &c);
-	if (!inquiry.policy)
+	classify.policy = policy_with(layer, &c);
+	if (!classify.policy)
 		return;
 	endpoint_ends(ops, e, &c);
-	endpoint_judge(&inquiry, &c, layer);
+	endpoint_judge(&classify, &c, layer);
 }
 
 static __always_inline struct sidetrack_endpoint *endpoint_of(struct bpf_sock_ops *ops)
@@ -346,14 +347,15 @@ static __noinline int endpoint_close(struct bpf_sock_ops *ops)
 /* ---- Asked by hand -------------------------------------------------------------------------- */
 
 /* As a connect is told beside all filters at a glance: what is answered is true of it as well. */
-static __always_inline int prefilter_admits_request(const struct inquiry *inquiry, __u32 layer)
+static __always_inline int prefilter_admits_request(const struct classify_context *classify,
+						    __u32 layer)
 {
-	const struct sidetrack_scratch *scratch = inquiry->scratch;
+	const struct sidetrack_scratch *scratch = classify->scratch;
 	const __u64 *remote = scratch->values[SIDETRACK_FIELD_REMOTE_ADDRESS];
 
 	if (layer < SIDETRACK_LAYER_CONNECT_REDIRECT || layer > SIDETRACK_LAYER_AUTH_CONNECT + 1)
 		return 1;
-	return prefilter_admits(inquiry->policy, layer,
+	return prefilter_admits(classify->policy, layer,
 				layer & 1 ? remote[0] >> 56 : remote[1] >> 24,
 				scratch->values[SIDETRACK_FIELD_REMOTE_PORT][1],
 				scratch->values[SIDETRACK_FIELD_PROTOCOL][1]);
@@ -362,18 +364,18 @@ static __always_inline int prefilter_admits_request(const struct inquiry *inquir
 /* What the policy in force says to values that the caller makes up. Tells nobody. */
 static __always_inline int answer(struct sidetrack_question *q)
 {
-	struct inquiry inquiry = { .policy = policy_in_force() };
+	struct classify_context classify = { .policy = policy_in_force() };
 	struct sidetrack_policy *head;
 	struct sidetrack_scratch *scratch;
 	struct search *s;
 
-	head = inquiry.policy ? policy_line(inquiry.policy, 0) : NULL;
+	head = classify.policy ? policy_line(classify.policy, 0) : NULL;
 	if (!head || q->layer >= SIDETRACK_LAYERS)
 		return 0;
 	scratch = scratch_acquire();
 	if (!scratch)
 		return 0;
-	inquiry.scratch = scratch;
+	classify.scratch = scratch;
 	s = &scratch->search;
 	chain_clear(&scratch->chain);
 	__builtin_memcpy(scratch->chain.seen, q->seen, sizeof(q->seen));
@@ -381,10 +383,10 @@ static __always_inline int answer(struct sidetrack_question *q)
 	__builtin_memcpy(scratch->values, q->values, sizeof(q->values));
 	s->vetted = 1;
 	s->absent_given = q->absent_given;
-	if (classify_begin(&inquiry, q->layer) && prefilter_admits_request(&inquiry, q->layer)) {
+	if (classify_begin(&classify, q->layer) && prefilter_admits_request(&classify, q->layer)) {
 		if (q->floor)
 			classify_assume(s, q->floor);
-		classify_run(&inquiry);
+		classify_run(&classify);
 	}
 	q->answered = !s->cut;
 	q->generation = head->generation;

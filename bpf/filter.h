@@ -75,7 +75,7 @@ static __always_inline __u32 policy_place(void *policy, __u32 service, int v6)
 /* ---- Conditions --------------------------------------------------------------------------- */
 
 /* One classification: what it reads. */
-struct inquiry {
+struct classify_context {
 	void *policy;
 	__u32 layers; /* of a connect: which have filters */
 	struct sidetrack_scratch *scratch;
@@ -97,17 +97,17 @@ static __always_inline int test_holds(__u32 kind, __u32 negate, const __u64 *low
 	return held != negate;
 }
 
-static long condition_step(__u32 i, struct inquiry *inquiry)
+static long condition_step(__u32 i, struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
-	struct sidetrack_condition *c = policy_line(inquiry->policy, s->conditions + i);
+	struct search *s = &classify->scratch->search;
+	struct sidetrack_condition *c = policy_line(classify->policy, s->conditions + i);
 
 	if (!c) {
 		s->failed = 1;
 		return 1;
 	}
 	if (test_holds(c->kind, c->negate, c->low, c->high,
-		       inquiry->scratch->values[c->field & (SIDETRACK_FIELDS - 1)]))
+		       classify->scratch->values[c->field & (SIDETRACK_FIELDS - 1)]))
 		s->any = 1;
 	if (!c->last_of_field)
 		return 0;
@@ -116,20 +116,21 @@ static long condition_step(__u32 i, struct inquiry *inquiry)
 	return s->failed;
 }
 
-static __always_inline int filter_matches(struct inquiry *inquiry, const struct sidetrack_filter *f)
+static __always_inline int filter_matches(struct classify_context *classify,
+					  const struct sidetrack_filter *f)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 
 	if (f->has_first &&
 	    !test_holds(f->kind, f->negate, f->low, f->high,
-			inquiry->scratch->values[f->field & (SIDETRACK_FIELDS - 1)]))
+			classify->scratch->values[f->field & (SIDETRACK_FIELDS - 1)]))
 		return 0;
 	if (!f->condition_count)
 		return 1;
 	s->conditions = f->conditions;
 	s->any = 0;
 	s->failed = 0;
-	bpf_loop(f->condition_count, condition_step, inquiry, 0);
+	bpf_loop(f->condition_count, condition_step, classify, 0);
 	return !s->failed;
 }
 
@@ -171,10 +172,10 @@ static __always_inline void search_push(struct search *s, __u32 line)
 }
 
 /* One filter of a list. */
-static __always_inline long search_list(struct inquiry *inquiry)
+static __always_inline long search_list(struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
-	struct sidetrack_list *list = policy_line(inquiry->policy, s->list);
+	struct search *s = &classify->scratch->search;
+	struct sidetrack_list *list = policy_line(classify->policy, s->list);
 	struct sidetrack_filter *f;
 	__u32 at = s->list_at, rank;
 
@@ -193,10 +194,10 @@ static __always_inline long search_list(struct inquiry *inquiry)
 		s->list = 0;
 		return 0;
 	}
-	f = filter_at(inquiry->policy, rank);
+	f = filter_at(classify->policy, rank);
 	if (!f)
 		return 1;
-	if (filter_matches(inquiry, f) && filter_may_act(inquiry->scratch, f, rank)) {
+	if (filter_matches(classify, f) && filter_may_act(classify->scratch, f, rank)) {
 		s->best = rank;
 		s->list = 0;
 	}
@@ -209,11 +210,11 @@ static __always_inline __u32 value_mix(const __u64 *value)
 	return ((value[0] * 0xff51afd7ed558ccdULL ^ value[1]) * 0x9e3779b97f4a7c15ULL) >> 32;
 }
 
-static __always_inline long search_bucket(struct inquiry *inquiry)
+static __always_inline long search_bucket(struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
-	struct sidetrack_bucket *bucket = policy_line(inquiry->policy, s->bucket);
-	const __u64 *value = inquiry->scratch->values[s->field & (SIDETRACK_FIELDS - 1)];
+	struct search *s = &classify->scratch->search;
+	struct sidetrack_bucket *bucket = policy_line(classify->policy, s->bucket);
+	const __u64 *value = classify->scratch->values[s->field & (SIDETRACK_FIELDS - 1)];
 
 	if (!bucket)
 		return 1;
@@ -240,11 +241,11 @@ static __always_inline int branch_covers(const struct sidetrack_branch *b, const
 }
 
 /* One branch downwards. At its end, the last that had a group is put aside. */
-static __always_inline long search_branch(struct inquiry *inquiry)
+static __always_inline long search_branch(struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
-	struct sidetrack_branch *b = policy_line(inquiry->policy, s->branch);
-	const __u64 *value = inquiry->scratch->values[s->field & (SIDETRACK_FIELDS - 1)];
+	struct search *s = &classify->scratch->search;
+	struct sidetrack_branch *b = policy_line(classify->policy, s->branch);
+	const __u64 *value = classify->scratch->values[s->field & (SIDETRACK_FIELDS - 1)];
 	__u32 length, next = 0;
 
 	if (!b)
@@ -266,9 +267,9 @@ static __always_inline long search_branch(struct inquiry *inquiry)
 }
 
 /* A node that was put aside. */
-static __always_inline long search_node(struct inquiry *inquiry)
+static __always_inline long search_node(struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 	const __u64 *value;
 	struct sidetrack_index *node;
 	struct sidetrack_branch *branch;
@@ -280,7 +281,7 @@ static __always_inline long search_node(struct inquiry *inquiry)
 	}
 	s->depth--;
 	line = s->stack[s->depth & (SIDETRACK_SEARCH_DEPTH_MAX - 1)];
-	node = policy_line(inquiry->policy, line);
+	node = policy_line(classify->policy, line);
 	if (!node)
 		return 1;
 	if (node->kind == SIDETRACK_NODE_BRANCH) {
@@ -299,7 +300,7 @@ static __always_inline long search_node(struct inquiry *inquiry)
 	search_push(s, node->rest);
 	s->field = node->field;
 	if (node->kind == SIDETRACK_NODE_HASH) {
-		value = inquiry->scratch->values[node->field & (SIDETRACK_FIELDS - 1)];
+		value = classify->scratch->values[node->field & (SIDETRACK_FIELDS - 1)];
 		s->bucket = node->first + (value_mix(value) & node->mask);
 		return 0;
 	}
@@ -308,23 +309,23 @@ static __always_inline long search_node(struct inquiry *inquiry)
 	return 0;
 }
 
-static long search_step(__u32 i, struct inquiry *inquiry)
+static long search_step(__u32 i, struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 
 	if (s->list)
-		return search_list(inquiry);
+		return search_list(classify);
 	if (s->bucket)
-		return search_bucket(inquiry);
+		return search_bucket(classify);
 	if (s->branch)
-		return search_branch(inquiry);
-	return search_node(inquiry);
+		return search_branch(classify);
+	return search_node(classify);
 }
 
 /* Sets best; to SIDETRACK_NO_RANK if there is none. */
-static __noinline int search_run(struct inquiry *inquiry)
+static __noinline int search_run(struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 
 	s->best = SIDETRACK_NO_RANK;
 	s->list = 0;
@@ -333,7 +334,7 @@ static __noinline int search_run(struct inquiry *inquiry)
 	s->done = 0;
 	s->stack[0] = s->root;
 	s->depth = 1;
-	bpf_loop(SIDETRACK_STEPS_MAX, search_step, inquiry, 0);
+	bpf_loop(SIDETRACK_STEPS_MAX, search_step, classify, 0);
 	if (!s->done)
 		s->cut = 1;
 	return 0;
@@ -387,26 +388,26 @@ static __always_inline void verdict_veto(struct search *s, __u32 rank)
 }
 
 /* Returns 1 if its sublayer has had its say. */
-static __always_inline int verdict_redirect(struct inquiry *inquiry,
+static __always_inline int verdict_redirect(struct classify_context *classify,
 					    const struct sidetrack_filter *f, __u32 rank)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 	__u32 hard = f->flags & SIDETRACK_FILTER_CLEAR_ACTION_RIGHT;
 
 	if (s->redirect != SIDETRACK_NO_RANK) {
 		verdict_permit(s, rank, hard);
 		return 1;
 	}
-	if (!service_is_absent(inquiry->scratch, f->service)) {
+	if (!service_is_absent(classify->scratch, f->service)) {
 		s->redirect = rank;
 		verdict_permit(s, rank, hard);
 		return 1;
 	}
 	if (f->flags & SIDETRACK_FILTER_ABSENT_PERMIT) {
 		s->absent_passed = 1;
-		if (inquiry->connection) {
+		if (classify->connection) {
 			count(SIDETRACK_COUNT_ABSENT_PERMITTED);
-			event_emit(SIDETRACK_EVENT_ABSENT_PERMITTED, inquiry->connection, f->id,
+			event_emit(SIDETRACK_EVENT_ABSENT_PERMITTED, classify->connection, f->id,
 				   f->service);
 		}
 		return 0;
@@ -417,10 +418,10 @@ static __always_inline int verdict_redirect(struct inquiry *inquiry,
 }
 
 /* Returns 1 if its sublayer has had its say. */
-static __always_inline int verdict_take(struct inquiry *inquiry, const struct sidetrack_filter *f,
-					__u32 rank)
+static __always_inline int verdict_take(struct classify_context *classify,
+					const struct sidetrack_filter *f, __u32 rank)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 
 	switch (f->action) {
 	case SIDETRACK_ACTION_PERMIT:
@@ -430,13 +431,13 @@ static __always_inline int verdict_take(struct inquiry *inquiry, const struct si
 		verdict_veto(s, rank);
 		return 1;
 	case SIDETRACK_ACTION_INSPECT:
-		if (inquiry->connection) {
+		if (classify->connection) {
 			count(SIDETRACK_COUNT_INSPECTED);
-			event_emit(SIDETRACK_EVENT_INSPECTED, inquiry->connection, f->id, 0);
+			event_emit(SIDETRACK_EVENT_INSPECTED, classify->connection, f->id, 0);
 		}
 		return 0;
 	case SIDETRACK_ACTION_REDIRECT:
-		return verdict_redirect(inquiry, f, rank);
+		return verdict_redirect(classify, f, rank);
 	default:
 		verdict_block(s, rank);
 		return 1;
@@ -444,9 +445,9 @@ static __always_inline int verdict_take(struct inquiry *inquiry, const struct si
 }
 
 /* One service before a legacy proxy's place. */
-static __always_inline long assume_step(struct inquiry *inquiry)
+static __always_inline long assume_step(struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 	struct sidetrack_filter *f;
 
 	if (s->best == SIDETRACK_NO_RANK) {
@@ -454,37 +455,37 @@ static __always_inline long assume_step(struct inquiry *inquiry)
 		s->cursor = 0;
 		return 0;
 	}
-	f = filter_at(inquiry->policy, s->best);
+	f = filter_at(classify->policy, s->best);
 	if (!f)
 		return 1;
-	chain_add(&inquiry->scratch->chain, f->service);
+	chain_add(&classify->scratch->chain, f->service);
 	s->cursor = s->best + 1;
 	return 0;
 }
 
 /* One filter that matches. Returns 1 to end. */
-static long verdict_step(__u32 i, struct inquiry *inquiry)
+static long verdict_step(__u32 i, struct classify_context *classify)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 	struct sidetrack_filter *f;
 
 	if (!s->held)
-		search_run(inquiry);
+		search_run(classify);
 	s->held = 0;
 	if (s->cut)
 		return 1;
 	if (s->collecting)
-		return assume_step(inquiry);
+		return assume_step(classify);
 	if (s->best == SIDETRACK_NO_RANK)
 		return 1;
 	if (!s->vetted) {
 		s->held = 1; /* it matches: now it matters who asks, see connect.h */
 		return 1;
 	}
-	f = filter_at(inquiry->policy, s->best);
+	f = filter_at(classify->policy, s->best);
 	if (!f)
 		return 1;
-	s->cursor = verdict_take(inquiry, f, s->best) ? f->sublayer_end : s->best + 1;
+	s->cursor = verdict_take(classify, f, s->best) ? f->sublayer_end : s->best + 1;
 	if (s->cursor >= s->end)
 		return 1;
 	return s->hard && (s->blocked || !s->beyond_hard_permit);
@@ -516,10 +517,10 @@ static __always_inline int prefilter_admits(void *policy, __u32 layer, __u8 firs
 }
 
 /* Begins at a layer. Returns 0 if it has no filters. */
-static __always_inline int classify_begin(struct inquiry *inquiry, __u32 layer)
+static __always_inline int classify_begin(struct classify_context *classify, __u32 layer)
 {
-	struct search *s = &inquiry->scratch->search;
-	struct sidetrack_layer *l = policy_line(inquiry->policy, SIDETRACK_LAYER_LINE + layer);
+	struct search *s = &classify->scratch->search;
+	struct sidetrack_layer *l = policy_line(classify->policy, SIDETRACK_LAYER_LINE + layer);
 
 	s->layer = layer;
 	s->cursor = 0;
@@ -542,9 +543,9 @@ static __always_inline int classify_begin(struct inquiry *inquiry, __u32 layer)
 }
 
 /* Goes on until there is a verdict, or until it matters who asks (held). */
-static __noinline int classify_run(struct inquiry *inquiry)
+static __noinline int classify_run(struct classify_context *classify)
 {
-	bpf_loop(SIDETRACK_FILTERS_MAX + SIDETRACK_SERVICES_MAX, verdict_step, inquiry, 0);
+	bpf_loop(SIDETRACK_FILTERS_MAX + SIDETRACK_SERVICES_MAX, verdict_step, classify, 0);
 	return 0;
 }
 
@@ -554,9 +555,10 @@ static __always_inline int verdict_refuses(const struct search *s)
 }
 
 /* Counts and tells why a verdict refuses. Returns the error for whoever asked. */
-static __always_inline int refusal_tell(struct inquiry *inquiry, const struct connection *c)
+static __always_inline int refusal_tell(struct classify_context *classify,
+					const struct connection *c)
 {
-	struct search *s = &inquiry->scratch->search;
+	struct search *s = &classify->scratch->search;
 	struct sidetrack_filter *f;
 
 	if (s->cut) {
@@ -564,7 +566,7 @@ static __always_inline int refusal_tell(struct inquiry *inquiry, const struct co
 		event_emit(SIDETRACK_EVENT_SEARCH_CUT, c, 0, 0);
 		return EACCES;
 	}
-	f = filter_at(inquiry->policy, s->decided_by);
+	f = filter_at(classify->policy, s->decided_by);
 	if (s->absent_blocked) {
 		count(SIDETRACK_COUNT_ABSENT_BLOCKED);
 		event_emit(SIDETRACK_EVENT_ABSENT_BLOCKED, c, f ? f->id : 0, f ? f->service : 0);

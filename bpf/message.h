@@ -89,13 +89,13 @@ static __noinline int passed_remember(struct bpf_sock_addr *ctx, const struct co
 static __always_inline int judge_first(struct bpf_sock_addr *ctx, struct connection *c,
 				       __u64 parent_id, struct target *target)
 {
-	struct inquiry inquiry = {};
+	struct classify_context classify = {};
 	int verdict;
 
-	if (!is_asked(&inquiry, c, parent_id) || passed_before(ctx, c, parent_id))
+	if (!is_asked(&classify, c, parent_id) || passed_before(ctx, c, parent_id))
 		return go_straight(ctx);
-	c->settled = prefilter_excludes(&inquiry, c, parent_id);
-	verdict = c->settled ? go_straight(ctx) : judge(ctx, &inquiry, c, parent_id, target);
+	c->settled = prefilter_excludes(&classify, c, parent_id);
+	verdict = c->settled ? go_straight(ctx) : judge(ctx, &classify, c, parent_id, target);
 	if (verdict != PROCEED)
 		return verdict;
 	if (!is_served(ctx, c, parent_id))

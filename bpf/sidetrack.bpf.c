@@ -26,7 +26,7 @@
 #include "event.h"
 #include "filter.h"
 #include "program.h"
-#include "facts.h"
+#include "field_values.h"
 #include "pair.h"
 #include "flow_state.h"
 #include "child.h"

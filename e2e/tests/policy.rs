@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use sidetrack_engine::{Paths, ServiceSpec};
-use sidetrack_policy::facts::{Facts, FileId, Host as _, Program};
 use sidetrack_policy::field::{FieldType, flags};
+use sidetrack_policy::field_values::{FieldValues, FileId, Host as _, Program};
 use sidetrack_policy::reference::{Situation, classify};
 use sidetrack_policy::rule::{Rule, order};
 use sidetrack_policy::{
@@ -234,12 +234,12 @@ fn connection(layers: Vec<Layer>) -> impl Strategy<Value = Connection> {
     )
 }
 
-fn facts(
+fn field_values(
     connection: &Connection,
     places: &Places,
     paths: &Paths,
     cgroups: &HashMap<usize, Vec<u64>>,
-) -> Facts {
+) -> FieldValues {
     let (layer, first, current, ends, ports, (protocol, netns, bits), _) = connection;
     let program = |(app, user, cgroup): &Named| Program {
         app: paths.file(&places.app(app)).unwrap_or(FileId {
@@ -250,7 +250,7 @@ fn facts(
         cgroups: cgroups.get(cgroup).cloned().unwrap_or_default(),
     };
     let end = |at: usize, port| SocketAddr::new(address(family(*layer)[at]), port);
-    Facts {
+    FieldValues {
         layer: *layer,
         program: program(first),
         current: program(current),
@@ -388,13 +388,13 @@ fn kernel_judges_every_layer_as_the_reference_does() {
                 .expect("the policy is good");
             let generation = stage.host.engine().generation();
             for connection in &connections {
-                let facts = facts(connection, &stage.places, &paths, &stage.cgroups);
+                let field_values = field_values(connection, &stage.places, &paths, &stage.cgroups);
                 let situation = &connection.6;
                 let rules = stage.rules(&filters);
-                let want = classify(&rules, &paths, &facts, situation);
+                let want = classify(&rules, &paths, &field_values, situation);
                 let engine = stage.host.engine.as_ref().expect("it is there");
                 let got = engine
-                    .ask(&facts, Some(situation))
+                    .ask(&field_values, Some(situation))
                     .expect("there is a policy");
                 prop_assert_eq!(got.generation, generation);
                 prop_assert_eq!(
@@ -415,7 +415,7 @@ fn kernel_judges_every_layer_as_the_reference_does() {
                         want.redirect
                     ),
                     "{:?}\n{:?}\n{:?}",
-                    facts,
+                    field_values,
                     situation,
                     want.steps
                 );

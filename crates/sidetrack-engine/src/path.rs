@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use sidetrack_policy::facts::{CgroupId, FileId, Host};
+use sidetrack_policy::field_values::{CgroupId, FileId, Host};
 
 use crate::{Cgroup, Error, cgroup};
 

@@ -14,7 +14,7 @@ use sidetrack_abi::kernel;
 
 pub use image::Image;
 
-use crate::facts::Host;
+use crate::field_values::Host;
 use crate::reference::may_take_groups;
 use crate::rule::Rule;
 use crate::test::Test;

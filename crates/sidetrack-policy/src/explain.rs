@@ -1,7 +1,7 @@
 //! Where a connection would go, and why: each question the kernel would ask, with every filter that was
 //! looked at. Answered by the reference.
 
-use crate::facts::{Facts, Host, Program};
+use crate::field_values::{FieldValues, Host, Program};
 use crate::reference::{Situation, Step, Verdict, classify, fails_at, matches};
 use crate::rule::Rule;
 use crate::{Layer, LayerKind};
@@ -71,19 +71,19 @@ pub enum Outcome {
 
 /// Follows a connection, from its connect on, through each service that would see it.
 ///
-/// `facts.layer` tells the family, and is the one layer asked if `only`. `absent` are the numbers of
+/// `field_values.layer` tells the family, and is the one layer asked if `only`. `absent` are the numbers of
 /// services that nobody listens for.
 pub fn explain(
     rules: &[Rule<'_>],
     host: &dyn Host,
-    facts: &Facts,
+    field_values: &FieldValues,
     absent: &[u16],
     only: bool,
 ) -> Way {
     let mut way = Way::default();
-    let mut facts = facts.clone();
+    let mut field_values = field_values.clone();
     if only {
-        let (question, _) = ask(rules, host, &facts, &way.chain, absent);
+        let (question, _) = ask(rules, host, &field_values, &way.chain, absent);
         way.end = if question.verdict.blocked {
             End::Blocked
         } else {
@@ -99,8 +99,8 @@ pub fn explain(
         return way;
     }
     loop {
-        facts.redirected = false;
-        let (redirected, blocked) = hop(&mut way, rules, host, &mut facts, absent);
+        field_values.redirected = false;
+        let (redirected, blocked) = hop(&mut way, rules, host, &mut field_values, absent);
         if blocked {
             way.end = End::Blocked;
             return way;
@@ -113,8 +113,8 @@ pub fn explain(
             return way;
         }
         way.chain.push(service);
-        facts.proxied = true;
-        facts.current = Program::default();
+        field_values.proxied = true;
+        field_values.current = Program::default();
     }
 }
 
@@ -123,20 +123,20 @@ fn hop(
     way: &mut Way,
     rules: &[Rule<'_>],
     host: &dyn Host,
-    facts: &mut Facts,
+    field_values: &mut FieldValues,
     absent: &[u16],
 ) -> (Option<u16>, bool) {
     let mut service = None;
     for kind in [LayerKind::ConnectRedirect, LayerKind::AuthConnect] {
-        facts.layer.kind = kind;
-        let (question, to) = ask(rules, host, facts, &way.chain, absent);
+        field_values.layer.kind = kind;
+        let (question, to) = ask(rules, host, field_values, &way.chain, absent);
         let blocked = question.verdict.blocked;
         way.questions.push(question);
         if blocked {
             return (None, true);
         }
         service = service.or(to);
-        facts.redirected = service.is_some();
+        field_values.redirected = service.is_some();
     }
     (service, false)
 }
@@ -144,7 +144,7 @@ fn hop(
 fn ask(
     rules: &[Rule<'_>],
     host: &dyn Host,
-    facts: &Facts,
+    field_values: &FieldValues,
     chain: &[u16],
     absent: &[u16],
 ) -> (Question, Option<u16>) {
@@ -153,7 +153,7 @@ fn ask(
         absent: absent.to_vec(),
         floor: 0,
     };
-    let verdict = classify(rules, host, facts, &situation);
+    let verdict = classify(rules, host, field_values, &situation);
     let service = verdict
         .redirect
         .and_then(|rank| rules[rank as usize].service);
@@ -168,7 +168,7 @@ fn ask(
     let mut left_out = 0;
     for (rank, rule) in (0..)
         .zip(rules)
-        .filter(|(_, rule)| rule.filter.layer == facts.layer)
+        .filter(|(_, rule)| rule.filter.layer == field_values.layer)
     {
         if verdict.steps.iter().any(|&(known, _)| known == rank) {
             continue;
@@ -179,16 +179,16 @@ fn ask(
         }
         looks.push(Look {
             rank,
-            outcome: if matches(rule, host, facts) {
+            outcome: if matches(rule, host, field_values) {
                 Outcome::NotReached
             } else {
-                Outcome::NoMatch(fails_at(rule, host, facts))
+                Outcome::NoMatch(fails_at(rule, host, field_values))
             },
         });
     }
     looks.sort_by_key(|look| look.rank);
     let question = Question {
-        layer: facts.layer,
+        layer: field_values.layer,
         by: chain.last().copied(),
         looks,
         left_out,
@@ -200,7 +200,7 @@ fn ask(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{CgroupId, FileId};
+    use crate::field_values::{CgroupId, FileId};
     use crate::rule::order;
     use crate::{
         Absent, Action, Condition, Context, Field, Filter, Identity, Lifetime, Records, Service,
@@ -248,7 +248,7 @@ mod tests {
         let filters = [redirect(1, 9), redirect(2, 5), other];
         let services = [service(1), service(2)];
         let rules = order(&filters, [], (1..).zip(&services)).unwrap();
-        let facts = Facts {
+        let field_values = FieldValues {
             layer,
             program: Program::default(),
             current: Program::default(),
@@ -260,7 +260,7 @@ mod tests {
             redirected: false,
             proxied: false,
         };
-        let way = explain(&rules, &Nowhere, &facts, &[], false);
+        let way = explain(&rules, &Nowhere, &field_values, &[], false);
         assert_eq!(
             (way.chain.as_slice(), way.end),
             ([1, 2].as_slice(), End::Arrives)
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(*first[0], Outcome::NoMatch("remote_port=22".into()));
         assert_eq!(*first[1], Outcome::Matched(Step::Redirected));
         assert_eq!(*first[2], Outcome::NotReached);
-        let absent = explain(&rules, &Nowhere, &facts, &[2], false);
+        let absent = explain(&rules, &Nowhere, &field_values, &[2], false);
         assert_eq!(
             (absent.chain.as_slice(), absent.end),
             ([1].as_slice(), End::Blocked)

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::facts::{Facts, Host, address_key};
 use crate::field::address_type;
+use crate::field_values::{FieldValues, Host, address_key};
 use crate::rule::Rule;
 use crate::{Absent, Action, Condition, Field, Filter, MatchType, Value};
 
@@ -74,15 +74,15 @@ pub enum Step {
 pub fn classify(
     rules: &[Rule<'_>],
     host: &dyn Host,
-    facts: &Facts,
+    field_values: &FieldValues,
     situation: &Situation,
 ) -> Verdict {
     let mut seen = situation.seen.clone();
-    seen.extend(assumed(rules, host, facts, situation));
+    seen.extend(assumed(rules, host, field_values, situation));
     let mut verdict = Verdict::default();
     let mut done = None; // the sublayer that has had its say
     for (rank, rule) in (0..).zip(rules) {
-        if done == Some(rule.sublayer) || !matches(rule, host, facts) {
+        if done == Some(rule.sublayer) || !matches(rule, host, field_values) {
             continue;
         }
         let step = verdict.step(rank, rule, &seen, situation);
@@ -101,14 +101,14 @@ pub fn classify(
 pub fn assumed(
     rules: &[Rule<'_>],
     host: &dyn Host,
-    facts: &Facts,
+    field_values: &FieldValues,
     situation: &Situation,
 ) -> Vec<u16> {
     let mut services = Vec::new();
     for (rank, rule) in (0..situation.floor).zip(rules) {
         let new = |service| !situation.seen.contains(&service) && !services.contains(&service);
         if let Some(service) = rule.service
-            && matches(rule, host, facts)
+            && matches(rule, host, field_values)
             && new(service)
             && rank < situation.floor
         {
@@ -119,16 +119,16 @@ pub fn assumed(
 }
 
 /// Whether a rule's layer is asked and its conditions hold: one of each field's.
-pub fn matches(rule: &Rule<'_>, host: &dyn Host, facts: &Facts) -> bool {
+pub fn matches(rule: &Rule<'_>, host: &dyn Host, field_values: &FieldValues) -> bool {
     let conditions = &rule.filter.conditions;
     let fields: BTreeSet<Field> = conditions.iter().map(|each| each.field).collect();
-    rule.filter.layer == facts.layer
-        && (!is_to_group(facts) || may_take_groups(rule.filter))
+    rule.filter.layer == field_values.layer
+        && (!is_to_group(field_values) || may_take_groups(rule.filter))
         && fields.into_iter().all(|field| {
             conditions
                 .iter()
                 .filter(|each| each.field == field)
-                .any(|each| holds(each, host, facts))
+                .any(|each| holds(each, host, field_values))
         })
 }
 
@@ -144,20 +144,20 @@ pub fn may_take_groups(filter: &Filter) -> bool {
     filter.action.service().is_none() || filter.conditions.iter().any(names)
 }
 
-fn is_to_group(facts: &Facts) -> bool {
+fn is_to_group(field_values: &FieldValues) -> bool {
     [address_type::MULTICAST, address_type::BROADCAST]
         .map(u128::from)
-        .contains(&facts.value(Field::DestinationAddressType))
+        .contains(&field_values.value(Field::DestinationAddressType))
 }
 
 /// The conditions that keep a rule from matching: those of the first field of which none holds.
-pub fn fails_at(rule: &Rule<'_>, host: &dyn Host, facts: &Facts) -> String {
+pub fn fails_at(rule: &Rule<'_>, host: &dyn Host, field_values: &FieldValues) -> String {
     let conditions = &rule.filter.conditions;
     let fields: BTreeSet<Field> = conditions.iter().map(|each| each.field).collect();
     let of = |field| conditions.iter().filter(move |each| each.field == field);
     fields
         .into_iter()
-        .find(|&field| !of(field).any(|each| holds(each, host, facts)))
+        .find(|&field| !of(field).any(|each| holds(each, host, field_values)))
         .map(|field| {
             of(field)
                 .map(ToString::to_string)
@@ -168,16 +168,16 @@ pub fn fails_at(rule: &Rule<'_>, host: &dyn Host, facts: &Facts) -> String {
 }
 
 /// Whether one condition holds.
-pub fn holds(condition: &Condition, host: &dyn Host, facts: &Facts) -> bool {
-    let actual = facts.value(condition.field);
+pub fn holds(condition: &Condition, host: &dyn Host, field_values: &FieldValues) -> bool {
+    let actual = field_values.value(condition.field);
     let number = |value: &Value| match value {
         Value::Uint(number) => u128::from(*number),
         Value::Address(address) => address_key(*address),
         _ => 0, // no other value passes Condition::check here
     };
     match condition.match_type {
-        MatchType::Equal => equals(condition, host, facts),
-        MatchType::NotEqual => !equals(condition, host, facts),
+        MatchType::Equal => equals(condition, host, field_values),
+        MatchType::NotEqual => !equals(condition, host, field_values),
         MatchType::Greater => actual > number(&condition.value),
         MatchType::Less => actual < number(&condition.value),
         MatchType::GreaterOrEqual => actual >= number(&condition.value),
@@ -189,21 +189,21 @@ pub fn holds(condition: &Condition, host: &dyn Host, facts: &Facts) -> bool {
         MatchType::FlagsAllSet => actual & number(&condition.value) == number(&condition.value),
         MatchType::FlagsAnySet => actual & number(&condition.value) != 0,
         MatchType::FlagsNoneSet => actual & number(&condition.value) == 0,
-        MatchType::Prefix => is_below(condition, host, facts),
-        MatchType::NotPrefix => !is_below(condition, host, facts),
+        MatchType::Prefix => is_below(condition, host, field_values),
+        MatchType::NotPrefix => !is_below(condition, host, field_values),
         MatchType::EqualCaseInsensitive => false,
     }
 }
 
-fn equals(condition: &Condition, host: &dyn Host, facts: &Facts) -> bool {
-    let actual = facts.value(condition.field);
+fn equals(condition: &Condition, host: &dyn Host, field_values: &FieldValues) -> bool {
+    let actual = field_values.value(condition.field);
     match (&condition.value, condition.field) {
         (Value::Uint(number), _) => actual == u128::from(*number),
         (Value::Address(address), _) => actual == address_key(*address),
         (Value::Prefix(prefix), Field::LocalAddress) => {
-            prefix.contains(&canonical(facts.local.ip()))
+            prefix.contains(&canonical(field_values.local.ip()))
         }
-        (Value::Prefix(prefix), _) => prefix.contains(&canonical(facts.remote.ip())),
+        (Value::Prefix(prefix), _) => prefix.contains(&canonical(field_values.remote.ip())),
         (Value::Path(path), Field::Cgroup | Field::CurrentCgroup) => {
             host.cgroup(path).is_some_and(|cgroup| {
                 actual
@@ -223,10 +223,10 @@ fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-fn is_below(condition: &Condition, host: &dyn Host, facts: &Facts) -> bool {
+fn is_below(condition: &Condition, host: &dyn Host, field_values: &FieldValues) -> bool {
     let program = match condition.field {
-        Field::CurrentCgroup => &facts.current,
-        _ => &facts.program,
+        Field::CurrentCgroup => &field_values.current,
+        _ => &field_values.program,
     };
     let Value::Path(path) = &condition.value else {
         return false;

@@ -1,7 +1,7 @@
 //! Conditions as the kernel tests them: a field's 128 bits under a mask, or between two bounds.
 
-use crate::facts::{CGROUP_LEVELS_MAX, Host, address_key, address_max, address_min};
 use crate::field::FieldType;
+use crate::field_values::{CGROUP_LEVELS_MAX, Host, address_key, address_max, address_min};
 use crate::{Code, Condition, Error, Field, Layer, MatchType, Value};
 
 /// One lowered condition.
@@ -196,15 +196,15 @@ impl Condition {
         /// On it each path stands for something.
         struct AnyHost;
         impl Host for AnyHost {
-            fn file(&self, _: &str) -> Option<crate::facts::FileId> {
-                Some(crate::facts::FileId {
+            fn file(&self, _: &str) -> Option<crate::field_values::FileId> {
+                Some(crate::field_values::FileId {
                     device: 1,
                     inode: 1,
                 })
             }
-            fn cgroup(&self, path: &str) -> Option<crate::facts::CgroupId> {
+            fn cgroup(&self, path: &str) -> Option<crate::field_values::CgroupId> {
                 let level = u32::from(!path.trim_matches('/').is_empty());
-                Some(crate::facts::CgroupId { id: 1, level })
+                Some(crate::field_values::CgroupId { id: 1, level })
             }
         }
         let test = Test::of(self, layer, &AnyHost);

@@ -2,7 +2,7 @@
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use sidetrack_abi::{address, kernel};
-use sidetrack_policy::facts::{FileId, Program};
+use sidetrack_policy::field_values::{FileId, Program};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Engine;

@@ -2,7 +2,7 @@
 
 use libbpf_rs::ProgramInput;
 use sidetrack_abi::kernel;
-use sidetrack_policy::facts::Facts;
+use sidetrack_policy::field_values::FieldValues;
 use sidetrack_policy::reference::Situation;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -33,10 +33,14 @@ impl Engine {
     /// without one, those that have no listener are.
     ///
     /// Errors: [`Error::Bpf`]; there must be a policy.
-    pub fn ask(&self, facts: &Facts, situation: Option<&Situation>) -> Result<Answer, Error> {
+    pub fn ask(
+        &self,
+        field_values: &FieldValues,
+        situation: Option<&Situation>,
+    ) -> Result<Answer, Error> {
         let mut question = kernel::Question::new_zeroed();
-        question.layer = facts.layer.index() as u32;
-        question.values = facts.values();
+        question.layer = field_values.layer.index() as u32;
+        question.values = field_values.values();
         if let Some(situation) = situation {
             question.floor = situation.floor;
             question.seen = bits(&situation.seen);

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use sidetrack_api::v1;
 use sidetrack_engine::{Cgroup, Engine, Paths, ServiceSpec};
-use sidetrack_policy::facts::{CgroupId, FileId, Host};
 use sidetrack_policy::field::FieldType;
+use sidetrack_policy::field_values::{CgroupId, FileId, Host};
 use sidetrack_policy::{Code, Filter, Objects, Service, Sublayer, Uuid, Value};
 
 use super::{DataPath, Generation, TakenUp};

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use sidetrack_api::v1;
 use sidetrack_engine::{Engine, FlowEntry, Paths};
 use sidetrack_policy::explain::{End, Look, Outcome, Question, Way, explain};
-use sidetrack_policy::facts::{Facts, FileId, Host, Program};
+use sidetrack_policy::field_values::{FieldValues, FileId, Host, Program};
 use sidetrack_policy::reference::Step;
 use sidetrack_policy::rule::{Rule, order};
 use sidetrack_policy::{
@@ -23,7 +23,7 @@ pub(super) fn answer(
     request: &v1::ExplainRequest,
 ) -> Result<v1::ExplainResponse, Error> {
     let paths = Paths::new().map_err(failed)?;
-    let (mut facts, happened) = match &request.subject {
+    let (mut field_values, happened) = match &request.subject {
         Some(v1::explain_request::Subject::Connection(connection)) => {
             (imagined(connection, &paths)?, Vec::new())
         }
@@ -43,8 +43,8 @@ pub(super) fn answer(
     };
     let only = layer(request.layer)?;
     if let Some(layer) = only {
-        facts.layer = layer;
-        facts.inbound = layer.kind == LayerKind::AuthRecvAccept;
+        field_values.layer = layer;
+        field_values.inbound = layer.kind == LayerKind::AuthRecvAccept;
     }
     let numbers: Vec<(u16, &Service)> = objects
         .all::<Service>()
@@ -56,8 +56,8 @@ pub(super) fn answer(
         .collect();
     let services = numbers.iter().copied();
     let rules = order(objects.all::<Filter>(), objects.all::<Sublayer>(), services)?;
-    let absent = absent(engine, &numbers, facts.layer.family)?;
-    let way = explain(&rules, &paths, &facts, &absent, only.is_some());
+    let absent = absent(engine, &numbers, field_values.layer.family)?;
+    let way = explain(&rules, &paths, &field_values, &absent, only.is_some());
     Ok(Telling {
         objects,
         rules: &rules,
@@ -108,7 +108,7 @@ fn layer(number: i32) -> Result<Option<Layer>, Refusal> {
     }
 }
 
-fn imagined(connection: &v1::Connection, paths: &Paths) -> Result<Facts, Error> {
+fn imagined(connection: &v1::Connection, paths: &Paths) -> Result<FieldValues, Error> {
     let missing = || Refusal::new(Code::NullPointer, "the remote end must be given");
     let remote = connection.remote.as_ref().ok_or_else(missing)?;
     let remote = sidetrack_api::socket_address(remote)?;
@@ -128,7 +128,7 @@ fn imagined(connection: &v1::Connection, paths: &Paths) -> Result<Facts, Error> 
         user: connection.uid,
         cgroups: cgroups(&connection.cgroup, paths)?,
     };
-    Ok(Facts {
+    Ok(FieldValues {
         layer: Layer {
             kind: LayerKind::ConnectRedirect,
             family: Family::of(remote.ip()),
@@ -166,11 +166,11 @@ fn cgroups(path: &str, paths: &Paths) -> Result<Vec<u64>, Error> {
     Ok(ids)
 }
 
-fn facts_of_flow(entry: &FlowEntry) -> Facts {
+fn facts_of_flow(entry: &FlowEntry) -> FieldValues {
     let flow = &entry.flow;
     let end = sidetrack_abi::address::socket_address;
     let remote = end(flow.remote_addr, flow.remote_port);
-    Facts {
+    FieldValues {
         layer: Layer {
             kind: LayerKind::ConnectRedirect,
             family: Family::of(remote.ip()),

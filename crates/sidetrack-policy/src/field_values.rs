@@ -10,7 +10,7 @@ pub const CGROUP_LEVELS_MAX: usize = sidetrack_abi::kernel::CGROUP_LEVELS_MAX;
 
 /// A connection at a layer. What a layer has no field for is left at its default.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct FieldValues {
     /// Who asks.
     pub layer: Layer,
     /// Who opened the chain's first connection.
@@ -70,7 +70,7 @@ pub trait Host {
     fn cgroup(&self, path: &str) -> Option<CgroupId>;
 }
 
-impl Facts {
+impl FieldValues {
     /// The value of a field with numbers or addresses; addresses as 16 bytes, IPv4 as IPv4-mapped.
     pub fn value(&self, field: Field) -> u128 {
         match field {

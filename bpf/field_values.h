@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* What is known of a connection when a layer asks: the values of its fields. */
-#ifndef SIDETRACK_FACTS_H
-#define SIDETRACK_FACTS_H
+#ifndef SIDETRACK_FIELD_VALUES_H
+#define SIDETRACK_FIELD_VALUES_H
 
 #define WANTS(field) (1U << SIDETRACK_FIELD_##field)
 #define WANTS_CGROUPS (0xffU << SIDETRACK_FIELD_CGROUP_LEVELS)
@@ -10,14 +10,14 @@
 	(WANTS(APP) | WANTS(USER) | WANTS(CGROUP) | WANTS_CGROUPS | WANTS(CURRENT_APP) |           \
 	 WANTS(CURRENT_USER) | WANTS(CURRENT_CGROUP) | WANTS_CURRENT_CGROUPS)
 
-static __always_inline void fact_set(struct sidetrack_scratch *scratch, __u32 field, __u64 value)
+static __always_inline void field_set(struct sidetrack_scratch *scratch, __u32 field, __u64 value)
 {
 	scratch->values[field & (SIDETRACK_FIELDS - 1)][0] = 0;
 	scratch->values[field & (SIDETRACK_FIELDS - 1)][1] = value;
 }
 
-static __always_inline void fact_set_address(struct sidetrack_scratch *scratch, __u32 field,
-					     const union address *address)
+static __always_inline void field_set_address(struct sidetrack_scratch *scratch, __u32 field,
+					      const union address *address)
 {
 	scratch->values[field & (SIDETRACK_FIELDS - 1)][0] = bpf_be64_to_cpu(address->halves[0]);
 	scratch->values[field & (SIDETRACK_FIELDS - 1)][1] = bpf_be64_to_cpu(address->halves[1]);
@@ -45,56 +45,56 @@ static __always_inline __u32 address_type(const union address *a, __u32 family)
  * Where a connection goes from and to; of its own end only what is asked for, as few policies do.
  * The flags are always there.
  */
-static __always_inline void facts_of_connection(struct sidetrack_scratch *scratch,
-						const struct connection *c, __u32 wants,
-						__u32 flags)
+static __always_inline void fields_of_connection(struct sidetrack_scratch *scratch,
+						 const struct connection *c, __u32 wants,
+						 __u32 flags)
 {
 	__u32 remote_type = address_type(&c->remote, c->family);
 
 	if (remote_type == SIDETRACK_ADDRESS_LOOPBACK)
 		flags |= SIDETRACK_FLAG_LOOPBACK;
-	fact_set(scratch, SIDETRACK_FIELD_FLAGS, flags);
-	fact_set_address(scratch, SIDETRACK_FIELD_REMOTE_ADDRESS, &c->remote);
-	fact_set(scratch, SIDETRACK_FIELD_REMOTE_PORT, bpf_ntohs(c->port));
-	fact_set(scratch, SIDETRACK_FIELD_DESTINATION_ADDRESS_TYPE, remote_type);
-	fact_set(scratch, SIDETRACK_FIELD_PROTOCOL, c->protocol);
-	fact_set(scratch, SIDETRACK_FIELD_DIRECTION, c->inbound);
+	field_set(scratch, SIDETRACK_FIELD_FLAGS, flags);
+	field_set_address(scratch, SIDETRACK_FIELD_REMOTE_ADDRESS, &c->remote);
+	field_set(scratch, SIDETRACK_FIELD_REMOTE_PORT, bpf_ntohs(c->port));
+	field_set(scratch, SIDETRACK_FIELD_DESTINATION_ADDRESS_TYPE, remote_type);
+	field_set(scratch, SIDETRACK_FIELD_PROTOCOL, c->protocol);
+	field_set(scratch, SIDETRACK_FIELD_DIRECTION, c->inbound);
 	if (!(wants & WANTS_LOCAL))
 		return;
-	fact_set_address(scratch, SIDETRACK_FIELD_LOCAL_ADDRESS, &c->local);
-	fact_set(scratch, SIDETRACK_FIELD_LOCAL_PORT, bpf_ntohs(c->local_port));
-	fact_set(scratch, SIDETRACK_FIELD_LOCAL_ADDRESS_TYPE, address_type(&c->local, c->family));
+	field_set_address(scratch, SIDETRACK_FIELD_LOCAL_ADDRESS, &c->local);
+	field_set(scratch, SIDETRACK_FIELD_LOCAL_PORT, bpf_ntohs(c->local_port));
+	field_set(scratch, SIDETRACK_FIELD_LOCAL_ADDRESS_TYPE, address_type(&c->local, c->family));
 }
 
 /* Who. `field` and `levels` are those of the first program, or of the current one. */
-static __always_inline void facts_of_program(struct sidetrack_scratch *scratch,
-					     const struct sidetrack_program *p, __u32 current,
-					     __u32 levels)
+static __always_inline void fields_of_program(struct sidetrack_scratch *scratch,
+					      const struct sidetrack_program *p, __u32 current,
+					      __u32 levels)
 {
 	__u32 app = SIDETRACK_FIELD_APP + current;
 
 	scratch->values[app & (SIDETRACK_FIELDS - 1)][0] = p->device;
 	scratch->values[app & (SIDETRACK_FIELDS - 1)][1] = p->inode;
-	fact_set(scratch, SIDETRACK_FIELD_USER + current, p->uid);
-	fact_set(scratch, SIDETRACK_FIELD_CGROUP + current, p->cgroup_id);
+	field_set(scratch, SIDETRACK_FIELD_USER + current, p->uid);
+	field_set(scratch, SIDETRACK_FIELD_CGROUP + current, p->cgroup_id);
 	for (__u32 i = 0; i < SIDETRACK_CGROUP_LEVELS_MAX; i++)
-		fact_set(scratch, levels + i, p->cgroups[i]);
+		field_set(scratch, levels + i, p->cgroups[i]);
 }
 
 #define FIRST_PROGRAM 0
 #define CURRENT_PROGRAM 1
 
 /* The current program, and the chain's first: the same, or the parent flow's. */
-static __always_inline void facts_of_task(struct sidetrack_scratch *scratch, __u32 wants,
-					  const struct sidetrack_program *first)
+static __always_inline void fields_of_task(struct sidetrack_scratch *scratch, __u32 wants,
+					   const struct sidetrack_program *first)
 {
 	if (!(wants & WANTS_PROGRAM))
 		return;
 	program_read(&scratch->program);
-	facts_of_program(scratch, first ? first : &scratch->program, FIRST_PROGRAM,
-			 SIDETRACK_FIELD_CGROUP_LEVELS);
-	facts_of_program(scratch, &scratch->program, CURRENT_PROGRAM,
-			 SIDETRACK_FIELD_CURRENT_CGROUP_LEVELS);
+	fields_of_program(scratch, first ? first : &scratch->program, FIRST_PROGRAM,
+			  SIDETRACK_FIELD_CGROUP_LEVELS);
+	fields_of_program(scratch, &scratch->program, CURRENT_PROGRAM,
+			  SIDETRACK_FIELD_CURRENT_CGROUP_LEVELS);
 }
 
 static __always_inline __u32 layer_wants(void *policy, __u32 layer)
@@ -104,4 +104,4 @@ static __always_inline __u32 layer_wants(void *policy, __u32 layer)
 	return l ? l->wants : 0;
 }
 
-#endif /* SIDETRACK_FACTS_H */
+#endif /* SIDETRACK_FIELD_VALUES_H */
