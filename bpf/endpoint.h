@@ -277,23 +277,23 @@ static __always_inline int accept_judge(struct __sk_buff *skb, struct bpf_sock *
 static __noinline int endpoint_ends(struct bpf_sock_ops *ops, const struct sidetrack_endpoint *e,
 				    struct connection *c)
 {
-	struct sidetrack_pair pair;
+	struct sidetrack_four_tuple tuple;
 
-	pair_read(&pair, ops, !e->connecting);
+	four_tuple_read(&tuple, ops, !e->connecting);
 	c->inbound = !e->connecting;
 	c->family = ops->family;
 	if (e->connecting) {
 		c->family = e->family;
 		__builtin_memcpy(c->remote.bytes, e->remote_addr, 16);
 		c->port = e->remote_port;
-		__builtin_memcpy(c->local.bytes, pair.client_addr, 16);
-		c->local_port = bpf_htons(pair.client_port);
+		__builtin_memcpy(c->local.bytes, tuple.client_addr, 16);
+		c->local_port = bpf_htons(tuple.client_port);
 		return 0;
 	}
-	__builtin_memcpy(c->remote.bytes, pair.client_addr, 16);
-	c->port = bpf_htons(pair.client_port);
-	__builtin_memcpy(c->local.bytes, pair.target_addr, 16);
-	c->local_port = pair.target_port;
+	__builtin_memcpy(c->remote.bytes, tuple.client_addr, 16);
+	c->port = bpf_htons(tuple.client_port);
+	__builtin_memcpy(c->local.bytes, tuple.target_addr, 16);
+	c->local_port = tuple.target_port;
 	if (address_is_mapped(&c->remote))
 		c->family = AF_INET;
 	return 0;

@@ -115,7 +115,7 @@ static __always_inline int flow_begin_by_four_tuple(struct bpf_sock_ops *ops,
 	client->flow_id = entry ? entry->flow.id : 0;
 	if (!entry)
 		return -1;
-	if (pair_put(ops, client->flow_id)) {
+	if (four_tuple_add(ops, client->flow_id)) {
 		entry->state = 0;
 		return -1;
 	}
@@ -159,7 +159,7 @@ static __always_inline __u64 flow_of_arrival(struct bpf_sock_ops *ops)
 	__u64 id;
 
 	if (!entry)
-		return pair_take(ops);
+		return four_tuple_take(ops);
 	id = FLOW_STATE_ID(entry->state);
 	if (id && flow_is_of(&entry->flow, ops))
 		return id;
@@ -186,7 +186,7 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	struct bpf_sock *sk = ops->sk;
 	__u64 id;
 
-	if (!sk || !child_is_marked(ops, sk))
+	if (!sk || !accepted_is_marked(ops, sk))
 		return;
 	id = flow_of_arrival(ops);
 	entry = id ? flow_find(id) : NULL;
@@ -195,7 +195,7 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	if (!flow_state_exchange(entry, FLOW_STATE(id, FLOW_CONNECTING, 1),
 				 FLOW_STATE(id, FLOW_ESTABLISHED, 2)))
 		return; /* the client has just gone */
-	if (child_keep(sk, ops->local_ip4, entry, id)) {
+	if (accepted_attach_flow(sk, ops->local_ip4, entry, id)) {
 		flow_put(id);
 		count(SIDETRACK_COUNT_FLOWS_LOST);
 		return;
@@ -251,7 +251,7 @@ static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops, struc
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp || ((struct sock *)tcp)->sk_socket)
 		return;
-	id = child_leave(sk, ops->local_ip4);
+	id = accepted_detach_flow(sk, ops->local_ip4);
 	if (id)
 		flow_put(id);
 }

@@ -121,8 +121,8 @@ struct {
 } sidetrack_sockets SEC(".maps");
 
 /* An accepted socket whose own address does not tell its flow's slot. */
-struct sidetrack_child {
-	__u64 accepted; /* the flow that arrived on it; 0 if none */
+struct sidetrack_accepted {
+	__u64 flow_id; /* the flow that arrived on it; 0 if none */
 };
 
 /*
@@ -136,8 +136,8 @@ struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
 	__type(key, int);
-	__type(value, struct sidetrack_child);
-} sidetrack_children SEC(".maps");
+	__type(value, struct sidetrack_accepted);
+} sidetrack_accepted_sockets SEC(".maps");
 
 /* A redirected client socket whose flow is made at SYN only, see slot_is_told: what connect
  * decided. */
@@ -253,7 +253,7 @@ struct {
  * A connection on the loopback device whose address tells no slot, seen from the client: until the
  * accepted socket exists.
  */
-struct sidetrack_pair {
+struct sidetrack_four_tuple {
 	__u64 netns_cookie;
 	__u8 client_addr[16];
 	__u8 target_addr[16];
@@ -270,9 +270,9 @@ struct sidetrack_pair {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, SIDETRACK_FOUR_TUPLES_MAX + FOUR_TUPLES_SLACK);
-	__type(key, struct sidetrack_pair);
+	__type(key, struct sidetrack_four_tuple);
 	__type(value, __u64);
-} sidetrack_pairs SEC(".maps");
+} sidetrack_four_tuples SEC(".maps");
 
 /* A destination of a client's UDP socket. */
 struct sidetrack_destination {

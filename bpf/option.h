@@ -318,7 +318,7 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 		entry = datagram_of_socket(
 			ctx, bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0));
 	else
-		entry = child_flow(ctx->sk, ctx->sk->src_ip4);
+		entry = accepted_flow(ctx->sk, ctx->sk->src_ip4);
 	if (original_dst)
 		return entry ? get_original_dst(ctx, &entry->flow) : not_ours(ctx);
 	if (!entry && !ctx->retval)
@@ -484,9 +484,10 @@ static __always_inline void release(struct bpf_sock *sk)
 	struct sock *kept = (struct sock *)sk; /* the hook does not show a socket's own address */
 	__u64 accepted, linked;
 
-	accepted = sk->protocol == IPPROTO_TCP ?
-			   child_leave(sk, BPF_CORE_READ(kept, __sk_common.skc_rcv_saddr)) :
-			   0;
+	accepted =
+		sk->protocol == IPPROTO_TCP ?
+			accepted_detach_flow(sk, BPF_CORE_READ(kept, __sk_common.skc_rcv_saddr)) :
+			0;
 	if (accepted)
 		flow_put(accepted);
 	if (!socket)

@@ -67,7 +67,7 @@ static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_se
 
 	if (port_is_shared(sk, number))
 		return -EADDRINUSE;
-	if (children_mark(sk))
+	if (listener_mark_accepted(sk))
 		return -ENOMEM;
 	address_from_socket(&own, sk);
 	if (sk->family == AF_INET) {

@@ -8,78 +8,79 @@
  * all. Kernels before 6.12 cannot set the flag from an option: there each child gets a copy of its
  * listener's storage.
  */
-#ifndef SIDETRACK_CHILD_H
-#define SIDETRACK_CHILD_H
+#ifndef SIDETRACK_ACCEPTED_H
+#define SIDETRACK_ACCEPTED_H
 
 #define SOL_TCP 6
 #define TCP_BPF_SOCK_OPS_CB_FLAGS 1008
 /* It asks for a call at a retransmission's time-out, which nobody answers. */
-#define CHILD_MARK BPF_SOCK_OPS_RTO_CB_FLAG
+#define ACCEPTED_MARK BPF_SOCK_OPS_RTO_CB_FLAG
 
 /* LISTEN: all children of this listener will be known. Fails if there is no memory. */
-static __always_inline int children_mark(struct bpf_sock *listener)
+static __always_inline int listener_mark_accepted(struct bpf_sock *listener)
 {
 	int flags = 0;
 
 	if (!bpf_getsockopt(listener, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags))) {
-		flags |= CHILD_MARK;
+		flags |= ACCEPTED_MARK;
 		if (!bpf_setsockopt(listener, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags,
 				    sizeof(flags)))
 			return 0;
 	}
-	return bpf_sk_storage_get(&sidetrack_children, listener, NULL,
+	return bpf_sk_storage_get(&sidetrack_accepted_sockets, listener, NULL,
 				  BPF_SK_STORAGE_GET_F_CREATE) ?
 		       0 :
 		       -1;
 }
 
-static __always_inline int child_is_marked(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+static __always_inline int accepted_is_marked(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
-	return ops->bpf_sock_ops_cb_flags & CHILD_MARK ||
-	       bpf_sk_storage_get(&sidetrack_children, sk, NULL, 0);
+	return ops->bpf_sock_ops_cb_flags & ACCEPTED_MARK ||
+	       bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
 }
 
 /* The accepted socket takes its flow. Fails if it needs storage and there is no memory. */
-static __always_inline int child_keep(struct bpf_sock *sk, __be32 own_address,
-				      struct sidetrack_flow_entry *entry, __u64 id)
+static __always_inline int accepted_attach_flow(struct bpf_sock *sk, __be32 own_address,
+						struct sidetrack_flow_entry *entry, __u64 id)
 {
-	struct sidetrack_child *child;
+	struct sidetrack_accepted *accepted;
 
 	if (flow_at_address(own_address) == entry) {
 		entry->socket = (__u64)sk;
 		return 0;
 	}
-	child = bpf_sk_storage_get(&sidetrack_children, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!child)
+	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL,
+				      BPF_SK_STORAGE_GET_F_CREATE);
+	if (!accepted)
 		return -1;
-	child->accepted = id;
+	accepted->flow_id = id;
 	return 0;
 }
 
 /* The flow that a socket with this address carries; NULL if none. */
-static __always_inline struct sidetrack_flow_entry *child_flow(struct bpf_sock *sk,
-							       __be32 own_address)
+static __always_inline struct sidetrack_flow_entry *accepted_flow(struct bpf_sock *sk,
+								  __be32 own_address)
 {
 	struct sidetrack_flow_entry *entry = flow_at_address(own_address);
-	struct sidetrack_child *child;
+	struct sidetrack_accepted *accepted;
 
 	if (entry && entry->socket == (__u64)sk)
 		return entry;
-	child = bpf_sk_storage_get(&sidetrack_children, sk, NULL, 0);
-	return child && child->accepted ? flow_find(child->accepted) : NULL;
+	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
+	return accepted && accepted->flow_id ? flow_find(accepted->flow_id) : NULL;
 }
 
 /* The socket ends: takes its flow from it. Returns the flow's id; 0 if it carries none. */
-static __always_inline __u64 child_leave(struct bpf_sock *sk, __be32 own_address)
+static __always_inline __u64 accepted_detach_flow(struct bpf_sock *sk, __be32 own_address)
 {
 	struct sidetrack_flow_entry *entry = flow_at_address(own_address);
-	struct sidetrack_child *child;
+	struct sidetrack_accepted *accepted;
 
 	if (entry && entry->socket == (__u64)sk)
 		return __sync_lock_test_and_set(&entry->socket, 0) ? FLOW_STATE_ID(entry->state) :
 								     0;
-	child = bpf_sk_storage_get(&sidetrack_children, sk, NULL, 0);
-	return child ? __sync_lock_test_and_set(&child->accepted, 0) : 0;
+	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
+	return accepted ? __sync_lock_test_and_set(&accepted->flow_id, 0) : 0;
 }
 
-#endif /* SIDETRACK_CHILD_H */
+#endif /* SIDETRACK_ACCEPTED_H */
