@@ -106,7 +106,7 @@ static __noinline int judge_asker(struct classify_context *classify, const struc
 static __always_inline int refuse_judged(struct classify_context *classify,
 					 const struct connection *c)
 {
-	bpf_set_retval(-refusal_tell(classify, c));
+	bpf_set_retval(-refusal_report(classify, c));
 	return REFUSE;
 }
 
@@ -286,7 +286,7 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct classify_cont
 	classify->scratch->connection = *c;
 	classify->connection = &classify->scratch->connection;
 	decision = judge_with_scratch(ctx, classify, classify->connection, target, parent_id);
-	c->settled = !classify->scratch->search.absent_passed;
+	c->cacheable = !classify->scratch->search.absent_passed;
 	scratch_release(classify->scratch);
 	if (c->protocol == IPPROTO_UDP && (decision == PROCEED || decision == DIVERT) &&
 	    endpoint_wanted(classify->layers, IPPROTO_UDP))
@@ -458,12 +458,12 @@ static __always_inline int name6(struct bpf_sock_addr *ctx, name_fn named)
 	return PROCEED;
 }
 
-static __always_inline int peer4(struct bpf_sock_addr *ctx)
+static __always_inline int getpeername4(struct bpf_sock_addr *ctx)
 {
 	return name4(ctx, peer_read);
 }
 
-static __always_inline int peer6(struct bpf_sock_addr *ctx)
+static __always_inline int getpeername6(struct bpf_sock_addr *ctx)
 {
 	return name6(ctx, peer_read);
 }

@@ -154,8 +154,8 @@ static __always_inline void datagram_fill(struct bpf_sock_addr *ctx,
 
 /* ---- Who began ------------------------------------------------------------------------------- */
 
-static __noinline int known_find(__u64 client, __u16 kind, const struct connection *c);
-static __noinline int known_set(__u64 client, __u16 kind, const struct connection *c);
+static __noinline int verdict_cache_has(__u64 client, __u16 kind, const struct connection *c);
+static __noinline int verdict_cache_add(__u64 client, __u16 kind, const struct connection *c);
 
 /*
  * Who has heard from a peer before sending there is a server to it: its answers go as that came.
@@ -164,7 +164,8 @@ static __noinline int known_set(__u64 client, __u16 kind, const struct connectio
 static __always_inline int is_served(struct bpf_sock_addr *ctx, const struct connection *c,
 				     __u64 parent_id)
 {
-	return !parent_id && known_find(bpf_get_socket_cookie(ctx), PASSED_HEARD, c);
+	return !parent_id &&
+	       verdict_cache_has(bpf_get_socket_cookie(ctx), CACHED_RECEIVED_FIRST, c);
 }
 
 /* ---- Diverting ------------------------------------------------------------------------------ */

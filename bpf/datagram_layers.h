@@ -8,33 +8,33 @@
 #ifndef SIDETRACK_DATAGRAM_LAYERS_H
 #define SIDETRACK_DATAGRAM_LAYERS_H
 
-static __always_inline void known_key(struct sidetrack_passed *key, __u64 client, __u16 kind,
-				      const struct connection *c)
+static __always_inline void verdict_key_fill(struct sidetrack_verdict_key *key, __u64 client,
+					     __u16 kind, const struct connection *c)
 {
 	__builtin_memset(key, 0, sizeof(*key));
 	key->client = client;
 	key->kind = kind;
 	__builtin_memcpy(key->remote_addr, c->remote.bytes, sizeof(key->remote_addr));
 	key->remote_port = c->port;
-	key->generation = kind == PASSED_IN ? c->generation : 0;
+	key->generation = kind == CACHED_RECV_ACCEPT ? c->generation : 0;
 }
 
-static __noinline int known_find(__u64 client, __u16 kind, const struct connection *c)
+static __noinline int verdict_cache_has(__u64 client, __u16 kind, const struct connection *c)
 {
-	struct sidetrack_passed key;
+	struct sidetrack_verdict_key key;
 
-	known_key(&key, client, kind, c);
-	return bpf_map_lookup_elem(&sidetrack_passes, &key) != NULL;
+	verdict_key_fill(&key, client, kind, c);
+	return bpf_map_lookup_elem(&sidetrack_verdict_cache, &key) != NULL;
 }
 
 /* Returns 0 if it was not known before. */
-static __noinline int known_set(__u64 client, __u16 kind, const struct connection *c)
+static __noinline int verdict_cache_add(__u64 client, __u16 kind, const struct connection *c)
 {
-	struct sidetrack_passed key;
+	struct sidetrack_verdict_key key;
 	__u8 one = 1;
 
-	known_key(&key, client, kind, c);
-	return bpf_map_update_elem(&sidetrack_passes, &key, &one, BPF_NOEXIST);
+	verdict_key_fill(&key, client, kind, c);
+	return bpf_map_update_elem(&sidetrack_verdict_cache, &key, &one, BPF_NOEXIST);
 }
 
 /* The flow of this socket and this remote end is there: tells the layer, if it is new. */
@@ -45,7 +45,7 @@ static __always_inline void datagram_established(__u64 client, struct classify_c
 		return;
 	classify->endpoint->state = ENDPOINT_ESTABLISHED;
 	if (classify->layers & LAYER_BITS(SIDETRACK_LAYER_FLOW_ESTABLISHED) &&
-	    !known_set(client, PASSED_ESTABLISHED, c))
+	    !verdict_cache_add(client, CACHED_ESTABLISHED, c))
 		endpoint_judge(classify, c, SIDETRACK_LAYER_FLOW_ESTABLISHED);
 }
 
@@ -84,7 +84,7 @@ static __always_inline int is_answer(__u64 client, const struct connection *c)
 {
 	struct sidetrack_flow_entry *entry = datagram_at(&c->remote);
 
-	return (entry && entry->client == client) || known_find(client, PASSED_OUT, c);
+	return (entry && entry->client == client) || verdict_cache_has(client, CACHED_SENT, c);
 }
 
 /* A datagram comes in, to a socket that is not connected; or another packet, to a closed one. */
@@ -107,13 +107,14 @@ static __always_inline int receive_judge(struct __sk_buff *skb, struct bpf_sock 
 	classify.policy = policy_with(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
 	if (!classify.policy)
 		classify.policy = policy_with(SIDETRACK_LAYER_FLOW_ESTABLISHED, &c);
-	if (!classify.policy || is_answer(client, &c) || known_find(client, PASSED_IN, &c))
+	if (!classify.policy || is_answer(client, &c) ||
+	    verdict_cache_has(client, CACHED_RECV_ACCEPT, &c))
 		return INGRESS_PERMIT;
 	classify.layers = layers_in_force(classify.policy);
 	classify.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
 	if (!endpoint_judge(&classify, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT))
 		return INGRESS_DROP;
-	known_set(client, PASSED_IN, &c);
+	verdict_cache_add(client, CACHED_RECV_ACCEPT, &c);
 	datagram_established(client, &classify, &c);
 	return INGRESS_PERMIT;
 }

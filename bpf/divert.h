@@ -102,8 +102,9 @@ static __always_inline void target_of(const struct sidetrack_service *service,
  * some day; nor for TCP Fast Open, which knows a peer again by its address. And where many connects
  * never came to a SYN, the slots are kept for others.
  */
-static __always_inline int slot_is_told(struct bpf_sock_addr *ctx, const struct connection *c,
-					const struct sidetrack_service *service)
+static __always_inline int address_identifies_slot(struct bpf_sock_addr *ctx,
+						   const struct connection *c,
+						   const struct sidetrack_service *service)
 {
 	struct tcp_sock *tcp;
 
@@ -165,7 +166,7 @@ static __always_inline int divert_connection(struct bpf_sock_addr *ctx, const st
 	if (!flows_have_room())
 		return NO_ROOM;
 	target_of(service, c, target);
-	if (slot_is_told(ctx, c, service))
+	if (address_identifies_slot(ctx, c, service))
 		return divert_to_slot(ctx, remember_in_scratch(scratch, c, f, parent_id), target);
 	return divert_by_storage(ctx, c, f, &scratch->chain, parent_id);
 }

@@ -96,9 +96,10 @@ static __always_inline void fields_of_endpoint(struct classify_context *classify
 }
 
 /* For events: who. Nobody, rather than whoever is the current program. */
-static __always_inline void endpoint_tell(struct connection *c, const struct sidetrack_endpoint *e)
+static __always_inline void endpoint_identify(struct connection *c,
+					      const struct sidetrack_endpoint *e)
 {
-	c->told = 1;
+	c->has_identity = 1;
 	if (!e)
 		return;
 	c->pid = e->pid;
@@ -123,7 +124,7 @@ static __noinline int endpoint_judge(struct classify_context *classify, struct c
 	scratch->connection = *c;
 	c = &scratch->connection;
 	classify->connection = c;
-	endpoint_tell(c, classify->endpoint);
+	endpoint_identify(c, classify->endpoint);
 	if (c->family == AF_INET6)
 		layer++;
 	c->layer = layer;
@@ -135,7 +136,7 @@ static __noinline int endpoint_judge(struct classify_context *classify, struct c
 		classify_run(classify);
 	permitted = !verdict_refuses(s);
 	if (!permitted)
-		refusal_tell(classify, c);
+		refusal_report(classify, c);
 	scratch_release(scratch);
 	return permitted;
 }
@@ -362,7 +363,7 @@ static __always_inline int prefilter_admits_request(const struct classify_contex
 }
 
 /* What the policy in force says to values that the caller makes up. Tells nobody. */
-static __always_inline int answer(struct sidetrack_question *q)
+static __always_inline int answer(struct sidetrack_classify_request *q)
 {
 	struct classify_context classify = { .policy = policy_in_force() };
 	struct sidetrack_policy *head;

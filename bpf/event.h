@@ -8,7 +8,7 @@ static __always_inline void event_who(struct sidetrack_event *e, const struct co
 	/* Read from the task: some programs have no helpers for these before Linux 6.10. */
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	if (c->told) {
+	if (c->has_identity) {
 		e->pid = c->pid;
 		e->uid = c->uid;
 		__builtin_memcpy(e->comm, c->comm, sizeof(e->comm));

@@ -555,8 +555,8 @@ static __always_inline int verdict_refuses(const struct search *s)
 }
 
 /* Counts and tells why a verdict refuses. Returns the error for whoever asked. */
-static __always_inline int refusal_tell(struct classify_context *classify,
-					const struct connection *c)
+static __always_inline int refusal_report(struct classify_context *classify,
+					  const struct connection *c)
 {
 	struct search *s = &classify->scratch->search;
 	struct sidetrack_filter *f;

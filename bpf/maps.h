@@ -139,8 +139,8 @@ struct {
 	__type(value, struct sidetrack_accepted);
 } sidetrack_accepted_sockets SEC(".maps");
 
-/* A redirected client socket whose flow is made at SYN only, see slot_is_told: what connect
- * decided. */
+/* A redirected client socket whose flow is made at SYN only, see address_identifies_slot: what
+ * connect decided. */
 struct sidetrack_client {
 	__u64 flow_id;
 	__u64 parent_id; /* flow of the proxy that goes on here; 0 for a program */
@@ -296,14 +296,15 @@ struct {
 	__type(value, __u64);
 } sidetrack_destinations SEC(".maps");
 
-#define PASSED_STRAIGHT 0    /* it may go straight: who sends it where, by which policy */
-#define PASSED_OUT 1	     /* a socket has sent there: what comes from there are answers */
-#define PASSED_IN 2	     /* the layer auth recv-accept has let it in, by this policy */
-#define PASSED_ESTABLISHED 3 /* the layer flow established has been told */
-#define PASSED_HEARD 4 /* a socket has heard from there first: what it sends there are answers */
+#define CACHED_PERMIT 0	     /* it may go straight: who sends it where, by which policy */
+#define CACHED_SENT 1	     /* a socket has sent there: what comes from there are answers */
+#define CACHED_RECV_ACCEPT 2 /* the layer auth recv-accept has let it in, by this policy */
+#define CACHED_ESTABLISHED 3 /* the layer flow established has been told */
+#define CACHED_RECEIVED_FIRST                                                                      \
+	4 /* a socket has heard from there first: what it sends there are answers */
 
-/* A datagram that needs no judgement, and why. Who sends it is known for PASSED_STRAIGHT only. */
-struct sidetrack_passed {
+/* A datagram that needs no judgement, and why. Who sends it is known for CACHED_PERMIT only. */
+struct sidetrack_verdict_key {
 	__u64 client; /* the socket's cookie */
 	__u64 parent;
 	__u64 cgroup_id; /* of the sender, as are the next two */
@@ -318,14 +319,14 @@ struct sidetrack_passed {
 /*
  * Datagrams that were judged: those that follow need no judgement. Value: unused. Writers and
  * readers: sendmsg, recvmsg, connect (UDP), ingress. Full: the least recently used is forgotten,
- * and judged again; of PASSED_OUT, as if the other side had begun.
+ * and judged again; of CACHED_SENT, as if the other side had begun.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, SIDETRACK_PASSED_MAX);
-	__type(key, struct sidetrack_passed);
+	__uint(max_entries, SIDETRACK_VERDICT_CACHE_MAX);
+	__type(key, struct sidetrack_verdict_key);
 	__type(value, __u8);
-} sidetrack_passes SEC(".maps");
+} sidetrack_verdict_cache SEC(".maps");
 
 /*
  * Network namespaces, by cookie, that have the IPv6 addresses of this engine's flows. Writer: the
@@ -369,7 +370,7 @@ struct connection {
 	union address local; /* unspecified if the socket is not bound */
 	__u32 generation;    /* of the policy that judges */
 	/* Who, if it is not the current program. */
-	__u32 told;
+	__u32 has_identity;
 	__u32 pid;
 	__u32 uid;
 	char comm[SIDETRACK_COMM_SIZE];
@@ -378,9 +379,9 @@ struct connection {
 	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
 	__u8 protocol;
 	__u8 inbound;
-	__u8 layer;   /* which is asked now */
-	__u8 sending; /* a datagram; 0: a connect */
-	__u8 settled; /* who asks the same again is told the same, until the next policy */
+	__u8 layer;	/* which is asked now */
+	__u8 sending;	/* a datagram; 0: a connect */
+	__u8 cacheable; /* who asks the same again is told the same, until the next policy */
 };
 
 /* A classification on its way: where the search is, and the verdict so far. See filter.h. */

@@ -49,40 +49,41 @@ static __always_inline int is_on_its_way(struct bpf_sock_addr *ctx, const struct
 	return entry && entry->client == bpf_get_socket_cookie(ctx);
 }
 
-static __always_inline void passed_fill(struct sidetrack_passed *passed, struct bpf_sock_addr *ctx,
-					const struct connection *c, __u64 parent_id)
+static __always_inline void sender_key_fill(struct sidetrack_verdict_key *key,
+					    struct bpf_sock_addr *ctx, const struct connection *c,
+					    __u64 parent_id)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	__builtin_memset(passed, 0, sizeof(*passed));
-	passed->client = bpf_get_socket_cookie(ctx);
-	passed->parent = parent_id;
-	passed->cgroup_id = bpf_get_current_cgroup_id();
-	passed->pid = process_number(task);
-	passed->uid = task->cred->uid.val;
-	__builtin_memcpy(passed->remote_addr, c->remote.bytes, sizeof(passed->remote_addr));
-	passed->remote_port = c->port;
-	passed->generation = c->generation;
+	__builtin_memset(key, 0, sizeof(*key));
+	key->client = bpf_get_socket_cookie(ctx);
+	key->parent = parent_id;
+	key->cgroup_id = bpf_get_current_cgroup_id();
+	key->pid = process_number(task);
+	key->uid = task->cred->uid.val;
+	__builtin_memcpy(key->remote_addr, c->remote.bytes, sizeof(key->remote_addr));
+	key->remote_port = c->port;
+	key->generation = c->generation;
 }
 
 /* Was one like it let go by this policy? */
-static __noinline int passed_before(struct bpf_sock_addr *ctx, const struct connection *c,
-				    __u64 parent_id)
+static __noinline int sender_is_cached(struct bpf_sock_addr *ctx, const struct connection *c,
+				       __u64 parent_id)
 {
-	struct sidetrack_passed passed;
+	struct sidetrack_verdict_key key;
 
-	passed_fill(&passed, ctx, c, parent_id);
-	return bpf_map_lookup_elem(&sidetrack_passes, &passed) != NULL;
+	sender_key_fill(&key, ctx, c, parent_id);
+	return bpf_map_lookup_elem(&sidetrack_verdict_cache, &key) != NULL;
 }
 
-static __noinline int passed_remember(struct bpf_sock_addr *ctx, const struct connection *c,
-				      __u64 parent_id)
+static __noinline int sender_cache(struct bpf_sock_addr *ctx, const struct connection *c,
+				   __u64 parent_id)
 {
-	struct sidetrack_passed passed;
+	struct sidetrack_verdict_key key;
 	__u8 one = 1;
 
-	passed_fill(&passed, ctx, c, parent_id);
-	return bpf_map_update_elem(&sidetrack_passes, &passed, &one, BPF_ANY);
+	sender_key_fill(&key, ctx, c, parent_id);
+	return bpf_map_update_elem(&sidetrack_verdict_cache, &key, &one, BPF_ANY);
 }
 
 /* Judges a datagram, unless one like it was let go by the policy in force. */
@@ -92,16 +93,16 @@ static __always_inline int judge_first(struct bpf_sock_addr *ctx, struct connect
 	struct classify_context classify = {};
 	int verdict;
 
-	if (!is_asked(&classify, c, parent_id) || passed_before(ctx, c, parent_id))
+	if (!is_asked(&classify, c, parent_id) || sender_is_cached(ctx, c, parent_id))
 		return go_straight(ctx);
-	c->settled = prefilter_excludes(&classify, c, parent_id);
-	verdict = c->settled ? go_straight(ctx) : judge(ctx, &classify, c, parent_id, target);
+	c->cacheable = prefilter_excludes(&classify, c, parent_id);
+	verdict = c->cacheable ? go_straight(ctx) : judge(ctx, &classify, c, parent_id, target);
 	if (verdict != PROCEED)
 		return verdict;
 	if (!is_served(ctx, c, parent_id))
-		known_set(bpf_get_socket_cookie(ctx), PASSED_OUT, c);
-	if (c->settled)
-		passed_remember(ctx, c, parent_id);
+		verdict_cache_add(bpf_get_socket_cookie(ctx), CACHED_SENT, c);
+	if (c->cacheable)
+		sender_cache(ctx, c, parent_id);
 	return PROCEED;
 }
 
@@ -120,12 +121,12 @@ static __always_inline int judge_datagram(struct bpf_sock_addr *ctx, struct conn
 	return verdict == UNDECIDED ? judge_first(ctx, c, parent_id, target) : verdict;
 }
 
-static __always_inline int send4(struct bpf_sock_addr *ctx)
+static __always_inline int sendmsg4(struct bpf_sock_addr *ctx)
 {
 	return divert4(ctx, 1, judge_datagram);
 }
 
-static __always_inline int send6(struct bpf_sock_addr *ctx)
+static __always_inline int sendmsg6(struct bpf_sock_addr *ctx)
 {
 	return divert6(ctx, 1, judge_datagram);
 }
@@ -149,9 +150,10 @@ static __noinline int hear(struct bpf_sock_addr *ctx, const union address *from)
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
 	if (socket && socket->role == SOCKET_LISTENER)
 		return 0; /* a service hears from everybody */
-	if (known_find(client, PASSED_OUT, &c) || known_find(client, PASSED_HEARD, &c))
+	if (verdict_cache_has(client, CACHED_SENT, &c) ||
+	    verdict_cache_has(client, CACHED_RECEIVED_FIRST, &c))
 		return 0;
-	return known_set(client, PASSED_HEARD, &c);
+	return verdict_cache_add(client, CACHED_RECEIVED_FIRST, &c);
 }
 
 /* Whom this socket thinks it hears from. Fails if that is who it is. */
@@ -175,12 +177,12 @@ static __always_inline int sender_read(struct bpf_sock_addr *ctx, const union ad
 	return flow_remote(&entry->flow, sender);
 }
 
-static __always_inline int receive4(struct bpf_sock_addr *ctx)
+static __always_inline int recvmsg4(struct bpf_sock_addr *ctx)
 {
 	return name4(ctx, sender_read);
 }
 
-static __always_inline int receive6(struct bpf_sock_addr *ctx)
+static __always_inline int recvmsg6(struct bpf_sock_addr *ctx)
 {
 	return name6(ctx, sender_read);
 }
@@ -188,7 +190,7 @@ static __always_inline int receive6(struct bpf_sock_addr *ctx)
 /* ---- Closing -------------------------------------------------------------------------------- */
 
 /* A program closes a UDP socket: if it was connected to a flow, that has no client any more. */
-static __always_inline void leave(struct bpf_sock *sk)
+static __always_inline void client_release(struct bpf_sock *sk)
 {
 	struct sidetrack_flow_entry *entry;
 	union address connected;

@@ -478,7 +478,7 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 
 /* ---- Closing ----------------------------------------------------------------------------- */
 
-static __always_inline void release(struct bpf_sock *sk)
+static __always_inline void service_release(struct bpf_sock *sk)
 {
 	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
 	struct sock *kept = (struct sock *)sk; /* the hook does not show a socket's own address */

@@ -203,7 +203,7 @@ struct sidetrack_branch {
 /* ---- Asking ------------------------------------------------------------------------------- */
 
 /* What the classify program is asked, and answers: for explain, and for the tests. */
-struct sidetrack_question {
+struct sidetrack_classify_request {
 	__u32 layer;
 	__u32 floor;	 /* redirects of a lower rank count as seen */
 	__u64 seen[4];	 /* services, one bit each */

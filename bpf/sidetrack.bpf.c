@@ -57,45 +57,45 @@ int sidetrack_connect6(struct bpf_sock_addr *ctx)
 }
 
 SEC("cgroup/getpeername4")
-int sidetrack_peer4(struct bpf_sock_addr *ctx)
+int sidetrack_getpeername4(struct bpf_sock_addr *ctx)
 {
-	return peer4(ctx);
+	return getpeername4(ctx);
 }
 
 SEC("cgroup/getpeername6")
-int sidetrack_peer6(struct bpf_sock_addr *ctx)
+int sidetrack_getpeername6(struct bpf_sock_addr *ctx)
 {
-	return peer6(ctx);
+	return getpeername6(ctx);
 }
 
 SEC("cgroup/sendmsg4")
-int sidetrack_send4(struct bpf_sock_addr *ctx)
+int sidetrack_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return send4(ctx);
+	return sendmsg4(ctx);
 }
 
 SEC("cgroup/sendmsg6")
-int sidetrack_send6(struct bpf_sock_addr *ctx)
+int sidetrack_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return send6(ctx);
+	return sendmsg6(ctx);
 }
 
 SEC("cgroup/recvmsg4")
-int sidetrack_receive4(struct bpf_sock_addr *ctx)
+int sidetrack_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return receive4(ctx);
+	return recvmsg4(ctx);
 }
 
 SEC("cgroup/recvmsg6")
-int sidetrack_receive6(struct bpf_sock_addr *ctx)
+int sidetrack_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return receive6(ctx);
+	return recvmsg6(ctx);
 }
 
 SEC("cgroup/sock_release")
-int sidetrack_leave(struct bpf_sock *sk)
+int sidetrack_client_release(struct bpf_sock *sk)
 {
-	leave(sk);
+	client_release(sk);
 	if (sk->protocol == IPPROTO_UDP)
 		datagram_closure(sk);
 	return 1;
@@ -160,7 +160,7 @@ int sidetrack_ingress(struct __sk_buff *skb)
 /* ---- By hand ------------------------------------------------------------------------------ */
 
 SEC("syscall")
-int sidetrack_classify(struct sidetrack_question *question)
+int sidetrack_classify(struct sidetrack_classify_request *question)
 {
 	return answer(question);
 }
@@ -174,21 +174,21 @@ int sidetrack_sweep(void *ctx)
 /* ---- Service side ------------------------------------------------------------------------ */
 
 SEC("cgroup/getsockopt")
-int sidetrack_getopt(struct bpf_sockopt *ctx)
+int sidetrack_getsockopt(struct bpf_sockopt *ctx)
 {
 	return get_option(ctx);
 }
 
 SEC("cgroup/setsockopt")
-int sidetrack_setopt(struct bpf_sockopt *ctx)
+int sidetrack_setsockopt(struct bpf_sockopt *ctx)
 {
 	return set_option(ctx);
 }
 
 SEC("cgroup/sock_release")
-int sidetrack_release(struct bpf_sock *sk)
+int sidetrack_service_release(struct bpf_sock *sk)
 {
-	release(sk);
+	service_release(sk);
 	return 1;
 }
 

@@ -74,9 +74,9 @@
 #define SIDETRACK_EXECUTABLES_MAX 4096	/* files remembered; the least used is forgotten */
 #define SIDETRACK_FLOWS_MAX 65536	/* flows of one engine, unless the engine says otherwise */
 #define SIDETRACK_FOUR_TUPLES_MAX 16384 /* flows in the making that are found by four-tuple */
-#define SIDETRACK_PASSED_MAX 8192	/* destinations of unredirected datagrams remembered */
-#define SIDETRACK_NETWORKS_MAX 64	/* network namespaces that have flows' IPv6 addresses */
-#define SIDETRACK_EVENTS_SIZE 262144	/* bytes of the event ring */
+#define SIDETRACK_VERDICT_CACHE_MAX 8192  /* destinations of unredirected datagrams remembered */
+#define SIDETRACK_NETWORKS_MAX 64	  /* network namespaces that have flows' IPv6 addresses */
+#define SIDETRACK_EVENTS_SIZE 262144	  /* bytes of the event ring */
 #define SIDETRACK_GRACE_NS 60000000000ULL /* how long a token outlives its flow's last socket */
 #define SIDETRACK_IDLE_NS                                                                          \
 	60000000000ULL /* without a datagram, the flow of an unconnected socket ends */

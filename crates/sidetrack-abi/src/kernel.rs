@@ -52,7 +52,7 @@ pub const GRACE_NS: u64 = 60_000_000_000;
 /// How long the flow of an unconnected socket lasts without a datagram, in nanoseconds.
 pub const IDLE_NS: u64 = 60_000_000_000;
 /// Destinations of unredirected datagrams remembered.
-pub const PASSED_MAX: u32 = 8_192;
+pub const VERDICT_CACHE_MAX: u32 = 8_192;
 /// Network namespaces that have the IPv6 addresses of one engine's flows.
 pub const NETWORKS_MAX: u32 = 64;
 
