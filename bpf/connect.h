@@ -39,7 +39,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct conn
 }
 
 /* What a service's own socket, without records, is due. Returns the floor to judge it from. */
-static __always_inline int own_connect(__u32 number, void *policy, int v6, __u32 *floor,
+static __always_inline int own_connect(__u32 number, void *policy, int v6, __u32 *legacy_min_rank,
 				       int *straight)
 {
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
@@ -47,7 +47,7 @@ static __always_inline int own_connect(__u32 number, void *policy, int v6, __u32
 	if (!service)
 		return 0;
 	if (service->records == SIDETRACK_RECORDS_LEGACY) {
-		*floor = policy_place(policy, number & (SIDETRACK_SERVICES_MAX - 1), v6);
+		*legacy_min_rank = policy_place(policy, number & (SIDETRACK_SERVICES_MAX - 1), v6);
 		return 0;
 	}
 	*straight = service->flags & SIDETRACK_OWN_TRAFFIC_PERMIT;
@@ -81,9 +81,9 @@ static __always_inline int refuse_own_listener(const struct connection *c, __u32
 }
 
 /* A filter matches, and the socket has no records: a program's, or a service's own? */
-static __noinline int judge_asker(struct classify_context *classify, const struct connection *c)
+static __noinline int judge_caller(struct classify_context *classify, const struct connection *c)
 {
-	__u32 own = program_service(), floor = 0;
+	__u32 own = program_service(), legacy_min_rank = 0;
 	int straight = 0;
 
 	if (!own && !program_in_scope())
@@ -92,14 +92,15 @@ static __noinline int judge_asker(struct classify_context *classify, const struc
 		return PROCEED;
 	if (own && is_own_listener(own, c))
 		return refuse_own_listener(c, own);
-	if (own && own_connect(own, classify->policy, c->family == AF_INET6, &floor, &straight))
+	if (own &&
+	    own_connect(own, classify->policy, c->family == AF_INET6, &legacy_min_rank, &straight))
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_MISSING,
 			      SIDETRACK_EVENT_RECORDS_MISSING, c, 0, own);
 	if (straight)
 		return PROCEED;
-	classify->scratch->search.vetted = 1;
-	if (floor)
-		classify_assume(&classify->scratch->search, floor);
+	classify->scratch->search.mode.caller_known = 1;
+	if (legacy_min_rank)
+		classify_assume(&classify->scratch->search, legacy_min_rank);
 	return DIVERT;
 }
 
@@ -111,20 +112,20 @@ static __always_inline int refuse_judged(struct classify_context *classify,
 }
 
 /* To the next layer: what redirects is known now. Returns 1 if there is none. */
-static __always_inline long judge_next(struct classify_context *classify)
+static __always_inline long judge_next_layer(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
 
-	s->decision = DIVERT;
-	if (s->asked == SIDETRACK_LAYER_AUTH_CONNECT)
+	s->mode.decision = DIVERT;
+	if (s->mode.connect_layer == SIDETRACK_LAYER_AUTH_CONNECT)
 		return 1;
-	s->diverts = s->redirect;
-	if (s->diverts != SIDETRACK_NO_RANK)
+	s->mode.redirect_rank = s->verdict.redirect;
+	if (s->mode.redirect_rank != SIDETRACK_NO_RANK)
 		classify->scratch->values[SIDETRACK_FIELD_FLAGS][1] |= SIDETRACK_FLAG_REDIRECTED;
 	if (!(classify->layers & 3U << SIDETRACK_LAYER_AUTH_CONNECT))
 		return 1;
-	s->asked = SIDETRACK_LAYER_AUTH_CONNECT;
-	s->begun = 0;
+	s->mode.connect_layer = SIDETRACK_LAYER_AUTH_CONNECT;
+	s->mode.entered = 0;
 	return 0;
 }
 
@@ -132,29 +133,29 @@ static __always_inline long judge_next(struct classify_context *classify)
  * One turn of the judgement of a connect: its layers one after another. A callback, so that the
  * verifier sees a classification once and not once for each. Returns 1 to end; decision says how.
  */
-static long judge_turn(__u32 i, struct classify_context *classify)
+static long judge_step(__u32 i, struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
 	struct connection *c = classify->connection;
 
-	if (!s->begun) {
-		s->begun = 1;
-		c->layer = s->asked + (c->family == AF_INET6);
+	if (!s->mode.entered) {
+		s->mode.entered = 1;
+		c->layer = s->mode.connect_layer + (c->family == AF_INET6);
 		if (!classify_begin(classify, c->layer))
-			return judge_next(classify);
+			return judge_next_layer(classify);
 	}
 	classify_run(classify);
-	if (s->held) {
-		s->decision = judge_asker(classify, c);
-		return s->decision != DIVERT;
+	if (s->mode.paused) {
+		s->mode.decision = judge_caller(classify, c);
+		return s->mode.decision != DIVERT;
 	}
 	if (!verdict_refuses(s))
-		return judge_next(classify);
-	s->decision = refuse_judged(classify, c);
+		return judge_next_layer(classify);
+	s->mode.decision = refuse_judged(classify, c);
 	return 1;
 }
 
-#define TURNS_MAX 8 /* two for each layer: until it matters who asks, and then */
+#define JUDGE_STEPS_MAX 8 /* two for each layer: until it matters who asks, and then */
 
 /* A socket with records: its chain is its parent's, and so is its program. */
 static __always_inline int judge_parent(struct sidetrack_scratch *scratch,
@@ -167,7 +168,7 @@ static __always_inline int judge_parent(struct sidetrack_scratch *scratch,
 	if (is_own_listener(flow_service(&parent->flow), c))
 		return refuse_own_listener(c, flow_service(&parent->flow));
 	chain_load(&scratch->chain, &parent->flow);
-	scratch->search.vetted = 1;
+	scratch->search.mode.caller_known = 1;
 	return DIVERT;
 }
 
@@ -201,24 +202,24 @@ static __noinline int judge_with_scratch(struct bpf_sock_addr *ctx,
 	__u32 rank;
 
 	chain_clear(&scratch->chain);
-	scratch->search.vetted = 0;
-	scratch->search.absent_given = 0;
-	scratch->search.absent_passed = 0;
+	scratch->search.mode.caller_known = 0;
+	scratch->search.mode.absent_given = 0;
+	scratch->search.verdict.absent_passed = 0;
 	if (parent_id) {
 		decision = judge_parent(scratch, c, parent_id, parent);
 		if (decision != DIVERT)
 			return decision;
 	}
 	fields_of_connect(ctx, classify, c, parent);
-	scratch->search.asked = SIDETRACK_LAYER_CONNECT_REDIRECT;
-	scratch->search.begun = 0;
-	scratch->search.decision = REFUSE;
-	bpf_loop(TURNS_MAX, judge_turn, classify, 0);
-	decision = scratch->search.decision;
+	scratch->search.mode.connect_layer = SIDETRACK_LAYER_CONNECT_REDIRECT;
+	scratch->search.mode.entered = 0;
+	scratch->search.mode.decision = REFUSE;
+	bpf_loop(JUDGE_STEPS_MAX, judge_step, classify, 0);
+	decision = scratch->search.mode.decision;
 	if (decision != DIVERT)
 		return decision == PROCEED ? go_straight(ctx) : REFUSE;
 	endpoint_connect(ctx, classify, c);
-	rank = scratch->search.diverts;
+	rank = scratch->search.mode.redirect_rank;
 	f = rank == SIDETRACK_NO_RANK ? NULL : filter_at(classify->policy, rank);
 	if (!f)
 		return go_straight(ctx);
@@ -240,8 +241,8 @@ static __always_inline __u64 parent_of(struct bpf_sock *sk)
 }
 
 /* The policy in force, and whether it has anything to say. */
-static __always_inline int is_asked(struct classify_context *classify, struct connection *c,
-				    __u64 parent_id)
+static __always_inline int policy_applies(struct classify_context *classify, struct connection *c,
+					  __u64 parent_id)
 {
 	__u32 layers = c->protocol == IPPROTO_UDP ? DATAGRAM_LAYERS : CONNECT_LAYERS;
 	struct sidetrack_policy *head;
@@ -286,7 +287,7 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct classify_cont
 	classify->scratch->connection = *c;
 	classify->connection = &classify->scratch->connection;
 	decision = judge_with_scratch(ctx, classify, classify->connection, target, parent_id);
-	c->cacheable = !classify->scratch->search.absent_passed;
+	c->cacheable = !classify->scratch->search.verdict.absent_passed;
 	scratch_release(classify->scratch);
 	if (c->protocol == IPPROTO_UDP && (decision == PROCEED || decision == DIVERT) &&
 	    endpoint_wanted(classify->layers, IPPROTO_UDP))
@@ -300,7 +301,7 @@ static __always_inline int judge_connect(struct bpf_sock_addr *ctx, struct conne
 	__u64 parent_id = parent_of(ctx->sk);
 	struct classify_context classify = {};
 
-	if (!is_asked(&classify, c, parent_id) || prefilter_excludes(&classify, c, parent_id))
+	if (!policy_applies(&classify, c, parent_id) || prefilter_excludes(&classify, c, parent_id))
 		return go_straight(ctx);
 	return judge(ctx, &classify, c, parent_id, target);
 }

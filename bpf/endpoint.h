@@ -129,8 +129,8 @@ static __noinline int endpoint_judge(struct classify_context *classify, struct c
 		layer++;
 	c->layer = layer;
 	chain_clear(&scratch->chain);
-	s->vetted = 1;
-	s->absent_given = 0;
+	s->mode.caller_known = 1;
+	s->mode.absent_given = 0;
 	fields_of_endpoint(classify, c, layer_wants(classify->policy, layer));
 	if (classify_begin(classify, layer))
 		classify_run(classify);
@@ -176,8 +176,8 @@ static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connecti
 	c = &scratch->connection;
 	classify.connection = c;
 	chain_clear(&scratch->chain);
-	scratch->search.vetted = 1;
-	scratch->search.absent_given = 0;
+	scratch->search.mode.caller_known = 1;
+	scratch->search.mode.absent_given = 0;
 	wants = layer_wants(classify.policy, layer + (c->family == AF_INET6));
 	fields_of_connection(scratch, c, wants, 0);
 	fields_of_task(scratch, wants, NULL);
@@ -363,7 +363,7 @@ static __always_inline int prefilter_admits_request(const struct classify_contex
 }
 
 /* What the policy in force says to values that the caller makes up. Tells nobody. */
-static __always_inline int answer(struct sidetrack_classify_request *q)
+static __always_inline int classify_by_request(struct sidetrack_classify_request *q)
 {
 	struct classify_context classify = { .policy = policy_in_force() };
 	struct sidetrack_policy *head;
@@ -382,21 +382,21 @@ static __always_inline int answer(struct sidetrack_classify_request *q)
 	__builtin_memcpy(scratch->chain.seen, q->seen, sizeof(q->seen));
 	__builtin_memcpy(scratch->absent, q->absent, sizeof(q->absent));
 	__builtin_memcpy(scratch->values, q->values, sizeof(q->values));
-	s->vetted = 1;
-	s->absent_given = q->absent_given;
+	s->mode.caller_known = 1;
+	s->mode.absent_given = q->absent_given;
 	if (classify_begin(&classify, q->layer) && prefilter_admits_request(&classify, q->layer)) {
-		if (q->floor)
-			classify_assume(s, q->floor);
+		if (q->legacy_min_rank)
+			classify_assume(s, q->legacy_min_rank);
 		classify_run(&classify);
 	}
-	q->answered = !s->cut;
+	q->completed = !s->walk.step_limit_hit;
 	q->generation = head->generation;
-	q->blocked = s->blocked;
-	q->hard = s->hard;
-	q->vetoed = s->vetoed;
-	q->absent_blocked = s->absent_blocked;
-	q->decided_by = s->decided_by;
-	q->redirect = s->redirect;
+	q->blocked = s->verdict.blocked;
+	q->hard = s->verdict.hard;
+	q->vetoed = s->verdict.vetoed;
+	q->absent_blocked = s->verdict.absent_blocked;
+	q->decided_by = s->verdict.decided_by;
+	q->redirect = s->verdict.redirect;
 	scratch_release(scratch);
 	return 0;
 }

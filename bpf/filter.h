@@ -100,20 +100,20 @@ static __always_inline int test_holds(__u32 kind, __u32 negate, const __u64 *low
 static long condition_step(__u32 i, struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
-	struct sidetrack_condition *c = policy_line(classify->policy, s->conditions + i);
+	struct sidetrack_condition *c = policy_line(classify->policy, s->walk.conditions + i);
 
 	if (!c) {
-		s->failed = 1;
+		s->walk.failed = 1;
 		return 1;
 	}
 	if (test_holds(c->kind, c->negate, c->low, c->high,
 		       classify->scratch->values[c->field & (SIDETRACK_FIELDS - 1)]))
-		s->any = 1;
+		s->walk.any = 1;
 	if (!c->last_of_field)
 		return 0;
-	s->failed = !s->any;
-	s->any = 0;
-	return s->failed;
+	s->walk.failed = !s->walk.any;
+	s->walk.any = 0;
+	return s->walk.failed;
 }
 
 static __always_inline int filter_matches(struct classify_context *classify,
@@ -127,11 +127,11 @@ static __always_inline int filter_matches(struct classify_context *classify,
 		return 0;
 	if (!f->condition_count)
 		return 1;
-	s->conditions = f->conditions;
-	s->any = 0;
-	s->failed = 0;
+	s->walk.conditions = f->conditions;
+	s->walk.any = 0;
+	s->walk.failed = 0;
 	bpf_loop(f->condition_count, condition_step, classify, 0);
-	return !s->failed;
+	return !s->walk.failed;
 }
 
 /* ---- The search: the first filter, from the cursor on, that matches and may act ------------ */
@@ -153,53 +153,53 @@ static __always_inline int filter_may_act(struct sidetrack_scratch *scratch,
 
 	if (!(f->flags & SIDETRACK_FILTER_GROUPS) && is_to_group(scratch))
 		return 0;
-	if (s->collecting)
-		return f->action == SIDETRACK_ACTION_REDIRECT && rank < s->floor &&
+	if (s->mode.collecting)
+		return f->action == SIDETRACK_ACTION_REDIRECT && rank < s->mode.legacy_min_rank &&
 		       !chain_has(&scratch->chain, f->service);
 	if (f->action != SIDETRACK_ACTION_REDIRECT)
 		return 1;
-	if (rank < s->floor || chain_has(&scratch->chain, f->service))
+	if (rank < s->mode.legacy_min_rank || chain_has(&scratch->chain, f->service))
 		return 0;
-	return s->redirect != SIDETRACK_NO_RANK || !s->hard;
+	return s->verdict.redirect != SIDETRACK_NO_RANK || !s->verdict.hard;
 }
 
 static __always_inline void search_push(struct search *s, __u32 line)
 {
 	if (!line)
 		return;
-	s->stack[s->depth & (SIDETRACK_SEARCH_DEPTH_MAX - 1)] = line;
-	s->depth++; /* the compiler asks each field once on a way: it cannot overflow */
+	s->walk.stack[s->walk.depth & (SIDETRACK_SEARCH_DEPTH_MAX - 1)] = line;
+	s->walk.depth++; /* the compiler asks each field once on a way: it cannot overflow */
 }
 
 /* One filter of a list. */
 static __always_inline long search_list(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
-	struct sidetrack_list *list = policy_line(classify->policy, s->list);
+	struct sidetrack_list *list = policy_line(classify->policy, s->walk.list);
 	struct sidetrack_filter *f;
-	__u32 at = s->list_at, rank;
+	__u32 at = s->walk.list_at, rank;
 
 	if (!list)
 		return 1;
 	if (at >= list->count || at >= SIDETRACK_LIST_RANKS) {
-		s->list = list->next;
-		s->list_at = 0;
+		s->walk.list = list->next;
+		s->walk.list_at = 0;
 		return 0;
 	}
-	s->list_at = at + 1;
+	s->walk.list_at = at + 1;
 	rank = list->ranks[at];
-	if (rank < s->cursor)
+	if (rank < s->walk.cursor)
 		return 0;
-	if (rank >= s->best) {
-		s->list = 0;
+	if (rank >= s->walk.best) {
+		s->walk.list = 0;
 		return 0;
 	}
 	f = filter_at(classify->policy, rank);
 	if (!f)
 		return 1;
 	if (filter_matches(classify, f) && filter_may_act(classify->scratch, f, rank)) {
-		s->best = rank;
-		s->list = 0;
+		s->walk.best = rank;
+		s->walk.list = 0;
 	}
 	return 0;
 }
@@ -213,17 +213,17 @@ static __always_inline __u32 value_mix(const __u64 *value)
 static __always_inline long search_bucket(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
-	struct sidetrack_bucket *bucket = policy_line(classify->policy, s->bucket);
-	const __u64 *value = classify->scratch->values[s->field & (SIDETRACK_FIELDS - 1)];
+	struct sidetrack_bucket *bucket = policy_line(classify->policy, s->walk.bucket);
+	const __u64 *value = classify->scratch->values[s->walk.field & (SIDETRACK_FIELDS - 1)];
 
 	if (!bucket)
 		return 1;
-	s->bucket = bucket->next;
+	s->walk.bucket = bucket->next;
 	for (int i = 0; i < SIDETRACK_BUCKET_KEYS; i++) {
 		if (bucket->keys[i][0] == value[0] && bucket->keys[i][1] == value[1] &&
 		    bucket->child[i]) {
 			search_push(s, bucket->child[i]);
-			s->bucket = 0;
+			s->walk.bucket = 0;
 		}
 	}
 	return 0;
@@ -244,8 +244,8 @@ static __always_inline int branch_covers(const struct sidetrack_branch *b, const
 static __always_inline long search_branch(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
-	struct sidetrack_branch *b = policy_line(classify->policy, s->branch);
-	const __u64 *value = classify->scratch->values[s->field & (SIDETRACK_FIELDS - 1)];
+	struct sidetrack_branch *b = policy_line(classify->policy, s->walk.branch);
+	const __u64 *value = classify->scratch->values[s->walk.field & (SIDETRACK_FIELDS - 1)];
 	__u32 length, next = 0;
 
 	if (!b)
@@ -253,16 +253,16 @@ static __always_inline long search_branch(struct classify_context *classify)
 	length = b->length;
 	if (branch_covers(b, value)) {
 		if (b->group)
-			s->deepest = s->branch;
+			s->walk.deepest = s->walk.branch;
 		if (length < 128) {
 			__u64 half = length < 64 ? value[0] : value[1];
 
 			next = half >> (63 - (length & 63)) & 1 ? b->child[1] : b->child[0];
 		}
 	}
-	s->branch = next;
+	s->walk.branch = next;
 	if (!next)
-		search_push(s, s->deepest);
+		search_push(s, s->walk.deepest);
 	return 0;
 }
 
@@ -275,12 +275,12 @@ static __always_inline long search_node(struct classify_context *classify)
 	struct sidetrack_branch *branch;
 	__u32 line;
 
-	if (!s->depth) {
-		s->done = 1;
+	if (!s->walk.depth) {
+		s->walk.done = 1;
 		return 1;
 	}
-	s->depth--;
-	line = s->stack[s->depth & (SIDETRACK_SEARCH_DEPTH_MAX - 1)];
+	s->walk.depth--;
+	line = s->walk.stack[s->walk.depth & (SIDETRACK_SEARCH_DEPTH_MAX - 1)];
 	node = policy_line(classify->policy, line);
 	if (!node)
 		return 1;
@@ -291,21 +291,21 @@ static __always_inline long search_node(struct classify_context *classify)
 		return 0;
 	}
 	if (node->kind == SIDETRACK_NODE_LIST) {
-		s->list = line;
-		s->list_at = 0;
+		s->walk.list = line;
+		s->walk.list_at = 0;
 		return 0;
 	}
-	if (node->lowest >= s->best)
+	if (node->lowest >= s->walk.best)
 		return 0;
 	search_push(s, node->rest);
-	s->field = node->field;
+	s->walk.field = node->field;
 	if (node->kind == SIDETRACK_NODE_HASH) {
 		value = classify->scratch->values[node->field & (SIDETRACK_FIELDS - 1)];
-		s->bucket = node->first + (value_mix(value) & node->mask);
+		s->walk.bucket = node->first + (value_mix(value) & node->mask);
 		return 0;
 	}
-	s->branch = node->first;
-	s->deepest = 0;
+	s->walk.branch = node->first;
+	s->walk.deepest = 0;
 	return 0;
 }
 
@@ -313,11 +313,11 @@ static long search_step(__u32 i, struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
 
-	if (s->list)
+	if (s->walk.list)
 		return search_list(classify);
-	if (s->bucket)
+	if (s->walk.bucket)
 		return search_bucket(classify);
-	if (s->branch)
+	if (s->walk.branch)
 		return search_branch(classify);
 	return search_node(classify);
 }
@@ -327,16 +327,16 @@ static __noinline int search_run(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
 
-	s->best = SIDETRACK_NO_RANK;
-	s->list = 0;
-	s->bucket = 0;
-	s->branch = 0;
-	s->done = 0;
-	s->stack[0] = s->root;
-	s->depth = 1;
+	s->walk.best = SIDETRACK_NO_RANK;
+	s->walk.list = 0;
+	s->walk.bucket = 0;
+	s->walk.branch = 0;
+	s->walk.done = 0;
+	s->walk.stack[0] = s->walk.root;
+	s->walk.depth = 1;
 	bpf_loop(SIDETRACK_STEPS_MAX, search_step, classify, 0);
-	if (!s->done)
-		s->cut = 1;
+	if (!s->walk.done)
+		s->walk.step_limit_hit = 1;
 	return 0;
 }
 
@@ -347,44 +347,44 @@ static __always_inline int service_is_absent(struct sidetrack_scratch *scratch, 
 	struct search *s = &scratch->search;
 	struct sidetrack_service *service;
 
-	if (s->absent_given)
+	if (s->mode.absent_given)
 		return scratch->absent[(number >> 6) & 3] >> (number & 63) & 1;
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	if (!service)
 		return 1;
 	if (scratch->values[SIDETRACK_FIELD_PROTOCOL][1] == IPPROTO_UDP)
-		return s->layer & 1 ? !service->datagrams6 : !service->datagrams4;
-	return s->layer & 1 ? !service->listeners6 : !service->listeners4;
+		return s->mode.layer & 1 ? !service->datagrams6 : !service->datagrams4;
+	return s->mode.layer & 1 ? !service->listeners6 : !service->listeners4;
 }
 
 static __always_inline void verdict_permit(struct search *s, __u32 rank, __u32 hard)
 {
-	if (s->hard)
+	if (s->verdict.hard)
 		return;
-	if (s->blocked || s->decided_by == SIDETRACK_NO_RANK)
-		s->decided_by = rank;
-	s->blocked = 0;
-	s->hard = hard;
+	if (s->verdict.blocked || s->verdict.decided_by == SIDETRACK_NO_RANK)
+		s->verdict.decided_by = rank;
+	s->verdict.blocked = 0;
+	s->verdict.hard = hard;
 }
 
 static __always_inline void verdict_block(struct search *s, __u32 rank)
 {
-	if (s->hard)
+	if (s->verdict.hard)
 		return;
-	if (!s->blocked)
-		s->decided_by = rank;
-	s->blocked = 1;
-	s->hard = 1;
+	if (!s->verdict.blocked)
+		s->verdict.decided_by = rank;
+	s->verdict.blocked = 1;
+	s->verdict.hard = 1;
 }
 
 /* A callout's block: soft, but it overrules even a hard permit. */
 static __always_inline void verdict_veto(struct search *s, __u32 rank)
 {
-	if (s->blocked)
+	if (s->verdict.blocked)
 		return;
-	s->blocked = 1;
-	s->vetoed = s->hard;
-	s->decided_by = rank;
+	s->verdict.blocked = 1;
+	s->verdict.vetoed = s->verdict.hard;
+	s->verdict.decided_by = rank;
 }
 
 /* Returns 1 if its sublayer has had its say. */
@@ -394,17 +394,17 @@ static __always_inline int verdict_redirect(struct classify_context *classify,
 	struct search *s = &classify->scratch->search;
 	__u32 hard = f->flags & SIDETRACK_FILTER_CLEAR_ACTION_RIGHT;
 
-	if (s->redirect != SIDETRACK_NO_RANK) {
+	if (s->verdict.redirect != SIDETRACK_NO_RANK) {
 		verdict_permit(s, rank, hard);
 		return 1;
 	}
 	if (!service_is_absent(classify->scratch, f->service)) {
-		s->redirect = rank;
+		s->verdict.redirect = rank;
 		verdict_permit(s, rank, hard);
 		return 1;
 	}
 	if (f->flags & SIDETRACK_FILTER_ABSENT_PERMIT) {
-		s->absent_passed = 1;
+		s->verdict.absent_passed = 1;
 		if (classify->connection) {
 			count(SIDETRACK_COUNT_ABSENT_PERMITTED);
 			event_emit(SIDETRACK_EVENT_ABSENT_PERMITTED, classify->connection, f->id,
@@ -412,7 +412,7 @@ static __always_inline int verdict_redirect(struct classify_context *classify,
 		}
 		return 0;
 	}
-	s->absent_blocked = 1;
+	s->verdict.absent_blocked = 1;
 	verdict_block(s, rank);
 	return 1;
 }
@@ -450,16 +450,16 @@ static __always_inline long assume_step(struct classify_context *classify)
 	struct search *s = &classify->scratch->search;
 	struct sidetrack_filter *f;
 
-	if (s->best == SIDETRACK_NO_RANK) {
-		s->collecting = 0; /* those are all; now to the verdict */
-		s->cursor = 0;
+	if (s->walk.best == SIDETRACK_NO_RANK) {
+		s->mode.collecting = 0; /* those are all; now to the verdict */
+		s->walk.cursor = 0;
 		return 0;
 	}
-	f = filter_at(classify->policy, s->best);
+	f = filter_at(classify->policy, s->walk.best);
 	if (!f)
 		return 1;
 	chain_add(&classify->scratch->chain, f->service);
-	s->cursor = s->best + 1;
+	s->walk.cursor = s->walk.best + 1;
 	return 0;
 }
 
@@ -469,38 +469,39 @@ static long verdict_step(__u32 i, struct classify_context *classify)
 	struct search *s = &classify->scratch->search;
 	struct sidetrack_filter *f;
 
-	if (!s->held)
+	if (!s->mode.paused)
 		search_run(classify);
-	s->held = 0;
-	if (s->cut)
+	s->mode.paused = 0;
+	if (s->walk.step_limit_hit)
 		return 1;
-	if (s->collecting)
+	if (s->mode.collecting)
 		return assume_step(classify);
-	if (s->best == SIDETRACK_NO_RANK)
+	if (s->walk.best == SIDETRACK_NO_RANK)
 		return 1;
-	if (!s->vetted) {
-		s->held = 1; /* it matches: now it matters who asks, see connect.h */
+	if (!s->mode.caller_known) {
+		s->mode.paused = 1; /* it matches: now it matters who asks, see connect.h */
 		return 1;
 	}
-	f = filter_at(classify->policy, s->best);
+	f = filter_at(classify->policy, s->walk.best);
 	if (!f)
 		return 1;
-	s->cursor = verdict_take(classify, f, s->best) ? f->sublayer_end : s->best + 1;
-	if (s->cursor >= s->end)
+	s->walk.cursor =
+		verdict_take(classify, f, s->walk.best) ? f->sublayer_end : s->walk.best + 1;
+	if (s->walk.cursor >= s->walk.end)
 		return 1;
-	return s->hard && (s->blocked || !s->beyond_hard_permit);
+	return s->verdict.hard && (s->verdict.blocked || !s->mode.beyond_hard_permit);
 }
 
 /*
  * What matches before the floor joins the chain: a legacy proxy's place tells that it was seen. The
  * search for these comes first.
  */
-static __always_inline void classify_assume(struct search *s, __u32 floor)
+static __always_inline void classify_assume(struct search *s, __u32 legacy_min_rank)
 {
-	s->floor = floor;
-	s->cursor = 0;
-	s->collecting = 1;
-	s->held = 0;
+	s->mode.legacy_min_rank = legacy_min_rank;
+	s->walk.cursor = 0;
+	s->mode.collecting = 1;
+	s->mode.paused = 0;
 }
 
 /* May any filter of a layer match? Its prefilter says so of most connections that none matches. */
@@ -522,23 +523,23 @@ static __always_inline int classify_begin(struct classify_context *classify, __u
 	struct search *s = &classify->scratch->search;
 	struct sidetrack_layer *l = policy_line(classify->policy, SIDETRACK_LAYER_LINE + layer);
 
-	s->layer = layer;
-	s->cursor = 0;
-	s->floor = 0;
-	s->collecting = 0;
-	s->held = 0;
-	s->cut = 0;
-	s->blocked = 0;
-	s->hard = 0;
-	s->vetoed = 0;
-	s->absent_blocked = 0;
-	s->decided_by = SIDETRACK_NO_RANK;
-	s->redirect = SIDETRACK_NO_RANK;
+	s->mode.layer = layer;
+	s->walk.cursor = 0;
+	s->mode.legacy_min_rank = 0;
+	s->mode.collecting = 0;
+	s->mode.paused = 0;
+	s->walk.step_limit_hit = 0;
+	s->verdict.blocked = 0;
+	s->verdict.hard = 0;
+	s->verdict.vetoed = 0;
+	s->verdict.absent_blocked = 0;
+	s->verdict.decided_by = SIDETRACK_NO_RANK;
+	s->verdict.redirect = SIDETRACK_NO_RANK;
 	if (!l || !l->root)
 		return 0;
-	s->root = l->root;
-	s->end = l->end;
-	s->beyond_hard_permit = l->flags & SIDETRACK_LAYER_BEYOND_HARD_PERMIT;
+	s->walk.root = l->root;
+	s->walk.end = l->end;
+	s->mode.beyond_hard_permit = l->flags & SIDETRACK_LAYER_BEYOND_HARD_PERMIT;
 	return 1;
 }
 
@@ -551,7 +552,7 @@ static __noinline int classify_run(struct classify_context *classify)
 
 static __always_inline int verdict_refuses(const struct search *s)
 {
-	return s->blocked || s->cut;
+	return s->verdict.blocked || s->walk.step_limit_hit;
 }
 
 /* Counts and tells why a verdict refuses. Returns the error for whoever asked. */
@@ -561,22 +562,22 @@ static __always_inline int refusal_report(struct classify_context *classify,
 	struct search *s = &classify->scratch->search;
 	struct sidetrack_filter *f;
 
-	if (s->cut) {
+	if (s->walk.step_limit_hit) {
 		count(SIDETRACK_COUNT_SEARCH_CUT);
 		event_emit(SIDETRACK_EVENT_SEARCH_CUT, c, 0, 0);
 		return EACCES;
 	}
-	f = filter_at(classify->policy, s->decided_by);
-	if (s->absent_blocked) {
+	f = filter_at(classify->policy, s->verdict.decided_by);
+	if (s->verdict.absent_blocked) {
 		count(SIDETRACK_COUNT_ABSENT_BLOCKED);
 		event_emit(SIDETRACK_EVENT_ABSENT_BLOCKED, c, f ? f->id : 0, f ? f->service : 0);
 		return ECONNREFUSED;
 	}
 	count(SIDETRACK_COUNT_BLOCKED);
-	if (s->vetoed)
+	if (s->verdict.vetoed)
 		count(SIDETRACK_COUNT_VETOED);
-	event_emit(s->vetoed ? SIDETRACK_EVENT_VETOED : SIDETRACK_EVENT_BLOCKED, c, f ? f->id : 0,
-		   0);
+	event_emit(s->verdict.vetoed ? SIDETRACK_EVENT_VETOED : SIDETRACK_EVENT_BLOCKED, c,
+		   f ? f->id : 0, 0);
 	return EACCES;
 }
 

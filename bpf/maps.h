@@ -384,45 +384,59 @@ struct connection {
 	__u8 cacheable; /* who asks the same again is told the same, until the next policy */
 };
 
-/* A classification on its way: where the search is, and the verdict so far. See filter.h. */
-struct search {
-	__u32 layer;
-	__u32 root;
-	__u32 end; /* of the layer's ranks */
-	__u32 beyond_hard_permit;
-	__u32 asked;   /* of a connect: which layer's turn it is */
-	__u32 begun;   /* it has been asked */
-	__u32 diverts; /* of a connect: what the first layer said */
-	__s32 decision;
-	__u32 floor;
-	__u32 vetted;	  /* who asks may be judged */
-	__u32 held;	  /* best is found, and waits for that */
-	__u32 collecting; /* services before the floor */
-	__u32 absent_given;
-	__u32 absent_passed; /* a redirect was passed over as its service is absent */
+/* Where the search for the next filter that matches stands. See filter.h. */
+struct walk {
+	__u32 root;	      /* line of the layer's index */
+	__u32 end;	      /* one more than the layer's last rank */
+	__u32 cursor;	      /* ranks below it have been dealt with */
+	__u32 best;	      /* the lowest rank found so far; SIDETRACK_NO_RANK if none */
+	__u32 done;	      /* the search has come to its end */
+	__u32 step_limit_hit; /* it has not: it took SIDETRACK_STEPS_MAX steps */
+	__u32 depth;	      /* nodes on the stack */
+	__u32 field;	      /* that the present hash or tree is about */
+	__u32 list;	      /* line of the present list; 0 if none */
+	__u32 list_at;	      /* next entry of that list */
+	__u32 bucket;	      /* line of the present hash bucket; 0 if none */
+	__u32 branch;	      /* line of the present branch of a tree; 0 if none */
+	__u32 deepest;	      /* the last branch on the way that had a group; 0 if none */
+	__u32 conditions;     /* line of the present filter's conditions */
+	__u32 any;	      /* one condition on the present field holds */
+	__u32 failed;	      /* no condition on some field holds */
+	__u32 stack[SIDETRACK_SEARCH_DEPTH_MAX]; /* lines of nodes that are still to be searched */
+};
 
-	__u32 cursor; /* ranks below it are done with */
-	__u32 best;   /* the lowest rank found */
-	__u32 done;
-	__u32 cut; /* it did not come to its end */
-	__u32 depth;
-	__u32 field;
-	__u32 list;
-	__u32 list_at;
-	__u32 bucket;
-	__u32 branch;
-	__u32 deepest;
-	__u32 conditions;
-	__u32 any;
-	__u32 failed;
-
+/* What the filters that have matched so far amount to. Ranks are SIDETRACK_NO_RANK if there is
+ * none. */
+struct verdict {
 	__u32 blocked;
-	__u32 hard;
-	__u32 vetoed;
-	__u32 absent_blocked;
-	__u32 decided_by;
-	__u32 redirect;
-	__u32 stack[SIDETRACK_SEARCH_DEPTH_MAX];
+	__u32 hard;	      /* lower sublayers cannot change it */
+	__u32 vetoed;	      /* a veto overruled a hard permit */
+	__u32 absent_blocked; /* blocked as the service of a redirect is absent */
+	__u32 absent_passed;  /* a redirect was passed over as its service is absent */
+	__u32 decided_by;     /* rank of the filter that decided */
+	__u32 redirect;	      /* rank of the filter that redirects */
+};
+
+/* How a classification is carried out: for which layer and for whom. */
+struct mode {
+	__u32 layer;		  /* SIDETRACK_LAYER_*, of the connection's family */
+	__u32 beyond_hard_permit; /* the layer has filters that can overrule a hard permit */
+	__u32 connect_layer;	  /* of a connect: the layer in progress, as for IPv4 */
+	__u32 entered;		  /* that layer's classification has begun */
+	__u32 redirect_rank;	  /* of a connect: the redirect that the first layer chose */
+	__s32 decision;		  /* of a connect: PROCEED, REFUSE or DIVERT */
+	__u32 legacy_min_rank;	  /* redirects of lower rank have been seen by a legacy proxy */
+	__u32 caller_known;	  /* it is settled that this caller is subject to the policy */
+	__u32 paused;		  /* walk.best waits until the caller is known */
+	__u32 collecting;	  /* the search is for services below legacy_min_rank */
+	__u32 absent_given;	  /* the caller supplied the set of absent services */
+};
+
+/* A classification in progress. */
+struct search {
+	struct mode mode;
+	struct walk walk;
+	struct verdict verdict;
 };
 
 #define PATH_SIZE 256 /* a power of two, no less than SIDETRACK_EXECUTABLE_SIZE */

@@ -93,7 +93,7 @@ static __always_inline int judge_first(struct bpf_sock_addr *ctx, struct connect
 	struct classify_context classify = {};
 	int verdict;
 
-	if (!is_asked(&classify, c, parent_id) || sender_is_cached(ctx, c, parent_id))
+	if (!policy_applies(&classify, c, parent_id) || sender_is_cached(ctx, c, parent_id))
 		return go_straight(ctx);
 	c->cacheable = prefilter_excludes(&classify, c, parent_id);
 	verdict = c->cacheable ? go_straight(ctx) : judge(ctx, &classify, c, parent_id, target);

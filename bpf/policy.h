@@ -205,14 +205,14 @@ struct sidetrack_branch {
 /* What the classify program is asked, and answers: for explain, and for the tests. */
 struct sidetrack_classify_request {
 	__u32 layer;
-	__u32 floor;	 /* redirects of a lower rank count as seen */
-	__u64 seen[4];	 /* services, one bit each */
-	__u64 absent[4]; /* likewise, if absent_given */
+	__u32 legacy_min_rank; /* redirects of a lower rank count as seen */
+	__u64 seen[4];	       /* services, one bit each */
+	__u64 absent[4];       /* likewise, if absent_given */
 	__u32 absent_given;
 	__u32 reserved;
 	__u64 values[SIDETRACK_FIELDS][2];
 
-	__u32 answered;
+	__u32 completed;
 	__u32 generation;
 	__u32 blocked;
 	__u32 hard;

@@ -160,9 +160,9 @@ int sidetrack_ingress(struct __sk_buff *skb)
 /* ---- By hand ------------------------------------------------------------------------------ */
 
 SEC("syscall")
-int sidetrack_classify(struct sidetrack_classify_request *question)
+int sidetrack_classify(struct sidetrack_classify_request *request)
 {
-	return answer(question);
+	return classify_by_request(request);
 }
 
 SEC("syscall")

@@ -226,10 +226,10 @@ fn connection(layers: Vec<Layer>) -> impl Strategy<Value = Connection> {
         [0..5_usize, 0..5],
         [ports.clone(), ports],
         (select(vec![6_u8, 17]), select(vec![0_u64, 1, 80]), 0..8_u8),
-        (services(), services(), 0..12_u32).prop_map(|(seen, absent, floor)| Situation {
+        (services(), services(), 0..12_u32).prop_map(|(seen, absent, legacy_min_rank)| Situation {
             seen,
             absent,
-            floor: floor.saturating_sub(6), // often none
+            legacy_min_rank: legacy_min_rank.saturating_sub(6), // often none
         }),
     )
 }
@@ -394,7 +394,7 @@ fn kernel_judges_every_layer_as_the_reference_does() {
                 let want = classify(&rules, &paths, &field_values, situation);
                 let engine = stage.host.engine.as_ref().expect("it is there");
                 let got = engine
-                    .ask(&field_values, Some(situation))
+                    .classify(&field_values, Some(situation))
                     .expect("there is a policy");
                 prop_assert_eq!(got.generation, generation);
                 prop_assert_eq!(

@@ -1,12 +1,12 @@
 //! The engine: programs loaded, attached to cgroups, and told of services and filters.
 
 mod attachment;
+mod classify;
 mod context;
 mod flow;
 mod owner;
 mod pins;
 mod policy;
-mod question;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -33,10 +33,10 @@ use attachment::{Attachment, Side};
 use context::Contexts;
 use pins::{Identity, Pins};
 
+pub use classify::Classification;
 pub use flow::{FlowEntry, Table};
 pub use pins::{pinned_programs, pins_at, remove_pins};
 pub use policy::Committed;
-pub use question::Answer;
 
 /// What can be set before load.
 #[derive(Clone, Debug)]

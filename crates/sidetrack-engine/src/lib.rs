@@ -64,8 +64,8 @@ pub const OBJECT: &str = concat!(env!("OUT_DIR"), "/sidetrack.bpf.o");
 
 pub use cgroup::Cgroup;
 pub use engine::{
-    Answer, Committed, Config, Engine, FlowEntry, LoadedEngine, OpenEngine, Table, pinned_programs,
-    pins_at, remove_pins,
+    Classification, Committed, Config, Engine, FlowEntry, LoadedEngine, OpenEngine, Table,
+    pinned_programs, pins_at, remove_pins,
 };
 pub use error::Error;
 pub use filter::Filter;

@@ -21,7 +21,7 @@ STRUCT(list);
 STRUCT(index);
 STRUCT(bucket);
 STRUCT(branch);
-STRUCT(question);
+STRUCT(classify_request);
 STRUCT(service);
 STRUCT(context);
 STRUCT(owner);

@@ -223,16 +223,16 @@ fn mirrors() -> Vec<Layout> {
             }
         ),
         mirror!(
-            "question",
-            Question {
+            "classify_request",
+            ClassifyRequest {
                 layer,
-                floor,
+                legacy_min_rank,
                 seen,
                 absent,
                 absent_given,
                 reserved,
                 values,
-                answered,
+                completed,
                 generation,
                 blocked,
                 hard,

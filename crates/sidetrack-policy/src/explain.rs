@@ -151,7 +151,7 @@ fn ask(
     let situation = Situation {
         seen: chain.to_vec(),
         absent: absent.to_vec(),
-        floor: 0,
+        legacy_min_rank: 0,
     };
     let verdict = classify(rules, host, field_values, &situation);
     let service = verdict

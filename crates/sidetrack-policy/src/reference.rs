@@ -19,7 +19,7 @@ pub struct Situation {
     /// Numbers of those that nobody listens for.
     pub absent: Vec<u16>,
     /// Redirects of a lower rank stand for services that a legacy proxy's place tells us have seen it.
-    pub floor: u32,
+    pub legacy_min_rank: u32,
 }
 
 /// What a layer answers.
@@ -105,12 +105,12 @@ pub fn assumed(
     situation: &Situation,
 ) -> Vec<u16> {
     let mut services = Vec::new();
-    for (rank, rule) in (0..situation.floor).zip(rules) {
+    for (rank, rule) in (0..situation.legacy_min_rank).zip(rules) {
         let new = |service| !situation.seen.contains(&service) && !services.contains(&service);
         if let Some(service) = rule.service
             && matches(rule, host, field_values)
             && new(service)
-            && rank < situation.floor
+            && rank < situation.legacy_min_rank
         {
             services.push(service);
         }
@@ -258,7 +258,7 @@ impl Verdict {
             return Step::NoRight;
         };
         let hard = rule.filter.clear_action_right;
-        if rank < situation.floor {
+        if rank < situation.legacy_min_rank {
             return Step::BehindPlace;
         }
         if seen.contains(&service) {

@@ -249,11 +249,11 @@ pub fn mix(value: [u64; 2]) -> u32 {
 /// What the classify program is asked, and answers.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
-pub struct Question {
+pub struct ClassifyRequest {
     /// Which layer.
     pub layer: u32,
     /// Redirects of a lower rank count as seen.
-    pub floor: u32,
+    pub legacy_min_rank: u32,
     /// Services, one bit each.
     pub seen: [u64; 4],
     /// Likewise, if `absent_given`.
@@ -265,7 +265,7 @@ pub struct Question {
     /// Each field's.
     pub values: [[u64; 2]; FIELDS],
     /// 1 if the rest is filled in.
-    pub answered: u32,
+    pub completed: u32,
     /// Of the policy that answered.
     pub generation: u32,
     /// Not permitted.

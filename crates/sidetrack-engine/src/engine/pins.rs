@@ -24,7 +24,7 @@ use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel};
 use crate::{Cgroup, Error, ServiceSpec, cgroup, network};
 
 /// Of what is pinned: another version's is not taken up.
-const LAYOUT_VERSION: u32 = 3;
+const LAYOUT_VERSION: u32 = 4;
 /// linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 

@@ -11,7 +11,7 @@ use crate::Error;
 
 /// What the kernel answers: ranks are those of [`sidetrack_policy::rule::order`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Classification {
     /// Of the policy that answered.
     pub generation: u32,
     /// Not permitted.
@@ -33,21 +33,21 @@ impl Engine {
     /// without one, those that have no listener are.
     ///
     /// Errors: [`Error::Bpf`]; there must be a policy.
-    pub fn ask(
+    pub fn classify(
         &self,
         field_values: &FieldValues,
         situation: Option<&Situation>,
-    ) -> Result<Answer, Error> {
-        let mut question = kernel::Question::new_zeroed();
-        question.layer = field_values.layer.index() as u32;
-        question.values = field_values.values();
+    ) -> Result<Classification, Error> {
+        let mut request = kernel::ClassifyRequest::new_zeroed();
+        request.layer = field_values.layer.index() as u32;
+        request.values = field_values.values();
         if let Some(situation) = situation {
-            question.floor = situation.floor;
-            question.seen = bits(&situation.seen);
-            question.absent = bits(&situation.absent);
-            question.absent_given = 1;
+            request.legacy_min_rank = situation.legacy_min_rank;
+            request.seen = bits(&situation.seen);
+            request.absent = bits(&situation.absent);
+            request.absent_given = 1;
         }
-        let mut bytes = question.as_bytes().to_vec();
+        let mut bytes = request.as_bytes().to_vec();
         self.skeleton
             .progs
             .sidetrack_classify
@@ -56,14 +56,15 @@ impl Engine {
                 ..ProgramInput::default()
             })
             .map_err(Error::bpf("ask the kernel's matcher"))?;
-        let answer = kernel::Question::read_from_bytes(&bytes).expect("it is as long as it was");
-        if answer.answered == 0 {
+        let answer =
+            kernel::ClassifyRequest::read_from_bytes(&bytes).expect("it is as long as it was");
+        if answer.completed == 0 {
             return Err(Error::system("ask the kernel's matcher")(
                 std::io::Error::other("there is no policy, or it takes too many steps"),
             ));
         }
         let rank = |rank| (rank != kernel::NO_RANK).then_some(rank);
-        Ok(Answer {
+        Ok(Classification {
             generation: answer.generation,
             blocked: answer.blocked != 0,
             hard: answer.hard != 0,
