@@ -12,14 +12,14 @@ FUZZ_SECONDS ?= 30
 # What building needs, what the tests drive, and what the benchmarks compare with.
 BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
 TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps systemd
-LINT_PACKAGES  := clang-format
+LINT_PACKAGES  := clang-format python3
 WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
 # With what `make bench` compares; mitmproxy comes from PyPI. What does not install is left out, and said so.
 BENCH_PACKAGES := haproxy nginx-light libnginx-mod-stream redsocks microsocks socat nftables python3-venv util-linux
 MITMPROXY      := 11.0.2
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels conformance race-test windows-test lint bench bench-quick deps-bench fuzz install uninstall deps deps-test deps-lint deps-fuzz
+.PHONY: help build demo test test-kernels conformance race-test windows-test lint docs deny bench bench-quick deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,12 +54,20 @@ windows-test: deps ## the SDK built for Windows, its tests under Wine; says wher
 	@$(call need,$(WINDOWS_PACKAGES)) || true
 	e2e/windows/run || test $$? = 77
 
-lint: deps-lint ## formatting and lints, Rust and C
+lint: deps-lint ## formatting, lints, retired words and references, in Rust, C and documents
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
-	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/*/examples/*.c crates/sidetrack-winsock/tests/*.c crates/sidetrack-winsock/tests/*/*.[ch]
 	! grep -rnE '\bunsafe (\{|impl|fn)' --include=*.rs crates e2e benches | grep -vE '/(sys|ffi)\.rs:'
+	python3 lint/tests.py
+	lint/words.py
+	lint/references.py
+
+docs: deps ## the API documentation of all crates, without warnings
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+
+deny: deps-deny ## licences, sources and duplicate versions of dependencies (no advisories: they are downloaded)
+	$(CARGO) deny --workspace --offline check licenses sources bans
 
 bench: deps-bench ## figures beside the peers; writes docs/bench/; half an hour
 	$(CARGO) build --release --workspace --bins
@@ -117,6 +125,9 @@ deps-bench: deps-test
 
 deps-lint: deps
 	@$(call need,$(LINT_PACKAGES))
+
+deps-deny: deps
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 
 deps-fuzz: deps
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
