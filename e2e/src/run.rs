@@ -32,6 +32,10 @@ pub fn services(options: &[&str]) -> &'static [&'static str] {
     }
 }
 
+/// For a command in bash: waits until the run has written a flow line, for 20 seconds at most.
+pub const UNTIL_A_FLOW_ENDED: &str =
+    "until [ -s \"$FLOWS\" ]; do [ $SECONDS -lt 20 ] || exit 124; sleep 0.01; done";
+
 /// A run in the making, or at work.
 pub struct Run {
     command: Command,
@@ -90,6 +94,7 @@ impl Run {
             .arg("--")
             .args(command)
             .env("NO_COLOR", "1")
+            .env("FLOWS", flows.path().join("flows"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -1,6 +1,6 @@
 //! What clients of datagrams are told when these do not arrive: by an origin, or by a proxy that dies.
 
-use e2e::run::{CHAIN, Run, is_gone};
+use e2e::run::{CHAIN, Run, UNTIL_A_FLOW_ENDED, is_gone};
 use e2e::{EchoOrigin, Host, netns, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use sidetrack::{Batch, DatagramListener, Unreachable};
@@ -70,8 +70,8 @@ fn under_sudo_the_client_is_told_too() {
 fn errors_that_cannot_be_told_are_counted() {
     netns::enter();
     let without = ["setpriv", "--bounding-set=-net_raw"];
-    let command = ["bash", "-c", "echo hi >/dev/udp/127.0.0.1/9; sleep 0.2"];
-    let ended = Run::through(&without, &[], &command).wait();
+    let script = format!("echo hi >/dev/udp/127.0.0.1/9; {UNTIL_A_FLOW_ENDED}");
+    let ended = Run::through(&without, &[], &["bash", "-c", &script]).wait();
     let told = "sidetrack proxy: 1 errors of origins were not told to the clients";
     assert!(ended.outcome.stderr.contains(told), "{ended:?}");
 }

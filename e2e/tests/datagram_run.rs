@@ -1,6 +1,6 @@
 //! `sidetrack run` and the datagrams of real programs.
 
-use e2e::run::{CHAIN, Run};
+use e2e::run::{CHAIN, Run, UNTIL_A_FLOW_ENDED};
 use e2e::{Dnsmasq, EchoOrigin, netns};
 use serde_json::json;
 
@@ -41,7 +41,7 @@ fn a_silent_flow_ends_and_the_next_datagram_begins_another() {
     let address = origin.address;
     let ask = "echo hi >&3; head -n 1 <&3";
     let script = format!(
-        "exec 3<>/dev/udp/{}/{}; {ask}; sleep 2; {ask}",
+        "exec 3<>/dev/udp/{}/{}; {ask}; {UNTIL_A_FLOW_ENDED}; {ask}",
         address.ip(),
         address.port()
     );
@@ -54,8 +54,8 @@ fn a_silent_flow_ends_and_the_next_datagram_begins_another() {
 #[test]
 fn nobody_there_is_told_as_such() {
     netns::enter();
-    let command = "echo hi >/dev/udp/127.0.0.1/9; sleep 0.2";
-    let ended = Run::new(&[], &["bash", "-c", command]).wait();
+    let command = format!("echo hi >/dev/udp/127.0.0.1/9; {UNTIL_A_FLOW_ENDED}");
+    let ended = Run::new(&[], &["bash", "-c", &command]).wait();
     assert_eq!(ended.flows.len(), 1, "{ended:?}");
     assert_eq!(ended.flows[0]["ended"], "refused by origin", "{ended:?}");
 }
