@@ -6,7 +6,8 @@
 What is checked:
 - links of Markdown files: the file, and the heading or the line that follows `#`;
 - paths, in backquotes or bare in a comment: some tracked file has that path, or ends with it;
-- names of functions, types and constants in backquotes: they occur in the code, or in lint/external-names.txt;
+- names of functions, types and constants in backquotes: they occur in the code, in docs/wfp.md (Windows' names), or in
+  lint/external-names.txt;
 - manual pages of our commands: `make install` puts them in place;
 - sections of docs/wfp.md and rows of ARCHITECTURE.md's "What must always hold".
 
@@ -20,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+WINDOWS = "docs/wfp.md"
 EXTERNAL = ROOT / "lint/external-names.txt"
 LEFT_OUT = re.compile(
     r"^LICENSE|(^|/)Cargo\.lock$|^docs/bench/|\.svg$|^bpf/kernel\.h$|^lint/|^crates/sidetrack-winsock/include/windows/"
@@ -75,6 +77,7 @@ class Tree:
         }
         self.top_folders = {name.split("/")[0] for name in self.files if "/" in name}
         self.names = set(EXTERNAL.read_text().split()) if EXTERNAL.exists() else set()
+        self.names.update(re.findall(r"[A-Za-z_]\w*", text_of(WINDOWS)))
         for name in self.files:
             if Path(name).suffix in CODE and not name.startswith("lint/"):
                 code = without_comments(name, text_of(name))
@@ -96,7 +99,7 @@ class Tree:
 def text_of(name):
     try:
         return (ROOT / name).read_text()
-    except UnicodeDecodeError:
+    except (FileNotFoundError, UnicodeDecodeError):
         return ""
 
 
@@ -206,7 +209,7 @@ def problems(tree, name):
         known = page in text_of("Makefile") or (match[2] == "1" and "man1" in text_of("Makefile"))
         yield match.start(), None if known else f"make install makes no manual page {page}"
     for match in WFP.finditer(text):
-        known = match[1] in numbered_sections("docs/wfp.md")
+        known = match[1] in numbered_sections(WINDOWS)
         yield match.start(), None if known else f"docs/wfp.md has no section {match[1]}"
     for match in MUST_HOLD.finditer(text):
         known = match[1] in rows_that_must_hold()
