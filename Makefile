@@ -67,7 +67,7 @@ docs: deps ## the API documentation of all crates, without warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 
 deny: deps-deny ## licences, sources and duplicate versions of dependencies (no advisories: they are downloaded)
-	$(CARGO) deny --workspace --offline check licenses sources bans
+	$(CARGO) deny --workspace check licenses sources bans
 
 bench: deps-bench ## figures beside the peers; writes docs/bench/; half an hour
 	$(CARGO) build --release --workspace --bins
