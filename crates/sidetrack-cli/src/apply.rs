@@ -1,4 +1,4 @@
-//! `sidetrack apply` and `sidetrack check`: a policy file.
+//! `sidetrack apply` and `sidetrack check`: policies as files.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,19 +13,19 @@ use sidetrack_policy::diff::Diff;
 use sidetrack_policy::file::{FILE_SIZE_MAX, Faults, Policy, Surroundings, parse};
 
 use crate::args;
-use crate::daemon::{ask, refused, session, user};
-use crate::object::{Listed, Names};
-use crate::style::Style;
+use crate::daemon::{open_session, status_error, user_id, with_daemon};
+use crate::object::{ListedObject, ObjectNames};
 use crate::table::{count, printable};
+use crate::text_style::TextStyle;
 
-/// What `check` and a dry run exit with if they found something.
-const FOUND: u8 = 1;
+/// Exit code of `check` if the file has a fault, and of a dry run if something would change.
+const EXIT_FOUND: u8 = 1;
 
-pub(crate) fn apply(options: &args::Apply) -> Result<ExitCode> {
+pub(crate) fn apply(options: &args::ApplyArgs) -> Result<ExitCode> {
     let text = read(&options.file)?;
-    let (applied, diff) = ask(&options.daemon, async |mut client| {
-        let mut names = Names::fetch(&mut client).await?;
-        let policy = understand(
+    let (applied, diff) = with_daemon(&options.daemon, async |mut client| {
+        let mut names = ObjectNames::fetch(&mut client).await?;
+        let policy = parse_policy(
             &text,
             &options.file,
             options.owner.as_deref(),
@@ -33,31 +33,31 @@ pub(crate) fn apply(options: &args::Apply) -> Result<ExitCode> {
         )
         .map_err(|faults| anyhow!("{faults}"))?;
         names.extend(&policy.objects);
-        let session = session(&mut client, "apply").await?;
-        let request = request(&policy, session.id(), options.dry_run);
+        let session = open_session(&mut client, "apply").await?;
+        let request = apply_request(&policy, session.id(), options.dry_run);
         let applied = put_in_force(&mut client, request).await?;
         let diff = difference(&applied.changes, &names)?;
         Ok((applied, diff))
     })?;
     let text = match options.json {
         true => serde_json::to_string_pretty(&result_json(&applied, options.dry_run, &diff)?)?,
-        false => result_text(&applied, options.dry_run, &diff, Style::stdout()),
+        false => result_text(&applied, options.dry_run, &diff, TextStyle::stdout()),
     };
     writeln!(io::stdout(), "{}", text.trim_end())?;
     let found = options.dry_run && !diff.is_empty();
-    Ok(ExitCode::from(if found { FOUND } else { 0 }))
+    Ok(ExitCode::from(if found { EXIT_FOUND } else { 0 }))
 }
 
-/// Says what is wrong with a file, without a daemon.
-pub(crate) fn check(options: &args::Check) -> Result<ExitCode> {
+/// Checks a file without a daemon, and prints its faults.
+pub(crate) fn check(options: &args::CheckArgs) -> Result<ExitCode> {
     let text = read(&options.file)?;
-    let checked = understand(&text, &options.file, None, &Listing::default());
+    let checked = parse_policy(&text, &options.file, None, &Listing::default());
     let good = checked.is_ok();
     let text = match (checked, options.json) {
         (Ok(policy), false) => {
             let objects = &policy.objects;
             format!(
-                "{}: well formed; it has {}, {}, {} and {}, owned by {:?}",
+                "{}: no faults; {}, {}, {} and {}, owned by {:?}",
                 options.file.display(),
                 count(objects.providers.len(), "provider"),
                 count(objects.sublayers.len(), "sublayer"),
@@ -74,22 +74,24 @@ pub(crate) fn check(options: &args::Check) -> Result<ExitCode> {
         (Err(faults), true) => serde_json::to_string_pretty(&faults_json(&faults))?,
     };
     writeln!(io::stdout(), "{text}")?;
-    Ok(ExitCode::from(if good { 0 } else { FOUND }))
+    Ok(ExitCode::from(if good { 0 } else { EXIT_FOUND }))
 }
 
-/// The file's bytes: one more than is allowed, at most, which then is refused.
+/// Reads the file, at most one byte more than a policy may have; the parser then refuses it as too
+/// large.
 fn read(file: &Path) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    let most = FILE_SIZE_MAX as u64 + 1;
-    let got = match file.as_os_str() == "-" {
-        true => io::stdin().take(most).read_to_end(&mut text),
-        false => File::open(file).and_then(|file| file.take(most).read_to_end(&mut text)),
+    let limit = FILE_SIZE_MAX as u64 + 1;
+    let result = match file.as_os_str() == "-" {
+        true => io::stdin().take(limit).read_to_end(&mut text),
+        false => File::open(file).and_then(|file| file.take(limit).read_to_end(&mut text)),
     };
-    got.with_context(|| format!("cannot read {}", file.display()))?;
+    result.with_context(|| format!("cannot read {}", file.display()))?;
     Ok(text)
 }
 
-fn understand(
+/// Parses a policy. `others` are the objects in force to which it may refer.
+fn parse_policy(
     text: &[u8],
     file: &Path,
     owner: Option<&str>,
@@ -102,12 +104,12 @@ fn understand(
             file: if name == "-" { "standard input" } else { &name },
             owner,
             others,
-            users: &user,
+            users: &user_id,
         },
     )
 }
 
-fn request(policy: &Policy, session_id: u64, dry_run: bool) -> v1::ApplyPolicyRequest {
+fn apply_request(policy: &Policy, session_id: u64, dry_run: bool) -> v1::ApplyPolicyRequest {
     let objects = &policy.objects;
     v1::ApplyPolicyRequest {
         session_id,
@@ -124,26 +126,26 @@ async fn put_in_force(
     client: &mut Client,
     request: v1::ApplyPolicyRequest,
 ) -> Result<v1::ApplyPolicyResponse> {
-    let applied = client.apply_policy(request).await.map_err(refused)?;
+    let applied = client.apply_policy(request).await.map_err(status_error)?;
     Ok(applied.into_inner())
 }
 
-/// What the daemon says would change, property by property.
-fn difference(changes: &[v1::Change], names: &Names) -> Result<Diff> {
+/// Converts the changes that the daemon reports into a list of changed properties.
+fn difference(changes: &[v1::Change], names: &ObjectNames) -> Result<Diff> {
     let mut diff = Diff::default();
     for change in changes {
-        let before = change.before.clone().map(listed).transpose()?.flatten();
-        let after = change.after.clone().map(listed).transpose()?.flatten();
+        let before = change.before.clone().map(from_wire).transpose()?.flatten();
+        let after = change.after.clone().map(from_wire).transpose()?.flatten();
         diff.note(
-            before.as_ref().map(Listed::object),
-            after.as_ref().map(Listed::object),
+            before.as_ref().map(ListedObject::object),
+            after.as_ref().map(ListedObject::object),
             &|key| names.name_of(key),
         );
     }
     Ok(diff)
 }
 
-fn listed(object: v1::Object) -> Result<Option<Listed>> {
+fn from_wire(object: v1::Object) -> Result<Option<ListedObject>> {
     use v1::object::Kind::{Filter, Provider, Service, Sublayer};
     Ok(match object.kind {
         Some(Provider(one)) => Some(one.try_into()?),
@@ -158,7 +160,7 @@ fn result_text(
     applied: &v1::ApplyPolicyResponse,
     dry_run: bool,
     diff: &Diff,
-    style: Style,
+    style: TextStyle,
 ) -> String {
     let v1::ApplyPolicyResponse {
         generation,
@@ -184,7 +186,7 @@ fn result_text(
         });
         text.push('\n');
     }
-    text + &format!("would be {numbers}; nothing was changed")
+    text + &format!("dry run: {numbers}; nothing was changed")
 }
 
 fn result_json(applied: &v1::ApplyPolicyResponse, dry_run: bool, diff: &Diff) -> Result<Value> {
@@ -220,12 +222,12 @@ mod tests {
     use super::*;
 
     fn policy(text: &str) -> Policy {
-        let policy = understand(text.as_bytes(), Path::new("-"), None, &Listing::default());
+        let policy = parse_policy(text.as_bytes(), Path::new("-"), None, &Listing::default());
         policy.unwrap_or_else(|faults| panic!("{faults}"))
     }
 
     #[test]
-    fn what_goes_to_the_daemon_says_what_the_file_says() {
+    fn changes_are_shown_property_by_property() {
         let before = policy(
             "filter = [{ name = \"a\", layer = \"auth-connect-v4\", action = \"block\", \
              remote_port = 1 }, { name = \"b\", layer = \"auth-connect-v4\", action = \"block\" }]",
@@ -234,7 +236,10 @@ mod tests {
             "sublayer = [{ name = \"s\" }]\nfilter = [{ name = \"a\", layer = \
              \"auth-connect-v4\", action = \"block\", remote_port = 2, sublayer = \"s\" }]",
         );
-        let (old, new) = (request(&before, 1, true), request(&after, 1, true));
+        let (old, new) = (
+            apply_request(&before, 1, true),
+            apply_request(&after, 1, true),
+        );
         let filter = |one: &v1::Filter| v1::Object {
             kind: Some(v1::object::Kind::Filter(one.clone())),
         };
@@ -251,7 +256,7 @@ mod tests {
             before,
             after,
         });
-        let names = Names::of(after.objects.clone());
+        let names = ObjectNames::of(after.objects.clone());
         let diff = difference(&changes, &names).unwrap();
         let applied = v1::ApplyPolicyResponse {
             generation: 7,
@@ -261,8 +266,8 @@ mod tests {
             unchanged: 0,
             changes: changes.to_vec(),
         };
-        insta::assert_snapshot!(result_text(&applied, true, &diff, Style::plain()));
-        let done = result_text(&applied, false, &Diff::default(), Style::plain());
+        insta::assert_snapshot!(result_text(&applied, true, &diff, TextStyle::plain()));
+        let done = result_text(&applied, false, &Diff::default(), TextStyle::plain());
         insta::assert_snapshot!(done, @"in force as generation 7: 1 added, 1 changed, 1 removed, 0 unchanged");
     }
 }

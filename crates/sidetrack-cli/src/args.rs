@@ -1,4 +1,7 @@
-//! What can be said on the command line.
+//! The command line: subcommands, their options, and the help texts.
+//!
+//! The documentation comments in this module and in [`policy`] are the text that `--help` and the
+//! manual pages show.
 
 mod policy;
 
@@ -11,205 +14,245 @@ use sidetrack_proxy::Pattern;
 pub(crate) use self::policy::*;
 use crate::via::Via;
 
-/// Divert programs' connections through local inspection proxies.
+/// Redirect the connections of programs through local inspection proxies.
 #[derive(Parser)]
-#[command(name = "sidetrack", version, max_term_width = 100)]
+#[command(
+    name = "sidetrack",
+    version,
+    max_term_width = 100,
+    after_long_help = "\
+Examples:
+  sudo sidetrack run -- curl https://example.com/     run a command through the built-in proxy
+  sudo sidetrack apply policy.toml                    put a policy in force with sidetrackd
+  sidetrack explain --app curl --to example.com:443   find out where a connection would go
+
+Exit codes: 0 is success, 1 a negative answer, 2 an error. `run` exits with its command's exit code."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    pub(crate) task: Task,
+    pub(crate) command: Command,
 }
 
 #[derive(Subcommand)]
-pub(crate) enum Task {
-    /// Run a command, with its TCP connections and UDP datagrams diverted through proxies.
-    Run(Run),
-    /// Show the main job on real connections: two proxies in a chain, and origins of its own.
+pub(crate) enum Command {
+    /// Run a command with its TCP connections and UDP datagrams redirected through proxies.
+    Run(RunArgs),
+    /// Demonstrate redirection: real programs, two proxies in a chain, and servers on loopback.
     Demo,
-    /// Say what this host lacks, and what an earlier run left behind.
+    /// Check what this host lacks, and what earlier runs left behind.
     ///
-    /// Exits with 0 if all is well, with 1 if not.
-    Doctor(Doctor),
-    /// Take everything out of the kernel that a stopped sidetrackd, or dead runs, left there.
-    Uninstall(Uninstall),
-    /// Be the inspecting proxy of a service whose credentials are in SIDETRACK_LISTEN.
-    Proxy(Proxy),
-    /// Put a policy file in force, whole, in the place of its owner's last one.
-    Apply(Apply),
-    /// Say what is wrong with a policy file, without a daemon. Exits with 1 if something is.
-    Check(Check),
-    /// Who owns objects.
+    /// Each finding is one line that begins with "ok" or "no". The exit code is 0 if all findings
+    /// are "ok", and 1 otherwise.
+    Doctor(DoctorArgs),
+    /// Remove from the kernel everything that a stopped sidetrackd or a killed `sidetrack run` left
+    /// there.
+    Uninstall(UninstallArgs),
+    /// Run the built-in inspecting proxy for the service whose credentials are in SIDETRACK_LISTEN.
+    ///
+    /// `sidetrack run` starts it for `--via inspect`. It prints one line for each flow that ends.
+    Proxy(ProxyArgs),
+    /// Put a policy file in force, replacing what its owner applied before.
+    Apply(ApplyArgs),
+    /// Check a policy file for faults, without a daemon.
+    ///
+    /// The exit code is 1 if the file has a fault.
+    Check(CheckArgs),
+    /// Manage providers: the vendors or products to which objects belong.
     #[command(subcommand)]
-    Provider(Objects<AddProvider>),
-    /// Groups of filters, each with a place among the others.
+    Provider(ObjectCommand<AddProviderArgs>),
+    /// Manage sublayers: groups of filters that are evaluated in the order of their weights.
     #[command(subcommand)]
-    Sublayer(Objects<AddSublayer>),
-    /// Where filters redirect to.
+    Sublayer(ObjectCommand<AddSublayerArgs>),
+    /// Manage services: the targets to which filters redirect connections.
     #[command(subcommand)]
-    Service(Objects<AddService>),
-    /// The rules.
+    Service(ObjectCommand<AddServiceArgs>),
+    /// Manage filters: conditions with an action, such as permit, block or redirect.
     #[command(subcommand)]
-    Filter(Objects<AddFilter>),
-    /// Show what is in force, in numbers, and how full the kernel's tables are.
-    State(State),
-    /// Redirected connections.
+    Filter(ObjectCommand<AddFilterArgs>),
+    /// Show the daemon's state: the policy in force, counters, fill levels of tables, and sessions.
+    State(StateArgs),
+    /// Show redirected connections and UDP flows.
     #[command(subcommand)]
-    Flows(Flows),
-    /// Tell what happened: blocks, redirects, absent services, sessions, commits.
-    Events(Events),
-    /// Say where a connection would go, and why. Exits with 1 if it would be blocked.
-    Explain(Explain),
-    /// Print a JSON schema.
-    Schema(Schema),
-    /// Print a script that completes sidetrack's arguments.
-    Completions(Completions),
-    /// Write manual pages.
+    Flows(FlowsCommand),
+    /// Show events: blocked and redirected connections, absent services, sessions, commits.
+    Events(EventsArgs),
+    /// Explain where a connection would go, and which filters decide that.
+    ///
+    /// Nothing is changed and no connection is made. The exit code is 1 if the connection would be
+    /// blocked.
+    Explain(ExplainArgs),
+    /// Print the JSON schema of flow lines or of policy files.
+    Schema(SchemaArgs),
+    /// Print a script that completes the arguments of sidetrack in a shell.
+    Completions(CompletionsArgs),
+    /// Write the manual pages to a folder.
     #[command(hide = true)]
-    Man(Man),
+    Man(ManArgs),
+    /// Enter a cgroup, change to a user, and execute a command. `run` uses it to start its
+    /// processes.
     #[command(hide = true)]
-    Launch(Launch),
+    Launch(LaunchArgs),
+    /// Wait for a run to end, and clean up if it was killed. `run` starts it.
     #[command(hide = true)]
-    Reap(Reap),
+    Reap(ReapArgs),
 }
 
 #[derive(Args)]
-pub(crate) struct Run {
-    /// A proxy that the connections pass; repeat it for a chain, in this order.
+#[command(after_long_help = "\
+Examples:
+  sudo sidetrack run -- curl https://example.com/
+      Print one line for each connection of curl, as the built-in proxy sees it.
+  sudo sidetrack run --via inspect:company --via inspect:mine --deny '*.ads.example' -- firefox
+      Use two built-in proxies in a chain, and refuse connections to a domain.
+  sudo sidetrack run --via exec:./my-proxy --via inspect --json flows.jsonl -- ./my-program
+      Put a proxy under development first, and write all flows as JSON.")]
+pub(crate) struct RunArgs {
+    /// A proxy that the connections pass. Repeat the option for a chain, in the order given.
     ///
-    /// inspect or inspect:NAME is the built-in one; exec:COMMAND starts one that uses the SDK or the
-    /// socket options; tcp://ADDR:PORT is one that listens there already and asks SO_ORIGINAL_DST.
-    /// Without any, it is one inspect.
+    /// `inspect` or `inspect:NAME` is the built-in proxy. `exec:COMMAND` starts a proxy that uses
+    /// the SDK or the socket options. `tcp://ADDR:PORT` is a legacy proxy: it listens there
+    /// already, and reads SO_ORIGINAL_DST. The default is one `inspect`.
     #[arg(long, value_name = "PROXY")]
     pub(crate) via: Vec<Via>,
     #[command(flatten)]
-    pub(crate) rules: Rules,
-    /// Write each flow as a line of JSON to this file; - is standard output.
+    pub(crate) rules: RuleArgs,
+    /// Write each flow as one line of JSON to this file. `-` is standard output.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
     /// What happens to connections while a proxy is not listening.
-    #[arg(long, value_enum, default_value_t = OnAbsent::Block)]
-    pub(crate) on_absent: OnAbsent,
-    /// Print no flows and no summary.
+    #[arg(long, value_enum, default_value_t = OnAbsentArg::Block)]
+    pub(crate) on_absent: OnAbsentArg,
+    /// Print neither flows nor the summary.
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// The command and its arguments.
+    /// The command to run, with its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 
-/// What the inspecting proxy lets pass.
+/// The rules of the built-in inspecting proxy.
 #[derive(Args, Clone)]
-pub(crate) struct Rules {
-    /// Refuse connections to a host (example.com, *.example.com), an address or a prefix
-    /// (10.0.0.0/8), each with :PORT if wanted. Deny wins over allow.
+pub(crate) struct RuleArgs {
+    /// Refuse connections that match the pattern. Repeat the option for more patterns.
+    ///
+    /// A pattern is a host (example.com), all hosts below a domain (*.example.com), an address, or
+    /// a prefix (10.0.0.0/8), optionally followed by :PORT. A denied connection is refused even if
+    /// an allow pattern matches too.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) deny: Vec<Pattern>,
-    /// Let pass only what matches one of these.
+    /// Refuse all connections except those that match one of the allow patterns.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) allow: Vec<Pattern>,
-    /// What a DNS query for a denied name is answered.
-    #[arg(long, value_enum, default_value_t = DnsDenial::Nxdomain)]
-    pub(crate) dns_denial: DnsDenial,
-    /// Whether QUIC may begin. Without it, programs use TCP, which shows more.
-    #[arg(long, value_enum, default_value_t = Quic::Allow)]
-    pub(crate) quic: Quic,
-    /// End a connection over which no byte has gone for so many seconds; datagrams' flows end after
-    /// 60 at the latest.
+    /// How the proxy answers a DNS query for a denied name.
+    #[arg(long, value_enum, default_value_t = DnsDenialArg::Nxdomain)]
+    pub(crate) dns_denial: DnsDenialArg,
+    /// Whether programs may use QUIC. Without QUIC they use TCP, which the proxy can inspect in
+    /// more detail.
+    #[arg(long, value_enum, default_value_t = QuicArg::Allow)]
+    pub(crate) quic: QuicArg,
+    /// End a connection after this many seconds without a byte in either direction. UDP flows end
+    /// after 60 seconds of silence, or after this time if it is shorter.
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) idle_timeout: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DnsDenial {
-    /// As if there were no such name.
+pub(crate) enum DnsDenialArg {
+    /// Answer that the name does not exist.
     Nxdomain,
-    /// For policy; programs may then ask their next server.
+    /// Answer that the query is refused by policy. Programs may then query their next name server.
     Refused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Quic {
-    /// It goes on, as far as the rules let it.
+pub(crate) enum QuicArg {
+    /// Allow QUIC, subject to the deny and allow patterns.
     Allow,
-    /// To port 443, sending fails at once (EACCES); to other ports, its first datagrams are dropped.
+    /// Refuse QUIC. With `sidetrack run`, sending to port 443 fails at once with EACCES. On other
+    /// ports, the proxy drops the first datagrams.
     Refuse,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OnAbsent {
-    /// They are refused.
+pub(crate) enum OnAbsentArg {
+    /// They are refused with ECONNREFUSED.
     Block,
-    /// They go on without it.
+    /// They continue without the proxy.
     Permit,
 }
 
 #[derive(Args)]
-pub(crate) struct Doctor {
-    /// Remove what an earlier run left behind.
+pub(crate) struct DoctorArgs {
+    /// Remove what earlier runs left behind.
     #[arg(long)]
     pub(crate) clean: bool,
     /// Print the findings as JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// sidetrackd's configuration; otherwise /etc/sidetrack/sidetrackd.toml, if it is there.
+    /// The configuration of sidetrackd. The default is /etc/sidetrack/sidetrackd.toml, if it
+    /// exists.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Args)]
-pub(crate) struct Uninstall {
-    /// sidetrackd's configuration; otherwise /etc/sidetrack/sidetrackd.toml, if it is there.
+pub(crate) struct UninstallArgs {
+    /// The configuration of sidetrackd. The default is /etc/sidetrack/sidetrackd.toml, if it
+    /// exists.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Where the data path is pinned; otherwise as the configuration says, or
+    /// The folder in which the data path is pinned. The default is the configured one, or
     /// /sys/fs/bpf/sidetrack.
     #[arg(long, value_name = "PATH")]
     pub(crate) pins: Option<PathBuf>,
-    /// Even while sidetrackd runs.
+    /// Remove the data path even if sidetrackd is running.
     #[arg(long)]
     pub(crate) force: bool,
 }
 
 #[derive(Args)]
-pub(crate) struct Proxy {
+pub(crate) struct ProxyArgs {
     #[command(flatten)]
-    pub(crate) rules: Rules,
-    /// Print each flow as a line of JSON.
+    pub(crate) rules: RuleArgs,
+    /// Print each flow as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
-pub(crate) struct Schema {
-    /// Of what.
-    #[arg(value_enum, default_value_t = Described::Flow)]
-    pub(crate) what: Described,
+pub(crate) struct SchemaArgs {
+    /// What the schema describes.
+    #[arg(value_enum, default_value_t = SchemaSubject::Flow)]
+    pub(crate) subject: SchemaSubject,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Described {
-    /// A flow line, as run --json writes it.
+pub(crate) enum SchemaSubject {
+    /// A flow line, as `run --json` writes it.
     Flow,
-    /// A policy file.
+    /// A policy file, as `apply` reads it.
     Policy,
 }
 
-/// Become another program, in a cgroup, perhaps as another user.
 #[derive(Args)]
-pub(crate) struct Launch {
+pub(crate) struct LaunchArgs {
+    /// The cgroup to enter.
     #[arg(long)]
     pub(crate) cgroup: PathBuf,
+    /// The numeric id of the user to change to.
     #[arg(long)]
     pub(crate) user: Option<u32>,
-    /// Keep CAP_NET_RAW, whoever the user is.
+    /// Keep CAP_NET_RAW after the change of user.
     #[arg(long)]
     pub(crate) net_raw: bool,
+    /// The command to execute, with its arguments.
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
 }
 
-/// Clean up after a `run` that was killed.
 #[derive(Args)]
-pub(crate) struct Reap {
+pub(crate) struct ReapArgs {
+    /// The cgroup of the run.
     #[arg(long)]
     pub(crate) cgroup: PathBuf,
 }

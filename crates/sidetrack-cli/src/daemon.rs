@@ -1,4 +1,4 @@
-//! Asking the daemon.
+//! Calls to the daemon: the connection, errors, and conversions of what it returns.
 
 use std::future::Future;
 use std::io;
@@ -9,25 +9,25 @@ use sidetrack_api::{Client, Session, v1};
 use sidetrack_policy::Lifetime;
 use tonic::{Status, Streaming};
 
-use crate::args::Daemon;
+use crate::args::DaemonArgs;
 
-/// Runs a conversation with the daemon.
-pub(crate) fn ask<T, F: Future<Output = Result<T>>>(
-    daemon: &Daemon,
-    talk: impl FnOnce(Client) -> F,
+/// Connects to the daemon and runs `call` with the client.
+pub(crate) fn with_daemon<T, F: Future<Output = Result<T>>>(
+    daemon: &DaemonArgs,
+    call: impl FnOnce(Client) -> F,
 ) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("start the runtime")?;
+        .context("cannot start the asynchronous runtime")?;
     runtime.block_on(async {
         let client = client::connect(daemon.socket.as_deref()).await;
-        talk(client.map_err(unreachable)?).await
+        call(client.map_err(connect_error)?).await
     })
 }
 
-/// What to do about a daemon that does not answer.
-fn unreachable(error: Error) -> anyhow::Error {
+/// Converts an error of the connection to the daemon into a message that says what to do.
+fn connect_error(error: Error) -> anyhow::Error {
     let Error::Connect { socket, source } = &error else {
         return error.into();
     };
@@ -38,24 +38,24 @@ fn unreachable(error: Error) -> anyhow::Error {
              start it with `systemctl start sidetrackd` or `sudo sidetrackd`"
         ),
         io::ErrorKind::ConnectionRefused => anyhow!(
-            "sidetrackd is not running (nobody listens at {socket}); \
+            "sidetrackd is not running (no process listens at {socket}); \
              start it with `systemctl start sidetrackd` or `sudo sidetrackd`"
         ),
         io::ErrorKind::PermissionDenied => anyhow!(
-            "you may not talk to sidetrackd ({socket} is closed to you); \
-             use sudo, or join the group that its configuration names"
+            "you have no permission to connect to sidetrackd at {socket}; \
+             use sudo, or join a group that its configuration admits"
         ),
-        _ => anyhow!("cannot reach sidetrackd at {socket}: {source}"),
+        _ => anyhow!("cannot connect to sidetrackd at {socket}: {source}"),
     }
 }
 
-/// What a refusal says.
-pub(crate) fn refused(status: Status) -> anyhow::Error {
+/// Converts the status of a failed call into an error with the daemon's message.
+pub(crate) fn status_error(status: Status) -> anyhow::Error {
     Error::from(status).into()
 }
 
-/// Opens a session for a command. It lasts until it is dropped.
-pub(crate) async fn session(client: &mut Client, command: &str) -> Result<Session> {
+/// Opens a session that is named after the subcommand. Dropping it ends the session.
+pub(crate) async fn open_session(client: &mut Client, command: &str) -> Result<Session> {
     let options = v1::SessionOptions {
         name: format!("sidetrack {command}"),
         ..Default::default()
@@ -63,17 +63,17 @@ pub(crate) async fn session(client: &mut Client, command: &str) -> Result<Sessio
     Ok(Session::open(client, options).await?)
 }
 
-/// All pieces of an answer.
-pub(crate) async fn whole<T>(mut stream: Streaming<T>) -> Result<Vec<T>> {
+/// Collects all messages of a stream.
+pub(crate) async fn collect_stream<T>(mut stream: Streaming<T>) -> Result<Vec<T>> {
     let mut all = Vec::new();
-    while let Some(piece) = stream.message().await.map_err(refused)? {
-        all.push(piece);
+    while let Some(message) = stream.message().await.map_err(status_error)? {
+        all.push(message);
     }
     Ok(all)
 }
 
-/// How long an object lives, as the daemon says.
-pub(crate) fn lifetime(number: i32) -> Lifetime {
+/// Converts a lifetime from its protobuf number. An unknown number counts as static.
+pub(crate) fn lifetime_from_wire(number: i32) -> Lifetime {
     match v1::Lifetime::try_from(number) {
         Ok(v1::Lifetime::Dynamic) => Lifetime::Dynamic,
         Ok(v1::Lifetime::Persistent) => Lifetime::Persistent,
@@ -83,13 +83,13 @@ pub(crate) fn lifetime(number: i32) -> Lifetime {
     }
 }
 
-/// Nanoseconds since 1970 as a time of day, in UTC.
-pub(crate) fn time(unix_ns: u64) -> String {
+/// Formats nanoseconds since 1970 as date and time (RFC 3339), in UTC.
+pub(crate) fn time_text(unix_ns: u64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(unix_ns);
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// A user's number, by name or number.
-pub(crate) fn user(name: &str) -> Option<u32> {
+/// Looks up the id of the user with this name.
+pub(crate) fn user_id(name: &str) -> Option<u32> {
     uzers::get_user_by_name(name).map(|user| user.uid())
 }

@@ -1,7 +1,8 @@
-//! `sidetrack demo`: the main job, on real connections of real programs.
+//! `sidetrack demo`: redirection of real connections of real programs.
 //!
-//! The origins are our own, on loopback; the clients are whatever the host has. Each step is a
-//! `sidetrack run` that anyone could type, and is checked: by its exit code, and by what the origin saw.
+//! The origins are threads of this process, on loopback. The clients are programs of the host. Each
+//! step is a `sidetrack run` command, which the demo prints first. The step is checked by its exit
+//! code, and by the number of connections and datagrams that the origins got.
 
 mod origin;
 
@@ -11,68 +12,70 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::style::Style;
+use crate::text_style::TextStyle;
 use origin::Origins;
 
-/// The chain of every step.
+/// The options for the chain of two proxies that every step uses.
 const CHAIN: [&str; 4] = ["--via", "inspect:company", "--via", "inspect:devtool"];
 
-/// One thing to show.
+/// One step of the demo: a command that is run through the chain.
 struct Step {
+    /// What the step shows.
     title: &'static str,
+    /// Options of `run` in addition to [`CHAIN`].
     options: Vec<String>,
     command: Vec<String>,
-    /// What the command must exit with; `None`: anything but 0.
+    /// The expected exit code of the command. `None`: any but 0.
     code: Option<i32>,
-    /// How many connections, or datagrams, the origins must have seen.
+    /// The expected number of connections and datagrams at the origins.
     connections: u64,
 }
 
 pub(crate) fn demo() -> Result<ExitCode> {
     sidetrack_engine::host::require()?;
-    let style = Style::stdout();
-    let origins = Origins::start().context("start the demo's origins")?;
+    let style = TextStyle::stdout();
+    let origins = Origins::start().context("cannot start the origins of the demo")?;
     println!(
         "{}",
-        style.bold("Sidetrack: connections and datagrams, diverted through two proxies in a chain")
+        style.bold(
+            "Sidetrack: connections and datagrams, redirected through two proxies in a chain"
+        )
     );
     println!(
-        "The origins are at {} (HTTP), {} (TLS), {} (DNS) and {} (echo).",
+        "The origins listen at {} (HTTP), {} (TLS), {} (DNS) and {} (UDP echo).",
         origins.http, origins.tls, origins.dns, origins.echo
     );
-    println!(
-        "Each line below a command is one connection or flow of datagrams, as the first proxy saw it end.\n"
-    );
+    println!("Each line below a command is one connection or UDP flow, printed when it ends.\n");
     let steps = steps(&origins)?;
-    let mut all_good = true;
+    let mut all_passed = true;
     for (number, step) in (1..).zip(&steps) {
         println!("{}", style.bold(&format!("{number}. {}", step.title)));
         println!(
             "{}",
-            style.dim(&format!("$ sudo sidetrack run {}", step.typed()))
+            style.dim(&format!("$ sudo sidetrack run {}", step.command_line()))
         );
         let problem = step.perform(&origins)?;
         println!();
         if let Some(problem) = problem {
-            all_good = false;
-            println!(
-                "{}\n",
-                style.red(&format!("not as it should be: {problem}"))
-            );
+            all_passed = false;
+            println!("{}\n", style.red(&format!("failed: {problem}")));
         }
     }
     println!(
         "{}",
-        match all_good {
-            true => style.green("All as it should be. Next: sudo sidetrack run -- YOUR COMMAND"),
-            false => style.red("Not all was as it should be; see `sidetrack doctor`."),
+        match all_passed {
+            true => style.green(
+                "All steps passed. Try your own command next: sudo sidetrack run -- COMMAND"
+            ),
+            false =>
+                style.red("Some steps failed. `sidetrack doctor` checks what this host lacks."),
         }
     );
-    Ok(ExitCode::from(u8::from(!all_good)))
+    Ok(ExitCode::from(u8::from(!all_passed)))
 }
 
 fn steps(origins: &Origins) -> Result<Vec<Step>> {
-    let curl = find("curl").context("the demo needs curl; `make demo` installs it")?;
+    let curl = find_program("curl").context("the demo needs curl; `make demo` installs it")?;
     let curl = curl.to_string_lossy().into_owned();
     let ca = origins.ca_file.path().to_string_lossy().into_owned();
     let to = |host: &str, address: std::net::SocketAddr| {
@@ -87,14 +90,14 @@ fn steps(origins: &Origins) -> Result<Vec<Step>> {
     let ads = to("ads.example", origins.http);
     let mut steps = vec![
         Step {
-            title: "curl speaks HTTP: both proxies see host, method and path",
+            title: "curl uses HTTP: both proxies see the method, the host and the path",
             options: vec![],
             command: quiet_curl(&["--connect-to", &http, "http://shop.example/basket"]),
             code: Some(0),
             connections: 1,
         },
         Step {
-            title: "curl speaks TLS: both see the name and the protocols asked for, nothing is decrypted",
+            title: "curl uses TLS: both proxies see server name and ALPN; nothing is decrypted",
             options: vec![],
             command: quiet_curl(&[
                 "--cacert",
@@ -107,14 +110,14 @@ fn steps(origins: &Origins) -> Result<Vec<Step>> {
             connections: 1,
         },
         Step {
-            title: "another program, which knows nothing of proxies either",
+            title: "another program, which is not configured for a proxy either",
             options: vec![],
             command: other_client(origins, &ca),
             code: Some(0),
             connections: 1,
         },
         Step {
-            title: "a rule refuses a host: the origin sees nothing",
+            title: "a rule denies a host: the origin gets no connection",
             options: vec!["--deny".to_owned(), "ads.example".to_owned()],
             command: quiet_curl(&["-f", "--connect-to", &ads, "http://ads.example/banner"]),
             code: None,
@@ -126,7 +129,7 @@ fn steps(origins: &Origins) -> Result<Vec<Step>> {
 }
 
 fn datagram_steps(origins: &Origins) -> Result<Vec<Step>> {
-    find("dig").context("the demo needs dig; `make demo` installs it (bind9-dnsutils)")?;
+    find_program("dig").context("the demo needs dig; `make demo` installs it (bind9-dnsutils)")?;
     let port = origins.dns.port().to_string();
     let dig = ["dig", "+short", "@127.0.0.1", "-p", &port];
     let words = |words: &[&str]| {
@@ -139,21 +142,21 @@ fn datagram_steps(origins: &Origins) -> Result<Vec<Step>> {
     let echo = format!("exec 3<>/dev/udp/{ip}/{port}; echo hello >&3; head -n 1 <&3");
     Ok(vec![
         Step {
-            title: "dig asks for a name: both see the question and the answer",
+            title: "dig resolves a name: both proxies see the query and the answer",
             options: vec![],
             command: words(&[&dig[..], &["shop.example"]].concat()),
             code: Some(0),
             connections: 1,
         },
         Step {
-            title: "the rule again: the proxy answers that there is no such name",
+            title: "the same rule for DNS: the proxy answers that the name does not exist",
             options: words(&["--deny", "ads.example"]),
             command: words(&[&dig[..], &["ads.example"]].concat()),
             code: Some(0),
             connections: 0,
         },
         Step {
-            title: "any other datagrams, and their echo",
+            title: "other datagrams, and their echo",
             options: vec![],
             command: words(&["bash", "-c", &echo]),
             code: Some(0),
@@ -162,13 +165,13 @@ fn datagram_steps(origins: &Origins) -> Result<Vec<Step>> {
     ])
 }
 
-/// The first of a few real clients that the host has.
+/// Returns a command with another client than curl: the first of a few that the host has.
 fn other_client(origins: &Origins, ca: &str) -> Vec<String> {
     let url = format!("http://{}/from-python", origins.http);
     let script =
         format!("import urllib.request as r; print(r.urlopen('{url}').read().decode().strip())");
     let tls = origins.tls.to_string();
-    let words: Vec<&str> = match (find("python3"), find("wget")) {
+    let words: Vec<&str> = match (find_program("python3"), find_program("wget")) {
         (Some(_), _) => vec!["python3", "-c", &script],
         (_, Some(_)) => vec!["wget", "-qO-", &url],
         _ => vec![
@@ -178,22 +181,23 @@ fn other_client(origins: &Origins, ca: &str) -> Vec<String> {
     words.into_iter().map(str::to_owned).collect()
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+/// Finds a program in PATH.
+fn find_program(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
 }
 
 impl Step {
-    /// As one would type it.
-    fn typed(&self) -> String {
+    /// Formats the arguments of `run` as one would type them in a shell.
+    fn command_line(&self) -> String {
         let options = self.options.iter().map(String::as_str);
         let words = CHAIN.into_iter().chain(options).chain(["--"]);
         let words = words.chain(self.command.iter().map(String::as_str));
-        words.map(quoted).collect::<Vec<_>>().join(" ")
+        words.map(quote).collect::<Vec<_>>().join(" ")
     }
 
-    /// Returns what was not as it should be.
+    /// Runs the step. Returns a description of the problem if the result is not as expected.
     fn perform(&self, origins: &Origins) -> Result<Option<String>> {
         let before = origins.connections();
         let status = Command::new("/proc/self/exe")
@@ -203,22 +207,26 @@ impl Step {
             .arg("--")
             .args(self.command.iter().map(OsStr::new))
             .status()
-            .context("run the step")?;
-        let seen = origins.connections() - before;
-        let good_code = match self.code {
+            .context("cannot run the step")?;
+        let actual = origins.connections() - before;
+        let is_expected_code = match self.code {
             Some(code) => status.code() == Some(code),
             None => !status.success(),
         };
-        if !good_code {
+        if !is_expected_code {
             return Ok(Some(format!("the command ended with {status}")));
         }
         let expected = self.connections;
-        Ok((seen != expected)
-            .then(|| format!("the origins saw {seen} connections or datagrams, not {expected}")))
+        Ok((actual != expected).then(|| {
+            format!(
+                "the origins got {actual} connections and datagrams, but {expected} were expected"
+            )
+        }))
     }
 }
 
-fn quoted(word: &str) -> String {
+/// Quotes a word for a shell, if necessary.
+fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,*".contains(c);
     match word.chars().all(plain) {
         true => word.to_owned(),

@@ -1,4 +1,4 @@
-//! `sidetrack doctor`: what this host lacks, and what is left over.
+//! `sidetrack doctor`: what this host lacks, and what earlier runs left behind.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -8,23 +8,27 @@ use anyhow::Result;
 use serde::Serialize;
 use sidetrack_engine::{Cgroup, Error, cgroup, host, network, pinned_programs};
 
-use crate::installed::Installed;
-use crate::style::Style;
-use crate::{args, scope};
+use crate::installation::Installation;
+use crate::text_style::TextStyle;
+use crate::{args, run_cgroup};
 
-/// One thing looked at.
+/// The result of one check. The field names are the keys of the JSON output.
 #[derive(Serialize)]
 struct Finding {
+    /// What was checked.
     what: &'static str,
+    /// Whether it is as Sidetrack needs it.
     good: bool,
+    /// What the check found.
     found: String,
+    /// What to do if it is not good.
     #[serde(skip_serializing_if = "Option::is_none")]
     advice: Option<&'static str>,
 }
 
-pub(crate) fn doctor(options: &args::Doctor) -> Result<ExitCode> {
-    let installed = Installed::find(options.config.as_deref())?;
-    let findings = examine(options.clean, &installed);
+pub(crate) fn doctor(options: &args::DoctorArgs) -> Result<ExitCode> {
+    let installed = Installation::find(options.config.as_deref())?;
+    let findings = check_all(options.clean, &installed);
     if options.json {
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&findings)?)?;
     } else {
@@ -34,7 +38,7 @@ pub(crate) fn doctor(options: &args::Doctor) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!all_good)))
 }
 
-fn examine(clean: bool, installed: &Installed) -> Vec<Finding> {
+fn check_all(clean: bool, installed: &Installation) -> Vec<Finding> {
     vec![
         kernel(),
         btf(),
@@ -64,12 +68,7 @@ fn btf() -> Finding {
     Finding {
         what: "BTF",
         good,
-        found: if good {
-            "the kernel describes its types"
-        } else {
-            "missing"
-        }
-        .to_owned(),
+        found: if good { "available" } else { "missing" }.to_owned(),
         advice: Some("use a kernel built with CONFIG_DEBUG_INFO_BTF=y"),
     }
 }
@@ -94,7 +93,9 @@ fn privilege() -> Finding {
         good: found.is_ok(),
         found: match found {
             Ok(()) => "enough to load and attach eBPF programs",
-            Err(Error::UserNamespace) => "not enough: root of a user namespace, not the host's",
+            Err(Error::UserNamespace) => {
+                "not enough: this is root of a user namespace, not of the host"
+            }
             Err(_) => "not enough",
         }
         .to_owned(),
@@ -115,11 +116,12 @@ fn loopback() -> Finding {
             Ok(_) => "up".to_owned(),
             Err(error) => error.to_string(),
         },
-        advice: Some("bring it up: ip link set lo up"),
+        advice: Some("bring it up with `ip link set lo up`"),
     }
 }
 
-/// The daemon pins there.
+/// Checks for a bpf file system, in which the daemon pins its data path. It is no fault if there is
+/// none: `run` does not need it.
 fn bpffs() -> Finding {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mounted = mounts.lines().any(|line| line.contains(" - bpf "));
@@ -129,56 +131,61 @@ fn bpffs() -> Finding {
         found: if mounted {
             "mounted"
         } else {
-            "not mounted; `run` does not need it"
+            "not mounted; only sidetrackd needs it"
         }
         .to_owned(),
         advice: None,
     }
 }
 
-/// The daemon's, which outlives it.
-fn data_path(installed: &Installed) -> Finding {
+/// Reports the data path that the daemon has pinned, which outlives the daemon.
+fn data_path(installed: &Installation) -> Finding {
     let pins = installed.pins.display();
     Finding {
         what: "data path",
         good: true,
         found: match (installed.is_pinned(), installed.is_running()) {
             (false, _) => format!("none is pinned at {pins}"),
-            (true, true) => format!("held by sidetrackd, at {pins}"),
+            (true, true) => format!("pinned by sidetrackd at {pins}"),
             (true, false) => format!(
-                "held by sidetrackd, at {pins}; it does not run now, and what it put in force \
-                 stays (`sidetrack uninstall` removes it)"
+                "pinned by sidetrackd at {pins}; the daemon is not running, but its policy stays \
+                 in force (`sidetrack uninstall` removes it)"
             ),
         },
         advice: None,
     }
 }
 
+/// Checks for cgroups of runs that were killed together with their watchers.
 fn leftover_runs(clean: bool) -> Finding {
-    let (dead, alive) = scope::found().unwrap_or_default();
+    let (dead, alive) = run_cgroup::find_all().unwrap_or_default();
     if clean {
         dead.iter().for_each(|path| {
             if let Ok(cgroup) = Cgroup::at(path) {
-                scope::clear(&cgroup);
+                run_cgroup::kill_and_remove(&cgroup);
             }
         });
     }
     let left: Vec<&PathBuf> = dead.iter().filter(|path| path.exists()).collect();
     let found = match (left.first(), dead.len(), alive.len()) {
-        (Some(first), _, _) => format!("{} of dead runs, such as {}", left.len(), first.display()),
+        (Some(first), _, _) => format!(
+            "{} of killed runs, for example {}",
+            left.len(),
+            first.display()
+        ),
         (None, 0, 0) => "none".to_owned(),
-        (None, 0, alive) => format!("none; {alive} at work"),
-        (None, removed, _) => format!("none; {removed} removed just now"),
+        (None, 0, alive) => format!("none; {alive} in use"),
+        (None, removed, _) => format!("none; {removed} removed now"),
     };
     Finding {
         what: "left-over cgroups",
         good: left.is_empty(),
         found,
-        advice: Some("sidetrack doctor --clean removes them"),
+        advice: Some("`sidetrack doctor --clean` removes them"),
     }
 }
 
-/// The IPv6 addresses for datagrams, of engines that were killed.
+/// Checks for the IPv6 addresses that killed engines used for datagrams.
 fn leftover_networks(clean: bool) -> Finding {
     let removed = match clean {
         true => network::clear_left_over().unwrap_or(0),
@@ -186,31 +193,37 @@ fn leftover_networks(clean: bool) -> Finding {
     };
     let left = network::left_over();
     let found = match (&left, removed) {
-        (Err(error), _) => format!("not known: {error}"),
+        (Err(error), _) => format!("unknown: {error}"),
         (Ok(left), _) if !left.is_empty() => {
-            format!("{} of dead engines, such as {}/64", left.len(), left[0])
+            format!(
+                "{} of killed engines, for example {}/64",
+                left.len(),
+                left[0]
+            )
         }
         (Ok(_), 0) => "none".to_owned(),
-        (Ok(_), removed) => format!("none; {removed} removed just now"),
+        (Ok(_), removed) => format!("none; {removed} removed now"),
     };
     Finding {
         what: "left-over addresses",
         good: left.is_ok_and(|left| left.is_empty()),
         found,
-        advice: Some("sidetrack doctor --clean removes them"),
+        advice: Some("`sidetrack doctor --clean` removes them"),
     }
 }
 
-/// Programs that are neither a run's, nor the daemon's, nor pinned by it.
-fn leftover_programs(installed: &Installed) -> Finding {
-    let run = scope::found().is_ok_and(|(_, alive)| !alive.is_empty());
+/// Checks for eBPF programs that belong neither to a running `run`, nor to a running daemon, nor to
+/// its pinned data path.
+fn leftover_programs(installed: &Installation) -> Finding {
+    let has_run = run_cgroup::find_all().is_ok_and(|(_, alive)| !alive.is_empty());
     let pinned = pinned_programs(&installed.pins).unwrap_or_default();
     let (good, found) = match host::programs() {
-        Err(error) => (true, format!("not known: {error}")),
+        Err(error) => (true, format!("unknown: {error}")),
         Ok(programs) if programs.is_empty() => (true, "none".to_owned()),
-        // The daemon has also programs that are not attached now.
-        Ok(programs) if run || installed.is_pinned() && installed.is_running() => {
-            (true, format!("none; {} at work", programs.len()))
+        // Programs that are not pinned are no evidence here: a running daemon also has programs
+        // that are not attached at the moment.
+        Ok(programs) if has_run || installed.is_pinned() && installed.is_running() => {
+            (true, format!("none; {} in use", programs.len()))
         }
         Ok(programs) => match programs
             .iter()
@@ -220,7 +233,7 @@ fn leftover_programs(installed: &Installed) -> Finding {
             0 => (true, format!("none; {} pinned", programs.len())),
             left => (
                 false,
-                format!("{left} without a `sidetrack run` or a sidetrackd"),
+                format!("{left} that belong to no `sidetrack run` and no sidetrackd"),
             ),
         },
     };
@@ -228,13 +241,17 @@ fn leftover_programs(installed: &Installed) -> Finding {
         what: "left-over programs",
         good,
         found,
-        advice: Some("find who holds them: bpftool prog show, then bpftool link show"),
+        advice: Some("find what holds them with `bpftool prog show` and `bpftool link show`"),
     }
 }
 
 fn print(findings: &[Finding]) -> io::Result<()> {
-    let style = Style::stdout();
-    let width = findings.iter().map(|one| one.what.len()).max().unwrap_or(0);
+    let style = TextStyle::stdout();
+    let width = findings
+        .iter()
+        .map(|finding| finding.what.len())
+        .max()
+        .unwrap_or(0);
     for finding in findings {
         let mark = match finding.good {
             true => style.green("ok"),

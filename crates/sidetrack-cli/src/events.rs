@@ -1,4 +1,4 @@
-//! `sidetrack events`: what happens.
+//! `sidetrack events`: the events that the daemon reports.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -8,24 +8,25 @@ use serde_json::{Value, json};
 use sidetrack_api::{key, v1};
 
 use crate::args;
-use crate::daemon::{ask, refused, time};
-use crate::endpoint::{endpoint_json, layer, protocol};
-use crate::style::Style;
+use crate::daemon::{status_error, time_text, with_daemon};
+use crate::format::{endpoint_json, layer_name, protocol_name};
 use crate::table::printable;
+use crate::text_style::TextStyle;
 
-const PREFIX: &str = "EVENT_KIND_";
+/// The prefix of the event kinds' names in protobuf.
+const KIND_PREFIX: &str = "EVENT_KIND_";
 
-pub(crate) fn events(options: &args::Events) -> Result<ExitCode> {
-    let style = Style::stdout();
-    ask(&options.daemon, async |mut client| {
+pub(crate) fn events(options: &args::EventsArgs) -> Result<ExitCode> {
+    let style = TextStyle::stdout();
+    with_daemon(&options.daemon, async |mut client| {
         let request = v1::StreamEventsRequest {
             follow: options.follow,
             backlog: options.backlog,
-            kinds: options.kinds.iter().map(|kind| number(kind)).collect(),
+            kinds: options.kinds.iter().map(|kind| kind_number(kind)).collect(),
         };
-        let stream = client.stream_events(request).await.map_err(refused)?;
+        let stream = client.stream_events(request).await.map_err(status_error)?;
         let mut stream = stream.into_inner();
-        while let Some(event) = stream.message().await.map_err(refused)? {
+        while let Some(event) = stream.message().await.map_err(status_error)? {
             let line = match options.json {
                 true => as_json(&event)?.to_string(),
                 false => render(&event, style),
@@ -37,42 +38,42 @@ pub(crate) fn events(options: &args::Events) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The kinds as they are said on the command line: classify-block and so on.
+/// Returns the kinds as `--kind` takes them and as they are printed: classify-block and so on.
 pub(crate) fn kind_names() -> Vec<clap::builder::PossibleValue> {
     let numbers = 1..;
     let kinds = numbers.map_while(|number| v1::EventKind::try_from(number).ok());
     kinds
-        .map(|kind| clap::builder::PossibleValue::new(name(kind)))
+        .map(|kind| clap::builder::PossibleValue::new(kind_name(kind)))
         .collect()
 }
 
-fn name(kind: v1::EventKind) -> String {
+fn kind_name(kind: v1::EventKind) -> String {
     let name = kind.as_str_name();
-    let name = name.strip_prefix(PREFIX).unwrap_or(name);
+    let name = name.strip_prefix(KIND_PREFIX).unwrap_or(name);
     name.to_ascii_lowercase().replace('_', "-")
 }
 
-fn number(name: &str) -> i32 {
+fn kind_number(name: &str) -> i32 {
     let name = name.to_ascii_uppercase().replace('-', "_");
-    v1::EventKind::from_str_name(&format!("{PREFIX}{name}")).map_or(0, Into::into)
+    v1::EventKind::from_str_name(&format!("{KIND_PREFIX}{name}")).map_or(0, Into::into)
 }
 
-fn kind(event: &v1::Event) -> String {
+fn kind_text(event: &v1::Event) -> String {
     match v1::EventKind::try_from(event.kind) {
-        Ok(kind) => name(kind),
-        Err(_) => format!("kind-{}", event.kind), // of a younger daemon
+        Ok(kind) => kind_name(kind),
+        Err(_) => format!("kind-{}", event.kind), // the daemon is newer than this command
     }
 }
 
-/// Columns of the kind: the longest is absent-permitted.
+/// Width of the column for the kind: the length of the longest name, transaction-aborted.
 const KIND_WIDTH: usize = 19;
 
-fn render(event: &v1::Event, style: Style) -> String {
+fn render(event: &v1::Event, style: TextStyle) -> String {
     use v1::EventKind::{
         AbsentBlocked, ChainTooLong, ClassifyBlock, MapFull, Missed, RecordsMissing, RecordsStale,
         SelfConnect, TransactionAborted,
     };
-    let name = format!("{:KIND_WIDTH$}", kind(event));
+    let name = format!("{:KIND_WIDTH$}", kind_text(event));
     let name = match v1::EventKind::try_from(event.kind) {
         Ok(
             AbsentBlocked | ChainTooLong | ClassifyBlock | MapFull | RecordsMissing | RecordsStale
@@ -81,20 +82,20 @@ fn render(event: &v1::Event, style: Style) -> String {
         Ok(Missed | TransactionAborted) => style.yellow(&name),
         _ => name,
     };
-    let time = style.dim(&time(event.time_unix_ns));
+    let time = style.dim(&time_text(event.time_unix_ns));
     format!("{time}  {name}  {}", printable(&event.message))
 }
 
-/// What does not apply is left out.
+/// Converts an event to JSON. Members that do not apply are left out.
 fn as_json(event: &v1::Event) -> Result<Value> {
     let some = |number: u64| Some(number).filter(|&number| number != 0);
     let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let all = json!({
         "sequence": event.sequence,
-        "time": time(event.time_unix_ns),
-        "kind": kind(event),
+        "time": time_text(event.time_unix_ns),
+        "kind": kind_text(event),
         "message": event.message,
-        "layer": layer(event.layer),
+        "layer": layer_name(event.layer),
         "filter_id": some(event.filter_id),
         "filter": text(&event.filter),
         "filter_key": key(&event.filter_key)?,
@@ -104,7 +105,7 @@ fn as_json(event: &v1::Event) -> Result<Value> {
         "comm": text(&event.comm),
         "local": endpoint_json(event.local.as_ref()),
         "remote": endpoint_json(event.remote.as_ref()),
-        "protocol": text(&protocol(event.protocol)),
+        "protocol": text(&protocol_name(event.protocol)),
         "flow_id": some(event.flow_id),
         "session_id": some(event.session_id),
         "generation": some(event.generation),
@@ -113,8 +114,8 @@ fn as_json(event: &v1::Event) -> Result<Value> {
     let Value::Object(members) = all else {
         return Ok(all);
     };
-    let given = members.into_iter().filter(|(_, value)| !value.is_null());
-    Ok(Value::Object(given.collect()))
+    let present = members.into_iter().filter(|(_, value)| !value.is_null());
+    Ok(Value::Object(present.collect()))
 }
 
 #[cfg(test)]
@@ -139,20 +140,20 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_a_line() {
+    fn event_is_printed_as_one_line() {
         insta::assert_snapshot!(
-            render(&event(), Style::plain()),
+            render(&event(), TextStyle::plain()),
             @r#"2026-11-18T11:06:40.123Z  classify-block       curl[42] was blocked by "no web"\u{1b}[2J"#
         );
         insta::assert_snapshot!(as_json(&event()).unwrap());
     }
 
     #[test]
-    fn every_kind_can_be_asked_for_by_the_name_it_is_shown_by() {
+    fn every_kind_has_one_name_for_option_output_and_page() {
         let names = kind_names();
         assert!(names.len() >= 19);
         for name in &names {
-            assert_ne!(number(name.get_name()), 0, "{}", name.get_name());
+            assert_ne!(kind_number(name.get_name()), 0, "{}", name.get_name());
             assert!(name.get_name().len() <= KIND_WIDTH);
             let page = include_str!("../../../docs/cli.md");
             assert!(

@@ -1,7 +1,7 @@
-//! `sidetrack explain`: where a connection would go, and why.
+//! `sidetrack explain`: where a connection would go, and which filters decide that.
 
-mod answer;
-mod question;
+mod request;
+mod response;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,21 +10,21 @@ use anyhow::Result;
 use sidetrack_api::v1;
 
 use crate::args;
-use crate::daemon::{ask, refused};
-use crate::style::Style;
+use crate::daemon::{status_error, with_daemon};
+use crate::text_style::TextStyle;
 
-/// Exits with 1 if the connection would be blocked.
-pub(crate) fn explain(options: &args::Explain) -> Result<ExitCode> {
-    let question = question::question(options)?;
-    let answer = ask(&options.daemon, async |mut client| {
-        let answer = client.explain(question.request.clone()).await;
-        Ok(answer.map_err(refused)?.into_inner())
+/// Explains a connection or flow. The exit code is 1 if it would be blocked.
+pub(crate) fn explain(options: &args::ExplainArgs) -> Result<ExitCode> {
+    let query = request::build(options)?;
+    let response = with_daemon(&options.daemon, async |mut client| {
+        let response = client.explain(query.request.clone()).await;
+        Ok(response.map_err(status_error)?.into_inner())
     })?;
     let text = match options.json {
-        true => serde_json::to_string_pretty(&answer::as_json(&answer)?)? + "\n",
-        false => answer::render(&question.title, &answer, Style::stdout()),
+        true => serde_json::to_string_pretty(&response::as_json(&response)?)? + "\n",
+        false => response::render(&query.title, &response, TextStyle::stdout()),
     };
     io::stdout().write_all(text.as_bytes())?;
-    let blocked = answer.verdict() == v1::Verdict::Block;
+    let blocked = response.verdict() == v1::Verdict::Block;
     Ok(ExitCode::from(u8::from(blocked)))
 }

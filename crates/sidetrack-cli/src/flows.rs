@@ -1,4 +1,4 @@
-//! `sidetrack flows`: redirected connections that the kernel knows.
+//! `sidetrack flows`: the redirected connections and UDP flows that the kernel knows.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -8,21 +8,21 @@ use serde_json::{Value, json};
 use sidetrack_api::v1;
 
 use crate::args;
-use crate::daemon::{ask, refused, time, whole};
-use crate::endpoint::{endpoint, endpoint_json, protocol};
-use crate::style::Style;
+use crate::daemon::{collect_stream, status_error, time_text, with_daemon};
+use crate::format::{endpoint_json, endpoint_text, protocol_name};
 use crate::table::Table;
+use crate::text_style::TextStyle;
 
-pub(crate) fn list(options: &args::ListFlows) -> Result<ExitCode> {
-    let flows = ask(&options.daemon, async |mut client| {
+pub(crate) fn list(options: &args::ListFlowsArgs) -> Result<ExitCode> {
+    let flows = with_daemon(&options.daemon, async |mut client| {
         let request = v1::ListFlowsRequest {
             closed: options.closed,
         };
-        let stream = client.list_flows(request).await.map_err(refused)?;
-        let pieces = whole(stream.into_inner()).await?;
-        Ok(pieces
+        let stream = client.list_flows(request).await.map_err(status_error)?;
+        let responses = collect_stream(stream.into_inner()).await?;
+        Ok(responses
             .into_iter()
-            .flat_map(|piece| piece.flows)
+            .flat_map(|response| response.flows)
             .collect::<Vec<_>>())
     })?;
     let text = match options.json {
@@ -30,13 +30,13 @@ pub(crate) fn list(options: &args::ListFlows) -> Result<ExitCode> {
             let all: Vec<_> = flows.iter().map(as_json).collect();
             serde_json::to_string_pretty(&all)? + "\n"
         }
-        false => render(&flows, Style::stdout()),
+        false => render(&flows, TextStyle::stdout()),
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn render(flows: &[v1::Flow], style: Style) -> String {
+fn render(flows: &[v1::Flow], style: TextStyle) -> String {
     let mut table = Table::new([
         "ID", "PROGRAM", "USER", "TO", "PROTO", "VIA", "FILTER", "STATE",
     ]);
@@ -45,8 +45,8 @@ fn render(flows: &[v1::Flow], style: Style) -> String {
             flow.id.to_string(),
             format!("{}[{}]", flow.comm, flow.pid),
             flow.uid.to_string(),
-            endpoint(flow.remote.as_ref()),
-            protocol(flow.protocol),
+            endpoint_text(flow.remote.as_ref()),
+            protocol_name(flow.protocol),
             flow.chain.join(" > "),
             match flow.filter.is_empty() {
                 true => format!("#{}", flow.filter_id),
@@ -61,10 +61,10 @@ fn render(flows: &[v1::Flow], style: Style) -> String {
 fn as_json(flow: &v1::Flow) -> Value {
     json!({
         "id": flow.id,
-        "connected": time(flow.connected_unix_ns),
+        "connected": time_text(flow.connected_unix_ns),
         "remote": endpoint_json(flow.remote.as_ref()),
         "local": endpoint_json(flow.local.as_ref()),
-        "protocol": protocol(flow.protocol),
+        "protocol": protocol_name(flow.protocol),
         "pid": flow.pid,
         "uid": flow.uid,
         "comm": flow.comm,
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flows_tell_who_where_and_through_whom() {
+    fn table_shows_program_destination_and_chain() {
         let flow = v1::Flow {
             id: 7,
             remote: Some(sidetrack_api::endpoint(([93, 184, 216, 34], 443).into())),
@@ -102,6 +102,6 @@ mod tests {
             remote: None,
             ..flow.clone()
         };
-        insta::assert_snapshot!(render(&[flow, old], Style::plain()));
+        insta::assert_snapshot!(render(&[flow, old], TextStyle::plain()));
     }
 }

@@ -1,7 +1,7 @@
-//! The step between fork and exec: into a cgroup, and down to the user's own rights.
+//! The hidden subcommand `launch`: enters a cgroup, changes to a user, and executes a command.
 //!
-//! A process of its own, because what it does must be done in the new process, before the command
-//! has made any socket.
+//! It is a separate process, because both must be done in the process of the command, before the
+//! command creates any socket.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -17,26 +17,30 @@ use uzers::os::unix::UserExt;
 
 use crate::args;
 
-/// Becomes the command; returns only if that fails.
-pub(crate) fn launch(options: &args::Launch) -> Result<ExitCode> {
+/// Replaces this process by the command. Returns only if that fails.
+pub(crate) fn launch(options: &args::LaunchArgs) -> Result<ExitCode> {
     let pid = std::process::id().to_string();
-    fs::write(options.cgroup.join("cgroup.procs"), pid).context("enter the run's cgroup")?;
+    fs::write(options.cgroup.join("cgroup.procs"), pid)
+        .context("cannot enter the cgroup of the run")?;
     let mut command = Command::new(&options.command[0]);
     command.args(&options.command[1..]);
     if let Some(user) = options.user {
-        set_keep_capabilities(options.net_raw).context("keep rights")?;
-        become_user(user, &mut command).with_context(|| format!("become user {user}"))?;
+        set_keep_capabilities(options.net_raw).context("cannot keep capabilities")?;
+        become_user(user, &mut command)
+            .with_context(|| format!("cannot change to the user {user}"))?;
         if options.net_raw {
-            let _ = keep_net_raw(); // a host may not give it; the proxy tells what it could not do
+            // The host may not grant it. The proxy then reports what it could not do.
+            let _ = keep_net_raw();
         }
     }
     let error = command.exec();
     Err(anyhow!(error).context(format!("cannot start {}", options.command[0].display())))
 }
 
-/// This process has one thread, so the thread's rights are the process's.
+/// Changes to a user and to its groups. This process has one thread, so what applies to the thread
+/// applies to the process.
 fn become_user(user: u32, command: &mut Command) -> Result<()> {
-    let user = uzers::get_user_by_uid(user).context("there is no such user")?;
+    let user = uzers::get_user_by_uid(user).context("there is no user with this id")?;
     let groups: Vec<Gid> = user
         .groups()
         .unwrap_or_default()
@@ -53,7 +57,7 @@ fn become_user(user: u32, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Beyond exec, which takes all other rights away.
+/// Keeps CAP_NET_RAW across exec, as an ambient capability, and drops all others.
 fn keep_net_raw() -> Result<()> {
     let only = CapabilitySet::NET_RAW;
     let sets = CapabilitySets {

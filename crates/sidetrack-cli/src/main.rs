@@ -1,7 +1,8 @@
 //! The `sidetrack` command.
 //!
-//! Exit codes: 0 done; 1 a negative answer (doctor, check, explain, apply --dry-run); 2 an error, told in one sentence. `run` exits
-//! with its command's own code, 128 + N if signal N ended it.
+//! Exit codes: 0 is success. 1 is a negative answer of `doctor`, `check`, `explain`, `apply
+//! --dry-run` or `demo`. 2 is an error, explained in one sentence on standard error. `run` exits
+//! with its command's exit code, or with 128 + N if signal N ended the command.
 #![forbid(unsafe_code)]
 
 mod apply;
@@ -9,23 +10,23 @@ mod args;
 mod daemon;
 mod demo;
 mod doctor;
-mod endpoint;
 mod events;
 mod explain;
 mod flows;
-mod installed;
+mod format;
+mod generate;
+mod installation;
 mod launch;
 mod object;
 mod proxy;
-mod reaper;
 mod run;
-mod scope;
-mod shell;
+mod run_cgroup;
 mod state;
-mod style;
 mod table;
+mod text_style;
 mod uninstall;
 mod via;
+mod watcher;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -33,71 +34,77 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use crate::args::{Arguments, Described, Flows, Objects, Task};
-use crate::object::Kind;
+use crate::args::{Arguments, Command, FlowsCommand, ObjectCommand, SchemaSubject};
+use crate::object::ObjectKind;
 
-/// An error of ours, of any kind.
-const FAILED: u8 = 2;
+/// Exit code for errors of `sidetrack` itself, as opposed to negative answers.
+const EXIT_FAILURE: u8 = 2;
 
 fn main() -> ExitCode {
-    match perform(Arguments::parse().task) {
+    match execute(Arguments::parse().command) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "sidetrack: {error:#}");
-            ExitCode::from(FAILED)
+            ExitCode::from(EXIT_FAILURE)
         }
     }
 }
 
-fn perform(task: Task) -> Result<ExitCode> {
-    match task {
-        Task::Run(options) => run::run(&options),
-        Task::Demo => demo::demo(),
-        Task::Doctor(options) => doctor::doctor(&options),
-        Task::Uninstall(options) => uninstall::uninstall(&options),
-        Task::Proxy(options) => proxy::proxy(options),
-        Task::Apply(options) => apply::apply(&options),
-        Task::Check(options) => apply::check(&options),
-        Task::Provider(task) => objects(Kind::Provider, task, object::add_provider),
-        Task::Sublayer(task) => objects(Kind::Sublayer, task, object::add_sublayer),
-        Task::Service(task) => objects(Kind::Service, task, object::add_service),
-        Task::Filter(task) => objects(Kind::Filter, task, object::add_filter),
-        Task::State(options) => state::state(&options),
-        Task::Flows(Flows::Ls(options)) => flows::list(&options),
-        Task::Events(options) => events::events(&options),
-        Task::Explain(options) => explain::explain(&options),
-        Task::Schema(options) => schema(options.what),
-        Task::Completions(options) => shell::completions(&options),
-        Task::Man(options) => shell::manual(&options),
-        Task::Launch(options) => launch::launch(&options),
-        Task::Reap(options) => reaper::reap(&options),
+fn execute(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(options) => run::run(&options),
+        Command::Demo => demo::demo(),
+        Command::Doctor(options) => doctor::doctor(&options),
+        Command::Uninstall(options) => uninstall::uninstall(&options),
+        Command::Proxy(options) => proxy::proxy(options),
+        Command::Apply(options) => apply::apply(&options),
+        Command::Check(options) => apply::check(&options),
+        Command::Provider(command) => {
+            execute_object(ObjectKind::Provider, command, object::add_provider)
+        }
+        Command::Sublayer(command) => {
+            execute_object(ObjectKind::Sublayer, command, object::add_sublayer)
+        }
+        Command::Service(command) => {
+            execute_object(ObjectKind::Service, command, object::add_service)
+        }
+        Command::Filter(command) => execute_object(ObjectKind::Filter, command, object::add_filter),
+        Command::State(options) => state::state(&options),
+        Command::Flows(FlowsCommand::Ls(options)) => flows::list(&options),
+        Command::Events(options) => events::events(&options),
+        Command::Explain(options) => explain::explain(&options),
+        Command::Schema(options) => schema(options.subject),
+        Command::Completions(options) => generate::completions(&options),
+        Command::Man(options) => generate::manual(&options),
+        Command::Launch(options) => launch::launch(&options),
+        Command::Reap(options) => watcher::watch(&options),
     }
 }
 
-fn objects<A: clap::Args>(
-    kind: Kind,
-    task: Objects<A>,
+fn execute_object<A: clap::Args>(
+    kind: ObjectKind,
+    command: ObjectCommand<A>,
     add: impl FnOnce(&A) -> Result<ExitCode>,
 ) -> Result<ExitCode> {
-    match task {
-        Objects::Add(options) => add(&options),
-        Objects::Rm(options) => object::remove(kind, &options),
-        Objects::Ls(options) => object::list(kind, &options),
-        Objects::Show(options) => object::show(kind, &options),
+    match command {
+        ObjectCommand::Add(options) => add(&options),
+        ObjectCommand::Rm(options) => object::remove(kind, &options),
+        ObjectCommand::Ls(options) => object::list(kind, &options),
+        ObjectCommand::Show(options) => object::show(kind, &options),
     }
 }
 
-fn schema(what: Described) -> Result<ExitCode> {
-    let schema = match what {
-        Described::Flow => schemars::schema_for!(sidetrack_proxy::FlowLine),
-        Described::Policy => sidetrack_policy::file::schema(),
+fn schema(subject: SchemaSubject) -> Result<ExitCode> {
+    let schema = match subject {
+        SchemaSubject::Flow => schemars::schema_for!(sidetrack_proxy::FlowLine),
+        SchemaSubject::Policy => sidetrack_policy::file::schema(),
     };
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&schema)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whoever reads our output may stop when it has had enough.
+/// True if standard output was closed by its reader, for example by `head`. That is not an error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()

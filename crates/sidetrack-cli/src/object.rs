@@ -1,8 +1,8 @@
-//! `sidetrack provider|sublayer|service|filter`: objects one by one.
+//! `sidetrack provider`, `sublayer`, `service` and `filter`: single objects of the policy.
 
 mod add;
+mod fetch;
 mod list;
-mod listed;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -12,21 +12,21 @@ use sidetrack_api::{Client, key_bytes, v1};
 use sidetrack_policy::Uuid;
 
 pub(crate) use self::add::{add_filter, add_provider, add_service, add_sublayer};
+pub(crate) use self::fetch::{ListedObject, ObjectKind, ObjectNames, fetch};
 pub(crate) use self::list::{list, show};
-pub(crate) use self::listed::{Kind, Listed, Names, fetch};
 use crate::args;
-use crate::daemon::{ask, refused, session};
+use crate::daemon::{open_session, status_error, with_daemon};
 
-/// Deletes objects, all or none.
-pub(crate) fn remove(kind: Kind, options: &args::Remove) -> Result<ExitCode> {
-    ask(&options.daemon, async |mut client| {
-        let session = session(&mut client, &format!("{kind} rm")).await?;
+/// Deletes the named objects in one transaction: all of them, or none.
+pub(crate) fn remove(kind: ObjectKind, options: &args::RemoveArgs) -> Result<ExitCode> {
+    with_daemon(&options.daemon, async |mut client| {
+        let session = open_session(&mut client, &format!("{kind} rm")).await?;
         let session_id = session.id();
         begin(&mut client, session_id).await?;
         let all = fetch(&mut client, kind, session_id, None).await?;
         for name in &options.names {
-            for listed in find(kind, &all, name)? {
-                delete(&mut client, kind, session_id, listed.key()).await?;
+            for object in find(kind, &all, name)? {
+                delete(&mut client, kind, session_id, object.key()).await?;
             }
         }
         commit(&mut client, session_id).await?;
@@ -39,18 +39,18 @@ pub(crate) fn remove(kind: Kind, options: &args::Remove) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn delete(client: &mut Client, kind: Kind, session_id: u64, key: Uuid) -> Result<()> {
+async fn delete(client: &mut Client, kind: ObjectKind, session_id: u64, key: Uuid) -> Result<()> {
     let request = v1::DeleteRequest {
         session_id,
         key: key_bytes(key),
     };
     let deleted = match kind {
-        Kind::Provider => client.delete_provider(request).await,
-        Kind::Sublayer => client.delete_sublayer(request).await,
-        Kind::Service => client.delete_service(request).await,
-        Kind::Filter => client.delete_filter(request).await,
+        ObjectKind::Provider => client.delete_provider(request).await,
+        ObjectKind::Sublayer => client.delete_sublayer(request).await,
+        ObjectKind::Service => client.delete_service(request).await,
+        ObjectKind::Filter => client.delete_filter(request).await,
     };
-    deleted.map_err(refused)?;
+    deleted.map_err(status_error)?;
     Ok(())
 }
 
@@ -59,24 +59,36 @@ async fn begin(client: &mut Client, session_id: u64) -> Result<()> {
         session_id,
         read_only: false,
     };
-    client.begin_transaction(request).await.map_err(refused)?;
+    client
+        .begin_transaction(request)
+        .await
+        .map_err(status_error)?;
     Ok(())
 }
 
 async fn commit(client: &mut Client, session_id: u64) -> Result<()> {
     let request = v1::CommitRequest { session_id };
-    client.commit(request).await.map_err(refused)?;
+    client.commit(request).await.map_err(status_error)?;
     Ok(())
 }
 
-/// The object that a name or a key stands for; of filters, those of one name at different layers.
-fn find<'a>(kind: Kind, all: &'a [Listed], name: &str) -> Result<Vec<&'a Listed>> {
+/// Returns the objects that a name or a key stands for: one object, or several filters of the same
+/// name at different layers.
+///
+/// # Errors
+///
+/// No object, or more than one at the same layer, has the name.
+fn find<'a>(
+    kind: ObjectKind,
+    all: &'a [ListedObject],
+    name: &str,
+) -> Result<Vec<&'a ListedObject>> {
     let key = name.parse::<Uuid>().ok();
     let found: Vec<_> = all
         .iter()
-        .filter(|listed| Some(listed.key()) == key || listed.name() == name)
+        .filter(|object| Some(object.key()) == key || object.name() == name)
         .collect();
-    let mut layers: Vec<_> = found.iter().filter_map(|listed| listed.layer()).collect();
+    let mut layers: Vec<_> = found.iter().filter_map(|object| object.layer()).collect();
     layers.sort();
     layers.dedup();
     match found.len() {
@@ -84,9 +96,12 @@ fn find<'a>(kind: Kind, all: &'a [Listed], name: &str) -> Result<Vec<&'a Listed>
         1 => Ok(found),
         several if layers.len() == several => Ok(found),
         several => {
-            let keys: Vec<_> = found.iter().map(|one| one.key().to_string()).collect();
+            let keys: Vec<_> = found
+                .iter()
+                .map(|object| object.key().to_string())
+                .collect();
             bail!(
-                "{several} {kind}s are called {name:?}; give a key: {}",
+                "{several} {kind}s have the name {name:?}; use one of their keys instead: {}",
                 keys.join(", ")
             )
         }

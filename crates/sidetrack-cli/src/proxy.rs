@@ -1,4 +1,4 @@
-//! `sidetrack proxy`: the inspecting proxy, as a process of its own.
+//! `sidetrack proxy`: the built-in inspecting proxy, as a separate process.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -13,12 +13,12 @@ use sidetrack_proxy::{FlowLine, Server, Settings};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{self, DnsDenial};
+use crate::args::{self, DnsDenialArg};
 
-/// How long open connections may go on after SIGTERM.
-const GRACE: Duration = Duration::from_millis(500);
+/// How long open connections may continue after SIGTERM.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-pub(crate) fn proxy(options: args::Proxy) -> Result<ExitCode> {
+pub(crate) fn proxy(options: args::ProxyArgs) -> Result<ExitCode> {
     let service = Service::from_env()?;
     raise_descriptor_limit();
     let mut settings = Settings::default();
@@ -26,60 +26,65 @@ pub(crate) fn proxy(options: args::Proxy) -> Result<ExitCode> {
     settings.idle_timeout = Duration::from_secs(options.rules.idle_timeout);
     settings.datagram_idle = settings.datagram_idle.min(settings.idle_timeout);
     settings.denial = match options.rules.dns_denial {
-        DnsDenial::Nxdomain => Denial::NoSuchName,
-        DnsDenial::Refused => Denial::Refused,
+        DnsDenialArg::Nxdomain => Denial::NoSuchName,
+        DnsDenialArg::Refused => Denial::Refused,
     };
     settings.quic = match options.rules.quic {
-        args::Quic::Allow => Quic::Allow,
-        args::Quic::Refuse => Quic::Refuse,
+        args::QuicArg::Allow => Quic::Allow,
+        args::QuicArg::Refuse => Quic::Refuse,
     };
     let json = options.json;
-    // It only waits for the signal: connections and datagrams have threads of their own.
+    // This runtime only waits for the signal. Connections and datagrams are handled by other
+    // threads.
     let runtime = Builder::new_current_thread().enable_all().build();
-    runtime.context("start the runtime")?.block_on(async move {
-        let mut terminated = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
-        let stop = async move {
-            terminated.recv().await;
-            GRACE
-        };
-        let server = Server::bind(&service, settings)?;
-        let counts = server.run(stop, move |line| print(&line, json)).await?;
-        tell(&counts);
-        Ok(ExitCode::SUCCESS)
-    })
+    runtime
+        .context("cannot start the asynchronous runtime")?
+        .block_on(async move {
+            let mut terminated = signal(SignalKind::terminate())
+                .context("cannot install the handler for SIGTERM")?;
+            let stop = async move {
+                terminated.recv().await;
+                SHUTDOWN_GRACE
+            };
+            let server = Server::bind(&service, settings)?;
+            let counts = server.run(stop, move |line| print(&line, json)).await?;
+            report_counts(&counts);
+            Ok(ExitCode::SUCCESS)
+        })
 }
 
-/// Of what no flow line tells.
-fn tell(counts: &Counts) {
+/// Prints the numbers of datagrams, flows and errors that no flow line contains.
+fn report_counts(counts: &Counts) {
     for (number, what) in [
         (
             counts.refused,
-            "datagrams came straight to the proxy's port, and were dropped",
+            "datagrams dropped because they were sent directly to the proxy's port",
         ),
         (
             counts.overflowed,
-            "datagrams came faster than the proxy took them, and were lost",
+            "datagrams lost because they arrived faster than the proxy read them",
         ),
         (
             counts.made_room,
-            "flows of datagrams ended as others needed their place",
+            "UDP flows ended early to make room for new ones",
         ),
         (
             counts.untold,
-            "errors of origins were not told to the clients; that takes CAP_NET_RAW",
+            "errors not passed on to UDP clients because the proxy has no CAP_NET_RAW",
         ),
     ] {
         if number > 0 {
-            eprintln!("sidetrack proxy: {number} {what}");
+            eprintln!("sidetrack proxy: {what}: {number}");
         }
     }
 }
 
-/// A connection takes up to six descriptors; the soft limit is often 1,024.
+/// Raises the soft limit of descriptors to the hard limit. A connection takes up to six
+/// descriptors, and the soft limit is often 1,024.
 fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit); // it works with fewer
+    let _ = setrlimit(Resource::Nofile, limit); // without it, fewer connections fit
 }
 
 fn print(line: &FlowLine, json: bool) {
@@ -88,6 +93,7 @@ fn print(line: &FlowLine, json: bool) {
         false => line.to_string(),
     };
     text.push('\n');
-    // One write for each line, so that lines never mix. Whoever reads may have gone.
+    // One write for each line, so that lines of different threads never mix. It fails if the reader
+    // has closed the pipe.
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }

@@ -1,11 +1,14 @@
-//! `sidetrack run`: a scope, the proxies, the command; then nothing is left of it.
+//! `sidetrack run`: runs a command whose connections are redirected, and leaves nothing behind.
+//!
+//! The run's cgroup is the scope of a separate engine. The proxies are started first, then the
+//! policy comes into force, then the command is started.
 
 mod command;
-mod flows;
+mod event;
 mod policy;
 mod proxies;
+mod report;
 mod signals;
-mod wake;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -18,65 +21,69 @@ use rustix::io::Errno;
 use sidetrack_engine::{Config, Engine, Error};
 
 use crate::args;
-use crate::installed::Installed;
-use crate::scope::Scope;
+use crate::installation::Installation;
+use crate::run_cgroup::RunCgroup;
 use crate::via::{self, Via};
 use command::Program;
-use flows::Flows;
+use event::{EventSender, RunEvent};
 use proxies::Proxies;
-use wake::{Happening, Wake};
+use report::Report;
 
-/// Flows of one run; see `SIDETRACK_FLOWS_MAX` for what happens beyond.
+/// Limit of flows of one run. `SIDETRACK_FLOWS_MAX` in bpf/sidetrack.h says what happens when it is
+/// reached.
 const FLOWS_MAX: u32 = 16_384;
 
-pub(crate) fn run(options: &args::Run) -> Result<ExitCode> {
+pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
     let program = command::resolve(&options.command)?;
     let vias = match options.via.as_slice() {
         [] => via::named(&[Via::Inspect(None)]),
         vias => via::named(vias),
     };
-    let mut flows = Flows::new(options, &vias)?;
+    let mut report = Report::new(options, &vias)?;
     sidetrack_engine::host::require()?;
-    let (sender, happenings) = mpsc::channel();
-    let wake = Wake::new(sender)?;
-    signals::forward(&wake)?;
+    let (sender, events) = mpsc::channel();
+    let sender = EventSender::new(sender)?;
+    signals::forward(&sender)?;
 
-    let scope = Scope::make()?;
-    let engine = Engine::open(&scope.root, config()).and_then(|engine| engine.load()?.attach());
-    let mut engine = engine.map_err(refused)?;
-    let mut proxies = Proxies::start(&vias, options, &scope, &mut engine, &wake)?;
-    proxies.await_listeners(&engine, &happenings)?;
-    let takers = proxies.takers(&engine)?;
-    let filters = policy::filters(&takers, options.on_absent);
-    flows.expect_deaf(&takers);
+    let run_cgroup = RunCgroup::create()?;
+    let engine =
+        Engine::open(&run_cgroup.root, config()).and_then(|engine| engine.load()?.attach());
+    let mut engine = engine.map_err(engine_error)?;
+    let mut proxies = Proxies::start(&vias, options, &run_cgroup, &mut engine, &sender)?;
+    proxies.await_listeners(&engine, &events)?;
+    let routes = proxies.routes(&engine)?;
+    let filters = policy::redirects(&routes, options.on_absent);
+    report.set_routes(&routes);
     engine.set_policy_with(&filters, &policy::blocks(options.rules.quic))?;
-    let mut program = Program::start(&program, &options.command, &scope.program, &wake)?;
+    let mut program = Program::start(&program, &options.command, &run_cgroup.program, &sender)?;
 
-    let code = attend(
+    let code = wait_for_end(
         &mut program,
         &mut proxies,
         &engine,
-        &mut flows,
-        &wake,
-        &happenings,
+        &mut report,
+        &sender,
+        &events,
     )?;
     proxies.stop();
-    flows.drain(&happenings);
-    flows.summary(&engine.counters()?, scope.program.is_populated());
+    report.drain(&events);
+    report.summary(&engine.counters()?, run_cgroup.program.is_populated());
     drop(engine);
-    drop(scope);
+    drop(run_cgroup);
     Ok(code)
 }
 
-/// Who else is there, and what to do about it.
-fn refused(error: Error) -> anyhow::Error {
+/// Converts an error of the engine. If sidetrackd is attached already, the message says so, and
+/// what to do.
+fn engine_error(error: Error) -> anyhow::Error {
     let Error::AlreadyAttached(path) = &error else {
         return error.into();
     };
-    match Installed::find(None) {
+    match Installation::find(None) {
         Ok(daemon) if daemon.is_running() || daemon.is_pinned() => anyhow!(
-            "sidetrackd judges the connections of {} or around it, and two would divert each twice; \
-             redirect by its policy (`sidetrack apply`), or stop it and use `sidetrack uninstall`",
+            "sidetrackd already classifies the connections in {} or around it, and two engines would \
+             redirect each connection twice; redirect with the policy of sidetrackd (`sidetrack \
+             apply`), or stop it and use `sidetrack uninstall`",
             path.display()
         ),
         _ => error.into(),
@@ -90,51 +97,53 @@ fn config() -> Config {
     }
 }
 
-/// Until the command ends: passes signals on, prints flows, tells what went wrong.
-fn attend(
+/// Processes events until the command ends: passes signals on, prints flows, and reports what went
+/// wrong.
+fn wait_for_end(
     program: &mut Program,
     proxies: &mut Proxies,
     engine: &Engine,
-    flows: &mut Flows,
-    wake: &Wake,
-    happenings: &Receiver<Happening>,
+    report: &mut Report,
+    sender: &EventSender,
+    events: &Receiver<RunEvent>,
 ) -> Result<ExitCode> {
     loop {
-        wait(engine, wake)?;
-        report(engine, flows)?;
-        for happening in happenings.try_iter() {
-            match happening {
-                Happening::Flow(line) => flows.add(*line),
-                Happening::Signal(number) => program.signal(number),
-                Happening::ProgramEnded(status) => {
-                    report(engine, flows)?; // of its last moment
+        wait(engine, sender)?;
+        report_kernel_events(engine, report)?;
+        for event in events.try_iter() {
+            match event {
+                RunEvent::Flow(line) => report.add(*line),
+                RunEvent::Signal(number) => program.signal(number),
+                RunEvent::ProgramEnded(status) => {
+                    report_kernel_events(engine, report)?; // those of its last moment
                     return Ok(command::exit_code(status));
                 }
-                Happening::ProxyEnded(index, status) => {
-                    flows.warn(&proxies.ended(index, status));
+                RunEvent::ProxyEnded(index, status) => {
+                    report.warn(&proxies.note_end(index, status));
                 }
             }
         }
     }
 }
 
-/// Tells what the kernel has refused since the last time.
-fn report(engine: &Engine, flows: &mut Flows) -> Result<()> {
+/// Reports the kernel events since the last call.
+fn report_kernel_events(engine: &Engine, report: &mut Report) -> Result<()> {
     for event in engine.events(Duration::ZERO)? {
         let service = engine.service_name(event.service);
-        flows.report(&event, service.unwrap_or("a proxy"));
+        report.add_kernel_event(&event, service.unwrap_or("a proxy"));
     }
     Ok(())
 }
 
-fn wait(engine: &Engine, wake: &Wake) -> Result<()> {
-    let mut waited = [
+/// Waits for an event of the kernel or of another thread.
+fn wait(engine: &Engine, sender: &EventSender) -> Result<()> {
+    let mut descriptors = [
         PollFd::from_borrowed_fd(engine.as_fd(), PollFlags::IN),
-        PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(sender.as_fd(), PollFlags::IN),
     ];
-    match poll(&mut waited, None) {
-        Ok(_) | Err(Errno::INTR) => wake.clear(),
-        Err(error) => return Err(error).context("wait for the command"),
+    match poll(&mut descriptors, None) {
+        Ok(_) | Err(Errno::INTR) => sender.clear_wakeup(),
+        Err(error) => return Err(error).context("cannot wait for the command"),
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `sidetrack state`: what is in force, in numbers.
+//! `sidetrack state`: the daemon's state, and the cost of each hook.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -11,14 +11,14 @@ use sidetrack_engine::cost::{Cost, costs};
 use sidetrack_proxy::line::size;
 
 use crate::args;
-use crate::daemon::{ask, refused, time};
-use crate::style::Style;
+use crate::daemon::{status_error, time_text, with_daemon};
 use crate::table::{Table, count, printable, properties};
+use crate::text_style::TextStyle;
 
-pub(crate) fn state(options: &args::State) -> Result<ExitCode> {
-    let state = ask(&options.daemon, async |mut client| {
-        let answer = client.get_state(v1::GetStateRequest {}).await;
-        Ok(answer.map_err(refused)?.into_inner())
+pub(crate) fn state(options: &args::StateArgs) -> Result<ExitCode> {
+    let state = with_daemon(&options.daemon, async |mut client| {
+        let response = client.get_state(v1::GetStateRequest {}).await;
+        Ok(response.map_err(status_error)?.into_inner())
     })?;
     let seconds = options.costs.map(Duration::from_secs);
     let costs = seconds.map(costs).transpose()?;
@@ -31,13 +31,13 @@ pub(crate) fn state(options: &args::State) -> Result<ExitCode> {
             serde_json::to_string_pretty(&json)? + "\n"
         }
         false => {
-            let mut text = render(&state, Style::stdout());
+            let mut text = render(&state, TextStyle::stdout());
             if let Some(costs) = &costs {
                 text.push('\n');
                 text.push_str(&cost_table(
                     costs,
                     options.costs.unwrap_or(1),
-                    Style::stdout(),
+                    TextStyle::stdout(),
                 ));
             }
             text
@@ -47,26 +47,26 @@ pub(crate) fn state(options: &args::State) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn render(state: &v1::State, style: Style) -> String {
+fn render(state: &v1::State, style: TextStyle) -> String {
     let mut parts = vec![properties(head(state), style)];
     if !state.counters.is_empty() {
         let counters = state.counters.iter();
-        let all = counters.map(|one| (one.name.as_str(), one.value.to_string()));
+        let all = counters.map(|counter| (counter.name.as_str(), counter.value.to_string()));
         parts.push(style.bold("counters") + "\n" + &properties(all, style));
     }
     if !state.tables.is_empty() {
-        let mut table = Table::new(["TABLE", "USED", "OF"]);
-        for one in &state.tables {
+        let mut table = Table::new(["TABLE", "USED", "CAPACITY"]);
+        for map in &state.tables {
             table.push([
-                one.name.clone(),
-                one.used.to_string(),
-                one.capacity.to_string(),
+                map.name.clone(),
+                map.used.to_string(),
+                map.capacity.to_string(),
             ]);
         }
         parts.push(table.render(style));
     }
     if !state.sessions.is_empty() {
-        parts.push(sessions(&state.sessions, style));
+        parts.push(session_table(&state.sessions, style));
     }
     for note in &state.notes {
         parts.push(style.yellow("note: ") + &printable(note) + "\n");
@@ -74,16 +74,17 @@ fn render(state: &v1::State, style: Style) -> String {
     parts.join("\n")
 }
 
+/// Returns the properties that stand above the tables.
 fn head(state: &v1::State) -> Vec<(&str, String)> {
     let mut head = vec![
         ("sidetrackd", state.version.clone()),
-        ("running since", time(state.started_unix_ns)),
+        ("running since", time_text(state.started_unix_ns)),
         (
             "policy",
             format!(
                 "generation {}, in force since {}, {} in the kernel",
                 state.generation,
-                time(state.committed_unix_ns),
+                time_text(state.committed_unix_ns),
                 size(state.policy_bytes)
             ),
         ),
@@ -105,50 +106,51 @@ fn head(state: &v1::State) -> Vec<(&str, String)> {
         head.push((
             "writer",
             format!(
-                "session {}, for {:.1} s; {} wait",
+                "session {}, for {:.1} s; {}",
                 writer.session_id,
                 writer.held_ms as f64 / 1000.0,
-                state.writers_waiting
+                count(state.writers_waiting, "waiting call")
             ),
         ));
     }
     head
 }
 
-fn sessions(all: &[v1::SessionState], style: Style) -> String {
+fn session_table(sessions: &[v1::SessionState], style: TextStyle) -> String {
     let mut table = Table::new([
         "SESSION", "NAME", "PID", "USER", "DYNAMIC", "OBJECTS", "SINCE",
     ]);
-    for one in all {
-        let dynamic = if one.dynamic { "yes" } else { "no" };
-        // Who it was is not known until it is back.
-        let (name, pid, since) = match one.waiting {
-            true => ("(waits for its client)".into(), "-".into(), "-".into()),
+    for session in sessions {
+        let dynamic = if session.dynamic { "yes" } else { "no" };
+        // After a restart of the daemon, the client of a dynamic session is unknown until it
+        // reconnects.
+        let (name, pid, since) = match session.waiting {
+            true => ("(waiting for its client)".into(), "-".into(), "-".into()),
             false => (
-                one.name.clone(),
-                one.pid.to_string(),
-                time(one.opened_unix_ns),
+                session.name.clone(),
+                session.pid.to_string(),
+                time_text(session.opened_unix_ns),
             ),
         };
         table.push([
-            one.session_id.to_string(),
+            session.session_id.to_string(),
             name,
             pid,
-            one.uid.to_string(),
+            session.uid.to_string(),
             dynamic.to_owned(),
-            one.objects.to_string(),
+            session.objects.to_string(),
             since,
         ]);
     }
     table.render(style)
 }
 
-/// What each hook took. The share is of one CPU's time.
-fn cost_table(costs: &[Cost], seconds: u64, style: Style) -> String {
+/// Renders the cost of each hook, measured for `seconds`. The CPU share is of one CPU.
+fn cost_table(costs: &[Cost], seconds: u64, style: TextStyle) -> String {
     if costs.is_empty() {
         return format!("no hook ran within {seconds} s\n");
     }
-    let mut table = Table::new(["HOOK", "RUNS", "NS EACH", "OF A CPU", "PROGRAM"]);
+    let mut table = Table::new(["HOOK", "RUNS", "NS PER RUN", "CPU SHARE", "PROGRAM"]);
     for cost in costs {
         let share = 100.0 * cost.time.as_secs_f64() / seconds as f64;
         table.push([
@@ -174,32 +176,32 @@ fn cost_json(cost: &Cost) -> Value {
 
 fn as_json(state: &v1::State) -> Value {
     let counters = state.counters.iter();
-    let counters = counters.map(|one| (one.name.clone(), one.value.into()));
+    let counters = counters.map(|counter| (counter.name.clone(), counter.value.into()));
     let tables = state
         .tables
         .iter()
-        .map(|one| json!({ "name": one.name, "used": one.used, "capacity": one.capacity }));
-    let sessions = state.sessions.iter().map(|one| {
+        .map(|map| json!({ "name": map.name, "used": map.used, "capacity": map.capacity }));
+    let sessions = state.sessions.iter().map(|session| {
         json!({
-            "id": one.session_id,
-            "name": one.name,
-            "pid": one.pid,
-            "uid": one.uid,
-            "dynamic": one.dynamic,
-            "objects": one.objects,
-            "in_transaction": one.in_transaction,
-            "waiting": one.waiting,
-            "opened": time(one.opened_unix_ns),
+            "id": session.session_id,
+            "name": session.name,
+            "pid": session.pid,
+            "uid": session.uid,
+            "dynamic": session.dynamic,
+            "objects": session.objects,
+            "in_transaction": session.in_transaction,
+            "waiting": session.waiting,
+            "opened": time_text(session.opened_unix_ns),
         })
     });
     let writer = state
         .writer
-        .map(|one| json!({ "session": one.session_id, "held_ms": one.held_ms }));
+        .map(|writer| json!({ "session": writer.session_id, "held_ms": writer.held_ms }));
     json!({
         "version": state.version,
-        "started": time(state.started_unix_ns),
+        "started": time_text(state.started_unix_ns),
         "generation": state.generation,
-        "committed": time(state.committed_unix_ns),
+        "committed": time_text(state.committed_unix_ns),
         "policy_bytes": state.policy_bytes,
         "providers": state.providers,
         "sublayers": state.sublayers,
@@ -220,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn costs_are_a_table_of_the_dearest_first() {
+    fn costs_are_rendered_as_a_table() {
         let cost = |program: &str, runs, time| Cost {
             program: program.to_owned(),
             id: 7,
@@ -228,7 +230,7 @@ mod tests {
             time: Duration::from_nanos(time),
         };
         let costs = [cost("connect4", 1000, 1_500_000), cost("sockops", 4, 400)];
-        let text = cost_table(&costs, 1, Style::plain());
+        let text = cost_table(&costs, 1, TextStyle::plain());
         let rows: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split_whitespace().collect())
@@ -236,13 +238,13 @@ mod tests {
         assert_eq!(rows[1], ["connect4", "1000", "1500", "0.150", "%", "7"]);
         assert_eq!(rows[2][..3], ["sockops", "4", "100"]);
         assert_eq!(
-            cost_table(&[], 2, Style::plain()),
+            cost_table(&[], 2, TextStyle::plain()),
             "no hook ran within 2 s\n"
         );
     }
 
     #[test]
-    fn state_is_shown_in_parts() {
+    fn state_is_rendered_in_sections() {
         let state = v1::State {
             version: "0.1.0".into(),
             generation: 12,
@@ -278,10 +280,10 @@ mod tests {
                 held_ms: 1500,
             }),
             writers_waiting: 2,
-            notes: vec!["the kernel's policy was another; it was loaded again".into()],
+            notes: vec!["the kernel's policy was not the stored one; it was loaded again".into()],
             policy_bytes: 20 << 20,
         };
-        insta::assert_snapshot!(render(&state, Style::plain()));
+        insta::assert_snapshot!(render(&state, TextStyle::plain()));
         insta::assert_snapshot!(
             "json",
             serde_json::to_string_pretty(&as_json(&state)).unwrap()

@@ -1,14 +1,16 @@
-//! Aligned columns.
+//! Text output: tables with aligned columns, lists of properties, counts.
 
 use std::fmt::Display;
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::style::Style;
+use crate::text_style::TextStyle;
 
+/// The space between two columns.
 const GAP: &str = "  ";
 
-/// Rows under a header. Control characters are escaped: much of it is what others chose.
+/// Rows under a header. Control characters are escaped, because other programs choose much of the
+/// text.
 pub(crate) struct Table<const N: usize> {
     header: [&'static str; N],
     rows: Vec<[String; N]>,
@@ -26,8 +28,8 @@ impl<const N: usize> Table<N> {
         self.rows.push(row.map(|cell| printable(&cell)));
     }
 
-    /// All as lines. The last column is not padded.
-    pub(crate) fn render(&self, style: Style) -> String {
+    /// Renders the header and the rows as lines. The last column is not padded.
+    pub(crate) fn render(&self, style: TextStyle) -> String {
         let mut widths = self.header.map(str::len);
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -57,10 +59,10 @@ fn line(cells: &[&str], widths: &[usize]) -> String {
     line
 }
 
-/// Properties, each on a line.
+/// Renders properties: each on one line, with the values aligned.
 pub(crate) fn properties<'a>(
     all: impl IntoIterator<Item = (&'a str, String)>,
-    style: Style,
+    style: TextStyle,
 ) -> String {
     let all: Vec<_> = all.into_iter().collect();
     let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -71,13 +73,13 @@ pub(crate) fn properties<'a>(
     lines.collect()
 }
 
-/// So many of something: "1 filter", "2 filters".
-pub(crate) fn count<N: Display + PartialEq + From<u8>>(number: N, what: &str) -> String {
+/// Formats a number of things: "1 filter", "2 filters".
+pub(crate) fn count<N: Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
     let ending = if number == N::from(1) { "" } else { "s" };
-    format!("{number} {what}{ending}")
+    format!("{number} {noun}{ending}")
 }
 
-/// A text without control characters.
+/// Escapes the control characters of a text.
 pub(crate) fn printable(text: &str) -> String {
     let escaped = |character: char| match character.is_control() {
         true => character.escape_default().to_string(),
@@ -95,7 +97,7 @@ mod tests {
         let mut table = Table::new(["NAME", "WEIGHT", "WHAT"]);
         table.push(["ä漢".into(), "65535".into(), "x".into()]);
         table.push(["evil\u{1b}[2J".into(), String::new(), String::new()]);
-        insta::assert_snapshot!(table.render(Style::plain()), @r"
+        insta::assert_snapshot!(table.render(TextStyle::plain()), @r"
         NAME           WEIGHT  WHAT
         ä漢            65535   x
         evil\u{1b}[2J

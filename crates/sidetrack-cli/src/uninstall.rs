@@ -1,4 +1,4 @@
-//! `sidetrack uninstall`: takes everything of Sidetrack out of the kernel.
+//! `sidetrack uninstall`: removes everything of Sidetrack from the kernel.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use sidetrack_engine::{Cgroup, host, remove_pins};
 
-use crate::installed::Installed;
-use crate::{args, scope};
+use crate::installation::Installation;
+use crate::{args, run_cgroup};
 
-pub(crate) fn uninstall(options: &args::Uninstall) -> Result<ExitCode> {
-    let mut installed = Installed::find(options.config.as_deref())?;
+pub(crate) fn uninstall(options: &args::UninstallArgs) -> Result<ExitCode> {
+    let mut installed = Installation::find(options.config.as_deref())?;
     if let Some(pins) = &options.pins {
         installed.pins.clone_from(pins);
     }
@@ -18,26 +18,29 @@ pub(crate) fn uninstall(options: &args::Uninstall) -> Result<ExitCode> {
     let running = installed.is_running();
     if running && !options.force {
         bail!(
-            "sidetrackd answers at {}; stop it first (`systemctl stop sidetrackd`), or use --force",
+            "sidetrackd is running (it accepts connections at {}); \
+             stop it first with `systemctl stop sidetrackd`, or use --force",
             installed.socket.display()
         );
     }
     let mut out = io::stdout();
     let pins = installed.pins.display();
-    let was_there = installed.is_pinned();
-    remove_pins(&installed.pins)?; // also what an engine left that did not get to its end
-    match was_there {
+    let was_pinned = installed.is_pinned();
+    // This also removes the pins of an engine that ended before it had pinned everything.
+    remove_pins(&installed.pins)?;
+    match was_pinned {
         true => writeln!(out, "removed the data path pinned at {pins}")?,
         false => writeln!(out, "no data path is pinned at {pins}")?,
     }
-    for path in scope::found()?.0 {
-        scope::clear(&Cgroup::at(&path)?);
+    let (dead, _) = run_cgroup::find_all()?;
+    for path in dead {
+        run_cgroup::kill_and_remove(&Cgroup::at(&path)?);
         writeln!(out, "removed the cgroup {}", path.display())?;
     }
     if running {
         writeln!(
             out,
-            "sidetrackd still runs: what it holds goes when it ends"
+            "sidetrackd is still running; what it holds in the kernel is freed when it exits"
         )?;
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! The proxies of `--via`.
+//! The values of `--via`: the proxies of a chain.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,11 +7,11 @@ use std::str::FromStr;
 /// One proxy of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Via {
-    /// The built-in one, perhaps under a name.
+    /// The built-in proxy, optionally with a name.
     Inspect(Option<String>),
-    /// One that this command starts.
+    /// A proxy that `run` starts with this command.
     Exec(String),
-    /// One that listens already and asks SO_ORIGINAL_DST.
+    /// A legacy proxy that already listens at this address and reads SO_ORIGINAL_DST.
     Tcp(SocketAddr),
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for Via {
     }
 }
 
-/// Each proxy with a name of its own, for flows and messages.
+/// Pairs each proxy with a unique name, for flow lines and messages.
 pub(crate) fn named(vias: &[Via]) -> Vec<(String, Via)> {
     let mut named: Vec<(String, Via)> = Vec::new();
     for via in vias {
@@ -70,13 +70,14 @@ pub(crate) fn named(vias: &[Via]) -> Vec<(String, Via)> {
                 _ => format!("{wanted}-{number}"),
             })
             .find(|name| !taken(name))
-            .expect("numbers do not end");
+            .expect("some number is free");
         named.push((name, via.clone()));
     }
     named
 }
 
-/// The last file named at a command's beginning: python3 proxy.py is proxy.py.
+/// Derives a name from a command: the file name of its first word with a dot (`python3 proxy.py`
+/// becomes `proxy.py`), or else of its first word.
 fn program_name(command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     let file = words
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_what_it_prints() {
+    fn text_form_can_be_parsed() {
         for text in [
             "inspect",
             "inspect:dlp",
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn errors_say_what_is_missing() {
         for (text, part) in [
             ("inspekt", "none of"),
             ("inspect:", "name is missing"),

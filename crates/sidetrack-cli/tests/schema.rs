@@ -1,18 +1,18 @@
-//! The documented schema is the code's.
+//! docs/flows.schema.json and docs/flows.md agree with the code.
 
 use std::process::Command;
 
 #[test]
-fn documented_schema_is_what_the_command_prints() {
+fn documented_schema_is_the_one_that_the_command_prints() {
     let printed = Command::new(env!("CARGO_BIN_EXE_sidetrack"))
         .arg("schema")
         .output()
-        .expect("it runs");
+        .expect("the command runs");
     let documented = include_str!("../../../docs/flows.schema.json");
     assert_eq!(
         String::from_utf8_lossy(&printed.stdout),
         documented,
-        "run: sidetrack schema > docs/flows.schema.json"
+        "update the file with `sidetrack schema > docs/flows.schema.json`"
     );
 }
 
@@ -20,13 +20,16 @@ fn documented_schema_is_what_the_command_prints() {
 fn every_field_of_the_schema_is_in_the_page() {
     let page = include_str!("../../../docs/flows.md");
     let schema: serde_json::Value =
-        serde_json::from_str(include_str!("../../../docs/flows.schema.json")).expect("it is JSON");
-    let fields = schema["properties"].as_object().expect("it has fields");
+        serde_json::from_str(include_str!("../../../docs/flows.schema.json"))
+            .expect("the schema is JSON");
+    let fields = schema["properties"]
+        .as_object()
+        .expect("the schema has fields");
     assert!(fields.len() > 10);
     for field in fields.keys() {
         assert!(
             page.contains(&format!("`{field}`")),
-            "{field} is not in docs/flows.md"
+            "{field} is not documented in docs/flows.md"
         );
     }
 }

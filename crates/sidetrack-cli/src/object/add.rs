@@ -1,4 +1,7 @@
-//! `add`: what is said becomes an entry of a policy file, so both have one meaning.
+//! `add` of each kind of object.
+//!
+//! The arguments are converted into an entry of a policy file and parsed as such, so that both have
+//! the same meaning.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -11,38 +14,42 @@ use sidetrack_policy::file::{Surroundings, parse};
 use sidetrack_policy::{Listing, Uuid};
 use toml::{Table, Value};
 
-use super::{Kind, Names, begin, commit};
-use crate::args::{self, Common};
-use crate::daemon::{ask, refused, session, user};
+use super::{ObjectKind, ObjectNames, begin, commit};
+use crate::args::{self, CommonObjectArgs};
+use crate::daemon::{open_session, status_error, user_id, with_daemon};
 
-pub(crate) fn add_provider(options: &args::AddProvider) -> Result<ExitCode> {
-    let mut entry = entry(&options.common);
+pub(crate) fn add_provider(options: &args::AddProviderArgs) -> Result<ExitCode> {
+    let mut entry = common_entry(&options.common);
     put(&mut entry, "service_name", options.service_name.as_ref());
-    add(Kind::Provider, &options.common, entry)
+    add(ObjectKind::Provider, &options.common, entry)
 }
 
-pub(crate) fn add_sublayer(options: &args::AddSublayer) -> Result<ExitCode> {
-    let mut entry = entry(&options.common);
+pub(crate) fn add_sublayer(options: &args::AddSublayerArgs) -> Result<ExitCode> {
+    let mut entry = common_entry(&options.common);
     put(&mut entry, "provider", options.provider.as_ref());
     entry.insert("weight".into(), i64::from(options.weight).into());
-    add(Kind::Sublayer, &options.common, entry)
+    add(ObjectKind::Sublayer, &options.common, entry)
 }
 
-pub(crate) fn add_service(options: &args::AddService) -> Result<ExitCode> {
-    let mut entry = entry(&options.common);
+pub(crate) fn add_service(options: &args::AddServiceArgs) -> Result<ExitCode> {
+    let mut entry = common_entry(&options.common);
     put(&mut entry, "provider", options.provider.as_ref());
-    put(&mut entry, "records", Some(&name(options.records)));
-    put(&mut entry, "on_absent", Some(&name(options.on_absent)));
+    put(&mut entry, "records", Some(&choice_name(options.records)));
+    put(
+        &mut entry,
+        "on_absent",
+        Some(&choice_name(options.on_absent)),
+    );
     put_context(&mut entry, options.context.as_deref());
-    add(Kind::Service, &options.common, entry)
+    add(ObjectKind::Service, &options.common, entry)
 }
 
-pub(crate) fn add_filter(options: &args::AddFilter) -> Result<ExitCode> {
-    add(Kind::Filter, &options.common, filter(options)?)
+pub(crate) fn add_filter(options: &args::AddFilterArgs) -> Result<ExitCode> {
+    add(ObjectKind::Filter, &options.common, filter_entry(options)?)
 }
 
-fn filter(options: &args::AddFilter) -> Result<Table> {
-    let mut entry = entry(&options.common);
+fn filter_entry(options: &args::AddFilterArgs) -> Result<Table> {
+    let mut entry = common_entry(&options.common);
     if options.boot_time {
         entry.insert("lifetime".into(), "boot_time".into());
     }
@@ -54,7 +61,7 @@ fn filter(options: &args::AddFilter) -> Result<Table> {
         let redirect = Table::from_iter([("redirect".to_owned(), service.clone().into())]);
         entry.insert("action".into(), redirect.into());
     }
-    entry.insert("weight".into(), weight(&options.weight)?);
+    entry.insert("weight".into(), weight_value(&options.weight)?);
     for (key, flag) in [
         ("clear_action_right", options.clear_action_right),
         ("disabled", options.disabled),
@@ -64,28 +71,28 @@ fn filter(options: &args::AddFilter) -> Result<Table> {
     put(
         &mut entry,
         "on_absent",
-        options.on_absent.map(name).as_ref(),
+        options.on_absent.map(choice_name).as_ref(),
     );
     put_context(&mut entry, options.context.as_deref());
     for text in &options.matches {
-        let (field, value) = text
-            .split_once('=')
-            .with_context(|| format!("{text:?} is no FIELD=VALUE, such as remote_port=443"))?;
-        alternative(&mut entry, field.trim(), value.trim())?;
+        let (field, value) = text.split_once('=').with_context(|| {
+            format!("{text:?} is not of the form FIELD=VALUE, such as remote_port=443")
+        })?;
+        add_alternative(&mut entry, field.trim(), value.trim())?;
     }
     Ok(entry)
 }
 
-/// One more value of a field; several are a list.
-fn alternative(entry: &mut Table, field: &str, text: &str) -> Result<()> {
+/// Adds a value to the list of alternatives of a field.
+fn add_alternative(entry: &mut Table, field: &str, text: &str) -> Result<()> {
     if field.parse::<sidetrack_policy::Field>().is_err() && entry.contains_key(field) {
-        bail!("{field} is not a field; it has an argument of its own");
+        bail!("{field} is not a field of a filter; use the option for it instead of --match");
     }
     let all = entry
         .entry(field.to_owned())
         .or_insert_with(|| Value::Array(Vec::new()));
     if let Value::Array(list) = all {
-        match value(text) {
+        match parse_value(text) {
             Value::Array(more) => list.extend(more),
             one => list.push(one),
         }
@@ -93,27 +100,28 @@ fn alternative(entry: &mut Table, field: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A number, a list, a table or a quoted text of TOML; anything else is a text as it stands.
-fn value(text: &str) -> Value {
-    let read = toml::from_str::<Table>(&format!("value = {text}"));
-    match read.ok().and_then(|mut table| table.remove("value")) {
+/// Parses a number, a list, a table or a quoted string of TOML. Any other text is a string as it
+/// is.
+fn parse_value(text: &str) -> Value {
+    let parsed = toml::from_str::<Table>(&format!("value = {text}"));
+    match parsed.ok().and_then(|mut table| table.remove("value")) {
         Some(value @ (Value::Integer(_) | Value::Array(_) | Value::Table(_))) => value,
         Some(value @ Value::String(_)) => value,
         _ => text.into(),
     }
 }
 
-fn weight(text: &str) -> Result<Value> {
+fn weight_value(text: &str) -> Result<Value> {
     if let Some(class) = text.strip_prefix("class:") {
-        let class: i64 = class
-            .parse()
-            .with_context(|| format!("{class:?} is no weight class from 0 to 15"))?;
+        let class: i64 = class.parse().with_context(|| {
+            format!("{class:?} is not a weight class; it is a number from 0 to 15")
+        })?;
         return Ok(Table::from_iter([("class".to_owned(), class.into())]).into());
     }
-    Ok(value(text))
+    Ok(parse_value(text))
 }
 
-fn entry(common: &Common) -> Table {
+fn common_entry(common: &CommonObjectArgs) -> Table {
     let mut entry = Table::new();
     put(&mut entry, "name", Some(&common.name));
     put(&mut entry, "description", common.description.as_ref());
@@ -130,7 +138,7 @@ fn put(entry: &mut Table, key: &str, text: Option<&String>) {
     }
 }
 
-/// `text:` and `hex:` are tables in a file.
+/// Adds the context. In a policy file, `text:TEXT` and `hex:DIGITS` are tables.
 fn put_context(entry: &mut Table, context: Option<&str>) {
     let Some(context) = context else { return };
     let value = match context.split_once(':') {
@@ -142,24 +150,27 @@ fn put_context(entry: &mut Table, context: Option<&str>) {
     entry.insert("context".to_owned(), value);
 }
 
-/// A choice's name in policy files.
-fn name(choice: impl ValueEnum) -> String {
+/// Returns the name of a choice as policy files spell it.
+fn choice_name(choice: impl ValueEnum) -> String {
     let value = choice.to_possible_value();
     value.map_or_else(String::new, |value| value.get_name().replace('-', "_"))
 }
 
-/// The objects that an entry stands for.
-fn objects(kind: Kind, entry: Table, others: &Listing) -> Result<Listing> {
+/// Parses an entry into objects: several filters if its layer stands for both address families.
+///
+/// `others` are the objects in force to which the entry may refer.
+fn parse_objects(kind: ObjectKind, entry: Table, others: &Listing) -> Result<Listing> {
     let document = Table::from_iter([(kind.to_string(), Value::Array(vec![entry.into()]))]);
     let surroundings = Surroundings {
         file: "the command line",
-        owner: Some(""), // nobody's: it is added singly
+        owner: Some(""), // an object that is added singly has no owner
         others,
-        users: &user,
+        users: &user_id,
     };
     let policy = parse(document.to_string().as_bytes(), &surroundings);
     policy.map(|policy| policy.objects).map_err(|faults| {
-        // Its place is in a file that nobody wrote.
+        // The fault's line and column are left out: they are in a document that the user has not
+        // written.
         let fault = &faults.shown[0];
         let code = fault
             .code
@@ -170,13 +181,13 @@ fn objects(kind: Kind, entry: Table, others: &Listing) -> Result<Listing> {
     })
 }
 
-/// Adds what an entry stands for, and prints the keys.
-fn add(kind: Kind, common: &Common, entry: Table) -> Result<ExitCode> {
+/// Adds the objects of an entry, and prints their keys.
+fn add(kind: ObjectKind, common: &CommonObjectArgs, entry: Table) -> Result<ExitCode> {
     let with_key = common.key.is_some();
-    let added = ask(&common.daemon, async |mut client| {
-        let names = Names::fetch(&mut client).await?;
-        let objects = objects(kind, entry, &names.listing)?;
-        let session = session(&mut client, &format!("{kind} add")).await?;
+    let added = with_daemon(&common.daemon, async |mut client| {
+        let names = ObjectNames::fetch(&mut client).await?;
+        let objects = parse_objects(kind, entry, &names.listing)?;
+        let session = open_session(&mut client, &format!("{kind} add")).await?;
         begin(&mut client, session.id()).await?;
         let added = add_all(&mut client, session.id(), &objects, with_key).await?;
         commit(&mut client, session.id()).await?;
@@ -199,7 +210,10 @@ fn add(kind: Kind, common: &Common, entry: Table) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each object's key, and number. Keys are the daemon's to make: the same name may be added twice.
+/// Adds the objects, and returns the key and, of filters, the id of each.
+///
+/// Without `with_key`, the keys that the parser derived from the names are left out and the daemon
+/// makes new ones, so that the same name can be added twice.
 async fn add_all(
     client: &mut Client,
     session_id: u64,
@@ -218,9 +232,13 @@ async fn add_all(
                     session_id,
                     $member: Some(wire),
                 };
-                let answer = client.$call(request).await.map_err(refused)?.into_inner();
-                let id = Some(answer.id).filter(|&id| id != 0);
-                added.push((key(&answer.key)?.unwrap_or_default(), id));
+                let response = client
+                    .$call(request)
+                    .await
+                    .map_err(status_error)?
+                    .into_inner();
+                let id = Some(response.id).filter(|&id| id != 0);
+                added.push((key(&response.key)?.unwrap_or_default(), id));
             }
         };
     }
@@ -261,23 +279,26 @@ mod tests {
     use clap::Parser;
     use sidetrack_policy::property::conditions_text;
 
-    use crate::args::{Arguments, Objects, Task};
+    use crate::args::{Arguments, Command, ObjectCommand};
 
-    fn said(words: &str) -> Result<Listing> {
-        let words = ["sidetrack", "filter", "add", "f", "--layer", "auth-connect"]
+    /// Parses the arguments of `filter add f --layer auth-connect`, split at white space.
+    fn parse_filter(arguments: &str) -> Result<Listing> {
+        let arguments = ["sidetrack", "filter", "add", "f", "--layer", "auth-connect"]
             .into_iter()
-            .chain(words.split_whitespace());
-        match Arguments::try_parse_from(words)?.task {
-            Task::Filter(Objects::Add(options)) => {
-                objects(Kind::Filter, filter(&options)?, &Listing::default())
-            }
-            _ => panic!("it is a filter add"),
+            .chain(arguments.split_whitespace());
+        match Arguments::try_parse_from(arguments)?.command {
+            Command::Filter(ObjectCommand::Add(options)) => parse_objects(
+                ObjectKind::Filter,
+                filter_entry(&options)?,
+                &Listing::default(),
+            ),
+            _ => panic!("these are the arguments of `filter add`"),
         }
     }
 
     #[test]
-    fn a_filter_on_the_command_line_is_as_in_a_file() {
-        let listing = said(
+    fn command_line_means_the_same_as_a_policy_file() {
+        let listing = parse_filter(
             "--action block -m remote_port=443 -m remote_port=8000-8999 -m app=/usr/bin/curl \
              -m remote_address=10.0.0.0/8 -m cgroup={prefix=\"/a\"} -m protocol=[\"tcp\",17] \
              --weight class:3 --clear-action-right",
@@ -294,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_in_one_sentence() {
+    fn each_fault_is_reported_in_one_sentence() {
         let wrong = [
             "--action deny",
             "--action block -m remote_port=https",
@@ -307,7 +328,11 @@ mod tests {
             "--action block -m remote_address=10.0.0.1/8",
             "--action block --on-absent permit",
         ];
-        let told = wrong.map(|words| said(words).expect_err("it is wrong").to_string());
-        insta::assert_snapshot!(told.join("\n"));
+        let messages = wrong.map(|arguments| {
+            parse_filter(arguments)
+                .expect_err("they are wrong")
+                .to_string()
+        });
+        insta::assert_snapshot!(messages.join("\n"));
     }
 }

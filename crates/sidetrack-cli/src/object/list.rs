@@ -1,4 +1,4 @@
-//! `ls` and `show`.
+//! `ls` and `show` of each kind of object.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -7,15 +7,15 @@ use anyhow::{Context, Result};
 use sidetrack_policy::Uuid;
 use sidetrack_policy::property::{action_text, conditions_text};
 
-use super::{Kind, Listed, Names, fetch, find};
+use super::{ListedObject, ObjectKind, ObjectNames, fetch, find};
 use crate::args;
-use crate::daemon::ask;
-use crate::style::Style;
+use crate::daemon::with_daemon;
 use crate::table::{Table, properties};
+use crate::text_style::TextStyle;
 
-pub(crate) fn list(kind: Kind, options: &args::List) -> Result<ExitCode> {
-    let (all, names) = ask(&options.daemon, async |mut client| {
-        let names = Names::fetch(&mut client).await?;
+pub(crate) fn list(kind: ObjectKind, options: &args::ListArgs) -> Result<ExitCode> {
+    let (all, names) = with_daemon(&options.daemon, async |mut client| {
+        let names = ObjectNames::fetch(&mut client).await?;
         let provider = match &options.provider {
             Some(name) => Some(provider_key(&names, name)?),
             None => None,
@@ -24,41 +24,48 @@ pub(crate) fn list(kind: Kind, options: &args::List) -> Result<ExitCode> {
     })?;
     let text = match options.json {
         true => {
-            let all: Vec<_> = all.iter().map(Listed::json).collect::<Result<_>>()?;
+            let all: Vec<_> = all.iter().map(ListedObject::json).collect::<Result<_>>()?;
             serde_json::to_string_pretty(&all)? + "\n"
         }
-        false => render(kind, &all, &names, Style::stdout()),
+        false => render(kind, &all, &names, TextStyle::stdout()),
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn show(kind: Kind, options: &args::Show) -> Result<ExitCode> {
-    let (all, names) = ask(&options.daemon, async |mut client| {
-        let names = Names::fetch(&mut client).await?;
+pub(crate) fn show(kind: ObjectKind, options: &args::ShowArgs) -> Result<ExitCode> {
+    let (all, names) = with_daemon(&options.daemon, async |mut client| {
+        let names = ObjectNames::fetch(&mut client).await?;
         Ok((fetch(&mut client, kind, 0, None).await?, names))
     })?;
     let found = find(kind, &all, &options.name)?;
     let text = match options.json {
         true => {
-            let all: Vec<_> = found.iter().map(|one| one.json()).collect::<Result<_>>()?;
+            let all: Vec<_> = found
+                .iter()
+                .map(|object| object.json())
+                .collect::<Result<_>>()?;
             serde_json::to_string_pretty(&all)? + "\n"
         }
         false => {
-            let each = found.iter().map(|one| whole(one, &names, Style::stdout()));
-            each.collect::<Vec<_>>().join("\n")
+            let sections = found
+                .iter()
+                .map(|object| render_properties(object, &names, TextStyle::stdout()));
+            sections.collect::<Vec<_>>().join("\n")
         }
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn provider_key(names: &Names, name: &str) -> Result<Uuid> {
+fn provider_key(names: &ObjectNames, name: &str) -> Result<Uuid> {
     if let Ok(key) = name.parse() {
         return Ok(key);
     }
     let providers = &names.listing.providers;
-    let found = providers.iter().find(|one| one.identity.name == name);
+    let found = providers
+        .iter()
+        .find(|provider| provider.identity.name == name);
     found
         .map(|provider| provider.identity.key)
         .with_context(|| {
@@ -66,11 +73,11 @@ fn provider_key(names: &Names, name: &str) -> Result<Uuid> {
         })
 }
 
-/// All properties of one.
-fn whole(listed: &Listed, names: &Names, style: Style) -> String {
-    let mut all = listed.object().properties(&|key| names.name_of(key));
-    match listed {
-        Listed::Filter {
+/// Renders all properties of an object, one per line.
+fn render_properties(object: &ListedObject, names: &ObjectNames, style: TextStyle) -> String {
+    let mut all = object.object().properties(&|key| names.name_of(key));
+    match object {
+        ListedObject::Filter {
             filter,
             effective_weight,
             owner,
@@ -81,72 +88,75 @@ fn whole(listed: &Listed, names: &Names, style: Style) -> String {
                 all.push(("owner", owner.clone()));
             }
         }
-        Listed::Service { listening, .. } => all.push(("listening", listening.to_string())),
-        Listed::Provider(_) | Listed::Sublayer(_) => {}
+        ListedObject::Service { listening, .. } => all.push(("listening", listening.to_string())),
+        ListedObject::Provider(_) | ListedObject::Sublayer(_) => {}
     }
     properties(all, style)
 }
 
-fn render(kind: Kind, all: &[Listed], names: &Names, style: Style) -> String {
+fn render(kind: ObjectKind, all: &[ListedObject], names: &ObjectNames, style: TextStyle) -> String {
     match kind {
-        Kind::Provider => render_providers(all, style),
-        Kind::Sublayer => render_sublayers(all, names, style),
-        Kind::Service => render_services(all, names, style),
-        Kind::Filter => render_filters(all, names, style),
+        ObjectKind::Provider => render_providers(all, style),
+        ObjectKind::Sublayer => render_sublayers(all, names, style),
+        ObjectKind::Service => render_services(all, names, style),
+        ObjectKind::Filter => render_filters(all, names, style),
     }
 }
 
-fn named(names: &Names, key: Option<Uuid>) -> String {
+fn name_or_key(names: &ObjectNames, key: Option<Uuid>) -> String {
     let name = |key| names.name_of(key).unwrap_or_else(|| key.to_string());
     key.map_or_else(|| "-".to_owned(), name)
 }
 
-fn render_providers(all: &[Listed], style: Style) -> String {
+fn render_providers(all: &[ListedObject], style: TextStyle) -> String {
     let mut table = Table::new(["NAME", "LIFETIME", "UNIT", "KEY"]);
-    for listed in all {
-        if let Listed::Provider(one) = listed {
+    for object in all {
+        if let ListedObject::Provider(provider) = object {
             table.push([
-                one.identity.name.clone(),
-                one.lifetime.to_string(),
-                one.service_name.clone().unwrap_or_else(|| "-".to_owned()),
-                one.identity.key.to_string(),
+                provider.identity.name.clone(),
+                provider.lifetime.to_string(),
+                provider
+                    .service_name
+                    .clone()
+                    .unwrap_or_else(|| "-".to_owned()),
+                provider.identity.key.to_string(),
             ]);
         }
     }
     table.render(style)
 }
 
-/// In the order in which they are asked.
-fn render_sublayers(all: &[Listed], names: &Names, style: Style) -> String {
+/// Renders the sublayers in the order in which they are evaluated.
+fn render_sublayers(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -> String {
     let mut sublayers: Vec<_> = all
         .iter()
-        .filter_map(|listed| match listed {
-            Listed::Sublayer(sublayer) => Some(sublayer),
+        .filter_map(|object| match object {
+            ListedObject::Sublayer(sublayer) => Some(sublayer),
             _ => None,
         })
         .collect();
-    sublayers.sort_by_key(|one| std::cmp::Reverse(one.weight));
+    sublayers.sort_by_key(|sublayer| std::cmp::Reverse(sublayer.weight));
     let mut table = Table::new(["WEIGHT", "NAME", "PROVIDER", "LIFETIME", "KEY"]);
-    for one in sublayers {
+    for sublayer in sublayers {
         table.push([
-            one.weight.to_string(),
-            one.identity.name.clone(),
-            named(names, one.provider),
-            one.lifetime.to_string(),
-            one.identity.key.to_string(),
+            sublayer.weight.to_string(),
+            sublayer.identity.name.clone(),
+            name_or_key(names, sublayer.provider),
+            sublayer.lifetime.to_string(),
+            sublayer.identity.key.to_string(),
         ]);
     }
     table.render(style)
 }
 
-fn render_services(all: &[Listed], names: &Names, style: Style) -> String {
+fn render_services(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -> String {
     let mut table = Table::new(["NAME", "LISTENING", "PROVIDER", "LIFETIME", "KEY"]);
-    for listed in all {
-        if let Listed::Service { service, listening } = listed {
+    for object in all {
+        if let ListedObject::Service { service, listening } = object {
             table.push([
                 service.identity.name.clone(),
                 if *listening { "yes" } else { "no" }.to_owned(),
-                named(names, service.provider),
+                name_or_key(names, service.provider),
                 service.lifetime.to_string(),
                 service.identity.key.to_string(),
             ]);
@@ -155,17 +165,18 @@ fn render_services(all: &[Listed], names: &Names, style: Style) -> String {
     table.render(style)
 }
 
-/// By layer, then by sublayer's weight, then by weight: as they are asked.
-fn render_filters(all: &[Listed], names: &Names, style: Style) -> String {
+/// Renders the filters in the order in which they are evaluated: by layer, then by the weight of
+/// the sublayer, then by their own weight.
+fn render_filters(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -> String {
     let sublayers = &names.listing.sublayers;
     let weights: std::collections::HashMap<_, _> = sublayers
         .iter()
-        .map(|one| (one.identity.key, one.weight))
+        .map(|sublayer| (sublayer.identity.key, sublayer.weight))
         .collect();
     let mut filters: Vec<_> = all
         .iter()
-        .filter_map(|listed| match listed {
-            Listed::Filter {
+        .filter_map(|object| match object {
+            ListedObject::Filter {
                 filter,
                 effective_weight,
                 ..
@@ -173,10 +184,10 @@ fn render_filters(all: &[Listed], names: &Names, style: Style) -> String {
             _ => None,
         })
         .collect();
-    filters.sort_by_key(|(one, weight)| {
-        let sublayer = weights.get(&one.sublayer).copied().unwrap_or(0);
-        let heavier_first = std::cmp::Reverse((sublayer, one.sublayer, *weight));
-        (one.layer, heavier_first, one.id)
+    filters.sort_by_key(|(filter, weight)| {
+        let sublayer_weight = weights.get(&filter.sublayer).copied().unwrap_or(0);
+        let heavier_first = std::cmp::Reverse((sublayer_weight, filter.sublayer, *weight));
+        (filter.layer, heavier_first, filter.id)
     });
     let mut table = Table::new([
         "LAYER",
@@ -186,21 +197,21 @@ fn render_filters(all: &[Listed], names: &Names, style: Style) -> String {
         "ACTION",
         "CONDITIONS",
     ]);
-    for (one, weight) in filters {
-        let mut action = action_text(one.action, &|key| names.name_of(key));
-        if one.clear_action_right {
-            action.push_str(", final");
+    for (filter, weight) in filters {
+        let mut action = action_text(filter.action, &|key| names.name_of(key));
+        if filter.clear_action_right {
+            action.push_str(", hard");
         }
-        if one.disabled {
+        if filter.disabled {
             action.push_str(" (disabled)");
         }
         table.push([
-            one.layer.to_string(),
-            named(names, Some(one.sublayer)),
+            filter.layer.to_string(),
+            name_or_key(names, Some(filter.sublayer)),
             weight.to_string(),
-            one.identity.name.clone(),
+            filter.identity.name.clone(),
             action,
-            conditions_text(&one.conditions),
+            conditions_text(&filter.conditions),
         ]);
     }
     table.render(style)
@@ -226,7 +237,8 @@ filter = [
 ]
 "#;
 
-    fn all(kind: Kind) -> (Vec<Listed>, Names) {
+    /// Returns the objects of one kind of [`POLICY`] as the daemon would list them.
+    fn listed(kind: ObjectKind) -> (Vec<ListedObject>, ObjectNames) {
         let surroundings = Surroundings {
             file: "policy.toml",
             owner: None,
@@ -235,22 +247,22 @@ filter = [
         };
         let policy = parse(POLICY.as_bytes(), &surroundings);
         let objects = policy.unwrap_or_else(|faults| panic!("{faults}")).objects;
-        let names = Names::of(objects.clone());
+        let names = ObjectNames::of(objects.clone());
         let wire: Vec<_> = objects
             .all()
             .filter(|object| object.kind() == kind.to_string())
             .map(|object| match object {
                 sidetrack_policy::property::AnyObject::Provider(one) => {
-                    Listed::try_from(sidetrack_api::v1::Provider::from(one))
+                    ListedObject::try_from(sidetrack_api::v1::Provider::from(one))
                 }
                 sidetrack_policy::property::AnyObject::Sublayer(one) => {
-                    Listed::try_from(sidetrack_api::v1::Sublayer::from(one))
+                    ListedObject::try_from(sidetrack_api::v1::Sublayer::from(one))
                 }
                 sidetrack_policy::property::AnyObject::Service(one) => {
-                    Listed::try_from(sidetrack_api::v1::Service::from(one))
+                    ListedObject::try_from(sidetrack_api::v1::Service::from(one))
                 }
                 sidetrack_policy::property::AnyObject::Filter(one) => {
-                    Listed::try_from(sidetrack_api::v1::Filter::from(one))
+                    ListedObject::try_from(sidetrack_api::v1::Filter::from(one))
                 }
             })
             .collect::<Result<_, _>>()
@@ -259,24 +271,29 @@ filter = [
     }
 
     #[test]
-    fn listings_are_in_the_order_in_which_they_are_asked() {
+    fn listings_are_in_the_order_of_evaluation() {
         let mut text = String::new();
-        for kind in [Kind::Provider, Kind::Sublayer, Kind::Service, Kind::Filter] {
-            let (all, names) = all(kind);
-            text.push_str(&render(kind, &all, &names, Style::plain()));
+        for kind in [
+            ObjectKind::Provider,
+            ObjectKind::Sublayer,
+            ObjectKind::Service,
+            ObjectKind::Filter,
+        ] {
+            let (all, names) = listed(kind);
+            text.push_str(&render(kind, &all, &names, TextStyle::plain()));
             text.push('\n');
         }
         insta::assert_snapshot!(text);
     }
 
     #[test]
-    fn one_is_shown_whole() {
-        let (all, names) = all(Kind::Filter);
-        let found = find(Kind::Filter, &all, "web").unwrap();
-        insta::assert_snapshot!(whole(found[0], &names, Style::plain()));
+    fn show_prints_all_properties() {
+        let (all, names) = listed(ObjectKind::Filter);
+        let found = find(ObjectKind::Filter, &all, "web").unwrap();
+        insta::assert_snapshot!(render_properties(found[0], &names, TextStyle::plain()));
         let json = serde_json::to_string_pretty(&found[0].json().unwrap()).unwrap();
         insta::assert_snapshot!("json", json);
-        let missing = find(Kind::Filter, &all, "wbe").err().unwrap();
+        let missing = find(ObjectKind::Filter, &all, "wbe").err().unwrap();
         assert_eq!(
             missing.to_string(),
             "there is no filter \"wbe\"; `sidetrack filter ls` lists them"

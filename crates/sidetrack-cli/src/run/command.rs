@@ -1,4 +1,4 @@
-//! The command: found, started as the user who asked, waited for.
+//! The command of a run: finding it, starting it as the invoking user, and its end.
 
 use std::env;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
 use sidetrack_engine::Cgroup;
 
-use super::wake::{Happening, Wake};
+use super::event::{EventSender, RunEvent};
 
 /// The running command.
 pub(super) struct Program {
@@ -22,11 +22,12 @@ pub(super) struct Program {
 }
 
 impl Program {
+    /// Starts `file` with the arguments of `command` in the cgroup. Its end is sent as an event.
     pub(super) fn start(
         file: &Path,
         command: &[OsString],
         cgroup: &Cgroup,
-        wake: &Wake,
+        sender: &EventSender,
     ) -> Result<Self> {
         let mut child = launcher(cgroup, false)
             .arg(file)
@@ -34,26 +35,29 @@ impl Program {
             .env_remove(LISTEN_VARIABLE)
             .env_remove(NAME_VARIABLE)
             .spawn()
-            .with_context(|| format!("start {}", file.display()))?;
+            .with_context(|| format!("cannot start {}", file.display()))?;
         let pid = Pid::from_child(&child);
-        let wake = wake.clone();
+        let sender = sender.clone();
         thread::spawn(move || {
             if let Ok(status) = child.wait() {
-                wake.tell(Happening::ProgramEnded(status));
+                sender.send(RunEvent::ProgramEnded(status));
             }
         });
         Ok(Self { pid })
     }
 
+    /// Sends the command a signal, given by its number.
     pub(super) fn signal(&mut self, number: i32) {
         if let Some(signal) = Signal::from_named_raw(number) {
-            let _ = kill_process(self.pid, signal); // it may have just ended
+            let _ = kill_process(self.pid, signal); // it fails if the command has just ended
         }
     }
 }
 
-/// This program once more, to enter a cgroup and become the invoking user, perhaps with CAP_NET_RAW; the
-/// command follows.
+/// Returns the beginning of a command line that runs a command in the cgroup, as the invoking user,
+/// and with CAP_NET_RAW if `net_raw` is set. The caller adds the command.
+///
+/// It is this program with the hidden subcommand `launch`.
 pub(super) fn launcher(cgroup: &Cgroup, net_raw: bool) -> Command {
     let mut launcher = Command::new("/proc/self/exe");
     launcher.arg("launch").arg("--cgroup").arg(cgroup.path());
@@ -67,13 +71,13 @@ pub(super) fn launcher(cgroup: &Cgroup, net_raw: bool) -> Command {
     launcher
 }
 
-/// Who called sudo; `None` if nobody did.
+/// Returns the id of the user who called sudo; `None` without sudo, or if that user is root.
 fn invoking_user() -> Option<u32> {
     let user = env::var("SUDO_UID").ok()?.parse().ok()?;
     (user != 0 && rustix::process::geteuid().is_root()).then_some(user)
 }
 
-/// The file that a command means, as the shell would find it.
+/// Finds the file of a command as a shell does: by its path, or in PATH.
 pub(super) fn resolve(command: &[OsString]) -> Result<PathBuf> {
     let name = Path::new(&command[0]);
     if name.components().count() > 1 {
@@ -93,7 +97,8 @@ fn is_executable(file: &Path) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// The command's own code; 128 and the signal's number if one ended it, as shells have it.
+/// Returns the command's exit code, or 128 plus the number of the signal that ended it, as shells
+/// do.
 pub(super) fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status
         .code()

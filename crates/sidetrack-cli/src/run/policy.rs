@@ -1,36 +1,39 @@
-//! What the kernel judges a run's connections by.
+//! The policy of a run: the filters by which the kernel classifies its connections.
 
 use sidetrack_engine::filter::Protocol;
 use sidetrack_engine::{Absent, Context, Filter};
 use sidetrack_policy::{self as policy, Action, Condition, Field, LayerKind, Value};
 
-use super::proxies::Taker;
-use crate::args::{OnAbsent, Quic};
+use super::proxies::Route;
+use crate::args::{OnAbsentArg, QuicArg};
 
-/// The port of HTTP/3, as good as all of QUIC.
+/// The UDP port of HTTP/3, which nearly all QUIC traffic uses.
 const QUIC_PORT: u64 = 443;
-/// Shown in events; services' filters have their services' numbers.
+/// Id of the filters that block QUIC, as events show it. The ids of redirect filters are the
+/// numbers of their services.
 const QUIC_FILTER: u64 = 1 << 32;
 
-/// Each proxy in turn, where it has not yet seen a connection.
-pub(super) fn filters(takers: &[Taker<'_>], on_absent: OnAbsent) -> Vec<Filter> {
-    takers
+/// Returns the redirect filters of the chain: each redirects to one proxy the connections that it
+/// has not seen yet.
+pub(super) fn redirects(routes: &[Route<'_>], on_absent: OnAbsentArg) -> Vec<Filter> {
+    routes
         .iter()
-        .map(|taker| Filter {
-            protocol: taker.protocol,
+        .map(|route| Filter {
+            protocol: route.protocol,
             on_absent: match on_absent {
-                OnAbsent::Block if !taker.is_deaf => Absent::Block,
+                OnAbsentArg::Block if !route.is_unsupported => Absent::Block,
                 _ => Absent::Permit,
             },
-            context: Context::Auto, // proxies written for Windows ask for it
-            ..Filter::redirect_all(taker.service.number)
+            context: Context::Auto, // proxies written for Windows read it
+            ..Filter::redirect_all(route.service.number)
         })
         .collect()
 }
 
-/// What fails at once. A proxy cannot do that to datagrams: it can only drop them.
-pub(super) fn blocks(quic: Quic) -> Vec<policy::Filter> {
-    if quic == Quic::Allow {
+/// Returns the filters that block QUIC, so that sending fails at once. A proxy could only drop the
+/// datagrams.
+pub(super) fn blocks(quic: QuicArg) -> Vec<policy::Filter> {
+    if quic == QuicArg::Allow {
         return Vec::new();
     }
     LayerKind::AuthConnect

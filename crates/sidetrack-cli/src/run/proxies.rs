@@ -1,4 +1,5 @@
-//! The chain's proxies: started, registered, awaited, stopped.
+//! The proxies of the chain: starting and registering them, waiting for their listeners, stopping
+//! them.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -14,77 +15,86 @@ use sidetrack_engine::filter::Protocol;
 use sidetrack_engine::{Cgroup, Engine, Service, ServiceSpec};
 
 use super::command::launcher;
-use super::wake::{Happening, Wake};
-use crate::args::{self, DnsDenial, Quic};
-use crate::scope::Scope;
+use super::event::{EventSender, RunEvent};
+use crate::args::{self, DnsDenialArg, QuicArg};
+use crate::run_cgroup::RunCgroup;
 use crate::via::Via;
 
 /// How long a proxy may take until it listens.
 const START_MAX: Duration = Duration::from_secs(10);
-/// How long proxies may take to end once told to.
+/// How long all proxies together may take to end after SIGTERM, before they get SIGKILL.
 const STOP_MAX: Duration = Duration::from_secs(2);
-/// Between two looks at a listener that is not there yet.
-const LOOK: Duration = Duration::from_millis(5);
+/// Interval of checking whether a proxy listens, or has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a proxy may be expected to take.
+/// The kind of a proxy, which determines the protocols for which it must have a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Connections and datagrams.
+enum ProxyKind {
+    /// The built-in proxy: TCP and UDP.
     Inspect,
-    /// Either or both: what it has sockets for when it is first seen to listen.
+    /// A proxy of `exec:COMMAND`: TCP, UDP or both, depending on its listeners when it is first
+    /// seen to have one.
     Exec,
-    /// Connections.
-    Tcp,
+    /// A legacy proxy: TCP.
+    Legacy,
 }
 
-/// What one proxy takes of one protocol.
-pub(super) struct Taker<'a> {
+/// How the connections of one protocol reach one proxy.
+pub(super) struct Route<'a> {
+    /// The service of the proxy.
     pub(super) service: &'a Service,
+    /// The protocol.
     pub(super) protocol: Protocol,
-    /// It has no socket for it: what it would take goes past it, and that is nothing to tell.
-    pub(super) is_deaf: bool,
+    /// The proxy has no listener for the protocol, by its nature. Connections then continue without
+    /// it, and this is not reported.
+    pub(super) is_unsupported: bool,
 }
 
-/// All proxies of a run, in the chain's order.
+/// All proxies of a run, in the order of the chain.
 pub(super) struct Proxies {
     all: Vec<Proxy>,
 }
 
 struct Proxy {
+    /// The unique name from [`crate::via::named`].
     name: String,
-    kind: Kind,
+    kind: ProxyKind,
     service: Service,
-    /// None: it was running before us.
+    /// Process id. `None` for a legacy proxy, which this process has not started.
     pid: Option<Pid>,
+    /// The thread that reads its output, if there is one; then the thread that waits for its end.
     threads: Vec<JoinHandle<()>>,
+    /// Exit status, once its end has been noted by [`Proxies::note_end`].
     ended: Option<ExitStatus>,
 }
 
 impl Proxies {
+    /// Registers a service for each proxy and starts the proxies, except legacy proxies, whose
+    /// listeners are adopted.
     pub(super) fn start(
         vias: &[(String, Via)],
-        options: &args::Run,
-        scope: &Scope,
+        options: &args::RunArgs,
+        run_cgroup: &RunCgroup,
         engine: &mut Engine,
-        wake: &Wake,
+        sender: &EventSender,
     ) -> Result<Self> {
         let mut all = Vec::new();
         for (index, (name, via)) in vias.iter().enumerate() {
             let proxy = match via {
                 Via::Tcp(address) => Proxy::adopted(name, engine.adopt_service(name, *address)?),
                 via => {
-                    let cgroup = scope.service(index)?;
+                    let cgroup = run_cgroup.service(index)?;
                     let spec = ServiceSpec {
                         owns_cgroup: true,
                         ..ServiceSpec::new(name)
                     };
                     let service = engine.add_service(&spec, &cgroup)?;
-                    let command = command(via, options, &cgroup);
+                    let command = proxy_command(via, options, &cgroup);
                     let kind = match via {
-                        Via::Exec(_) => Kind::Exec,
-                        _ => Kind::Inspect,
+                        Via::Exec(_) => ProxyKind::Exec,
+                        _ => ProxyKind::Inspect,
                     };
-                    Proxy::start(index, (name, kind), service, command, wake)?
+                    Proxy::start(index, (name, kind), service, command, sender)?
                 }
             };
             all.push(proxy);
@@ -92,23 +102,31 @@ impl Proxies {
         Ok(Self { all })
     }
 
-    /// Waits until each listens. Errors: one has ended instead, or takes too long.
+    /// Waits until every proxy listens.
+    ///
+    /// # Errors
+    ///
+    /// A proxy ended or took too long, or this process got a signal.
     pub(super) fn await_listeners(
         &mut self,
         engine: &Engine,
-        happenings: &Receiver<Happening>,
+        events: &Receiver<RunEvent>,
     ) -> Result<()> {
         let deadline = Instant::now() + START_MAX;
         for proxy in &self.all {
             while !proxy.is_ready(engine)? {
-                match happenings.recv_timeout(LOOK) {
-                    Ok(Happening::ProxyEnded(index, status)) => {
+                match events.recv_timeout(POLL_INTERVAL) {
+                    Ok(RunEvent::ProxyEnded(index, status)) => {
                         let name = &self.all[index].name;
                         bail!("the proxy {name} ended before it was ready ({status})");
                     }
-                    Ok(Happening::Signal(number)) => bail!("ended by signal {number}"),
+                    Ok(RunEvent::Signal(number)) => {
+                        bail!("stopped by signal {number} before all proxies were ready")
+                    }
                     Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => bail!("all threads are gone"),
+                    Err(RecvTimeoutError::Disconnected) => {
+                        bail!("internal error: no thread is left that waits for the proxies")
+                    }
                 }
                 if Instant::now() > deadline {
                     let (name, seconds) = (&proxy.name, START_MAX.as_secs());
@@ -119,38 +137,42 @@ impl Proxies {
         Ok(())
     }
 
-    /// What they take, in the chain's order. Once all listen.
-    pub(super) fn takers(&self, engine: &Engine) -> Result<Vec<Taker<'_>>> {
-        let mut takers = Vec::new();
+    /// Returns the routes, two for each proxy, in the order of the chain. Call it when all proxies
+    /// listen.
+    pub(super) fn routes(&self, engine: &Engine) -> Result<Vec<Route<'_>>> {
+        let mut routes = Vec::new();
         for proxy in &self.all {
             let (tcp, udp) = proxy.listens(engine)?;
             for (protocol, listens) in [(Protocol::Tcp, tcp), (Protocol::Udp, udp)] {
-                takers.push(Taker {
+                routes.push(Route {
                     service: &proxy.service,
                     protocol,
-                    is_deaf: !listens,
+                    is_unsupported: !listens,
                 });
             }
         }
-        Ok(takers)
+        Ok(routes)
     }
 
-    /// Notes that one has ended. Returns what to tell the user.
-    pub(super) fn ended(&mut self, index: usize, status: ExitStatus) -> String {
+    /// Notes that a proxy has ended. Returns a message for the user.
+    pub(super) fn note_end(&mut self, index: usize, status: ExitStatus) -> String {
         let proxy = &mut self.all[index];
         proxy.ended = Some(status);
         format!("the proxy {} has ended ({status})", proxy.name)
     }
 
-    /// Ends those that we started, the first of the chain first, and waits for their last words.
+    /// Stops the proxies that this process has started, in the order of the chain, first with
+    /// SIGTERM and then with SIGKILL. Waits until their last flow lines are read.
     pub(super) fn stop(self) {
         for proxy in &self.all {
             proxy.signal(Signal::TERM);
         }
         let deadline = Instant::now() + STOP_MAX;
         for proxy in self.all {
-            while Instant::now() < deadline && proxy.threads.iter().any(|one| !one.is_finished()) {
-                thread::park_timeout(LOOK);
+            while Instant::now() < deadline
+                && proxy.threads.iter().any(|thread| !thread.is_finished())
+            {
+                thread::park_timeout(POLL_INTERVAL);
             }
             proxy.signal(Signal::KILL);
         }
@@ -158,7 +180,7 @@ impl Proxies {
 }
 
 impl Proxy {
-    /// Whether it takes connections, and datagrams.
+    /// Returns whether the proxy has listeners for TCP, and for UDP.
     fn listens(&self, engine: &Engine) -> Result<(bool, bool)> {
         let tcp = engine.listeners(&self.service)? != (0, 0);
         let udp = engine.datagram_listeners(&self.service)? != (0, 0);
@@ -168,16 +190,17 @@ impl Proxy {
     fn is_ready(&self, engine: &Engine) -> Result<bool> {
         let (tcp, udp) = self.listens(engine)?;
         Ok(match self.kind {
-            Kind::Inspect => tcp && udp,
-            Kind::Exec => tcp || udp,
-            Kind::Tcp => tcp,
+            ProxyKind::Inspect => tcp && udp,
+            ProxyKind::Exec => tcp || udp,
+            ProxyKind::Legacy => tcp,
         })
     }
 
+    /// A legacy proxy whose listener was adopted.
     fn adopted(name: &str, service: Service) -> Self {
         Self {
             name: name.to_owned(),
-            kind: Kind::Tcp,
+            kind: ProxyKind::Legacy,
             service,
             pid: None,
             threads: Vec::new(),
@@ -185,23 +208,24 @@ impl Proxy {
         }
     }
 
+    /// Starts a proxy. Its flow lines and its end are sent as events.
     fn start(
         index: usize,
-        (name, kind): (&str, Kind),
+        (name, kind): (&str, ProxyKind),
         service: Service,
         mut command: Command,
-        wake: &Wake,
+        sender: &EventSender,
     ) -> Result<Self> {
         let mut child = command
             .env(LISTEN_VARIABLE, service.credentials_hex())
             .env(NAME_VARIABLE, name)
             .stdin(Stdio::null())
-            .process_group(0) // a Ctrl-C is for the command
+            .process_group(0) // so that only the command gets a Ctrl-C
             .spawn()
-            .with_context(|| format!("start the proxy {name}"))?;
+            .with_context(|| format!("cannot start the proxy {name}"))?;
         let pid = Pid::from_child(&child);
-        let reader = child.stdout.take().map(|output| read_lines(output, wake));
-        let waiter = await_end(index, child, wake);
+        let reader = child.stdout.take().map(|output| read_lines(output, sender));
+        let waiter = await_end(index, child, sender);
         Ok(Self {
             name: name.to_owned(),
             kind,
@@ -212,7 +236,8 @@ impl Proxy {
         })
     }
 
-    /// Only while its waiter has not taken its end: so its number is still its own.
+    /// Sends a signal while the process has not been waited for. After that, another process may
+    /// have its id.
     fn signal(&self, signal: Signal) {
         let running = self.ended.is_none() && self.threads.last().is_some_and(|w| !w.is_finished());
         if let Some(pid) = self.pid.filter(|_| running) {
@@ -221,9 +246,11 @@ impl Proxy {
     }
 }
 
-fn command(via: &Via, options: &args::Run, cgroup: &Cgroup) -> Command {
-    let is_foreign = matches!(via, Via::Exec(_));
-    let mut command = launcher(cgroup, !is_foreign); // ours tells clients of errors
+/// Returns the command that starts a proxy.
+fn proxy_command(via: &Via, options: &args::RunArgs, cgroup: &Cgroup) -> Command {
+    let is_built_in = !matches!(via, Via::Exec(_));
+    // CAP_NET_RAW lets the built-in proxy pass errors on to UDP clients.
+    let mut command = launcher(cgroup, is_built_in);
     match via {
         Via::Exec(text) => {
             command.args(["/bin/sh", "-c", &format!("exec {text}")]);
@@ -238,33 +265,36 @@ fn command(via: &Via, options: &args::Run, cgroup: &Cgroup) -> Command {
         command.arg("--allow").arg(pattern.to_string());
     }
     command.args(["--idle-timeout", &options.rules.idle_timeout.to_string()]);
-    if options.rules.dns_denial == DnsDenial::Refused {
+    if options.rules.dns_denial == DnsDenialArg::Refused {
         command.args(["--dns-denial", "refused"]);
     }
-    if options.rules.quic == Quic::Refuse {
+    if options.rules.quic == QuicArg::Refuse {
         command.args(["--quic", "refuse"]);
     }
     command.stdout(Stdio::piped());
     command
 }
 
-fn read_lines(output: ChildStdout, wake: &Wake) -> JoinHandle<()> {
-    let wake = wake.clone();
+/// Starts a thread that sends each flow line of a proxy as an event. Other lines go to standard
+/// error.
+fn read_lines(output: ChildStdout, sender: &EventSender) -> JoinHandle<()> {
+    let sender = sender.clone();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             match serde_json::from_str(&line) {
-                Ok(flow) => wake.tell(Happening::Flow(Box::new(flow))),
+                Ok(flow) => sender.send(RunEvent::Flow(Box::new(flow))),
                 Err(_) => eprintln!("{line}"),
             }
         }
     })
 }
 
-fn await_end(index: usize, mut child: Child, wake: &Wake) -> JoinHandle<()> {
-    let wake = wake.clone();
+/// Starts a thread that waits for a proxy and sends its end as an event.
+fn await_end(index: usize, mut child: Child, sender: &EventSender) -> JoinHandle<()> {
+    let sender = sender.clone();
     thread::spawn(move || {
         if let Ok(status) = child.wait() {
-            wake.tell(Happening::ProxyEnded(index, status));
+            sender.send(RunEvent::ProxyEnded(index, status));
         }
     })
 }

@@ -1,4 +1,4 @@
-//! Signals that are sent to us are meant for the command.
+//! Signals that are sent to `sidetrack run` are passed on to the command.
 
 use std::thread;
 
@@ -8,20 +8,21 @@ use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
 
-use super::wake::{Happening, Wake};
+use super::event::{EventSender, RunEvent};
 
-/// Passes them on from now on.
+/// Starts a thread that sends every signal from another process as an event.
 ///
-/// Not those of the terminal (Ctrl-C): the kernel sends them to the command too, which is in the same
-/// process group.
-pub(super) fn forward(wake: &Wake) -> Result<()> {
-    let all = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
-    let mut signals = SignalsInfo::<WithOrigin>::new(all).context("catch signals")?;
-    let wake = wake.clone();
+/// Signals that the kernel sends are left out, such as SIGINT for a Ctrl-C at the terminal: the
+/// command gets them too, because it is in the same process group.
+pub(super) fn forward(sender: &EventSender) -> Result<()> {
+    let forwarded = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+    let mut signals =
+        SignalsInfo::<WithOrigin>::new(forwarded).context("cannot install the signal handlers")?;
+    let sender = sender.clone();
     thread::spawn(move || {
         for origin in signals.forever() {
             if !matches!(origin.cause, Cause::Kernel) {
-                wake.tell(Happening::Signal(origin.signal));
+                sender.send(RunEvent::Signal(origin.signal));
             }
         }
     });

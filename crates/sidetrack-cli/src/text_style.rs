@@ -1,34 +1,35 @@
-//! Colour, only where a person looks.
+//! Colour and weight of text on a terminal.
 
 use std::io::{self, IsTerminal};
 
-/// Escape sequences, or nothing.
+/// Adds ANSI escape sequences to text if the output is a terminal, and nothing otherwise.
 #[derive(Clone, Copy)]
-pub(crate) struct Style {
-    on: bool,
+pub(crate) struct TextStyle {
+    enabled: bool,
 }
 
-impl Style {
-    /// For standard error. NO_COLOR switches it off (no-color.org).
+impl TextStyle {
+    /// The style for standard error. The environment variable NO_COLOR switches it off
+    /// (no-color.org).
     pub(crate) fn stderr() -> Self {
-        Self::of(io::stderr().is_terminal())
+        Self::for_terminal(io::stderr().is_terminal())
     }
 
-    /// For standard output.
+    /// The style for standard output. NO_COLOR switches it off.
     pub(crate) fn stdout() -> Self {
-        Self::of(io::stdout().is_terminal())
+        Self::for_terminal(io::stdout().is_terminal())
     }
 
-    /// Without colour.
+    /// A style that adds nothing, for tests.
     #[cfg(test)]
     pub(crate) fn plain() -> Self {
-        Self { on: false }
+        Self { enabled: false }
     }
 
-    fn of(terminal: bool) -> Self {
+    fn for_terminal(is_terminal: bool) -> Self {
         let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
-            on: terminal && !forbidden,
+            enabled: is_terminal && !forbidden,
         }
     }
 
@@ -53,7 +54,7 @@ impl Style {
     }
 
     fn wrap(self, code: &str, text: &str) -> String {
-        match self.on {
+        match self.enabled {
             true => format!("\x1b[{code}m{text}\x1b[0m"),
             false => text.to_owned(),
         }

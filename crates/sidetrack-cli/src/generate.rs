@@ -1,4 +1,4 @@
-//! Completions for shells, and manual pages.
+//! Files that are generated from the command line's definition: shell completions and manual pages.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use clap::CommandFactory;
 
 use crate::args::{self, Arguments};
 
-pub(crate) fn completions(options: &args::Completions) -> Result<ExitCode> {
+pub(crate) fn completions(options: &args::CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
     let mut command = Arguments::command();
     clap_complete::generate(options.shell, &mut command, "sidetrack", &mut script);
@@ -16,11 +16,11 @@ pub(crate) fn completions(options: &args::Completions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a page for each command: sidetrack.1, sidetrack-apply.1 and so on.
-pub(crate) fn manual(options: &args::Man) -> Result<ExitCode> {
+/// Writes a manual page for each command: sidetrack.1, sidetrack-apply.1 and so on.
+pub(crate) fn manual(options: &args::ManArgs) -> Result<ExitCode> {
     let folder = &options.folder;
     clap_mangen::generate_to(Arguments::command(), folder)
-        .with_context(|| format!("cannot write to {}", folder.display()))?;
+        .with_context(|| format!("cannot write the manual pages to {}", folder.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -29,14 +29,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_make_sense() {
+    fn command_line_definition_is_consistent() {
         Arguments::command().debug_assert();
     }
 
     #[test]
     fn every_command_has_a_manual_page() {
         let folder = tempfile::tempdir().unwrap();
-        let options = args::Man {
+        let options = args::ManArgs {
             folder: folder.path().to_owned(),
         };
         manual(&options).unwrap();

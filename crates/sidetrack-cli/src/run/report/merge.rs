@@ -1,4 +1,5 @@
-//! One connection through several inspecting proxies is several lines, in any order: brought together.
+//! Merges the flow lines of a connection that passes several built-in proxies into one. The lines
+//! come in any order.
 
 use std::collections::HashMap;
 
@@ -7,18 +8,21 @@ use sidetrack_proxy::rules::Decision;
 
 use crate::via::Via;
 
-/// Connections whose lines are not all here yet. Beyond, a line is shown by itself.
+/// Limit of connections of which some lines are missing. When it is reached, the lines of further
+/// connections are printed without being merged.
 const WAITING_MAX: usize = 65_536;
 
-/// The lines that wait for others.
-pub(super) struct Hops {
-    /// The inspecting proxies in order, in groups: a legacy proxy passes no records on, so what is
-    /// behind it is another connection to us.
+/// Keeps lines until all lines of their connections are there.
+pub(super) struct LineMerger {
+    /// The names of the built-in proxies, in the order of the chain, in groups that are divided by
+    /// legacy proxies. A legacy proxy sets no records, so its outgoing connection counts as another
+    /// connection.
     groups: Vec<Vec<String>>,
+    /// The lines of incomplete connections, by `origin_id`.
     waiting: HashMap<u64, Vec<FlowLine>>,
 }
 
-impl Hops {
+impl LineMerger {
     pub(super) fn new(vias: &[(String, Via)]) -> Self {
         let mut groups = vec![Vec::new()];
         for (name, via) in vias {
@@ -34,11 +38,11 @@ impl Hops {
         }
     }
 
-    /// Takes a line. Returns the connection's, once it is complete.
+    /// Adds a line. Returns the merged line of the connection once it is complete.
     pub(super) fn add(&mut self, line: FlowLine) -> Option<FlowLine> {
         let origin = line.origin_id;
-        let full = self.waiting.len() >= WAITING_MAX && !self.waiting.contains_key(&origin);
-        if full {
+        let is_full = self.waiting.len() >= WAITING_MAX && !self.waiting.contains_key(&origin);
+        if is_full {
             return Some(line);
         }
         self.waiting.entry(origin).or_default().push(line);
@@ -48,14 +52,16 @@ impl Hops {
         self.waiting.remove(&origin).and_then(merge)
     }
 
-    /// What is incomplete, because a proxy was ended before it could tell.
+    /// Returns the merged lines of incomplete connections: some proxy was killed before it wrote
+    /// its line.
     pub(super) fn rest(&mut self) -> impl Iterator<Item = FlowLine> {
         std::mem::take(&mut self.waiting)
             .into_values()
             .filter_map(merge)
     }
 
-    /// Each proxy of the group has told, up to the last one that the connection reached.
+    /// Returns true if each proxy of the group has written its line, up to the last one that the
+    /// connection reached.
     fn is_complete(&self, lines: &[FlowLine]) -> bool {
         let Some(group) = self
             .groups
@@ -68,7 +74,7 @@ impl Hops {
             let Some(line) = lines.iter().find(|line| line.service == *service) else {
                 return false;
             };
-            // A flow of datagrams may go on in part.
+            // A denied UDP flow may have reached the next proxy in part.
             let denied = line.verdict == Decision::Deny && line.datagrams.is_none();
             if denied || line.connect_ms.is_none() {
                 return true;
@@ -78,7 +84,8 @@ impl Hops {
     }
 }
 
-/// The outermost proxy's line, with what the innermost knows better.
+/// Returns the outermost proxy's line, with the chain of the innermost one and its rule if it
+/// denied the connection.
 fn merge(mut lines: Vec<FlowLine>) -> Option<FlowLine> {
     lines.sort_by_key(|line| line.chain.len());
     let mut lines = lines.into_iter();
@@ -106,9 +113,9 @@ fn merge(mut lines: Vec<FlowLine>) -> Option<FlowLine> {
 mod tests {
     use super::*;
 
-    fn hops(vias: &[&str]) -> Hops {
+    fn merger(vias: &[&str]) -> LineMerger {
         let vias: Vec<Via> = vias.iter().map(|via| via.parse().unwrap()).collect();
-        Hops::new(&crate::via::named(&vias))
+        LineMerger::new(&crate::via::named(&vias))
     }
 
     fn line(service: &str, chain: &[&str], verdict: &str) -> FlowLine {
@@ -124,16 +131,16 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_together_in_any_order() {
+    fn lines_are_merged_in_any_order() {
         for reversed in [false, true] {
-            let mut hops = hops(&["inspect:a", "inspect:b"]);
+            let mut merger = merger(&["inspect:a", "inspect:b"]);
             let mut lines = [line("a", &["a"], "allow"), line("b", &["a", "b"], "deny")];
             if reversed {
                 lines.reverse();
             }
             let [first, second] = lines;
-            assert_eq!(hops.add(first), None);
-            let merged = hops.add(second).unwrap();
+            assert_eq!(merger.add(first), None);
+            let merged = merger.add(second).unwrap();
             assert_eq!(merged.service, "a");
             assert_eq!(merged.chain, ["a", "b"]);
             assert_eq!(
@@ -144,25 +151,26 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_connection_waits_for_nobody() {
-        let mut hops = hops(&["inspect:a", "inspect:b"]);
-        assert!(hops.add(line("a", &["a"], "deny")).is_some());
+    fn denied_connection_is_complete_at_the_proxy_that_denied_it() {
+        let mut merger = merger(&["inspect:a", "inspect:b"]);
+        assert!(merger.add(line("a", &["a"], "deny")).is_some());
     }
 
     #[test]
-    fn behind_a_legacy_proxy_is_another_connection() {
-        let mut hops = hops(&["inspect:a", "tcp://127.0.0.1:9", "inspect:b"]);
-        assert!(hops.add(line("a", &["a"], "allow")).is_some());
+    fn connection_behind_a_legacy_proxy_is_another_one() {
+        let mut merger = merger(&["inspect:a", "tcp://127.0.0.1:9", "inspect:b"]);
+        assert!(merger.add(line("a", &["a"], "allow")).is_some());
         assert!(
-            hops.add(line("b", &["a", "127.0.0.1:9", "b"], "allow"))
+            merger
+                .add(line("b", &["a", "127.0.0.1:9", "b"], "allow"))
                 .is_some()
         );
     }
 
     #[test]
-    fn what_never_completes_is_told_at_the_end() {
-        let mut hops = hops(&["inspect:a", "inspect:b"]);
-        assert_eq!(hops.add(line("b", &["a", "b"], "allow")), None);
-        assert_eq!(hops.rest().count(), 1);
+    fn incomplete_connections_are_returned_at_the_end() {
+        let mut merger = merger(&["inspect:a", "inspect:b"]);
+        assert_eq!(merger.add(line("b", &["a", "b"], "allow")), None);
+        assert_eq!(merger.rest().count(), 1);
     }
 }

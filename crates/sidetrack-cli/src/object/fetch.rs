@@ -1,4 +1,4 @@
-//! Objects as the daemon lists them.
+//! Fetches objects from the daemon, and resolves their keys to names.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,18 +9,18 @@ use sidetrack_api::{Client, key_bytes, v1};
 use sidetrack_policy::property::AnyObject;
 use sidetrack_policy::{Filter, Layer, Listing, Provider, Service, Sublayer, Uuid};
 
-use crate::daemon::{lifetime, refused, whole};
+use crate::daemon::{collect_stream, lifetime_from_wire, status_error};
 
-/// A kind of object.
+/// The kind of an object. Its text form is the name of its subcommand.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ObjectKind {
     Provider,
     Sublayer,
     Service,
     Filter,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Provider => "provider",
@@ -31,22 +31,25 @@ impl fmt::Display for Kind {
     }
 }
 
-/// An object, and what only the daemon knows of it.
-pub(crate) enum Listed {
+/// An object as the daemon lists it, with the properties that only the daemon knows.
+pub(crate) enum ListedObject {
     Provider(Provider),
     Sublayer(Sublayer),
     Service {
         service: Service,
+        /// Whether a proxy listens for the service.
         listening: bool,
     },
     Filter {
         filter: Box<Filter>,
+        /// The weight as a number, even if the filter has an automatic weight.
         effective_weight: u64,
+        /// The owner whose `apply` added the filter; empty if it was added singly.
         owner: String,
     },
 }
 
-impl Listed {
+impl ListedObject {
     pub(crate) fn object(&self) -> AnyObject<'_> {
         match self {
             Self::Provider(provider) => AnyObject::Provider(provider),
@@ -71,7 +74,8 @@ impl Listed {
         }
     }
 
-    /// For programs: the object's members, its key and names beside the others.
+    /// Returns the object as JSON. The members of `identity` (key, name, description) are on the
+    /// top level.
     pub(crate) fn json(&self) -> Result<Value> {
         let (mut value, more) = match self {
             Self::Provider(provider) => (serde_json::to_value(provider)?, json!({})),
@@ -101,11 +105,11 @@ impl Listed {
     }
 }
 
-impl TryFrom<v1::Provider> for Listed {
+impl TryFrom<v1::Provider> for ListedObject {
     type Error = sidetrack_policy::Error;
 
     fn try_from(wire: v1::Provider) -> Result<Self, Self::Error> {
-        let lifetime = lifetime(wire.lifetime);
+        let lifetime = lifetime_from_wire(wire.lifetime);
         Ok(Self::Provider(Provider {
             lifetime,
             ..wire.try_into()?
@@ -113,11 +117,11 @@ impl TryFrom<v1::Provider> for Listed {
     }
 }
 
-impl TryFrom<v1::Sublayer> for Listed {
+impl TryFrom<v1::Sublayer> for ListedObject {
     type Error = sidetrack_policy::Error;
 
     fn try_from(wire: v1::Sublayer) -> Result<Self, Self::Error> {
-        let lifetime = lifetime(wire.lifetime);
+        let lifetime = lifetime_from_wire(wire.lifetime);
         Ok(Self::Sublayer(Sublayer {
             lifetime,
             ..wire.try_into()?
@@ -125,11 +129,11 @@ impl TryFrom<v1::Sublayer> for Listed {
     }
 }
 
-impl TryFrom<v1::Service> for Listed {
+impl TryFrom<v1::Service> for ListedObject {
     type Error = sidetrack_policy::Error;
 
     fn try_from(wire: v1::Service) -> Result<Self, Self::Error> {
-        let (lifetime, listening) = (lifetime(wire.lifetime), wire.listening);
+        let (lifetime, listening) = (lifetime_from_wire(wire.lifetime), wire.listening);
         Ok(Self::Service {
             service: Service {
                 lifetime,
@@ -140,11 +144,11 @@ impl TryFrom<v1::Service> for Listed {
     }
 }
 
-impl TryFrom<v1::Filter> for Listed {
+impl TryFrom<v1::Filter> for ListedObject {
     type Error = sidetrack_policy::Error;
 
     fn try_from(mut wire: v1::Filter) -> Result<Self, Self::Error> {
-        let (lifetime, id) = (lifetime(wire.lifetime), wire.id);
+        let (lifetime, id) = (lifetime_from_wire(wire.lifetime), wire.id);
         let effective_weight = wire.effective_weight;
         let owner = std::mem::take(&mut wire.owner);
         Ok(Self::Filter {
@@ -159,49 +163,63 @@ impl TryFrom<v1::Filter> for Listed {
     }
 }
 
-/// All objects of a kind, or all of a provider; `session_id` 0: what is in force.
+/// Fetches all objects of a kind, or only those of one provider.
+///
+/// They are the objects as the session's transaction sees them. With a `session_id` of 0, they are
+/// the objects in force.
 pub(crate) async fn fetch(
     client: &mut Client,
-    kind: Kind,
+    kind: ObjectKind,
     session_id: u64,
     provider: Option<Uuid>,
-) -> Result<Vec<Listed>> {
+) -> Result<Vec<ListedObject>> {
     let request = v1::ListRequest {
         session_id,
         provider: provider.map(key_bytes).unwrap_or_default(),
     };
-    macro_rules! all {
+    macro_rules! fetch_all {
         ($call:ident, $members:ident) => {{
-            let stream = client.$call(request).await.map_err(refused)?.into_inner();
-            let pieces = whole(stream).await?;
-            let objects = pieces.into_iter().flat_map(|piece| piece.$members);
-            objects.map(|wire| Ok(Listed::try_from(wire)?)).collect()
+            let stream = client
+                .$call(request)
+                .await
+                .map_err(status_error)?
+                .into_inner();
+            let responses = collect_stream(stream).await?;
+            let objects = responses.into_iter().flat_map(|response| response.$members);
+            objects
+                .map(|wire| Ok(ListedObject::try_from(wire)?))
+                .collect()
         }};
     }
     match kind {
-        Kind::Provider => all!(list_providers, providers),
-        Kind::Sublayer => all!(list_sublayers, sublayers),
-        Kind::Service => all!(list_services, services),
-        Kind::Filter => all!(list_filters, filters),
+        ObjectKind::Provider => fetch_all!(list_providers, providers),
+        ObjectKind::Sublayer => fetch_all!(list_sublayers, sublayers),
+        ObjectKind::Service => fetch_all!(list_services, services),
+        ObjectKind::Filter => fetch_all!(list_filters, filters),
     }
 }
 
-/// Providers, sublayers and services: what others refer to.
-pub(crate) struct Names {
+/// The objects to which other objects refer (providers, sublayers and services), with their names
+/// by key.
+pub(crate) struct ObjectNames {
     pub(crate) listing: Listing,
     names: HashMap<Uuid, String>,
 }
 
-impl Names {
+impl ObjectNames {
     pub(crate) async fn fetch(client: &mut Client) -> Result<Self> {
         let mut listing = Listing::default();
-        for kind in [Kind::Provider, Kind::Sublayer, Kind::Service] {
-            for listed in fetch(client, kind, 0, None).await? {
-                match listed {
-                    Listed::Provider(provider) => listing.providers.push(provider),
-                    Listed::Sublayer(sublayer) => listing.sublayers.push(sublayer),
-                    Listed::Service { service, .. } => listing.services.push(service),
-                    Listed::Filter { .. } => {}
+        for kind in [
+            ObjectKind::Provider,
+            ObjectKind::Sublayer,
+            ObjectKind::Service,
+        ] {
+            for object in fetch(client, kind, 0, None).await? {
+                match object {
+                    ListedObject::Provider(provider) => listing.providers.push(provider),
+                    ListedObject::Sublayer(sublayer) => listing.sublayers.push(sublayer),
+                    ListedObject::Service { service, .. } => listing.services.push(service),
+                    ListedObject::Filter { .. } => {}
                 }
             }
         }
@@ -220,7 +238,7 @@ impl Names {
         self.names.get(&key).cloned()
     }
 
-    /// Also those of a policy that is not in force.
+    /// Adds the names of a policy that is not in force yet.
     pub(crate) fn extend(&mut self, objects: &Listing) {
         let more = Self::of(Listing {
             filters: Vec::new(),

@@ -1,4 +1,4 @@
-//! The daemon's answer, for people and for programs.
+//! The daemon's explanation as text and as JSON.
 
 use std::fmt::Write;
 
@@ -6,40 +6,41 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use sidetrack_api::{key, v1};
 
-use crate::endpoint::layer;
-use crate::style::Style;
-use crate::table::{Table, printable};
+use crate::format::layer_name;
+use crate::table::{Table, count, printable};
+use crate::text_style::TextStyle;
 
-pub(super) fn render(title: &str, answer: &v1::ExplainResponse, style: Style) -> String {
+/// Renders the explanation: the filters of each step, then the resulting path and verdict.
+pub(super) fn render(title: &str, response: &v1::ExplainResponse, style: TextStyle) -> String {
     let mut text = style.bold(&printable(title)) + "\n";
-    for step in &answer.steps {
+    for step in &response.steps {
         text.push('\n');
         text.push_str(&render_step(step, style));
     }
     text.push('\n');
     let chain = |services: &[String]| match services.is_empty() {
-        true => "straight to its destination".to_owned(),
+        true => "directly to its destination".to_owned(),
         false => format!("{} > its destination", services.join(" > ")),
     };
-    let mut last = vec![("way", chain(&answer.chain))];
-    if !answer.happened.is_empty() {
-        last.push(("it took", chain(&answer.happened)));
+    let mut result = vec![("path", chain(&response.chain))];
+    if !response.happened.is_empty() {
+        result.push(("path taken", chain(&response.happened)));
     }
-    last.push(("policy", format!("generation {}", answer.generation)));
-    text.push_str(&crate::table::properties(last, style));
-    let summary = printable(&answer.summary);
-    let summary = match answer.verdict() {
+    result.push(("policy", format!("generation {}", response.generation)));
+    text.push_str(&crate::table::properties(result, style));
+    let summary = printable(&response.summary);
+    let summary = match response.verdict() {
         v1::Verdict::Block => style.red(&summary),
         _ => style.green(&summary),
     };
     text + &summary + "\n"
 }
 
-fn render_step(step: &v1::Step, style: Style) -> String {
-    let layer = layer(step.layer).unwrap_or_default();
-    let mut verdict = verdict(step.verdict()).to_owned();
+fn render_step(step: &v1::Step, style: TextStyle) -> String {
+    let layer = layer_name(step.layer).unwrap_or_default();
+    let mut verdict = verdict_text(step.verdict()).to_owned();
     if !step.service.is_empty() {
-        let _ = write!(verdict, " to {}", step.service); // a String takes it
+        let _ = write!(verdict, " to {}", step.service); // writing to a String cannot fail
     }
     let head = match step.by.is_empty() {
         true => format!("{layer}: {verdict}"),
@@ -47,7 +48,7 @@ fn render_step(step: &v1::Step, style: Style) -> String {
     };
     let mut text = style.bold(&printable(&head)) + "\n";
     if !step.looks.is_empty() {
-        text.push_str(&looks(step, style));
+        text.push_str(&filter_table(step, style));
     }
     if !step.reason.is_empty() {
         let _ = writeln!(text, "{}", printable(&step.reason));
@@ -55,15 +56,15 @@ fn render_step(step: &v1::Step, style: Style) -> String {
     text
 }
 
-/// The filters, in the order in which they are looked at.
-fn looks(step: &v1::Step, style: Style) -> String {
+/// Renders the filters in the order in which they are evaluated.
+fn filter_table(step: &v1::Step, style: TextStyle) -> String {
     let mut table = Table::new(["SUBLAYER", "WEIGHT", "FILTER", "ACTION", "OUTCOME"]);
     for look in &step.looks {
         let action = match (look.action(), look.service.as_str()) {
             (v1::Action::Redirect, service) => format!("redirect to {service}"),
-            (other, _) => short(other.as_str_name(), "ACTION_"),
+            (other, _) => constant_name(other.as_str_name(), "ACTION_"),
         };
-        let outcome = match (outcome(look.outcome()), look.reason.as_str()) {
+        let outcome = match (outcome_text(look.outcome()), look.reason.as_str()) {
             (outcome, "") => outcome.to_owned(),
             (outcome, reason) => format!("{outcome}: {reason}"),
         };
@@ -77,22 +78,22 @@ fn looks(step: &v1::Step, style: Style) -> String {
     }
     let mut text = table.render(style);
     if step.looks_left_out > 0 {
-        let _ = writeln!(text, "and {} more filters", step.looks_left_out);
+        let _ = writeln!(text, "and {}", count(step.looks_left_out, "more filter"));
     }
     text
 }
 
-fn verdict(verdict: v1::Verdict) -> &'static str {
+fn verdict_text(verdict: v1::Verdict) -> &'static str {
     match verdict {
         v1::Verdict::Permit => "permit",
         v1::Verdict::Block => "block",
         v1::Verdict::Redirect => "redirect",
-        v1::Verdict::None => "nothing matches",
-        v1::Verdict::Unspecified => "not known",
+        v1::Verdict::None => "no filter matches",
+        v1::Verdict::Unspecified => "unknown",
     }
 }
 
-fn outcome(outcome: v1::look::Outcome) -> &'static str {
+fn outcome_text(outcome: v1::look::Outcome) -> &'static str {
     use v1::look::Outcome;
     match outcome {
         Outcome::NoMatch => "no match",
@@ -100,25 +101,30 @@ fn outcome(outcome: v1::look::Outcome) -> &'static str {
         Outcome::Overridden => "overridden",
         Outcome::Decided => "decided",
         Outcome::NotReached => "not reached",
-        Outcome::Unspecified => "not known",
+        Outcome::Unspecified => "unknown",
     }
 }
 
-/// A constant's name as programs read it.
-fn short(name: &str, prefix: &str) -> String {
+/// Converts the name of a protobuf constant to the form used in JSON: without its prefix, in lower
+/// case.
+fn constant_name(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix)
         .unwrap_or(name)
         .to_ascii_lowercase()
 }
 
-pub(super) fn as_json(answer: &v1::ExplainResponse) -> Result<Value> {
-    let steps: Vec<_> = answer.steps.iter().map(step_json).collect::<Result<_>>()?;
+pub(super) fn as_json(response: &v1::ExplainResponse) -> Result<Value> {
+    let steps: Vec<_> = response
+        .steps
+        .iter()
+        .map(step_json)
+        .collect::<Result<_>>()?;
     Ok(json!({
-        "verdict": short(answer.verdict().as_str_name(), "VERDICT_"),
-        "summary": answer.summary,
-        "chain": answer.chain,
-        "happened": answer.happened,
-        "generation": answer.generation,
+        "verdict": constant_name(response.verdict().as_str_name(), "VERDICT_"),
+        "summary": response.summary,
+        "chain": response.chain,
+        "happened": response.happened,
+        "generation": response.generation,
         "steps": steps,
     }))
 }
@@ -126,9 +132,9 @@ pub(super) fn as_json(answer: &v1::ExplainResponse) -> Result<Value> {
 fn step_json(step: &v1::Step) -> Result<Value> {
     let looks: Vec<_> = step.looks.iter().map(look_json).collect::<Result<_>>()?;
     Ok(json!({
-        "layer": layer(step.layer),
+        "layer": layer_name(step.layer),
         "by": step.by,
-        "verdict": short(step.verdict().as_str_name(), "VERDICT_"),
+        "verdict": constant_name(step.verdict().as_str_name(), "VERDICT_"),
         "service": step.service,
         "filter": key(&step.filter)?,
         "reason": step.reason,
@@ -146,9 +152,9 @@ fn look_json(look: &v1::Look) -> Result<Value> {
         "sublayer_name": look.sublayer_name,
         "sublayer_weight": look.sublayer_weight,
         "weight": look.weight,
-        "action": short(look.action().as_str_name(), "ACTION_"),
+        "action": constant_name(look.action().as_str_name(), "ACTION_"),
         "service": look.service,
-        "outcome": short(look.outcome().as_str_name(), "OUTCOME_"),
+        "outcome": constant_name(look.outcome().as_str_name(), "OUTCOME_"),
         "reason": look.reason,
     }))
 }
@@ -176,8 +182,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_tells_each_filter_and_the_whole_way() {
-        let answer = v1::ExplainResponse {
+    fn explanation_shows_each_filter_and_the_path() {
+        let response = v1::ExplainResponse {
             steps: vec![
                 v1::Step {
                     layer: v1::Layer::ConnectRedirectV4.into(),
@@ -211,10 +217,14 @@ mod tests {
             generation: 7,
             happened: Vec::new(),
         };
-        insta::assert_snapshot!(render("curl to 192.0.2.1:443", &answer, Style::plain()));
+        insta::assert_snapshot!(render(
+            "curl to 192.0.2.1:443",
+            &response,
+            TextStyle::plain()
+        ));
         insta::assert_snapshot!(
             "json",
-            serde_json::to_string_pretty(&as_json(&answer).unwrap()).unwrap()
+            serde_json::to_string_pretty(&as_json(&response).unwrap()).unwrap()
         );
     }
 }

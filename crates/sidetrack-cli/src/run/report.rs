@@ -1,0 +1,249 @@
+//! The output of a run: flows as they end, refused connections as they happen, and a summary.
+
+mod merge;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+
+use anyhow::{Context, Result};
+use sidetrack_engine::counter::{Counter, Counters};
+use sidetrack_engine::event::{Event, EventKind};
+use sidetrack_proxy::FlowLine;
+use sidetrack_proxy::line::size;
+use sidetrack_proxy::rules::Decision;
+
+use self::merge::LineMerger;
+use super::event::RunEvent;
+use super::proxies::Route;
+use crate::args;
+use crate::table::count;
+use crate::text_style::TextStyle;
+use crate::via::Via;
+
+/// Kernel events that are printed. Further ones are only counted in the summary.
+const REPORTS_MAX: u32 = 20;
+
+/// Collects flow lines and events, and prints them.
+///
+/// A connection through three proxies is written as three JSON lines, one for each proxy, but
+/// printed as one line: that of the outermost built-in proxy, with the whole chain.
+pub(super) struct Report {
+    /// The file of `--json`.
+    json: Option<Box<dyn Write>>,
+    quiet: bool,
+    style: TextStyle,
+    merger: LineMerger,
+    /// The names of the proxies, for the summary.
+    chain: String,
+    /// Number of kernel events so far, except those of unsupported protocols.
+    reports: u32,
+    /// The numbers of services with the protocols for which they have no listener.
+    unsupported: HashSet<(u32, u8)>,
+    /// Number of connections that continued without a service because it does not support their
+    /// protocol.
+    unsupported_events: u64,
+    totals: Totals,
+}
+
+/// Sums over all flows, for the summary.
+#[derive(Default)]
+struct Totals {
+    /// TCP connections.
+    connections: u64,
+    udp_flows: u64,
+    /// Connections and UDP flows with the verdict deny.
+    denied: u64,
+    /// Bytes from the clients.
+    bytes_up: u64,
+    /// Bytes to the clients.
+    bytes_down: u64,
+}
+
+impl Report {
+    pub(super) fn new(options: &args::RunArgs, vias: &[(String, Via)]) -> Result<Self> {
+        let names: Vec<&str> = vias.iter().map(|(name, _)| name.as_str()).collect();
+        Ok(Self {
+            json: options.json.as_deref().map(open_output).transpose()?,
+            quiet: options.quiet,
+            style: TextStyle::stderr(),
+            merger: LineMerger::new(vias),
+            chain: names.join(" → "),
+            reports: 0,
+            unsupported: HashSet::new(),
+            unsupported_events: 0,
+            totals: Totals::default(),
+        })
+    }
+
+    /// Sets the routes. Connections that continue without a proxy because it does not support their
+    /// protocol are not reported.
+    pub(super) fn set_routes(&mut self, routes: &[Route<'_>]) {
+        let unsupported = routes.iter().filter(|route| route.is_unsupported);
+        self.unsupported = unsupported
+            .map(|route| (route.service.number, route.protocol as u8))
+            .collect();
+    }
+
+    /// Adds the flow line of a proxy: writes it as JSON, and prints the connection's line once it
+    /// is complete.
+    pub(super) fn add(&mut self, line: FlowLine) {
+        if let Some(json) = &mut self.json
+            && let Err(error) = write_json(json.as_mut(), &line)
+        {
+            self.json = None;
+            self.warn(&format!(
+                "cannot write to the --json file, no further flows are written: {error}"
+            ));
+        }
+        if let Some(line) = self.merger.add(line) {
+            self.show(&line);
+        }
+    }
+
+    /// Prints a line and adds it to the totals.
+    fn show(&mut self, line: &FlowLine) {
+        match line.datagrams {
+            Some(_) => self.totals.udp_flows += 1,
+            None => self.totals.connections += 1,
+        }
+        self.totals.denied += u64::from(line.verdict == Decision::Deny);
+        self.totals.bytes_up += line.bytes_up;
+        self.totals.bytes_down += line.bytes_down;
+        if !self.quiet {
+            let text = line.to_string();
+            eprintln!(
+                "{}",
+                match line.verdict {
+                    Decision::Deny => self.style.red(&text),
+                    Decision::Allow => text,
+                }
+            );
+        }
+    }
+
+    /// Reports that the kernel has refused a connection, or permitted one without a proxy that was
+    /// not listening.
+    pub(super) fn add_kernel_event(&mut self, event: &Event, service: &str) {
+        let is_absence = event.kind == EventKind::AbsentPermitted;
+        if is_absence && self.unsupported.contains(&(event.service, event.protocol)) {
+            self.unsupported_events += 1;
+            return;
+        }
+        self.reports += 1;
+        if self.quiet || self.reports > REPORTS_MAX {
+            return;
+        }
+        let Event {
+            comm,
+            pid,
+            destination,
+            kind,
+            ..
+        } = event;
+        let text = match kind {
+            EventKind::Blocked => format!("{comm}[{pid}]  {destination}  {kind}: quic refuse"),
+            _ => format!("{comm}[{pid}]  {destination}  {service}: {kind}"),
+        };
+        eprintln!("{}", self.style.yellow(&text.escape_debug().to_string()));
+    }
+
+    /// Prints a warning.
+    pub(super) fn warn(&self, text: &str) {
+        eprintln!("{}", self.style.yellow(&format!("sidetrack: {text}")));
+    }
+
+    /// Adds the last flow lines of the proxies, then prints the lines of connections that are still
+    /// incomplete.
+    pub(super) fn drain(&mut self, events: &Receiver<RunEvent>) {
+        for event in events.try_iter() {
+            if let RunEvent::Flow(line) = event {
+                self.add(*line);
+            }
+        }
+        let rest: Vec<_> = self.merger.rest().collect();
+        rest.iter().for_each(|line| self.show(line));
+    }
+
+    /// Prints the summary.
+    ///
+    /// `has_background_processes` is true if the command has ended but its children have not.
+    pub(super) fn summary(&self, counters: &Counters, has_background_processes: bool) {
+        if self.quiet {
+            return;
+        }
+        let Totals {
+            connections,
+            udp_flows,
+            denied,
+            bytes_up,
+            bytes_down,
+        } = self.totals;
+        let (up, down) = (size(bytes_up), size(bytes_down));
+        let redirected = counters.value(Counter::Redirected);
+        let chain = &self.chain;
+        let text = match flow_counts(connections, udp_flows) {
+            None if redirected > 0 => {
+                format!("{} through {chain}", count(redirected, "redirection"))
+            }
+            flows => format!(
+                "{} through {chain}, {denied} denied, {up} up, {down} down",
+                flows.as_deref().unwrap_or("0 connections")
+            ),
+        };
+        eprintln!("{}", self.style.dim(&text));
+        let exceptions: Vec<String> = counters
+            .iter()
+            .enumerate()
+            .skip(4) // the first four counters count normal operation
+            .map(|(index, (name, value))| match index {
+                _ if index == Counter::AbsentPermitted as usize => {
+                    (name, value.saturating_sub(self.unsupported_events))
+                }
+                _ => (name, value),
+            })
+            .filter(|(_, value)| *value > 0)
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        if !exceptions.is_empty() {
+            eprintln!(
+                "{}",
+                self.style
+                    .yellow(&format!("counted: {}", exceptions.join("; ")))
+            );
+        }
+        if has_background_processes {
+            self.warn(
+                "the command left processes behind; they are killed, because nothing would inspect \
+                 their connections",
+            );
+        }
+    }
+}
+
+/// Formats the numbers of flows, such as "2 connections and 1 UDP flow". `None` if both are 0.
+fn flow_counts(connections: u64, udp_flows: u64) -> Option<String> {
+    let parts: Vec<_> = [(connections, "connection"), (udp_flows, "UDP flow")]
+        .into_iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, noun)| count(number, noun))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(" and "))
+}
+
+/// Opens the file of `--json`. `-` is standard output.
+fn open_output(path: &Path) -> Result<Box<dyn Write>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdout()));
+    }
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Box::new(file))
+}
+
+fn write_json(to: &mut dyn Write, line: &FlowLine) -> io::Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    to.write_all(&text)
+}
