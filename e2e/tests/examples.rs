@@ -104,7 +104,7 @@ fn demo_is_as_it_should_be() {
     let output = output.expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("All as it should be"), "{said}");
+    assert!(said.contains("All steps passed"), "{said}");
 }
 
 #[test]

@@ -170,8 +170,8 @@ fn uninstall_leaves_nothing_of_the_daemon() {
     let traces = Traces::of(&[host.root(), &host.program, &host.service]);
     assert_eq!(traces.programs.len(), 13);
     let found = data_path(&daemon);
-    assert!(found.starts_with("held by sidetrackd, at /"), "{found}");
-    assert!(!found.contains("does not run"), "{found}");
+    assert!(found.starts_with("pinned by sidetrackd at /"), "{found}");
+    assert!(!found.contains("is not running"), "{found}");
 
     let refused = uninstall(&daemon);
     assert_eq!(refused.code, Some(2), "{refused:?}");
@@ -205,6 +205,9 @@ fn run_under_a_daemon_says_whose_connections_they_are() {
     let run = run.to_str().expect("it is UTF-8");
     let refused = host.run(&["env", &socket, run, "run", "--", "true"]).wait();
     assert_eq!(refused.code, Some(2), "{refused:?}");
-    assert!(refused.stderr.contains("sidetrackd judges"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("sidetrackd already classifies"),
+        "{refused:?}"
+    );
     assert!(refused.stderr.contains("sidetrack apply"), "{refused:?}");
 }
