@@ -1,4 +1,4 @@
-//! What the keeper asks of the kernel side.
+//! What the committer asks of the kernel side.
 
 mod detached;
 mod kernel;
@@ -12,10 +12,10 @@ pub use self::detached::Detached;
 pub use self::kernel::Kernel;
 use crate::Error;
 
-/// The kernel side. It lives in the keeper's thread, so it need not be sent between threads.
+/// The kernel side. It lives in the committer's thread, so it need not be sent between threads.
 ///
 /// What it is given are [`Objects`] without boot-time filters, but for [`Self::boot`]. It speaks the
-/// contract's messages; names of filters in events and flows the keeper fills in.
+/// contract's messages; names of filters in events and flows the committer fills in.
 pub trait DataPath {
     /// Whether it was loaded now: nothing was pinned before. Then boot-time filters hold first.
     fn is_fresh(&self) -> bool;

@@ -2,16 +2,16 @@
 //!
 //! - [`server`]: the API's calls, over a Unix socket; [`access`]: who may make them.
 //! - [`session`] and [`transaction`]: who changes what, and when.
-//! - [`keeper`]: the one thread that owns policy, store and data path, and commits.
-//! - [`store`]: what survives; [`data_path`]: what the keeper asks of the kernel side.
+//! - [`committer`]: the one thread that owns policy, store and data path, and commits.
+//! - [`store`]: what survives; [`data_path`]: what the committer asks of the kernel side.
 #![deny(unsafe_code)]
 
 pub mod access;
+pub mod committer;
 pub mod config;
 pub mod data_path;
 mod error;
 pub mod event;
-pub mod keeper;
 pub mod server;
 pub mod session;
 pub mod store;

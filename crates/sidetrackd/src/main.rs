@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use sidetrackd::committer::Start;
 use sidetrackd::data_path::{DataPath, Detached, Kernel};
 use sidetrackd::event::Log;
-use sidetrackd::keeper::Start;
 use sidetrackd::server::{self, Api};
 use sidetrackd::{Config, Error, systemd};
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,15 +64,15 @@ fn run(arguments: &Arguments) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let keeper = runtime.block_on(serve(config, arguments.detached))?;
+    let committer = runtime.block_on(serve(config, arguments.detached))?;
     info!("stopping; what is in force stays");
-    // The calls go, and with the last of them the way to the keeper: it ends when it has done all.
+    // The calls go, and with the last of them the way to the committer: it ends when it has done all.
     runtime.shutdown_timeout(STOP_MAX);
-    let ended = keeper.join();
-    ended.map_err(|_| anyhow::anyhow!("the keeper's thread panicked"))
+    let ended = committer.join();
+    ended.map_err(|_| anyhow::anyhow!("the committer's thread panicked"))
 }
 
-/// Serves until it is told to stop, and returns the keeper's thread.
+/// Serves until it is told to stop, and returns the committer's thread.
 async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
     let log = Log::default();
     let start = Start {
@@ -82,11 +82,11 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
         refresh: Duration::from_secs(config.refresh_seconds),
     };
     let (cgroup, pins) = (config.cgroup.clone(), config.pins.clone());
-    let (keeper, thread) = start
-        .keeper(move || data_path(detached, &cgroup, &pins))
+    let (committer, thread) = start
+        .committer(move || data_path(detached, &cgroup, &pins))
         .await?;
-    let in_force = keeper.in_force();
-    let api = Api::new(&config, keeper.clone(), log)?;
+    let in_force = committer.in_force();
+    let api = Api::new(&config, committer.clone(), log)?;
     let socket = &config.socket;
     let listener =
         server::listen(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
@@ -100,7 +100,7 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
-            () = keeper.ended() => {}
+            () = committer.ended() => {}
         }
         tell("STOPPING=1");
     };

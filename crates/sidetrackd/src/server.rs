@@ -23,8 +23,8 @@ use tonic::{Request, Response, Status};
 use self::admission::Admission;
 use self::connection::Incoming;
 use crate::access::{Access, Peer};
+use crate::committer::Handle;
 use crate::event::Log;
-use crate::keeper::Handle;
 use crate::session::{Session, Sessions};
 use crate::{Config, Error};
 
@@ -46,7 +46,7 @@ pub const CALL_SIZE_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub struct Api {
     access: Access,
-    keeper: Handle,
+    committer: Handle,
     sessions: Arc<Sessions>,
     log: Log,
     started: SystemTime,
@@ -56,12 +56,12 @@ type Answer<T> = Result<Response<T>, Status>;
 type Pieces<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Api {
-    /// For a keeper that has begun.
-    pub fn new(config: &Config, keeper: Handle, log: Log) -> anyhow::Result<Self> {
+    /// For a committer that has begun.
+    pub fn new(config: &Config, committer: Handle, log: Log) -> anyhow::Result<Self> {
         Ok(Self {
             access: Access::new(&config.access)?,
-            sessions: Sessions::new(config, keeper.clone(), log.clone()),
-            keeper,
+            sessions: Sessions::new(config, committer.clone(), log.clone()),
+            committer,
             log,
             started: SystemTime::now(),
         })

@@ -15,9 +15,9 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use self::waiting::Waiting;
 use crate::access::Peer;
+use crate::committer::Handle;
 use crate::data_path::Generation;
 use crate::event::Log;
-use crate::keeper::Handle;
 use crate::transaction::{Transaction, Turn, WAIT_DEFAULT, WAIT_MAX, Writer};
 use crate::{Config, Error};
 
@@ -30,7 +30,7 @@ pub struct Sessions {
     most: usize,
     hold: Duration,
     grace: Duration,
-    keeper: Handle,
+    committer: Handle,
     writer: Writer,
     log: Log,
 }
@@ -73,18 +73,18 @@ struct State {
 }
 
 impl Sessions {
-    /// None open yet; those whose objects the keeper found wait for their clients.
-    pub fn new(config: &Config, keeper: Handle, log: Log) -> Arc<Self> {
+    /// None open yet; those whose objects the committer found wait for their clients.
+    pub fn new(config: &Config, committer: Handle, log: Log) -> Arc<Self> {
         Arc::new(Self {
             all: Lock::new(All {
                 open: HashMap::new(),
-                waiting: Waiting::of(&keeper.in_force().objects),
+                waiting: Waiting::of(&committer.in_force().objects),
                 stopping: false,
             }),
             most: config.limits.sessions,
             hold: config.transaction_hold(),
             grace: config.session_grace(),
-            keeper,
+            committer,
             writer: Writer::default(),
             log,
         })
@@ -181,12 +181,12 @@ impl Sessions {
         }
     }
 
-    /// How many each of these ended sessions had. If it cannot be done now, the keeper tries again.
+    /// How many each of these ended sessions had. If it cannot be done now, the committer tries again.
     async fn delete_objects(&self, sessions: Vec<u64>) -> Vec<usize> {
         let none = vec![0; sessions.len()];
         let task = self
-            .keeper
-            .run(move |keeper| keeper.end_sessions(&sessions));
+            .committer
+            .run(move |committer| committer.end_sessions(&sessions));
         task.await.flatten().unwrap_or_else(|error| {
             tracing::error!("cannot delete the objects of sessions that ended: {error}");
             none
@@ -234,10 +234,13 @@ impl Sessions {
             return Err(Refusal::new(Code::TxnInProgress, text).into());
         }
         let (turn, in_force) = if read_only {
-            (None, self.keeper.in_force())
+            (None, self.committer.in_force())
         } else {
             let turn = session.turn(&self.writer).await?;
-            let begun = self.keeper.run(|keeper| keeper.begin_transaction()).await?;
+            let begun = self
+                .committer
+                .run(|committer| committer.begin_transaction())
+                .await?;
             (Some(turn), begun)
         };
         state.number += 1;
@@ -258,10 +261,10 @@ impl Sessions {
         state.check()?;
         let Transaction { objects, turn } = state.transaction.take().ok_or_else(no_transaction)?;
         let Some(turn) = turn else {
-            return Ok(self.keeper.in_force().generation);
+            return Ok(self.committer.in_force().generation);
         };
-        let task = self.keeper.run(move |keeper| {
-            let committed = keeper.commit_transaction(objects);
+        let task = self.committer.run(move |committer| {
+            let committed = committer.commit_transaction(objects);
             // The next writer begins with what this one did, even if nobody waits for the answer.
             drop(turn);
             committed
@@ -298,14 +301,14 @@ impl Sessions {
             Some(transaction) => {
                 let objects = &mut transaction.objects;
                 let result = tokio::task::block_in_place(|| change(objects, &author))?;
-                Ok((result, self.keeper.in_force().generation))
+                Ok((result, self.committer.in_force().generation))
             }
             None => {
                 let turn = session.turn(&self.writer).await?;
-                let task = self.keeper.run(move |keeper| {
+                let task = self.committer.run(move |committer| {
                     let _turn = turn;
-                    keeper.begin_transaction();
-                    keeper.commit(|objects| change(objects, &author))
+                    committer.begin_transaction();
+                    committer.commit(|objects| change(objects, &author))
                 });
                 task.await?
             }
@@ -321,7 +324,7 @@ impl Sessions {
                 return Ok(transaction.objects.clone());
             }
         }
-        Ok(self.keeper.in_force().objects)
+        Ok(self.committer.in_force().objects)
     }
 
     /// Takes a transaction away that is held too long.

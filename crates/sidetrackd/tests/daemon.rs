@@ -180,7 +180,7 @@ async fn an_open_session_does_not_hold_up_the_end() {
     let _session = Session::open(&mut client, options).await.unwrap();
     signal(&child, rustix::process::Signal::TERM);
     assert_eq!(host.told(), "STOPPING=1");
-    // Sooner than the keeper would look by itself.
+    // Sooner than the committer would look by itself.
     let began = std::time::Instant::now();
     assert!(child.wait().unwrap().success());
     assert!(began.elapsed() < Duration::from_secs(4));

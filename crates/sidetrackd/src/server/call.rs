@@ -139,7 +139,7 @@ impl Api {
         author.owner = Some(owner.into());
         if dry_run {
             let before = self.sessions.view(Some(&session)).await?;
-            let generation = self.keeper.in_force().generation;
+            let generation = self.committer.in_force().generation;
             let answer = tokio::task::block_in_place(|| {
                 let mut after = before.clone();
                 let difference = after.apply(desired, &author)?;
@@ -171,8 +171,8 @@ impl Api {
         let by = needed("service", request.service)?;
         let pid = peer.pid;
         let uid = peer.uid;
-        let task = self.keeper.run(move |keeper| -> Result<_, Error> {
-            let objects = keeper.in_force().objects;
+        let task = self.committer.run(move |committer| -> Result<_, Error> {
+            let objects = committer.in_force().objects;
             let entry = match by {
                 By::Key(bytes) => objects.entry::<Service>(key(&bytes)?)?,
                 By::Name(name) => objects.service_named(&name)?,
@@ -188,7 +188,7 @@ impl Api {
                 return Err(Refusal::new(Code::WrongSession, text).into());
             }
             let key = entry.object.identity.key;
-            let credentials = keeper.data_path().register(key, pid)?;
+            let credentials = committer.data_path().register(key, pid)?;
             Ok((key, credentials))
         });
         let (key, credentials) = task.await??;

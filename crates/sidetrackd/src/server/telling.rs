@@ -20,14 +20,14 @@ const QUEUE_MAX: usize = 16;
 impl Api {
     pub(super) async fn state(&self) -> Result<v1::State, Error> {
         let mut state = self
-            .keeper
-            .run(|keeper| {
+            .committer
+            .run(|committer| {
                 let mut state = v1::State::default();
-                keeper.data_path().tell(&mut state)?;
+                committer.data_path().tell(&mut state)?;
                 Ok::<_, Error>(state)
             })
             .await??;
-        let in_force = self.keeper.in_force();
+        let in_force = self.committer.in_force();
         let objects = &in_force.objects;
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         state.version = env!("CARGO_PKG_VERSION").into();
@@ -67,15 +67,15 @@ impl Api {
     }
 
     pub(super) async fn flows(&self, closed: bool) -> Result<Vec<v1::Flow>, Error> {
-        let mut flows = self.keeper.run(|keeper| keeper.flows()).await??;
+        let mut flows = self.committer.run(|committer| committer.flows()).await??;
         flows.retain(|flow| closed || !flow.closed);
         flows.sort_by_key(|flow| flow.id);
         Ok(flows)
     }
 
     pub(super) async fn listening(&self) -> Result<Vec<Uuid>, Error> {
-        self.keeper
-            .run(|keeper| keeper.data_path().listening())
+        self.committer
+            .run(|committer| committer.data_path().listening())
             .await?
     }
 
@@ -111,10 +111,10 @@ impl Api {
                 "there is no such layer; they go from 1 to 12",
             );
         }
-        let task = self.keeper.run(move |keeper| {
-            let in_force = keeper.in_force();
+        let task = self.committer.run(move |committer| {
+            let in_force = committer.in_force();
             let objects = in_force.objects.after_boot();
-            let mut answer = keeper.data_path().explain(&objects, &question)?;
+            let mut answer = committer.data_path().explain(&objects, &question)?;
             answer.generation = in_force.generation;
             Ok(answer)
         });

@@ -9,9 +9,9 @@ use sidetrack_api::v1;
 use sidetrack_policy::{Code, Uuid};
 
 use super::recorder::Recorder;
+use crate::committer::Start;
 use crate::config::Config;
 use crate::event::Log;
-use crate::keeper::Start;
 use crate::server::{self, Api};
 
 /// Tells a client in a process of its own where the daemon is.
@@ -29,7 +29,7 @@ pub(super) struct Daemon {
     runtime: Option<tokio::runtime::Runtime>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     server: Option<tokio::task::JoinHandle<()>>,
-    keeper: Option<std::thread::JoinHandle<()>>,
+    committer: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Daemon {
@@ -68,10 +68,10 @@ impl Daemon {
         drop(self.stop.take());
         self.server.take().unwrap().await.unwrap();
         let runtime = self.runtime.take().unwrap();
-        let keeper = self.keeper.take().unwrap();
+        let committer = self.committer.take().unwrap();
         tokio::task::block_in_place(|| {
             runtime.shutdown_timeout(DEADLINE);
-            keeper.join().unwrap();
+            committer.join().unwrap();
         });
     }
 
@@ -90,10 +90,13 @@ impl Daemon {
             refresh: Duration::from_millis(10),
         };
         let data_path = recorder.clone();
-        let (keeper, thread) = start.keeper(move || Ok(Box::new(data_path))).await.unwrap();
+        let (committer, thread) = start
+            .committer(move || Ok(Box::new(data_path)))
+            .await
+            .unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let inside = runtime.enter();
-        let api = Api::new(&config, keeper, log).unwrap();
+        let api = Api::new(&config, committer, log).unwrap();
         let listener = server::listen(&socket).unwrap();
         drop(inside);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -110,7 +113,7 @@ impl Daemon {
             runtime: Some(runtime),
             stop: Some(stop),
             server: Some(server),
-            keeper: Some(thread),
+            committer: Some(thread),
         }
     }
 

@@ -170,7 +170,7 @@ async fn objects_of_an_ended_session_that_the_kernel_would_not_drop_go_later() {
     add_two_objects(&mut client, &dynamic).await;
     daemon.recorder.record().refuse = Some(Code::OutOfBounds);
     drop(dynamic);
-    // Nobody calls: the keeper tries again by itself.
+    // Nobody calls: the committer tries again by itself.
     until("its filter goes", async || {
         daemon.recorder.in_force().is_empty()
     })

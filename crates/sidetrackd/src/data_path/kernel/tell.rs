@@ -36,7 +36,7 @@ pub(super) fn state(engine: &Engine, state: &mut v1::State) -> Result<(), Error>
     Ok(())
 }
 
-/// A flow, as the kernel has it. The filter's name is the keeper's to fill in.
+/// A flow, as the kernel has it. The filter's name is the committer's to fill in.
 pub(super) fn flow(engine: &Engine, entry: &FlowEntry) -> v1::Flow {
     let flow = &entry.flow;
     let name = |number: &u16| {
@@ -70,7 +70,7 @@ pub(super) fn flow(engine: &Engine, entry: &FlowEntry) -> v1::Flow {
     }
 }
 
-/// An event, as the kernel told it. The filter's name is the keeper's to fill in.
+/// An event, as the kernel told it. The filter's name is the committer's to fill in.
 pub(super) fn event(engine: &Engine, event: &Event) -> v1::Event {
     let service = engine.service_name(event.service);
     v1::Event {

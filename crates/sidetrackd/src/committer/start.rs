@@ -10,13 +10,13 @@ use sidetrack_policy::Objects;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use super::{Handle, InForce, Keeper, TASKS_MAX, Task, Wake, names::Names};
+use super::{Committer, Handle, InForce, TASKS_MAX, Task, Wake, names::Names};
 use crate::data_path::DataPath;
 use crate::event::Log;
 use crate::store::{Loaded, Store};
 use crate::{Error, systemd};
 
-/// What a keeper begins with.
+/// What a committer begins with.
 pub struct Start {
     /// The store's file; none: nothing survives.
     pub store: Option<PathBuf>,
@@ -32,7 +32,7 @@ impl Start {
     /// Starts the thread, opens the data path in it, and returns when store and kernel agree.
     ///
     /// Errors: `open`'s; [`Error::Store`], [`Error::DataPath`]. What is pinned stays as it is then.
-    pub async fn keeper(
+    pub async fn committer(
         self,
         open: impl FnOnce() -> Result<Box<dyn DataPath>, Error> + Send + 'static,
     ) -> Result<(Handle, thread::JoinHandle<()>), Error> {
@@ -41,11 +41,11 @@ impl Start {
         let wakened = Arc::clone(&wake.0);
         let (started, begun) = oneshot::channel();
         let refresh = self.refresh;
-        let thread = thread::Builder::new().name("keeper".into());
+        let thread = thread::Builder::new().name("committer".into());
         let thread = thread.spawn(move || match open().and_then(|path| self.begin(path)) {
-            Ok(mut keeper) => {
-                let _ = started.send(Ok(Arc::clone(&keeper.in_force)));
-                keeper.work(&mut receiver, &wakened, refresh);
+            Ok(mut committer) => {
+                let _ = started.send(Ok(Arc::clone(&committer.in_force)));
+                committer.work(&mut receiver, &wakened, refresh);
             }
             Err(error) => drop(started.send(Err(error))),
         });
@@ -59,7 +59,7 @@ impl Start {
         Ok((handle, thread))
     }
 
-    fn begin(self, mut data_path: Box<dyn DataPath>) -> Result<Keeper, Error> {
+    fn begin(self, mut data_path: Box<dyn DataPath>) -> Result<Committer, Error> {
         let store = self.store.as_deref().map(Store::open).transpose()?;
         let loaded = match &store {
             Some(store) => load(store, &self.boot, &mut *data_path)?,
@@ -73,7 +73,7 @@ impl Start {
             self.log.say(v1::EventKind::Mended, &note);
             notes.push(note);
         }
-        Ok(Keeper {
+        Ok(Committer {
             data_path,
             store,
             in_force: Arc::new(Mutex::new(InForce {

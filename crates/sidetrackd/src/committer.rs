@@ -1,4 +1,4 @@
-//! The keeper: one thread that owns store and data path, and puts policy in force.
+//! The committer: one thread that owns store and data path, and puts policy in force.
 //!
 //! Others send it tasks, which it does one after another. A task is done even if whoever sent it does
 //! not wait for the answer: a commit is never half.
@@ -40,7 +40,7 @@ pub struct InForce {
     pub notes: Vec<String>,
 }
 
-/// The way to the keeper. Clones lead to the same one; when the last is gone, it ends.
+/// The way to the committer. Clones lead to the same one; when the last is gone, it ends.
 #[derive(Clone)]
 pub struct Handle {
     // Fields are dropped in this order: the thread is woken when the way is gone.
@@ -54,7 +54,7 @@ pub struct Handle {
 struct Wake(Arc<OwnedFd>);
 
 /// What the thread has.
-pub struct Keeper {
+pub struct Committer {
     data_path: Box<dyn DataPath>,
     store: Option<Store>,
     in_force: Arc<Mutex<InForce>>,
@@ -66,7 +66,7 @@ pub struct Keeper {
     left: Vec<u64>,
 }
 
-type Task = Box<dyn FnOnce(&mut Keeper) + Send>;
+type Task = Box<dyn FnOnce(&mut Committer) + Send>;
 
 impl Handle {
     /// What is in force now.
@@ -74,20 +74,20 @@ impl Handle {
         lock(&self.in_force).clone()
     }
 
-    /// Waits until the keeper has ended. It does so before its handles only if it failed.
+    /// Waits until the committer has ended. It does so before its handles only if it failed.
     pub async fn ended(&self) {
         self.tasks.closed().await;
     }
 
-    /// Has something done in the keeper's thread, and waits for the answer. Errors:
+    /// Has something done in the committer's thread, and waits for the answer. Errors:
     /// [`Error::Stopping`].
     pub async fn run<R: Send + 'static>(
         &self,
-        task: impl FnOnce(&mut Keeper) -> R + Send + 'static,
+        task: impl FnOnce(&mut Committer) -> R + Send + 'static,
     ) -> Result<R, Error> {
         let (answer, answered) = oneshot::channel();
-        let task: Task = Box::new(move |keeper| {
-            let result = task(keeper);
+        let task: Task = Box::new(move |committer| {
+            let result = task(committer);
             // Whoever asked may be gone.
             let _ = answer.send(result);
         });
@@ -116,7 +116,7 @@ impl Drop for Wake {
     }
 }
 
-impl Keeper {
+impl Committer {
     /// Puts a change of what is in force in force: in the store first, then in the kernel. If either
     /// fails, both are as before.
     ///
