@@ -35,7 +35,7 @@ pub trait DataPath {
     fn register(&mut self, service: Uuid, pid: u32) -> Result<Vec<u8>, Error>;
 
     /// Fills in counters, tables, cgroups and policy_bytes.
-    fn tell(&mut self, state: &mut v1::State) -> Result<(), Error>;
+    fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error>;
 
     /// Services in force that somebody listens for.
     fn listening(&mut self) -> Result<Vec<Uuid>, Error>;

@@ -4,7 +4,7 @@ mod admission;
 mod call;
 mod connection;
 mod listing;
-mod telling;
+mod queries;
 
 use std::io;
 use std::path::Path;
@@ -279,7 +279,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn get_service(&self, request: Request<v1::GetRequest>) -> Answer<v1::Service> {
         let mut answer = self.get::<Service>(request).await?;
         let listening = self.listening().await?;
-        telling::mark(answer.get_mut(), &listening);
+        queries::mark(answer.get_mut(), &listening);
         Ok(answer)
     }
 
@@ -315,7 +315,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
         let listening = self.listening().await?;
         Ok(listing::answer(pieces, move |mut services| {
             let each = services.iter_mut();
-            each.for_each(|service| telling::mark(service, &listening));
+            each.for_each(|service| queries::mark(service, &listening));
             v1::ServiceList { services }
         }))
     }

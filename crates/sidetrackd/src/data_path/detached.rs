@@ -41,7 +41,7 @@ impl DataPath for Detached {
         Err(detached("no socket can listen for a service"))
     }
 
-    fn tell(&mut self, _state: &mut v1::State) -> Result<(), Error> {
+    fn fill_state(&mut self, _state: &mut v1::State) -> Result<(), Error> {
         Ok(())
     }
 

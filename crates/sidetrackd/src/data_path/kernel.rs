@@ -1,7 +1,7 @@
 //! The kernel side itself: objects carried out by the engine, pinned so that it outlives the daemon.
 
 mod explain;
-mod tell;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -211,8 +211,8 @@ impl DataPath for Kernel {
         Ok(service.credentials().to_vec())
     }
 
-    fn tell(&mut self, state: &mut v1::State) -> Result<(), Error> {
-        tell::state(&self.engine, state).map_err(failed)
+    fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error> {
+        report::state(&self.engine, state).map_err(failed)
     }
 
     fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
@@ -235,7 +235,7 @@ impl DataPath for Kernel {
         let flows = self.engine.flows().map_err(failed)?;
         Ok(flows
             .iter()
-            .map(|flow| tell::flow(&self.engine, flow))
+            .map(|flow| report::flow(&self.engine, flow))
             .collect())
     }
 
@@ -247,7 +247,7 @@ impl DataPath for Kernel {
         let events = self.engine.events(Duration::ZERO).map_err(failed)?;
         Ok(events
             .iter()
-            .map(|event| tell::event(&self.engine, event))
+            .map(|event| report::event(&self.engine, event))
             .collect())
     }
 

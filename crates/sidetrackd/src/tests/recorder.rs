@@ -92,7 +92,7 @@ impl DataPath for Recorder {
         Ok(credentials)
     }
 
-    fn tell(&mut self, state: &mut v1::State) -> Result<(), Error> {
+    fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error> {
         state.counters.push(v1::Counter {
             name: "redirected".into(),
             value: 7,

@@ -33,7 +33,7 @@ pub(super) fn answer(
             })?;
             (
                 facts_of_flow(&entry),
-                super::tell::flow(engine, &entry).chain,
+                super::report::flow(engine, &entry).chain,
             )
         }
         None => {

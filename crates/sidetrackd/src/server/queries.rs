@@ -23,7 +23,7 @@ impl Api {
             .committer
             .run(|committer| {
                 let mut state = v1::State::default();
-                committer.data_path().tell(&mut state)?;
+                committer.data_path().fill_state(&mut state)?;
                 Ok::<_, Error>(state)
             })
             .await??;
