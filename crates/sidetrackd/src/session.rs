@@ -18,7 +18,7 @@ use crate::access::Peer;
 use crate::committer::Handle;
 use crate::data_path::Generation;
 use crate::event::Log;
-use crate::transaction::{Transaction, Turn, WAIT_DEFAULT, WAIT_MAX, Writer};
+use crate::transaction::{Transaction, WAIT_DEFAULT, WAIT_MAX, WriteLock, WritePermit};
 use crate::{Config, Error};
 
 /// Events that wait for a session's client; a client that does not read loses more.
@@ -31,7 +31,7 @@ pub struct Sessions {
     hold: Duration,
     grace: Duration,
     committer: Handle,
-    writer: Writer,
+    write_lock: WriteLock,
     log: Log,
 }
 
@@ -85,7 +85,7 @@ impl Sessions {
             hold: config.transaction_hold(),
             grace: config.session_grace(),
             committer,
-            writer: Writer::default(),
+            write_lock: WriteLock::default(),
             log,
         })
     }
@@ -206,8 +206,8 @@ impl Sessions {
     }
 
     /// Who writes, and who waits.
-    pub fn writer(&self) -> &Writer {
-        &self.writer
+    pub fn write_lock(&self) -> &WriteLock {
+        &self.write_lock
     }
 
     /// Tells all that the daemon stops.
@@ -233,23 +233,23 @@ impl Sessions {
             let text = "the session has a transaction; commit or abort it first";
             return Err(Refusal::new(Code::TxnInProgress, text).into());
         }
-        let (turn, in_force) = if read_only {
+        let (permit, in_force) = if read_only {
             (None, self.committer.in_force())
         } else {
-            let turn = session.turn(&self.writer).await?;
+            let permit = session.acquire_write_lock(&self.write_lock).await?;
             let begun = self
                 .committer
                 .run(|committer| committer.begin_transaction())
                 .await?;
-            (Some(turn), begun)
+            (Some(permit), begun)
         };
         state.number += 1;
-        if turn.is_some() {
+        if permit.is_some() {
             tokio::spawn(Arc::clone(self).watch(Arc::clone(session), state.number));
         }
         state.transaction = Some(Transaction {
             objects: in_force.objects,
-            turn,
+            permit,
         });
         Ok(in_force.generation)
     }
@@ -259,14 +259,15 @@ impl Sessions {
     pub async fn commit(&self, session: &Session) -> Result<Generation, Error> {
         let mut state = session.state.lock().await;
         state.check()?;
-        let Transaction { objects, turn } = state.transaction.take().ok_or_else(no_transaction)?;
-        let Some(turn) = turn else {
+        let Transaction { objects, permit } =
+            state.transaction.take().ok_or_else(no_transaction)?;
+        let Some(permit) = permit else {
             return Ok(self.committer.in_force().generation);
         };
         let task = self.committer.run(move |committer| {
             let committed = committer.commit_transaction(objects);
             // The next writer begins with what this one did, even if nobody waits for the answer.
-            drop(turn);
+            drop(permit);
             committed
         });
         task.await?
@@ -294,7 +295,7 @@ impl Sessions {
         let mut state = session.state.lock().await;
         state.check()?;
         match &mut state.transaction {
-            Some(Transaction { turn: None, .. }) => {
+            Some(Transaction { permit: None, .. }) => {
                 let text = "the transaction is a read-only one; abort it first";
                 Err(Refusal::new(Code::IncompatibleTxn, text).into())
             }
@@ -304,9 +305,9 @@ impl Sessions {
                 Ok((result, self.committer.in_force().generation))
             }
             None => {
-                let turn = session.turn(&self.writer).await?;
+                let permit = session.acquire_write_lock(&self.write_lock).await?;
                 let task = self.committer.run(move |committer| {
-                    let _turn = turn;
+                    let _permit = permit;
                     committer.begin_transaction();
                     committer.commit(|objects| change(objects, &author))
                 });
@@ -400,10 +401,10 @@ impl Session {
         state.map_or(true, |state| state.transaction.is_some())
     }
 
-    /// Waits for its turn to write. Errors: FWP_E_TIMEOUT, …SESSION_ABORTED.
-    async fn turn(&self, writer: &Writer) -> Result<Turn, Refusal> {
+    /// Waits for its permit to write. Errors: FWP_E_TIMEOUT, …SESSION_ABORTED.
+    async fn acquire_write_lock(&self, lock: &WriteLock) -> Result<WritePermit, Refusal> {
         tokio::select! {
-            turn = writer.turn(self.id, self.wait) => turn,
+            permit = lock.acquire(self.id, self.wait) => permit,
             _ = self.end.acquire() => Err(gone()),
         }
     }

@@ -19,12 +19,12 @@ pub struct Transaction {
     /// The objects as it has them.
     pub objects: Objects,
     /// Of a writing one.
-    pub turn: Option<Turn>,
+    pub permit: Option<WritePermit>,
 }
 
 /// The place of the writer.
 #[derive(Clone, Debug)]
-pub struct Writer {
+pub struct WriteLock {
     semaphore: Arc<Semaphore>,
     waiting: Arc<AtomicU32>,
     holder: Arc<Mutex<Option<Holder>>>,
@@ -41,20 +41,20 @@ pub struct Holder {
 
 /// The right to write, until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct WritePermit {
     holder: Arc<Mutex<Option<Holder>>>,
     // Fields are dropped after `drop`: the holder's name goes before the place is free.
     _permit: OwnedSemaphorePermit,
 }
 
-struct Waiting<'a>(&'a AtomicU32);
+struct WaitingCall<'a>(&'a AtomicU32);
 
-impl Writer {
+impl WriteLock {
     /// Waits for its turn. Errors: FWP_E_TIMEOUT.
-    pub async fn turn(&self, session: u64, wait: Duration) -> Result<Turn, Error> {
+    pub async fn acquire(&self, session: u64, wait: Duration) -> Result<WritePermit, Error> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         // The caller may go away while it waits.
-        let _waiting = Waiting(&self.waiting);
+        let _waiting = WaitingCall(&self.waiting);
         let place = Arc::clone(&self.semaphore).acquire_owned();
         let Ok(Ok(permit)) = timeout(wait, place).await else {
             return Err(self.timed_out(wait));
@@ -63,7 +63,7 @@ impl Writer {
             session,
             since: Instant::now(),
         });
-        Ok(Turn {
+        Ok(WritePermit {
             holder: Arc::clone(&self.holder),
             _permit: permit,
         })
@@ -96,7 +96,7 @@ impl Writer {
     }
 }
 
-impl Default for Writer {
+impl Default for WriteLock {
     fn default() -> Self {
         Self {
             semaphore: Arc::new(Semaphore::new(1)),
@@ -106,13 +106,13 @@ impl Default for Writer {
     }
 }
 
-impl Drop for Turn {
+impl Drop for WritePermit {
     fn drop(&mut self) {
         *lock(&self.holder) = None;
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingCall<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

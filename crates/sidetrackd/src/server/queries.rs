@@ -51,7 +51,7 @@ impl Api {
             ..v1::SessionState::default()
         });
         state.sessions = open.chain(waiting).collect();
-        let holder = self.sessions.writer().holder();
+        let holder = self.sessions.write_lock().holder();
         state.writer = holder.map(|holder| v1::TransactionState {
             session_id: holder.session,
             held_ms: holder
@@ -61,7 +61,7 @@ impl Api {
                 .try_into()
                 .unwrap_or(u64::MAX),
         });
-        state.writers_waiting = self.sessions.writer().waiting();
+        state.writers_waiting = self.sessions.write_lock().waiting();
         state.notes.extend(in_force.notes);
         Ok(state)
     }
