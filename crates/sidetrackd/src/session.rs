@@ -1,7 +1,7 @@
 //! Sessions (specification, 4.1): each lasts as long as its client's stream. A dynamic one outlives its
 //! daemon: at the next one it waits for its client.
 
-mod waiting;
+mod resumable;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
@@ -13,7 +13,7 @@ use sidetrack_policy::set::Author;
 use sidetrack_policy::{Code, Error as Refusal, Objects};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
-use self::waiting::Waiting;
+use self::resumable::ResumableSessions;
 use crate::access::Peer;
 use crate::committer::Handle;
 use crate::data_path::Generation;
@@ -24,9 +24,9 @@ use crate::{Config, Error};
 /// Events that wait for a session's client; a client that does not read loses more.
 const EVENTS_MAX: usize = 8;
 
-/// All open sessions, and the way to write.
+/// All open sessions, and the lock for the one that writes.
 pub struct Sessions {
-    all: Lock<All>,
+    registry: Lock<Registry>,
     most: usize,
     hold: Duration,
     grace: Duration,
@@ -35,10 +35,10 @@ pub struct Sessions {
     log: Log,
 }
 
-struct All {
+struct Registry {
     open: HashMap<u64, Arc<Session>>,
     /// Of the daemon before.
-    waiting: Waiting,
+    resumable: ResumableSessions,
     /// From now on clients go because the daemon does.
     stopping: bool,
 }
@@ -59,11 +59,11 @@ pub struct Session {
     events: mpsc::Sender<session_event::Event>,
     /// Closed when the session ends: then nobody waits in its name any more.
     end: Semaphore,
-    state: Mutex<State>,
+    state: Mutex<LockedState>,
 }
 
 #[derive(Default)]
-struct State {
+struct LockedState {
     transaction: Option<Transaction>,
     /// Rises with each transaction.
     number: u64,
@@ -76,9 +76,9 @@ impl Sessions {
     /// None open yet; those whose objects the committer found wait for their clients.
     pub fn new(config: &Config, committer: Handle, log: Log) -> Arc<Self> {
         Arc::new(Self {
-            all: Lock::new(All {
+            registry: Lock::new(Registry {
                 open: HashMap::new(),
-                waiting: Waiting::of(&committer.in_force().objects),
+                resumable: ResumableSessions::from_objects(&committer.in_force().objects),
                 stopping: false,
             }),
             most: config.limits.sessions,
@@ -101,11 +101,11 @@ impl Sessions {
     ) -> Result<(Arc<Session>, mpsc::Receiver<session_event::Event>), Error> {
         let wait = check(&options)?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        let mut all = self.lock();
+        let mut registry = self.lock();
         let (id, told) = match options.resume_session_id {
-            0 => (all.free_number(self.most)?, "session opened"),
+            0 => (registry.free_number(self.most)?, "session opened"),
             id => {
-                all.waiting.resume(id, peer.uid)?;
+                registry.resumable.resume(id, peer.uid)?;
                 (id, "session resumed")
             }
         };
@@ -120,8 +120,8 @@ impl Sessions {
             end: Semaphore::new(0),
             state: Mutex::default(),
         });
-        all.open.insert(id, Arc::clone(&session));
-        drop(all);
+        registry.open.insert(id, Arc::clone(&session));
+        drop(registry);
         self.tell(&session, v1::EventKind::SessionOpened, told);
         Ok((session, receiver))
     }
@@ -159,7 +159,7 @@ impl Sessions {
     /// Gives the clients of sessions that wait their time to come back, then ends those left, in one commit.
     pub async fn await_clients(self: Arc<Self>) {
         tokio::time::sleep(self.grace).await;
-        let late = self.lock().waiting.take();
+        let late = self.lock().resumable.take();
         if late.is_empty() {
             return;
         }
@@ -193,7 +193,7 @@ impl Sessions {
         })
     }
 
-    /// All open ones, the oldest first.
+    /// All open sessions, the oldest first.
     pub fn open_ones(&self) -> Vec<Arc<Session>> {
         let mut all: Vec<_> = self.lock().open.values().cloned().collect();
         all.sort_by_key(|session| session.opened);
@@ -201,8 +201,8 @@ impl Sessions {
     }
 
     /// Those that wait for their clients: number and user of each.
-    pub fn waiting(&self) -> Vec<(u64, u32)> {
-        self.lock().waiting.all()
+    pub fn resumable(&self) -> Vec<(u64, u32)> {
+        self.lock().resumable.all()
     }
 
     /// Who writes, and who waits.
@@ -212,9 +212,9 @@ impl Sessions {
 
     /// Tells all that the daemon stops.
     pub fn stop(&self) {
-        let mut all = self.lock();
-        all.stopping = true;
-        for session in all.open.values() {
+        let mut registry = self.lock();
+        registry.stopping = true;
+        for session in registry.open.values() {
             session.say(session_event::Event::Stopping(v1::Stopping {}));
         }
     }
@@ -358,12 +358,12 @@ impl Sessions {
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, All> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl All {
+impl Registry {
     /// Returns whether the daemon stops.
     fn remove(&mut self, session: u64) -> bool {
         self.open.remove(&session);
@@ -372,13 +372,13 @@ impl All {
 
     /// For one more. Errors: [`Error::Exhausted`].
     fn free_number(&self, most: usize) -> Result<u64, Error> {
-        if self.open.len() + self.waiting.len() >= most {
+        if self.open.len() + self.resumable.len() >= most {
             return Err(Error::Exhausted(format!(
                 "{most} sessions are open already; close some"
             )));
         }
         let mut number = || uuid::Uuid::new_v4().as_u64_pair().0;
-        let taken = |id: &u64| self.open.contains_key(id) || self.waiting.contains(*id);
+        let taken = |id: &u64| self.open.contains_key(id) || self.resumable.contains(*id);
         Ok(std::iter::repeat_with(&mut number)
             .find(|id| *id != 0 && !taken(id))
             .unwrap_or_default())
@@ -415,7 +415,7 @@ impl Session {
     }
 }
 
-impl State {
+impl LockedState {
     fn check(&mut self) -> Result<(), Refusal> {
         if self.ended {
             return Err(gone());

@@ -41,8 +41,8 @@ impl Api {
         let has = |session| count(objects.count_session(session));
         let open = self.sessions.open_ones();
         let open = open.iter().map(|one| session_state(one, has(one.id)));
-        let waiting = self.sessions.waiting().into_iter();
-        let waiting = waiting.map(|(session_id, uid)| v1::SessionState {
+        let resumable = self.sessions.resumable().into_iter();
+        let resumable = resumable.map(|(session_id, uid)| v1::SessionState {
             session_id,
             uid,
             dynamic: true,
@@ -50,7 +50,7 @@ impl Api {
             waiting: true,
             ..v1::SessionState::default()
         });
-        state.sessions = open.chain(waiting).collect();
+        state.sessions = open.chain(resumable).collect();
         let holder = self.sessions.write_lock().holder();
         state.writer = holder.map(|holder| v1::TransactionState {
             session_id: holder.session,

@@ -7,19 +7,19 @@ use sidetrack_policy::{Code, Error, Filter, Objects, Provider, Service, Sublayer
 
 /// Sessions that wait: their numbers, and whose they are.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct ResumableSessions {
     users: HashMap<u64, u32>,
 }
 
-impl Waiting {
+impl ResumableSessions {
     /// The sessions of all dynamic objects.
-    pub(super) fn of(objects: &Objects) -> Self {
-        let mut waiting = Self::default();
-        waiting.add::<Provider>(objects);
-        waiting.add::<Sublayer>(objects);
-        waiting.add::<Service>(objects);
-        waiting.add::<Filter>(objects);
-        waiting
+    pub(super) fn from_objects(objects: &Objects) -> Self {
+        let mut sessions = Self::default();
+        sessions.add::<Provider>(objects);
+        sessions.add::<Sublayer>(objects);
+        sessions.add::<Service>(objects);
+        sessions.add::<Filter>(objects);
+        sessions
     }
 
     fn add<T: Object>(&mut self, objects: &Objects) {
