@@ -38,7 +38,7 @@ pub const POLICIES_MAX: usize = 1;
 /// Bytes of one connection that are taken before they are read.
 const WINDOW: u32 = 256 << 10;
 /// Bytes of a question to reflection.
-const QUESTION_SIZE_MAX: usize = 16 << 10;
+const REFLECTION_REQUEST_SIZE_MAX: usize = 16 << 10;
 /// Bytes of a call that is not ApplyPolicy.
 pub const CALL_SIZE_MAX: usize = 1 << 20;
 
@@ -52,8 +52,8 @@ pub struct Api {
     started: SystemTime,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
-type Pieces<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type ApiResult<T> = Result<Response<T>, Status>;
+type ListStream<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Api {
     /// For a committer that has begun.
@@ -79,10 +79,10 @@ impl Api {
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(sidetrack_api::DESCRIPTOR)
             .build_v1()?
-            .max_decoding_message_size(QUESTION_SIZE_MAX);
+            .max_decoding_message_size(REFLECTION_REQUEST_SIZE_MAX);
         tokio::spawn(Arc::clone(&self.sessions).await_clients());
         let sessions = Arc::clone(&self.sessions);
-        let told = async move {
+        let stopped = async move {
             stop.await;
             sessions.stop();
         };
@@ -97,7 +97,7 @@ impl Api {
             .serve_with_incoming(Incoming::new(listener, connections));
         tokio::select! {
             result = serve => Ok(result?),
-            () = told => Ok(()),
+            () = stopped => Ok(()),
         }
     }
 
@@ -151,14 +151,14 @@ fn peer<T>(request: &Request<T>) -> Result<Peer, Error> {
 #[tonic::async_trait]
 impl v1::sidetrack_server::Sidetrack for Api {
     type OpenSessionStream = call::SessionStream;
-    type ListProvidersStream = Pieces<v1::ProviderList>;
-    type ListSublayersStream = Pieces<v1::SublayerList>;
-    type ListServicesStream = Pieces<v1::ServiceList>;
-    type ListFiltersStream = Pieces<v1::FilterList>;
-    type ListFlowsStream = Pieces<v1::FlowList>;
+    type ListProvidersStream = ListStream<v1::ProviderList>;
+    type ListSublayersStream = ListStream<v1::SublayerList>;
+    type ListServicesStream = ListStream<v1::ServiceList>;
+    type ListFiltersStream = ListStream<v1::FilterList>;
+    type ListFlowsStream = ListStream<v1::FlowList>;
     type StreamEventsStream = ReceiverStream<Result<v1::Event, Status>>;
 
-    async fn version(&self, _: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
+    async fn version(&self, _: Request<v1::VersionRequest>) -> ApiResult<v1::VersionResponse> {
         Ok(Response::new(v1::VersionResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             api: sidetrack_api::API_VERSION,
@@ -168,7 +168,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn open_session(
         &self,
         request: Request<v1::SessionOptions>,
-    ) -> Answer<Self::OpenSessionStream> {
+    ) -> ApiResult<Self::OpenSessionStream> {
         let peer = self.reader(&request)?;
         Ok(Response::new(self.open(peer, request.into_inner())?))
     }
@@ -176,7 +176,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn begin_transaction(
         &self,
         request: Request<v1::BeginTransactionRequest>,
-    ) -> Answer<v1::BeginTransactionResponse> {
+    ) -> ApiResult<v1::BeginTransactionResponse> {
         let peer = match request.get_ref().read_only {
             true => self.reader(&request)?,
             false => self.writer(&request)?,
@@ -187,14 +187,14 @@ impl v1::sidetrack_server::Sidetrack for Api {
         Ok(Response::new(v1::BeginTransactionResponse { generation }))
     }
 
-    async fn commit(&self, request: Request<v1::CommitRequest>) -> Answer<v1::CommitResponse> {
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> ApiResult<v1::CommitResponse> {
         let peer = self.reader(&request)?;
         let session = self.sessions.find(request.get_ref().session_id, &peer)?;
         let generation = self.sessions.commit(&session).await?;
         Ok(Response::new(v1::CommitResponse { generation }))
     }
 
-    async fn abort(&self, request: Request<v1::AbortRequest>) -> Answer<v1::AbortResponse> {
+    async fn abort(&self, request: Request<v1::AbortRequest>) -> ApiResult<v1::AbortResponse> {
         let peer = self.reader(&request)?;
         let session = self.sessions.find(request.get_ref().session_id, &peer)?;
         self.sessions.abort(&session).await?;
@@ -204,10 +204,10 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn add_provider(
         &self,
         request: Request<v1::AddProviderRequest>,
-    ) -> Answer<v1::AddResponse> {
+    ) -> ApiResult<v1::AddResponse> {
         let peer = self.writer(&request)?;
         let request = request.into_inner();
-        let object = call::needed("provider", request.provider)?;
+        let object = call::required("provider", request.provider)?;
         self.add::<Provider>(request.session_id, &peer, object)
             .await
     }
@@ -215,10 +215,10 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn add_sublayer(
         &self,
         request: Request<v1::AddSublayerRequest>,
-    ) -> Answer<v1::AddResponse> {
+    ) -> ApiResult<v1::AddResponse> {
         let peer = self.writer(&request)?;
         let request = request.into_inner();
-        let object = call::needed("sublayer", request.sublayer)?;
+        let object = call::required("sublayer", request.sublayer)?;
         self.add::<Sublayer>(request.session_id, &peer, object)
             .await
     }
@@ -226,73 +226,76 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn add_service(
         &self,
         request: Request<v1::AddServiceRequest>,
-    ) -> Answer<v1::AddResponse> {
+    ) -> ApiResult<v1::AddResponse> {
         let peer = self.writer(&request)?;
         let request = request.into_inner();
-        let object = call::needed("service", request.service)?;
+        let object = call::required("service", request.service)?;
         self.add::<Service>(request.session_id, &peer, object).await
     }
 
-    async fn add_filter(&self, request: Request<v1::AddFilterRequest>) -> Answer<v1::AddResponse> {
+    async fn add_filter(
+        &self,
+        request: Request<v1::AddFilterRequest>,
+    ) -> ApiResult<v1::AddResponse> {
         let peer = self.writer(&request)?;
         let request = request.into_inner();
-        let object = call::needed("filter", request.filter)?;
+        let object = call::required("filter", request.filter)?;
         self.add::<Filter>(request.session_id, &peer, object).await
     }
 
     async fn delete_provider(
         &self,
         request: Request<v1::DeleteRequest>,
-    ) -> Answer<v1::DeleteResponse> {
+    ) -> ApiResult<v1::DeleteResponse> {
         self.delete::<Provider>(request).await
     }
 
     async fn delete_sublayer(
         &self,
         request: Request<v1::DeleteRequest>,
-    ) -> Answer<v1::DeleteResponse> {
+    ) -> ApiResult<v1::DeleteResponse> {
         self.delete::<Sublayer>(request).await
     }
 
     async fn delete_service(
         &self,
         request: Request<v1::DeleteRequest>,
-    ) -> Answer<v1::DeleteResponse> {
+    ) -> ApiResult<v1::DeleteResponse> {
         self.delete::<Service>(request).await
     }
 
     async fn delete_filter(
         &self,
         request: Request<v1::DeleteRequest>,
-    ) -> Answer<v1::DeleteResponse> {
+    ) -> ApiResult<v1::DeleteResponse> {
         self.delete::<Filter>(request).await
     }
 
-    async fn get_provider(&self, request: Request<v1::GetRequest>) -> Answer<v1::Provider> {
+    async fn get_provider(&self, request: Request<v1::GetRequest>) -> ApiResult<v1::Provider> {
         self.get::<Provider>(request).await
     }
 
-    async fn get_sublayer(&self, request: Request<v1::GetRequest>) -> Answer<v1::Sublayer> {
+    async fn get_sublayer(&self, request: Request<v1::GetRequest>) -> ApiResult<v1::Sublayer> {
         self.get::<Sublayer>(request).await
     }
 
-    async fn get_service(&self, request: Request<v1::GetRequest>) -> Answer<v1::Service> {
+    async fn get_service(&self, request: Request<v1::GetRequest>) -> ApiResult<v1::Service> {
         let mut answer = self.get::<Service>(request).await?;
         let listening = self.listening().await?;
-        queries::mark(answer.get_mut(), &listening);
+        queries::set_listening(answer.get_mut(), &listening);
         Ok(answer)
     }
 
-    async fn get_filter(&self, request: Request<v1::GetRequest>) -> Answer<v1::Filter> {
+    async fn get_filter(&self, request: Request<v1::GetRequest>) -> ApiResult<v1::Filter> {
         self.get::<Filter>(request).await
     }
 
     async fn list_providers(
         &self,
         request: Request<v1::ListRequest>,
-    ) -> Answer<Self::ListProvidersStream> {
-        let pieces = self.list::<Provider>(request).await?;
-        Ok(listing::answer(pieces, |providers| v1::ProviderList {
+    ) -> ApiResult<Self::ListProvidersStream> {
+        let messages = self.list::<Provider>(request).await?;
+        Ok(listing::response(messages, |providers| v1::ProviderList {
             providers,
         }))
     }
@@ -300,9 +303,9 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn list_sublayers(
         &self,
         request: Request<v1::ListRequest>,
-    ) -> Answer<Self::ListSublayersStream> {
-        let pieces = self.list::<Sublayer>(request).await?;
-        Ok(listing::answer(pieces, |sublayers| v1::SublayerList {
+    ) -> ApiResult<Self::ListSublayersStream> {
+        let messages = self.list::<Sublayer>(request).await?;
+        Ok(listing::response(messages, |sublayers| v1::SublayerList {
             sublayers,
         }))
     }
@@ -310,12 +313,12 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn list_services(
         &self,
         request: Request<v1::ListRequest>,
-    ) -> Answer<Self::ListServicesStream> {
-        let pieces = self.list::<Service>(request).await?;
+    ) -> ApiResult<Self::ListServicesStream> {
+        let messages = self.list::<Service>(request).await?;
         let listening = self.listening().await?;
-        Ok(listing::answer(pieces, move |mut services| {
+        Ok(listing::response(messages, move |mut services| {
             let each = services.iter_mut();
-            each.for_each(|service| queries::mark(service, &listening));
+            each.for_each(|service| queries::set_listening(service, &listening));
             v1::ServiceList { services }
         }))
     }
@@ -323,9 +326,9 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn list_filters(
         &self,
         request: Request<v1::ListRequest>,
-    ) -> Answer<Self::ListFiltersStream> {
-        let pieces = self.list::<Filter>(request).await?;
-        Ok(listing::answer(pieces, |filters| v1::FilterList {
+    ) -> ApiResult<Self::ListFiltersStream> {
+        let messages = self.list::<Filter>(request).await?;
+        Ok(listing::response(messages, |filters| v1::FilterList {
             filters,
         }))
     }
@@ -333,7 +336,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn apply_policy(
         &self,
         request: Request<v1::ApplyPolicyRequest>,
-    ) -> Answer<v1::ApplyPolicyResponse> {
+    ) -> ApiResult<v1::ApplyPolicyResponse> {
         let peer = self.writer(&request)?;
         self.apply(&peer, request.into_inner()).await
     }
@@ -341,12 +344,12 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn register_service(
         &self,
         request: Request<v1::RegisterServiceRequest>,
-    ) -> Answer<v1::RegisterServiceResponse> {
+    ) -> ApiResult<v1::RegisterServiceResponse> {
         let peer = self.writer(&request)?;
         self.register(&peer, request.into_inner()).await
     }
 
-    async fn get_state(&self, request: Request<v1::GetStateRequest>) -> Answer<v1::State> {
+    async fn get_state(&self, request: Request<v1::GetStateRequest>) -> ApiResult<v1::State> {
         self.reader(&request)?;
         Ok(Response::new(self.state().await?))
     }
@@ -354,10 +357,10 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn list_flows(
         &self,
         request: Request<v1::ListFlowsRequest>,
-    ) -> Answer<Self::ListFlowsStream> {
+    ) -> ApiResult<Self::ListFlowsStream> {
         self.reader(&request)?;
         let flows = self.flows(request.get_ref().closed).await?;
-        Ok(listing::answer(flows.into_iter().map(Ok), |flows| {
+        Ok(listing::response(flows.into_iter().map(Ok), |flows| {
             v1::FlowList { flows }
         }))
     }
@@ -365,12 +368,15 @@ impl v1::sidetrack_server::Sidetrack for Api {
     async fn stream_events(
         &self,
         request: Request<v1::StreamEventsRequest>,
-    ) -> Answer<Self::StreamEventsStream> {
+    ) -> ApiResult<Self::StreamEventsStream> {
         self.reader(&request)?;
         Ok(Response::new(self.events(request.into_inner())?))
     }
 
-    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> ApiResult<v1::ExplainResponse> {
         self.reader(&request)?;
         Ok(Response::new(self.explanation(request.into_inner()).await?))
     }

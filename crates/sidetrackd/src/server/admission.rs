@@ -21,18 +21,18 @@ const APPLY_POLICY: &str = "/sidetrack.v1.Sidetrack/ApplyPolicy";
 pub(super) struct Admission {
     calls: SidetrackServer<Api>,
     policies: SidetrackServer<Api>,
-    call_places: Places,
-    policy_places: Places,
+    call_permits: Permits,
+    policy_permits: Permits,
 }
 
 /// Root's are its own: nobody else can shut it out.
 #[derive(Clone)]
-struct Places {
+struct Permits {
     root: Arc<Semaphore>,
     others: Arc<Semaphore>,
 }
 
-impl Places {
+impl Permits {
     fn new(count: usize) -> Self {
         Self {
             root: Arc::new(Semaphore::new(count)),
@@ -58,8 +58,8 @@ impl Admission {
         Self {
             calls: server(CALL_SIZE_MAX),
             policies: server(sidetrack_api::MESSAGE_SIZE_MAX),
-            call_places: Places::new(CALLS_MAX),
-            policy_places: Places::new(POLICIES_MAX),
+            call_permits: Permits::new(CALLS_MAX),
+            policy_permits: Permits::new(POLICIES_MAX),
         }
     }
 }
@@ -75,15 +75,15 @@ impl Service<http::Request<Body>> for Admission {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if request.uri().path() == APPLY_POLICY {
-            let places = self.policy_places.of(&request);
+            let permits = self.policy_permits.of(&request);
             let mut server = self.policies.clone();
             // While it waits, its bytes wait at the sender.
             return Box::pin(async move {
-                let _place = places.acquire_owned().await;
+                let _permit = permits.acquire_owned().await;
                 server.call(request).await
             });
         }
-        let Ok(place) = self.call_places.of(&request).try_acquire_owned() else {
+        let Ok(permit) = self.call_permits.of(&request).try_acquire_owned() else {
             let text = format!("{CALLS_MAX} calls are being answered; try again");
             let refusal = Status::resource_exhausted(text).into_http();
             return Box::pin(async move { Ok(refusal) });
@@ -91,7 +91,7 @@ impl Service<http::Request<Body>> for Admission {
         let mut server = self.calls.clone();
         Box::pin(async move {
             // A stream's place is free again once it has begun.
-            let _place = place;
+            let _permit = permit;
             server.call(request).await
         })
     }

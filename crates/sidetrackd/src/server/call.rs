@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::listing::{Objectwise, Wire};
-use super::{Answer, Api};
+use super::listing::{ApiObject, ObjectMessages};
+use super::{Api, ApiResult};
 use crate::Error;
 use crate::access::Peer;
 use crate::session::{Session, Sessions};
@@ -68,12 +68,12 @@ impl Api {
         })
     }
 
-    pub(super) async fn add<T: Wire>(
+    pub(super) async fn add<T: ApiObject>(
         &self,
         session: u64,
         peer: &Peer,
         object: T::Message,
-    ) -> Answer<v1::AddResponse> {
+    ) -> ApiResult<v1::AddResponse> {
         let session = self.sessions.find(session, peer)?;
         let object = T::try_from(object).map_err(Error::from)?;
         let change = self.sessions.change(&session, |objects, author| {
@@ -90,7 +90,7 @@ impl Api {
     pub(super) async fn delete<T: Object>(
         &self,
         request: Request<v1::DeleteRequest>,
-    ) -> Answer<v1::DeleteResponse> {
+    ) -> ApiResult<v1::DeleteResponse> {
         let peer = self.writer(&request)?;
         let request = request.into_inner();
         let session = self.sessions.find(request.session_id, &peer)?;
@@ -102,10 +102,10 @@ impl Api {
         Ok(Response::new(v1::DeleteResponse {}))
     }
 
-    pub(super) async fn get<T: Wire>(
+    pub(super) async fn get<T: ApiObject>(
         &self,
         request: Request<v1::GetRequest>,
-    ) -> Answer<T::Message> {
+    ) -> ApiResult<T::Message> {
         let peer = self.reader(&request)?;
         let request = request.into_inner();
         let session = self.session(request.session_id, &peer)?;
@@ -115,23 +115,23 @@ impl Api {
         Ok(Response::new(T::message(entry)))
     }
 
-    pub(super) async fn list<T: Wire>(
+    pub(super) async fn list<T: ApiObject>(
         &self,
         request: Request<v1::ListRequest>,
-    ) -> Result<Objectwise<T>, Error> {
+    ) -> Result<ObjectMessages<T>, Error> {
         let peer = self.reader(&request)?;
         let request = request.into_inner();
         let session = self.session(request.session_id, &peer)?;
         let provider = sidetrack_api::key(&request.provider)?;
         let objects = self.sessions.view(session.as_deref()).await?;
-        Ok(Objectwise::new(objects, provider))
+        Ok(ObjectMessages::new(objects, provider))
     }
 
     pub(super) async fn apply(
         &self,
         peer: &Peer,
         request: v1::ApplyPolicyRequest,
-    ) -> Answer<v1::ApplyPolicyResponse> {
+    ) -> ApiResult<v1::ApplyPolicyResponse> {
         let session = self.sessions.find(request.session_id, peer)?;
         let (dry_run, owner) = (request.dry_run, request.owner.clone());
         let desired = tokio::task::block_in_place(|| desired(request)).map_err(Error::from)?;
@@ -143,7 +143,7 @@ impl Api {
             let answer = tokio::task::block_in_place(|| {
                 let mut after = before.clone();
                 let difference = after.apply(desired, &author)?;
-                let mut answer = answer(&difference, generation);
+                let mut answer = apply_response(&difference, generation);
                 let changes = difference.changes.iter();
                 answer.changes = changes.map(|each| change(*each, &before, &after)).collect();
                 Ok(answer)
@@ -158,17 +158,17 @@ impl Api {
             Ok(difference)
         });
         let (difference, generation) = change.await?;
-        Ok(Response::new(answer(&difference, generation)))
+        Ok(Response::new(apply_response(&difference, generation)))
     }
 
     pub(super) async fn register(
         &self,
         peer: &Peer,
         request: v1::RegisterServiceRequest,
-    ) -> Answer<v1::RegisterServiceResponse> {
+    ) -> ApiResult<v1::RegisterServiceResponse> {
         use v1::register_service_request::Service as By;
         let session = self.sessions.find(request.session_id, peer)?;
-        let by = needed("service", request.service)?;
+        let by = required("service", request.service)?;
         let pid = peer.pid;
         let uid = peer.uid;
         let task = self.committer.run(move |committer| -> Result<_, Error> {
@@ -202,12 +202,12 @@ impl Api {
 }
 
 /// A part of a call that must be there. Errors: FWP_E_NULL_POINTER.
-pub(super) fn needed<T>(what: &str, part: Option<T>) -> Result<T, Error> {
+pub(super) fn required<T>(what: &str, part: Option<T>) -> Result<T, Error> {
     part.ok_or_else(|| Refusal::new(Code::NullPointer, format!("the call brings no {what}")).into())
 }
 
 fn key(bytes: &[u8]) -> Result<Uuid, Error> {
-    needed("key", sidetrack_api::key(bytes)?)
+    required("key", sidetrack_api::key(bytes)?)
 }
 
 fn desired(request: v1::ApplyPolicyRequest) -> Result<Desired, Refusal> {
@@ -222,7 +222,7 @@ fn desired(request: v1::ApplyPolicyRequest) -> Result<Desired, Refusal> {
     })
 }
 
-fn answer(difference: &Difference, generation: u64) -> v1::ApplyPolicyResponse {
+fn apply_response(difference: &Difference, generation: u64) -> v1::ApplyPolicyResponse {
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     v1::ApplyPolicyResponse {
         generation,
@@ -235,11 +235,11 @@ fn answer(difference: &Difference, generation: u64) -> v1::ApplyPolicyResponse {
 }
 
 fn change(change: Change, before: &Objects, after: &Objects) -> v1::Change {
-    use v1::change::Operation as Wire;
+    use v1::change::Operation as ApiOperation;
     let operation = match change.operation {
-        Operation::Add => Wire::Add,
-        Operation::Replace => Wire::Replace,
-        Operation::Remove => Wire::Remove,
+        Operation::Add => ApiOperation::Add,
+        Operation::Replace => ApiOperation::Replace,
+        Operation::Remove => ApiOperation::Remove,
     };
     v1::Change {
         operation: operation.into(),
@@ -249,12 +249,12 @@ fn change(change: Change, before: &Objects, after: &Objects) -> v1::Change {
 }
 
 fn object(change: Change, objects: &Objects) -> Option<v1::Object> {
-    use v1::object::Kind as Wired;
+    use v1::object::Kind as ApiKind;
     let kind = match change.kind {
-        Kind::Provider => Wired::Provider(objects.get::<Provider>(change.key).ok()?.into()),
-        Kind::Sublayer => Wired::Sublayer(objects.get::<Sublayer>(change.key).ok()?.into()),
-        Kind::Service => Wired::Service(objects.get::<Service>(change.key).ok()?.into()),
-        Kind::Filter => Wired::Filter(objects.get::<Filter>(change.key).ok()?.into()),
+        Kind::Provider => ApiKind::Provider(objects.get::<Provider>(change.key).ok()?.into()),
+        Kind::Sublayer => ApiKind::Sublayer(objects.get::<Sublayer>(change.key).ok()?.into()),
+        Kind::Service => ApiKind::Service(objects.get::<Service>(change.key).ok()?.into()),
+        Kind::Filter => ApiKind::Filter(objects.get::<Filter>(change.key).ok()?.into()),
     };
     Some(v1::Object { kind: Some(kind) })
 }

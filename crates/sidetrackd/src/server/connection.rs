@@ -18,30 +18,30 @@ use crate::access::Peer;
 pub(super) struct Connection {
     stream: UnixStream,
     peer: Peer,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The connections as they come. Beyond the limit they wait in the listener's queue.
 pub(super) struct Incoming {
     next: Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>,
     listener: Arc<UnixListener>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Incoming {
     pub(super) fn new(listener: UnixListener, most: usize) -> Self {
         let listener = Arc::new(listener);
-        let places = Arc::new(Semaphore::new(most));
+        let permits = Arc::new(Semaphore::new(most));
         Self {
-            next: Box::pin(accept(Arc::clone(&listener), Arc::clone(&places))),
+            next: Box::pin(accept(Arc::clone(&listener), Arc::clone(&permits))),
             listener,
-            places,
+            permits,
         }
     }
 }
 
-async fn accept(listener: Arc<UnixListener>, places: Arc<Semaphore>) -> io::Result<Connection> {
-    let place = places.acquire_owned().await.map_err(io::Error::other)?;
+async fn accept(listener: Arc<UnixListener>, permits: Arc<Semaphore>) -> io::Result<Connection> {
+    let permit = permits.acquire_owned().await.map_err(io::Error::other)?;
     loop {
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -57,7 +57,7 @@ async fn accept(listener: Arc<UnixListener>, places: Arc<Semaphore>) -> io::Resu
                 return Ok(Connection {
                     stream,
                     peer,
-                    _place: place,
+                    _permit: permit,
                 });
             }
             Err(error) => warn!("cannot tell who connected: {error}"),
@@ -70,8 +70,8 @@ impl Stream for Incoming {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let result = std::task::ready!(self.next.as_mut().poll(context));
-        let (listener, places) = (Arc::clone(&self.listener), Arc::clone(&self.places));
-        self.next = Box::pin(accept(listener, places));
+        let (listener, permits) = (Arc::clone(&self.listener), Arc::clone(&self.permits));
+        self.next = Box::pin(accept(listener, permits));
         Poll::Ready(Some(result))
     }
 }

@@ -5,20 +5,22 @@ use sidetrack_policy::set::{Entry, Object};
 use sidetrack_policy::{Error, Filter, Objects, Provider, Service, Sublayer, Uuid};
 use tonic::{Response, Status};
 
-use super::Pieces;
+use super::ListStream;
 
 /// Objects of one piece.
-const PIECE_MAX: usize = 1024;
+const OBJECTS_PER_MESSAGE_MAX: usize = 1024;
 
 /// A kind of object with its message.
-pub(super) trait Wire: Object + Send + Sync + TryFrom<Self::Message, Error = Error> {
+pub(super) trait ApiObject:
+    Object + Send + Sync + TryFrom<Self::Message, Error = Error>
+{
     type Message: Send + 'static;
     fn message(entry: &Entry<Self>) -> Self::Message;
 }
 
-macro_rules! wire {
+macro_rules! api_object {
     ($($type:ident)+) => {
-        $(impl Wire for $type {
+        $(impl ApiObject for $type {
             type Message = v1::$type;
 
             fn message(entry: &Entry<Self>) -> v1::$type {
@@ -28,9 +30,9 @@ macro_rules! wire {
     };
 }
 
-wire!(Provider Sublayer Service);
+api_object!(Provider Sublayer Service);
 
-impl Wire for Filter {
+impl ApiObject for Filter {
     type Message = v1::Filter;
 
     fn message(entry: &Entry<Self>) -> v1::Filter {
@@ -42,14 +44,14 @@ impl Wire for Filter {
 }
 
 /// Goes through a set of objects, however long that takes: the set stays as it was.
-pub(super) struct Objectwise<T> {
+pub(super) struct ObjectMessages<T> {
     objects: Objects,
     provider: Option<Uuid>,
     last: Option<Uuid>,
     kind: std::marker::PhantomData<T>,
 }
 
-impl<T> Objectwise<T> {
+impl<T> ObjectMessages<T> {
     /// Of one provider, or all.
     pub(super) fn new(objects: Objects, provider: Option<Uuid>) -> Self {
         Self {
@@ -61,7 +63,7 @@ impl<T> Objectwise<T> {
     }
 }
 
-impl<T: Wire> Iterator for Objectwise<T> {
+impl<T: ApiObject> Iterator for ObjectMessages<T> {
     type Item = Result<T::Message, Status>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -74,17 +76,17 @@ impl<T: Wire> Iterator for Objectwise<T> {
 }
 
 /// A list as an answer, in pieces.
-pub(super) fn answer<T: Send + 'static, L: Send + 'static>(
+pub(super) fn response<T: Send + 'static, L: Send + 'static>(
     items: impl Iterator<Item = Result<T, Status>> + Send + 'static,
     list: impl Fn(Vec<T>) -> L + Send + 'static,
-) -> Response<Pieces<L>> {
+) -> Response<ListStream<L>> {
     let mut items = items;
-    let pieces = std::iter::from_fn(move || {
-        let piece: Result<Vec<T>, Status> = items.by_ref().take(PIECE_MAX).collect();
-        match piece {
-            Ok(piece) if piece.is_empty() => None,
-            piece => Some(piece.map(&list)),
+    let messages = std::iter::from_fn(move || {
+        let part: Result<Vec<T>, Status> = items.by_ref().take(OBJECTS_PER_MESSAGE_MAX).collect();
+        match part {
+            Ok(part) if part.is_empty() => None,
+            part => Some(part.map(&list)),
         }
     });
-    Response::new(Box::pin(tokio_stream::iter(pieces)))
+    Response::new(Box::pin(tokio_stream::iter(messages)))
 }

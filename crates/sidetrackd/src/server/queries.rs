@@ -81,10 +81,10 @@ impl Api {
 
     pub(super) async fn explanation(
         &self,
-        question: v1::ExplainRequest,
+        request: v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Error> {
         let refuse = |code, text: &str| Err(Refusal::new(code, text).into());
-        match &question.subject {
+        match &request.subject {
             None => {
                 return refuse(
                     Code::NullPointer,
@@ -105,7 +105,7 @@ impl Api {
             }
             Some(v1::explain_request::Subject::FlowId(_)) => {}
         }
-        if v1::Layer::try_from(question.layer).is_err() {
+        if v1::Layer::try_from(request.layer).is_err() {
             return refuse(
                 Code::LayerNotFound,
                 "there is no such layer; they go from 1 to 12",
@@ -114,7 +114,7 @@ impl Api {
         let task = self.committer.run(move |committer| {
             let in_force = committer.in_force();
             let objects = in_force.objects.after_boot();
-            let mut answer = committer.data_path().explain(&objects, &question)?;
+            let mut answer = committer.data_path().explain(&objects, &request)?;
             answer.generation = in_force.generation;
             Ok(answer)
         });
@@ -133,13 +133,13 @@ impl Api {
         }
         let (kept, live) = self.log.subscribe();
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        let reader = Reader {
+        let reader = EventReader {
             sender,
             kinds: request.kinds,
         };
         tokio::spawn(async move {
             if request.backlog || !request.follow {
-                reader.tell(kept).await?;
+                reader.send_matching(kept).await?;
             }
             if request.follow {
                 reader.follow(live).await?;
@@ -151,13 +151,13 @@ impl Api {
 }
 
 /// Who reads events. What it does is none when nobody reads any more.
-struct Reader {
+struct EventReader {
     sender: mpsc::Sender<Result<v1::Event, Status>>,
     kinds: Vec<i32>,
 }
 
-impl Reader {
-    async fn tell(&self, events: impl IntoIterator<Item = Arc<v1::Event>>) -> Option<()> {
+impl EventReader {
+    async fn send_matching(&self, events: impl IntoIterator<Item = Arc<v1::Event>>) -> Option<()> {
         for event in events {
             let always = event.kind == v1::EventKind::Missed as i32;
             if always || self.kinds.is_empty() || self.kinds.contains(&event.kind) {
@@ -174,8 +174,10 @@ impl Reader {
                 () = self.sender.closed() => return None,
             };
             match event {
-                Ok(event) => self.tell([event]).await?,
-                Err(RecvError::Lagged(missed)) => self.tell([Arc::new(missing(missed))]).await?,
+                Ok(event) => self.send_matching([event]).await?,
+                Err(RecvError::Lagged(missed)) => {
+                    self.send_matching([Arc::new(missed_event(missed))]).await?
+                }
                 Err(RecvError::Closed) => return None,
             }
         }
@@ -183,11 +185,11 @@ impl Reader {
 }
 
 /// Says of a service whether somebody listens.
-pub(super) fn mark(service: &mut v1::Service, listening: &[Uuid]) {
+pub(super) fn set_listening(service: &mut v1::Service, listening: &[Uuid]) {
     service.listening = listening.iter().any(|key| key.as_bytes() == &*service.key);
 }
 
-fn missing(missed: u64) -> v1::Event {
+fn missed_event(missed: u64) -> v1::Event {
     v1::Event {
         kind: v1::EventKind::Missed.into(),
         time_unix_ns: unix_ns(SystemTime::now()),
