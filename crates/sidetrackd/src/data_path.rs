@@ -21,11 +21,11 @@ pub trait DataPath {
     fn is_fresh(&self) -> bool;
 
     /// Puts boot-time filters in force: the objects' filters are all boot-time.
-    fn boot(&mut self, objects: &Objects) -> Result<(), Error>;
+    fn apply_boot_time(&mut self, objects: &Objects) -> Result<(), Error>;
 
     /// At the start, with what the store holds: compares it with what the kernel has, and makes the
     /// kernel's the same if it differs. Notes say what was mended.
-    fn take_up(&mut self, objects: &Objects) -> Result<TakenUp, Error>;
+    fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error>;
 
     /// Puts a policy in force for each connection that comes after. After an error the policy before
     /// is in force, unchanged.
@@ -66,7 +66,7 @@ pub type Generation = u64;
 
 /// How a restart found things.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TakenUp {
+pub struct Reconciled {
     /// In force now.
     pub generation: Generation,
     /// What was amiss and was mended: sentences. None: store and kernel agreed.

@@ -65,7 +65,7 @@ impl Start {
             Some(store) => load(store, &self.boot, &mut *data_path)?,
             None => Loaded::default(),
         };
-        let taken = data_path.take_up(&loaded.objects.after_boot())?;
+        let taken = data_path.reconcile(&loaded.objects.after_boot())?;
         let mut notes = loaded.notes;
         notes.iter().for_each(|note| info!("{note}"));
         for note in taken.notes {
@@ -95,7 +95,7 @@ fn load(store: &Store, boot: &str, data_path: &mut dyn DataPath) -> Result<Loade
     if data_path.is_fresh() {
         // Units are asked about later: it takes time, and boot-time filters hold meanwhile.
         let at_boot: Objects = store.load(boot, &|_| true)?.objects.at_boot();
-        data_path.boot(&at_boot)?;
+        data_path.apply_boot_time(&at_boot)?;
     }
     store.begin(boot)?;
     store.load(boot, &systemd::is_enabled)

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Objects, Service, Uuid};
 
-use super::{DataPath, Generation, TakenUp};
+use super::{DataPath, Generation, Reconciled};
 use crate::Error;
 
 /// For `sidetrackd --detached`: to try policies and programs of the API where nothing is to be
@@ -20,13 +20,13 @@ impl DataPath for Detached {
         self.generation == 0
     }
 
-    fn boot(&mut self, _objects: &Objects) -> Result<(), Error> {
+    fn apply_boot_time(&mut self, _objects: &Objects) -> Result<(), Error> {
         Ok(())
     }
 
-    fn take_up(&mut self, _objects: &Objects) -> Result<TakenUp, Error> {
+    fn reconcile(&mut self, _objects: &Objects) -> Result<Reconciled, Error> {
         self.generation += 1;
-        Ok(TakenUp {
+        Ok(Reconciled {
             generation: self.generation,
             notes: vec!["detached: no connection is judged by this policy".into()],
         })

@@ -14,28 +14,28 @@ use sidetrack_policy::field::FieldType;
 use sidetrack_policy::field_values::{CgroupId, FileId, Host};
 use sidetrack_policy::{Code, Filter, Objects, Service, Sublayer, Uuid, Value};
 
-use super::{DataPath, Generation, TakenUp};
+use super::{DataPath, Generation, Reconciled};
 use crate::Error;
 
 /// The engine, and what it was last told.
 pub struct Kernel {
     engine: Engine,
     /// What the policy's paths stood for when it was put in force.
-    places: BTreeMap<Place, Found>,
+    resolved: BTreeMap<NamedPath, ResolvedPath>,
     /// Cgroups in which proxies registered, with the services they registered for.
-    homes: HashMap<PathBuf, BTreeSet<Uuid>>,
+    service_cgroups: HashMap<PathBuf, BTreeSet<Uuid>>,
 }
 
 /// A path that a condition names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+enum NamedPath {
     App(String),
     Cgroup(String),
 }
 
 /// What it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+enum ResolvedPath {
     Nothing,
     File(FileId),
     Cgroup(CgroupId),
@@ -46,7 +46,7 @@ impl Kernel {
     ///
     /// Errors: [`Error::DataPath`].
     pub fn open(cgroup: &Path, pins: &Path) -> Result<Self, Error> {
-        let scope = Cgroup::at(cgroup).map_err(failed)?;
+        let scope = Cgroup::at(cgroup).map_err(from_engine)?;
         let config = sidetrack_engine::Config {
             pins: Some(pins.to_owned()),
             ..sidetrack_engine::Config::default()
@@ -54,32 +54,34 @@ impl Kernel {
         let engine = Engine::open(&scope, config)
             .and_then(|engine| engine.load())
             .and_then(|engine| engine.attach())
-            .map_err(failed)?;
+            .map_err(from_engine)?;
         // Who registered where before is not known: any service may have anywhere.
         let keys: BTreeSet<Uuid> = engine.services().map(|(_, spec)| spec.key).collect();
-        let homes = engine.homes();
-        let homes = homes.map(|home| (home.to_owned(), keys.clone())).collect();
+        let cgroups = engine.homes();
+        let service_cgroups = cgroups
+            .map(|cgroup| (cgroup.to_owned(), keys.clone()))
+            .collect();
         Ok(Self {
             engine,
-            places: BTreeMap::new(),
-            homes,
+            resolved: BTreeMap::new(),
+            service_cgroups,
         })
     }
 
-    fn put(&mut self, objects: &Objects) -> Result<Generation, Error> {
+    fn put_in_force(&mut self, objects: &Objects) -> Result<Generation, Error> {
         let made = self.make_services(objects)?;
         let filters = objects.all::<Filter>();
         let committed = match self.engine.commit(filters, objects.all::<Sublayer>()) {
             Ok(committed) => committed,
             Err(error) => {
                 for number in made {
-                    self.engine.remove_service(number).map_err(failed)?;
+                    self.engine.remove_service(number).map_err(from_engine)?;
                 }
-                return Err(failed(error));
+                return Err(from_engine(error));
             }
         };
         self.remove_services(objects)?;
-        self.places = look_up(objects)?;
+        self.resolved = resolve_paths(objects)?;
         Ok(committed.generation.into())
     }
 
@@ -89,11 +91,16 @@ impl Kernel {
         for service in objects.all::<Service>() {
             let spec = ServiceSpec::of_object(service);
             match self.number_of(service.identity.key) {
-                Some(number) if self.is_same(number, &spec) => {
+                Some(number) if self.has_settings(number, &spec) => {
                     self.engine.amend_service(number, &spec);
                 }
                 // Under another name, or with other records, its listeners must register anew.
-                _ => made.push(self.engine.create_service(&spec).map_err(failed)?.number),
+                _ => made.push(
+                    self.engine
+                        .create_service(&spec)
+                        .map_err(from_engine)?
+                        .number,
+                ),
             }
         }
         Ok(made)
@@ -116,8 +123,8 @@ impl Kernel {
             .map(|(number, known)| (number, known.key))
             .collect();
         for (number, key) in gone {
-            self.engine.remove_service(number).map_err(failed)?;
-            self.homes.values_mut().for_each(|keys| {
+            self.engine.remove_service(number).map_err(from_engine)?;
+            self.service_cgroups.values_mut().for_each(|keys| {
                 keys.remove(&key);
             });
         }
@@ -126,24 +133,31 @@ impl Kernel {
 
     /// Takes the engine off the cgroups in which no service can be any more. While flows are live it
     /// stays: their ends would be missed.
-    fn leave_homes(&mut self) -> Result<(), Error> {
-        self.homes
+    fn detach_unused_cgroups(&mut self) -> Result<(), Error> {
+        self.service_cgroups
             .retain(|path, keys| !keys.is_empty() && path.exists());
-        let is_left = |home: &&Path| !self.homes.keys().any(|path| path.starts_with(home));
-        let left: Vec<PathBuf> = self
+        let is_unused = |cgroup: &&Path| {
+            !self
+                .service_cgroups
+                .keys()
+                .any(|path| path.starts_with(cgroup))
+        };
+        let unused: Vec<PathBuf> = self
             .engine
             .homes()
-            .filter(is_left)
+            .filter(is_unused)
             .map(Path::to_owned)
             .collect();
-        if left.is_empty() || self.engine.counters().map_err(failed)?.flows > 0 {
+        if unused.is_empty() || self.engine.counters().map_err(from_engine)?.flows > 0 {
             return Ok(());
         }
-        left.iter().for_each(|home| self.engine.detach_home(home));
+        unused
+            .iter()
+            .for_each(|cgroup| self.engine.detach_home(cgroup));
         Ok(())
     }
 
-    fn is_same(&self, number: u32, spec: &ServiceSpec) -> bool {
+    fn has_settings(&self, number: u32, spec: &ServiceSpec) -> bool {
         self.engine.services().any(|(known, is)| {
             known == number && is.name == spec.name && is.records == spec.records
         })
@@ -163,11 +177,11 @@ impl DataPath for Kernel {
         !self.engine.resumed()
     }
 
-    fn boot(&mut self, objects: &Objects) -> Result<(), Error> {
-        self.put(objects).map(|_| ())
+    fn apply_boot_time(&mut self, objects: &Objects) -> Result<(), Error> {
+        self.put_in_force(objects).map(|_| ())
     }
 
-    fn take_up(&mut self, objects: &Objects) -> Result<TakenUp, Error> {
+    fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error> {
         self.make_services(objects)?;
         let generation = self.engine.generation();
         let filters = || objects.all::<Filter>();
@@ -175,26 +189,26 @@ impl DataPath for Kernel {
             && self
                 .engine
                 .agrees(filters(), objects.all::<Sublayer>())
-                .map_err(failed)?;
+                .map_err(from_engine)?;
         if agrees {
             self.remove_services(objects)?;
-            self.places = look_up(objects)?;
-            return Ok(TakenUp {
+            self.resolved = resolve_paths(objects)?;
+            return Ok(Reconciled {
                 generation: generation.into(),
                 notes: Vec::new(),
             });
         }
-        let found = self.engine.resumed() && generation > 0;
-        let generation = self.put(objects)?;
+        let replaced = self.engine.resumed() && generation > 0;
+        let generation = self.put_in_force(objects)?;
         let note = "the pinned policy was not what the store holds; the store's is in force now";
-        Ok(TakenUp {
+        Ok(Reconciled {
             generation,
-            notes: found.then(|| note.to_owned()).into_iter().collect(),
+            notes: replaced.then(|| note.to_owned()).into_iter().collect(),
         })
     }
 
     fn commit(&mut self, objects: &Objects) -> Result<Generation, Error> {
-        self.put(objects)
+        self.put_in_force(objects)
     }
 
     fn register(&mut self, service: Uuid, pid: u32) -> Result<Vec<u8>, Error> {
@@ -202,17 +216,20 @@ impl DataPath for Kernel {
             let text = format!("service {service} is not in force");
             sidetrack_policy::Error::new(Code::CalloutNotFound, text)
         })?;
-        let home = Cgroup::of_process(Some(pid.cast_signed())).map_err(failed)?;
-        self.engine.attach_home(&home).map_err(failed)?;
-        let keys = self.homes.entry(home.path().to_owned()).or_default();
+        let cgroup = Cgroup::of_process(Some(pid.cast_signed())).map_err(from_engine)?;
+        self.engine.attach_home(&cgroup).map_err(from_engine)?;
+        let keys = self
+            .service_cgroups
+            .entry(cgroup.path().to_owned())
+            .or_default();
         keys.insert(service);
-        let service = self.engine.service(number).map_err(failed)?;
+        let service = self.engine.service(number).map_err(from_engine)?;
         let service = service.ok_or_else(|| Error::DataPath("the service has gone".into()))?;
         Ok(service.credentials().to_vec())
     }
 
     fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error> {
-        report::state(&self.engine, state).map_err(failed)
+        report::state(&self.engine, state).map_err(from_engine)
     }
 
     fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
@@ -223,7 +240,7 @@ impl DataPath for Kernel {
             .collect();
         let mut keys = Vec::new();
         for (number, key) in services {
-            let (v4, v6) = self.engine.listeners_of(number).map_err(failed)?;
+            let (v4, v6) = self.engine.listeners_of(number).map_err(from_engine)?;
             if v4 + v6 > 0 {
                 keys.push(key);
             }
@@ -232,7 +249,7 @@ impl DataPath for Kernel {
     }
 
     fn flows(&mut self) -> Result<Vec<v1::Flow>, Error> {
-        let flows = self.engine.flows().map_err(failed)?;
+        let flows = self.engine.flows().map_err(from_engine)?;
         Ok(flows
             .iter()
             .map(|flow| report::flow(&self.engine, flow))
@@ -244,7 +261,7 @@ impl DataPath for Kernel {
     }
 
     fn events(&mut self) -> Result<Vec<v1::Event>, Error> {
-        let events = self.engine.events(Duration::ZERO).map_err(failed)?;
+        let events = self.engine.events(Duration::ZERO).map_err(from_engine)?;
         Ok(events
             .iter()
             .map(|event| report::event(&self.engine, event))
@@ -256,57 +273,57 @@ impl DataPath for Kernel {
         objects: &Objects,
         question: &v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Error> {
-        explain::answer(&self.engine, objects, question)
+        explain::explanation(&self.engine, objects, question)
     }
 
     fn refresh(&mut self, objects: &Objects) -> Result<Option<Generation>, Error> {
-        self.leave_homes()?;
-        if look_up(objects)? == self.places {
+        self.detach_unused_cgroups()?;
+        if resolve_paths(objects)? == self.resolved {
             return Ok(None);
         }
-        self.put(objects).map(Some)
+        self.put_in_force(objects).map(Some)
     }
 }
 
 /// What the paths of a policy stand for now.
-fn look_up(objects: &Objects) -> Result<BTreeMap<Place, Found>, Error> {
-    let paths = Paths::new().map_err(failed)?;
-    let named: BTreeSet<Place> = objects
+fn resolve_paths(objects: &Objects) -> Result<BTreeMap<NamedPath, ResolvedPath>, Error> {
+    let paths = Paths::new().map_err(from_engine)?;
+    let named: BTreeSet<NamedPath> = objects
         .all::<Filter>()
         .flat_map(|filter| &filter.conditions)
         .filter_map(
             |condition| match (&condition.value, condition.field.kind()) {
-                (Value::Path(path), FieldType::App) => Some(Place::App(path.clone())),
-                (Value::Path(path), _) => Some(Place::Cgroup(path.clone())),
+                (Value::Path(path), FieldType::App) => Some(NamedPath::App(path.clone())),
+                (Value::Path(path), _) => Some(NamedPath::Cgroup(path.clone())),
                 _ => None,
             },
         )
         .collect();
-    let find = |place: &Place| match place {
-        Place::App(path) => paths.file(path).map(Found::File),
-        Place::Cgroup(path) => paths.cgroup(path).map(Found::Cgroup),
+    let find = |path: &NamedPath| match path {
+        NamedPath::App(path) => paths.file(path).map(ResolvedPath::File),
+        NamedPath::Cgroup(path) => paths.cgroup(path).map(ResolvedPath::Cgroup),
     };
     Ok(named
         .into_iter()
-        .map(|place| {
-            let found = find(&place).unwrap_or(Found::Nothing);
-            (place, found)
+        .map(|path| {
+            let found = find(&path).unwrap_or(ResolvedPath::Nothing);
+            (path, found)
         })
         .collect())
 }
 
-fn failed(error: sidetrack_engine::Error) -> Error {
+fn from_engine(error: sidetrack_engine::Error) -> Error {
     match error {
         sidetrack_engine::Error::Policy(refusal) => Error::Policy(refusal),
         full @ sidetrack_engine::Error::TooManyContexts => {
             sidetrack_policy::Error::new(Code::OutOfBounds, full.to_string()).into()
         }
-        other => Error::DataPath(sentence(&other)),
+        other => Error::DataPath(with_causes(&other)),
     }
 }
 
 /// An error with its causes.
-fn sentence(error: &dyn std::error::Error) -> String {
+fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

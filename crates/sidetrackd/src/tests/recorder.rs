@@ -7,7 +7,7 @@ use sidetrack_api::v1;
 use sidetrack_policy::{Code, Filter, Lifetime, Objects, Uuid};
 
 use crate::Error;
-use crate::data_path::{DataPath, Generation, TakenUp};
+use crate::data_path::{DataPath, Generation, Reconciled};
 
 /// The record outlives the daemon, as pins do.
 #[derive(Clone, Default)]
@@ -54,14 +54,14 @@ impl DataPath for Recorder {
         self.generation() == 0
     }
 
-    fn boot(&mut self, objects: &Objects) -> Result<(), Error> {
+    fn apply_boot_time(&mut self, objects: &Objects) -> Result<(), Error> {
         let mut filters = objects.all::<Filter>();
         assert!(filters.all(|filter| filter.lifetime == Lifetime::BootTime));
         self.record().boots.push(keys(objects));
         Ok(())
     }
 
-    fn take_up(&mut self, objects: &Objects) -> Result<TakenUp, Error> {
+    fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error> {
         let agrees = !self.is_fresh() && self.in_force() == keys(objects);
         let mut notes = Vec::new();
         if !agrees {
@@ -70,7 +70,7 @@ impl DataPath for Recorder {
             }
             self.record().commits.push(keys(objects));
         }
-        Ok(TakenUp {
+        Ok(Reconciled {
             generation: self.generation(),
             notes,
         })

@@ -12,27 +12,27 @@ use sidetrack_policy::{
     Action, Code, Error as Refusal, Family, Filter, Layer, LayerKind, Objects, Service, Sublayer,
 };
 
-use super::failed;
+use super::from_engine;
 use crate::Error;
 
 const TCP: u8 = 6;
 
-pub(super) fn answer(
+pub(super) fn explanation(
     engine: &Engine,
     objects: &Objects,
     request: &v1::ExplainRequest,
 ) -> Result<v1::ExplainResponse, Error> {
-    let paths = Paths::new().map_err(failed)?;
-    let (mut field_values, happened) = match &request.subject {
+    let paths = Paths::new().map_err(from_engine)?;
+    let (mut field_values, actual_chain) = match &request.subject {
         Some(v1::explain_request::Subject::Connection(connection)) => {
-            (imagined(connection, &paths)?, Vec::new())
+            (values_of_connection(connection, &paths)?, Vec::new())
         }
         Some(v1::explain_request::Subject::FlowId(id)) => {
-            let entry = engine.flow(*id).map_err(failed)?.ok_or_else(|| {
+            let entry = engine.flow(*id).map_err(from_engine)?.ok_or_else(|| {
                 Refusal::new(Code::NotFound, format!("there is no flow {id} any more"))
             })?;
             (
-                facts_of_flow(&entry),
+                values_of_flow(&entry),
                 super::report::flow(engine, &entry).chain,
             )
         }
@@ -41,12 +41,12 @@ pub(super) fn answer(
             return Err(Refusal::new(Code::NullPointer, text).into());
         }
     };
-    let only = layer(request.layer)?;
+    let only = requested_layer(request.layer)?;
     if let Some(layer) = only {
         field_values.layer = layer;
         field_values.inbound = layer.kind == LayerKind::AuthRecvAccept;
     }
-    let numbers: Vec<(u16, &Service)> = objects
+    let services: Vec<(u16, &Service)> = objects
         .all::<Service>()
         .filter_map(|service| {
             let mut known = engine.services();
@@ -54,28 +54,28 @@ pub(super) fn answer(
             Some((number as u16, service))
         })
         .collect();
-    let services = numbers.iter().copied();
-    let rules = order(objects.all::<Filter>(), objects.all::<Sublayer>(), services)?;
-    let absent = absent(engine, &numbers, field_values.layer.family)?;
+    let numbered = services.iter().copied();
+    let rules = order(objects.all::<Filter>(), objects.all::<Sublayer>(), numbered)?;
+    let absent = absent_services(engine, &services, field_values.layer.family)?;
     let way = explain(&rules, &paths, &field_values, &absent, only.is_some());
-    Ok(Telling {
+    Ok(Renderer {
         objects,
         rules: &rules,
-        numbers: &numbers,
-        app: app(request),
+        services: &services,
+        app: app_name(request),
     }
-    .response(&way, engine.generation().into(), happened))
+    .response(&way, engine.generation().into(), actual_chain))
 }
 
 /// The services that nobody listens for in this family.
-fn absent(
+fn absent_services(
     engine: &Engine,
     services: &[(u16, &Service)],
     family: Family,
 ) -> Result<Vec<u16>, Error> {
     let mut absent = Vec::new();
     for (number, _) in services {
-        let (v4, v6) = engine.listeners_of((*number).into()).map_err(failed)?;
+        let (v4, v6) = engine.listeners_of((*number).into()).map_err(from_engine)?;
         let listeners = if family == Family::V4 { v4 } else { v6 };
         if listeners == 0 {
             absent.push(*number);
@@ -84,7 +84,7 @@ fn absent(
     Ok(absent)
 }
 
-fn app(request: &v1::ExplainRequest) -> String {
+fn app_name(request: &v1::ExplainRequest) -> String {
     match &request.subject {
         Some(v1::explain_request::Subject::Connection(connection))
             if !connection.app.is_empty() =>
@@ -95,7 +95,7 @@ fn app(request: &v1::ExplainRequest) -> String {
     }
 }
 
-fn layer(number: i32) -> Result<Option<Layer>, Refusal> {
+fn requested_layer(number: i32) -> Result<Option<Layer>, Refusal> {
     match number {
         0 => Ok(None),
         number => usize::try_from(number - 1)
@@ -108,7 +108,7 @@ fn layer(number: i32) -> Result<Option<Layer>, Refusal> {
     }
 }
 
-fn imagined(connection: &v1::Connection, paths: &Paths) -> Result<FieldValues, Error> {
+fn values_of_connection(connection: &v1::Connection, paths: &Paths) -> Result<FieldValues, Error> {
     let missing = || Refusal::new(Code::NullPointer, "the remote end must be given");
     let remote = connection.remote.as_ref().ok_or_else(missing)?;
     let remote = sidetrack_api::socket_address(remote)?;
@@ -126,7 +126,7 @@ fn imagined(connection: &v1::Connection, paths: &Paths) -> Result<FieldValues, E
             })?,
         },
         user: connection.uid,
-        cgroups: cgroups(&connection.cgroup, paths)?,
+        cgroups: cgroup_ids(&connection.cgroup, paths)?,
     };
     Ok(FieldValues {
         layer: Layer {
@@ -152,8 +152,8 @@ fn imagined(connection: &v1::Connection, paths: &Paths) -> Result<FieldValues, E
     })
 }
 
-/// The numbers of a cgroup and of those above it, from below the root.
-fn cgroups(path: &str, paths: &Paths) -> Result<Vec<u64>, Error> {
+/// The services of a cgroup and of those above it, from below the root.
+fn cgroup_ids(path: &str, paths: &Paths) -> Result<Vec<u64>, Error> {
     let mut above = String::new();
     let mut ids = Vec::new();
     for part in path.split('/').filter(|part| !part.is_empty()) {
@@ -166,7 +166,7 @@ fn cgroups(path: &str, paths: &Paths) -> Result<Vec<u64>, Error> {
     Ok(ids)
 }
 
-fn facts_of_flow(entry: &FlowEntry) -> FieldValues {
+fn values_of_flow(entry: &FlowEntry) -> FieldValues {
     let flow = &entry.flow;
     let end = sidetrack_abi::address::socket_address;
     let remote = end(flow.remote_addr, flow.remote_port);
@@ -188,15 +188,20 @@ fn facts_of_flow(entry: &FlowEntry) -> FieldValues {
 }
 
 /// What the answer's words are made of.
-struct Telling<'a> {
+struct Renderer<'a> {
     objects: &'a Objects,
     rules: &'a [Rule<'a>],
-    numbers: &'a [(u16, &'a Service)],
+    services: &'a [(u16, &'a Service)],
     app: String,
 }
 
-impl Telling<'_> {
-    fn response(&self, way: &Way, generation: u64, happened: Vec<String>) -> v1::ExplainResponse {
+impl Renderer<'_> {
+    fn response(
+        &self,
+        way: &Way,
+        generation: u64,
+        actual_chain: Vec<String>,
+    ) -> v1::ExplainResponse {
         let chain: Vec<String> = way.chain.iter().map(|&number| self.name(number)).collect();
         let (verdict, summary) = self.summary(way, &chain);
         v1::ExplainResponse {
@@ -209,7 +214,7 @@ impl Telling<'_> {
             verdict: verdict.into(),
             summary,
             generation,
-            happened,
+            happened: actual_chain,
         }
     }
 
@@ -230,7 +235,7 @@ impl Telling<'_> {
                 });
                 (
                     v1::Verdict::Block,
-                    format!("blocked{by}{}", after(&through)),
+                    format!("blocked{by}{}", after_services(&through)),
                 )
             }
             End::ChainTooLong => (
@@ -317,7 +322,7 @@ impl Telling<'_> {
     }
 
     fn name(&self, number: u16) -> String {
-        let known = self.numbers.iter().find(|(known, _)| *known == number);
+        let known = self.services.iter().find(|(known, _)| *known == number);
         known.map_or_else(
             || format!("#{number}"),
             |(_, service)| service.identity.name.clone(),
@@ -325,7 +330,7 @@ impl Telling<'_> {
     }
 }
 
-fn after(through: &str) -> String {
+fn after_services(through: &str) -> String {
     match through {
         "" => String::new(),
         through => format!(", after it went{through}"),
