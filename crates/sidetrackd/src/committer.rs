@@ -3,7 +3,7 @@
 //! Others send it tasks, which it does one after another. A task is done even if whoever sent it does
 //! not wait for the answer: a commit is never half.
 
-mod names;
+mod filter_names;
 mod start;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,11 +17,11 @@ use sidetrack_policy::{self as policy, Objects};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use self::names::Names;
+use self::filter_names::FilterNames;
 pub use self::start::Start;
 use crate::Error;
 use crate::data_path::{DataPath, Generation};
-use crate::event::Log;
+use crate::event::EventLog;
 use crate::store::Store;
 
 /// Tasks that wait; whoever sends one more waits itself.
@@ -58,12 +58,12 @@ pub struct Committer {
     data_path: Box<dyn DataPath>,
     store: Option<Store>,
     in_force: Arc<Mutex<InForce>>,
-    log: Log,
-    names: Names,
+    log: EventLog,
+    filter_names: FilterNames,
     /// Sessions that ended while somebody writes: the writer's objects may still have theirs.
-    ended: Vec<u64>,
+    ended_during_write: Vec<u64>,
     /// Sessions that ended and whose objects could not be deleted: it is tried again.
-    left: Vec<u64>,
+    undeleted: Vec<u64>,
 }
 
 type Task = Box<dyn FnOnce(&mut Committer) + Send>;
@@ -92,7 +92,7 @@ impl Handle {
             let _ = answer.send(result);
         });
         self.tasks.send(task).await.map_err(|_| Error::Stopping)?;
-        self.wake.now();
+        self.wake.notify();
         answered.await.map_err(|_| Error::Stopping)
     }
 }
@@ -104,7 +104,7 @@ impl Wake {
         Ok(Self(Arc::new(fd)))
     }
 
-    fn now(&self) {
+    fn notify(&self) {
         // It fails only if the counter is full, and then the thread is awake.
         let _ = io::write(&*self.0, &1u64.to_ne_bytes());
     }
@@ -112,7 +112,7 @@ impl Wake {
 
 impl Drop for Wake {
     fn drop(&mut self) {
-        self.now();
+        self.notify();
     }
 }
 
@@ -127,12 +127,12 @@ impl Committer {
     ) -> Result<(R, Generation), Error> {
         let before = lock(&self.in_force).objects.clone();
         let mut after = before.clone();
-        for session in &self.left {
+        for session in &self.undeleted {
             after.remove_session(*session);
         }
         let result = change(&mut after)?;
-        let generation = self.put(&before, after)?;
-        self.left.clear();
+        let generation = self.put_in_force(&before, after)?;
+        self.undeleted.clear();
         Ok((result, generation))
     }
 
@@ -140,18 +140,18 @@ impl Committer {
     ///
     /// Errors: as [`Self::commit`].
     pub fn commit_transaction(&mut self, mut objects: Objects) -> Result<Generation, Error> {
-        for session in self.ended.iter().chain(&self.left) {
+        for session in self.ended_during_write.iter().chain(&self.undeleted) {
             objects.remove_session(*session);
         }
         let before = lock(&self.in_force).objects.clone();
-        let generation = self.put(&before, objects)?;
-        self.left.clear();
+        let generation = self.put_in_force(&before, objects)?;
+        self.undeleted.clear();
         Ok(generation)
     }
 
     /// A writer begins with what is in force.
     pub fn begin_transaction(&mut self) -> InForce {
-        self.ended.clear();
+        self.ended_during_write.clear();
         lock(&self.in_force).clone()
     }
 
@@ -168,8 +168,8 @@ impl Committer {
         match &removed {
             // A writer that began before has none of them either.
             Ok((counts, _)) if counts.iter().all(|count| *count == 0) => {}
-            Ok(_) => self.ended.extend(sessions),
-            Err(_) => self.left.extend(sessions),
+            Ok(_) => self.ended_during_write.extend(sessions),
+            Err(_) => self.undeleted.extend(sessions),
         }
         removed.map(|(counts, _)| counts)
     }
@@ -189,14 +189,14 @@ impl Committer {
         let mut flows = self.data_path.flows()?;
         let objects = self.in_force().objects;
         for flow in &mut flows {
-            if let Some(filter) = self.names.filter(&objects, flow.filter_id) {
+            if let Some(filter) = self.filter_names.find(&objects, flow.filter_id) {
                 flow.filter.clone_from(&filter.identity.name);
             }
         }
         Ok(flows)
     }
 
-    fn put(&mut self, before: &Objects, after: Objects) -> Result<Generation, Error> {
+    fn put_in_force(&mut self, before: &Objects, after: Objects) -> Result<Generation, Error> {
         if before.is_same(&after) {
             return Ok(lock(&self.in_force).generation);
         }
@@ -206,22 +206,22 @@ impl Committer {
         let generation = match self.data_path.commit(&after.after_boot()) {
             Ok(generation) => generation,
             Err(refused) => {
-                self.take_back(before, &after);
+                self.restore_store(before, &after);
                 return Err(refused);
             }
         };
-        self.names.forget();
+        self.filter_names.clear();
         let mut in_force = lock(&self.in_force);
         in_force.objects = after;
         in_force.generation = generation;
         in_force.since = SystemTime::now();
         drop(in_force);
-        self.tell_commit(generation);
+        self.log_commit(generation);
         Ok(generation)
     }
 
     /// The kernel refused what the store has already.
-    fn take_back(&self, before: &Objects, after: &Objects) {
+    fn restore_store(&self, before: &Objects, after: &Objects) {
         let Some(store) = &self.store else {
             return;
         };
@@ -235,7 +235,7 @@ impl Committer {
         }
     }
 
-    fn tell_commit(&self, generation: Generation) {
+    fn log_commit(&self, generation: Generation) {
         self.log.push(v1::Event {
             kind: v1::EventKind::PolicyCommitted.into(),
             message: format!("policy generation {generation} is in force"),
@@ -245,7 +245,7 @@ impl Committer {
     }
 
     /// Passes the kernel's events on.
-    fn events(&mut self) {
+    fn forward_events(&mut self) {
         let events = match self.data_path.events() {
             Ok(events) => events,
             Err(error) => return warn!("cannot read events: {error}"),
@@ -255,7 +255,7 @@ impl Committer {
         }
         let objects = self.in_force().objects;
         for mut event in events {
-            if let Some(filter) = self.names.filter(&objects, event.filter_id) {
+            if let Some(filter) = self.filter_names.find(&objects, event.filter_id) {
                 event.filter.clone_from(&filter.identity.name);
                 event.filter_key = sidetrack_api::key_bytes(filter.identity.key);
             }
@@ -264,7 +264,7 @@ impl Committer {
     }
 
     fn refresh(&mut self) {
-        if !self.left.is_empty()
+        if !self.undeleted.is_empty()
             && let Err(error) = self.commit(|_| Ok(()))
         {
             warn!("objects of sessions that ended are still in force: {error}");
@@ -274,14 +274,14 @@ impl Committer {
             Ok(None) => {}
             Ok(Some(generation)) => {
                 lock(&self.in_force).generation = generation;
-                self.tell_commit(generation);
+                self.log_commit(generation);
             }
             Err(error) => warn!("cannot look after executables and cgroups: {error}"),
         }
     }
 
     /// Does what is asked until nobody can ask any more.
-    fn work(&mut self, tasks: &mut mpsc::Receiver<Task>, wake: &OwnedFd, every: Duration) {
+    fn run_loop(&mut self, tasks: &mut mpsc::Receiver<Task>, wake: &OwnedFd, every: Duration) {
         let mut next = Instant::now() + every;
         loop {
             loop {
@@ -291,7 +291,7 @@ impl Committer {
                     Err(mpsc::error::TryRecvError::Disconnected) => return,
                 }
             }
-            self.events();
+            self.forward_events();
             let now = Instant::now();
             if now >= next {
                 self.refresh();

@@ -12,7 +12,7 @@ pub const EVENTS_MAX: usize = 1024;
 
 /// The log of events. Clones are the same log.
 #[derive(Clone)]
-pub struct Log {
+pub struct EventLog {
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -22,7 +22,7 @@ struct Shared {
     sender: broadcast::Sender<Arc<v1::Event>>,
 }
 
-impl Log {
+impl EventLog {
     /// Tells an event: gives it its number and, if it has none, its time.
     pub fn push(&self, mut event: v1::Event) {
         let mut shared = self.lock();
@@ -41,7 +41,7 @@ impl Log {
     }
 
     /// Tells an event that is no more than a sentence.
-    pub fn say(&self, kind: v1::EventKind, message: impl Into<String>) {
+    pub fn push_message(&self, kind: v1::EventKind, message: impl Into<String>) {
         self.push(v1::Event {
             kind: kind.into(),
             message: message.into(),
@@ -61,7 +61,7 @@ impl Log {
     }
 }
 
-impl Default for Log {
+impl Default for EventLog {
     fn default() -> Self {
         Self {
             shared: Arc::new(Mutex::new(Shared {
@@ -85,14 +85,14 @@ mod tests {
 
     #[test]
     fn the_last_events_are_kept_and_numbered() {
-        let log = Log::default();
+        let log = EventLog::default();
         for _ in 0..EVENTS_MAX + 2 {
-            log.say(v1::EventKind::PolicyCommitted, "");
+            log.push_message(v1::EventKind::PolicyCommitted, "");
         }
         let (kept, mut receiver) = log.subscribe();
         assert_eq!(kept.len(), EVENTS_MAX);
         assert_eq!(kept[0].sequence, 3);
-        log.say(v1::EventKind::Mended, "again");
+        log.push_message(v1::EventKind::Mended, "again");
         assert_eq!(receiver.try_recv().unwrap().message, "again");
         assert!(receiver.try_recv().is_err());
     }

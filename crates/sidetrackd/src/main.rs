@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use sidetrackd::committer::Start;
 use sidetrackd::data_path::{DataPath, Detached, Kernel};
-use sidetrackd::event::Log;
+use sidetrackd::event::EventLog;
 use sidetrackd::server::{self, Api};
 use sidetrackd::{Config, Error, systemd};
 use tokio::signal::unix::{SignalKind, signal};
@@ -74,16 +74,16 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 /// Serves until it is told to stop, and returns the committer's thread.
 async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
-    let log = Log::default();
+    let log = EventLog::default();
     let start = Start {
         store: Some(config.store.clone()),
-        boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
+        boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
         log: log.clone(),
         refresh: Duration::from_secs(config.refresh_seconds),
     };
     let (cgroup, pins) = (config.cgroup.clone(), config.pins.clone());
     let (committer, thread) = start
-        .committer(move || data_path(detached, &cgroup, &pins))
+        .spawn(move || data_path(detached, &cgroup, &pins))
         .await?;
     let in_force = committer.in_force();
     let api = Api::new(&config, committer.clone(), log)?;
@@ -102,9 +102,9 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
             _ = tokio::signal::ctrl_c() => {}
             () = committer.ended() => {}
         }
-        tell("STOPPING=1");
+        notify_manager("STOPPING=1");
     };
-    tell("READY=1");
+    notify_manager("READY=1");
     api.serve(listener, config.limits.connections, stop).await?;
     Ok(thread)
 }
@@ -116,7 +116,7 @@ fn data_path(detached: bool, cgroup: &Path, pins: &Path) -> Result<Box<dyn DataP
     Ok(Box::new(Kernel::open(cgroup, pins)?))
 }
 
-fn tell(message: &str) {
+fn notify_manager(message: &str) {
     if let Err(error) = systemd::notify(message) {
         warn!("cannot tell the service manager {message}: {error}");
     }

@@ -24,7 +24,7 @@ use self::admission::Admission;
 use self::connection::Incoming;
 use crate::access::{Access, Peer};
 use crate::committer::Handle;
-use crate::event::Log;
+use crate::event::EventLog;
 use crate::session::{Session, Sessions};
 use crate::{Config, Error};
 
@@ -48,7 +48,7 @@ pub struct Api {
     access: Access,
     committer: Handle,
     sessions: Arc<Sessions>,
-    log: Log,
+    log: EventLog,
     started: SystemTime,
 }
 
@@ -57,7 +57,7 @@ type ListStream<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Se
 
 impl Api {
     /// For a committer that has begun.
-    pub fn new(config: &Config, committer: Handle, log: Log) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, committer: Handle, log: EventLog) -> anyhow::Result<Self> {
         Ok(Self {
             access: Access::new(&config.access)?,
             sessions: Sessions::new(config, committer.clone(), log.clone()),
@@ -80,7 +80,7 @@ impl Api {
             .register_encoded_file_descriptor_set(sidetrack_api::DESCRIPTOR)
             .build_v1()?
             .max_decoding_message_size(REFLECTION_REQUEST_SIZE_MAX);
-        tokio::spawn(Arc::clone(&self.sessions).await_clients());
+        tokio::spawn(Arc::clone(&self.sessions).end_unresumed());
         let sessions = Arc::clone(&self.sessions);
         let stopped = async move {
             stop.await;

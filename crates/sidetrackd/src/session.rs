@@ -17,7 +17,7 @@ use self::resumable::ResumableSessions;
 use crate::access::Peer;
 use crate::committer::Handle;
 use crate::data_path::Generation;
-use crate::event::Log;
+use crate::event::EventLog;
 use crate::transaction::{Transaction, WAIT_DEFAULT, WAIT_MAX, WriteLock, WritePermit};
 use crate::{Config, Error};
 
@@ -27,12 +27,12 @@ const EVENTS_MAX: usize = 8;
 /// All open sessions, and the lock for the one that writes.
 pub struct Sessions {
     registry: Lock<Registry>,
-    most: usize,
+    sessions_max: usize,
     hold: Duration,
     grace: Duration,
     committer: Handle,
     write_lock: WriteLock,
-    log: Log,
+    log: EventLog,
 }
 
 struct Registry {
@@ -74,14 +74,14 @@ struct LockedState {
 
 impl Sessions {
     /// None open yet; those whose objects the committer found wait for their clients.
-    pub fn new(config: &Config, committer: Handle, log: Log) -> Arc<Self> {
+    pub fn new(config: &Config, committer: Handle, log: EventLog) -> Arc<Self> {
         Arc::new(Self {
             registry: Lock::new(Registry {
                 open: HashMap::new(),
                 resumable: ResumableSessions::from_objects(&committer.in_force().objects),
                 stopping: false,
             }),
-            most: config.limits.sessions,
+            sessions_max: config.limits.sessions,
             hold: config.transaction_hold(),
             grace: config.session_grace(),
             committer,
@@ -99,11 +99,11 @@ impl Sessions {
         peer: Peer,
         options: v1::SessionOptions,
     ) -> Result<(Arc<Session>, mpsc::Receiver<session_event::Event>), Error> {
-        let wait = check(&options)?;
+        let wait = checked_wait(&options)?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let mut registry = self.lock();
-        let (id, told) = match options.resume_session_id {
-            0 => (registry.free_number(self.most)?, "session opened"),
+        let (id, message) = match options.resume_session_id {
+            0 => (registry.free_number(self.sessions_max)?, "session opened"),
             id => {
                 registry.resumable.resume(id, peer.uid)?;
                 (id, "session resumed")
@@ -122,7 +122,7 @@ impl Sessions {
         });
         registry.open.insert(id, Arc::clone(&session));
         drop(registry);
-        self.tell(&session, v1::EventKind::SessionOpened, told);
+        self.log_event(&session, v1::EventKind::SessionOpened, message);
         Ok((session, receiver))
     }
 
@@ -136,7 +136,7 @@ impl Sessions {
         // Another's session is as if it were not there.
         let own =
             session.filter(|session| (session.peer.pid, session.peer.uid) == (peer.pid, peer.uid));
-        own.ok_or_else(|| gone().into())
+        own.ok_or_else(|| session_gone().into())
     }
 
     /// Ends one: its transaction is aborted, and a dynamic one's objects are deleted, unless the daemon
@@ -153,11 +153,11 @@ impl Sessions {
             objects = self.delete_objects(vec![session.id]).await.iter().sum();
         }
         let text = format!("session ended, and {objects} objects with it");
-        self.tell(session, v1::EventKind::SessionEnded, &text);
+        self.log_event(session, v1::EventKind::SessionEnded, &text);
     }
 
     /// Gives the clients of sessions that wait their time to come back, then ends those left, in one commit.
-    pub async fn await_clients(self: Arc<Self>) {
+    pub async fn end_unresumed(self: Arc<Self>) {
         tokio::time::sleep(self.grace).await;
         let late = self.lock().resumable.take();
         if late.is_empty() {
@@ -194,7 +194,7 @@ impl Sessions {
     }
 
     /// All open sessions, the oldest first.
-    pub fn open_ones(&self) -> Vec<Arc<Session>> {
+    pub fn open_sessions(&self) -> Vec<Arc<Session>> {
         let mut all: Vec<_> = self.lock().open.values().cloned().collect();
         all.sort_by_key(|session| session.opened);
         all
@@ -215,7 +215,7 @@ impl Sessions {
         let mut registry = self.lock();
         registry.stopping = true;
         for session in registry.open.values() {
-            session.say(session_event::Event::Stopping(v1::Stopping {}));
+            session.send(session_event::Event::Stopping(v1::Stopping {}));
         }
     }
 
@@ -245,7 +245,7 @@ impl Sessions {
         };
         state.number += 1;
         if permit.is_some() {
-            tokio::spawn(Arc::clone(self).watch(Arc::clone(session), state.number));
+            tokio::spawn(Arc::clone(self).abort_after_hold(Arc::clone(session), state.number));
         }
         state.transaction = Some(Transaction {
             objects: in_force.objects,
@@ -329,7 +329,7 @@ impl Sessions {
     }
 
     /// Takes a transaction away that is held too long.
-    async fn watch(self: Arc<Self>, session: Arc<Session>, number: u64) {
+    async fn abort_after_hold(self: Arc<Self>, session: Arc<Session>, number: u64) {
         tokio::time::sleep(self.hold).await;
         let mut state = session.state.lock().await;
         if state.number != number || state.transaction.take().is_none() {
@@ -337,17 +337,17 @@ impl Sessions {
         }
         state.aborted = true;
         drop(state);
-        session.say(session_event::Event::TransactionAborted(
+        session.send(session_event::Event::TransactionAborted(
             v1::TransactionAborted {},
         ));
         let text = format!(
             "a transaction was held for {} s, and was aborted",
             self.hold.as_secs()
         );
-        self.tell(&session, v1::EventKind::TransactionAborted, &text);
+        self.log_event(&session, v1::EventKind::TransactionAborted, &text);
     }
 
-    fn tell(&self, session: &Session, kind: v1::EventKind, message: &str) {
+    fn log_event(&self, session: &Session, kind: v1::EventKind, message: &str) {
         self.log.push(v1::Event {
             kind: kind.into(),
             message: message.to_owned(),
@@ -371,10 +371,10 @@ impl Registry {
     }
 
     /// For one more. Errors: [`Error::Exhausted`].
-    fn free_number(&self, most: usize) -> Result<u64, Error> {
-        if self.open.len() + self.resumable.len() >= most {
+    fn free_number(&self, max: usize) -> Result<u64, Error> {
+        if self.open.len() + self.resumable.len() >= max {
             return Err(Error::Exhausted(format!(
-                "{most} sessions are open already; close some"
+                "{max} sessions are open already; close some"
             )));
         }
         let mut number = || uuid::Uuid::new_v4().as_u64_pair().0;
@@ -405,11 +405,11 @@ impl Session {
     async fn acquire_write_lock(&self, lock: &WriteLock) -> Result<WritePermit, Refusal> {
         tokio::select! {
             permit = lock.acquire(self.id, self.wait) => permit,
-            _ = self.end.acquire() => Err(gone()),
+            _ = self.end.acquire() => Err(session_gone()),
         }
     }
 
-    fn say(&self, event: session_event::Event) {
+    fn send(&self, event: session_event::Event) {
         // A client that does not read is told by the next call's error.
         let _ = self.events.try_send(event);
     }
@@ -418,7 +418,7 @@ impl Session {
 impl LockedState {
     fn check(&mut self) -> Result<(), Refusal> {
         if self.ended {
-            return Err(gone());
+            return Err(session_gone());
         }
         if std::mem::take(&mut self.aborted) {
             let text = "the transaction was held too long, and was aborted; begin again";
@@ -428,10 +428,10 @@ impl LockedState {
     }
 }
 
-fn check(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
-    let limit = |what: &str, size: usize, most: usize| {
-        let text = format!("a session's {what} has at most {most} bytes; this one has {size}");
-        (size > most).then(|| Refusal::new(Code::OutOfBounds, text))
+fn checked_wait(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
+    let limit = |what: &str, size: usize, max: usize| {
+        let text = format!("a session's {what} has at most {max} bytes; this one has {size}");
+        (size > max).then(|| Refusal::new(Code::OutOfBounds, text))
     };
     let long = limit("name", options.name.len(), NAME_SIZE_MAX).or_else(|| {
         limit(
@@ -460,7 +460,7 @@ fn check(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
     }
 }
 
-fn gone() -> Refusal {
+fn session_gone() -> Refusal {
     Refusal::new(
         Code::SessionAborted,
         "the session has ended, or is not this process's; open one",

@@ -18,7 +18,7 @@ use self::record::Stored;
 use crate::Error;
 
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
-const BOOT: &str = "boot";
+const BOOT_ID: &str = "boot";
 const LAST_ID: &str = "last filter number";
 
 /// The open file. One process has it.
@@ -50,41 +50,43 @@ impl Store {
     /// loaded, nor are persistent ones of a provider whose unit is not `enabled`.
     ///
     /// Errors: [`Error::Store`], also for a record that cannot be read.
-    pub fn load(&self, boot: &str, enabled: &dyn Fn(&str) -> bool) -> Result<Loaded, Error> {
-        let transaction = self.database.begin_read().map_err(failed)?;
-        let mut load = Load::default();
+    pub fn load(&self, boot_id: &str, is_enabled: &dyn Fn(&str) -> bool) -> Result<Loaded, Error> {
+        let transaction = self.database.begin_read().map_err(store_error)?;
+        let mut loading = Loading::default();
         match transaction.open_table(META) {
             Err(TableError::TableDoesNotExist(_)) => return Ok(Loaded::default()),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(store_error(error)),
             Ok(meta) => {
-                let read = |key| meta.get(key).map_err(failed);
-                load.same_boot =
-                    read(BOOT)?.is_some_and(|stored| stored.value() == boot.as_bytes());
+                let read = |key| meta.get(key).map_err(store_error);
+                loading.same_boot =
+                    read(BOOT_ID)?.is_some_and(|stored| stored.value() == boot_id.as_bytes());
                 let last = read(LAST_ID)?.and_then(|stored| stored.value().try_into().ok());
-                load.objects.number_from(last.map_or(0, u64::from_le_bytes));
+                loading
+                    .objects
+                    .number_from(last.map_or(0, u64::from_le_bytes));
             }
         }
-        load.kind::<Provider>(&transaction, &|provider| {
-            provider.service_name.as_deref().is_none_or(enabled)
+        loading.read_table::<Provider>(&transaction, &|provider| {
+            provider.service_name.as_deref().is_none_or(is_enabled)
         })?;
-        load.kind::<Sublayer>(&transaction, &|_| true)?;
-        load.kind::<Service>(&transaction, &|_| true)?;
-        load.kind::<Filter>(&transaction, &|_| true)?;
+        loading.read_table::<Sublayer>(&transaction, &|_| true)?;
+        loading.read_table::<Service>(&transaction, &|_| true)?;
+        loading.read_table::<Filter>(&transaction, &|_| true)?;
         let mut notes = Vec::new();
-        if load.old > 0 {
+        if loading.expired > 0 {
             notes.push(format!(
                 "{} objects that were not persistent ended with the machine's last run",
-                load.old
+                loading.expired
             ));
         }
-        if !load.skipped.is_empty() {
+        if !loading.skipped.is_empty() {
             notes.push(format!(
                 "{} persistent objects are not loaded: their provider's unit is not enabled",
-                load.skipped.len()
+                loading.skipped.len()
             ));
         }
         Ok(Loaded {
-            objects: load.objects,
+            objects: loading.objects,
             notes,
         })
     }
@@ -92,20 +94,22 @@ impl Store {
     /// Begins a running time of the machine: what was static or dynamic before is deleted.
     ///
     /// Errors: [`Error::Store`].
-    pub fn begin(&self, boot: &str) -> Result<(), Error> {
+    pub fn begin_boot(&self, boot_id: &str) -> Result<(), Error> {
         self.transact(|transaction| {
             let before = {
-                let mut meta = transaction.open_table(META).map_err(failed)?;
-                let before = meta.insert(BOOT, boot.as_bytes()).map_err(failed)?;
+                let mut meta = transaction.open_table(META).map_err(store_error)?;
+                let before = meta
+                    .insert(BOOT_ID, boot_id.as_bytes())
+                    .map_err(store_error)?;
                 before.map(|stored| stored.value().to_vec())
             };
-            if before.as_deref() == Some(boot.as_bytes()) {
+            if before.as_deref() == Some(boot_id.as_bytes()) {
                 return Ok(());
             }
-            delete_passing::<Filter>(transaction)?;
-            delete_passing::<Service>(transaction)?;
-            delete_passing::<Sublayer>(transaction)?;
-            delete_passing::<Provider>(transaction)
+            delete_expired::<Filter>(transaction)?;
+            delete_expired::<Service>(transaction)?;
+            delete_expired::<Sublayer>(transaction)?;
+            delete_expired::<Provider>(transaction)
         })
     }
 
@@ -115,13 +119,13 @@ impl Store {
     /// Errors: [`Error::Store`]; then it holds the one before.
     pub fn write(&self, before: &Objects, after: &Objects) -> Result<(), Error> {
         self.transact(|transaction| {
-            write_kind::<Provider>(transaction, before, after)?;
-            write_kind::<Sublayer>(transaction, before, after)?;
-            write_kind::<Service>(transaction, before, after)?;
-            write_kind::<Filter>(transaction, before, after)?;
-            let mut meta = transaction.open_table(META).map_err(failed)?;
+            write_table::<Provider>(transaction, before, after)?;
+            write_table::<Sublayer>(transaction, before, after)?;
+            write_table::<Service>(transaction, before, after)?;
+            write_table::<Filter>(transaction, before, after)?;
+            let mut meta = transaction.open_table(META).map_err(store_error)?;
             let last = after.last_id().to_le_bytes();
-            meta.insert(LAST_ID, last.as_slice()).map_err(failed)?;
+            meta.insert(LAST_ID, last.as_slice()).map_err(store_error)?;
             Ok(())
         })
     }
@@ -130,57 +134,57 @@ impl Store {
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let transaction = self.database.begin_write().map_err(failed)?;
+        let transaction = self.database.begin_write().map_err(store_error)?;
         change(&transaction)?;
-        transaction.commit().map_err(failed)
+        transaction.commit().map_err(store_error)
     }
 }
 
 /// A load as it goes.
 #[derive(Default)]
-struct Load {
+struct Loading {
     objects: Objects,
     same_boot: bool,
     /// Objects left out for their provider, or for what they refer to.
     skipped: BTreeSet<(Kind, Uuid)>,
     /// Objects of another running time, which those that stay cannot refer to.
-    old: usize,
+    expired: usize,
 }
 
-impl Load {
-    fn kind<T: Stored>(
+impl Loading {
+    fn read_table<T: Stored>(
         &mut self,
         transaction: &redb::ReadTransaction,
         wanted: &dyn Fn(&T) -> bool,
     ) -> Result<(), Error> {
         let table = match transaction.open_table(T::TABLE) {
             Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-            other => other.map_err(failed)?,
+            other => other.map_err(store_error)?,
         };
-        for item in table.iter().map_err(failed)? {
-            let (key, value) = item.map_err(failed)?;
+        for item in table.iter().map_err(store_error)? {
+            let (key, value) = item.map_err(store_error)?;
             let key = Uuid::from_u128(key.value());
             let entry: Entry<T> =
                 record::decode(value.value()).map_err(|error| unreadable(T::KIND, key, &error))?;
-            self.entry(key, entry, wanted)?;
+            self.add_entry(key, entry, wanted)?;
         }
         Ok(())
     }
 
-    fn entry<T: Stored>(
+    fn add_entry<T: Stored>(
         &mut self,
         key: Uuid,
         entry: Entry<T>,
         wanted: &dyn Fn(&T) -> bool,
     ) -> Result<(), Error> {
         let lifetime = entry.object.lifetime();
-        if passes(lifetime) && !self.same_boot {
-            self.old += 1;
+        if ends_with_boot(lifetime) && !self.same_boot {
+            self.expired += 1;
             return Ok(());
         }
         let mut references = entry.object.references().into_iter().flatten();
         let orphaned = references.any(|reference| self.skipped.contains(&reference));
-        let unwanted = !passes(lifetime) && !wanted(&entry.object);
+        let unwanted = !ends_with_boot(lifetime) && !wanted(&entry.object);
         if orphaned || unwanted {
             self.skipped.insert((T::KIND, key));
             return Ok(());
@@ -192,57 +196,61 @@ impl Load {
 }
 
 /// Writes what differs. Entries that neither set has changed are the same in memory.
-fn write_kind<T: Stored>(
+fn write_table<T: Stored>(
     transaction: &WriteTransaction,
     before: &Objects,
     after: &Objects,
 ) -> Result<(), Error> {
-    let mut table = transaction.open_table(T::TABLE).map_err(failed)?;
+    let mut table = transaction.open_table(T::TABLE).map_err(store_error)?;
     let mut old = before
         .entries::<T>()
-        .filter(|entry| is_kept(entry))
+        .filter(|entry| is_stored(entry))
         .peekable();
     let mut new = after
         .entries::<T>()
-        .filter(|entry| is_kept(entry))
+        .filter(|entry| is_stored(entry))
         .peekable();
     let key = |entry: &Entry<T>| entry.object.identity().key.as_u128();
     loop {
-        let (gone, come) = match (old.peek(), new.peek()) {
+        let (take_old, take_new) = match (old.peek(), new.peek()) {
             (None, None) => return Ok(()),
-            (Some(left), Some(right)) => (key(left) <= key(right), key(right) <= key(left)),
+            (Some(old_entry), Some(new_entry)) => (
+                key(old_entry) <= key(new_entry),
+                key(new_entry) <= key(old_entry),
+            ),
             (left, right) => (left.is_some(), right.is_some()),
         };
-        match (old.next_if(|_| gone), new.next_if(|_| come)) {
-            (Some(left), Some(right)) if std::sync::Arc::ptr_eq(left, right) => {}
-            (_, Some(right)) => {
-                let record = record::encode(right);
+        match (old.next_if(|_| take_old), new.next_if(|_| take_new)) {
+            (Some(old_entry), Some(new_entry)) if std::sync::Arc::ptr_eq(old_entry, new_entry) => {}
+            (_, Some(new_entry)) => {
+                let record = record::encode(new_entry);
                 table
-                    .insert(key(right), record.as_slice())
-                    .map_err(failed)?;
+                    .insert(key(new_entry), record.as_slice())
+                    .map_err(store_error)?;
             }
-            (Some(left), None) => drop(table.remove(key(left)).map_err(failed)?),
+            (Some(old_entry), None) => drop(table.remove(key(old_entry)).map_err(store_error)?),
             (None, None) => return Ok(()),
         }
     }
 }
 
-fn delete_passing<T: Stored>(transaction: &WriteTransaction) -> Result<(), Error> {
-    let mut table = transaction.open_table(T::TABLE).map_err(failed)?;
+fn delete_expired<T: Stored>(transaction: &WriteTransaction) -> Result<(), Error> {
+    let mut table = transaction.open_table(T::TABLE).map_err(store_error)?;
     table
         .retain(|_, value| {
             // What cannot be read is the load's to tell.
-            record::decode::<T>(value).map_or(true, |entry| !passes(entry.object.lifetime()))
+            record::decode::<T>(value)
+                .map_or(true, |entry| !ends_with_boot(entry.object.lifetime()))
         })
-        .map_err(failed)
+        .map_err(store_error)
 }
 
-fn is_kept<T: Stored>(entry: &Entry<T>) -> bool {
+fn is_stored<T: Stored>(entry: &Entry<T>) -> bool {
     entry.object.lifetime() != Lifetime::BuiltIn
 }
 
 /// Whether it ends with the machine's running time.
-fn passes(lifetime: Lifetime) -> bool {
+fn ends_with_boot(lifetime: Lifetime) -> bool {
     matches!(lifetime, Lifetime::Static | Lifetime::Dynamic)
 }
 
@@ -253,7 +261,7 @@ fn unreadable(kind: Kind, key: Uuid, why: &str) -> Error {
     ))
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
+fn store_error(error: impl std::fmt::Display) -> Error {
     Error::Store(error.to_string())
 }
 

@@ -10,9 +10,9 @@ use sidetrack_policy::Objects;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use super::{Committer, Handle, InForce, TASKS_MAX, Task, Wake, names::Names};
+use super::{Committer, Handle, InForce, TASKS_MAX, Task, Wake, filter_names::FilterNames};
 use crate::data_path::DataPath;
-use crate::event::Log;
+use crate::event::EventLog;
 use crate::store::{Loaded, Store};
 use crate::{Error, systemd};
 
@@ -21,9 +21,9 @@ pub struct Start {
     /// The store's file; none: nothing survives.
     pub store: Option<PathBuf>,
     /// Tells this running time of the machine from others.
-    pub boot: String,
+    pub boot_id: String,
     /// Where events go.
-    pub log: Log,
+    pub log: EventLog,
     /// How often the data path looks after executables and cgroups.
     pub refresh: Duration,
 }
@@ -32,25 +32,25 @@ impl Start {
     /// Starts the thread, opens the data path in it, and returns when store and kernel agree.
     ///
     /// Errors: `open`'s; [`Error::Store`], [`Error::DataPath`]. What is pinned stays as it is then.
-    pub async fn committer(
+    pub async fn spawn(
         self,
         open: impl FnOnce() -> Result<Box<dyn DataPath>, Error> + Send + 'static,
     ) -> Result<(Handle, thread::JoinHandle<()>), Error> {
         let (tasks, mut receiver) = mpsc::channel::<Task>(TASKS_MAX);
         let wake = Wake::new()?;
-        let wakened = Arc::clone(&wake.0);
-        let (started, begun) = oneshot::channel();
+        let wake_fd = Arc::clone(&wake.0);
+        let (started, ready) = oneshot::channel();
         let refresh = self.refresh;
         let thread = thread::Builder::new().name("committer".into());
         let thread = thread.spawn(move || match open().and_then(|path| self.begin(path)) {
             Ok(mut committer) => {
                 let _ = started.send(Ok(Arc::clone(&committer.in_force)));
-                committer.work(&mut receiver, &wakened, refresh);
+                committer.run_loop(&mut receiver, &wake_fd, refresh);
             }
             Err(error) => drop(started.send(Err(error))),
         });
         let thread = thread.map_err(|error| Error::DataPath(error.to_string()))?;
-        let in_force = begun.await.map_err(|_| Error::Stopping)??;
+        let in_force = ready.await.map_err(|_| Error::Stopping)??;
         let handle = Handle {
             tasks,
             wake,
@@ -62,15 +62,15 @@ impl Start {
     fn begin(self, mut data_path: Box<dyn DataPath>) -> Result<Committer, Error> {
         let store = self.store.as_deref().map(Store::open).transpose()?;
         let loaded = match &store {
-            Some(store) => load(store, &self.boot, &mut *data_path)?,
+            Some(store) => load(store, &self.boot_id, &mut *data_path)?,
             None => Loaded::default(),
         };
-        let taken = data_path.reconcile(&loaded.objects.after_boot())?;
+        let reconciled = data_path.reconcile(&loaded.objects.after_boot())?;
         let mut notes = loaded.notes;
         notes.iter().for_each(|note| info!("{note}"));
-        for note in taken.notes {
+        for note in reconciled.notes {
             warn!("{note}");
-            self.log.say(v1::EventKind::Mended, &note);
+            self.log.push_message(v1::EventKind::Mended, &note);
             notes.push(note);
         }
         Ok(Committer {
@@ -78,25 +78,25 @@ impl Start {
             store,
             in_force: Arc::new(Mutex::new(InForce {
                 objects: loaded.objects,
-                generation: taken.generation,
+                generation: reconciled.generation,
                 since: SystemTime::now(),
                 notes,
             })),
             log: self.log,
-            names: Names::default(),
-            ended: Vec::new(),
-            left: Vec::new(),
+            filter_names: FilterNames::default(),
+            ended_during_write: Vec::new(),
+            undeleted: Vec::new(),
         })
     }
 }
 
 /// Loads the store. While it is loaded on a machine that has just started, boot-time filters hold.
-fn load(store: &Store, boot: &str, data_path: &mut dyn DataPath) -> Result<Loaded, Error> {
+fn load(store: &Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Loaded, Error> {
     if data_path.is_fresh() {
         // Units are asked about later: it takes time, and boot-time filters hold meanwhile.
-        let at_boot: Objects = store.load(boot, &|_| true)?.objects.at_boot();
+        let at_boot: Objects = store.load(boot_id, &|_| true)?.objects.at_boot();
         data_path.apply_boot_time(&at_boot)?;
     }
-    store.begin(boot)?;
-    store.load(boot, &systemd::is_enabled)
+    store.begin_boot(boot_id)?;
+    store.load(boot_id, &systemd::is_enabled)
 }

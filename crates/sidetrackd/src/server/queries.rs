@@ -39,7 +39,7 @@ impl Api {
         state.services = count(objects.all::<Service>().len());
         state.filters = count(objects.all::<Filter>().len());
         let has = |session| count(objects.count_session(session));
-        let open = self.sessions.open_ones();
+        let open = self.sessions.open_sessions();
         let open = open.iter().map(|one| session_state(one, has(one.id)));
         let resumable = self.sessions.resumable().into_iter();
         let resumable = resumable.map(|(session_id, uid)| v1::SessionState {

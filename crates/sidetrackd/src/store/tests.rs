@@ -16,7 +16,7 @@ const KILLS: usize = 1000;
 fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("policy.redb")).unwrap();
-    store.begin(BOOT).unwrap();
+    store.begin_boot(BOOT).unwrap();
     (folder, store)
 }
 
@@ -146,8 +146,8 @@ fn static_objects_end_with_the_machines_run() {
     let later = store.load("another boot", &|_| true).unwrap();
     assert_eq!(keys(&later.objects), [2]);
     assert_eq!(later.notes.len(), 1, "{:?}", later.notes);
-    store.begin("another boot").unwrap();
-    store.begin(BOOT).unwrap();
+    store.begin_boot("another boot").unwrap();
+    store.begin_boot(BOOT).unwrap();
     assert_eq!(keys(&store.load(BOOT, &|_| true).unwrap().objects), [2]);
     assert_eq!(
         store.load(BOOT, &|_| true).unwrap().objects.last_id(),
@@ -189,8 +189,8 @@ fn a_disabled_units_persistent_objects_stay_in_the_store_unloaded() {
 fn a_record_that_cannot_be_read_is_told_not_skipped() {
     let (_folder, store) = store();
     let broken = |transaction: &WriteTransaction| {
-        let mut table = transaction.open_table(Filter::TABLE).map_err(failed)?;
-        table.insert(7, [0xff; 3].as_slice()).map_err(failed)?;
+        let mut table = transaction.open_table(Filter::TABLE).map_err(store_error)?;
+        table.insert(7, [0xff; 3].as_slice()).map_err(store_error)?;
         Ok(())
     };
     store.transact(broken).unwrap();
@@ -228,7 +228,7 @@ fn a_hundred_thousand_filters_are_written_and_loaded() {
 /// The policy of the nth commit: how many filters there are, and each one's description, tell n.
 fn policy(n: u64) -> Objects {
     let mut objects = Objects::default();
-    for key in 1..=count(n) {
+    for key in 1..=filter_count(n) {
         let mut filter = filter(key, Lifetime::Persistent);
         filter.identity.description = n.to_string();
         add(&mut objects, filter, &Author::default());
@@ -236,12 +236,12 @@ fn policy(n: u64) -> Objects {
     objects
 }
 
-fn count(n: u64) -> u128 {
+fn filter_count(n: u64) -> u128 {
     10 + u128::from(n % 17)
 }
 
 /// Which commit a store holds; none: it is empty. Panics if it holds parts of several.
-fn held(path: &Path) -> u64 {
+fn stored_commit(path: &Path) -> u64 {
     let objects = Store::open(path)
         .unwrap()
         .load(BOOT, &|_| true)
@@ -258,7 +258,7 @@ fn held(path: &Path) -> u64 {
     );
     assert_eq!(
         keys(&objects).len() as u128,
-        count(n),
+        filter_count(n),
         "commit {n} is not whole"
     );
     n
@@ -271,7 +271,7 @@ fn commits_until_killed() {
         return;
     };
     let store = Store::open(Path::new(&path)).unwrap();
-    store.begin(BOOT).unwrap();
+    store.begin_boot(BOOT).unwrap();
     let mut objects = store.load(BOOT, &|_| true).unwrap().objects;
     let first = objects.all::<Filter>().next();
     let mut n: u64 = first.map_or(0, |first| first.identity.description.parse().unwrap());
@@ -301,13 +301,13 @@ fn a_store_survives_power_cuts() {
     let path: PathBuf = folder.path().join("policy.redb");
     let begun = Instant::now();
     let mut last = 0;
-    let mut between = 0;
+    let mut unprinted = 0;
     for _ in 0..KILLS {
         let mut child = child(&path);
         let mut output = BufReader::new(child.stdout.take().unwrap());
         // A moment between no commit and several; the first line comes after the first commit.
         let random = Uuid::new_v4().as_u128();
-        let mut told = last;
+        let mut printed = last;
         let mut line = String::new();
         for _ in 0..random % 3 {
             line.clear();
@@ -315,7 +315,7 @@ fn a_store_survives_power_cuts() {
                 line.clear();
                 assert_ne!(output.read_line(&mut line).unwrap(), 0, "the child ended");
             }
-            told = number(&line);
+            printed = number(&line);
         }
         let moment = Duration::from_micros(u64::try_from(random >> 64 & 0x7ff).unwrap());
         let until = Instant::now() + moment;
@@ -326,22 +326,22 @@ fn a_store_survives_power_cuts() {
         child.wait().unwrap();
         let mut rest = String::new();
         output.read_to_string(&mut rest).unwrap();
-        told = rest
+        printed = rest
             .lines()
             .filter(|line| line.starts_with("committed"))
             .map(number)
             .next_back()
-            .unwrap_or(told);
-        let held = held(&path);
+            .unwrap_or(printed);
+        let stored = stored_commit(&path);
         assert!(
-            held == told || held == told + 1,
-            "commit {told} was told, the store holds {held}"
+            stored == printed || stored == printed + 1,
+            "commit {printed} was printed, the store holds {stored}"
         );
-        between += u32::from(held == told + 1);
-        last = held;
+        unprinted += u32::from(stored == printed + 1);
+        last = stored;
     }
     println!(
-        "{KILLS} kills in {:?}, {last} commits, {between} of them kept but not yet told",
+        "{KILLS} kills in {:?}, {last} commits, {unprinted} of them kept but not yet printed",
         begun.elapsed()
     );
     assert!(last > 100, "only {last} commits: the kills came too early");

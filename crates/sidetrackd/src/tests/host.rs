@@ -11,7 +11,7 @@ use sidetrack_policy::{Code, Uuid};
 use super::recorder::Recorder;
 use crate::committer::Start;
 use crate::config::Config;
-use crate::event::Log;
+use crate::event::EventLog;
 use crate::server::{self, Api};
 
 /// Tells a client in a process of its own where the daemon is.
@@ -82,18 +82,15 @@ impl Daemon {
         boot: &str,
     ) -> Self {
         let socket = folder.path().join("sidetrackd.sock");
-        let log = Log::default();
+        let log = EventLog::default();
         let start = Start {
             store: Some(folder.path().join("policy.redb")),
-            boot: boot.into(),
+            boot_id: boot.into(),
             log: log.clone(),
             refresh: Duration::from_millis(10),
         };
         let data_path = recorder.clone();
-        let (committer, thread) = start
-            .committer(move || Ok(Box::new(data_path)))
-            .await
-            .unwrap();
+        let (committer, thread) = start.spawn(move || Ok(Box::new(data_path))).await.unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let inside = runtime.enter();
         let api = Api::new(&config, committer, log).unwrap();

@@ -6,12 +6,12 @@ use sidetrack_policy::{Filter, Objects, Uuid};
 
 /// Made when it is first needed after a commit.
 #[derive(Default)]
-pub(super) struct Names {
+pub(super) struct FilterNames {
     keys: Option<HashMap<u64, Uuid>>,
 }
 
-impl Names {
-    pub(super) fn filter<'a>(&mut self, objects: &'a Objects, id: u64) -> Option<&'a Filter> {
+impl FilterNames {
+    pub(super) fn find<'a>(&mut self, objects: &'a Objects, id: u64) -> Option<&'a Filter> {
         if id == 0 {
             return None;
         }
@@ -25,7 +25,7 @@ impl Names {
     }
 
     /// Other objects are in force.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.keys = None;
     }
 }
