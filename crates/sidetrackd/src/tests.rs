@@ -2,10 +2,10 @@
 
 mod codes;
 mod events;
-mod host;
+mod fake_data_path;
+mod harness;
 mod limits;
 mod objects;
-mod recorder;
 mod restart;
 mod resumption;
 mod sessions;

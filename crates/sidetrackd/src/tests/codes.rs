@@ -6,8 +6,8 @@ use sidetrack_api::client::Error;
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, SUBLAYER_UNIVERSAL};
 
-use super::host::{
-    Calls, Daemon, condition, filter, key, provider, range, refused, service, sublayer,
+use super::harness::{
+    ClientCalls, Daemon, assert_refused, condition, filter, key, provider, range, service, sublayer,
 };
 
 type Change = Box<dyn Fn(&mut v1::Filter)>;
@@ -97,19 +97,19 @@ fn wrong_filters() -> Vec<(Change, Code)> {
 async fn a_wrong_filter_is_refused_and_nothing_changed() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
-    client.add_one(&session, filter(9)).await.unwrap();
-    let generation = daemon.recorder.generation();
+    client.try_add_filter(&session, filter(9)).await.unwrap();
+    let generation = daemon.data_path.generation();
     for (number, (change, code)) in wrong_filters().into_iter().enumerate() {
         let mut wrong = filter(1);
         change(&mut wrong);
-        let result = client.add_one(&session, wrong).await;
+        let result = client.try_add_filter(&session, wrong).await;
         let error = Error::from(result.unwrap_err());
         let Error::Policy(error) = error else {
             panic!("filter {number}: {error}");
         };
         assert_eq!(error.code, code, "filter {number}: {error}");
     }
-    assert_eq!(daemon.recorder.generation(), generation);
+    assert_eq!(daemon.data_path.generation(), generation);
     assert_eq!(client.filters(0).await.len(), 1);
 }
 
@@ -120,9 +120,9 @@ async fn case_131_a_field_of_windows_own_is_refused_by_name() {
     let mut wrong = filter(1);
     let value = v1::value::Kind::Uint(1);
     wrong.conditions = vec![condition(v1::Field::LocalInterface, 0, value)];
-    let status = client.add_one(&session, wrong).await.unwrap_err();
+    let status = client.try_add_filter(&session, wrong).await.unwrap_err();
     assert!(status.message().contains("local_interface"), "{status}");
-    refused::<u64>(Err(status), Code::ConditionNotFound);
+    assert_refused::<u64>(Err(status), Code::ConditionNotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,13 +131,16 @@ async fn case_135_a_range_upside_down_is_refused() {
     let (mut client, session) = daemon.session().await;
     let mut wrong = filter(1);
     wrong.conditions = vec![condition(v1::Field::RemotePort, 5, range(443, 80))];
-    refused(client.add_one(&session, wrong).await, Code::InvalidRange);
+    assert_refused(
+        client.try_add_filter(&session, wrong).await,
+        Code::InvalidRange,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_143_a_persistent_filter_does_not_refer_to_a_dynamic_sublayer() {
     let daemon = Daemon::start().await;
-    let (mut theirs, dynamic) = daemon.dynamic().await;
+    let (mut theirs, dynamic) = daemon.dynamic_session().await;
     let request = v1::AddSublayerRequest {
         session_id: dynamic.id(),
         sublayer: Some(sublayer(1)),
@@ -149,8 +152,8 @@ async fn case_143_a_persistent_filter_does_not_refer_to_a_dynamic_sublayer() {
         flags: v1::Flag::Persistent as u32,
         ..filter(1)
     };
-    let result = client.add_one(&session, persistent).await;
-    refused(result, Code::LifetimeMismatch);
+    let result = client.try_add_filter(&session, persistent).await;
+    assert_refused(result, Code::LifetimeMismatch);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +164,10 @@ async fn case_149_boot_time_and_persistent_exclude_one_another() {
         flags: v1::Flag::Persistent as u32 | v1::Flag::BootTime as u32,
         ..filter(1)
     };
-    refused(client.add_one(&session, both).await, Code::InvalidFlags);
+    assert_refused(
+        client.try_add_filter(&session, both).await,
+        Code::InvalidFlags,
+    );
 }
 
 /// What the tests of this folder and policy's own answer for; the rest is here.
@@ -178,48 +184,48 @@ async fn every_other_code_is_answered_too() {
         session_id: 0,
         key: key(number),
     };
-    refused(client.delete_filter(delete(9)).await, Code::FilterNotFound);
-    refused(client.get_provider(get(9)).await, Code::ProviderNotFound);
-    refused(client.get_service(get(9)).await, Code::CalloutNotFound);
+    assert_refused(client.delete_filter(delete(9)).await, Code::FilterNotFound);
+    assert_refused(client.get_provider(get(9)).await, Code::ProviderNotFound);
+    assert_refused(client.get_service(get(9)).await, Code::CalloutNotFound);
     let nothing = v1::GetRequest::default();
-    refused(client.get_filter(nothing).await, Code::NullPointer);
+    assert_refused(client.get_filter(nothing).await, Code::NullPointer);
     let universal = delete(SUBLAYER_UNIVERSAL.as_u128());
-    refused(client.delete_sublayer(universal).await, Code::BuiltinObject);
+    assert_refused(client.delete_sublayer(universal).await, Code::BuiltinObject);
     let request = v1::AddServiceRequest {
         session_id: id,
         service: Some(service(1)),
     };
     client.add_service(request.clone()).await.unwrap();
-    refused(client.add_service(request).await, Code::AlreadyExists);
+    assert_refused(client.add_service(request).await, Code::AlreadyExists);
     let to_service = v1::Filter {
         action: v1::Action::Redirect.into(),
         service: key(1),
         ..filter(1)
     };
-    client.add_one(&session, to_service).await.unwrap();
-    refused(client.delete_service(delete(1)).await, Code::InUse);
+    client.try_add_filter(&session, to_service).await.unwrap();
+    assert_refused(client.delete_service(delete(1)).await, Code::InUse);
     let nothing = v1::AddProviderRequest {
         session_id: id,
         provider: None,
     };
-    refused(client.add_provider(nothing).await, Code::NullPointer);
+    assert_refused(client.add_provider(nothing).await, Code::NullPointer);
     let nobody = v1::AddProviderRequest {
         session_id: id ^ 1,
         provider: Some(provider(1)),
     };
-    refused(client.add_provider(nobody).await, Code::SessionAborted);
+    assert_refused(client.add_provider(nobody).await, Code::SessionAborted);
     let flow = v1::explain_request::Subject::FlowId(9);
     let question = v1::ExplainRequest {
         subject: Some(flow),
         layer: 0,
     };
-    refused(client.explain(question).await, Code::NotFound);
+    assert_refused(client.explain(question).await, Code::NotFound);
     let question = v1::ExplainRequest::default();
-    refused(client.explain(question).await, Code::NullPointer);
+    assert_refused(client.explain(question).await, Code::NullPointer);
     // What the kernel refuses comes through.
-    daemon.recorder.record().refuse = Some(Code::OutOfBounds);
-    let result = client.add_one(&session, filter(2)).await;
-    refused(result, Code::OutOfBounds);
+    daemon.data_path.recorded().refuse = Some(Code::OutOfBounds);
+    let result = client.try_add_filter(&session, filter(2)).await;
+    assert_refused(result, Code::OutOfBounds);
 }
 
 /// Codes that nothing can be asked for: they are kept for what is to come.

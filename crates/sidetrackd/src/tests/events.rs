@@ -4,7 +4,7 @@ use sidetrack_api::v1;
 use sidetrack_policy::Code;
 use tonic::Streaming;
 
-use super::host::{Calls, Daemon, filter, key, refused, until};
+use super::harness::{ClientCalls, Daemon, assert_refused, filter, key, wait_until};
 
 async fn next(events: &mut Streaming<v1::Event>) -> v1::Event {
     let next = tokio::time::timeout(std::time::Duration::from_secs(10), events.message());
@@ -20,8 +20,8 @@ async fn events_are_followed_and_kept() {
         ..Default::default()
     };
     let mut events = reader.stream_events(request).await.unwrap().into_inner();
-    let (mut client, session) = daemon.dynamic().await;
-    let id = client.add_one(&session, filter(1)).await.unwrap();
+    let (mut client, session) = daemon.dynamic_session().await;
+    let id = client.try_add_filter(&session, filter(1)).await.unwrap();
     let opened = next(&mut events).await;
     assert_eq!(opened.kind(), v1::EventKind::SessionOpened);
     assert_eq!(opened.pid, std::process::id());
@@ -29,7 +29,7 @@ async fn events_are_followed_and_kept() {
         next(&mut events).await.kind(),
         v1::EventKind::PolicyCommitted
     );
-    daemon.recorder.record().events.push(v1::Event {
+    daemon.data_path.recorded().events.push(v1::Event {
         kind: v1::EventKind::ClassifyBlock.into(),
         filter_id: id,
         ..Default::default()
@@ -59,7 +59,7 @@ async fn events_are_followed_and_kept() {
         kinds: vec![99],
         ..Default::default()
     };
-    refused(reader.stream_events(request).await, Code::InvalidEnumerator);
+    assert_refused(reader.stream_events(request).await, Code::InvalidEnumerator);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,9 +77,9 @@ async fn a_reader_that_is_too_slow_is_told_what_it_missed() {
         message: "x".repeat(1000),
         ..Default::default()
     };
-    daemon.recorder.record().events = vec![event; count];
-    until("all are told", async || {
-        daemon.recorder.record().events.is_empty()
+    daemon.data_path.recorded().events = vec![event; count];
+    wait_until("all are told", async || {
+        daemon.data_path.recorded().events.is_empty()
     })
     .await;
     let mut told = 0;
@@ -104,11 +104,11 @@ async fn state_and_flows_are_told() {
         ..Default::default()
     };
     let (mut client, session) = daemon.session_with(options).await;
-    client.add_one(&session, filter(1)).await.unwrap();
+    client.try_add_filter(&session, filter(1)).await.unwrap();
     client.begin(&session, false).await.unwrap();
     let state = daemon.state().await;
     assert_eq!((state.filters, state.sublayers), (1, 1));
-    assert_eq!(state.generation, daemon.recorder.generation());
+    assert_eq!(state.generation, daemon.data_path.generation());
     assert_eq!(state.counters[0].value, 7);
     assert_eq!(state.sessions[0].name, "a product");
     assert_eq!(state.sessions[0].objects, 1);
@@ -137,10 +137,10 @@ async fn a_connection_is_explained_if_it_is_one() {
         layer,
     };
     let answer = client.explain(ask(good.clone(), 0)).await.unwrap();
-    assert_eq!(answer.get_ref().generation, daemon.recorder.generation());
+    assert_eq!(answer.get_ref().generation, daemon.data_path.generation());
     let nowhere = v1::Connection::default();
-    refused(client.explain(ask(nowhere, 0)).await, Code::NullPointer);
-    refused(
+    assert_refused(client.explain(ask(nowhere, 0)).await, Code::NullPointer);
+    assert_refused(
         client.explain(ask(good.clone(), 99)).await,
         Code::LayerNotFound,
     );
@@ -148,10 +148,10 @@ async fn a_connection_is_explained_if_it_is_one() {
         protocol: 1,
         ..good.clone()
     };
-    refused(client.explain(ask(icmp, 0)).await, Code::OutOfBounds);
+    assert_refused(client.explain(ask(icmp, 0)).await, Code::OutOfBounds);
     let local = v1::Connection {
         local: Some(v1::Endpoint::default()),
         ..good
     };
-    refused(client.explain(ask(local, 0)).await, Code::ZeroLengthArray);
+    assert_refused(client.explain(ask(local, 0)).await, Code::ZeroLengthArray);
 }

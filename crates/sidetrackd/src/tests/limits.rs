@@ -7,8 +7,9 @@ use sidetrack_api::v1;
 use sidetrack_policy::Code;
 use sidetrack_policy::set::{FILTERS_MAX, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX};
 
-use super::host::{
-    Calls, Daemon, child_socket, condition, filter, provider, refused, service, sublayer,
+use super::harness::{
+    ClientCalls, Daemon, assert_refused, client_process_socket, condition, filter, provider,
+    service, sublayer,
 };
 use crate::Config;
 use crate::config::Limits;
@@ -53,17 +54,17 @@ async fn a_hundred_thousand_filters_are_applied_and_one_more_is_refused() {
         ..policy()
     };
     let began = Instant::now();
-    let applied = client.put_policy(&session, full.clone()).await.unwrap();
+    let applied = client.try_apply(&session, full.clone()).await.unwrap();
     println!("applied {FILTERS_MAX} filters in {:?}", began.elapsed());
     assert_eq!(applied.added as usize, FILTERS_MAX);
     let one = client
-        .add_one(&session, filter(1 + FILTERS_MAX as u128))
+        .try_add_filter(&session, filter(1 + FILTERS_MAX as u128))
         .await;
-    refused(one, Code::OutOfBounds);
+    assert_refused(one, Code::OutOfBounds);
     let mut more = full;
     more.filters.push(filter(1 + FILTERS_MAX as u128));
-    refused(client.put_policy(&session, more).await, Code::OutOfBounds);
-    assert_eq!(daemon.recorder.in_force().len(), FILTERS_MAX);
+    assert_refused(client.try_apply(&session, more).await, Code::OutOfBounds);
+    assert_eq!(daemon.data_path.in_force().len(), FILTERS_MAX);
     assert_eq!(daemon.state().await.generation, applied.generation);
     let began = Instant::now();
     let daemon = daemon.restart("a boot").await;
@@ -83,29 +84,29 @@ async fn sublayers_services_and_providers_have_limits() {
     };
     let mut more = full.clone();
     more.sublayers.push(sublayer(most + 1));
-    let result = client.put_policy(&session, more).await;
-    refused(result, Code::TooManySublayers);
+    let result = client.try_apply(&session, more).await;
+    assert_refused(result, Code::TooManySublayers);
     assert_eq!(daemon.state().await.sublayers, 1);
-    client.put_policy(&session, full).await.unwrap();
+    client.try_apply(&session, full).await.unwrap();
     let request = v1::AddSublayerRequest {
         session_id: session.id(),
         sublayer: Some(sublayer(most + 1)),
     };
-    refused(client.add_sublayer(request).await, Code::TooManySublayers);
+    assert_refused(client.add_sublayer(request).await, Code::TooManySublayers);
     let services = v1::ApplyPolicyRequest {
         services: (0..=SERVICES_MAX as u128).map(|n| service(n + 1)).collect(),
         ..policy()
     };
-    let result = client.put_policy(&session, services).await;
-    refused(result, Code::TooManyCallouts);
+    let result = client.try_apply(&session, services).await;
+    assert_refused(result, Code::TooManyCallouts);
     let providers = v1::ApplyPolicyRequest {
         providers: (0..=PROVIDERS_MAX as u128)
             .map(|n| provider(n + 1))
             .collect(),
         ..policy()
     };
-    refused(
-        client.put_policy(&session, providers).await,
+    assert_refused(
+        client.try_apply(&session, providers).await,
         Code::OutOfBounds,
     );
 }
@@ -126,7 +127,7 @@ async fn sessions_have_a_limit_and_options_too() {
     let code = third.unwrap_err().code();
     assert_eq!(code, tonic::Code::ResourceExhausted);
     drop(open);
-    super::host::until("there is room", async || {
+    super::harness::wait_until("there is room", async || {
         daemon.state().await.sessions.is_empty()
     })
     .await;
@@ -134,12 +135,12 @@ async fn sessions_have_a_limit_and_options_too() {
         name: "x".repeat(257),
         ..Default::default()
     };
-    refused(client.open_session(long).await, Code::OutOfBounds);
+    assert_refused(client.open_session(long).await, Code::OutOfBounds);
     let patient = v1::SessionOptions {
         txn_wait_timeout_ms: Some(3_600_001),
         ..Default::default()
     };
-    refused(client.open_session(patient).await, Code::OutOfBounds);
+    assert_refused(client.open_session(patient).await, Code::OutOfBounds);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,19 +151,22 @@ async fn a_call_has_a_size_and_a_policy_a_larger_one() {
         description: "x".repeat(CALL_SIZE_MAX),
         ..filter(1)
     };
-    let status = client.add_one(&session, large.clone()).await.unwrap_err();
+    let status = client
+        .try_add_filter(&session, large.clone())
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
     // As a policy it is read, and refused for what is wrong with it.
     let one = v1::ApplyPolicyRequest {
         filters: vec![large],
         ..policy()
     };
-    refused(client.put_policy(&session, one).await, Code::OutOfBounds);
+    assert_refused(client.try_apply(&session, one).await, Code::OutOfBounds);
     let huge = v1::ApplyPolicyRequest {
         owner: "x".repeat(sidetrack_api::MESSAGE_SIZE_MAX),
         ..policy()
     };
-    let status = client.put_policy(&session, huge).await.unwrap_err();
+    let status = client.try_apply(&session, huge).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
     assert!(client.filters(0).await.is_empty());
 }
@@ -170,7 +174,7 @@ async fn a_call_has_a_size_and_a_policy_a_larger_one() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a_flood_is_refused_and_memory_bounded runs it, and kills it"]
 async fn a_flooding_client() {
-    let Some(socket) = child_socket() else {
+    let Some(socket) = client_process_socket() else {
         return;
     };
     let app = |n: usize| v1::value::Kind::Path(format!("/{}", "x".repeat(4000 + n)));
@@ -229,7 +233,7 @@ async fn a_flood_is_refused_and_memory_bounded() {
     // The highest from now on.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory();
-    let mut child = daemon.child("tests::limits::a_flooding_client");
+    let mut child = daemon.spawn_client("tests::limits::a_flooding_client");
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let refused = tokio::task::spawn_blocking(move || {
         let mut lines = lines.map_while(Result::ok);
@@ -240,12 +244,12 @@ async fn a_flood_is_refused_and_memory_bounded() {
     println!("{refused} calls refused, {} MiB more", grown >> 20);
     assert!(refused >= 32 * 40 - CALLS_MAX * 3 && grown < FLOOD_BYTES_MAX);
     // Others are served as soon as it is gone, and the writer was never disturbed.
-    client.add_one(&session, filter(2)).await.ok();
+    client.try_add_filter(&session, filter(2)).await.ok();
     child.kill().unwrap();
     child.wait().unwrap();
-    super::host::until("there is room", async || {
+    super::harness::wait_until("there is room", async || {
         client.version(v1::VersionRequest {}).await.is_ok()
     })
     .await;
-    client.abort_it(&session).await.unwrap();
+    client.abort_transaction(&session).await.unwrap();
 }

@@ -7,7 +7,10 @@ use sidetrack_api::client::{self, Session};
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Identity, SUBLAYER_UNIVERSAL, Uuid};
 
-use super::host::{Calls, Daemon, child_socket, filter, key, provider, refused, service, sublayer};
+use super::harness::{
+    ClientCalls, Daemon, assert_refused, client_process_socket, filter, key, provider, service,
+    sublayer,
+};
 use crate::Config;
 use crate::config::Access;
 
@@ -36,7 +39,10 @@ async fn an_object_reads_back_and_lists_come_in_pieces() {
         weight: Some(v1::filter::Weight::Class(3)),
         ..filter(1)
     };
-    let id = client.add_one(&session, given.clone()).await.unwrap();
+    let id = client
+        .try_add_filter(&session, given.clone())
+        .await
+        .unwrap();
     let request = v1::GetRequest {
         session_id: 0,
         key: key(1),
@@ -51,7 +57,7 @@ async fn an_object_reads_back_and_lists_come_in_pieces() {
     };
     assert_eq!(got, expected);
     let many = policy((2..=3000).map(filter).collect());
-    client.put_policy(&session, many).await.unwrap();
+    client.try_apply(&session, many).await.unwrap();
     let all = client.filters(0).await;
     assert_eq!(all.len(), 3000);
     assert!(all.is_sorted_by_key(|filter| filter.key.clone()));
@@ -74,7 +80,7 @@ async fn a_list_may_be_of_one_provider() {
         services: vec![service(1)],
         ..policy(Vec::new())
     };
-    client.put_policy(&session, request).await.unwrap();
+    client.try_apply(&session, request).await.unwrap();
     let of = |provider| v1::ListRequest {
         session_id: 0,
         provider,
@@ -107,20 +113,20 @@ async fn a_policy_is_applied_in_one_commit_and_a_dry_run_only_tells() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let first = policy(vec![named("a"), named("b")]);
-    let generation = daemon.recorder.generation();
+    let generation = daemon.data_path.generation();
     let dry = v1::ApplyPolicyRequest {
         dry_run: true,
         ..first.clone()
     };
-    let told = client.put_policy(&session, dry).await.unwrap();
+    let told = client.try_apply(&session, dry).await.unwrap();
     assert_eq!((told.added, told.changes.len()), (2, 2));
-    assert_eq!(daemon.recorder.generation(), generation);
-    let applied = client.put_policy(&session, first.clone()).await.unwrap();
+    assert_eq!(daemon.data_path.generation(), generation);
+    let applied = client.try_apply(&session, first.clone()).await.unwrap();
     assert_eq!((applied.added, applied.generation), (2, generation + 1));
     let key_of_a = Identity::applied_key("mine", "filter", "a");
-    assert!(daemon.recorder.in_force().contains(&key_of_a.as_u128()));
+    assert!(daemon.data_path.in_force().contains(&key_of_a.as_u128()));
     // The same again is no commit.
-    let again = client.put_policy(&session, first).await.unwrap();
+    let again = client.try_apply(&session, first).await.unwrap();
     assert_eq!((again.unchanged, again.generation), (2, generation + 1));
     let blocking = v1::Filter {
         action: v1::Action::Block.into(),
@@ -130,7 +136,7 @@ async fn a_policy_is_applied_in_one_commit_and_a_dry_run_only_tells() {
         dry_run: true,
         ..policy(vec![blocking, named("c")])
     };
-    let told = client.put_policy(&session, second).await.unwrap();
+    let told = client.try_apply(&session, second).await.unwrap();
     assert_eq!((told.added, told.replaced, told.removed), (1, 1, 1));
     let replaced = told
         .changes
@@ -151,19 +157,19 @@ async fn a_policy_that_fails_changes_nothing_even_in_a_transaction() {
     let (mut client, session) = daemon.session().await;
     client.begin(&session, false).await.unwrap();
     let good = policy(vec![named("a")]);
-    client.put_policy(&session, good).await.unwrap();
+    client.try_apply(&session, good).await.unwrap();
     let twice = policy(vec![named("b"), named("c"), named("c")]);
-    let result = client.put_policy(&session, twice).await;
-    refused(result, Code::AlreadyExists);
+    let result = client.try_apply(&session, twice).await;
+    assert_refused(result, Code::AlreadyExists);
     let lost = v1::Filter {
         sublayer: key(9),
         ..named("d")
     };
     let result = client
-        .put_policy(&session, policy(vec![named("b"), lost]))
+        .try_apply(&session, policy(vec![named("b"), lost]))
         .await;
-    refused(result, Code::SublayerNotFound);
-    client.commit_it(&session).await.unwrap();
+    assert_refused(result, Code::SublayerNotFound);
+    client.commit_transaction(&session).await.unwrap();
     let names: Vec<_> = client
         .filters(0)
         .await
@@ -176,7 +182,7 @@ async fn a_policy_that_fails_changes_nothing_even_in_a_transaction() {
 #[tokio::test]
 #[ignore = "a_vendor_changes_its_own_objects_only runs it as another user"]
 async fn a_vendor() {
-    let Some(socket) = child_socket() else {
+    let Some(socket) = client_process_socket() else {
         return;
     };
     let mut client = client::connect(Some(&socket)).await.unwrap();
@@ -193,25 +199,31 @@ async fn a_vendor() {
         provider,
         ..filter(number)
     };
-    client.add_one(&session, of(2, key(2))).await.unwrap();
+    client
+        .try_add_filter(&session, of(2, key(2)))
+        .await
+        .unwrap();
     let wrong = Code::WrongSession;
-    refused(client.add_one(&session, of(3, Vec::new())).await, wrong);
-    refused(client.add_one(&session, of(3, key(1))).await, wrong);
+    assert_refused(
+        client.try_add_filter(&session, of(3, Vec::new())).await,
+        wrong,
+    );
+    assert_refused(client.try_add_filter(&session, of(3, key(1))).await, wrong);
     let delete = |number| v1::DeleteRequest {
         session_id,
         key: key(number),
     };
-    refused(client.delete_filter(delete(1)).await, wrong);
-    refused(client.delete_provider(delete(1)).await, wrong);
+    assert_refused(client.delete_filter(delete(1)).await, wrong);
+    assert_refused(client.delete_provider(delete(1)).await, wrong);
     let theirs = policy(vec![of(4, key(1))]);
-    refused(client.put_policy(&session, theirs).await, wrong);
+    assert_refused(client.try_apply(&session, theirs).await, wrong);
     println!("\nas it should be");
 }
 
 #[tokio::test]
 #[ignore = "who_is_in_no_group_may_only_ask_for_the_version runs it as another user"]
 async fn a_stranger() {
-    let Some(socket) = child_socket() else {
+    let Some(socket) = client_process_socket() else {
         return;
     };
     let mut client = client::connect(Some(&socket)).await.unwrap();
@@ -235,7 +247,7 @@ fn run_as(daemon: &Daemon, test: &str, user: u32, group: u32) {
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     let output = Command::new(copy)
         .args(["--exact", test, "--ignored", "--nocapture"])
-        .envs(daemon.child_environment())
+        .envs(daemon.client_environment())
         .current_dir("/")
         .uid(user)
         .gid(group)
@@ -271,9 +283,9 @@ async fn a_vendor_changes_its_own_objects_only() {
         filters: vec![filter(1)],
         ..policy(Vec::new())
     };
-    client.put_policy(&session, request).await.unwrap();
+    client.try_apply(&session, request).await.unwrap();
     tokio::task::block_in_place(|| run_as(&daemon, "tests::objects::a_vendor", 65_534, group));
-    assert_eq!(daemon.recorder.in_force(), [1, 2]);
+    assert_eq!(daemon.data_path.in_force(), [1, 2]);
     let vendors = v1::DeleteRequest {
         session_id: session.id(),
         key: Uuid::from_u128(2).as_bytes().to_vec(),

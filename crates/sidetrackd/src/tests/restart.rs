@@ -3,7 +3,7 @@
 use sidetrack_api::client::{Client, Session};
 use sidetrack_api::v1;
 
-use super::host::{Calls, Daemon, LONG, filter, grace, until};
+use super::harness::{ClientCalls, Daemon, LONG_GRACE_SECONDS, filter, grace, wait_until};
 
 fn with(number: u128, flag: v1::Flag) -> v1::Filter {
     v1::Filter {
@@ -22,10 +22,10 @@ async fn daemon_with_all_lifetimes() -> (Daemon, (Client, Session)) {
         with(2, v1::Flag::BootTime),
         filter(3),
     ] {
-        client.add_one(&session, given).await.unwrap();
+        client.try_add_filter(&session, given).await.unwrap();
     }
-    let (mut client, session) = daemon.dynamic().await;
-    client.add_one(&session, filter(4)).await.unwrap();
+    let (mut client, session) = daemon.dynamic_session().await;
+    client.try_add_filter(&session, filter(4)).await.unwrap();
     (daemon, (client, session))
 }
 
@@ -33,25 +33,30 @@ async fn daemon_with_all_lifetimes() -> (Daemon, (Client, Session)) {
 async fn a_restart_finds_all_that_is_kept_and_what_was_dynamic_goes_after_its_grace() {
     let (daemon, _dynamic) = daemon_with_all_lifetimes().await;
     // Boot-time filters are kept, not judged by.
-    assert_eq!(daemon.recorder.in_force(), [1, 3, 4]);
-    let daemon = daemon.restart_with("a boot", grace(LONG)).await;
-    assert_eq!(daemon.recorder.in_force(), [1, 3, 4]);
+    assert_eq!(daemon.data_path.in_force(), [1, 3, 4]);
+    let daemon = daemon
+        .restart_with("a boot", grace(LONG_GRACE_SECONDS))
+        .await;
+    assert_eq!(daemon.data_path.in_force(), [1, 3, 4]);
     assert_eq!(daemon.state().await.filters, 4);
     let daemon = daemon.restart_with("a boot", grace(0)).await;
-    until("nobody comes back for it", async || {
-        daemon.recorder.in_force() == [1, 3]
+    wait_until("nobody comes back for it", async || {
+        daemon.data_path.in_force() == [1, 3]
     })
     .await;
-    assert!(daemon.recorder.record().boots.len() <= 1, "it was no boot");
+    assert!(
+        daemon.data_path.recorded().boots.len() <= 1,
+        "it was no boot"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn store_and_kernel_agree_and_nothing_is_committed() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
-    client.add_one(&session, filter(1)).await.unwrap();
+    client.try_add_filter(&session, filter(1)).await.unwrap();
     drop((client, session));
-    let generation = daemon.recorder.generation();
+    let generation = daemon.data_path.generation();
     let daemon = daemon.restart("a boot").await;
     assert_eq!(daemon.state().await.generation, generation);
     assert!(daemon.state().await.notes.is_empty());
@@ -61,11 +66,11 @@ async fn store_and_kernel_agree_and_nothing_is_committed() {
 async fn a_kernel_that_differs_is_mended_and_that_is_told() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
-    client.add_one(&session, filter(1)).await.unwrap();
+    client.try_add_filter(&session, filter(1)).await.unwrap();
     drop((client, session));
-    daemon.recorder.record().commits.push(vec![7]);
+    daemon.data_path.recorded().commits.push(vec![7]);
     let daemon = daemon.restart("a boot").await;
-    assert_eq!(daemon.recorder.in_force(), [1]);
+    assert_eq!(daemon.data_path.in_force(), [1]);
     assert!(daemon.state().await.notes[0].contains("mended"));
     let mut client = daemon.client().await;
     let request = v1::StreamEventsRequest {
@@ -80,9 +85,9 @@ async fn a_kernel_that_differs_is_mended_and_that_is_told() {
 async fn after_a_reboot_boot_time_filters_hold_first_and_static_ones_are_gone() {
     let (daemon, _dynamic) = daemon_with_all_lifetimes().await;
     let daemon = daemon.restart("another boot").await;
-    assert_eq!(daemon.recorder.record().boots, [vec![2]]);
-    assert_eq!(daemon.recorder.record().commits, [vec![1]]);
+    assert_eq!(daemon.data_path.recorded().boots, [vec![2]]);
+    assert_eq!(daemon.data_path.recorded().commits, [vec![1]]);
     assert_eq!(daemon.state().await.filters, 2);
     let daemon = daemon.restart("a third boot").await;
-    assert_eq!(daemon.recorder.record().boots, [vec![2]]);
+    assert_eq!(daemon.data_path.recorded().boots, [vec![2]]);
 }

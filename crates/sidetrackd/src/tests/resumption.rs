@@ -4,7 +4,10 @@ use sidetrack_api::client::Session;
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
 
-use super::host::{Calls, Daemon, LONG, filter, grace, key, refused, sublayer, until};
+use super::harness::{
+    ClientCalls, Daemon, LONG_GRACE_SECONDS, assert_refused, filter, grace, key, sublayer,
+    wait_until,
+};
 
 fn resume(session: u64) -> v1::SessionOptions {
     v1::SessionOptions {
@@ -18,7 +21,7 @@ fn resume(session: u64) -> v1::SessionOptions {
 /// A daemon whose predecessor ended, and the session that it left: a sublayer, and a filter there.
 async fn restarted(seconds: u64) -> (Daemon, u64) {
     let daemon = Daemon::start_with(grace(seconds)).await;
-    let (mut client, session) = daemon.dynamic().await;
+    let (mut client, session) = daemon.dynamic_session().await;
     let request = v1::AddSublayerRequest {
         session_id: session.id(),
         sublayer: Some(sublayer(1)),
@@ -28,14 +31,14 @@ async fn restarted(seconds: u64) -> (Daemon, u64) {
         sublayer: key(1),
         ..filter(1)
     };
-    client.add_one(&session, own).await.unwrap();
+    client.try_add_filter(&session, own).await.unwrap();
     (daemon.restart("a boot").await, session.id())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_session_has_its_number_and_objects_and_nothing_was_committed() {
-    let (daemon, id) = restarted(LONG).await;
-    let generation = daemon.recorder.generation();
+    let (daemon, id) = restarted(LONG_GRACE_SECONDS).await;
+    let generation = daemon.data_path.generation();
     let state = daemon.state().await;
     assert!(state.notes.is_empty(), "store and kernel agree");
     let waiting = &state.sessions[0];
@@ -45,22 +48,22 @@ async fn a_resumed_session_has_its_number_and_objects_and_nothing_was_committed(
     assert_eq!(session.id(), id);
     let state = daemon.state().await;
     assert!(!state.sessions[0].waiting && state.sessions.len() == 1);
-    assert_eq!(daemon.recorder.generation(), generation);
-    client.add_one(&session, filter(2)).await.unwrap();
+    assert_eq!(daemon.data_path.generation(), generation);
+    client.try_add_filter(&session, filter(2)).await.unwrap();
     drop(session);
-    until("it takes old objects and new ones along", async || {
-        daemon.recorder.in_force().is_empty()
+    wait_until("it takes old objects and new ones along", async || {
+        daemon.data_path.in_force().is_empty()
     })
     .await;
-    assert_eq!(daemon.recorder.generation(), generation + 2);
+    assert_eq!(daemon.data_path.generation(), generation + 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_waits_is_resumed_and_once() {
-    let (daemon, id) = restarted(LONG).await;
+    let (daemon, id) = restarted(LONG_GRACE_SECONDS).await;
     let mut client = daemon.client().await;
     for wrong in [id ^ 1, 1] {
-        refused(
+        assert_refused(
             client.open_session(resume(wrong)).await,
             Code::SessionAborted,
         );
@@ -69,25 +72,25 @@ async fn only_what_waits_is_resumed_and_once() {
         dynamic: false,
         ..resume(id)
     };
-    refused(client.open_session(fixed).await, Code::InvalidParameter);
+    assert_refused(client.open_session(fixed).await, Code::InvalidParameter);
     let _session = Session::open(&mut client, resume(id)).await.unwrap();
-    refused(client.open_session(resume(id)).await, Code::SessionAborted);
+    assert_refused(client.open_session(resume(id)).await, Code::SessionAborted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_resumes_goes_in_one_commit_and_that_is_told() {
-    let daemon = Daemon::start_with(grace(LONG)).await;
-    let (mut one, first) = daemon.dynamic().await;
-    one.add_one(&first, filter(1)).await.unwrap();
-    let (mut other, second) = daemon.dynamic().await;
-    other.add_one(&second, filter(2)).await.unwrap();
-    let generation = daemon.recorder.generation();
+    let daemon = Daemon::start_with(grace(LONG_GRACE_SECONDS)).await;
+    let (mut one, first) = daemon.dynamic_session().await;
+    one.try_add_filter(&first, filter(1)).await.unwrap();
+    let (mut other, second) = daemon.dynamic_session().await;
+    other.try_add_filter(&second, filter(2)).await.unwrap();
+    let generation = daemon.data_path.generation();
     let daemon = daemon.restart_with("a boot", grace(0)).await;
-    until("both end", async || daemon.recorder.in_force().is_empty()).await;
-    assert_eq!(daemon.recorder.generation(), generation + 1, "in one");
-    refused(one_more(&daemon, first.id()).await, Code::SessionAborted);
+    wait_until("both end", async || daemon.data_path.in_force().is_empty()).await;
+    assert_eq!(daemon.data_path.generation(), generation + 1, "in one");
+    assert_refused(try_resume(&daemon, first.id()).await, Code::SessionAborted);
     let mut events = Vec::new();
-    until("both are told", async || {
+    wait_until("both are told", async || {
         events = ended(&daemon).await;
         events.len() == 2
     })
@@ -101,7 +104,7 @@ async fn what_nobody_resumes_goes_in_one_commit_and_that_is_told() {
     assert_eq!(daemon.state().await.filters, 0, "the store knows");
 }
 
-async fn one_more(daemon: &Daemon, session: u64) -> Result<(), tonic::Status> {
+async fn try_resume(daemon: &Daemon, session: u64) -> Result<(), tonic::Status> {
     let mut client = daemon.client().await;
     client.open_session(resume(session)).await.map(drop)
 }
@@ -122,17 +125,17 @@ async fn ended(daemon: &Daemon) -> Vec<v1::Event> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_reboot_there_is_nothing_to_resume() {
-    let (daemon, id) = restarted(LONG).await;
+    let (daemon, id) = restarted(LONG_GRACE_SECONDS).await;
     let daemon = daemon.restart("another boot").await;
     assert_eq!(daemon.state().await.filters, 0);
-    refused(one_more(&daemon, id).await, Code::SessionAborted);
+    assert_refused(try_resume(&daemon, id).await, Code::SessionAborted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_closes_because_the_daemon_stops_keeps_its_objects() {
-    let daemon = Daemon::start_with(grace(LONG)).await;
-    let (mut client, mut session) = daemon.dynamic().await;
-    client.add_one(&session, filter(1)).await.unwrap();
+    let daemon = Daemon::start_with(grace(LONG_GRACE_SECONDS)).await;
+    let (mut client, mut session) = daemon.dynamic_session().await;
+    client.try_add_filter(&session, filter(1)).await.unwrap();
     let id = session.id();
     let closes = tokio::spawn(async move {
         let _ = session.event().await;
@@ -140,17 +143,17 @@ async fn a_client_that_closes_because_the_daemon_stops_keeps_its_objects() {
     });
     let daemon = daemon.restart("a boot").await;
     closes.await.unwrap();
-    assert_eq!(daemon.recorder.in_force(), [1]);
-    assert!(one_more(&daemon, id).await.is_ok());
+    assert_eq!(daemon.data_path.in_force(), [1]);
+    assert!(try_resume(&daemon, id).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn those_that_wait_count_among_the_sessions() {
-    let mut config = grace(LONG);
+    let mut config = grace(LONG_GRACE_SECONDS);
     config.limits.sessions = 1;
     let daemon = Daemon::start_with(config).await;
-    let (mut client, session) = daemon.dynamic().await;
-    client.add_one(&session, filter(1)).await.unwrap();
+    let (mut client, session) = daemon.dynamic_session().await;
+    client.try_add_filter(&session, filter(1)).await.unwrap();
     let daemon = daemon.restart("a boot").await;
     let mut client = daemon.client().await;
     let refusal = client.open_session(v1::SessionOptions::default()).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sidetrack_api::v1::{self, session_event};
 use sidetrack_policy::Code;
 
-use super::host::{Calls, Daemon, filter, key, refused};
+use super::harness::{ClientCalls, Daemon, assert_refused, filter, key};
 use crate::Config;
 use crate::config::Limits;
 
@@ -13,13 +13,22 @@ use crate::config::Limits;
 async fn case_145_begin_twice_and_commit_without_begin() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
-    refused(client.commit_it(&session).await, Code::NoTxnInProgress);
-    refused(client.abort_it(&session).await, Code::NoTxnInProgress);
+    assert_refused(
+        client.commit_transaction(&session).await,
+        Code::NoTxnInProgress,
+    );
+    assert_refused(
+        client.abort_transaction(&session).await,
+        Code::NoTxnInProgress,
+    );
     client.begin(&session, false).await.unwrap();
-    refused(client.begin(&session, false).await, Code::TxnInProgress);
-    refused(client.begin(&session, true).await, Code::TxnInProgress);
-    client.commit_it(&session).await.unwrap();
-    refused(client.commit_it(&session).await, Code::NoTxnInProgress);
+    assert_refused(client.begin(&session, false).await, Code::TxnInProgress);
+    assert_refused(client.begin(&session, true).await, Code::TxnInProgress);
+    client.commit_transaction(&session).await.unwrap();
+    assert_refused(
+        client.commit_transaction(&session).await,
+        Code::NoTxnInProgress,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,15 +36,15 @@ async fn case_147_a_read_only_transaction_changes_nothing_and_sees_one_state() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     client.begin(&session, true).await.unwrap();
-    refused(
-        client.add_one(&session, filter(1)).await,
+    assert_refused(
+        client.try_add_filter(&session, filter(1)).await,
         Code::IncompatibleTxn,
     );
     let (mut other, theirs) = daemon.session().await;
-    other.add_one(&theirs, filter(1)).await.unwrap();
+    other.try_add_filter(&theirs, filter(1)).await.unwrap();
     assert!(client.filters(session.id()).await.is_empty());
     assert_eq!(client.filters(0).await.len(), 1);
-    client.commit_it(&session).await.unwrap();
+    client.commit_transaction(&session).await.unwrap();
     assert_eq!(client.filters(session.id()).await.len(), 1);
 }
 
@@ -45,33 +54,39 @@ async fn a_transaction_is_in_force_whole_or_not_at_all() {
     let (mut client, session) = daemon.session().await;
     let begun = client.begin(&session, false).await.unwrap();
     for number in 1..=3 {
-        client.add_one(&session, filter(number)).await.unwrap();
+        client
+            .try_add_filter(&session, filter(number))
+            .await
+            .unwrap();
     }
     // A failing call does not spoil it.
-    let again = client.add_one(&session, filter(1)).await;
-    refused(again, Code::AlreadyExists);
+    let again = client.try_add_filter(&session, filter(1)).await;
+    assert_refused(again, Code::AlreadyExists);
     assert_eq!(client.filters(session.id()).await.len(), 3);
     assert!(client.filters(0).await.is_empty());
-    assert!(daemon.recorder.in_force().is_empty());
-    let committed = client.commit_it(&session).await.unwrap();
+    assert!(daemon.data_path.in_force().is_empty());
+    let committed = client.commit_transaction(&session).await.unwrap();
     assert_eq!(committed, begun + 1);
-    assert_eq!(daemon.recorder.in_force(), [1, 2, 3]);
+    assert_eq!(daemon.data_path.in_force(), [1, 2, 3]);
     client.begin(&session, false).await.unwrap();
-    client.add_one(&session, filter(4)).await.unwrap();
-    client.abort_it(&session).await.unwrap();
-    assert_eq!(daemon.recorder.in_force(), [1, 2, 3]);
+    client.try_add_filter(&session, filter(4)).await.unwrap();
+    client.abort_transaction(&session).await.unwrap();
+    assert_eq!(daemon.data_path.in_force(), [1, 2, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_the_kernel_refuses_is_taken_back_in_the_store() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
-    client.add_one(&session, filter(1)).await.unwrap();
+    client.try_add_filter(&session, filter(1)).await.unwrap();
     client.begin(&session, false).await.unwrap();
-    client.add_one(&session, filter(2)).await.unwrap();
-    daemon.recorder.record().refuse = Some(Code::OutOfBounds);
-    refused(client.commit_it(&session).await, Code::OutOfBounds);
-    refused(client.commit_it(&session).await, Code::NoTxnInProgress);
+    client.try_add_filter(&session, filter(2)).await.unwrap();
+    daemon.data_path.recorded().refuse = Some(Code::OutOfBounds);
+    assert_refused(client.commit_transaction(&session).await, Code::OutOfBounds);
+    assert_refused(
+        client.commit_transaction(&session).await,
+        Code::NoTxnInProgress,
+    );
     assert_eq!(client.filters(0).await.len(), 1);
     drop((client, session));
     let daemon = daemon.restart("a boot").await;
@@ -89,16 +104,19 @@ async fn who_waits_for_a_sleeping_writer_is_told_in_time() {
         ..Default::default()
     };
     let (mut client, session) = daemon.session_with(options).await;
-    refused(client.begin(&session, false).await, Code::Timeout);
+    assert_refused(client.begin(&session, false).await, Code::Timeout);
     let began = Instant::now();
-    refused(client.add_one(&session, filter(1)).await, Code::Timeout);
+    assert_refused(
+        client.try_add_filter(&session, filter(1)).await,
+        Code::Timeout,
+    );
     assert!(began.elapsed() >= Duration::from_millis(50));
     // Reading waits for nobody.
     assert!(client.filters(session.id()).await.is_empty());
     client.begin(&session, true).await.unwrap();
-    client.abort_it(&session).await.unwrap();
-    sleeper.abort_it(&asleep).await.unwrap();
-    client.add_one(&session, filter(1)).await.unwrap();
+    client.abort_transaction(&session).await.unwrap();
+    sleeper.abort_transaction(&asleep).await.unwrap();
+    client.try_add_filter(&session, filter(1)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,19 +127,19 @@ async fn writers_are_served_in_their_order() {
     let mut waiting = Vec::new();
     for number in 1..=3u128 {
         let (mut client, session) = daemon.session().await;
-        let wait = async move { client.add_one(&session, filter(number)).await };
+        let wait = async move { client.try_add_filter(&session, filter(number)).await };
         waiting.push(tokio::spawn(wait));
         let count = number as u32;
-        super::host::until("it waits", async || {
+        super::harness::wait_until("it waits", async || {
             daemon.state().await.writers_waiting == count
         })
         .await;
     }
-    first.abort_it(&holding).await.unwrap();
+    first.abort_transaction(&holding).await.unwrap();
     for each in waiting {
         each.await.unwrap().unwrap();
     }
-    let commits = daemon.recorder.record().commits.clone();
+    let commits = daemon.data_path.recorded().commits.clone();
     assert_eq!(commits[1..], [vec![1], vec![1, 2], vec![1, 2, 3]]);
 }
 
@@ -137,11 +155,11 @@ async fn a_transaction_held_too_long_is_taken_away() {
     let daemon = Daemon::start_with(config).await;
     let (mut sleeper, mut asleep) = daemon.session().await;
     sleeper.begin(&asleep, false).await.unwrap();
-    sleeper.add_one(&asleep, filter(1)).await.unwrap();
+    sleeper.try_add_filter(&asleep, filter(1)).await.unwrap();
     let (mut client, session) = daemon.session().await;
     // It waits in vain at first.
-    client.add_one(&session, filter(2)).await.unwrap();
-    assert_eq!(daemon.recorder.in_force(), [2]);
+    client.try_add_filter(&session, filter(2)).await.unwrap();
+    assert_eq!(daemon.data_path.in_force(), [2]);
     let event = asleep.event().await.unwrap();
     assert!(matches!(
         event,
@@ -151,11 +169,14 @@ async fn a_transaction_held_too_long_is_taken_away() {
         session_id: asleep.id(),
         key: key(2),
     };
-    refused(sleeper.delete_filter(request).await, Code::TxnAborted);
-    refused(sleeper.commit_it(&asleep).await, Code::NoTxnInProgress);
+    assert_refused(sleeper.delete_filter(request).await, Code::TxnAborted);
+    assert_refused(
+        sleeper.commit_transaction(&asleep).await,
+        Code::NoTxnInProgress,
+    );
     // A later transaction is not taken for the one before.
     sleeper.begin(&asleep, false).await.unwrap();
-    sleeper.add_one(&asleep, filter(3)).await.unwrap();
-    sleeper.commit_it(&asleep).await.unwrap();
-    assert_eq!(daemon.recorder.in_force(), [2, 3]);
+    sleeper.try_add_filter(&asleep, filter(3)).await.unwrap();
+    sleeper.commit_transaction(&asleep).await.unwrap();
+    assert_eq!(daemon.data_path.in_force(), [2, 3]);
 }

@@ -8,21 +8,21 @@ use sidetrack_api::client::{self, Client, Error, Session};
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Uuid};
 
-use super::recorder::Recorder;
+use super::fake_data_path::FakeDataPath;
 use crate::committer::Start;
 use crate::config::Config;
 use crate::event::EventLog;
 use crate::server::{self, Api};
 
 /// Tells a client in a process of its own where the daemon is.
-const CHILD_SOCKET: &str = "SIDETRACK_TEST_SOCKET";
+const CLIENT_PROCESS_SOCKET: &str = "SIDETRACK_TEST_SOCKET";
 const DEADLINE: Duration = Duration::from_secs(20);
 /// A grace longer than a test takes, in seconds.
-pub(super) const LONG: u64 = 3600;
+pub(super) const LONG_GRACE_SECONDS: u64 = 3600;
 
 pub(super) struct Daemon {
     pub(super) socket: PathBuf,
-    pub(super) recorder: Recorder,
+    pub(super) data_path: FakeDataPath,
     pub(super) config: Config,
     folder: Option<tempfile::TempDir>,
     /// The daemon's own, as it is in its own process: it goes with all its calls.
@@ -43,7 +43,7 @@ impl Daemon {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
             .unwrap();
-        Self::start_in(folder, config, Recorder::default(), "a boot").await
+        Self::start_in(folder, config, FakeDataPath::default(), "a boot").await
     }
 
     /// Another daemon takes up what this one left, in this running time of the machine or another.
@@ -56,12 +56,12 @@ impl Daemon {
     pub(super) async fn restart_with(mut self, boot: &str, config: Config) -> Self {
         let fresh = boot != "a boot";
         self.stop().await;
-        let recorder = match fresh {
-            true => Recorder::default(),
-            false => self.recorder.clone(),
+        let data_path = match fresh {
+            true => FakeDataPath::default(),
+            false => self.data_path.clone(),
         };
         let folder = self.folder.take().unwrap();
-        Self::start_in(folder, config, recorder, boot).await
+        Self::start_in(folder, config, data_path, boot).await
     }
 
     async fn stop(&mut self) {
@@ -78,7 +78,7 @@ impl Daemon {
     async fn start_in(
         folder: tempfile::TempDir,
         config: Config,
-        recorder: Recorder,
+        data_path: FakeDataPath,
         boot: &str,
     ) -> Self {
         let socket = folder.path().join("sidetrackd.sock");
@@ -89,8 +89,11 @@ impl Daemon {
             log: log.clone(),
             refresh: Duration::from_millis(10),
         };
-        let data_path = recorder.clone();
-        let (committer, thread) = start.spawn(move || Ok(Box::new(data_path))).await.unwrap();
+        let for_committer = data_path.clone();
+        let (committer, thread) = start
+            .spawn(move || Ok(Box::new(for_committer)))
+            .await
+            .unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let inside = runtime.enter();
         let api = Api::new(&config, committer, log).unwrap();
@@ -104,7 +107,7 @@ impl Daemon {
         });
         Self {
             socket,
-            recorder,
+            data_path,
             config,
             folder: Some(folder),
             runtime: Some(runtime),
@@ -123,7 +126,7 @@ impl Daemon {
         self.session_with(v1::SessionOptions::default()).await
     }
 
-    pub(super) async fn dynamic(&self) -> (Client, Session) {
+    pub(super) async fn dynamic_session(&self) -> (Client, Session) {
         let options = v1::SessionOptions {
             dynamic: true,
             ..Default::default()
@@ -147,15 +150,15 @@ impl Daemon {
     }
 
     /// What makes a process a client of this daemon.
-    pub(super) fn child_environment(&self) -> [(&str, &std::path::Path); 1] {
-        [(CHILD_SOCKET, &self.socket)]
+    pub(super) fn client_environment(&self) -> [(&str, &std::path::Path); 1] {
+        [(CLIENT_PROCESS_SOCKET, &self.socket)]
     }
 
-    /// Runs a test of this program as a process of its own, which finds the daemon by [`child_socket`].
-    pub(super) fn child(&self, test: &str) -> Child {
+    /// Runs a test of this program as a process of its own, which finds the daemon by [`client_process_socket`].
+    pub(super) fn spawn_client(&self, test: &str) -> Child {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
-            .envs(self.child_environment())
+            .envs(self.client_environment())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -172,8 +175,8 @@ impl Drop for Daemon {
 }
 
 /// In a child: where the daemon is. None: it was not started by [`Daemon::child`].
-pub(super) fn child_socket() -> Option<PathBuf> {
-    std::env::var_os(CHILD_SOCKET).map(Into::into)
+pub(super) fn client_process_socket() -> Option<PathBuf> {
+    std::env::var_os(CLIENT_PROCESS_SOCKET).map(Into::into)
 }
 
 /// A configuration with a grace of so many seconds for dynamic sessions.
@@ -185,7 +188,7 @@ pub(super) fn grace(seconds: u64) -> Config {
 }
 
 /// Waits until something is so, and panics if it is not in time.
-pub(super) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+pub(super) async fn wait_until(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !is().await {
         assert!(Instant::now() < end, "not in time: {what}");
@@ -195,7 +198,7 @@ pub(super) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
 
 /// Asserts that a call was refused with a code of WFP's.
 #[track_caller]
-pub(super) fn refused<T: std::fmt::Debug>(result: Result<T, tonic::Status>, code: Code) {
+pub(super) fn assert_refused<T: std::fmt::Debug>(result: Result<T, tonic::Status>, code: Code) {
     match Error::from(result.unwrap_err()) {
         Error::Policy(error) => {
             assert_eq!(error.code, code, "{error}");
@@ -269,16 +272,16 @@ pub(super) fn range(low: u64, high: u64) -> v1::value::Kind {
 }
 
 /// The calls, short.
-pub(super) trait Calls {
-    async fn add_one(
+pub(super) trait ClientCalls {
+    async fn try_add_filter(
         &mut self,
         session: &Session,
         filter: v1::Filter,
     ) -> Result<u64, tonic::Status>;
     async fn begin(&mut self, session: &Session, read_only: bool) -> Result<u64, tonic::Status>;
-    async fn commit_it(&mut self, session: &Session) -> Result<u64, tonic::Status>;
-    async fn abort_it(&mut self, session: &Session) -> Result<(), tonic::Status>;
-    async fn put_policy(
+    async fn commit_transaction(&mut self, session: &Session) -> Result<u64, tonic::Status>;
+    async fn abort_transaction(&mut self, session: &Session) -> Result<(), tonic::Status>;
+    async fn try_apply(
         &mut self,
         session: &Session,
         request: v1::ApplyPolicyRequest,
@@ -286,8 +289,8 @@ pub(super) trait Calls {
     async fn filters(&mut self, session: u64) -> Vec<v1::Filter>;
 }
 
-impl Calls for Client {
-    async fn add_one(
+impl ClientCalls for Client {
+    async fn try_add_filter(
         &mut self,
         session: &Session,
         filter: v1::Filter,
@@ -311,18 +314,18 @@ impl Calls for Client {
             .generation)
     }
 
-    async fn commit_it(&mut self, session: &Session) -> Result<u64, tonic::Status> {
+    async fn commit_transaction(&mut self, session: &Session) -> Result<u64, tonic::Status> {
         let session_id = session.id();
         let committed = self.commit(v1::CommitRequest { session_id }).await?;
         Ok(committed.into_inner().generation)
     }
 
-    async fn abort_it(&mut self, session: &Session) -> Result<(), tonic::Status> {
+    async fn abort_transaction(&mut self, session: &Session) -> Result<(), tonic::Status> {
         let session_id = session.id();
         self.abort(v1::AbortRequest { session_id }).await.map(drop)
     }
 
-    async fn put_policy(
+    async fn try_apply(
         &mut self,
         session: &Session,
         request: v1::ApplyPolicyRequest,

@@ -11,12 +11,12 @@ use crate::data_path::{DataPath, Generation, Reconciled};
 
 /// The record outlives the daemon, as pins do.
 #[derive(Clone, Default)]
-pub(super) struct Recorder {
-    record: Arc<Mutex<Record>>,
+pub(super) struct FakeDataPath {
+    recorded: Arc<Mutex<Recorded>>,
 }
 
 #[derive(Default)]
-pub(super) struct Record {
+pub(super) struct Recorded {
     /// The filters of each commit, in its order: their keys.
     pub(super) commits: Vec<Vec<u128>>,
     /// Put in force by `boot`.
@@ -27,18 +27,18 @@ pub(super) struct Record {
     pub(super) events: Vec<v1::Event>,
 }
 
-impl Recorder {
-    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap()
+impl FakeDataPath {
+    pub(super) fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap()
     }
 
     /// The filters in force.
     pub(super) fn in_force(&self) -> Vec<u128> {
-        self.record().commits.last().cloned().unwrap_or_default()
+        self.recorded().commits.last().cloned().unwrap_or_default()
     }
 
     pub(super) fn generation(&self) -> u64 {
-        self.record().commits.len() as u64
+        self.recorded().commits.len() as u64
     }
 }
 
@@ -49,7 +49,7 @@ fn keys(objects: &Objects) -> Vec<u128> {
         .collect()
 }
 
-impl DataPath for Recorder {
+impl DataPath for FakeDataPath {
     fn is_fresh(&self) -> bool {
         self.generation() == 0
     }
@@ -57,7 +57,7 @@ impl DataPath for Recorder {
     fn apply_boot_time(&mut self, objects: &Objects) -> Result<(), Error> {
         let mut filters = objects.all::<Filter>();
         assert!(filters.all(|filter| filter.lifetime == Lifetime::BootTime));
-        self.record().boots.push(keys(objects));
+        self.recorded().boots.push(keys(objects));
         Ok(())
     }
 
@@ -68,7 +68,7 @@ impl DataPath for Recorder {
             if !self.is_fresh() {
                 notes.push("the kernel had another policy than the store; mended".to_owned());
             }
-            self.record().commits.push(keys(objects));
+            self.recorded().commits.push(keys(objects));
         }
         Ok(Reconciled {
             generation: self.generation(),
@@ -77,7 +77,7 @@ impl DataPath for Recorder {
     }
 
     fn commit(&mut self, objects: &Objects) -> Result<Generation, Error> {
-        let mut record = self.record();
+        let mut record = self.recorded();
         if let Some(code) = record.refuse.take() {
             return Err(sidetrack_policy::Error::new(code, "as the test wants").into());
         }
@@ -119,7 +119,7 @@ impl DataPath for Recorder {
     }
 
     fn events(&mut self) -> Result<Vec<v1::Event>, Error> {
-        Ok(std::mem::take(&mut self.record().events))
+        Ok(std::mem::take(&mut self.recorded().events))
     }
 
     fn explain(
