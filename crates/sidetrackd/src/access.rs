@@ -1,4 +1,5 @@
-//! Who calls, and what it may. Known by the kernel's word on the socket's peer, never by the caller's.
+//! Which user calls, and what that user may do. The kernel identifies the process at the other end of the socket
+//! (SO_PEERCRED, SO_PEERGROUPS of unix(7)); nothing that the caller claims about itself counts.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,18 +8,18 @@ use tokio::net::UnixStream;
 
 use crate::{Error, config, sys};
 
-/// The process that connected, as it was then.
+/// The process that connected, with the credentials that it had at that time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// Its process; 0: in another pid namespace.
+    /// Its process id; 0 if it is not in the daemon's pid namespace.
     pub pid: u32,
-    /// Its effective user.
+    /// Its effective user id.
     pub uid: u32,
-    /// Its effective group, and its supplementary ones.
+    /// Its effective group id, and its supplementary ones.
     pub groups: Vec<u32>,
 }
 
-/// Who may do what.
+/// The permissions that the configuration gives, with the ids of its groups.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     write_group: Option<u32>,
@@ -27,8 +28,8 @@ pub struct Access {
 }
 
 impl Peer {
-    /// Who is at the other end. Errors: the system's.
-    pub fn of(stream: &UnixStream) -> io::Result<Self> {
+    /// Reads the credentials of the process at the other end of a socket. Errors: the kernel's.
+    pub fn from_stream(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let mut groups = sys::peer_groups(stream.as_fd())?;
         groups.push(credentials.gid());
@@ -45,41 +46,41 @@ impl Peer {
 }
 
 impl Access {
-    /// As configured. Errors: a group that does not exist.
+    /// Looks up the groups of a configuration. Errors: a group does not exist.
     pub fn new(config: &config::Access) -> anyhow::Result<Self> {
         Ok(Self {
-            write_group: config.write_group.as_deref().map(group).transpose()?,
-            read_group: config.read_group.as_deref().map(group).transpose()?,
+            write_group: config.write_group.as_deref().map(group_id).transpose()?,
+            read_group: config.read_group.as_deref().map(group_id).transpose()?,
             everyone_reads: config.everyone_reads,
         })
     }
 
-    /// Whether a peer may change policy. Errors: [`Error::Denied`].
+    /// Succeeds if a peer may change policy. Errors: [`Error::Denied`].
     pub fn check_write(&self, peer: &Peer) -> Result<(), Error> {
         if peer.uid == 0 || peer.is_in(self.write_group) {
             return Ok(());
         }
         Err(Error::Denied(format!(
-            "user {} may not change policy; root may, and the members of access.write_group",
+            "user {} may not change policy; only root and the members of access.write_group may",
             peer.uid
         )))
     }
 
-    /// Whether a peer may see policy, flows and events. Errors: [`Error::Denied`].
+    /// Succeeds if a peer may read policy, flows and events. Errors: [`Error::Denied`].
     pub fn check_read(&self, peer: &Peer) -> Result<(), Error> {
-        let may = self.everyone_reads || peer.is_in(self.read_group);
-        if may || self.check_write(peer).is_ok() {
+        let may_read = self.everyone_reads || peer.is_in(self.read_group);
+        if may_read || self.check_write(peer).is_ok() {
             return Ok(());
         }
         Err(Error::Denied(format!(
-            "user {} may not read policy; root may, and the members of access.write_group and \
-             access.read_group",
+            "user {} may not read policy; only root and the members of access.write_group and \
+             access.read_group may",
             peer.uid
         )))
     }
 }
 
-fn group(name: &str) -> anyhow::Result<u32> {
+fn group_id(name: &str) -> anyhow::Result<u32> {
     uzers::get_group_by_name(name)
         .map(|group| group.gid())
         .ok_or_else(|| anyhow::anyhow!("there is no group {name:?}; create it, or change [access]"))
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_and_the_groups_may() {
+    fn root_and_the_configured_groups_have_access() {
         let access = Access {
             write_group: Some(10),
             read_group: Some(20),

@@ -1,7 +1,7 @@
-//! The committer: one thread that owns store and data path, and puts policy in force.
+//! The committer: the one thread that owns store and data path, and puts policy in force.
 //!
-//! Others send it tasks, which it does one after another. A task is done even if whoever sent it does
-//! not wait for the answer: a commit is never half.
+//! Other threads send it tasks, which it does in order. It does a task even if the sender no longer waits for the result;
+//! so a commit is never half done.
 
 mod filter_names;
 mod start;
@@ -24,76 +24,79 @@ use crate::data_path::{DataPath, Generation};
 use crate::event::EventLog;
 use crate::store::Store;
 
-/// Tasks that wait; whoever sends one more waits itself.
+/// Maximum number of tasks in the queue. The sender of a further one waits until there is room.
 pub const TASKS_MAX: usize = 256;
 
-/// What is in force.
+/// The policy in force.
 #[derive(Clone, Debug)]
 pub struct InForce {
     /// All objects, boot-time filters included.
     pub objects: Objects,
-    /// Its number.
+    /// The generation of the policy.
     pub generation: Generation,
-    /// Since when.
+    /// The time of the commit that put it in force.
     pub since: SystemTime,
-    /// What was found amiss at the start.
+    /// What an operator should know, one sentence each: what was not loaded from the store or was corrected at the start,
+    /// and whether the store could not be restored after a failed commit.
     pub notes: Vec<String>,
 }
 
-/// The way to the committer. Clones lead to the same one; when the last is gone, it ends.
+/// A handle with which other threads reach the committer. The committer ends after the last clone is dropped.
 #[derive(Clone)]
 pub struct Handle {
-    // Fields are dropped in this order: the thread is woken when the way is gone.
+    // Fields are dropped in this order: `wake` wakes the thread after its channel is closed.
     tasks: mpsc::Sender<Task>,
     wake: Wake,
     in_force: Arc<Mutex<InForce>>,
 }
 
-/// Wakes the thread, also when it is dropped.
+/// An eventfd that wakes the committer's thread on each call of [`Wake::notify`], and when a clone is dropped.
 #[derive(Clone)]
 struct Wake(Arc<OwnedFd>);
 
-/// What the thread has.
+/// The state of the committer's thread. Tasks get it as their argument.
 pub struct Committer {
     data_path: Box<dyn DataPath>,
     store: Option<Store>,
     in_force: Arc<Mutex<InForce>>,
     log: EventLog,
     filter_names: FilterNames,
-    /// Sessions that ended while somebody writes: the writer's objects may still have theirs.
+    /// Dynamic sessions that have ended since the open writing transaction began. That transaction's copy of the objects
+    /// may still have theirs, so its commit removes them.
     ended_during_write: Vec<u64>,
-    /// Sessions that ended and whose objects could not be deleted: it is tried again.
+    /// Dynamic sessions that have ended, but whose objects could not be deleted. Each commit and each refresh tries again.
     undeleted: Vec<u64>,
 }
 
 type Task = Box<dyn FnOnce(&mut Committer) + Send>;
 
 impl Handle {
-    /// What is in force now.
+    /// Returns the policy in force.
     pub fn in_force(&self) -> InForce {
         lock(&self.in_force).clone()
     }
 
-    /// Waits until the committer has ended. It does so before its handles only if it failed.
+    /// Waits until the committer has ended. While handles exist, it ends only if it panicked.
     pub async fn ended(&self) {
         self.tasks.closed().await;
     }
 
-    /// Has something done in the committer's thread, and waits for the answer. Errors:
-    /// [`Error::Stopping`].
+    /// Runs a task in the committer's thread, and returns its result.
+    ///
+    /// Errors: [`Error::Stopping`].
     pub async fn run<R: Send + 'static>(
         &self,
         task: impl FnOnce(&mut Committer) -> R + Send + 'static,
     ) -> Result<R, Error> {
-        let (answer, answered) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let task: Task = Box::new(move |committer| {
             let result = task(committer);
-            // Whoever asked may be gone.
-            let _ = answer.send(result);
+            // The caller may no longer wait.
+            let _ = sender.send(result);
         });
         self.tasks.send(task).await.map_err(|_| Error::Stopping)?;
         self.wake.notify();
-        answered.await.map_err(|_| Error::Stopping)
+        receiver.await.map_err(|_| Error::Stopping)
     }
 }
 
@@ -105,7 +108,7 @@ impl Wake {
     }
 
     fn notify(&self) {
-        // It fails only if the counter is full, and then the thread is awake.
+        // It fails only if the counter is at its maximum; then the thread wakes anyway.
         let _ = io::write(&*self.0, &1u64.to_ne_bytes());
     }
 }
@@ -117,10 +120,12 @@ impl Drop for Wake {
 }
 
 impl Committer {
-    /// Puts a change of what is in force in force: in the store first, then in the kernel. If either
+    /// Applies a change to the objects in force and commits the result: first to the store, then to the kernel. If either
     /// fails, both are as before.
     ///
-    /// Errors: the change's; [`Error::Store`], [`Error::DataPath`].
+    /// Returns the change's result and the generation in force.
+    ///
+    /// Errors: the change's, [`Error::Store`], [`Error::DataPath`].
     pub fn commit<R>(
         &mut self,
         change: impl FnOnce(&mut Objects) -> Result<R, policy::Error>,
@@ -136,9 +141,9 @@ impl Committer {
         Ok((result, generation))
     }
 
-    /// Puts a writer's objects in force, without those of sessions that ended meanwhile.
+    /// Commits the objects of a writing transaction, without those of sessions that have ended since it began.
     ///
-    /// Errors: as [`Self::commit`].
+    /// Errors: as for [`Self::commit`].
     pub fn commit_transaction(&mut self, mut objects: Objects) -> Result<Generation, Error> {
         for session in self.ended_during_write.iter().chain(&self.undeleted) {
             objects.remove_session(*session);
@@ -149,15 +154,15 @@ impl Committer {
         Ok(generation)
     }
 
-    /// A writer begins with what is in force.
+    /// Begins a writing transaction, and returns the policy in force, on which it is based.
     pub fn begin_transaction(&mut self) -> InForce {
         self.ended_during_write.clear();
         lock(&self.in_force).clone()
     }
 
-    /// Deletes the objects of dynamic sessions that ended, and says how many each had.
+    /// Deletes the objects of dynamic sessions that have ended, in one commit. Returns how many objects each session had.
     ///
-    /// Errors: as [`Self::commit`]; it is tried again at the next commit, and every few seconds.
+    /// Errors: as for [`Self::commit`]. Then the next commit, and each refresh, tries again.
     pub fn end_sessions(&mut self, sessions: &[u64]) -> Result<Vec<usize>, Error> {
         let removed = self.commit(|objects| {
             let each = sessions.iter();
@@ -166,7 +171,7 @@ impl Committer {
                 .collect::<Vec<_>>())
         });
         match &removed {
-            // A writer that began before has none of them either.
+            // These sessions have no objects in force, so the open writing transaction has none either.
             Ok((counts, _)) if counts.iter().all(|count| *count == 0) => {}
             Ok(_) => self.ended_during_write.extend(sessions),
             Err(_) => self.undeleted.extend(sessions),
@@ -174,17 +179,17 @@ impl Committer {
         removed.map(|(counts, _)| counts)
     }
 
-    /// The data path.
+    /// Returns the data path.
     pub fn data_path(&mut self) -> &mut dyn DataPath {
         &mut *self.data_path
     }
 
-    /// What is in force.
+    /// Returns the policy in force.
     pub fn in_force(&self) -> InForce {
         lock(&self.in_force).clone()
     }
 
-    /// The flows, with the names of their filters.
+    /// Returns all flows, with the names of their filters. Errors: [`Error::DataPath`].
     pub fn flows(&mut self) -> Result<Vec<v1::Flow>, Error> {
         let mut flows = self.data_path.flows()?;
         let objects = self.in_force().objects;
@@ -205,9 +210,9 @@ impl Committer {
         }
         let generation = match self.data_path.commit(&after.after_boot()) {
             Ok(generation) => generation,
-            Err(refused) => {
+            Err(error) => {
                 self.restore_store(before, &after);
-                return Err(refused);
+                return Err(error);
             }
         };
         self.filter_names.clear();
@@ -220,15 +225,15 @@ impl Committer {
         Ok(generation)
     }
 
-    /// The kernel refused what the store has already.
+    /// Puts the previous objects back into the store, after the kernel has refused the new ones.
     fn restore_store(&self, before: &Objects, after: &Objects) {
         let Some(store) = &self.store else {
             return;
         };
         if let Err(error) = store.write(after, before) {
             let text = format!(
-                "the kernel refused a policy, and the store cannot be put back: {error}; at the next \
-                 start the store holds"
+                "the kernel refused a policy, and the previous policy cannot be written back to the store: \
+                 {error}; the next start of sidetrackd puts the refused policy in force"
             );
             error!("{text}");
             lock(&self.in_force).notes.push(text);
@@ -244,11 +249,11 @@ impl Committer {
         });
     }
 
-    /// Passes the kernel's events on.
+    /// Moves the kernel's events to the event log, with the names and keys of their filters.
     fn forward_events(&mut self) {
         let events = match self.data_path.events() {
             Ok(events) => events,
-            Err(error) => return warn!("cannot read events: {error}"),
+            Err(error) => return warn!("cannot read the kernel's events: {error}"),
         };
         if events.is_empty() {
             return;
@@ -263,11 +268,14 @@ impl Committer {
         }
     }
 
+    /// Does the periodic work: deletes what ended sessions have left, and lets the data path check the policy's paths.
     fn refresh(&mut self) {
         if !self.undeleted.is_empty()
             && let Err(error) = self.commit(|_| Ok(()))
         {
-            warn!("objects of sessions that ended are still in force: {error}");
+            warn!(
+                "cannot delete the objects of sessions that have ended: {error}; they are still in force"
+            );
         }
         let objects = self.in_force().objects.after_boot();
         match self.data_path.refresh(&objects) {
@@ -276,13 +284,15 @@ impl Committer {
                 lock(&self.in_force).generation = generation;
                 self.log_commit(generation);
             }
-            Err(error) => warn!("cannot look after executables and cgroups: {error}"),
+            Err(error) => {
+                warn!("cannot check the executables and cgroups that the policy names: {error}")
+            }
         }
     }
 
-    /// Does what is asked until nobody can ask any more.
-    fn run_loop(&mut self, tasks: &mut mpsc::Receiver<Task>, wake: &OwnedFd, every: Duration) {
-        let mut next = Instant::now() + every;
+    /// Runs tasks, forwards events and refreshes every so often, until all handles are dropped.
+    fn run_loop(&mut self, tasks: &mut mpsc::Receiver<Task>, wake: &OwnedFd, interval: Duration) {
+        let mut next = Instant::now() + interval;
         loop {
             loop {
                 match tasks.try_recv() {
@@ -295,13 +305,13 @@ impl Committer {
             let now = Instant::now();
             if now >= next {
                 self.refresh();
-                next = now + every;
+                next = now + interval;
             }
             self.wait(wake, next.saturating_duration_since(now));
         }
     }
 
-    /// Until there is a task, an event, or the time has come.
+    /// Waits for a task or an event, for at most `time`.
     fn wait(&self, wake: &OwnedFd, time: Duration) {
         let mut descriptors = vec![PollFd::new(wake, PollFlags::IN)];
         let events = self.data_path.event_fd();
@@ -309,7 +319,7 @@ impl Committer {
             descriptors.push(PollFd::new(events, PollFlags::IN));
         }
         let time = Timespec::try_from(time).ok();
-        // Interrupted or not, the loop looks at everything.
+        // The result does not matter: the loop checks for tasks, events and the time in any case.
         let _ = poll(&mut descriptors, time.as_ref());
         let _ = io::read(wake, &mut [0u8; 8]);
     }

@@ -1,4 +1,5 @@
-//! The configuration: one TOML file. Without it, and for what it does not say, the defaults hold.
+//! The configuration: one TOML file. A setting that the file does not have keeps its default, and without a file all
+//! settings do. docs/daemon.md and packaging/sidetrackd.toml describe each setting.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,58 +11,58 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where the API is offered.
+    /// Path of the Unix socket of the API.
     pub socket: PathBuf,
-    /// Where persistent objects are kept. Its folder must exist.
+    /// Path of the file in which objects are stored. Its folder must exist.
     pub store: PathBuf,
-    /// The cgroup whose programs, with those of all below, are judged.
+    /// The scope: connections of programs in this cgroup, and in all cgroups below it, are classified.
     pub cgroup: PathBuf,
-    /// Where the data path is pinned: a folder of a bpf file system.
+    /// Path of the folder, on a bpf file system, in which the data path's programs, maps and links are pinned.
     pub pins: PathBuf,
-    /// What is logged: error, warn, info, debug or trace; or directives of tracing's filter.
+    /// The log level: error, warn, info, debug or trace; or directives of tracing-subscriber's `EnvFilter`.
     pub log: String,
-    /// Seconds between two looks at whether executables and cgroups still are what they were.
+    /// Interval, in seconds, of checking whether the paths of executables and cgroups in the policy still lead to the
+    /// same files and cgroups; 1 to 3,600.
     pub refresh_seconds: u64,
-    /// Seconds in which the client of a dynamic session may come back after the daemon's restart, 0 to
-    /// 3,600.
+    /// Number of seconds that a dynamic session waits for its client after a restart of the daemon; 0 to 3,600.
     pub session_grace_seconds: u64,
-    /// Who may do what.
+    /// Which users, besides root, may call the API.
     pub access: Access,
-    /// How much there may be of something.
+    /// Limits on sessions, connections and transactions.
     pub limits: Limits,
 }
 
-/// Who may do what, besides root, who may all.
+/// Which users may call the API. Root may do everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Access {
-    /// Its members may change policy: their own providers' objects only.
+    /// Name of the group whose members may change policy, but only the objects of their own providers.
     pub write_group: Option<String>,
-    /// Its members may see policy, flows and events.
+    /// Name of the group whose members may read policy, flows and events.
     pub read_group: Option<String>,
-    /// Everyone may see them.
+    /// Whether every user may read policy, flows and events.
     pub everyone_reads: bool,
 }
 
-/// How much there may be of something.
+/// Limits on sessions, connections and transactions.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Sessions at once, 1 to 1,024.
+    /// Maximum number of open sessions; 1 to 1,024.
     pub sessions: usize,
-    /// Connections at once, 1 to 4,096. More wait until one closes.
+    /// Maximum number of open connections to the API; 1 to 4,096. Further ones wait until one closes.
     pub connections: usize,
-    /// Seconds a session may hold the writing transaction, 1 to 3,600.
+    /// Maximum number of seconds that a session may hold a writing transaction; 1 to 3,600.
     pub transaction_hold_seconds: u64,
 }
 
-/// Sessions at once, at most.
+/// The highest value of `limits.sessions`, and its default.
 pub const SESSIONS_MAX: usize = 1024;
-/// Connections at once, at most.
+/// The highest value of `limits.connections`.
 pub const CONNECTIONS_MAX: usize = 4096;
-/// How long a writing transaction may be held, at most (specification, 4.1).
+/// The highest value of `limits.transaction_hold_seconds`, and its default: WFP's limit (docs/wfp.md, 4.1).
 pub const HOLD_MAX: Duration = Duration::from_secs(3600);
-/// How long a dynamic session waits for its client after a restart, at most.
+/// The highest value of `session_grace_seconds`.
 pub const GRACE_MAX: Duration = Duration::from_secs(3600);
 
 impl Default for Config {
@@ -91,51 +92,56 @@ impl Default for Limits {
 }
 
 impl Config {
-    /// Reads a file. Errors say line and column, and what is known there.
+    /// Reads a configuration file.
+    ///
+    /// Errors: the file cannot be read, or as for [`Self::parse`].
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("{} is not right", path.display()))
+        Self::parse(&text).with_context(|| format!("{} is not valid", path.display()))
     }
 
-    /// Reads a text. Errors say line and column, and what is known there.
+    /// Reads a configuration from a text in TOML.
+    ///
+    /// Errors: a syntax error, an unknown key or a value of a wrong type, with line, column and the keys that exist there;
+    /// or a number outside its range, with the key and the range.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text)?;
         let limits = &config.limits;
         let hold = HOLD_MAX.as_secs();
-        within("limits.sessions", limits.sessions, SESSIONS_MAX)?;
-        within("limits.connections", limits.connections, CONNECTIONS_MAX)?;
+        check_range("limits.sessions", limits.sessions, SESSIONS_MAX)?;
+        check_range("limits.connections", limits.connections, CONNECTIONS_MAX)?;
         let seconds = limits.transaction_hold_seconds;
-        within("limits.transaction_hold_seconds", seconds, hold)?;
-        within("refresh_seconds", config.refresh_seconds, hold)?;
+        check_range("limits.transaction_hold_seconds", seconds, hold)?;
+        check_range("refresh_seconds", config.refresh_seconds, hold)?;
         let grace = config.session_grace_seconds;
         anyhow::ensure!(
             grace <= GRACE_MAX.as_secs(),
-            "session_grace_seconds goes from 0 to {}; it is {grace}",
+            "session_grace_seconds must be from 0 to {}; it is {grace}",
             GRACE_MAX.as_secs()
         );
         Ok(config)
     }
 
-    /// How long a dynamic session waits for its client after a restart.
+    /// How long a dynamic session waits for its client after a restart of the daemon.
     pub fn session_grace(&self) -> Duration {
         Duration::from_secs(self.session_grace_seconds)
     }
 
-    /// How long a writing transaction may be held.
+    /// How long a session may hold a writing transaction.
     pub fn transaction_hold(&self) -> Duration {
         Duration::from_secs(self.limits.transaction_hold_seconds)
     }
 }
 
-fn within<T: PartialOrd + From<u8> + std::fmt::Display>(
+fn check_range<T: PartialOrd + From<u8> + std::fmt::Display>(
     name: &str,
     value: T,
-    most: T,
+    max: T,
 ) -> anyhow::Result<()> {
     anyhow::ensure!(
-        value >= T::from(1) && value <= most,
-        "{name} goes from 1 to {most}; it is {value}"
+        value >= T::from(1) && value <= max,
+        "{name} must be from 1 to {max}; it is {value}"
     );
     Ok(())
 }
@@ -145,12 +151,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_said_is_the_defaults() {
+    fn an_empty_file_is_the_defaults() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
     }
 
     #[test]
-    fn the_example_says_the_defaults() {
+    fn the_example_file_has_the_defaults() {
         let example = include_str!("../../../packaging/sidetrackd.toml");
         let uncommented: String = example
             .lines()
@@ -182,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_have_limits() {
+    fn numbers_outside_their_range_are_refused() {
         for text in [
             "limits.sessions = 0",
             "limits.sessions = 1025",
@@ -191,10 +197,10 @@ mod tests {
             "refresh_seconds = 0",
         ] {
             let error = Config::parse(text).unwrap_err().to_string();
-            assert!(error.contains("goes from 1 to"), "{text}: {error}");
+            assert!(error.contains("must be from 1 to"), "{text}: {error}");
         }
         assert!(Config::parse("session_grace_seconds = 0").is_ok());
         let error = Config::parse("session_grace_seconds = 3601").unwrap_err();
-        assert!(error.to_string().contains("goes from 0 to"), "{error}");
+        assert!(error.to_string().contains("must be from 0 to"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the committer asks of the kernel side.
+//! The committer's interface to the kernel side.
 
 mod detached;
 mod kernel;
@@ -12,63 +12,69 @@ pub use self::detached::Detached;
 pub use self::kernel::Kernel;
 use crate::Error;
 
-/// The kernel side. It lives in the committer's thread, so it need not be sent between threads.
+/// The kernel side. It stays in the committer's thread, so it need not be `Send`.
 ///
-/// What it is given are [`Objects`] without boot-time filters, but for [`Self::boot`]. It speaks the
-/// contract's messages; names of filters in events and flows the committer fills in.
+/// The [`Objects`] that its methods take have no boot-time filters, except for [`Self::apply_boot_time`]. Results are
+/// messages of the API; the committer adds the names of filters to events and flows.
+///
+/// Errors of all methods: [`Error::DataPath`], or [`Error::Policy`] if the policy is at fault.
 pub trait DataPath {
-    /// Whether it was loaded now: nothing was pinned before. Then boot-time filters hold first.
+    /// Returns whether this process has loaded the kernel side, because nothing was pinned before. Then boot-time filters
+    /// are in force until the store is loaded.
     fn is_fresh(&self) -> bool;
 
-    /// Puts boot-time filters in force: the objects' filters are all boot-time.
+    /// Puts boot-time filters in force. All filters among the objects are boot-time filters.
     fn apply_boot_time(&mut self, objects: &Objects) -> Result<(), Error>;
 
-    /// At the start, with what the store holds: compares it with what the kernel has, and makes the
-    /// kernel's the same if it differs. Notes say what was mended.
+    /// Makes the kernel's policy the same as the store's, if it differs. The committer calls it once, at the start, with
+    /// the objects that the store holds.
     fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error>;
 
-    /// Puts a policy in force for each connection that comes after. After an error the policy before
-    /// is in force, unchanged.
+    /// Puts a policy in force for all connections that are made from now on. After an error, the previous policy is in
+    /// force, unchanged.
     fn commit(&mut self, objects: &Objects) -> Result<Generation, Error>;
 
-    /// Makes credentials for a process that is to listen for a service in force: the value of LISTEN.
+    /// Makes the credentials with which a process may listen for a service that is in force. They are the value of the
+    /// socket option LISTEN.
+    ///
+    /// Errors: also FWP_E_CALLOUT_NOT_FOUND, if the service is not in force.
     fn register(&mut self, service: Uuid, pid: u32) -> Result<Vec<u8>, Error>;
 
-    /// Fills in counters, tables, cgroups and policy_bytes.
+    /// Sets the fields `counters`, `tables`, `cgroups` and `policy_bytes` of a state message.
     fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error>;
 
-    /// Services in force that somebody listens for.
+    /// Returns the keys of the services in force that have a listener.
     fn listening(&mut self) -> Result<Vec<Uuid>, Error>;
 
-    /// The flows, in any order; closed ones too.
+    /// Returns all flows, open and closed ones, in any order.
     fn flows(&mut self) -> Result<Vec<v1::Flow>, Error>;
 
-    /// Readable when there are events.
+    /// Returns the file descriptor that is readable while there are events, if there is one.
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// The events since the last call: as many as there are, a MISSED among them if some were lost.
+    /// Returns all events since the last call. If some were lost, an event MISSED may be among them with their number.
     fn events(&mut self) -> Result<Vec<v1::Event>, Error>;
 
-    /// Where a connection would go under these objects, those in force.
+    /// Explains where a connection would go under the given objects, which are those in force.
     fn explain(
         &mut self,
         objects: &Objects,
-        question: &v1::ExplainRequest,
+        request: &v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Error>;
 
-    /// Looks whether executables and cgroups still are what they were, and tells the kernel if not.
-    /// Returns the generation, if that made a new one.
+    /// Checks whether the paths in the policy still lead to the same executables and cgroups. If not, puts the policy in
+    /// force again, and returns its new generation.
     fn refresh(&mut self, objects: &Objects) -> Result<Option<Generation>, Error>;
 }
 
-/// The number of a policy in force.
+/// The number that identifies a policy in force. It increases with each commit.
 pub type Generation = u64;
 
-/// How a restart found things.
+/// The result of [`DataPath::reconcile`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reconciled {
-    /// In force now.
+    /// The generation in force now.
     pub generation: Generation,
-    /// What was amiss and was mended: sentences. None: store and kernel agreed.
+    /// What differed and was corrected, one sentence each. Empty if store and kernel agreed.
     pub notes: Vec<String>,
 }

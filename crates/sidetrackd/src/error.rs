@@ -1,24 +1,25 @@
-//! Why a call is refused, or the daemon stops.
+//! Why the daemon refuses a call, or cannot start.
 
 use sidetrack_policy as policy;
 use tonic::Status;
 
-/// By fault.
+/// An error of the daemon. Each variant names the part that is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Policy's rules say no. Nothing was changed.
+    /// A rule about policy forbids the call; the error has WFP's code. Nothing was changed.
     #[error(transparent)]
     Policy(#[from] policy::Error),
-    /// The caller may not. Nothing was changed.
+    /// The caller has no permission for the call. Nothing was changed.
     #[error("{0}")]
     Denied(String),
-    /// A limit of the daemon's. Nothing was changed.
+    /// A limit of the daemon is reached. Nothing was changed.
     #[error("{0}")]
     Exhausted(String),
-    /// The store failed.
+    /// The store failed: its file cannot be opened, read or written.
     #[error("the store: {0}")]
     Store(String),
-    /// The data path failed: the kernel refused, or is not what it should be.
+    /// The data path failed: the kernel refused an operation or is in an unexpected state, or the call needs the kernel
+    /// side and the daemon runs detached.
     #[error("the data path: {0}")]
     DataPath(String),
     /// The daemon is stopping.

@@ -17,20 +17,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-/// How long calls may take to go.
+/// How long the calls in progress may take to end, once the daemon stops.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
-/// Sidetrack's daemon: keeps policy, puts it in force, and answers for it.
+/// Sidetrack's daemon: manages policy, and puts it in force in the kernel.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The configuration; without it the defaults hold
+    /// Read the configuration from this file. Without this option every setting has its default.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Only say whether the configuration is right
+    /// Check the configuration and exit. The exit code is 0 if it is valid, and 2 otherwise.
     #[arg(long)]
     check: bool,
-    /// Hold policy and answer for it, but judge no connection by it
+    /// Accept policy and answer queries, but load nothing into the kernel: no connection is classified. This is for
+    /// trying out policies and clients.
     #[arg(long)]
     detached: bool,
 }
@@ -50,7 +51,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Some(path) => Config::read(path)?,
         None => Config::default(),
     };
-    let filter = EnvFilter::try_new(&config.log).context("the setting `log` is not right")?;
+    let filter = EnvFilter::try_new(&config.log).context("the setting `log` is not valid")?;
     if arguments.check {
         return Ok(());
     }
@@ -65,14 +66,14 @@ fn run(arguments: &Arguments) -> Result<()> {
         .enable_all()
         .build()?;
     let committer = runtime.block_on(serve(config, arguments.detached))?;
-    info!("stopping; what is in force stays");
-    // The calls go, and with the last of them the way to the committer: it ends when it has done all.
+    info!("sidetrackd is stopping; the policy stays in force in the kernel");
+    // The last call drops the last handle to the committer, which ends once it has done all its tasks.
     runtime.shutdown_timeout(STOP_MAX);
-    let ended = committer.join();
-    ended.map_err(|_| anyhow::anyhow!("the committer's thread panicked"))
+    let joined = committer.join();
+    joined.map_err(|_| anyhow::anyhow!("the committer's thread panicked"))
 }
 
-/// Serves until it is told to stop, and returns the committer's thread.
+/// Serves the API until a signal arrives or the committer ends, and returns the committer's thread.
 async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
     let log = EventLog::default();
     let start = Start {
@@ -91,9 +92,9 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
     let listener =
         server::listen(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
     info!(
-        "generation {} is in force; listening at {}",
-        in_force.generation,
-        socket.display()
+        "sidetrackd listens at {}; policy generation {} is in force",
+        socket.display(),
+        in_force.generation
     );
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = async move {
@@ -118,6 +119,6 @@ fn data_path(detached: bool, cgroup: &Path, pins: &Path) -> Result<Box<dyn DataP
 
 fn notify_manager(message: &str) {
     if let Err(error) = systemd::notify(message) {
-        warn!("cannot tell the service manager {message}: {error}");
+        warn!("cannot notify the service manager of {message}: {error}");
     }
 }

@@ -1,17 +1,20 @@
-//! The one system call that no library has: the groups of a socket's peer.
+//! The one system call that no library of ours wraps: `getsockopt` with SO_PEERGROUPS.
 
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The supplementary groups of the process that connected (SO_PEERGROUPS).
+/// Returns the supplementary groups that the process at the other end of a Unix socket had when it connected
+/// (SO_PEERGROUPS of unix(7)).
+///
+/// Errors: the kernel's.
 pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
         let mut length = libc::socklen_t::try_from(groups.len() * size_of::<libc::gid_t>())
             .map_err(io::Error::other)?;
-        // SAFETY: the kernel writes at most `length` bytes to the vector, which has as many, and tells
-        // in `length` how many it wrote or needs. The descriptor is borrowed, so it is open.
+        // SAFETY: the kernel writes at most `length` bytes to the vector, which has that size, and sets
+        // `length` to the number of bytes that it wrote or needs. The descriptor is borrowed, so it is open.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),

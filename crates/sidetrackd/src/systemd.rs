@@ -1,4 +1,4 @@
-//! What systemd is told, and asked.
+//! Notifications to systemd, and the question whether a unit is enabled.
 
 use std::env;
 use std::io;
@@ -6,24 +6,27 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::{Command, Stdio};
 
-/// Tells the service manager, if there is one: `READY=1`, `STOPPING=1`, `STATUS=…` (sd_notify(3)).
+/// Sends a message such as `READY=1`, `STOPPING=1` or `STATUS=…` to the service manager (sd_notify(3)). Without the
+/// environment variable NOTIFY_SOCKET there is no manager that waits for it, and nothing is sent.
+///
+/// Errors: the socket's.
 pub fn notify(message: &str) -> io::Result<()> {
-    let Some(place) = env::var_os("NOTIFY_SOCKET") else {
+    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
     };
     let socket = UnixDatagram::unbound()?;
-    let bytes = place.as_encoded_bytes();
+    let bytes = path.as_encoded_bytes();
     let address = match bytes.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(&place)?,
+        None => SocketAddr::from_pathname(&path)?,
     };
     socket.send_to_addr(message.as_bytes(), &address)?;
     Ok(())
 }
 
-/// Whether a unit is enabled: it starts by itself at boot. Without systemd nothing is.
+/// Returns whether systemd starts a unit at boot. Without systemd no unit is enabled.
 pub fn is_enabled(unit: &str) -> bool {
-    // A name such as --root would be an option.
+    // After `--`, a name such as --root is a unit's name and not an option.
     let command = Command::new("systemctl")
         .args(["is-enabled", "--quiet", "--", unit])
         .stdin(Stdio::null())

@@ -1,4 +1,4 @@
-//! The start: boot-time filters, the store, and agreement with what is pinned.
+//! The committer's start: boot-time filters, loading the store, and reconciling the kernel with it.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -16,22 +16,22 @@ use crate::event::EventLog;
 use crate::store::{Loaded, Store};
 use crate::{Error, systemd};
 
-/// What a committer begins with.
+/// The parameters of a committer.
 pub struct Start {
-    /// The store's file; none: nothing survives.
+    /// Path of the store's file. Without one, no object outlives the daemon.
     pub store: Option<PathBuf>,
-    /// Tells this running time of the machine from others.
+    /// The kernel's boot id, which distinguishes this boot from others.
     pub boot_id: String,
-    /// Where events go.
+    /// The log for events.
     pub log: EventLog,
-    /// How often the data path looks after executables and cgroups.
+    /// Interval of checking the executables and cgroups that the policy names.
     pub refresh: Duration,
 }
 
 impl Start {
-    /// Starts the thread, opens the data path in it, and returns when store and kernel agree.
+    /// Starts the committer's thread and opens the data path in it. Returns once store and kernel agree.
     ///
-    /// Errors: `open`'s; [`Error::Store`], [`Error::DataPath`]. What is pinned stays as it is then.
+    /// Errors: those of `open`, [`Error::Store`], [`Error::DataPath`]. After an error, what is pinned stays as it is.
     pub async fn spawn(
         self,
         open: impl FnOnce() -> Result<Box<dyn DataPath>, Error> + Send + 'static,
@@ -90,10 +90,10 @@ impl Start {
     }
 }
 
-/// Loads the store. While it is loaded on a machine that has just started, boot-time filters hold.
+/// Loads the store. If nothing was pinned, the store's boot-time filters are put in force first, until it is loaded.
 fn load(store: &Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Loaded, Error> {
     if data_path.is_fresh() {
-        // Units are asked about later: it takes time, and boot-time filters hold meanwhile.
+        // Whether providers' units are enabled is asked later: that takes time, during which these filters are in force.
         let at_boot: Objects = store.load(boot_id, &|_| true)?.objects.at_boot();
         data_path.apply_boot_time(&at_boot)?;
     }

@@ -52,7 +52,7 @@ async fn accept(listener: Arc<UnixListener>, permits: Arc<Semaphore>) -> io::Res
                 continue;
             }
         };
-        match Peer::of(&stream) {
+        match Peer::from_stream(&stream) {
             Ok(peer) => {
                 return Ok(Connection {
                     stream,
