@@ -34,7 +34,7 @@ pub struct InForce {
     pub objects: Objects,
     /// The generation of the policy.
     pub generation: Generation,
-    /// The time of the commit that put it in force.
+    /// The time at which these objects were put in force, or the daemon's start. A refresh does not change it.
     pub since: SystemTime,
     /// What an operator should know, one sentence each: what was not loaded from the store or was corrected at the start,
     /// and whether the store could not be restored after a failed commit.

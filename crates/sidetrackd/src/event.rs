@@ -1,4 +1,4 @@
-//! What happens, told to those who listen and kept for those who come later.
+//! The log of events: new events go to the clients that follow them, and the last ones are kept for later readers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sidetrack_api::v1;
 use tokio::sync::broadcast;
 
-/// Events kept, and events a reader may be behind.
+/// Number of events that are kept for later readers, and by which a following reader may lag behind.
 pub const EVENTS_MAX: usize = 1024;
 
 /// The log of events. Clones are the same log.
@@ -23,7 +23,7 @@ struct Shared {
 }
 
 impl EventLog {
-    /// Tells an event: gives it its number and, if it has none, its time.
+    /// Adds an event. Sets its sequence number and, if it has no time, the current time.
     pub fn push(&self, mut event: v1::Event) {
         let mut shared = self.lock();
         shared.sequence += 1;
@@ -36,11 +36,11 @@ impl EventLog {
             shared.kept.pop_front();
         }
         shared.kept.push_back(Arc::clone(&event));
-        // Nobody may be listening.
+        // It fails if there is no receiver now.
         let _ = shared.sender.send(event);
     }
 
-    /// Tells an event that is no more than a sentence.
+    /// Adds an event that has only a kind and a message.
     pub fn push_message(&self, kind: v1::EventKind, message: impl Into<String>) {
         self.push(v1::Event {
             kind: kind.into(),
@@ -49,7 +49,7 @@ impl EventLog {
         });
     }
 
-    /// Those kept, and a receiver of all that come after them.
+    /// Returns the kept events, and a receiver of all events that follow them.
     pub fn subscribe(&self) -> (Vec<Arc<v1::Event>>, broadcast::Receiver<Arc<v1::Event>>) {
         let shared = self.lock();
         let kept = shared.kept.iter().cloned().collect();
@@ -73,7 +73,7 @@ impl Default for EventLog {
     }
 }
 
-/// Nanoseconds since 1970.
+/// Converts a time to nanoseconds since 1970-01-01 00:00 UTC. Earlier times become 0.
 pub(crate) fn unix_ns(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_nanos().try_into().unwrap_or(u64::MAX)

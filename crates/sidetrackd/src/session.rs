@@ -1,5 +1,5 @@
-//! Sessions (specification, 4.1): each lasts as long as its client's stream. A dynamic one outlives its
-//! daemon: at the next one it waits for its client.
+//! Sessions (docs/wfp.md, 4.1). A session lasts as long as its client's stream. A dynamic session outlives the daemon:
+//! the next daemon waits for its client to resume it.
 
 mod resumable;
 
@@ -21,10 +21,10 @@ use crate::event::EventLog;
 use crate::transaction::{Transaction, WAIT_DEFAULT, WAIT_MAX, WriteLock, WritePermit};
 use crate::{Config, Error};
 
-/// Events that wait for a session's client; a client that does not read loses more.
+/// Maximum number of events in a session's queue. Further events are dropped until the client reads.
 const EVENTS_MAX: usize = 8;
 
-/// All open sessions, and the lock for the one that writes.
+/// All sessions, and the lock for the one that writes.
 pub struct Sessions {
     registry: Lock<Registry>,
     sessions_max: usize,
@@ -35,45 +35,50 @@ pub struct Sessions {
     log: EventLog,
 }
 
+/// The sessions by id.
 struct Registry {
     open: HashMap<u64, Arc<Session>>,
-    /// Of the daemon before.
+    /// Dynamic sessions of the previous daemon that wait for their clients.
     resumable: ResumableSessions,
-    /// From now on clients go because the daemon does.
+    /// Whether the daemon is stopping: clients then disconnect because of it, and their objects are kept.
     stopping: bool,
 }
 
-/// One client's session.
+/// An open session of a client.
 pub struct Session {
-    /// Its number: not 0, and not to be guessed.
+    /// Its id: random, so that it cannot be guessed, and not 0.
     pub id: u64,
-    /// For people.
+    /// Its name, which `sidetrack state` shows.
     pub name: String,
-    /// Whether its objects go with it.
+    /// Whether its objects are deleted when it ends.
     pub dynamic: bool,
-    /// Who opened it.
+    /// The process that opened it.
     pub peer: Peer,
-    /// When.
+    /// The time at which it was opened or resumed.
     pub opened: SystemTime,
+    /// How long its calls wait for the write lock.
     wait: Duration,
     events: mpsc::Sender<session_event::Event>,
-    /// Closed when the session ends: then nobody waits in its name any more.
+    /// Has no permits, and is closed when the session ends: that wakes the session's calls that wait for the write lock.
     end: Semaphore,
     state: Mutex<LockedState>,
 }
 
+/// The part of a session that changes, behind its lock.
 #[derive(Default)]
 struct LockedState {
     transaction: Option<Transaction>,
-    /// Rises with each transaction.
+    /// Number of transactions so far, by which [`Sessions::abort_after_hold`] recognises its own.
     number: u64,
-    /// It was taken away; the next call is told.
+    /// Whether a transaction was aborted because it was held too long. The next call fails once with FWP_E_TXN_ABORTED.
     aborted: bool,
+    /// Whether the session has ended.
     ended: bool,
 }
 
 impl Sessions {
-    /// None open yet; those whose objects the committer found wait for their clients.
+    /// Creates the registry, without open sessions. Sessions that have dynamic objects in the store wait for their
+    /// clients.
     pub fn new(config: &Config, committer: Handle, log: EventLog) -> Arc<Self> {
         Arc::new(Self {
             registry: Lock::new(Registry {
@@ -90,9 +95,9 @@ impl Sessions {
         })
     }
 
-    /// Opens one, or resumes one that waits. What it is told comes out of the receiver.
+    /// Opens a session, or resumes one that waits. The receiver returns the session's events.
     ///
-    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::Exhausted`]; FWP_E_SESSION_ABORTED, …INVALID_PARAMETER if it
+    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::Exhausted`]; FWP_E_SESSION_ABORTED or FWP_E_INVALID_PARAMETER if the session
     /// cannot be resumed.
     pub fn open(
         &self,
@@ -103,7 +108,7 @@ impl Sessions {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let mut registry = self.lock();
         let (id, message) = match options.resume_session_id {
-            0 => (registry.free_number(self.sessions_max)?, "session opened"),
+            0 => (registry.unused_id(self.sessions_max)?, "session opened"),
             id => {
                 registry.resumable.resume(id, peer.uid)?;
                 (id, "session resumed")
@@ -126,21 +131,23 @@ impl Sessions {
         Ok((session, receiver))
     }
 
-    /// The session of a number, if it is this peer's. Errors: FWP_E_SESSION_ABORTED, …NULL_POINTER.
+    /// Finds an open session of the peer's process by its id.
+    ///
+    /// Errors: FWP_E_SESSION_ABORTED; FWP_E_NULL_POINTER if the id is 0.
     pub fn find(&self, id: u64, peer: &Peer) -> Result<Arc<Session>, Error> {
         if id == 0 {
-            let text = "the call names no session; open one";
+            let text = "the call has no session_id; open a session and set it";
             return Err(Refusal::new(Code::NullPointer, text).into());
         }
         let session = self.lock().open.get(&id).cloned();
-        // Another's session is as if it were not there.
+        // The answer for another process's session is the same as for one that does not exist.
         let own =
             session.filter(|session| (session.peer.pid, session.peer.uid) == (peer.pid, peer.uid));
         own.ok_or_else(|| session_gone().into())
     }
 
-    /// Ends one: its transaction is aborted, and a dynamic one's objects are deleted, unless the daemon
-    /// stops: then they stay for the next.
+    /// Ends a session. Aborts its transaction, and deletes its objects if it is dynamic. While the daemon is stopping, the
+    /// objects are kept for the next daemon instead.
     pub async fn end(&self, session: &Session) {
         let stopping = self.lock().remove(session.id);
         session.end.close();
@@ -156,18 +163,18 @@ impl Sessions {
         self.log_event(session, v1::EventKind::SessionEnded, &text);
     }
 
-    /// Gives the clients of sessions that wait their time to come back, then ends those left, in one commit.
+    /// Waits for the grace time, then ends all sessions that no client has resumed, in one commit.
     pub async fn end_unresumed(self: Arc<Self>) {
         tokio::time::sleep(self.grace).await;
-        let late = self.lock().resumable.take();
-        if late.is_empty() {
+        let unresumed = self.lock().resumable.take();
+        if unresumed.is_empty() {
             return;
         }
-        let ids = late.iter().map(|(id, _)| *id).collect();
+        let ids = unresumed.iter().map(|(id, _)| *id).collect();
         let counts = self.delete_objects(ids).await;
-        for ((session_id, uid), objects) in late.into_iter().zip(counts) {
+        for ((session_id, uid), objects) in unresumed.into_iter().zip(counts) {
             let message = format!(
-                "session ended, and {objects} objects with it: nobody resumed it within {} s of the \
+                "session ended, and {objects} objects with it: no client resumed it within {} s of the \
                  daemon's start",
                 self.grace.as_secs()
             );
@@ -181,36 +188,37 @@ impl Sessions {
         }
     }
 
-    /// How many each of these ended sessions had. If it cannot be done now, the committer tries again.
+    /// Deletes the objects of ended sessions, and returns how many each had. If that fails, it logs the error and returns
+    /// zeros, and the committer tries again later.
     async fn delete_objects(&self, sessions: Vec<u64>) -> Vec<usize> {
         let none = vec![0; sessions.len()];
         let task = self
             .committer
             .run(move |committer| committer.end_sessions(&sessions));
         task.await.flatten().unwrap_or_else(|error| {
-            tracing::error!("cannot delete the objects of sessions that ended: {error}");
+            tracing::error!("cannot delete the objects of sessions that have ended: {error}");
             none
         })
     }
 
-    /// All open sessions, the oldest first.
+    /// Returns all open sessions, the oldest first.
     pub fn open_sessions(&self) -> Vec<Arc<Session>> {
         let mut all: Vec<_> = self.lock().open.values().cloned().collect();
         all.sort_by_key(|session| session.opened);
         all
     }
 
-    /// Those that wait for their clients: number and user of each.
+    /// Returns id and user id of each session that waits for its client.
     pub fn resumable(&self) -> Vec<(u64, u32)> {
         self.lock().resumable.all()
     }
 
-    /// Who writes, and who waits.
+    /// Returns the lock that a session holds in order to write.
     pub fn write_lock(&self) -> &WriteLock {
         &self.write_lock
     }
 
-    /// Tells all that the daemon stops.
+    /// Notifies all sessions that the daemon is stopping.
     pub fn stop(&self) {
         let mut registry = self.lock();
         registry.stopping = true;
@@ -219,9 +227,9 @@ impl Sessions {
         }
     }
 
-    /// Begins an explicit transaction, and returns the generation it begins with.
+    /// Begins an explicit transaction, and returns the generation on which it is based.
     ///
-    /// Errors: FWP_E_TXN_IN_PROGRESS, …TIMEOUT, …TXN_ABORTED, …SESSION_ABORTED.
+    /// Errors: FWP_E_TXN_IN_PROGRESS, FWP_E_TIMEOUT, FWP_E_TXN_ABORTED, FWP_E_SESSION_ABORTED.
     pub async fn begin(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -230,18 +238,18 @@ impl Sessions {
         let mut state = session.state.lock().await;
         state.check()?;
         if state.transaction.is_some() {
-            let text = "the session has a transaction; commit or abort it first";
+            let text = "the session already has a transaction; commit or abort it first";
             return Err(Refusal::new(Code::TxnInProgress, text).into());
         }
         let (permit, in_force) = if read_only {
             (None, self.committer.in_force())
         } else {
             let permit = session.acquire_write_lock(&self.write_lock).await?;
-            let begun = self
+            let in_force = self
                 .committer
                 .run(|committer| committer.begin_transaction())
                 .await?;
-            (Some(permit), begun)
+            (Some(permit), in_force)
         };
         state.number += 1;
         if permit.is_some() {
@@ -254,8 +262,11 @@ impl Sessions {
         Ok(in_force.generation)
     }
 
-    /// Puts the transaction in force. Errors: FWP_E_NO_TXN_IN_PROGRESS, …TXN_ABORTED, and the data path's
-    /// and the store's; after all of them there is no transaction any more.
+    /// Commits the session's transaction, and returns the generation in force. After an error, too, the session has no
+    /// transaction.
+    ///
+    /// Errors: FWP_E_NO_TXN_IN_PROGRESS, FWP_E_TXN_ABORTED, FWP_E_SESSION_ABORTED, and those of
+    /// [`Committer::commit`](crate::committer::Committer::commit).
     pub async fn commit(&self, session: &Session) -> Result<Generation, Error> {
         let mut state = session.state.lock().await;
         state.check()?;
@@ -266,14 +277,16 @@ impl Sessions {
         };
         let task = self.committer.run(move |committer| {
             let committed = committer.commit_transaction(objects);
-            // The next writer begins with what this one did, even if nobody waits for the answer.
+            // Released here, so that the next writer starts from this commit even if the caller no longer waits.
             drop(permit);
             committed
         });
         task.await?
     }
 
-    /// Forgets the transaction. Errors: FWP_E_NO_TXN_IN_PROGRESS, …TXN_ABORTED.
+    /// Discards the session's transaction.
+    ///
+    /// Errors: FWP_E_NO_TXN_IN_PROGRESS, FWP_E_TXN_ABORTED, FWP_E_SESSION_ABORTED.
     pub async fn abort(&self, session: &Session) -> Result<(), Error> {
         let mut state = session.state.lock().await;
         state.check()?;
@@ -281,11 +294,11 @@ impl Sessions {
         aborted.map(drop).ok_or_else(|| no_transaction().into())
     }
 
-    /// Changes objects: within the session's transaction, or in one of its own. Returns the generation
-    /// in force afterwards. A change that fails must have changed nothing.
+    /// Changes objects within the session's transaction or, if it has none, in an implicit one. Returns the change's
+    /// result and the generation in force afterwards. If `change` fails, it must have changed nothing.
     ///
-    /// Errors: the change's; FWP_E_INCOMPATIBLE_TXN, …TIMEOUT, …TXN_ABORTED, and the data path's and the
-    /// store's.
+    /// Errors: the change's, FWP_E_INCOMPATIBLE_TXN, FWP_E_TIMEOUT, FWP_E_TXN_ABORTED, FWP_E_SESSION_ABORTED, and those of
+    /// [`Committer::commit`](crate::committer::Committer::commit).
     pub async fn change<R: Send + 'static>(
         &self,
         session: &Session,
@@ -296,7 +309,7 @@ impl Sessions {
         state.check()?;
         match &mut state.transaction {
             Some(Transaction { permit: None, .. }) => {
-                let text = "the transaction is a read-only one; abort it first";
+                let text = "the transaction is read-only; abort it first";
                 Err(Refusal::new(Code::IncompatibleTxn, text).into())
             }
             Some(transaction) => {
@@ -316,7 +329,9 @@ impl Sessions {
         }
     }
 
-    /// The objects as a session sees them: its transaction's, or what is in force.
+    /// Returns the objects as a session sees them: those of its transaction, or those in force.
+    ///
+    /// Errors: FWP_E_TXN_ABORTED, FWP_E_SESSION_ABORTED.
     pub async fn view(&self, session: Option<&Session>) -> Result<Objects, Error> {
         if let Some(session) = session {
             let mut state = session.state.lock().await;
@@ -328,7 +343,7 @@ impl Sessions {
         Ok(self.committer.in_force().objects)
     }
 
-    /// Takes a transaction away that is held too long.
+    /// Aborts the session's transaction of this number if it is still open after the hold time.
     async fn abort_after_hold(self: Arc<Self>, session: Arc<Session>, number: u64) {
         tokio::time::sleep(self.hold).await;
         let mut state = session.state.lock().await;
@@ -341,7 +356,7 @@ impl Sessions {
             v1::TransactionAborted {},
         ));
         let text = format!(
-            "a transaction was held for {} s, and was aborted",
+            "a transaction was held for {} s and was aborted",
             self.hold.as_secs()
         );
         self.log_event(&session, v1::EventKind::TransactionAborted, &text);
@@ -364,29 +379,29 @@ impl Sessions {
 }
 
 impl Registry {
-    /// Returns whether the daemon stops.
+    /// Removes a session. Returns whether the daemon is stopping.
     fn remove(&mut self, session: u64) -> bool {
         self.open.remove(&session);
         self.stopping
     }
 
-    /// For one more. Errors: [`Error::Exhausted`].
-    fn free_number(&self, max: usize) -> Result<u64, Error> {
+    /// Returns an unused session id for one more session. Errors: [`Error::Exhausted`].
+    fn unused_id(&self, max: usize) -> Result<u64, Error> {
         if self.open.len() + self.resumable.len() >= max {
             return Err(Error::Exhausted(format!(
                 "{max} sessions are open already; close some"
             )));
         }
-        let mut number = || uuid::Uuid::new_v4().as_u64_pair().0;
+        let mut random = || uuid::Uuid::new_v4().as_u64_pair().0;
         let taken = |id: &u64| self.open.contains_key(id) || self.resumable.contains(*id);
-        Ok(std::iter::repeat_with(&mut number)
+        Ok(std::iter::repeat_with(&mut random)
             .find(|id| *id != 0 && !taken(id))
             .unwrap_or_default())
     }
 }
 
 impl Session {
-    /// As whom it changes objects.
+    /// Returns the author of the objects that this session adds.
     pub fn author(&self) -> Author {
         Author {
             session: self.dynamic.then_some(self.id),
@@ -395,13 +410,13 @@ impl Session {
         }
     }
 
-    /// Whether it has a transaction. One that is busy has.
+    /// Returns whether it has a transaction. A session that is busy with a call counts as having one.
     pub fn in_transaction(&self) -> bool {
         let state = self.state.try_lock();
         state.map_or(true, |state| state.transaction.is_some())
     }
 
-    /// Waits for its permit to write. Errors: FWP_E_TIMEOUT, …SESSION_ABORTED.
+    /// Acquires the write lock. Errors: FWP_E_TIMEOUT, FWP_E_SESSION_ABORTED.
     async fn acquire_write_lock(&self, lock: &WriteLock) -> Result<WritePermit, Refusal> {
         tokio::select! {
             permit = lock.acquire(self.id, self.wait) => permit,
@@ -410,27 +425,31 @@ impl Session {
     }
 
     fn send(&self, event: session_event::Event) {
-        // A client that does not read is told by the next call's error.
+        // If the queue is full, the client learns of it from the error of its next call.
         let _ = self.events.try_send(event);
     }
 }
 
 impl LockedState {
+    /// Errors: FWP_E_SESSION_ABORTED; FWP_E_TXN_ABORTED, once, after a transaction was aborted.
     fn check(&mut self) -> Result<(), Refusal> {
         if self.ended {
             return Err(session_gone());
         }
         if std::mem::take(&mut self.aborted) {
-            let text = "the transaction was held too long, and was aborted; begin again";
+            let text = "the transaction was held too long and was aborted; begin a new one";
             return Err(Refusal::new(Code::TxnAborted, text));
         }
         Ok(())
     }
 }
 
+/// Checks a session's options, and returns how long its calls wait for the write lock.
+///
+/// Errors: FWP_E_OUT_OF_BOUNDS, FWP_E_INVALID_PARAMETER.
 fn checked_wait(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
     let limit = |what: &str, size: usize, max: usize| {
-        let text = format!("a session's {what} has at most {max} bytes; this one has {size}");
+        let text = format!("a session's {what} may have at most {max} bytes; this one has {size}");
         (size > max).then(|| Refusal::new(Code::OutOfBounds, text))
     };
     let long = limit("name", options.name.len(), NAME_SIZE_MAX).or_else(|| {
@@ -444,7 +463,7 @@ fn checked_wait(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
         return Err(refusal);
     }
     if options.resume_session_id != 0 && !options.dynamic {
-        let text = "only dynamic sessions are resumed; set dynamic";
+        let text = "only dynamic sessions can be resumed; set dynamic";
         return Err(Refusal::new(Code::InvalidParameter, text));
     }
     match options.txn_wait_timeout_ms {
@@ -452,7 +471,7 @@ fn checked_wait(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
         Some(ms) if Duration::from_millis(ms.into()) > WAIT_MAX => Err(Refusal::new(
             Code::OutOfBounds,
             format!(
-                "txn_wait_timeout_ms goes to {}; {ms} is beyond",
+                "txn_wait_timeout_ms must be at most {}; it is {ms}",
                 WAIT_MAX.as_millis()
             ),
         )),
@@ -463,7 +482,7 @@ fn checked_wait(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
 fn session_gone() -> Refusal {
     Refusal::new(
         Code::SessionAborted,
-        "the session has ended, or is not this process's; open one",
+        "the session has ended or belongs to another process; open a new one",
     )
 }
 

@@ -1,7 +1,7 @@
-//! What survives the daemon and the machine: objects in a redb file, changed by whole commits.
+//! The store: a redb file with the objects that outlive the daemon. It changes by whole commits.
 //!
-//! A record is the object's message of the contract, with its author. Static and dynamic objects are kept
-//! too, but only for the machine's running time: so a restarted daemon knows what the kernel judges by.
+//! A record has the object as a message of the API, and the object's author. Static and dynamic objects are stored too, but
+//! only until the host restarts: so a restarted daemon knows by which objects the kernel classifies.
 
 mod record;
 
@@ -21,23 +21,23 @@ const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta")
 const BOOT_ID: &str = "boot";
 const LAST_ID: &str = "last filter number";
 
-/// The open file. One process has it.
+/// The open file. Only one process at a time can open it.
 #[derive(Debug)]
 pub struct Store {
     database: Database,
 }
 
-/// What a store held.
+/// The contents of a store.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// The objects.
+    /// The loaded objects.
     pub objects: Objects,
-    /// What was left out, and why: sentences.
+    /// What was not loaded, and why, one sentence each.
     pub notes: Vec<String>,
 }
 
 impl Store {
-    /// Opens a file, or makes it. A file that was not closed is brought to its last commit.
+    /// Opens a file, or creates it. If the file was not closed, it is restored to its last commit.
     ///
     /// Errors: [`Error::Store`].
     pub fn open(path: &Path) -> Result<Self, Error> {
@@ -46,10 +46,10 @@ impl Store {
         Ok(Self { database })
     }
 
-    /// Reads all. Static and dynamic objects of another running time of the machine (`boot`) are not
-    /// loaded, nor are persistent ones of a provider whose unit is not `enabled`.
+    /// Loads all objects, with two exceptions: static and dynamic objects from another boot than `boot_id`, and persistent
+    /// objects of a provider whose systemd unit is not enabled.
     ///
-    /// Errors: [`Error::Store`], also for a record that cannot be read.
+    /// Errors: [`Error::Store`], also if a record cannot be read.
     pub fn load(&self, boot_id: &str, is_enabled: &dyn Fn(&str) -> bool) -> Result<Loaded, Error> {
         let transaction = self.database.begin_read().map_err(store_error)?;
         let mut loading = Loading::default();
@@ -75,7 +75,7 @@ impl Store {
         let mut notes = Vec::new();
         if loading.expired > 0 {
             notes.push(format!(
-                "{} objects that were not persistent ended with the machine's last run",
+                "{} objects were not loaded: they were not persistent, and the host has restarted",
                 loading.expired
             ));
         }
@@ -91,7 +91,7 @@ impl Store {
         })
     }
 
-    /// Begins a running time of the machine: what was static or dynamic before is deleted.
+    /// Stores the boot id. If it has changed, deletes the static and dynamic objects of the previous boot.
     ///
     /// Errors: [`Error::Store`].
     pub fn begin_boot(&self, boot_id: &str) -> Result<(), Error> {
@@ -113,10 +113,10 @@ impl Store {
         })
     }
 
-    /// Brings the file from one set of objects to another, in one transaction: after a crash at any
-    /// moment it holds the one or the other, whole.
+    /// Changes the file from one set of objects to another, in one transaction. After a crash at any moment, the file has
+    /// exactly one of the two sets.
     ///
-    /// Errors: [`Error::Store`]; then it holds the one before.
+    /// Errors: [`Error::Store`]; then the file has the set `before`.
     pub fn write(&self, before: &Objects, after: &Objects) -> Result<(), Error> {
         self.transact(|transaction| {
             write_table::<Provider>(transaction, before, after)?;
@@ -140,14 +140,15 @@ impl Store {
     }
 }
 
-/// A load as it goes.
+/// The state of [`Store::load`].
 #[derive(Default)]
 struct Loading {
     objects: Objects,
+    /// Whether the store was written in this boot.
     same_boot: bool,
-    /// Objects left out for their provider, or for what they refer to.
+    /// Objects that are not loaded because of their provider's unit, or because they refer to such an object.
     skipped: BTreeSet<(Kind, Uuid)>,
-    /// Objects of another running time, which those that stay cannot refer to.
+    /// Number of static and dynamic objects from another boot. Persistent objects cannot refer to them.
     expired: usize,
 }
 
@@ -183,9 +184,9 @@ impl Loading {
             return Ok(());
         }
         let mut references = entry.object.references().into_iter().flatten();
-        let orphaned = references.any(|reference| self.skipped.contains(&reference));
+        let refers_to_skipped = references.any(|reference| self.skipped.contains(&reference));
         let unwanted = !ends_with_boot(lifetime) && !wanted(&entry.object);
-        if orphaned || unwanted {
+        if refers_to_skipped || unwanted {
             self.skipped.insert((T::KIND, key));
             return Ok(());
         }
@@ -195,7 +196,7 @@ impl Loading {
     }
 }
 
-/// Writes what differs. Entries that neither set has changed are the same in memory.
+/// Writes the differences between two sets. Entries that are the same are shared in memory, so pointers are compared.
 fn write_table<T: Stored>(
     transaction: &WriteTransaction,
     before: &Objects,
@@ -238,7 +239,7 @@ fn delete_expired<T: Stored>(transaction: &WriteTransaction) -> Result<(), Error
     let mut table = transaction.open_table(T::TABLE).map_err(store_error)?;
     table
         .retain(|_, value| {
-            // What cannot be read is the load's to tell.
+            // A record that cannot be read stays here: `load` reports it as an error.
             record::decode::<T>(value)
                 .map_or(true, |entry| !ends_with_boot(entry.object.lifetime()))
         })
@@ -249,14 +250,14 @@ fn is_stored<T: Stored>(entry: &Entry<T>) -> bool {
     entry.object.lifetime() != Lifetime::BuiltIn
 }
 
-/// Whether it ends with the machine's running time.
+/// Returns whether objects of this lifetime end when the host restarts.
 fn ends_with_boot(lifetime: Lifetime) -> bool {
     matches!(lifetime, Lifetime::Static | Lifetime::Dynamic)
 }
 
-fn unreadable(kind: Kind, key: Uuid, why: &str) -> Error {
+fn unreadable(kind: Kind, key: Uuid, reason: &str) -> Error {
     Error::Store(format!(
-        "the {} of key {key} cannot be read ({why}); put back a copy of the file, or delete it",
+        "the {} of key {key} cannot be read ({reason}); restore the file from a copy, or delete it",
         kind.name()
     ))
 }

@@ -1,4 +1,5 @@
-//! One writer at a time (specification, 4.1): those who wait are served in their order.
+//! Transactions, and the lock that lets one session write at a time (docs/wfp.md, 4.1). Waiting calls get the lock in
+//! the order in which they asked for it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,21 +9,21 @@ use sidetrack_policy::{Code, Error, Objects};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// How long a call waits for the writer before it, unless its session says otherwise.
+/// How long a call waits for the lock, unless its session's options have another time.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(15);
-/// The longest wait a session may ask for.
+/// The longest wait that a session's options may have.
 pub const WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// An explicit transaction of a session.
+/// An explicit transaction of a session, between its begin and its commit or abort.
 #[derive(Debug)]
 pub struct Transaction {
-    /// The objects as it has them.
+    /// The transaction's copy of the objects, with its changes.
     pub objects: Objects,
-    /// Of a writing one.
+    /// The permit to write; `None` in a read-only transaction.
     pub permit: Option<WritePermit>,
 }
 
-/// The place of the writer.
+/// A lock that one session at a time holds in order to write. Clones are the same lock.
 #[derive(Clone, Debug)]
 pub struct WriteLock {
     semaphore: Arc<Semaphore>,
@@ -30,33 +31,34 @@ pub struct WriteLock {
     holder: Arc<Mutex<Option<Holder>>>,
 }
 
-/// Who is at it.
+/// The session that holds the lock.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder {
-    /// The session.
+    /// The id of the session.
     pub session: u64,
-    /// Since when.
+    /// The time at which it got the lock.
     pub since: Instant,
 }
 
-/// The right to write, until it is dropped.
+/// The permission to write. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct WritePermit {
     holder: Arc<Mutex<Option<Holder>>>,
-    // Fields are dropped after `drop`: the holder's name goes before the place is free.
+    // Fields are dropped after `drop` has run: `holder` is cleared before the lock is free for the next session.
     _permit: OwnedSemaphorePermit,
 }
 
+/// Counts a call as waiting until it is dropped.
 struct WaitingCall<'a>(&'a AtomicU32);
 
 impl WriteLock {
-    /// Waits for its turn. Errors: FWP_E_TIMEOUT.
+    /// Acquires the lock for a session, and waits for at most `wait`. Errors: FWP_E_TIMEOUT.
     pub async fn acquire(&self, session: u64, wait: Duration) -> Result<WritePermit, Error> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        // The caller may go away while it waits.
+        // The future may be dropped while it waits, because the client has gone.
         let _waiting = WaitingCall(&self.waiting);
-        let place = Arc::clone(&self.semaphore).acquire_owned();
-        let Ok(Ok(permit)) = timeout(wait, place).await else {
+        let acquired = Arc::clone(&self.semaphore).acquire_owned();
+        let Ok(Ok(permit)) = timeout(wait, acquired).await else {
             return Err(self.timed_out(wait));
         };
         *lock(&self.holder) = Some(Holder {
@@ -69,29 +71,29 @@ impl WriteLock {
         })
     }
 
-    /// Who writes now.
+    /// Returns the session that holds the lock, if any does.
     pub fn holder(&self) -> Option<Holder> {
         *lock(&self.holder)
     }
 
-    /// How many wait.
+    /// Returns the number of calls that wait for the lock.
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
     }
 
     fn timed_out(&self, wait: Duration) -> Error {
-        let who = match self.holder() {
+        let reason = match self.holder() {
             Some(holder) => format!(
-                "session {} has been writing for {} s",
+                "session {} has held it for {} s",
                 holder.session,
                 holder.since.elapsed().as_secs()
             ),
-            None => "others were before it".into(),
+            None => "other calls were before it in the queue".into(),
         };
         let waited = wait.as_millis();
         Error::new(
             Code::Timeout,
-            format!("the call waited {waited} ms for its turn to write; {who}"),
+            format!("the call waited {waited} ms for the write lock; {reason}"),
         )
     }
 }

@@ -1,18 +1,19 @@
-//! Dynamic sessions whose daemon has ended. Their objects are in force; their clients may come back.
+//! Dynamic sessions of a previous daemon. Their objects are in force, and their clients may resume them.
 
 use std::collections::HashMap;
 
 use sidetrack_policy::set::Object;
 use sidetrack_policy::{Code, Error, Filter, Objects, Provider, Service, Sublayer};
 
-/// Sessions that wait: their numbers, and whose they are.
+/// The sessions that wait for their clients.
 #[derive(Debug, Default)]
 pub(super) struct ResumableSessions {
+    /// User id of the owner of each session, by session id.
     users: HashMap<u64, u32>,
 }
 
 impl ResumableSessions {
-    /// The sessions of all dynamic objects.
+    /// Collects the sessions of all dynamic objects.
     pub(super) fn from_objects(objects: &Objects) -> Self {
         let mut sessions = Self::default();
         sessions.add::<Provider>(objects);
@@ -28,16 +29,16 @@ impl ResumableSessions {
         self.users.extend(each);
     }
 
-    /// One that its user resumes. Errors: FWP_E_SESSION_ABORTED.
+    /// Removes a session that its user resumes. Errors: FWP_E_SESSION_ABORTED.
     pub(super) fn resume(&mut self, session: u64, uid: u32) -> Result<(), Error> {
         if self.users.get(&session) == Some(&uid) {
             self.users.remove(&session);
             return Ok(());
         }
-        // Another's session is as if it were not there.
+        // The answer for another user's session is the same as for one that does not exist.
         Err(Error::new(
             Code::SessionAborted,
-            format!("no session {session} of user {uid} waits to be resumed; open a new one"),
+            format!("user {uid} has no session {session} that can be resumed; open a new one"),
         ))
     }
 
@@ -49,14 +50,14 @@ impl ResumableSessions {
         self.users.len()
     }
 
-    /// Number and user of each.
+    /// Returns session id and user id of each, in the order of session ids.
     pub(super) fn all(&self) -> Vec<(u64, u32)> {
         let mut all: Vec<_> = self.users.iter().map(|(id, uid)| (*id, *uid)).collect();
         all.sort_unstable();
         all
     }
 
-    /// The same; then none waits any more.
+    /// Removes all sessions, and returns them as [`Self::all`] does.
     pub(super) fn take(&mut self) -> Vec<(u64, u32)> {
         let all = self.all();
         self.users.clear();

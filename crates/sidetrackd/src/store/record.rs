@@ -1,4 +1,4 @@
-//! An object in the file: the contract's message, and its author.
+//! The encoding of an object in the store: a message of the API, and the object's author.
 
 use prost::Message;
 use redb::TableDefinition;
@@ -6,7 +6,7 @@ use sidetrack_api::v1;
 use sidetrack_policy::set::{Author, Entry, Object};
 use sidetrack_policy::{Filter, Lifetime, Provider, Service, Sublayer};
 
-/// A kind of object that is kept.
+/// A kind of object that is stored.
 pub(super) trait Stored: Object {
     const TABLE: TableDefinition<'static, u128, &'static [u8]>;
     fn to_bytes(&self) -> Vec<u8>;
@@ -23,7 +23,7 @@ struct Record {
     owner: String,
     #[prost(uint64, tag = "4")]
     id: u64,
-    /// Of a dynamic object: its session; else 0.
+    /// The session of a dynamic object; 0 for other objects.
     #[prost(uint64, tag = "5")]
     session: u64,
 }
@@ -45,7 +45,7 @@ pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<Entry<T>, String> {
     object.set_id(record.id);
     let session = (record.session != 0).then_some(record.session);
     if session.is_some() {
-        // The message has no flag for it.
+        // The message has no flag for dynamic objects.
         *object.lifetime_mut() = Lifetime::Dynamic;
     }
     Ok(Entry {
@@ -69,8 +69,8 @@ macro_rules! stored {
             }
 
             fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-                let wire = v1::$type::decode(bytes).map_err(|error| error.to_string())?;
-                Self::try_from(wire).map_err(|error| error.to_string())
+                let message = v1::$type::decode(bytes).map_err(|error| error.to_string())?;
+                Self::try_from(message).map_err(|error| error.to_string())
             }
         })+
     };

@@ -9,7 +9,7 @@ use sidetrack_policy::{Action, Identity, LayerKind};
 use super::*;
 
 const BOOT: &str = "a boot";
-/// Where the child's store is.
+/// Names the store's file to a child process.
 const CHILD_STORE: &str = "SIDETRACK_TEST_STORE";
 const KILLS: usize = 1000;
 
@@ -57,7 +57,7 @@ fn keys(objects: &Objects) -> Vec<u128> {
 }
 
 #[test]
-fn what_is_written_is_loaded_with_whose_it_is() {
+fn objects_are_loaded_with_their_authors() {
     let (_folder, store) = store();
     let mut objects = Objects::default();
     let applied = Author {
@@ -103,7 +103,7 @@ fn what_is_written_is_loaded_with_whose_it_is() {
 }
 
 #[test]
-fn only_differences_are_written_and_both_ways() {
+fn differences_are_written_in_both_directions() {
     let (_folder, store) = store();
     let author = Author::default();
     let mut first = Objects::default();
@@ -129,7 +129,7 @@ fn only_differences_are_written_and_both_ways() {
 }
 
 #[test]
-fn static_objects_end_with_the_machines_run() {
+fn static_objects_end_when_the_host_restarts() {
     let (_folder, store) = store();
     let mut objects = Objects::default();
     add(
@@ -156,7 +156,7 @@ fn static_objects_end_with_the_machines_run() {
 }
 
 #[test]
-fn a_disabled_units_persistent_objects_stay_in_the_store_unloaded() {
+fn persistent_objects_of_a_disabled_unit_are_stored_but_not_loaded() {
     let (_folder, store) = store();
     let author = Author::default();
     let mut objects = Objects::default();
@@ -186,20 +186,20 @@ fn a_disabled_units_persistent_objects_stay_in_the_store_unloaded() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_is_told_not_skipped() {
+fn an_unreadable_record_is_an_error() {
     let (_folder, store) = store();
-    let broken = |transaction: &WriteTransaction| {
+    let write_broken_record = |transaction: &WriteTransaction| {
         let mut table = transaction.open_table(Filter::TABLE).map_err(store_error)?;
         table.insert(7, [0xff; 3].as_slice()).map_err(store_error)?;
         Ok(())
     };
-    store.transact(broken).unwrap();
+    store.transact(write_broken_record).unwrap();
     let error = store.load(BOOT, &|_| true).unwrap_err().to_string();
     assert!(error.contains("filter of key 00000000-"), "{error}");
 }
 
 #[test]
-fn two_daemons_do_not_share_a_store() {
+fn a_second_process_cannot_open_the_store() {
     let (folder, _store) = store();
     let error = Store::open(&folder.path().join("policy.redb")).unwrap_err();
     assert!(error.to_string().contains("cannot open"), "{error}");
@@ -225,7 +225,7 @@ fn a_hundred_thousand_filters_are_written_and_loaded() {
     assert_eq!(loaded.all::<Filter>().len(), 100_000);
 }
 
-/// The policy of the nth commit: how many filters there are, and each one's description, tell n.
+/// The policy of the nth commit. The number of filters, and each filter's description, identify n.
 fn policy(n: u64) -> Objects {
     let mut objects = Objects::default();
     for key in 1..=filter_count(n) {
@@ -240,7 +240,7 @@ fn filter_count(n: u64) -> u128 {
     10 + u128::from(n % 17)
 }
 
-/// Which commit a store holds; none: it is empty. Panics if it holds parts of several.
+/// Returns the number of the commit that a store has, or 0 if it is empty. Panics if it has parts of several commits.
 fn stored_commit(path: &Path) -> u64 {
     let objects = Store::open(path)
         .unwrap()
@@ -305,7 +305,7 @@ fn a_store_survives_power_cuts() {
     for _ in 0..KILLS {
         let mut child = child(&path);
         let mut output = BufReader::new(child.stdout.take().unwrap());
-        // A moment between no commit and several; the first line comes after the first commit.
+        // The process is killed after none, one or two commits and a random time. It prints a line after each commit.
         let random = Uuid::new_v4().as_u128();
         let mut printed = last;
         let mut line = String::new();
@@ -341,7 +341,7 @@ fn a_store_survives_power_cuts() {
         last = stored;
     }
     println!(
-        "{KILLS} kills in {:?}, {last} commits, {unprinted} of them kept but not yet printed",
+        "{KILLS} kills in {:?}, {last} commits, {unprinted} of them stored but not yet printed",
         begun.elapsed()
     );
     assert!(last > 100, "only {last} commits: the kills came too early");
