@@ -1,4 +1,5 @@
-//! The API's calls: who asks is looked up, what is asked is read, and the answer is put on the wire.
+//! The server of the API. Each call identifies the caller, checks its permission, converts the request to policy's types,
+//! and converts the result to a message. sidetrack.proto of the crate sidetrack-api documents the calls.
 
 mod admission;
 mod call;
@@ -28,21 +29,21 @@ use crate::event::EventLog;
 use crate::session::{Session, Sessions};
 use crate::{Config, Error};
 
-/// Calls of one connection at once.
+/// Maximum number of calls in progress on one connection. A further one waits.
 pub const CALLS_PER_CONNECTION_MAX: u32 = 64;
-/// Root's calls at once, and all others' together, that wait for an answer: what they bring is in memory
-/// meanwhile. One more is refused.
+/// Maximum number of calls in progress from root, and from all other users together. Each keeps its request in memory. A
+/// further one is refused.
 pub const CALLS_MAX: usize = 256;
-/// Root's whole policies at once, and all others' together, in memory. One more waits.
+/// Maximum number of `ApplyPolicy` calls in memory from root, and from all other users together. A further one waits.
 pub const POLICIES_MAX: usize = 1;
-/// Bytes of one connection that are taken before they are read.
+/// Number of bytes that a connection, and a stream, may send before the server has read them: the HTTP/2 windows.
 const WINDOW: u32 = 256 << 10;
-/// Bytes of a question to reflection.
+/// Maximum size, in bytes, of a request to the reflection service.
 const REFLECTION_REQUEST_SIZE_MAX: usize = 16 << 10;
-/// Bytes of a call that is not ApplyPolicy.
+/// Maximum size, in bytes, of a request other than `ApplyPolicy`.
 pub const CALL_SIZE_MAX: usize = 1 << 20;
 
-/// What the calls work on.
+/// The API's implementation. Clones share their state.
 #[derive(Clone)]
 pub struct Api {
     access: Access,
@@ -52,11 +53,13 @@ pub struct Api {
     started: SystemTime,
 }
 
+/// The result of a call.
 type ApiResult<T> = Result<Response<T>, Status>;
+/// A list as a stream of messages, with several objects each.
 type ListStream<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Api {
-    /// For a committer that has begun.
+    /// Creates the API of a running committer. Errors: a group of the configuration does not exist.
     pub fn new(config: &Config, committer: Handle, log: EventLog) -> anyhow::Result<Self> {
         Ok(Self {
             access: Access::new(&config.access)?,
@@ -67,7 +70,7 @@ impl Api {
         })
     }
 
-    /// Serves until `stop` is done.
+    /// Serves connections, at most `connections` at a time, until `stop` completes.
     ///
     /// Errors: the transport's.
     pub async fn serve(
@@ -86,7 +89,7 @@ impl Api {
             stop.await;
             sessions.stop();
         };
-        // Streams last as long as their clients want; so stopping does not wait for them.
+        // A session's stream lasts until its client closes it, so stopping does not wait for streams.
         let serve = Server::builder()
             .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
             .initial_connection_window_size(WINDOW)
@@ -101,19 +104,21 @@ impl Api {
         }
     }
 
+    /// Returns the caller, if it may read. Errors: [`Error::Denied`].
     fn reader<T>(&self, request: &Request<T>) -> Result<Peer, Error> {
         let peer = peer(request)?;
         self.access.check_read(&peer)?;
         Ok(peer)
     }
 
+    /// Returns the caller, if it may write. Errors: [`Error::Denied`].
     fn writer<T>(&self, request: &Request<T>) -> Result<Peer, Error> {
         let peer = peer(request)?;
         self.access.check_write(&peer)?;
         Ok(peer)
     }
 
-    /// The session of a call that may do without.
+    /// Returns the session of a call in which it is optional. Errors: FWP_E_SESSION_ABORTED.
     fn session(&self, id: u64, peer: &Peer) -> Result<Option<Arc<Session>>, Error> {
         match id {
             0 => Ok(None),
@@ -122,10 +127,10 @@ impl Api {
     }
 }
 
-/// Makes the socket, in the place of one that nobody listens at any more. Everybody may connect: what
-/// a caller may do is decided by who it is.
+/// Creates the API's Unix socket and its folder. Replaces a socket that has no listener any more. Every user may connect;
+/// each call checks the permissions of its caller.
 ///
-/// Errors: the system's; AddrInUse if another daemon is there.
+/// Errors: the kernel's; [`io::ErrorKind::AddrInUse`] if another process listens at this path.
 pub fn listen(socket: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     if let Some(folder) = socket.parent() {
@@ -145,7 +150,7 @@ pub fn listen(socket: &Path) -> io::Result<UnixListener> {
 
 fn peer<T>(request: &Request<T>) -> Result<Peer, Error> {
     let peer = request.extensions().get::<Peer>().cloned();
-    peer.ok_or_else(|| Error::Denied("the caller is not known".into()))
+    peer.ok_or_else(|| Error::Denied("the process that calls cannot be identified".into()))
 }
 
 #[tonic::async_trait]
@@ -280,10 +285,10 @@ impl v1::sidetrack_server::Sidetrack for Api {
     }
 
     async fn get_service(&self, request: Request<v1::GetRequest>) -> ApiResult<v1::Service> {
-        let mut answer = self.get::<Service>(request).await?;
+        let mut response = self.get::<Service>(request).await?;
         let listening = self.listening().await?;
-        queries::set_listening(answer.get_mut(), &listening);
-        Ok(answer)
+        queries::set_listening(response.get_mut(), &listening);
+        Ok(response)
     }
 
     async fn get_filter(&self, request: Request<v1::GetRequest>) -> ApiResult<v1::Filter> {

@@ -1,5 +1,5 @@
-//! Before a call is read: how large it may be, and how many there may be at once. So a client that
-//! floods cannot fill the memory.
+//! Limits the size and the number of calls before they are read, so that a client that sends many cannot fill the
+//! memory.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::access::Peer;
 
 const APPLY_POLICY: &str = "/sidetrack.v1.Sidetrack/ApplyPolicy";
 
-/// The API, with a limit for whole policies and one for all other calls.
+/// The API, with one limit for `ApplyPolicy` calls and another for all other calls.
 #[derive(Clone)]
 pub(super) struct Admission {
     calls: SidetrackServer<Api>,
@@ -25,7 +25,7 @@ pub(super) struct Admission {
     policy_permits: Permits,
 }
 
-/// Root's are its own: nobody else can shut it out.
+/// Permits for calls in progress. Root has separate ones, so that other users cannot keep it out.
 #[derive(Clone)]
 struct Permits {
     root: Arc<Semaphore>,
@@ -40,7 +40,8 @@ impl Permits {
         }
     }
 
-    fn of(&self, request: &http::Request<Body>) -> Arc<Semaphore> {
+    /// Returns the permits for the user that sends a request.
+    fn for_caller(&self, request: &http::Request<Body>) -> Arc<Semaphore> {
         match request.extensions().get::<Peer>() {
             Some(Peer { uid: 0, .. }) => Arc::clone(&self.root),
             _ => Arc::clone(&self.others),
@@ -75,22 +76,22 @@ impl Service<http::Request<Body>> for Admission {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if request.uri().path() == APPLY_POLICY {
-            let permits = self.policy_permits.of(&request);
+            let permits = self.policy_permits.for_caller(&request);
             let mut server = self.policies.clone();
-            // While it waits, its bytes wait at the sender.
+            // The request is not read while it waits; HTTP/2 flow control keeps its bytes at the sender.
             return Box::pin(async move {
                 let _permit = permits.acquire_owned().await;
                 server.call(request).await
             });
         }
-        let Ok(permit) = self.call_permits.of(&request).try_acquire_owned() else {
-            let text = format!("{CALLS_MAX} calls are being answered; try again");
+        let Ok(permit) = self.call_permits.for_caller(&request).try_acquire_owned() else {
+            let text = format!("{CALLS_MAX} calls are in progress; try again");
             let refusal = Status::resource_exhausted(text).into_http();
             return Box::pin(async move { Ok(refusal) });
         };
         let mut server = self.calls.clone();
         Box::pin(async move {
-            // A stream's place is free again once it has begun.
+            // A call that returns a stream releases its permit once the stream has begun.
             let _permit = permit;
             server.call(request).await
         })

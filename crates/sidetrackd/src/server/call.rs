@@ -1,4 +1,4 @@
-//! Sessions, and changes of objects.
+//! Calls that open sessions, read and change objects, and register services.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,8 +20,9 @@ use crate::Error;
 use crate::access::Peer;
 use crate::session::{Session, Sessions};
 
-/// A session's events. When it is dropped, because the client closed it or died, the session ends.
+/// The stream of a session's events. It is dropped when the client closes it or dies, and then the session ends.
 pub struct SessionStream {
+    /// The event `opened`, until it is sent.
     first: Option<v1::session_event::Event>,
     events: mpsc::Receiver<v1::session_event::Event>,
     session: Arc<Session>,
@@ -134,24 +135,27 @@ impl Api {
     ) -> ApiResult<v1::ApplyPolicyResponse> {
         let session = self.sessions.find(request.session_id, peer)?;
         let (dry_run, owner) = (request.dry_run, request.owner.clone());
-        let desired = tokio::task::block_in_place(|| desired(request)).map_err(Error::from)?;
+        let desired =
+            tokio::task::block_in_place(|| desired_policy(request)).map_err(Error::from)?;
         let mut author = session.author();
         author.owner = Some(owner.into());
         if dry_run {
             let before = self.sessions.view(Some(&session)).await?;
             let generation = self.committer.in_force().generation;
-            let answer = tokio::task::block_in_place(|| {
+            let response = tokio::task::block_in_place(|| {
                 let mut after = before.clone();
                 let difference = after.apply(desired, &author)?;
-                let mut answer = apply_response(&difference, generation);
+                let mut response = apply_response(&difference, generation);
                 let changes = difference.changes.iter();
-                answer.changes = changes.map(|each| change(*each, &before, &after)).collect();
-                Ok(answer)
+                response.changes = changes
+                    .map(|each| change_message(*each, &before, &after))
+                    .collect();
+                Ok(response)
             });
-            return Ok(Response::new(answer.map_err(Error::Policy)?));
+            return Ok(Response::new(response.map_err(Error::Policy)?));
         }
         let change = self.sessions.change(&session, move |objects, _| {
-            // What fails must change nothing.
+            // A policy that fails must change nothing, so it is applied to a copy.
             let mut after = objects.clone();
             let difference = after.apply(desired, &author)?;
             *objects = after;
@@ -180,7 +184,7 @@ impl Api {
             let name = &entry.object.identity.name;
             let dynamic = entry.object.lifetime == Lifetime::Dynamic;
             if dynamic && entry.author.session != Some(session.id) {
-                let text = format!("service {name:?} is another session's");
+                let text = format!("service {name:?} belongs to another session");
                 return Err(Refusal::new(Code::WrongSession, text).into());
             }
             if uid != 0 && entry.author.uid != uid {
@@ -201,24 +205,25 @@ impl Api {
     }
 }
 
-/// A part of a call that must be there. Errors: FWP_E_NULL_POINTER.
+/// Returns a required part of a request. Errors: FWP_E_NULL_POINTER.
 pub(super) fn required<T>(what: &str, part: Option<T>) -> Result<T, Error> {
-    part.ok_or_else(|| Refusal::new(Code::NullPointer, format!("the call brings no {what}")).into())
+    part.ok_or_else(|| Refusal::new(Code::NullPointer, format!("the call has no {what}")).into())
 }
 
+/// Returns a required key. Errors: FWP_E_NULL_POINTER, FWP_E_INVALID_PARAMETER.
 fn key(bytes: &[u8]) -> Result<Uuid, Error> {
     required("key", sidetrack_api::key(bytes)?)
 }
 
-fn desired(request: v1::ApplyPolicyRequest) -> Result<Desired, Refusal> {
-    fn all<W, T: TryFrom<W, Error = Refusal>>(wire: Vec<W>) -> Result<Vec<T>, Refusal> {
-        wire.into_iter().map(T::try_from).collect()
+fn desired_policy(request: v1::ApplyPolicyRequest) -> Result<Desired, Refusal> {
+    fn convert<M, T: TryFrom<M, Error = Refusal>>(messages: Vec<M>) -> Result<Vec<T>, Refusal> {
+        messages.into_iter().map(T::try_from).collect()
     }
     Ok(Desired {
-        providers: all(request.providers)?,
-        sublayers: all(request.sublayers)?,
-        services: all(request.services)?,
-        filters: all(request.filters)?,
+        providers: convert(request.providers)?,
+        sublayers: convert(request.sublayers)?,
+        services: convert(request.services)?,
+        filters: convert(request.filters)?,
     })
 }
 
@@ -234,7 +239,7 @@ fn apply_response(difference: &Difference, generation: u64) -> v1::ApplyPolicyRe
     }
 }
 
-fn change(change: Change, before: &Objects, after: &Objects) -> v1::Change {
+fn change_message(change: Change, before: &Objects, after: &Objects) -> v1::Change {
     use v1::change::Operation as ApiOperation;
     let operation = match change.operation {
         Operation::Add => ApiOperation::Add,
@@ -243,12 +248,12 @@ fn change(change: Change, before: &Objects, after: &Objects) -> v1::Change {
     };
     v1::Change {
         operation: operation.into(),
-        before: object(change, before).filter(|_| change.operation != Operation::Add),
-        after: object(change, after),
+        before: object_message(change, before).filter(|_| change.operation != Operation::Add),
+        after: object_message(change, after),
     }
 }
 
-fn object(change: Change, objects: &Objects) -> Option<v1::Object> {
+fn object_message(change: Change, objects: &Objects) -> Option<v1::Object> {
     use v1::object::Kind as ApiKind;
     let kind = match change.kind {
         Kind::Provider => ApiKind::Provider(objects.get::<Provider>(change.key).ok()?.into()),

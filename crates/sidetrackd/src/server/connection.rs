@@ -1,4 +1,4 @@
-//! Connections: each with its peer, and only so many at once.
+//! Connections to the API's socket, with the credentials of their peers and a limit on their number.
 
 use std::io;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use tracing::warn;
 
 use crate::access::Peer;
 
-/// One connection.
+/// A connection, which counts towards the limit until it is dropped.
 pub(super) struct Connection {
     stream: UnixStream,
     peer: Peer,
     _permit: OwnedSemaphorePermit,
 }
 
-/// The connections as they come. Beyond the limit they wait in the listener's queue.
+/// A stream of accepted connections. Connections beyond the limit wait in the listener's backlog.
 pub(super) struct Incoming {
     next: Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>,
     listener: Arc<UnixListener>,
@@ -29,9 +29,9 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(listener: UnixListener, most: usize) -> Self {
+    pub(super) fn new(listener: UnixListener, connections_max: usize) -> Self {
         let listener = Arc::new(listener);
-        let permits = Arc::new(Semaphore::new(most));
+        let permits = Arc::new(Semaphore::new(connections_max));
         Self {
             next: Box::pin(accept(Arc::clone(&listener), Arc::clone(&permits))),
             listener,
@@ -46,7 +46,7 @@ async fn accept(listener: Arc<UnixListener>, permits: Arc<Semaphore>) -> io::Res
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Such as too many open files: wait until some are closed.
+                // For example, too many files are open: wait until some are closed.
                 warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
@@ -60,7 +60,7 @@ async fn accept(listener: Arc<UnixListener>, permits: Arc<Semaphore>) -> io::Res
                     _permit: permit,
                 });
             }
-            Err(error) => warn!("cannot tell who connected: {error}"),
+            Err(error) => warn!("cannot read the credentials of a process that connected: {error}"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Lists, in pieces: made as they are fetched, so a slow reader costs no memory.
+//! Lists of objects as streams of messages. Each message is made when the client fetches it, so that a slow client
+//! costs no memory.
 
 use sidetrack_api::v1;
 use sidetrack_policy::set::{Entry, Object};
@@ -7,10 +8,10 @@ use tonic::{Response, Status};
 
 use super::ListStream;
 
-/// Objects of one piece.
+/// Maximum number of objects in one message of a list.
 const OBJECTS_PER_MESSAGE_MAX: usize = 1024;
 
-/// A kind of object with its message.
+/// A kind of object that has a message in the API.
 pub(super) trait ApiObject:
     Object + Send + Sync + TryFrom<Self::Message, Error = Error>
 {
@@ -43,7 +44,7 @@ impl ApiObject for Filter {
     }
 }
 
-/// Goes through a set of objects, however long that takes: the set stays as it was.
+/// Iterates over the objects of one kind, as messages. It has its own copy of the set, so later changes do not matter.
 pub(super) struct ObjectMessages<T> {
     objects: Objects,
     provider: Option<Uuid>,
@@ -52,7 +53,7 @@ pub(super) struct ObjectMessages<T> {
 }
 
 impl<T> ObjectMessages<T> {
-    /// Of one provider, or all.
+    /// Iterates over the objects of one provider, or of all.
     pub(super) fn new(objects: Objects, provider: Option<Uuid>) -> Self {
         Self {
             objects,
@@ -75,7 +76,7 @@ impl<T: ApiObject> Iterator for ObjectMessages<T> {
     }
 }
 
-/// A list as an answer, in pieces.
+/// Returns a list as a response: a stream of messages, each with several items. `list` makes a message of its items.
 pub(super) fn response<T: Send + 'static, L: Send + 'static>(
     items: impl Iterator<Item = Result<T, Status>> + Send + 'static,
     list: impl Fn(Vec<T>) -> L + Send + 'static,

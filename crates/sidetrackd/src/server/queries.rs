@@ -1,4 +1,4 @@
-//! State, flows, events, explanations.
+//! Calls that query the daemon's state, flows and events, and that explain connections.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,7 +14,7 @@ use super::{Api, Error};
 use crate::event::unix_ns;
 use crate::session::Session;
 
-/// Events on their way to one reader, besides those it may be behind.
+/// Maximum number of events in the queue of one reader, in addition to those by which it may lag behind.
 const QUEUE_MAX: usize = 16;
 
 impl Api {
@@ -38,15 +38,17 @@ impl Api {
         state.sublayers = count(objects.all::<Sublayer>().len());
         state.services = count(objects.all::<Service>().len());
         state.filters = count(objects.all::<Filter>().len());
-        let has = |session| count(objects.count_session(session));
+        let object_count = |session| count(objects.count_session(session));
         let open = self.sessions.open_sessions();
-        let open = open.iter().map(|one| session_state(one, has(one.id)));
+        let open = open
+            .iter()
+            .map(|one| session_state(one, object_count(one.id)));
         let resumable = self.sessions.resumable().into_iter();
         let resumable = resumable.map(|(session_id, uid)| v1::SessionState {
             session_id,
             uid,
             dynamic: true,
-            objects: has(session_id),
+            objects: object_count(session_id),
             waiting: true,
             ..v1::SessionState::default()
         });
@@ -88,7 +90,7 @@ impl Api {
             None => {
                 return refuse(
                     Code::NullPointer,
-                    "the call names neither connection nor flow",
+                    "the call has neither a connection nor a flow_id",
                 );
             }
             Some(v1::explain_request::Subject::Connection(connection)) => {
@@ -100,7 +102,10 @@ impl Api {
                     sidetrack_api::socket_address(local)?;
                 }
                 if !matches!(connection.protocol, 0 | 6 | 17) {
-                    return refuse(Code::OutOfBounds, "protocols are 6 (TCP) and 17 (UDP)");
+                    return refuse(
+                        Code::OutOfBounds,
+                        "the protocol must be 6 (TCP) or 17 (UDP)",
+                    );
                 }
             }
             Some(v1::explain_request::Subject::FlowId(_)) => {}
@@ -108,15 +113,15 @@ impl Api {
         if v1::Layer::try_from(request.layer).is_err() {
             return refuse(
                 Code::LayerNotFound,
-                "there is no such layer; they go from 1 to 12",
+                "there is no such layer; the numbers of layers are 1 to 12",
             );
         }
         let task = self.committer.run(move |committer| {
             let in_force = committer.in_force();
             let objects = in_force.objects.after_boot();
-            let mut answer = committer.data_path().explain(&objects, &request)?;
-            answer.generation = in_force.generation;
-            Ok(answer)
+            let mut response = committer.data_path().explain(&objects, &request)?;
+            response.generation = in_force.generation;
+            Ok(response)
         });
         task.await?
     }
@@ -127,7 +132,7 @@ impl Api {
     ) -> Result<ReceiverStream<Result<v1::Event, Status>>, Error> {
         for number in &request.kinds {
             if v1::EventKind::try_from(*number).is_err() {
-                let text = format!("there is no kind of event of number {number}");
+                let text = format!("there is no event kind {number}");
                 return Err(Refusal::new(Code::InvalidEnumerator, text).into());
             }
         }
@@ -150,23 +155,25 @@ impl Api {
     }
 }
 
-/// Who reads events. What it does is none when nobody reads any more.
+/// Sends events to a client. Its methods return `None` once the client does not read any more.
 struct EventReader {
     sender: mpsc::Sender<Result<v1::Event, Status>>,
     kinds: Vec<i32>,
 }
 
 impl EventReader {
+    /// Sends the events whose kind the client has asked for. Events of the kind MISSED are always sent.
     async fn send_matching(&self, events: impl IntoIterator<Item = Arc<v1::Event>>) -> Option<()> {
         for event in events {
-            let always = event.kind == v1::EventKind::Missed as i32;
-            if always || self.kinds.is_empty() || self.kinds.contains(&event.kind) {
+            let is_missed = event.kind == v1::EventKind::Missed as i32;
+            if is_missed || self.kinds.is_empty() || self.kinds.contains(&event.kind) {
                 self.sender.send(Ok((*event).clone())).await.ok()?;
             }
         }
         Some(())
     }
 
+    /// Sends events as they happen, until the client or the log ends.
     async fn follow(&self, mut live: broadcast::Receiver<Arc<v1::Event>>) -> Option<()> {
         loop {
             let event = tokio::select! {
@@ -184,7 +191,7 @@ impl EventReader {
     }
 }
 
-/// Says of a service whether somebody listens.
+/// Sets a service's field `listening`, from the keys of the services that have a listener.
 pub(super) fn set_listening(service: &mut v1::Service, listening: &[Uuid]) {
     service.listening = listening.iter().any(|key| key.as_bytes() == &*service.key);
 }
@@ -193,7 +200,7 @@ fn missed_event(missed: u64) -> v1::Event {
     v1::Event {
         kind: v1::EventKind::Missed.into(),
         time_unix_ns: unix_ns(SystemTime::now()),
-        message: format!("{missed} events came faster than they were read"),
+        message: format!("{missed} events were lost because the client read them too slowly"),
         missed,
         ..v1::Event::default()
     }
