@@ -1,4 +1,4 @@
-//! No kernel side: policy is held and answered for, and nothing is judged by it.
+//! A data path without a kernel side: the daemon accepts policy and answers queries, but no connection is classified.
 
 use std::os::fd::BorrowedFd;
 
@@ -8,8 +8,8 @@ use sidetrack_policy::{Code, Objects, Service, Uuid};
 use super::{DataPath, Generation, Reconciled};
 use crate::Error;
 
-/// For `sidetrackd --detached`: to try policies and programs of the API where nothing is to be
-/// redirected, or may be.
+/// The data path of `sidetrackd --detached`, for trying out policies and clients where connections must not be
+/// redirected, or cannot be.
 #[derive(Debug, Default)]
 pub struct Detached {
     generation: Generation,
@@ -28,7 +28,9 @@ impl DataPath for Detached {
         self.generation += 1;
         Ok(Reconciled {
             generation: self.generation,
-            notes: vec!["detached: no connection is judged by this policy".into()],
+            notes: vec![
+                "sidetrackd runs detached: no connection is classified by this policy".into(),
+            ],
         })
     }
 
@@ -64,14 +66,16 @@ impl DataPath for Detached {
     fn explain(
         &mut self,
         objects: &Objects,
-        question: &v1::ExplainRequest,
+        request: &v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Error> {
-        if let Some(v1::explain_request::Subject::FlowId(id)) = question.subject {
+        if let Some(v1::explain_request::Subject::FlowId(id)) = request.subject {
             let text = format!("there is no flow {id}");
             return Err(sidetrack_policy::Error::new(Code::NotFound, text).into());
         }
         let services = objects.all::<Service>().len();
-        Err(detached(&format!("{services} services judge nothing")))
+        Err(detached(&format!(
+            "it has {services} services, but classifies no connection"
+        )))
     }
 
     fn refresh(&mut self, _objects: &Objects) -> Result<Option<Generation>, Error> {
@@ -79,6 +83,7 @@ impl DataPath for Detached {
     }
 }
 
-fn detached(what: &str) -> Error {
-    Error::DataPath(format!("sidetrackd runs detached: {what}"))
+/// Returns the error of a call that needs the kernel side.
+fn detached(effect: &str) -> Error {
+    Error::DataPath(format!("sidetrackd runs detached: {effect}"))
 }

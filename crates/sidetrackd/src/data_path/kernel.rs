@@ -1,4 +1,4 @@
-//! The kernel side itself: objects carried out by the engine, pinned so that it outlives the daemon.
+//! The kernel side, controlled through the engine, and pinned so that it outlives the daemon.
 
 mod explain;
 mod report;
@@ -17,23 +17,25 @@ use sidetrack_policy::{Code, Filter, Objects, Service, Sublayer, Uuid, Value};
 use super::{DataPath, Generation, Reconciled};
 use crate::Error;
 
-/// The engine, and what it was last told.
+/// The engine, with what this daemon must remember of the policy in force.
 pub struct Kernel {
     engine: Engine,
-    /// What the policy's paths stood for when it was put in force.
+    /// What each path of the policy led to when the policy was put in force.
     resolved: BTreeMap<NamedPath, ResolvedPath>,
-    /// Cgroups in which proxies registered, with the services they registered for.
+    /// The services for which proxies have registered, by the cgroup that the proxies were in.
     service_cgroups: HashMap<PathBuf, BTreeSet<Uuid>>,
 }
 
-/// A path that a condition names.
+/// A path that a condition of the policy names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum NamedPath {
+    /// The path of an executable.
     App(String),
+    /// The path of a cgroup.
     Cgroup(String),
 }
 
-/// What it stands for.
+/// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ResolvedPath {
     Nothing,
@@ -42,7 +44,7 @@ enum ResolvedPath {
 }
 
 impl Kernel {
-    /// Takes up what is pinned at `pins`, or loads it anew, for the programs of a cgroup.
+    /// Opens the kernel side for the programs of a cgroup. Resumes what is pinned at `pins`; if nothing is, loads it.
     ///
     /// Errors: [`Error::DataPath`].
     pub fn open(cgroup: &Path, pins: &Path) -> Result<Self, Error> {
@@ -55,7 +57,7 @@ impl Kernel {
             .and_then(|engine| engine.load())
             .and_then(|engine| engine.attach())
             .map_err(from_engine)?;
-        // Who registered where before is not known: any service may have anywhere.
+        // It is not known which services registered in these cgroups before, so each may have been any of them.
         let keys: BTreeSet<Uuid> = engine.services().map(|(_, spec)| spec.key).collect();
         let cgroups = engine.homes();
         let service_cgroups = cgroups
@@ -69,12 +71,12 @@ impl Kernel {
     }
 
     fn put_in_force(&mut self, objects: &Objects) -> Result<Generation, Error> {
-        let made = self.make_services(objects)?;
+        let created = self.create_services(objects)?;
         let filters = objects.all::<Filter>();
         let committed = match self.engine.commit(filters, objects.all::<Sublayer>()) {
             Ok(committed) => committed,
             Err(error) => {
-                for number in made {
+                for number in created {
                     self.engine.remove_service(number).map_err(from_engine)?;
                 }
                 return Err(from_engine(error));
@@ -85,17 +87,17 @@ impl Kernel {
         Ok(committed.generation.into())
     }
 
-    /// Makes the services that are not there yet. Returns their numbers.
-    fn make_services(&mut self, objects: &Objects) -> Result<Vec<u32>, Error> {
-        let mut made = Vec::new();
+    /// Creates the services that do not exist yet in the engine. Returns their numbers.
+    fn create_services(&mut self, objects: &Objects) -> Result<Vec<u32>, Error> {
+        let mut created = Vec::new();
         for service in objects.all::<Service>() {
             let spec = ServiceSpec::of_object(service);
             match self.number_of(service.identity.key) {
                 Some(number) if self.has_settings(number, &spec) => {
                     self.engine.amend_service(number, &spec);
                 }
-                // Under another name, or with other records, its listeners must register anew.
-                _ => made.push(
+                // After a change of its name or its records setting, its listeners must register again.
+                _ => created.push(
                     self.engine
                         .create_service(&spec)
                         .map_err(from_engine)?
@@ -103,10 +105,10 @@ impl Kernel {
                 ),
             }
         }
-        Ok(made)
+        Ok(created)
     }
 
-    /// Removes those that are no objects any more, or not such.
+    /// Removes the engine's services that have no object any more, or another name or records setting than it.
     fn remove_services(&mut self, objects: &Objects) -> Result<(), Error> {
         let wanted: HashMap<Uuid, ServiceSpec> = objects
             .all::<Service>()
@@ -131,8 +133,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes the engine off the cgroups in which no service can be any more. While flows are live it
-    /// stays: their ends would be missed.
+    /// Detaches the engine from cgroups in which no service can listen any more. Does nothing while there are flows,
+    /// because their ends would be missed.
     fn detach_unused_cgroups(&mut self) -> Result<(), Error> {
         self.service_cgroups
             .retain(|path, keys| !keys.is_empty() && path.exists());
@@ -157,13 +159,14 @@ impl Kernel {
         Ok(())
     }
 
+    /// Returns whether a service of the engine has the name and the records setting of `spec`.
     fn has_settings(&self, number: u32, spec: &ServiceSpec) -> bool {
         self.engine.services().any(|(known, is)| {
             known == number && is.name == spec.name && is.records == spec.records
         })
     }
 
-    /// The latest, if it was made anew.
+    /// Returns the number of the service with this key; the latest one, if it was created again.
     fn number_of(&self, key: Uuid) -> Option<u32> {
         let mut services = self.engine.services();
         services
@@ -182,7 +185,7 @@ impl DataPath for Kernel {
     }
 
     fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error> {
-        self.make_services(objects)?;
+        self.create_services(objects)?;
         let generation = self.engine.generation();
         let filters = || objects.all::<Filter>();
         let agrees = generation > 0
@@ -200,7 +203,8 @@ impl DataPath for Kernel {
         }
         let replaced = self.engine.resumed() && generation > 0;
         let generation = self.put_in_force(objects)?;
-        let note = "the pinned policy was not what the store holds; the store's is in force now";
+        let note =
+            "the pinned policy differed from the stored one; the stored policy is in force now";
         Ok(Reconciled {
             generation,
             notes: replaced.then(|| note.to_owned()).into_iter().collect(),
@@ -224,7 +228,8 @@ impl DataPath for Kernel {
             .or_default();
         keys.insert(service);
         let service = self.engine.service(number).map_err(from_engine)?;
-        let service = service.ok_or_else(|| Error::DataPath("the service has gone".into()))?;
+        let service =
+            service.ok_or_else(|| Error::DataPath("the service no longer exists".into()))?;
         Ok(service.credentials().to_vec())
     }
 
@@ -271,9 +276,9 @@ impl DataPath for Kernel {
     fn explain(
         &mut self,
         objects: &Objects,
-        question: &v1::ExplainRequest,
+        request: &v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Error> {
-        explain::explanation(&self.engine, objects, question)
+        explain::explanation(&self.engine, objects, request)
     }
 
     fn refresh(&mut self, objects: &Objects) -> Result<Option<Generation>, Error> {
@@ -285,7 +290,7 @@ impl DataPath for Kernel {
     }
 }
 
-/// What the paths of a policy stand for now.
+/// Looks up what the paths of a policy lead to now.
 fn resolve_paths(objects: &Objects) -> Result<BTreeMap<NamedPath, ResolvedPath>, Error> {
     let paths = Paths::new().map_err(from_engine)?;
     let named: BTreeSet<NamedPath> = objects
@@ -312,6 +317,7 @@ fn resolve_paths(objects: &Objects) -> Result<BTreeMap<NamedPath, ResolvedPath>,
         .collect())
 }
 
+/// Converts an error of the engine.
 fn from_engine(error: sidetrack_engine::Error) -> Error {
     match error {
         sidetrack_engine::Error::Policy(refusal) => Error::Policy(refusal),
@@ -322,7 +328,7 @@ fn from_engine(error: sidetrack_engine::Error) -> Error {
     }
 }
 
-/// An error with its causes.
+/// Returns the text of an error and of its causes.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,5 @@
-//! Where a connection would go: the question read, the reference asked, the answer written.
+//! Explains where a connection would go, or why a flow went where it did. The field values come from the request or the
+//! flow, the policy crate's reference classifies them, and [`Renderer`] writes the response.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -15,8 +16,10 @@ use sidetrack_policy::{
 use super::from_engine;
 use crate::Error;
 
+/// IPPROTO_TCP.
 const TCP: u8 = 6;
 
+/// Answers a request. Errors: FWP_E_NOT_FOUND and other errors of the request, [`Error::DataPath`].
 pub(super) fn explanation(
     engine: &Engine,
     objects: &Objects,
@@ -29,7 +32,10 @@ pub(super) fn explanation(
         }
         Some(v1::explain_request::Subject::FlowId(id)) => {
             let entry = engine.flow(*id).map_err(from_engine)?.ok_or_else(|| {
-                Refusal::new(Code::NotFound, format!("there is no flow {id} any more"))
+                Refusal::new(
+                    Code::NotFound,
+                    format!("there is no flow {id}, or no longer"),
+                )
             })?;
             (
                 values_of_flow(&entry),
@@ -37,7 +43,7 @@ pub(super) fn explanation(
             )
         }
         None => {
-            let text = "a connection or a flow must be given";
+            let text = "the call has neither a connection nor a flow_id";
             return Err(Refusal::new(Code::NullPointer, text).into());
         }
     };
@@ -57,17 +63,17 @@ pub(super) fn explanation(
     let numbered = services.iter().copied();
     let rules = order(objects.all::<Filter>(), objects.all::<Sublayer>(), numbered)?;
     let absent = absent_services(engine, &services, field_values.layer.family)?;
-    let way = explain(&rules, &paths, &field_values, &absent, only.is_some());
+    let explanation = explain(&rules, &paths, &field_values, &absent, only.is_some());
     Ok(Renderer {
         objects,
         rules: &rules,
         services: &services,
         app: app_name(request),
     }
-    .response(&way, engine.generation().into(), actual_chain))
+    .response(&explanation, engine.generation().into(), actual_chain))
 }
 
-/// The services that nobody listens for in this family.
+/// Returns the numbers of the services that have no listener for this family.
 fn absent_services(
     engine: &Engine,
     services: &[(u16, &Service)],
@@ -84,6 +90,7 @@ fn absent_services(
     Ok(absent)
 }
 
+/// Returns how the text names the program: by its path, if the request has it.
 fn app_name(request: &v1::ExplainRequest) -> String {
     match &request.subject {
         Some(v1::explain_request::Subject::Connection(connection))
@@ -95,6 +102,7 @@ fn app_name(request: &v1::ExplainRequest) -> String {
     }
 }
 
+/// Converts the layer of a request. 0 stands for all layers. Errors: FWP_E_LAYER_NOT_FOUND.
 fn requested_layer(number: i32) -> Result<Option<Layer>, Refusal> {
     match number {
         0 => Ok(None),
@@ -108,8 +116,9 @@ fn requested_layer(number: i32) -> Result<Option<Layer>, Refusal> {
     }
 }
 
+/// Returns the field values of the connection that a request describes.
 fn values_of_connection(connection: &v1::Connection, paths: &Paths) -> Result<FieldValues, Error> {
-    let missing = || Refusal::new(Code::NullPointer, "the remote end must be given");
+    let missing = || Refusal::new(Code::NullPointer, "the connection has no remote endpoint");
     let remote = connection.remote.as_ref().ok_or_else(missing)?;
     let remote = sidetrack_api::socket_address(remote)?;
     let local = match &connection.local {
@@ -121,7 +130,7 @@ fn values_of_connection(connection: &v1::Connection, paths: &Paths) -> Result<Fi
         app: match connection.app.as_str() {
             "" => FileId::default(),
             path => paths.file(path).ok_or_else(|| {
-                let text = format!("{path} is not there; name an executable by its path");
+                let text = format!("there is no file {path}; give the path of an executable");
                 Refusal::new(Code::NotFound, text)
             })?,
         },
@@ -140,7 +149,7 @@ fn values_of_connection(connection: &v1::Connection, paths: &Paths) -> Result<Fi
         protocol: match connection.protocol {
             0 => TCP,
             number => u8::try_from(number)
-                .map_err(|_| Refusal::new(Code::OutOfBounds, "a protocol goes to 255"))?,
+                .map_err(|_| Refusal::new(Code::OutOfBounds, "the protocol must be at most 255"))?,
         },
         netns: match connection.netns {
             0 => sidetrack_engine::host::netns_cookie(),
@@ -152,7 +161,7 @@ fn values_of_connection(connection: &v1::Connection, paths: &Paths) -> Result<Fi
     })
 }
 
-/// The services of a cgroup and of those above it, from below the root.
+/// Returns the ids of a cgroup and of its ancestors below the root, from the top down.
 fn cgroup_ids(path: &str, paths: &Paths) -> Result<Vec<u64>, Error> {
     let mut above = String::new();
     let mut ids = Vec::new();
@@ -166,10 +175,11 @@ fn cgroup_ids(path: &str, paths: &Paths) -> Result<Vec<u64>, Error> {
     Ok(ids)
 }
 
+/// Returns field values for a flow, as of a connect of its original program.
 fn values_of_flow(entry: &FlowEntry) -> FieldValues {
     let flow = &entry.flow;
-    let end = sidetrack_abi::address::socket_address;
-    let remote = end(flow.remote_addr, flow.remote_port);
+    let address = sidetrack_abi::address::socket_address;
+    let remote = address(flow.remote_addr, flow.remote_port);
     FieldValues {
         layer: Layer {
             kind: LayerKind::ConnectRedirect,
@@ -177,7 +187,7 @@ fn values_of_flow(entry: &FlowEntry) -> FieldValues {
         },
         program: entry.program.clone(),
         current: entry.program.clone(),
-        local: end(flow.local_addr, flow.local_port),
+        local: address(flow.local_addr, flow.local_port),
         remote,
         protocol: flow.protocol,
         netns: flow.netns_cookie,
@@ -187,7 +197,7 @@ fn values_of_flow(entry: &FlowEntry) -> FieldValues {
     }
 }
 
-/// What the answer's words are made of.
+/// Writes the response. Its fields are what the texts need.
 struct Renderer<'a> {
     objects: &'a Objects,
     rules: &'a [Rule<'a>],
@@ -198,17 +208,21 @@ struct Renderer<'a> {
 impl Renderer<'_> {
     fn response(
         &self,
-        way: &Way,
+        explanation: &Way,
         generation: u64,
         actual_chain: Vec<String>,
     ) -> v1::ExplainResponse {
-        let chain: Vec<String> = way.chain.iter().map(|&number| self.name(number)).collect();
-        let (verdict, summary) = self.summary(way, &chain);
+        let chain: Vec<String> = explanation
+            .chain
+            .iter()
+            .map(|&number| self.name(number))
+            .collect();
+        let (verdict, summary) = self.summary(explanation, &chain);
         v1::ExplainResponse {
-            steps: way
+            steps: explanation
                 .questions
                 .iter()
-                .map(|question| self.step(question))
+                .map(|classification| self.step(classification))
                 .collect(),
             chain,
             verdict: verdict.into(),
@@ -218,15 +232,15 @@ impl Renderer<'_> {
         }
     }
 
-    fn summary(&self, way: &Way, chain: &[String]) -> (v1::Verdict, String) {
-        let through = match chain {
+    fn summary(&self, explanation: &Way, chain: &[String]) -> (v1::Verdict, String) {
+        let services = match chain {
             [] => String::new(),
             chain => format!(" through {}", chain.join(", then ")),
         };
-        match way.end {
+        match explanation.end {
             End::Blocked => {
-                let last = way.questions.last();
-                let by = last.and_then(|question| question.verdict.decided_by);
+                let last = explanation.questions.last();
+                let by = last.and_then(|classification| classification.verdict.decided_by);
                 let by = by.map_or(String::new(), |rank| {
                     format!(
                         " by filter {:?}",
@@ -235,31 +249,34 @@ impl Renderer<'_> {
                 });
                 (
                     v1::Verdict::Block,
-                    format!("blocked{by}{}", after_services(&through)),
+                    format!("blocked{by}{}", after_services(&services)),
                 )
             }
             End::ChainTooLong => (
                 v1::Verdict::Block,
-                "blocked: a 17th service matches".to_owned(),
+                "blocked: a 17th service would see it, and a chain has at most 16".to_owned(),
             ),
             End::Arrives if chain.is_empty() => {
-                let decided = way.questions.iter().any(|q| q.verdict.decided_by.is_some());
+                let decided = explanation
+                    .questions
+                    .iter()
+                    .any(|q| q.verdict.decided_by.is_some());
                 let verdict = if decided {
                     v1::Verdict::Permit
                 } else {
                     v1::Verdict::None
                 };
-                (verdict, "goes straight to where it was going".to_owned())
+                (verdict, "goes directly to its destination".to_owned())
             }
             End::Arrives => (
                 v1::Verdict::Redirect,
-                format!("goes{through}, then to where it was going"),
+                format!("goes{services}, then to its destination"),
             ),
         }
     }
 
-    fn step(&self, question: &Question) -> v1::Step {
-        let verdict = &question.verdict;
+    fn step(&self, classification: &Question) -> v1::Step {
+        let verdict = &classification.verdict;
         let service = verdict
             .redirect
             .and_then(|rank| self.rules[rank as usize].service)
@@ -270,7 +287,10 @@ impl Renderer<'_> {
                 v1::Verdict::Block,
                 format!("filter {:?} blocks", rule.filter.identity.name),
             ),
-            (Some(service), ..) => (v1::Verdict::Redirect, format!("to service {service}")),
+            (Some(service), ..) => (
+                v1::Verdict::Redirect,
+                format!("redirected to service {service:?}"),
+            ),
             (None, _, Some(rule)) => (
                 v1::Verdict::Permit,
                 format!("filter {:?} permits", rule.filter.identity.name),
@@ -278,16 +298,16 @@ impl Renderer<'_> {
             (None, _, None) => (v1::Verdict::None, "no filter decides".to_owned()),
         };
         v1::Step {
-            layer: question.layer.index() as i32 + 1,
-            by: question
+            layer: classification.layer.index() as i32 + 1,
+            by: classification
                 .by
                 .map_or_else(|| self.app.clone(), |number| self.name(number)),
-            looks: question
+            looks: classification
                 .looks
                 .iter()
-                .map(|look| self.look(look, question))
+                .map(|look| self.look(look, classification))
                 .collect(),
-            looks_left_out: question.left_out as u64,
+            looks_left_out: classification.left_out as u64,
             verdict: kind.into(),
             service: service.unwrap_or_default(),
             filter: decided
@@ -297,9 +317,9 @@ impl Renderer<'_> {
         }
     }
 
-    fn look(&self, look: &Look, question: &Question) -> v1::Look {
+    fn look(&self, look: &Look, classification: &Question) -> v1::Look {
         let rule = &self.rules[look.rank as usize];
-        let (outcome, reason) = outcome(look, question);
+        let (outcome, reason) = outcome(look, classification);
         let sublayer = self.objects.get::<Sublayer>(rule.sublayer);
         v1::Look {
             filter: sidetrack_api::key_bytes(rule.filter.identity.key),
@@ -321,6 +341,7 @@ impl Renderer<'_> {
         }
     }
 
+    /// Returns a service's name, or its number if it has been removed.
     fn name(&self, number: u16) -> String {
         let known = self.services.iter().find(|(known, _)| *known == number);
         known.map_or_else(
@@ -330,10 +351,11 @@ impl Renderer<'_> {
     }
 }
 
-fn after_services(through: &str) -> String {
-    match through {
+/// Returns the end of a sentence about a blocked connection, with the services that have seen it.
+fn after_services(services: &str) -> String {
+    match services {
         "" => String::new(),
-        through => format!(", after it went{through}"),
+        services => format!(", after it went{services}"),
     }
 }
 
@@ -347,32 +369,47 @@ fn action(action: Action) -> v1::Action {
     }
 }
 
-fn outcome(look: &Look, question: &Question) -> (v1::look::Outcome, String) {
-    use v1::look::Outcome as To;
+/// Returns what a filter did, with the reason in words.
+fn outcome(look: &Look, classification: &Question) -> (v1::look::Outcome, String) {
+    use v1::look::Outcome as ApiOutcome;
     let step = match &look.outcome {
-        Outcome::NoMatch(conditions) => return (To::NoMatch, format!("not {conditions}")),
+        Outcome::NoMatch(requirement) => {
+            return (ApiOutcome::NoMatch, format!("it requires {requirement}"));
+        }
         Outcome::NotReached => {
             return (
-                To::NotReached,
-                "its sublayer had decided, or nothing could change".into(),
+                ApiOutcome::NotReached,
+                "its sublayer had decided, or no filter could change the verdict".into(),
             );
         }
         Outcome::Matched(step) => step,
     };
-    let decides = question.verdict.decided_by == Some(look.rank)
-        || question.verdict.redirect == Some(look.rank);
+    let decides = classification.verdict.decided_by == Some(look.rank)
+        || classification.verdict.redirect == Some(look.rank);
     match step {
-        Step::Seen => (To::PassedOver, "its service has seen the connection".into()),
-        Step::BehindPlace => (To::PassedOver, "a legacy proxy stands behind it".into()),
-        Step::NoRight => (
-            To::PassedOver,
-            "a higher sublayer's verdict is final".into(),
+        Step::Seen => (
+            ApiOutcome::PassedOver,
+            "its service has already seen the connection".into(),
         ),
-        Step::AbsentPassed => (To::PassedOver, "nobody listens for its service".into()),
-        Step::Inspected => (To::PassedOver, "it is told as an event".into()),
-        Step::AbsentBlocked => (To::Decided, "nobody listens for its service".into()),
-        _ if decides => (To::Decided, String::new()),
-        Step::RedirectedElsewhere => (To::Overridden, "a higher sublayer redirects".into()),
-        _ => (To::Overridden, "another sublayer's verdict holds".into()),
+        Step::BehindPlace => (
+            ApiOutcome::PassedOver,
+            "its service counts as seen: a legacy proxy comes after it".into(),
+        ),
+        Step::NoRight => (
+            ApiOutcome::PassedOver,
+            "the verdict of a higher sublayer is hard".into(),
+        ),
+        Step::AbsentPassed => (ApiOutcome::PassedOver, "its service has no listener".into()),
+        Step::Inspected => (ApiOutcome::PassedOver, "it only reports an event".into()),
+        Step::AbsentBlocked => (ApiOutcome::Decided, "its service has no listener".into()),
+        _ if decides => (ApiOutcome::Decided, String::new()),
+        Step::RedirectedElsewhere => (
+            ApiOutcome::Overridden,
+            "a higher sublayer redirects already".into(),
+        ),
+        _ => (
+            ApiOutcome::Overridden,
+            "the verdict of another sublayer overrules it".into(),
+        ),
     }
 }

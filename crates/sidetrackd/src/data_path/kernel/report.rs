@@ -1,4 +1,4 @@
-//! What the engine knows, in the contract's words.
+//! Conversion of the engine's state, flows and events to messages of the API.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use sidetrack_engine::{Engine, Error, FlowEntry};
 
 use crate::event::unix_ns;
 
-/// Fills in what the kernel has to say.
+/// Sets the fields of a state message that come from the kernel side. Errors: the engine's.
 pub(super) fn state(engine: &Engine, state: &mut v1::State) -> Result<(), Error> {
     let counters = engine.counters()?;
     state.counters = counters
@@ -36,24 +36,24 @@ pub(super) fn state(engine: &Engine, state: &mut v1::State) -> Result<(), Error>
     Ok(())
 }
 
-/// A flow, as the kernel has it. The filter's name is the committer's to fill in.
+/// Converts a flow. The committer adds the filter's name.
 pub(super) fn flow(engine: &Engine, entry: &FlowEntry) -> v1::Flow {
     let flow = &entry.flow;
     let name = |number: &u16| {
         let number = u32::from(*number);
         let name = engine.service_name(number).map(ToOwned::to_owned);
-        name.unwrap_or_else(|| format!("#{number}, gone"))
+        name.unwrap_or_else(|| format!("#{number} (removed)"))
     };
     let chain = &flow.chain[..usize::from(flow.chain_length).min(flow.chain.len())];
-    let end = sidetrack_abi::address::socket_address;
+    let address = sidetrack_abi::address::socket_address;
     v1::Flow {
         id: flow.id,
         connected_unix_ns: unix_ns(wall_clock(flow.connected_at)),
-        remote: Some(sidetrack_api::endpoint(end(
+        remote: Some(sidetrack_api::endpoint(address(
             flow.remote_addr,
             flow.remote_port,
         ))),
-        local: Some(sidetrack_api::endpoint(end(
+        local: Some(sidetrack_api::endpoint(address(
             flow.local_addr,
             flow.local_port,
         ))),
@@ -70,7 +70,7 @@ pub(super) fn flow(engine: &Engine, entry: &FlowEntry) -> v1::Flow {
     }
 }
 
-/// An event, as the kernel told it. The filter's name is the committer's to fill in.
+/// Converts an event. The committer adds the filter's name and key.
 pub(super) fn event(engine: &Engine, event: &Event) -> v1::Event {
     let service = engine.service_name(event.service);
     v1::Event {
@@ -92,12 +92,12 @@ pub(super) fn event(engine: &Engine, event: &Event) -> v1::Event {
 }
 
 fn message(event: &Event, service: Option<&str>) -> String {
-    let to = match service {
+    let service = match service {
         Some(service) => format!(" (service {service})"),
         None => String::new(),
     };
     format!(
-        "{} [{}] and {}{to}: {}",
+        "{} [{}] and {}{service}: {}",
         event.comm, event.pid, event.destination, event.kind
     )
 }
@@ -117,7 +117,7 @@ fn kind(kind: EventKind) -> v1::EventKind {
     }
 }
 
-/// A time of CLOCK_MONOTONIC by the wall's clock.
+/// Converts a time of CLOCK_MONOTONIC, in nanoseconds, to wall-clock time.
 fn wall_clock(monotonic_ns: u64) -> SystemTime {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec as u32);
