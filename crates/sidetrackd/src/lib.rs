@@ -6,7 +6,7 @@
 //! - [`committer`] is the one thread that owns policy, store and data path, and commits changes.
 //! - [`store`] keeps objects in a file; [`data_path`] is the committer's interface to the kernel side.
 //! - [`event`] keeps the recent events, and sends new ones to the clients that follow them.
-//! - [`config`] reads the configuration file; [`systemd`] notifies systemd, and asks it which units are enabled.
+//! - [`config`] reads the configuration file; [`systemd`] notifies systemd, and queries whether a unit is enabled.
 #![deny(unsafe_code)]
 
 pub mod access;

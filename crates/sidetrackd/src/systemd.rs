@@ -1,4 +1,4 @@
-//! Notifications to systemd, and the question whether a unit is enabled.
+//! Notifications to systemd, and the query whether a unit is enabled.
 
 use std::env;
 use std::io;

@@ -1,4 +1,4 @@
-//! The daemon as its clients see it: a real socket, a real server, and a data path that records.
+//! Tests of the daemon through its API: with a real server on a real socket, and a data path that records its calls.
 
 mod codes;
 mod events;

@@ -1,4 +1,4 @@
-//! The program itself: its options, readiness, and two of them one after another.
+//! Tests of the program `sidetrackd`: its options, its notifications to systemd, and restarts.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -8,26 +8,27 @@ use std::time::Duration;
 use sidetrack_api::client::{self, Session};
 use sidetrack_api::v1;
 
-struct Host {
+/// A folder with a configuration, a store and a notification socket, in which daemons run.
+struct Sandbox {
     folder: tempfile::TempDir,
     notify: UnixDatagram,
 }
 
-impl Host {
+impl Sandbox {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let notify = UnixDatagram::bind(folder.path().join("notify")).unwrap();
         notify
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
-        let host = Self { folder, notify };
+        let sandbox = Self { folder, notify };
         let text = format!(
             "socket = {:?}\nstore = {:?}\n",
-            host.socket(),
-            host.path("policy.redb")
+            sandbox.socket(),
+            sandbox.path("policy.redb")
         );
-        std::fs::write(host.path("config.toml"), text).unwrap();
-        host
+        std::fs::write(sandbox.path("config.toml"), text).unwrap();
+        sandbox
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -48,22 +49,26 @@ impl Host {
         command
     }
 
+    /// Starts a detached daemon, and waits until it is ready.
     fn start(&self) -> Child {
         let mut command = self.command(&self.path("config.toml"));
         let child = command.arg("--detached").spawn().unwrap();
-        assert_eq!(self.told(), "READY=1");
+        assert_eq!(self.notification(), "READY=1");
         child
     }
 
-    /// What the service manager is told next.
-    fn told(&self) -> String {
+    /// Waits for the next message to the service manager.
+    fn notification(&self) -> String {
         let mut buffer = [0; 256];
-        let length = self.notify.recv(&mut buffer).expect("told in time");
+        let length = self
+            .notify
+            .recv(&mut buffer)
+            .expect("a notification in time");
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     }
 
-    /// The output of a daemon that does not start.
-    fn fails(&self, config: &str) -> String {
+    /// Checks an invalid configuration with `--check`, and returns the error.
+    fn check_error(&self, config: &str) -> String {
         let path = self.path("wrong.toml");
         std::fs::write(&path, config).unwrap();
         let Output { status, stderr, .. } = self.command(&path).arg("--check").output().unwrap();
@@ -72,14 +77,15 @@ impl Host {
     }
 }
 
-async fn filters(host: &Host) -> u32 {
-    let mut client = client::connect(Some(&host.socket())).await.unwrap();
+/// Returns the daemon's number of filters.
+async fn filter_count(sandbox: &Sandbox) -> u32 {
+    let mut client = client::connect(Some(&sandbox.socket())).await.unwrap();
     let state = client.get_state(v1::GetStateRequest {}).await.unwrap();
     state.into_inner().filters
 }
 
-async fn add_filter(host: &Host, flags: u32) {
-    let mut client = client::connect(Some(&host.socket())).await.unwrap();
+async fn add_filter(sandbox: &Sandbox, flags: u32) {
+    let mut client = client::connect(Some(&sandbox.socket())).await.unwrap();
     let options = v1::SessionOptions::default();
     let session = Session::open(&mut client, options).await.unwrap();
     let request = v1::AddFilterRequest {
@@ -105,33 +111,33 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_with_line_and_column() {
-    let host = Host::new();
-    let text = host.fails("log = \"info\"\nsocet = \"/x\"\n");
+fn an_invalid_configuration_is_refused_with_line_and_column() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.check_error("log = \"info\"\nsocet = \"/x\"\n");
     assert!(text.contains("line 2, column 1"), "{text}");
     assert!(text.contains("`socket`"), "{text}");
-    let text = host.fails("log = \"sidetrackd=loud=\"\n");
+    let text = sandbox.check_error("log = \"sidetrackd=loud=\"\n");
     assert!(text.contains("`log`"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_static_or_persistent_outlives_a_killed_daemon() {
-    let host = Host::new();
-    let mut child = host.start();
-    add_filter(&host, v1::Flag::Persistent as u32).await;
-    add_filter(&host, 0).await;
+async fn static_and_persistent_objects_outlive_a_killed_daemon() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox.start();
+    add_filter(&sandbox, v1::Flag::Persistent as u32).await;
+    add_filter(&sandbox, 0).await;
     child.kill().unwrap();
     child.wait().unwrap();
-    let mut child = host.start();
-    assert_eq!(filters(&host).await, 2);
+    let mut child = sandbox.start();
+    assert_eq!(filter_count(&sandbox).await, 2);
     signal(&child, rustix::process::Signal::TERM);
-    assert_eq!(host.told(), "STOPPING=1");
+    assert_eq!(sandbox.notification(), "STOPPING=1");
     assert!(child.wait().unwrap().success());
 }
 
-/// A dynamic session with a filter, and what keeps it.
-async fn dynamic_session(host: &Host, resume_session_id: u64) -> (client::Client, Session) {
-    let mut client = client::connect(Some(&host.socket())).await.unwrap();
+/// Opens or resumes a dynamic session. It ends when the client or the session is dropped.
+async fn dynamic_session(sandbox: &Sandbox, resume_session_id: u64) -> (client::Client, Session) {
+    let mut client = client::connect(Some(&sandbox.socket())).await.unwrap();
     let options = v1::SessionOptions {
         dynamic: true,
         resume_session_id,
@@ -143,9 +149,9 @@ async fn dynamic_session(host: &Host, resume_session_id: u64) -> (client::Client
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dynamic_session_outlives_a_killed_daemon_and_a_stopped_one() {
-    let host = Host::new();
-    let mut child = host.start();
-    let (mut client, session) = dynamic_session(&host, 0).await;
+    let sandbox = Sandbox::new();
+    let mut child = sandbox.start();
+    let (mut client, session) = dynamic_session(&sandbox, 0).await;
     let request = v1::AddFilterRequest {
         session_id: session.id(),
         filter: Some(filter(0)),
@@ -154,17 +160,17 @@ async fn a_dynamic_session_outlives_a_killed_daemon_and_a_stopped_one() {
     let id = session.id();
     child.kill().unwrap();
     child.wait().unwrap();
-    let mut child = host.start();
-    let (_client, session) = dynamic_session(&host, id).await;
-    assert_eq!((session.id(), filters(&host).await), (id, 1));
+    let mut child = sandbox.start();
+    let (_client, session) = dynamic_session(&sandbox, id).await;
+    assert_eq!((session.id(), filter_count(&sandbox).await), (id, 1));
     signal(&child, rustix::process::Signal::TERM);
-    assert_eq!(host.told(), "STOPPING=1");
+    assert_eq!(sandbox.notification(), "STOPPING=1");
     assert!(child.wait().unwrap().success());
-    let mut child = host.start();
-    let (client, session) = dynamic_session(&host, id).await;
-    assert_eq!((session.id(), filters(&host).await), (id, 1));
+    let mut child = sandbox.start();
+    let (client, session) = dynamic_session(&sandbox, id).await;
+    assert_eq!((session.id(), filter_count(&sandbox).await), (id, 1));
     drop((client, session));
-    while filters(&host).await > 0 {
+    while filter_count(&sandbox).await > 0 {
         assert!(child.try_wait().unwrap().is_none());
     }
     child.kill().unwrap();
@@ -172,30 +178,30 @@ async fn a_dynamic_session_outlives_a_killed_daemon_and_a_stopped_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_session_does_not_hold_up_the_end() {
-    let host = Host::new();
-    let mut child = host.start();
-    let mut client = client::connect(Some(&host.socket())).await.unwrap();
+async fn an_open_session_does_not_delay_the_stop() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox.start();
+    let mut client = client::connect(Some(&sandbox.socket())).await.unwrap();
     let options = v1::SessionOptions::default();
     let _session = Session::open(&mut client, options).await.unwrap();
     signal(&child, rustix::process::Signal::TERM);
-    assert_eq!(host.told(), "STOPPING=1");
-    // Sooner than the committer would look by itself.
+    assert_eq!(sandbox.notification(), "STOPPING=1");
+    // Sooner than the committer's next refresh, after 5 s: the dropped handles wake it.
     let began = std::time::Instant::now();
     assert!(child.wait().unwrap().success());
     assert!(began.elapsed() < Duration::from_secs(4));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_daemon_is_refused_and_the_first_goes_on() {
-    let host = Host::new();
-    let mut child = host.start();
-    let mut second = host.command(&host.path("config.toml"));
+async fn a_second_daemon_fails_and_the_first_continues() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox.start();
+    let mut second = sandbox.command(&sandbox.path("config.toml"));
     let output = second.arg("--detached").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("cannot open"), "{text}");
-    assert_eq!(filters(&host).await, 0);
+    assert_eq!(filter_count(&sandbox).await, 0);
     child.kill().unwrap();
     child.wait().unwrap();
 }

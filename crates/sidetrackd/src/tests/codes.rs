@@ -1,4 +1,4 @@
-//! Every code of WFP's that the API can answer with, and the specification's odd cases about it.
+//! Tests that the API returns each of WFP's error codes, and tests of conformance cases about them (docs/wfp.md, 8).
 
 use std::collections::BTreeSet;
 
@@ -12,17 +12,19 @@ use super::harness::{
 
 type Change = Box<dyn Fn(&mut v1::Filter)>;
 
+/// Boxes a change of a filter.
 fn changed(change: impl Fn(&mut v1::Filter) + 'static) -> Change {
     Box::new(change)
 }
 
-fn asks(field: v1::Field, match_type: i32, value: v1::value::Kind) -> Change {
+/// Returns a change that gives a filter one condition.
+fn with_condition(field: v1::Field, match_type: i32, value: v1::value::Kind) -> Change {
     changed(move |filter| {
         filter.conditions = vec![condition(field, match_type, value.clone())];
     })
 }
 
-/// A filter with one thing wrong, and the code it is refused with.
+/// Returns changes that each make a filter invalid, with the code with which it must be refused.
 fn wrong_filters() -> Vec<(Change, Code)> {
     use v1::Field::{LocalInterface, Protocol, RemoteAddress, RemotePort};
     use v1::value::Kind;
@@ -56,25 +58,40 @@ fn wrong_filters() -> Vec<(Change, Code)> {
             Code::ActionIncompatibleWithLayer,
         ),
         (
-            asks(LocalInterface, 0, Kind::Uint(1)),
+            with_condition(LocalInterface, 0, Kind::Uint(1)),
             Code::ConditionNotFound,
         ),
-        (asks(RemotePort, 99, Kind::Uint(1)), Code::InvalidEnumerator),
-        (asks(RemotePort, 11, Kind::Uint(1)), Code::MatchTypeMismatch),
         (
-            asks(RemotePort, 0, Kind::Path("/x".into())),
+            with_condition(RemotePort, 99, Kind::Uint(1)),
+            Code::InvalidEnumerator,
+        ),
+        (
+            with_condition(RemotePort, 11, Kind::Uint(1)),
+            Code::MatchTypeMismatch,
+        ),
+        (
+            with_condition(RemotePort, 0, Kind::Path("/x".into())),
             Code::TypeMismatch,
         ),
         (
-            asks(RemoteAddress, 0, address(&[0; 16])),
+            with_condition(RemoteAddress, 0, address(&[0; 16])),
             Code::TypeMismatch,
         ),
-        (asks(RemotePort, 0, Kind::Uint(65_536)), Code::OutOfBounds),
-        (asks(Protocol, 5, range(7, 6)), Code::InvalidRange),
-        (asks(RemoteAddress, 0, prefix(33)), Code::InvalidNetMask),
-        (asks(RemoteAddress, 0, address(&[])), Code::ZeroLengthArray),
         (
-            asks(RemoteAddress, 0, address(&[1; 5])),
+            with_condition(RemotePort, 0, Kind::Uint(65_536)),
+            Code::OutOfBounds,
+        ),
+        (with_condition(Protocol, 5, range(7, 6)), Code::InvalidRange),
+        (
+            with_condition(RemoteAddress, 0, prefix(33)),
+            Code::InvalidNetMask,
+        ),
+        (
+            with_condition(RemoteAddress, 0, address(&[])),
+            Code::ZeroLengthArray,
+        ),
+        (
+            with_condition(RemoteAddress, 0, address(&[1; 5])),
             Code::InvalidParameter,
         ),
         (
@@ -89,12 +106,15 @@ fn wrong_filters() -> Vec<(Change, Code)> {
             Code::OutOfBounds,
         ),
         // No port is below 0.
-        (asks(RemotePort, 2, Kind::Uint(0)), Code::NeverMatch),
+        (
+            with_condition(RemotePort, 2, Kind::Uint(0)),
+            Code::NeverMatch,
+        ),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_filter_is_refused_and_nothing_changed() {
+async fn an_invalid_filter_is_refused_and_changes_nothing() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     client.try_add_filter(&session, filter(9)).await.unwrap();
@@ -114,7 +134,7 @@ async fn a_wrong_filter_is_refused_and_nothing_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_131_a_field_of_windows_own_is_refused_by_name() {
+async fn case_131_a_field_that_only_windows_has_is_refused_by_name() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let mut wrong = filter(1);
@@ -126,7 +146,7 @@ async fn case_131_a_field_of_windows_own_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_135_a_range_upside_down_is_refused() {
+async fn case_135_a_range_with_its_ends_swapped_is_refused() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let mut wrong = filter(1);
@@ -138,14 +158,14 @@ async fn case_135_a_range_upside_down_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_143_a_persistent_filter_does_not_refer_to_a_dynamic_sublayer() {
+async fn case_143_a_persistent_filter_cannot_refer_to_a_dynamic_sublayer() {
     let daemon = Daemon::start().await;
-    let (mut theirs, dynamic) = daemon.dynamic_session().await;
+    let (mut other, dynamic) = daemon.dynamic_session().await;
     let request = v1::AddSublayerRequest {
         session_id: dynamic.id(),
         sublayer: Some(sublayer(1)),
     };
-    theirs.add_sublayer(request).await.unwrap();
+    other.add_sublayer(request).await.unwrap();
     let (mut client, session) = daemon.session().await;
     let persistent = v1::Filter {
         sublayer: key(1),
@@ -170,9 +190,9 @@ async fn case_149_boot_time_and_persistent_exclude_one_another() {
     );
 }
 
-/// What the tests of this folder and policy's own answer for; the rest is here.
+/// The codes that no other test of this folder causes.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_other_code_is_answered_too() {
+async fn every_other_code_is_returned() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let id = session.id();
@@ -209,29 +229,32 @@ async fn every_other_code_is_answered_too() {
         provider: None,
     };
     assert_refused(client.add_provider(nothing).await, Code::NullPointer);
-    let nobody = v1::AddProviderRequest {
+    let unknown_session = v1::AddProviderRequest {
         session_id: id ^ 1,
         provider: Some(provider(1)),
     };
-    assert_refused(client.add_provider(nobody).await, Code::SessionAborted);
+    assert_refused(
+        client.add_provider(unknown_session).await,
+        Code::SessionAborted,
+    );
     let flow = v1::explain_request::Subject::FlowId(9);
-    let question = v1::ExplainRequest {
+    let request = v1::ExplainRequest {
         subject: Some(flow),
         layer: 0,
     };
-    assert_refused(client.explain(question).await, Code::NotFound);
-    let question = v1::ExplainRequest::default();
-    assert_refused(client.explain(question).await, Code::NullPointer);
-    // What the kernel refuses comes through.
+    assert_refused(client.explain(request).await, Code::NotFound);
+    let request = v1::ExplainRequest::default();
+    assert_refused(client.explain(request).await, Code::NullPointer);
+    // The data path's error is passed on to the client.
     daemon.data_path.recorded().refuse = Some(Code::OutOfBounds);
     let result = client.try_add_filter(&session, filter(2)).await;
     assert_refused(result, Code::OutOfBounds);
 }
 
-/// Codes that nothing can be asked for: they are kept for what is to come.
+/// Codes that no call returns yet. They are reserved.
 const UNREACHABLE: [Code; 1] = [Code::IncompatibleLayer];
 
-/// A code that no test names is one that nobody has seen answered.
+/// Every code must be named in a test of this folder, so that a test has seen it.
 #[test]
 fn every_code_is_named_by_a_test_of_the_api() {
     let tests = [
@@ -242,11 +265,11 @@ fn every_code_is_named_by_a_test_of_the_api() {
         include_str!("transactions.rs"),
     ]
     .concat();
-    let unseen: BTreeSet<String> = Code::ALL
+    let unnamed: BTreeSet<String> = Code::ALL
         .iter()
         .filter(|code| !UNREACHABLE.contains(code))
         .map(|code| format!("Code::{code:?}"))
         .filter(|name| !tests.contains(name))
         .collect();
-    assert!(unseen.is_empty(), "{unseen:?}");
+    assert!(unnamed.is_empty(), "{unnamed:?}");
 }

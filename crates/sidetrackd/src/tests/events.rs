@@ -1,4 +1,4 @@
-//! What the daemon tells: events, state, flows, explanations.
+//! Tests of events, state, flows and explanations.
 
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
@@ -6,13 +6,14 @@ use tonic::Streaming;
 
 use super::harness::{ClientCalls, Daemon, assert_refused, filter, key, wait_until};
 
-async fn next(events: &mut Streaming<v1::Event>) -> v1::Event {
+/// Returns the next event of a stream.
+async fn next_event(events: &mut Streaming<v1::Event>) -> v1::Event {
     let next = tokio::time::timeout(std::time::Duration::from_secs(10), events.message());
     next.await.expect("in time").unwrap().expect("an event")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_are_followed_and_kept() {
+async fn events_can_be_followed_and_are_kept() {
     let daemon = Daemon::start().await;
     let mut reader = daemon.client().await;
     let request = v1::StreamEventsRequest {
@@ -22,11 +23,11 @@ async fn events_are_followed_and_kept() {
     let mut events = reader.stream_events(request).await.unwrap().into_inner();
     let (mut client, session) = daemon.dynamic_session().await;
     let id = client.try_add_filter(&session, filter(1)).await.unwrap();
-    let opened = next(&mut events).await;
+    let opened = next_event(&mut events).await;
     assert_eq!(opened.kind(), v1::EventKind::SessionOpened);
     assert_eq!(opened.pid, std::process::id());
     assert_eq!(
-        next(&mut events).await.kind(),
+        next_event(&mut events).await.kind(),
         v1::EventKind::PolicyCommitted
     );
     daemon.data_path.recorded().events.push(v1::Event {
@@ -34,7 +35,7 @@ async fn events_are_followed_and_kept() {
         filter_id: id,
         ..Default::default()
     });
-    let blocked = next(&mut events).await;
+    let blocked = next_event(&mut events).await;
     assert_eq!(blocked.kind(), v1::EventKind::ClassifyBlock);
     assert_eq!(
         (blocked.filter.as_str(), blocked.filter_key),
@@ -42,10 +43,10 @@ async fn events_are_followed_and_kept() {
     );
     drop(session);
     assert_eq!(
-        next(&mut events).await.kind(),
+        next_event(&mut events).await.kind(),
         v1::EventKind::PolicyCommitted
     );
-    let ended = next(&mut events).await;
+    let ended = next_event(&mut events).await;
     assert_eq!(ended.kind(), v1::EventKind::SessionEnded);
     let request = v1::StreamEventsRequest {
         follow: false,
@@ -53,7 +54,7 @@ async fn events_are_followed_and_kept() {
         kinds: vec![v1::EventKind::SessionEnded.into()],
     };
     let mut kept = reader.stream_events(request).await.unwrap().into_inner();
-    assert_eq!(next(&mut kept).await, ended);
+    assert_eq!(next_event(&mut kept).await, ended);
     assert_eq!(kept.message().await.unwrap(), None);
     let request = v1::StreamEventsRequest {
         kinds: vec![99],
@@ -63,7 +64,7 @@ async fn events_are_followed_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_is_too_slow_is_told_what_it_missed() {
+async fn a_reader_that_is_too_slow_receives_the_number_of_missed_events() {
     let daemon = Daemon::start().await;
     let mut reader = daemon.client().await;
     let request = v1::StreamEventsRequest {
@@ -78,25 +79,25 @@ async fn a_reader_that_is_too_slow_is_told_what_it_missed() {
         ..Default::default()
     };
     daemon.data_path.recorded().events = vec![event; count];
-    wait_until("all are told", async || {
+    wait_until("the data path's events are taken", async || {
         daemon.data_path.recorded().events.is_empty()
     })
     .await;
-    let mut told = 0;
+    let mut received = 0;
     let mut missed = 0;
-    while told + missed < count as u64 {
-        let event = next(&mut events).await;
+    while received + missed < count as u64 {
+        let event = next_event(&mut events).await;
         match event.kind() {
             v1::EventKind::Missed => missed += event.missed,
-            _ => told += 1,
+            _ => received += 1,
         }
     }
     assert!(missed > 0);
-    assert_eq!(told + missed, count as u64);
+    assert_eq!(received + missed, count as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_and_flows_are_told() {
+async fn state_and_flows_are_reported() {
     let daemon = Daemon::start().await;
     let options = v1::SessionOptions {
         name: "a product".into(),
@@ -114,9 +115,9 @@ async fn state_and_flows_are_told() {
     assert_eq!(state.sessions[0].objects, 1);
     assert_eq!(state.writer.unwrap().session_id, session.id());
     let mut flows = async |closed| {
-        let answer = client.list_flows(v1::ListFlowsRequest { closed }).await;
-        let mut pieces = answer.unwrap().into_inner();
-        pieces.message().await.unwrap().unwrap().flows
+        let response = client.list_flows(v1::ListFlowsRequest { closed }).await;
+        let mut messages = response.unwrap().into_inner();
+        messages.message().await.unwrap().unwrap().flows
     };
     let live = flows(false).await;
     assert_eq!(live.len(), 1);
@@ -125,33 +126,36 @@ async fn state_and_flows_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_explained_if_it_is_one() {
+async fn a_valid_connection_is_explained_and_others_are_refused() {
     let daemon = Daemon::start().await;
     let mut client = daemon.client().await;
     let good = v1::Connection {
         remote: Some(sidetrack_api::endpoint(([192, 0, 2, 1], 443).into())),
         ..Default::default()
     };
-    let ask = |connection, layer| v1::ExplainRequest {
+    let request = |connection, layer| v1::ExplainRequest {
         subject: Some(v1::explain_request::Subject::Connection(connection)),
         layer,
     };
-    let answer = client.explain(ask(good.clone(), 0)).await.unwrap();
-    assert_eq!(answer.get_ref().generation, daemon.data_path.generation());
+    let response = client.explain(request(good.clone(), 0)).await.unwrap();
+    assert_eq!(response.get_ref().generation, daemon.data_path.generation());
     let nowhere = v1::Connection::default();
-    assert_refused(client.explain(ask(nowhere, 0)).await, Code::NullPointer);
+    assert_refused(client.explain(request(nowhere, 0)).await, Code::NullPointer);
     assert_refused(
-        client.explain(ask(good.clone(), 99)).await,
+        client.explain(request(good.clone(), 99)).await,
         Code::LayerNotFound,
     );
     let icmp = v1::Connection {
         protocol: 1,
         ..good.clone()
     };
-    assert_refused(client.explain(ask(icmp, 0)).await, Code::OutOfBounds);
+    assert_refused(client.explain(request(icmp, 0)).await, Code::OutOfBounds);
     let local = v1::Connection {
         local: Some(v1::Endpoint::default()),
         ..good
     };
-    assert_refused(client.explain(ask(local, 0)).await, Code::ZeroLengthArray);
+    assert_refused(
+        client.explain(request(local, 0)).await,
+        Code::ZeroLengthArray,
+    );
 }

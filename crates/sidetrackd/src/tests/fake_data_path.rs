@@ -1,4 +1,4 @@
-//! A data path that records what it is told.
+//! A data path that records its calls, and changes nothing in the kernel.
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,34 +9,37 @@ use sidetrack_policy::{Code, Filter, Lifetime, Objects, Uuid};
 use crate::Error;
 use crate::data_path::{DataPath, Generation, Reconciled};
 
-/// The record outlives the daemon, as pins do.
+/// The data path. What it has recorded outlives the daemon, as pins do.
 #[derive(Clone, Default)]
 pub(super) struct FakeDataPath {
     recorded: Arc<Mutex<Recorded>>,
 }
 
 #[derive(Default)]
+/// What the data path has recorded, and what a test has prepared for it.
 pub(super) struct Recorded {
-    /// The filters of each commit, in its order: their keys.
+    /// The keys of the filters of each commit, in the order of the commits.
     pub(super) commits: Vec<Vec<u128>>,
-    /// Put in force by `boot`.
+    /// The keys of the filters of each call of `apply_boot_time`.
     pub(super) boots: Vec<Vec<u128>>,
-    /// The next commit fails with this.
+    /// The code with which the next commit fails, set by a test.
     pub(super) refuse: Option<Code>,
-    /// Events to tell.
+    /// Events for the next call of `events`, set by a test.
     pub(super) events: Vec<v1::Event>,
 }
 
 impl FakeDataPath {
+    /// Returns the record, locked.
     pub(super) fn recorded(&self) -> MutexGuard<'_, Recorded> {
         self.recorded.lock().unwrap()
     }
 
-    /// The filters in force.
+    /// Returns the keys of the filters in force.
     pub(super) fn in_force(&self) -> Vec<u128> {
         self.recorded().commits.last().cloned().unwrap_or_default()
     }
 
+    /// Returns the generation in force: the number of commits.
     pub(super) fn generation(&self) -> u64 {
         self.recorded().commits.len() as u64
     }
@@ -66,7 +69,7 @@ impl DataPath for FakeDataPath {
         let mut notes = Vec::new();
         if !agrees {
             if !self.is_fresh() {
-                notes.push("the kernel had another policy than the store; mended".to_owned());
+                notes.push("the pinned policy differed from the stored one; mended".to_owned());
             }
             self.recorded().commits.push(keys(objects));
         }
@@ -79,7 +82,7 @@ impl DataPath for FakeDataPath {
     fn commit(&mut self, objects: &Objects) -> Result<Generation, Error> {
         let mut record = self.recorded();
         if let Some(code) = record.refuse.take() {
-            return Err(sidetrack_policy::Error::new(code, "as the test wants").into());
+            return Err(sidetrack_policy::Error::new(code, "the test has set this error").into());
         }
         record.commits.push(keys(objects));
         Ok(record.commits.len() as u64)
@@ -125,9 +128,9 @@ impl DataPath for FakeDataPath {
     fn explain(
         &mut self,
         _objects: &Objects,
-        question: &v1::ExplainRequest,
+        request: &v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Error> {
-        match question.subject {
+        match request.subject {
             Some(v1::explain_request::Subject::FlowId(id)) => {
                 let text = format!("there is no flow {id}");
                 Err(sidetrack_policy::Error::new(Code::NotFound, text).into())

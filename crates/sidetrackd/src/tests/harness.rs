@@ -1,4 +1,4 @@
-//! A daemon at a socket of its own, its clients, and objects to give it.
+//! The harness: a daemon with its own socket and store, its clients, and example objects.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -14,18 +14,20 @@ use crate::config::Config;
 use crate::event::EventLog;
 use crate::server::{self, Api};
 
-/// Tells a client in a process of its own where the daemon is.
+/// The environment variable that has the daemon's socket, for a client in a separate process.
 const CLIENT_PROCESS_SOCKET: &str = "SIDETRACK_TEST_SOCKET";
+/// The longest time that a test waits for something.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// A grace longer than a test takes, in seconds.
+/// A value of `session_grace_seconds` that is longer than any test takes.
 pub(super) const LONG_GRACE_SECONDS: u64 = 3600;
 
+/// A daemon in this process.
 pub(super) struct Daemon {
     pub(super) socket: PathBuf,
     pub(super) data_path: FakeDataPath,
     pub(super) config: Config,
     folder: Option<tempfile::TempDir>,
-    /// The daemon's own, as it is in its own process: it goes with all its calls.
+    /// The daemon's own runtime, as in the real program. Shutting it down drops all calls in progress.
     runtime: Option<tokio::runtime::Runtime>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     server: Option<tokio::task::JoinHandle<()>>,
@@ -38,7 +40,7 @@ impl Daemon {
     }
 
     pub(super) async fn start_with(config: Config) -> Self {
-        // Other users' clients come here too.
+        // Clients of other users connect to the socket in this folder too.
         let folder = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
@@ -46,17 +48,18 @@ impl Daemon {
         Self::start_in(folder, config, FakeDataPath::default(), "a boot").await
     }
 
-    /// Another daemon takes up what this one left, in this running time of the machine or another.
+    /// Stops this daemon and starts another with its store. Another boot id than "a boot" is a restart of the host: then
+    /// the data path is new, too.
     pub(super) async fn restart(self, boot: &str) -> Self {
         let config = self.config.clone();
         self.restart_with(boot, config).await
     }
 
-    /// The same, with another configuration.
+    /// Like [`Self::restart`], with another configuration.
     pub(super) async fn restart_with(mut self, boot: &str, config: Config) -> Self {
-        let fresh = boot != "a boot";
+        let host_restarted = boot != "a boot";
         self.stop().await;
-        let data_path = match fresh {
+        let data_path = match host_restarted {
             true => FakeDataPath::default(),
             false => self.data_path.clone(),
         };
@@ -64,6 +67,7 @@ impl Daemon {
         Self::start_in(folder, config, data_path, boot).await
     }
 
+    /// Stops the daemon, and waits until its threads have ended.
     async fn stop(&mut self) {
         drop(self.stop.take());
         self.server.take().unwrap().await.unwrap();
@@ -117,15 +121,17 @@ impl Daemon {
         }
     }
 
+    /// Connects a client.
     pub(super) async fn client(&self) -> Client {
         client::connect(Some(&self.socket)).await.unwrap()
     }
 
-    /// A client with a session that is not dynamic.
+    /// Connects a client and opens a session that is not dynamic.
     pub(super) async fn session(&self) -> (Client, Session) {
         self.session_with(v1::SessionOptions::default()).await
     }
 
+    /// Connects a client and opens a dynamic session.
     pub(super) async fn dynamic_session(&self) -> (Client, Session) {
         let options = v1::SessionOptions {
             dynamic: true,
@@ -149,12 +155,12 @@ impl Daemon {
             .into_inner()
     }
 
-    /// What makes a process a client of this daemon.
+    /// Returns the environment that makes a process a client of this daemon.
     pub(super) fn client_environment(&self) -> [(&str, &std::path::Path); 1] {
         [(CLIENT_PROCESS_SOCKET, &self.socket)]
     }
 
-    /// Runs a test of this program as a process of its own, which finds the daemon by [`client_process_socket`].
+    /// Runs a test of this program in a separate process. It finds the daemon by [`socket_from_environment`].
     pub(super) fn spawn_client(&self, test: &str) -> Child {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
@@ -174,12 +180,12 @@ impl Drop for Daemon {
     }
 }
 
-/// In a child: where the daemon is. None: it was not started by [`Daemon::child`].
-pub(super) fn client_process_socket() -> Option<PathBuf> {
+/// Returns the daemon's socket, or none if [`Daemon::spawn_client`] has not started this process.
+pub(super) fn socket_from_environment() -> Option<PathBuf> {
     std::env::var_os(CLIENT_PROCESS_SOCKET).map(Into::into)
 }
 
-/// A configuration with a grace of so many seconds for dynamic sessions.
+/// Returns a configuration in which dynamic sessions wait for so many seconds.
 pub(super) fn grace(seconds: u64) -> Config {
     Config {
         session_grace_seconds: seconds,
@@ -187,16 +193,16 @@ pub(super) fn grace(seconds: u64) -> Config {
     }
 }
 
-/// Waits until something is so, and panics if it is not in time.
-pub(super) async fn wait_until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+/// Waits until a condition holds, and panics with `what` if it does not within [`DEADLINE`].
+pub(super) async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
-    while !is().await {
-        assert!(Instant::now() < end, "not in time: {what}");
+    while !condition().await {
+        assert!(Instant::now() < end, "this did not happen in time: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Asserts that a call was refused with a code of WFP's.
+/// Asserts that a call was refused with one of WFP's codes.
 #[track_caller]
 pub(super) fn assert_refused<T: std::fmt::Debug>(result: Result<T, tonic::Status>, code: Code) {
     match Error::from(result.unwrap_err()) {
@@ -271,7 +277,7 @@ pub(super) fn range(low: u64, high: u64) -> v1::value::Kind {
     }))
 }
 
-/// The calls, short.
+/// Short forms of calls.
 pub(super) trait ClientCalls {
     async fn try_add_filter(
         &mut self,
@@ -342,11 +348,11 @@ impl ClientCalls for Client {
             session_id,
             provider: Vec::new(),
         };
-        let mut pieces = self.list_filters(request).await.unwrap().into_inner();
+        let mut messages = self.list_filters(request).await.unwrap().into_inner();
         let mut all = Vec::new();
-        while let Some(piece) = pieces.message().await.unwrap() {
-            assert!((1..=1024).contains(&piece.filters.len()));
-            all.extend(piece.filters);
+        while let Some(message) = messages.message().await.unwrap() {
+            assert!((1..=1024).contains(&message.filters.len()));
+            all.extend(message.filters);
         }
         all
     }

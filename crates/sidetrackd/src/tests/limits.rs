@@ -1,4 +1,4 @@
-//! Limits, and clients that try them.
+//! Tests of the daemon's limits, and of clients that exceed them.
 
 use std::time::Instant;
 
@@ -8,15 +8,16 @@ use sidetrack_policy::Code;
 use sidetrack_policy::set::{FILTERS_MAX, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX};
 
 use super::harness::{
-    ClientCalls, Daemon, assert_refused, client_process_socket, condition, filter, provider,
-    service, sublayer,
+    ClientCalls, Daemon, assert_refused, condition, filter, provider, service,
+    socket_from_environment, sublayer,
 };
 use crate::Config;
 use crate::config::Limits;
 use crate::server::{CALL_SIZE_MAX, CALLS_MAX};
 
-/// What a flood may add to the daemon's memory: the calls being answered, with what reading them takes,
-/// and what is on the way. It is this process's memory, so other tests must not run in it meanwhile.
+/// The most memory, in bytes, that a client which floods the daemon may cost it: the calls in progress, their decoding,
+/// and the buffers of the connections. The test measures the memory of its own process, so no other test may run in it at
+/// the same time.
 const FLOOD_BYTES_MAX: u64 = 256 << 20;
 
 fn policy() -> v1::ApplyPolicyRequest {
@@ -26,7 +27,7 @@ fn policy() -> v1::ApplyPolicyRequest {
     }
 }
 
-/// A filter that asks about much, as those of real policies do.
+/// Returns a filter with several conditions, as filters of real policies have.
 fn mixed(number: u128) -> v1::Filter {
     use v1::value::Kind;
     let prefix = Kind::Prefix(v1::Prefix {
@@ -57,10 +58,10 @@ async fn a_hundred_thousand_filters_are_applied_and_one_more_is_refused() {
     let applied = client.try_apply(&session, full.clone()).await.unwrap();
     println!("applied {FILTERS_MAX} filters in {:?}", began.elapsed());
     assert_eq!(applied.added as usize, FILTERS_MAX);
-    let one = client
+    let one_more = client
         .try_add_filter(&session, filter(1 + FILTERS_MAX as u128))
         .await;
-    assert_refused(one, Code::OutOfBounds);
+    assert_refused(one_more, Code::OutOfBounds);
     let mut more = full;
     more.filters.push(filter(1 + FILTERS_MAX as u128));
     assert_refused(client.try_apply(&session, more).await, Code::OutOfBounds);
@@ -76,21 +77,21 @@ async fn a_hundred_thousand_filters_are_applied_and_one_more_is_refused() {
 async fn sublayers_services_and_providers_have_limits() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
-    // The universal one is among them.
-    let most = SUBLAYERS_MAX as u128 - 1;
+    // The universal sublayer counts too.
+    let added_max = SUBLAYERS_MAX as u128 - 1;
     let full = v1::ApplyPolicyRequest {
-        sublayers: (1..=most).map(sublayer).collect(),
+        sublayers: (1..=added_max).map(sublayer).collect(),
         ..policy()
     };
     let mut more = full.clone();
-    more.sublayers.push(sublayer(most + 1));
+    more.sublayers.push(sublayer(added_max + 1));
     let result = client.try_apply(&session, more).await;
     assert_refused(result, Code::TooManySublayers);
     assert_eq!(daemon.state().await.sublayers, 1);
     client.try_apply(&session, full).await.unwrap();
     let request = v1::AddSublayerRequest {
         session_id: session.id(),
-        sublayer: Some(sublayer(most + 1)),
+        sublayer: Some(sublayer(added_max + 1)),
     };
     assert_refused(client.add_sublayer(request).await, Code::TooManySublayers);
     let services = v1::ApplyPolicyRequest {
@@ -112,7 +113,7 @@ async fn sublayers_services_and_providers_have_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_have_a_limit_and_options_too() {
+async fn sessions_and_their_options_have_limits() {
     let config = Config {
         limits: Limits {
             sessions: 2,
@@ -127,7 +128,7 @@ async fn sessions_have_a_limit_and_options_too() {
     let code = third.unwrap_err().code();
     assert_eq!(code, tonic::Code::ResourceExhausted);
     drop(open);
-    super::harness::wait_until("there is room", async || {
+    super::harness::wait_until("the sessions have ended", async || {
         daemon.state().await.sessions.is_empty()
     })
     .await;
@@ -144,7 +145,7 @@ async fn sessions_have_a_limit_and_options_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_has_a_size_and_a_policy_a_larger_one() {
+async fn calls_have_a_size_limit_and_policies_a_larger_one() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let large = v1::Filter {
@@ -156,7 +157,7 @@ async fn a_call_has_a_size_and_a_policy_a_larger_one() {
         .await
         .unwrap_err();
     assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
-    // As a policy it is read, and refused for what is wrong with it.
+    // Within a policy it is small enough to be read, and is then refused because of its description.
     let one = v1::ApplyPolicyRequest {
         filters: vec![large],
         ..policy()
@@ -172,9 +173,9 @@ async fn a_call_has_a_size_and_a_policy_a_larger_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a_flood_is_refused_and_memory_bounded runs it, and kills it"]
+#[ignore = "a_flood_is_refused_and_memory_is_bounded runs it in a separate process, and kills it"]
 async fn a_flooding_client() {
-    let Some(socket) = client_process_socket() else {
+    let Some(socket) = socket_from_environment() else {
         return;
     };
     let app = |n: usize| v1::value::Kind::Path(format!("/{}", "x".repeat(4000 + n)));
@@ -203,7 +204,7 @@ async fn a_flooding_client() {
             tokio::spawn(async move { client.add_filter(request).await.map(drop) })
         });
         let calls: Vec<_> = calls.collect();
-        // Those that wait for the writer stay.
+        // Calls that wait for the write lock stay in progress.
         for call in calls {
             let wait = std::time::Duration::from_millis(20);
             if let Ok(Ok(Err(status))) = tokio::time::timeout(wait, call).await {
@@ -216,8 +217,8 @@ async fn a_flooding_client() {
     std::future::pending::<()>().await;
 }
 
-/// Bytes of this process in memory, at their highest.
-fn memory() -> u64 {
+/// Returns the peak resident memory of this process, in bytes.
+fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
     let kib = line.unwrap().split_whitespace().nth(1).unwrap();
@@ -225,14 +226,14 @@ fn memory() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_is_refused_and_memory_bounded() {
+async fn a_flood_is_refused_and_memory_is_bounded() {
     use std::io::{BufRead, BufReader};
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     client.begin(&session, false).await.unwrap();
-    // The highest from now on.
+    // Resets the peak: see proc(5), clear_refs.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = memory();
+    let before = peak_memory();
     let mut child = daemon.spawn_client("tests::limits::a_flooding_client");
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let refused = tokio::task::spawn_blocking(move || {
@@ -240,14 +241,14 @@ async fn a_flood_is_refused_and_memory_bounded() {
         lines.find_map(|line| line.strip_prefix("refused ").map(str::to_owned))
     });
     let refused: usize = refused.await.unwrap().expect("it floods").parse().unwrap();
-    let grown = memory() - before;
+    let grown = peak_memory() - before;
     println!("{refused} calls refused, {} MiB more", grown >> 20);
     assert!(refused >= 32 * 40 - CALLS_MAX * 3 && grown < FLOOD_BYTES_MAX);
-    // Others are served as soon as it is gone, and the writer was never disturbed.
+    // Other clients are served once the flood has ended, and the writing transaction has stayed open.
     client.try_add_filter(&session, filter(2)).await.ok();
     child.kill().unwrap();
     child.wait().unwrap();
-    super::harness::wait_until("there is room", async || {
+    super::harness::wait_until("calls are admitted again", async || {
         client.version(v1::VersionRequest {}).await.is_ok()
     })
     .await;

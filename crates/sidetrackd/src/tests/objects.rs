@@ -1,4 +1,4 @@
-//! Objects added, listed, applied whole; and who may.
+//! Tests of adding, listing and applying objects, and of the permissions for it.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -8,12 +8,16 @@ use sidetrack_api::v1;
 use sidetrack_policy::{Code, Identity, SUBLAYER_UNIVERSAL, Uuid};
 
 use super::harness::{
-    ClientCalls, Daemon, assert_refused, client_process_socket, filter, key, provider, service,
+    ClientCalls, Daemon, assert_refused, filter, key, provider, service, socket_from_environment,
     sublayer,
 };
 use crate::Config;
 use crate::config::Access;
 
+/// What a test in a separate process prints if it succeeds.
+const AS_EXPECTED: &str = "as it should be";
+
+/// Returns a request that applies filters.
 fn policy(filters: Vec<v1::Filter>) -> v1::ApplyPolicyRequest {
     v1::ApplyPolicyRequest {
         owner: "mine".into(),
@@ -22,6 +26,7 @@ fn policy(filters: Vec<v1::Filter>) -> v1::ApplyPolicyRequest {
     }
 }
 
+/// Returns a filter without a key.
 fn named(name: &str) -> v1::Filter {
     v1::Filter {
         key: Vec::new(),
@@ -31,7 +36,7 @@ fn named(name: &str) -> v1::Filter {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_reads_back_and_lists_come_in_pieces() {
+async fn an_object_is_returned_as_it_was_added_and_lists_span_several_messages() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let given = v1::Filter {
@@ -65,7 +70,7 @@ async fn an_object_reads_back_and_lists_come_in_pieces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_may_be_of_one_provider() {
+async fn a_list_can_be_limited_to_one_provider() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let request = v1::ApplyPolicyRequest {
@@ -81,35 +86,35 @@ async fn a_list_may_be_of_one_provider() {
         ..policy(Vec::new())
     };
     client.try_apply(&session, request).await.unwrap();
-    let of = |provider| v1::ListRequest {
+    let request = |provider| v1::ListRequest {
         session_id: 0,
         provider,
     };
-    let mut pieces = client
-        .list_sublayers(of(key(1)))
+    let mut messages = client
+        .list_sublayers(request(key(1)))
         .await
         .unwrap()
         .into_inner();
-    let piece = pieces.message().await.unwrap().unwrap();
-    assert_eq!(piece.sublayers.len(), 1);
-    let mut pieces = client
-        .list_providers(of(Vec::new()))
+    let message = messages.message().await.unwrap().unwrap();
+    assert_eq!(message.sublayers.len(), 1);
+    let mut messages = client
+        .list_providers(request(Vec::new()))
         .await
         .unwrap()
         .into_inner();
-    let piece = pieces.message().await.unwrap().unwrap();
-    assert_eq!(piece.providers.len(), 2);
-    let mut pieces = client
-        .list_services(of(Vec::new()))
+    let message = messages.message().await.unwrap().unwrap();
+    assert_eq!(message.providers.len(), 2);
+    let mut messages = client
+        .list_services(request(Vec::new()))
         .await
         .unwrap()
         .into_inner();
-    let piece = pieces.message().await.unwrap().unwrap();
-    assert!(piece.services[0].listening);
+    let message = messages.message().await.unwrap().unwrap();
+    assert!(message.services[0].listening);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_is_applied_in_one_commit_and_a_dry_run_only_tells() {
+async fn a_policy_is_applied_in_one_commit_and_a_dry_run_only_reports() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let first = policy(vec![named("a"), named("b")]);
@@ -118,14 +123,14 @@ async fn a_policy_is_applied_in_one_commit_and_a_dry_run_only_tells() {
         dry_run: true,
         ..first.clone()
     };
-    let told = client.try_apply(&session, dry).await.unwrap();
-    assert_eq!((told.added, told.changes.len()), (2, 2));
+    let preview = client.try_apply(&session, dry).await.unwrap();
+    assert_eq!((preview.added, preview.changes.len()), (2, 2));
     assert_eq!(daemon.data_path.generation(), generation);
     let applied = client.try_apply(&session, first.clone()).await.unwrap();
     assert_eq!((applied.added, applied.generation), (2, generation + 1));
     let key_of_a = Identity::applied_key("mine", "filter", "a");
     assert!(daemon.data_path.in_force().contains(&key_of_a.as_u128()));
-    // The same again is no commit.
+    // Applying the same policy again is not a commit.
     let again = client.try_apply(&session, first).await.unwrap();
     assert_eq!((again.unchanged, again.generation), (2, generation + 1));
     let blocking = v1::Filter {
@@ -136,9 +141,12 @@ async fn a_policy_is_applied_in_one_commit_and_a_dry_run_only_tells() {
         dry_run: true,
         ..policy(vec![blocking, named("c")])
     };
-    let told = client.try_apply(&session, second).await.unwrap();
-    assert_eq!((told.added, told.replaced, told.removed), (1, 1, 1));
-    let replaced = told
+    let preview = client.try_apply(&session, second).await.unwrap();
+    assert_eq!(
+        (preview.added, preview.replaced, preview.removed),
+        (1, 1, 1)
+    );
+    let replaced = preview
         .changes
         .iter()
         .find(|change| change.operation() == v1::change::Operation::Replace)
@@ -161,12 +169,12 @@ async fn a_policy_that_fails_changes_nothing_even_in_a_transaction() {
     let twice = policy(vec![named("b"), named("c"), named("c")]);
     let result = client.try_apply(&session, twice).await;
     assert_refused(result, Code::AlreadyExists);
-    let lost = v1::Filter {
+    let dangling = v1::Filter {
         sublayer: key(9),
         ..named("d")
     };
     let result = client
-        .try_apply(&session, policy(vec![named("b"), lost]))
+        .try_apply(&session, policy(vec![named("b"), dangling]))
         .await;
     assert_refused(result, Code::SublayerNotFound);
     client.commit_transaction(&session).await.unwrap();
@@ -182,7 +190,7 @@ async fn a_policy_that_fails_changes_nothing_even_in_a_transaction() {
 #[tokio::test]
 #[ignore = "a_vendor_changes_its_own_objects_only runs it as another user"]
 async fn a_vendor() {
-    let Some(socket) = client_process_socket() else {
+    let Some(socket) = socket_from_environment() else {
         return;
     };
     let mut client = client::connect(Some(&socket)).await.unwrap();
@@ -195,35 +203,40 @@ async fn a_vendor() {
         provider: Some(provider(2)),
     };
     client.add_provider(own).await.unwrap();
-    let of = |number, provider| v1::Filter {
+    let filter_of = |number, provider| v1::Filter {
         provider,
         ..filter(number)
     };
     client
-        .try_add_filter(&session, of(2, key(2)))
+        .try_add_filter(&session, filter_of(2, key(2)))
         .await
         .unwrap();
     let wrong = Code::WrongSession;
     assert_refused(
-        client.try_add_filter(&session, of(3, Vec::new())).await,
+        client
+            .try_add_filter(&session, filter_of(3, Vec::new()))
+            .await,
         wrong,
     );
-    assert_refused(client.try_add_filter(&session, of(3, key(1))).await, wrong);
+    assert_refused(
+        client.try_add_filter(&session, filter_of(3, key(1))).await,
+        wrong,
+    );
     let delete = |number| v1::DeleteRequest {
         session_id,
         key: key(number),
     };
     assert_refused(client.delete_filter(delete(1)).await, wrong);
     assert_refused(client.delete_provider(delete(1)).await, wrong);
-    let theirs = policy(vec![of(4, key(1))]);
-    assert_refused(client.try_apply(&session, theirs).await, wrong);
-    println!("\nas it should be");
+    let foreign = policy(vec![filter_of(4, key(1))]);
+    assert_refused(client.try_apply(&session, foreign).await, wrong);
+    println!("\n{AS_EXPECTED}");
 }
 
 #[tokio::test]
-#[ignore = "who_is_in_no_group_may_only_ask_for_the_version runs it as another user"]
+#[ignore = "a_user_in_no_group_may_only_ask_for_the_version runs it as another user"]
 async fn a_stranger() {
-    let Some(socket) = client_process_socket() else {
+    let Some(socket) = socket_from_environment() else {
         return;
     };
     let mut client = client::connect(Some(&socket)).await.unwrap();
@@ -237,12 +250,12 @@ async fn a_stranger() {
     let request = v1::ApplyPolicyRequest::default();
     let applied = client.apply_policy(request).await;
     assert_eq!(code(applied.err()), denied);
-    println!("\nas it should be");
+    println!("\n{AS_EXPECTED}");
 }
 
-/// Runs a test of this file as a user of a group, and checks that it ends well.
+/// Runs a test of this file as a user and a group, and checks that it succeeds.
 fn run_as(daemon: &Daemon, test: &str, user: u32, group: u32) {
-    // The program may be where only its owner may look; /proc leads there too, but not others. A copy.
+    // Other users may have no access to the folder of this program, not even through /proc/self/exe: so run a copy.
     let copy = daemon.socket.with_file_name("client");
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     let output = Command::new(copy)
@@ -255,13 +268,14 @@ fn run_as(daemon: &Daemon, test: &str, user: u32, group: u32) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && text.contains("as it should be"),
+        output.status.success() && text.contains(AS_EXPECTED),
         "{text}{}",
         String::from_utf8_lossy(&output.stderr)
     );
 }
 
-fn group_of_daemons() -> (Config, u32) {
+/// Returns a configuration in which the group `daemon` may write, and the id of that group.
+fn config_with_write_group() -> (Config, u32) {
     let name = "daemon";
     let config = Config {
         access: Access {
@@ -275,7 +289,7 @@ fn group_of_daemons() -> (Config, u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vendor_changes_its_own_objects_only() {
-    let (config, group) = group_of_daemons();
+    let (config, group) = config_with_write_group();
     let daemon = Daemon::start_with(config).await;
     let (mut client, session) = daemon.session().await;
     let request = v1::ApplyPolicyRequest {
@@ -294,8 +308,8 @@ async fn a_vendor_changes_its_own_objects_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_in_no_group_may_only_ask_for_the_version() {
-    let (config, _) = group_of_daemons();
+async fn a_user_in_no_group_may_only_ask_for_the_version() {
+    let (config, _) = config_with_write_group();
     let daemon = Daemon::start_with(config).await;
     tokio::task::block_in_place(|| run_as(&daemon, "tests::objects::a_stranger", 65_534, 65_534));
 }

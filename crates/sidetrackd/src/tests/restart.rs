@@ -1,25 +1,26 @@
-//! What a daemon finds when it starts again.
+//! Tests of a restarted daemon: what it loads from the store, and how it reconciles the kernel with it.
 
 use sidetrack_api::client::{Client, Session};
 use sidetrack_api::v1;
 
 use super::harness::{ClientCalls, Daemon, LONG_GRACE_SECONDS, filter, grace, wait_until};
 
-fn with(number: u128, flag: v1::Flag) -> v1::Filter {
+/// Returns a filter with a flag.
+fn with_flag(number: u128, flag: v1::Flag) -> v1::Filter {
     v1::Filter {
         flags: flag as u32,
         ..filter(number)
     }
 }
 
-/// A daemon with a filter of each lifetime; and the dynamic one's session, which must last until the
-/// daemon stops.
+/// Starts a daemon and adds a filter of each lifetime. Also returns the session of the dynamic filter, which must last
+/// until the daemon stops.
 async fn daemon_with_all_lifetimes() -> (Daemon, (Client, Session)) {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     for given in [
-        with(1, v1::Flag::Persistent),
-        with(2, v1::Flag::BootTime),
+        with_flag(1, v1::Flag::Persistent),
+        with_flag(2, v1::Flag::BootTime),
         filter(3),
     ] {
         client.try_add_filter(&session, given).await.unwrap();
@@ -30,9 +31,9 @@ async fn daemon_with_all_lifetimes() -> (Daemon, (Client, Session)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_finds_all_that_is_kept_and_what_was_dynamic_goes_after_its_grace() {
+async fn a_restart_loads_all_objects_and_dynamic_ones_end_after_the_grace_time() {
     let (daemon, _dynamic) = daemon_with_all_lifetimes().await;
-    // Boot-time filters are kept, not judged by.
+    // Boot-time filters are stored, but not in force.
     assert_eq!(daemon.data_path.in_force(), [1, 3, 4]);
     let daemon = daemon
         .restart_with("a boot", grace(LONG_GRACE_SECONDS))
@@ -40,18 +41,19 @@ async fn a_restart_finds_all_that_is_kept_and_what_was_dynamic_goes_after_its_gr
     assert_eq!(daemon.data_path.in_force(), [1, 3, 4]);
     assert_eq!(daemon.state().await.filters, 4);
     let daemon = daemon.restart_with("a boot", grace(0)).await;
-    wait_until("nobody comes back for it", async || {
-        daemon.data_path.in_force() == [1, 3]
-    })
+    wait_until(
+        "the dynamic filter is deleted, since no client resumes its session",
+        async || daemon.data_path.in_force() == [1, 3],
+    )
     .await;
     assert!(
         daemon.data_path.recorded().boots.len() <= 1,
-        "it was no boot"
+        "boot-time filters were applied without a restart of the host"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn store_and_kernel_agree_and_nothing_is_committed() {
+async fn nothing_is_committed_if_store_and_kernel_agree() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     client.try_add_filter(&session, filter(1)).await.unwrap();
@@ -63,7 +65,7 @@ async fn store_and_kernel_agree_and_nothing_is_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kernel_that_differs_is_mended_and_that_is_told() {
+async fn a_kernel_policy_that_differs_is_mended_and_reported() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     client.try_add_filter(&session, filter(1)).await.unwrap();
@@ -82,7 +84,7 @@ async fn a_kernel_that_differs_is_mended_and_that_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_reboot_boot_time_filters_hold_first_and_static_ones_are_gone() {
+async fn after_a_reboot_boot_time_filters_apply_first_and_static_ones_are_gone() {
     let (daemon, _dynamic) = daemon_with_all_lifetimes().await;
     let daemon = daemon.restart("another boot").await;
     assert_eq!(daemon.data_path.recorded().boots, [vec![2]]);

@@ -1,4 +1,4 @@
-//! Dynamic sessions outlive their daemon, for as long as their clients may need to come back.
+//! Tests of dynamic sessions that outlive their daemon, and of clients that resume them.
 
 use sidetrack_api::client::Session;
 use sidetrack_api::v1;
@@ -9,6 +9,7 @@ use super::harness::{
     wait_until,
 };
 
+/// Returns the options that resume a session.
 fn resume(session: u64) -> v1::SessionOptions {
     v1::SessionOptions {
         name: "again".into(),
@@ -18,7 +19,7 @@ fn resume(session: u64) -> v1::SessionOptions {
     }
 }
 
-/// A daemon whose predecessor ended, and the session that it left: a sublayer, and a filter there.
+/// Returns a restarted daemon and the id of a session from before the restart, which has a sublayer and a filter in it.
 async fn restarted(seconds: u64) -> (Daemon, u64) {
     let daemon = Daemon::start_with(grace(seconds)).await;
     let (mut client, session) = daemon.dynamic_session().await;
@@ -36,7 +37,7 @@ async fn restarted(seconds: u64) -> (Daemon, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resumed_session_has_its_number_and_objects_and_nothing_was_committed() {
+async fn a_resumed_session_keeps_its_id_and_objects_without_a_commit() {
     let (daemon, id) = restarted(LONG_GRACE_SECONDS).await;
     let generation = daemon.data_path.generation();
     let state = daemon.state().await;
@@ -51,7 +52,7 @@ async fn a_resumed_session_has_its_number_and_objects_and_nothing_was_committed(
     assert_eq!(daemon.data_path.generation(), generation);
     client.try_add_filter(&session, filter(2)).await.unwrap();
     drop(session);
-    wait_until("it takes old objects and new ones along", async || {
+    wait_until("its old and its new objects are deleted", async || {
         daemon.data_path.in_force().is_empty()
     })
     .await;
@@ -59,7 +60,7 @@ async fn a_resumed_session_has_its_number_and_objects_and_nothing_was_committed(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_waits_is_resumed_and_once() {
+async fn only_a_waiting_session_can_be_resumed_and_only_once() {
     let (daemon, id) = restarted(LONG_GRACE_SECONDS).await;
     let mut client = daemon.client().await;
     for wrong in [id ^ 1, 1] {
@@ -78,20 +79,33 @@ async fn only_what_waits_is_resumed_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_resumes_goes_in_one_commit_and_that_is_told() {
+async fn sessions_that_no_client_resumes_end_in_one_commit_with_events() {
     let daemon = Daemon::start_with(grace(LONG_GRACE_SECONDS)).await;
-    let (mut one, first) = daemon.dynamic_session().await;
-    one.try_add_filter(&first, filter(1)).await.unwrap();
-    let (mut other, second) = daemon.dynamic_session().await;
-    other.try_add_filter(&second, filter(2)).await.unwrap();
+    let (mut first_client, first) = daemon.dynamic_session().await;
+    first_client
+        .try_add_filter(&first, filter(1))
+        .await
+        .unwrap();
+    let (mut second_client, second) = daemon.dynamic_session().await;
+    second_client
+        .try_add_filter(&second, filter(2))
+        .await
+        .unwrap();
     let generation = daemon.data_path.generation();
     let daemon = daemon.restart_with("a boot", grace(0)).await;
-    wait_until("both end", async || daemon.data_path.in_force().is_empty()).await;
-    assert_eq!(daemon.data_path.generation(), generation + 1, "in one");
+    wait_until("both sessions end", async || {
+        daemon.data_path.in_force().is_empty()
+    })
+    .await;
+    assert_eq!(
+        daemon.data_path.generation(),
+        generation + 1,
+        "in one commit"
+    );
     assert_refused(try_resume(&daemon, first.id()).await, Code::SessionAborted);
     let mut events = Vec::new();
-    wait_until("both are told", async || {
-        events = ended(&daemon).await;
+    wait_until("both sessions have an event", async || {
+        events = session_ended_events(&daemon).await;
         events.len() == 2
     })
     .await;
@@ -101,15 +115,21 @@ async fn what_nobody_resumes_goes_in_one_commit_and_that_is_told() {
         assert!(message.contains("and 1 objects with it"), "{message}");
     }
     let daemon = daemon.restart("a boot").await;
-    assert_eq!(daemon.state().await.filters, 0, "the store knows");
+    assert_eq!(
+        daemon.state().await.filters,
+        0,
+        "they are deleted from the store too"
+    );
 }
 
+/// Tries to resume a session.
 async fn try_resume(daemon: &Daemon, session: u64) -> Result<(), tonic::Status> {
     let mut client = daemon.client().await;
     client.open_session(resume(session)).await.map(drop)
 }
 
-async fn ended(daemon: &Daemon) -> Vec<v1::Event> {
+/// Returns the events of ended sessions.
+async fn session_ended_events(daemon: &Daemon) -> Vec<v1::Event> {
     let mut client = daemon.client().await;
     let request = v1::StreamEventsRequest {
         kinds: vec![v1::EventKind::SessionEnded.into()],
@@ -132,7 +152,7 @@ async fn after_a_reboot_there_is_nothing_to_resume() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_closes_because_the_daemon_stops_keeps_its_objects() {
+async fn objects_of_a_client_that_closes_because_the_daemon_stops_are_kept() {
     let daemon = Daemon::start_with(grace(LONG_GRACE_SECONDS)).await;
     let (mut client, mut session) = daemon.dynamic_session().await;
     client.try_add_filter(&session, filter(1)).await.unwrap();
@@ -148,7 +168,7 @@ async fn a_client_that_closes_because_the_daemon_stops_keeps_its_objects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_that_wait_count_among_the_sessions() {
+async fn sessions_that_wait_for_their_clients_count_towards_the_limit() {
     let mut config = grace(LONG_GRACE_SECONDS);
     config.limits.sessions = 1;
     let daemon = Daemon::start_with(config).await;

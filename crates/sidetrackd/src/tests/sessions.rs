@@ -1,4 +1,4 @@
-//! Sessions end with their clients, and take along what is dynamic.
+//! Tests of sessions, which end with their clients, and of dynamic objects, which are deleted with their session.
 
 use std::io::{BufRead, BufReader, Write};
 use std::time::Duration;
@@ -8,12 +8,14 @@ use sidetrack_api::v1;
 use sidetrack_policy::Code;
 
 use super::harness::{
-    ClientCalls, Daemon, assert_refused, client_process_socket, filter, key, service, sublayer,
+    ClientCalls, Daemon, assert_refused, filter, key, service, socket_from_environment, sublayer,
     wait_until,
 };
 
-const CHILD: &str = "tests::sessions::a_client_with_a_dynamic_session";
+/// The test that runs as a client in a separate process.
+const CLIENT_TEST: &str = "tests::sessions::a_client_with_a_dynamic_session";
 
+/// Adds a sublayer and a filter in it.
 async fn add_two_objects(client: &mut client::Client, session: &Session) {
     let request = v1::AddSublayerRequest {
         session_id: session.id(),
@@ -28,7 +30,7 @@ async fn add_two_objects(client: &mut client::Client, session: &Session) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_dynamic_session_takes_its_objects_in_one_commit() {
+async fn closing_a_dynamic_session_deletes_its_objects_in_one_commit() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     client.try_add_filter(&session, filter(2)).await.unwrap();
@@ -41,7 +43,7 @@ async fn a_closed_dynamic_session_takes_its_objects_in_one_commit() {
         daemon.state().await.sessions.len() == 1
     })
     .await;
-    wait_until("its filter goes", async || {
+    wait_until("its filter is deleted", async || {
         daemon.data_path.in_force() == [2]
     })
     .await;
@@ -50,7 +52,7 @@ async fn a_closed_dynamic_session_takes_its_objects_in_one_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_not_dynamic_leaves_its_objects() {
+async fn objects_of_a_session_that_is_not_dynamic_stay() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     client.try_add_filter(&session, filter(1)).await.unwrap();
@@ -63,9 +65,9 @@ async fn a_session_that_is_not_dynamic_leaves_its_objects() {
 }
 
 #[tokio::test]
-#[ignore = "other tests run it, and kill it"]
+#[ignore = "other tests run it in a separate process, and kill it"]
 async fn a_client_with_a_dynamic_session() {
-    let Some(socket) = client_process_socket() else {
+    let Some(socket) = socket_from_environment() else {
         return;
     };
     let mut client = client::connect(Some(&socket)).await.unwrap();
@@ -82,7 +84,7 @@ async fn a_client_with_a_dynamic_session() {
     std::future::pending::<()>().await;
 }
 
-/// The child's session, once it has one.
+/// Waits until the child process has a session, and returns its id.
 fn session_of(child: &mut std::process::Child) -> u64 {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut lines = lines.map_while(Result::ok);
@@ -93,7 +95,7 @@ fn session_of(child: &mut std::process::Child) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_clients_session_ends_with_its_transaction_and_objects() {
     let daemon = Daemon::start().await;
-    let mut child = daemon.spawn_client(CHILD);
+    let mut child = daemon.spawn_client(CLIENT_TEST);
     session_of(&mut child);
     assert_eq!(daemon.data_path.in_force(), [1]);
     let generation = daemon.data_path.generation();
@@ -101,7 +103,7 @@ async fn a_killed_clients_session_ends_with_its_transaction_and_objects() {
     assert!(state.sessions[0].in_transaction && state.writer.is_some());
     child.kill().unwrap();
     child.wait().unwrap();
-    wait_until("its filter goes", async || {
+    wait_until("its filter is deleted", async || {
         daemon.data_path.in_force().is_empty()
     })
     .await;
@@ -112,9 +114,9 @@ async fn a_killed_clients_session_ends_with_its_transaction_and_objects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_processs_session_is_as_if_it_were_not_there() {
+async fn another_processs_session_is_treated_as_unknown() {
     let daemon = Daemon::start().await;
-    let mut child = daemon.spawn_client(CHILD);
+    let mut child = daemon.spawn_client(CLIENT_TEST);
     let session_id = session_of(&mut child);
     let mut client = daemon.client().await;
     let commit = client.commit(v1::CommitRequest { session_id }).await;
@@ -129,7 +131,7 @@ async fn another_processs_session_is_as_if_it_were_not_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dynamic_session_adds_nothing_that_stays_and_touches_nobody_elses() {
+async fn a_dynamic_session_adds_only_dynamic_objects_and_deletes_only_its_own() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.dynamic_session().await;
     let persistent = v1::Filter {
@@ -150,15 +152,15 @@ async fn a_dynamic_session_adds_nothing_that_stays_and_touches_nobody_elses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_ends_under_a_writer_is_not_put_back_by_its_commit() {
+async fn a_writers_commit_does_not_restore_objects_of_an_ended_session() {
     let daemon = Daemon::start().await;
-    let (mut theirs, dynamic) = daemon.dynamic_session().await;
-    add_two_objects(&mut theirs, &dynamic).await;
+    let (mut other, dynamic) = daemon.dynamic_session().await;
+    add_two_objects(&mut other, &dynamic).await;
     let (mut client, session) = daemon.session().await;
     client.begin(&session, false).await.unwrap();
     client.try_add_filter(&session, filter(2)).await.unwrap();
     drop(dynamic);
-    wait_until("its filter goes", async || {
+    wait_until("its filter is deleted", async || {
         daemon.data_path.in_force().is_empty()
     })
     .await;
@@ -167,26 +169,26 @@ async fn a_session_that_ends_under_a_writer_is_not_put_back_by_its_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_of_an_ended_session_that_the_kernel_would_not_drop_go_later() {
+async fn a_failed_deletion_of_an_ended_sessions_objects_is_retried() {
     let daemon = Daemon::start().await;
     let (mut client, dynamic) = daemon.dynamic_session().await;
     add_two_objects(&mut client, &dynamic).await;
     daemon.data_path.recorded().refuse = Some(Code::OutOfBounds);
     drop(dynamic);
-    // Nobody calls: the committer tries again by itself.
-    wait_until("its filter goes", async || {
+    // No client makes a call: the committer tries again by itself.
+    wait_until("its filter is deleted", async || {
         daemon.data_path.in_force().is_empty()
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_ends_waits_for_nobody() {
+async fn a_session_that_ends_does_not_wait_for_the_writer() {
     let daemon = Daemon::start().await;
-    let (mut sleeper, asleep) = daemon.session().await;
+    let (mut writer, writing) = daemon.session().await;
     let (mut client, dynamic) = daemon.dynamic_session().await;
     client.try_add_filter(&dynamic, filter(1)).await.unwrap();
-    sleeper.begin(&asleep, false).await.unwrap();
+    writer.begin(&writing, false).await.unwrap();
     let request = v1::AddFilterRequest {
         session_id: dynamic.id(),
         filter: Some(filter(2)),
@@ -199,14 +201,14 @@ async fn a_session_that_ends_waits_for_nobody() {
     .await;
     drop(dynamic);
     assert_refused(waiting.await.unwrap(), Code::SessionAborted);
-    wait_until("its filter goes", async || {
+    wait_until("its filter is deleted", async || {
         daemon.data_path.in_force().is_empty()
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_is_registered_by_its_session() {
+async fn a_service_can_only_be_registered_by_its_session() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.dynamic_session().await;
     let request = v1::AddServiceRequest {
@@ -224,8 +226,8 @@ async fn a_service_is_registered_by_its_session() {
     assert_eq!(registered.credentials_hex.len(), 80);
     let pid = std::process::id().to_ne_bytes();
     assert_eq!(registered.credentials[16..20], pid);
-    let nobody = client.register_service(by_name(&session, "proxy 2")).await;
-    assert_refused(nobody, Code::CalloutNotFound);
+    let unknown = client.register_service(by_name(&session, "proxy 2")).await;
+    assert_refused(unknown, Code::CalloutNotFound);
     let (mut other, theirs) = daemon.dynamic_session().await;
     let wrong = other.register_service(by_name(&theirs, "proxy 1")).await;
     assert_refused(wrong, Code::WrongSession);
@@ -238,17 +240,17 @@ async fn a_service_is_registered_by_its_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopping_daemon_tells_its_sessions() {
+async fn a_stopping_daemon_notifies_its_sessions() {
     let daemon = Daemon::start().await;
     let (_client, mut session) = daemon.session().await;
-    let told = tokio::spawn(async move { session.event().await });
+    let event = tokio::spawn(async move { session.event().await });
     let daemon = daemon.restart("a boot").await;
-    let told = tokio::time::timeout(Duration::from_secs(10), told).await;
-    // Told, or cut off: it knows either way.
-    let told = told.expect("in time").unwrap();
+    let event = tokio::time::timeout(Duration::from_secs(10), event).await;
+    // The event Stopping, or the end of the stream: the client learns of the stop either way.
+    let event = event.expect("in time").unwrap();
     assert!(
-        !matches!(told, Ok(Some(v1::session_event::Event::Opened(_)))),
-        "{told:?}"
+        !matches!(event, Ok(Some(v1::session_event::Event::Opened(_)))),
+        "{event:?}"
     );
     drop(daemon);
 }

@@ -1,4 +1,4 @@
-//! Transactions: explicit and implicit, read-only, one writer, and one who sleeps.
+//! Tests of transactions: explicit, implicit and read-only ones, the order of writers, and transactions held too long.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ async fn case_147_a_read_only_transaction_changes_nothing_and_sees_one_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_is_in_force_whole_or_not_at_all() {
+async fn a_transaction_takes_effect_as_a_whole_or_not_at_all() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let begun = client.begin(&session, false).await.unwrap();
@@ -59,7 +59,7 @@ async fn a_transaction_is_in_force_whole_or_not_at_all() {
             .await
             .unwrap();
     }
-    // A failing call does not spoil it.
+    // The transaction continues after a call that fails.
     let again = client.try_add_filter(&session, filter(1)).await;
     assert_refused(again, Code::AlreadyExists);
     assert_eq!(client.filters(session.id()).await.len(), 3);
@@ -75,7 +75,7 @@ async fn a_transaction_is_in_force_whole_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_the_kernel_refuses_is_taken_back_in_the_store() {
+async fn a_commit_that_the_kernel_refuses_is_undone_in_the_store() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     client.try_add_filter(&session, filter(1)).await.unwrap();
@@ -95,10 +95,10 @@ async fn a_commit_that_the_kernel_refuses_is_taken_back_in_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_a_sleeping_writer_is_told_in_time() {
+async fn waiting_for_an_idle_writer_times_out() {
     let daemon = Daemon::start().await;
-    let (mut sleeper, asleep) = daemon.session().await;
-    sleeper.begin(&asleep, false).await.unwrap();
+    let (mut idle, holding) = daemon.session().await;
+    idle.begin(&holding, false).await.unwrap();
     let options = v1::SessionOptions {
         txn_wait_timeout_ms: Some(50),
         ..Default::default()
@@ -111,16 +111,16 @@ async fn who_waits_for_a_sleeping_writer_is_told_in_time() {
         Code::Timeout,
     );
     assert!(began.elapsed() >= Duration::from_millis(50));
-    // Reading waits for nobody.
+    // Reading does not wait for the writer.
     assert!(client.filters(session.id()).await.is_empty());
     client.begin(&session, true).await.unwrap();
     client.abort_transaction(&session).await.unwrap();
-    sleeper.abort_transaction(&asleep).await.unwrap();
+    idle.abort_transaction(&holding).await.unwrap();
     client.try_add_filter(&session, filter(1)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writers_are_served_in_their_order() {
+async fn writers_are_served_in_the_order_of_their_calls() {
     let daemon = Daemon::start().await;
     let (mut first, holding) = daemon.session().await;
     first.begin(&holding, false).await.unwrap();
@@ -130,7 +130,7 @@ async fn writers_are_served_in_their_order() {
         let wait = async move { client.try_add_filter(&session, filter(number)).await };
         waiting.push(tokio::spawn(wait));
         let count = number as u32;
-        super::harness::wait_until("it waits", async || {
+        super::harness::wait_until("its call waits", async || {
             daemon.state().await.writers_waiting == count
         })
         .await;
@@ -144,7 +144,7 @@ async fn writers_are_served_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_held_too_long_is_taken_away() {
+async fn a_transaction_held_too_long_is_aborted() {
     let config = Config {
         limits: Limits {
             transaction_hold_seconds: 1,
@@ -153,30 +153,30 @@ async fn a_transaction_held_too_long_is_taken_away() {
         ..Config::default()
     };
     let daemon = Daemon::start_with(config).await;
-    let (mut sleeper, mut asleep) = daemon.session().await;
-    sleeper.begin(&asleep, false).await.unwrap();
-    sleeper.try_add_filter(&asleep, filter(1)).await.unwrap();
+    let (mut idle, mut holding) = daemon.session().await;
+    idle.begin(&holding, false).await.unwrap();
+    idle.try_add_filter(&holding, filter(1)).await.unwrap();
     let (mut client, session) = daemon.session().await;
-    // It waits in vain at first.
+    // This call waits until the other session's transaction is aborted.
     client.try_add_filter(&session, filter(2)).await.unwrap();
     assert_eq!(daemon.data_path.in_force(), [2]);
-    let event = asleep.event().await.unwrap();
+    let event = holding.event().await.unwrap();
     assert!(matches!(
         event,
         Some(session_event::Event::TransactionAborted(_))
     ));
     let request = v1::DeleteRequest {
-        session_id: asleep.id(),
+        session_id: holding.id(),
         key: key(2),
     };
-    assert_refused(sleeper.delete_filter(request).await, Code::TxnAborted);
+    assert_refused(idle.delete_filter(request).await, Code::TxnAborted);
     assert_refused(
-        sleeper.commit_transaction(&asleep).await,
+        idle.commit_transaction(&holding).await,
         Code::NoTxnInProgress,
     );
-    // A later transaction is not taken for the one before.
-    sleeper.begin(&asleep, false).await.unwrap();
-    sleeper.try_add_filter(&asleep, filter(3)).await.unwrap();
-    sleeper.commit_transaction(&asleep).await.unwrap();
+    // A later transaction of the session is not aborted in place of the earlier one.
+    idle.begin(&holding, false).await.unwrap();
+    idle.try_add_filter(&holding, filter(3)).await.unwrap();
+    idle.commit_transaction(&holding).await.unwrap();
     assert_eq!(daemon.data_path.in_force(), [2, 3]);
 }
