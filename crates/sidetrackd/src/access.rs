@@ -1,5 +1,6 @@
-//! Which user calls, and what that user may do. The kernel identifies the process at the other end of the socket
-//! (SO_PEERCRED, SO_PEERGROUPS of unix(7)); nothing that the caller claims about itself counts.
+//! Which user calls, and what that user may do. The kernel identifies the process at the other end
+//! of the socket (SO_PEERCRED, SO_PEERGROUPS); nothing that the caller claims about
+//! itself counts.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -1,7 +1,7 @@
 //! The committer: the one thread that owns store and data path, and puts policy in force.
 //!
-//! Other threads send it tasks, which it does in order. It does a task even if the sender no longer waits for the result;
-//! so a commit is never half done.
+//! Other threads send it tasks, which it does in order. It does a task even if the sender no longer
+//! waits for the result; so a commit is never half done.
 
 mod filter_names;
 mod start;
@@ -34,14 +34,16 @@ pub struct InForce {
     pub objects: Objects,
     /// The generation of the policy.
     pub generation: Generation,
-    /// The time at which these objects were put in force, or the daemon's start. A refresh does not change it.
+    /// The time at which these objects were put in force, or the daemon's start. A refresh does not
+    /// change it.
     pub since: SystemTime,
-    /// What an operator should know, one sentence each: what was not loaded from the store or was corrected at the start,
-    /// and whether the store could not be restored after a failed commit.
+    /// What an operator should know, one sentence each: what was not loaded from the store or was
+    /// corrected at the start, and whether the store could not be restored after a failed commit.
     pub notes: Vec<String>,
 }
 
-/// A handle with which other threads reach the committer. The committer ends after the last clone is dropped.
+/// A handle with which other threads reach the committer. The committer ends after the last clone
+/// is dropped.
 #[derive(Clone)]
 pub struct Handle {
     // Fields are dropped in this order: `wake` wakes the thread after its channel is closed.
@@ -50,7 +52,8 @@ pub struct Handle {
     in_force: Arc<Mutex<InForce>>,
 }
 
-/// An eventfd that wakes the committer's thread on each call of [`Wake::notify`], and when a clone is dropped.
+/// An eventfd that wakes the committer's thread on each call of [`Wake::notify`], and when a clone
+/// is dropped.
 #[derive(Clone)]
 struct Wake(Arc<OwnedFd>);
 
@@ -61,10 +64,11 @@ pub struct Committer {
     in_force: Arc<Mutex<InForce>>,
     log: EventLog,
     filter_names: FilterNames,
-    /// Dynamic sessions that have ended since the open writing transaction began. That transaction's copy of the objects
-    /// may still have theirs, so its commit removes them.
+    /// Dynamic sessions that have ended since the open writing transaction began. That
+    /// transaction's copy of the objects may still have theirs, so its commit removes them.
     ended_during_write: Vec<u64>,
-    /// Dynamic sessions that have ended, but whose objects could not be deleted. Each commit and each refresh tries again.
+    /// Dynamic sessions that have ended, but whose objects could not be deleted. Each commit and
+    /// each refresh tries again.
     undeleted: Vec<u64>,
 }
 
@@ -120,8 +124,8 @@ impl Drop for Wake {
 }
 
 impl Committer {
-    /// Applies a change to the objects in force and commits the result: first to the store, then to the kernel. If either
-    /// fails, both are as before.
+    /// Applies a change to the objects in force and commits the result: first to the store, then to
+    /// the kernel. If either fails, both are as before.
     ///
     /// Returns the change's result and the generation in force.
     ///
@@ -141,7 +145,8 @@ impl Committer {
         Ok((result, generation))
     }
 
-    /// Commits the objects of a writing transaction, without those of sessions that have ended since it began.
+    /// Commits the objects of a writing transaction, without those of sessions that have ended
+    /// since it began.
     ///
     /// Errors: as for [`Self::commit`].
     pub fn commit_transaction(&mut self, mut objects: Objects) -> Result<Generation, Error> {
@@ -160,7 +165,8 @@ impl Committer {
         lock(&self.in_force).clone()
     }
 
-    /// Deletes the objects of dynamic sessions that have ended, in one commit. Returns how many objects each session had.
+    /// Deletes the objects of dynamic sessions that have ended, in one commit. Returns how many
+    /// objects each session had.
     ///
     /// Errors: as for [`Self::commit`]. Then the next commit, and each refresh, tries again.
     pub fn end_sessions(&mut self, sessions: &[u64]) -> Result<Vec<usize>, Error> {
@@ -171,7 +177,8 @@ impl Committer {
                 .collect::<Vec<_>>())
         });
         match &removed {
-            // These sessions have no objects in force, so the open writing transaction has none either.
+            // These sessions have no objects in force, so the open writing transaction has none
+            // either.
             Ok((counts, _)) if counts.iter().all(|count| *count == 0) => {}
             Ok(_) => self.ended_during_write.extend(sessions),
             Err(_) => self.undeleted.extend(sessions),
@@ -268,7 +275,8 @@ impl Committer {
         }
     }
 
-    /// Does the periodic work: deletes what ended sessions have left, and lets the data path check the policy's paths.
+    /// Does the periodic work: deletes what ended sessions have left, and lets the data path check
+    /// the policy's paths.
     fn refresh(&mut self) {
         if !self.undeleted.is_empty()
             && let Err(error) = self.commit(|_| Ok(()))

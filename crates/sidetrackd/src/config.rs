@@ -1,5 +1,6 @@
-//! The configuration: one TOML file. A setting that the file does not have keeps its default, and without a file all
-//! settings do. docs/daemon.md and packaging/sidetrackd.toml describe each setting.
+//! The configuration: one TOML file. A setting that the file does not have keeps its default, and
+//! without a file all settings do. docs/daemon.md and packaging/sidetrackd.toml describe each
+//! setting.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,16 +16,20 @@ pub struct Config {
     pub socket: PathBuf,
     /// Path of the file in which objects are stored. Its folder must exist.
     pub store: PathBuf,
-    /// The scope: connections of programs in this cgroup, and in all cgroups below it, are classified.
+    /// The scope: connections of programs in this cgroup, and in all cgroups below it, are
+    /// classified.
     pub cgroup: PathBuf,
-    /// Path of the folder, on a bpf file system, in which the data path's programs, maps and links are pinned.
+    /// Path of the folder, on a bpf file system, in which the data path's programs, maps and links
+    /// are pinned.
     pub pins: PathBuf,
-    /// The log level: error, warn, info, debug or trace; or directives of tracing-subscriber's `EnvFilter`.
+    /// The log level: error, warn, info, debug or trace; or directives of tracing-subscriber's
+    /// `EnvFilter`.
     pub log: String,
-    /// Interval, in seconds, of checking whether the paths of executables and cgroups in the policy still lead to the
-    /// same files and cgroups; 1 to 3,600.
+    /// Interval, in seconds, of checking whether the paths of executables and cgroups in the policy
+    /// still lead to the same files and cgroups; 1 to 3,600.
     pub refresh_seconds: u64,
-    /// Number of seconds that a dynamic session waits for its client after a restart of the daemon; 0 to 3,600.
+    /// Number of seconds that a dynamic session waits for its client after a restart of the daemon;
+    /// 0 to 3,600.
     pub session_grace_seconds: u64,
     /// Which users, besides root, may call the API.
     pub access: Access,
@@ -36,7 +41,8 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Access {
-    /// Name of the group whose members may change policy, but only the objects of their own providers.
+    /// Name of the group whose members may change policy, but only the objects of their own
+    /// providers.
     pub write_group: Option<String>,
     /// Name of the group whose members may read policy, flows and events.
     pub read_group: Option<String>,
@@ -50,7 +56,8 @@ pub struct Access {
 pub struct Limits {
     /// Maximum number of open sessions; 1 to 1,024.
     pub sessions: usize,
-    /// Maximum number of open connections to the API; 1 to 4,096. Further ones wait until one closes.
+    /// Maximum number of open connections to the API; 1 to 4,096. Further ones wait until one
+    /// closes.
     pub connections: usize,
     /// Maximum number of seconds that a session may hold a writing transaction; 1 to 3,600.
     pub transaction_hold_seconds: u64,
@@ -60,7 +67,8 @@ pub struct Limits {
 pub const SESSIONS_MAX: usize = 1024;
 /// The highest value of `limits.connections`.
 pub const CONNECTIONS_MAX: usize = 4096;
-/// The highest value of `limits.transaction_hold_seconds`, and its default: WFP's limit (docs/wfp.md, 4.1).
+/// The highest value of `limits.transaction_hold_seconds`, and its default: WFP's limit
+/// (docs/wfp.md, 4.1).
 pub const HOLD_MAX: Duration = Duration::from_secs(3600);
 /// The highest value of `session_grace_seconds`.
 pub const GRACE_MAX: Duration = Duration::from_secs(3600);
@@ -103,8 +111,8 @@ impl Config {
 
     /// Reads a configuration from a text in TOML.
     ///
-    /// Errors: a syntax error, an unknown key or a value of a wrong type, with line, column and the keys that exist there;
-    /// or a number outside its range, with the key and the range.
+    /// Errors: a syntax error, an unknown key or a value of a wrong type, with line, column and the
+    /// keys that exist there; or a number outside its range, with the key and the range.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text)?;
         let limits = &config.limits;

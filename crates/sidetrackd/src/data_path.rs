@@ -14,28 +14,29 @@ use crate::Error;
 
 /// The kernel side. It stays in the committer's thread, so it need not be `Send`.
 ///
-/// The [`Objects`] that its methods take have no boot-time filters, except for [`Self::apply_boot_time`]. Results are
-/// messages of the API; the committer adds the names of filters to events and flows.
+/// The [`Objects`] that its methods take have no boot-time filters, except for
+/// [`Self::apply_boot_time`]. Results are messages of the API; the committer adds the names of
+/// filters to events and flows.
 ///
 /// Errors of all methods: [`Error::DataPath`], or [`Error::Policy`] if the policy is at fault.
 pub trait DataPath {
-    /// Returns whether this process has loaded the kernel side, because nothing was pinned before. Then boot-time filters
-    /// are in force until the store is loaded.
+    /// Returns whether this process has loaded the kernel side, because nothing was pinned before.
+    /// Then boot-time filters are in force until the store is loaded.
     fn is_fresh(&self) -> bool;
 
     /// Puts boot-time filters in force. All filters among the objects are boot-time filters.
     fn apply_boot_time(&mut self, objects: &Objects) -> Result<(), Error>;
 
-    /// Makes the kernel's policy the same as the store's, if it differs. The committer calls it once, at the start, with
-    /// the objects that the store holds.
+    /// Makes the kernel's policy the same as the store's, if it differs. The committer calls it
+    /// once, at the start, with the objects that the store holds.
     fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error>;
 
-    /// Puts a policy in force for all connections that are made from now on. After an error, the previous policy is in
-    /// force, unchanged.
+    /// Puts a policy in force for all connections that are made from now on. After an error, the
+    /// previous policy is in force, unchanged.
     fn commit(&mut self, objects: &Objects) -> Result<Generation, Error>;
 
-    /// Makes the credentials with which a process may listen for a service that is in force. They are the value of the
-    /// socket option LISTEN.
+    /// Makes the credentials with which a process may listen for a service that is in force. They
+    /// are the value of the socket option LISTEN.
     ///
     /// Errors: also FWP_E_CALLOUT_NOT_FOUND, if the service is not in force.
     fn register(&mut self, service: Uuid, pid: u32) -> Result<Vec<u8>, Error>;
@@ -52,7 +53,8 @@ pub trait DataPath {
     /// Returns the file descriptor that is readable while there are events, if there is one.
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Returns all events since the last call. If some were lost, an event MISSED may be among them with their number.
+    /// Returns all events since the last call. If some were lost, an event MISSED may be among them
+    /// with their number.
     fn events(&mut self) -> Result<Vec<v1::Event>, Error>;
 
     /// Explains where a connection would go under the given objects, which are those in force.
@@ -62,8 +64,8 @@ pub trait DataPath {
         request: &v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Error>;
 
-    /// Checks whether the paths in the policy still lead to the same executables and cgroups. If not, puts the policy in
-    /// force again, and returns its new generation.
+    /// Checks whether the paths in the policy still lead to the same executables and cgroups. If
+    /// not, puts the policy in force again, and returns its new generation.
     fn refresh(&mut self, objects: &Objects) -> Result<Option<Generation>, Error>;
 }
 

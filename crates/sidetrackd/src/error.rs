@@ -18,8 +18,8 @@ pub enum Error {
     /// The store failed: its file cannot be opened, read or written.
     #[error("the store: {0}")]
     Store(String),
-    /// The data path failed: the kernel refused an operation or is in an unexpected state, or the call needs the kernel
-    /// side and the daemon runs detached.
+    /// The data path failed: the kernel refused an operation or is in an unexpected state, or the
+    /// call needs the kernel side and the daemon runs detached.
     #[error("the data path: {0}")]
     DataPath(String),
     /// The daemon is stopping.

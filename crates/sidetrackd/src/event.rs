@@ -1,4 +1,5 @@
-//! The log of events: new events go to the clients that follow them, and the last ones are kept for later readers.
+//! The log of events: new events go to the clients that follow them, and the last ones are kept for
+//! later readers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sidetrack_api::v1;
 use tokio::sync::broadcast;
 
-/// Number of events that are kept for later readers, and by which a following reader may lag behind.
+/// Number of events that are kept for later readers, and by which a following reader may lag
+/// behind.
 pub const EVENTS_MAX: usize = 1024;
 
 /// The log of events. Clones are the same log.

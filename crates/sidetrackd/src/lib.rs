@@ -1,12 +1,15 @@
-//! Sidetrack's daemon, which manages policy: WFP calls this part the base filtering engine. Its modules, from the
-//! API down to the kernel:
+//! Sidetrack's daemon, which manages policy: WFP calls this part the base filtering engine. Its
+//! modules, from the API down to the kernel:
 //!
-//! - [`server`] answers the calls of the API on a Unix socket; [`access`] decides who may make them.
+//! - [`server`] answers the calls of the API on a Unix socket; [`access`] decides who may make
+//!   them.
 //! - [`session`] keeps the open sessions; [`transaction`] lets one of them write at a time.
 //! - [`committer`] is the one thread that owns policy, store and data path, and commits changes.
-//! - [`store`] keeps objects in a file; [`data_path`] is the committer's interface to the kernel side.
+//! - [`store`] keeps objects in a file; [`data_path`] is the committer's interface to the kernel
+//!   side.
 //! - [`event`] keeps the recent events, and sends new ones to the clients that follow them.
-//! - [`config`] reads the configuration file; [`systemd`] notifies systemd, and queries whether a unit is enabled.
+//! - [`config`] reads the configuration file; [`systemd`] notifies systemd, and queries whether a
+//!   unit is enabled.
 #![deny(unsafe_code)]
 
 pub mod access;

@@ -30,8 +30,8 @@ struct Arguments {
     /// Check the configuration and exit. The exit code is 0 if it is valid, and 2 otherwise.
     #[arg(long)]
     check: bool,
-    /// Accept policy and answer queries, but load nothing into the kernel: no connection is classified. This is for
-    /// trying out policies and clients.
+    /// Accept policy and answer queries, but load nothing into the kernel: no connection is
+    /// classified. This is for trying out policies and clients.
     #[arg(long)]
     detached: bool,
 }
@@ -67,7 +67,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         .build()?;
     let committer = runtime.block_on(serve(config, arguments.detached))?;
     info!("sidetrackd is stopping; the policy stays in force in the kernel");
-    // The last call drops the last handle to the committer, which ends once it has done all its tasks.
+    // The last call drops the last handle to the committer, which ends once it has done all its
+    // tasks.
     runtime.shutdown_timeout(STOP_MAX);
     let joined = committer.join();
     joined.map_err(|_| anyhow::anyhow!("the committer's thread panicked"))

@@ -1,5 +1,6 @@
-//! The server of the API. Each call identifies the caller, checks its permission, converts the request to policy's types,
-//! and converts the result to a message. sidetrack.proto of the crate sidetrack-api documents the calls.
+//! The server of the API. Each call identifies the caller, checks its permission, converts the
+//! request to policy's types, and converts the result to a message. sidetrack.proto of the crate
+//! sidetrack-api documents the calls.
 
 mod admission;
 mod call;
@@ -31,12 +32,14 @@ use crate::{Config, Error};
 
 /// Maximum number of calls in progress on one connection. A further one waits.
 pub const CALLS_PER_CONNECTION_MAX: u32 = 64;
-/// Maximum number of calls in progress from root, and from all other users together. Each keeps its request in memory. A
-/// further one is refused.
+/// Maximum number of calls in progress from root, and from all other users together. Each keeps its
+/// request in memory. A further one is refused.
 pub const CALLS_MAX: usize = 256;
-/// Maximum number of `ApplyPolicy` calls in memory from root, and from all other users together. A further one waits.
+/// Maximum number of `ApplyPolicy` calls in memory from root, and from all other users together. A
+/// further one waits.
 pub const POLICIES_MAX: usize = 1;
-/// Number of bytes that a connection, and a stream, may send before the server has read them: the HTTP/2 windows.
+/// Number of bytes that a connection, and a stream, may send before the server has read them: the
+/// HTTP/2 windows.
 const WINDOW: u32 = 256 << 10;
 /// Maximum size, in bytes, of a request to the reflection service.
 const REFLECTION_REQUEST_SIZE_MAX: usize = 16 << 10;
@@ -89,7 +92,8 @@ impl Api {
             stop.await;
             sessions.stop();
         };
-        // A session's stream lasts until its client closes it, so stopping does not wait for streams.
+        // A session's stream lasts until its client closes it, so stopping does not wait for
+        // streams.
         let serve = Server::builder()
             .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
             .initial_connection_window_size(WINDOW)
@@ -127,8 +131,8 @@ impl Api {
     }
 }
 
-/// Creates the API's Unix socket and its folder. Replaces a socket that has no listener any more. Every user may connect;
-/// each call checks the permissions of its caller.
+/// Creates the API's Unix socket and its folder. Replaces a socket that has no listener any more.
+/// Every user may connect; each call checks the permissions of its caller.
 ///
 /// Errors: the kernel's; [`io::ErrorKind::AddrInUse`] if another process listens at this path.
 pub fn listen(socket: &Path) -> io::Result<UnixListener> {

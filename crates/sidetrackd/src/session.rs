@@ -1,5 +1,5 @@
-//! Sessions (docs/wfp.md, 4.1). A session lasts as long as its client's stream. A dynamic session outlives the daemon:
-//! the next daemon waits for its client to resume it.
+//! Sessions (docs/wfp.md, 4.1). A session lasts as long as its client's stream. A dynamic session
+//! outlives the daemon: the next daemon waits for its client to resume it.
 
 mod resumable;
 
@@ -21,7 +21,8 @@ use crate::event::EventLog;
 use crate::transaction::{Transaction, WAIT_DEFAULT, WAIT_MAX, WriteLock, WritePermit};
 use crate::{Config, Error};
 
-/// Maximum number of events in a session's queue. Further events are dropped until the client reads.
+/// Maximum number of events in a session's queue. Further events are dropped until the client
+/// reads.
 const EVENTS_MAX: usize = 8;
 
 /// All sessions, and the lock for the one that writes.
@@ -40,7 +41,8 @@ struct Registry {
     open: HashMap<u64, Arc<Session>>,
     /// Dynamic sessions of the previous daemon that wait for their clients.
     resumable: ResumableSessions,
-    /// Whether the daemon is stopping: clients then disconnect because of it, and their objects are kept.
+    /// Whether the daemon is stopping: clients then disconnect because of it, and their objects are
+    /// kept.
     stopping: bool,
 }
 
@@ -59,7 +61,8 @@ pub struct Session {
     /// How long its calls wait for the write lock.
     wait: Duration,
     events: mpsc::Sender<session_event::Event>,
-    /// Has no permits, and is closed when the session ends: that wakes the session's calls that wait for the write lock.
+    /// Has no permits, and is closed when the session ends: that wakes the session's calls that
+    /// wait for the write lock.
     end: Semaphore,
     state: Mutex<LockedState>,
 }
@@ -70,15 +73,16 @@ struct LockedState {
     transaction: Option<Transaction>,
     /// Number of transactions so far, by which [`Sessions::abort_after_hold`] recognises its own.
     number: u64,
-    /// Whether a transaction was aborted because it was held too long. The next call fails once with FWP_E_TXN_ABORTED.
+    /// Whether a transaction was aborted because it was held too long. The next call fails once
+    /// with FWP_E_TXN_ABORTED.
     aborted: bool,
     /// Whether the session has ended.
     ended: bool,
 }
 
 impl Sessions {
-    /// Creates the registry, without open sessions. Sessions that have dynamic objects in the store wait for their
-    /// clients.
+    /// Creates the registry, without open sessions. Sessions that have dynamic objects in the store
+    /// wait for their clients.
     pub fn new(config: &Config, committer: Handle, log: EventLog) -> Arc<Self> {
         Arc::new(Self {
             registry: Lock::new(Registry {
@@ -97,8 +101,8 @@ impl Sessions {
 
     /// Opens a session, or resumes one that waits. The receiver returns the session's events.
     ///
-    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::Exhausted`]; FWP_E_SESSION_ABORTED or FWP_E_INVALID_PARAMETER if the session
-    /// cannot be resumed.
+    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::Exhausted`]; FWP_E_SESSION_ABORTED or
+    /// FWP_E_INVALID_PARAMETER if the session cannot be resumed.
     pub fn open(
         &self,
         peer: Peer,
@@ -146,8 +150,8 @@ impl Sessions {
         own.ok_or_else(|| session_gone().into())
     }
 
-    /// Ends a session. Aborts its transaction, and deletes its objects if it is dynamic. While the daemon is stopping, the
-    /// objects are kept for the next daemon instead.
+    /// Ends a session. Aborts its transaction, and deletes its objects if it is dynamic. While the
+    /// daemon is stopping, the objects are kept for the next daemon instead.
     pub async fn end(&self, session: &Session) {
         let stopping = self.lock().remove(session.id);
         session.end.close();
@@ -188,8 +192,8 @@ impl Sessions {
         }
     }
 
-    /// Deletes the objects of ended sessions, and returns how many each had. If that fails, it logs the error and returns
-    /// zeros, and the committer tries again later.
+    /// Deletes the objects of ended sessions, and returns how many each had. If that fails, it logs
+    /// the error and returns zeros, and the committer tries again later.
     async fn delete_objects(&self, sessions: Vec<u64>) -> Vec<usize> {
         let none = vec![0; sessions.len()];
         let task = self
@@ -262,8 +266,8 @@ impl Sessions {
         Ok(in_force.generation)
     }
 
-    /// Commits the session's transaction, and returns the generation in force. After an error, too, the session has no
-    /// transaction.
+    /// Commits the session's transaction, and returns the generation in force. After an error, too,
+    /// the session has no transaction.
     ///
     /// Errors: FWP_E_NO_TXN_IN_PROGRESS, FWP_E_TXN_ABORTED, FWP_E_SESSION_ABORTED, and those of
     /// [`Committer::commit`](crate::committer::Committer::commit).
@@ -277,7 +281,8 @@ impl Sessions {
         };
         let task = self.committer.run(move |committer| {
             let committed = committer.commit_transaction(objects);
-            // Released here, so that the next writer starts from this commit even if the caller no longer waits.
+            // Released here, so that the next writer starts from this commit even if the caller no
+            // longer waits.
             drop(permit);
             committed
         });
@@ -294,10 +299,12 @@ impl Sessions {
         aborted.map(drop).ok_or_else(|| no_transaction().into())
     }
 
-    /// Changes objects within the session's transaction or, if it has none, in an implicit one. Returns the change's
-    /// result and the generation in force afterwards. If `change` fails, it must have changed nothing.
+    /// Changes objects within the session's transaction or, if it has none, in an implicit one.
+    /// Returns the change's result and the generation in force afterwards. If `change` fails, it
+    /// must have changed nothing.
     ///
-    /// Errors: the change's, FWP_E_INCOMPATIBLE_TXN, FWP_E_TIMEOUT, FWP_E_TXN_ABORTED, FWP_E_SESSION_ABORTED, and those of
+    /// Errors: the change's, FWP_E_INCOMPATIBLE_TXN, FWP_E_TIMEOUT, FWP_E_TXN_ABORTED,
+    /// FWP_E_SESSION_ABORTED, and those of
     /// [`Committer::commit`](crate::committer::Committer::commit).
     pub async fn change<R: Send + 'static>(
         &self,
@@ -410,7 +417,8 @@ impl Session {
         }
     }
 
-    /// Returns whether it has a transaction. A session that is busy with a call counts as having one.
+    /// Returns whether it has a transaction. A session that is busy with a call counts as having
+    /// one.
     pub fn in_transaction(&self) -> bool {
         let state = self.state.try_lock();
         state.map_or(true, |state| state.transaction.is_some())

@@ -1,7 +1,8 @@
 //! The store: a redb file with the objects that outlive the daemon. It changes by whole commits.
 //!
-//! A record has the object as a message of the API, and the object's author. Static and dynamic objects are stored too, but
-//! only until the host restarts: so a restarted daemon knows by which objects the kernel classifies.
+//! A record has the object as a message of the API, and the object's author. Static and dynamic
+//! objects are stored too, but only until the host restarts: so a restarted daemon knows by which
+//! objects the kernel classifies.
 
 mod record;
 
@@ -46,8 +47,8 @@ impl Store {
         Ok(Self { database })
     }
 
-    /// Loads all objects, with two exceptions: static and dynamic objects from another boot than `boot_id`, and persistent
-    /// objects of a provider whose systemd unit is not enabled.
+    /// Loads all objects, with two exceptions: static and dynamic objects from another boot than
+    /// `boot_id`, and persistent objects of a provider whose systemd unit is not enabled.
     ///
     /// Errors: [`Error::Store`], also if a record cannot be read.
     pub fn load(&self, boot_id: &str, is_enabled: &dyn Fn(&str) -> bool) -> Result<Loaded, Error> {
@@ -91,7 +92,8 @@ impl Store {
         })
     }
 
-    /// Stores the boot id. If it has changed, deletes the static and dynamic objects of the previous boot.
+    /// Stores the boot id. If it has changed, deletes the static and dynamic objects of the
+    /// previous boot.
     ///
     /// Errors: [`Error::Store`].
     pub fn begin_boot(&self, boot_id: &str) -> Result<(), Error> {
@@ -113,8 +115,8 @@ impl Store {
         })
     }
 
-    /// Changes the file from one set of objects to another, in one transaction. After a crash at any moment, the file has
-    /// exactly one of the two sets.
+    /// Changes the file from one set of objects to another, in one transaction. After a crash at
+    /// any moment, the file has exactly one of the two sets.
     ///
     /// Errors: [`Error::Store`]; then the file has the set `before`.
     pub fn write(&self, before: &Objects, after: &Objects) -> Result<(), Error> {
@@ -146,9 +148,11 @@ struct Loading {
     objects: Objects,
     /// Whether the store was written in this boot.
     same_boot: bool,
-    /// Objects that are not loaded because of their provider's unit, or because they refer to such an object.
+    /// Objects that are not loaded because of their provider's unit, or because they refer to such
+    /// an object.
     skipped: BTreeSet<(Kind, Uuid)>,
-    /// Number of static and dynamic objects from another boot. Persistent objects cannot refer to them.
+    /// Number of static and dynamic objects from another boot. Persistent objects cannot refer to
+    /// them.
     expired: usize,
 }
 
@@ -196,7 +200,8 @@ impl Loading {
     }
 }
 
-/// Writes the differences between two sets. Entries that are the same are shared in memory, so pointers are compared.
+/// Writes the differences between two sets. Entries that are the same are shared in memory, so
+/// pointers are compared.
 fn write_table<T: Stored>(
     transaction: &WriteTransaction,
     before: &Objects,

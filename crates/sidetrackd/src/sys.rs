@@ -4,8 +4,8 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Returns the supplementary groups that the process at the other end of a Unix socket had when it connected
-/// (SO_PEERGROUPS of unix(7)).
+/// Returns the supplementary groups that the process at the other end of a Unix socket had when it
+/// connected (SO_PEERGROUPS).
 ///
 /// Errors: the kernel's.
 pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
@@ -13,8 +13,9 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     loop {
         let mut length = libc::socklen_t::try_from(groups.len() * size_of::<libc::gid_t>())
             .map_err(io::Error::other)?;
-        // SAFETY: the kernel writes at most `length` bytes to the vector, which has that size, and sets
-        // `length` to the number of bytes that it wrote or needs. The descriptor is borrowed, so it is open.
+        // SAFETY: the kernel writes at most `length` bytes to the vector, which has that size, and
+        // sets `length` to the number of bytes that it wrote or needs. The descriptor is borrowed,
+        // so it is open.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),

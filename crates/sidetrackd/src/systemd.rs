@@ -6,8 +6,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::{Command, Stdio};
 
-/// Sends a message such as `READY=1`, `STOPPING=1` or `STATUS=…` to the service manager (sd_notify(3)). Without the
-/// environment variable NOTIFY_SOCKET there is no manager that waits for it, and nothing is sent.
+/// Sends a message such as `READY=1`, `STOPPING=1` or `STATUS=…` to the service manager
+/// (sd_notify(3)). Without the environment variable NOTIFY_SOCKET there is no manager that waits
+/// for it, and nothing is sent.
 ///
 /// Errors: the socket's.
 pub fn notify(message: &str) -> io::Result<()> {

@@ -1,4 +1,5 @@
-//! Tests of the daemon through its API: with a real server on a real socket, and a data path that records its calls.
+//! Tests of the daemon through its API: with a real server on a real socket, and a data path that
+//! records its calls.
 
 mod codes;
 mod events;

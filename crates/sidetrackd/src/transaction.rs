@@ -1,5 +1,5 @@
-//! Transactions, and the lock that lets one session write at a time (docs/wfp.md, 4.1). Waiting calls get the lock in
-//! the order in which they asked for it.
+//! Transactions, and the lock that lets one session write at a time (docs/wfp.md, 4.1). Waiting
+//! calls get the lock in the order in which they asked for it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,7 +44,8 @@ pub struct Holder {
 #[derive(Debug)]
 pub struct WritePermit {
     holder: Arc<Mutex<Option<Holder>>>,
-    // Fields are dropped after `drop` has run: `holder` is cleared before the lock is free for the next session.
+    // Fields are dropped after `drop` has run: `holder` is cleared before the lock is free for the
+    // next session.
     _permit: OwnedSemaphorePermit,
 }
 

@@ -29,9 +29,11 @@ pub struct Start {
 }
 
 impl Start {
-    /// Starts the committer's thread and opens the data path in it. Returns once store and kernel agree.
+    /// Starts the committer's thread and opens the data path in it. Returns once store and kernel
+    /// agree.
     ///
-    /// Errors: those of `open`, [`Error::Store`], [`Error::DataPath`]. After an error, what is pinned stays as it is.
+    /// Errors: those of `open`, [`Error::Store`], [`Error::DataPath`]. After an error, what is
+    /// pinned stays as it is.
     pub async fn spawn(
         self,
         open: impl FnOnce() -> Result<Box<dyn DataPath>, Error> + Send + 'static,
@@ -90,10 +92,12 @@ impl Start {
     }
 }
 
-/// Loads the store. If nothing was pinned, the store's boot-time filters are put in force first, until it is loaded.
+/// Loads the store. If nothing was pinned, the store's boot-time filters are put in force first,
+/// until it is loaded.
 fn load(store: &Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Loaded, Error> {
     if data_path.is_fresh() {
-        // Whether providers' units are enabled is asked later: that takes time, during which these filters are in force.
+        // Whether providers' units are enabled is asked later: that takes time, during which these
+        // filters are in force.
         let at_boot: Objects = store.load(boot_id, &|_| true)?.objects.at_boot();
         data_path.apply_boot_time(&at_boot)?;
     }

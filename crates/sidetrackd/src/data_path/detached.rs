@@ -1,4 +1,5 @@
-//! A data path without a kernel side: the daemon accepts policy and answers queries, but no connection is classified.
+//! A data path without a kernel side: the daemon accepts policy and answers queries, but no
+//! connection is classified.
 
 use std::os::fd::BorrowedFd;
 
@@ -8,8 +9,8 @@ use sidetrack_policy::{Code, Objects, Service, Uuid};
 use super::{DataPath, Generation, Reconciled};
 use crate::Error;
 
-/// The data path of `sidetrackd --detached`, for trying out policies and clients where connections must not be
-/// redirected, or cannot be.
+/// The data path of `sidetrackd --detached`, for trying out policies and clients where connections
+/// must not be redirected, or cannot be.
 #[derive(Debug, Default)]
 pub struct Detached {
     generation: Generation,

@@ -44,7 +44,8 @@ enum ResolvedPath {
 }
 
 impl Kernel {
-    /// Opens the kernel side for the programs of a cgroup. Resumes what is pinned at `pins`; if nothing is, loads it.
+    /// Opens the kernel side for the programs of a cgroup. Resumes what is pinned at `pins`; if
+    /// nothing is, loads it.
     ///
     /// Errors: [`Error::DataPath`].
     pub fn open(cgroup: &Path, pins: &Path) -> Result<Self, Error> {
@@ -57,7 +58,8 @@ impl Kernel {
             .and_then(|engine| engine.load())
             .and_then(|engine| engine.attach())
             .map_err(from_engine)?;
-        // It is not known which services registered in these cgroups before, so each may have been any of them.
+        // It is not known which services registered in these cgroups before, so each may have been
+        // any of them.
         let keys: BTreeSet<Uuid> = engine.services().map(|(_, spec)| spec.key).collect();
         let cgroups = engine.homes();
         let service_cgroups = cgroups
@@ -96,7 +98,8 @@ impl Kernel {
                 Some(number) if self.has_settings(number, &spec) => {
                     self.engine.amend_service(number, &spec);
                 }
-                // After a change of its name or its records setting, its listeners must register again.
+                // After a change of its name or its records setting, its listeners must register
+                // again.
                 _ => created.push(
                     self.engine
                         .create_service(&spec)
@@ -108,7 +111,8 @@ impl Kernel {
         Ok(created)
     }
 
-    /// Removes the engine's services that have no object any more, or another name or records setting than it.
+    /// Removes the engine's services that have no object any more, or another name or records
+    /// setting than it.
     fn remove_services(&mut self, objects: &Objects) -> Result<(), Error> {
         let wanted: HashMap<Uuid, ServiceSpec> = objects
             .all::<Service>()
@@ -133,8 +137,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Detaches the engine from cgroups in which no service can listen any more. Does nothing while there are flows,
-    /// because their ends would be missed.
+    /// Detaches the engine from cgroups in which no service can listen any more. Does nothing while
+    /// there are flows, because their ends would be missed.
     fn detach_unused_cgroups(&mut self) -> Result<(), Error> {
         self.service_cgroups
             .retain(|path, keys| !keys.is_empty() && path.exists());

@@ -1,5 +1,5 @@
-//! Limits the size and the number of calls before they are read, so that a client that sends many cannot fill the
-//! memory.
+//! Limits the size and the number of calls before they are read, so that a client that sends many
+//! cannot fill the memory.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -78,7 +78,8 @@ impl Service<http::Request<Body>> for Admission {
         if request.uri().path() == APPLY_POLICY {
             let permits = self.policy_permits.for_caller(&request);
             let mut server = self.policies.clone();
-            // The request is not read while it waits; HTTP/2 flow control keeps its bytes at the sender.
+            // The request is not read while it waits; HTTP/2 flow control keeps its bytes at the
+            // sender.
             return Box::pin(async move {
                 let _permit = permits.acquire_owned().await;
                 server.call(request).await

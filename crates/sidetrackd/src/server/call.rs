@@ -20,7 +20,8 @@ use crate::Error;
 use crate::access::Peer;
 use crate::session::{Session, Sessions};
 
-/// The stream of a session's events. It is dropped when the client closes it or dies, and then the session ends.
+/// The stream of a session's events. It is dropped when the client closes it or dies, and then the
+/// session ends.
 pub struct SessionStream {
     /// The event `opened`, until it is sent.
     first: Option<v1::session_event::Event>,

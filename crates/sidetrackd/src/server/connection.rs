@@ -1,4 +1,5 @@
-//! Connections to the API's socket, with the credentials of their peers and a limit on their number.
+//! Connections to the API's socket, with the credentials of their peers and a limit on their
+//! number.
 
 use std::io;
 use std::pin::Pin;

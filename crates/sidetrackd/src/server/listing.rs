@@ -1,5 +1,5 @@
-//! Lists of objects as streams of messages. Each message is made when the client fetches it, so that a slow client
-//! costs no memory.
+//! Lists of objects as streams of messages. Each message is made when the client fetches it, so
+//! that a slow client costs no memory.
 
 use sidetrack_api::v1;
 use sidetrack_policy::set::{Entry, Object};
@@ -44,7 +44,8 @@ impl ApiObject for Filter {
     }
 }
 
-/// Iterates over the objects of one kind, as messages. It has its own copy of the set, so later changes do not matter.
+/// Iterates over the objects of one kind, as messages. It has its own copy of the set, so later
+/// changes do not matter.
 pub(super) struct ObjectMessages<T> {
     objects: Objects,
     provider: Option<Uuid>,
@@ -76,7 +77,8 @@ impl<T: ApiObject> Iterator for ObjectMessages<T> {
     }
 }
 
-/// Returns a list as a response: a stream of messages, each with several items. `list` makes a message of its items.
+/// Returns a list as a response: a stream of messages, each with several items. `list` makes a
+/// message of its items.
 pub(super) fn response<T: Send + 'static, L: Send + 'static>(
     items: impl Iterator<Item = Result<T, Status>> + Send + 'static,
     list: impl Fn(Vec<T>) -> L + Send + 'static,

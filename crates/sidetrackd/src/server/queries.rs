@@ -14,7 +14,8 @@ use super::{Api, Error};
 use crate::event::unix_ns;
 use crate::session::Session;
 
-/// Maximum number of events in the queue of one reader, in addition to those by which it may lag behind.
+/// Maximum number of events in the queue of one reader, in addition to those by which it may lag
+/// behind.
 const QUEUE_MAX: usize = 16;
 
 impl Api {
@@ -162,7 +163,8 @@ struct EventReader {
 }
 
 impl EventReader {
-    /// Sends the events whose kind the client has asked for. Events of the kind MISSED are always sent.
+    /// Sends the events whose kind the client has asked for. Events of the kind MISSED are always
+    /// sent.
     async fn send_matching(&self, events: impl IntoIterator<Item = Arc<v1::Event>>) -> Option<()> {
         for event in events {
             let is_missed = event.kind == v1::EventKind::Missed as i32;

@@ -1,4 +1,5 @@
-//! Dynamic sessions of a previous daemon. Their objects are in force, and their clients may resume them.
+//! Dynamic sessions of a previous daemon. Their objects are in force, and their clients may resume
+//! them.
 
 use std::collections::HashMap;
 

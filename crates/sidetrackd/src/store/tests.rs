@@ -240,7 +240,8 @@ fn filter_count(n: u64) -> u128 {
     10 + u128::from(n % 17)
 }
 
-/// Returns the number of the commit that a store has, or 0 if it is empty. Panics if it has parts of several commits.
+/// Returns the number of the commit that a store has, or 0 if it is empty. Panics if it has parts
+/// of several commits.
 fn stored_commit(path: &Path) -> u64 {
     let objects = Store::open(path)
         .unwrap()
@@ -305,7 +306,8 @@ fn a_store_survives_power_cuts() {
     for _ in 0..KILLS {
         let mut child = child(&path);
         let mut output = BufReader::new(child.stdout.take().unwrap());
-        // The process is killed after none, one or two commits and a random time. It prints a line after each commit.
+        // The process is killed after none, one or two commits and a random time. It prints a line
+        // after each commit.
         let random = Uuid::new_v4().as_u128();
         let mut printed = last;
         let mut line = String::new();

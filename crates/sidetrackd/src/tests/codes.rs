@@ -1,4 +1,5 @@
-//! Tests that the API returns each of WFP's error codes, and tests of conformance cases about them (docs/wfp.md, 8).
+//! Tests that the API returns each of WFP's error codes, and tests of conformance cases about them
+//! (docs/wfp.md, 8).
 
 use std::collections::BTreeSet;
 

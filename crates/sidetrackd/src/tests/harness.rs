@@ -27,7 +27,8 @@ pub(super) struct Daemon {
     pub(super) data_path: FakeDataPath,
     pub(super) config: Config,
     folder: Option<tempfile::TempDir>,
-    /// The daemon's own runtime, as in the real program. Shutting it down drops all calls in progress.
+    /// The daemon's own runtime, as in the real program. Shutting it down drops all calls in
+    /// progress.
     runtime: Option<tokio::runtime::Runtime>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     server: Option<tokio::task::JoinHandle<()>>,
@@ -48,8 +49,8 @@ impl Daemon {
         Self::start_in(folder, config, FakeDataPath::default(), "a boot").await
     }
 
-    /// Stops this daemon and starts another with its store. Another boot id than "a boot" is a restart of the host: then
-    /// the data path is new, too.
+    /// Stops this daemon and starts another with its store. Another boot id than "a boot" is a
+    /// restart of the host: then the data path is new, too.
     pub(super) async fn restart(self, boot: &str) -> Self {
         let config = self.config.clone();
         self.restart_with(boot, config).await
@@ -160,7 +161,8 @@ impl Daemon {
         [(CLIENT_PROCESS_SOCKET, &self.socket)]
     }
 
-    /// Runs a test of this program in a separate process. It finds the daemon by [`socket_from_environment`].
+    /// Runs a test of this program in a separate process. It finds the daemon by
+    /// [`socket_from_environment`].
     pub(super) fn spawn_client(&self, test: &str) -> Child {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])

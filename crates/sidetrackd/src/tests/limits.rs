@@ -15,9 +15,9 @@ use crate::Config;
 use crate::config::Limits;
 use crate::server::{CALL_SIZE_MAX, CALLS_MAX};
 
-/// The most memory, in bytes, that a client which floods the daemon may cost it: the calls in progress, their decoding,
-/// and the buffers of the connections. The test measures the memory of its own process, so no other test may run in it at
-/// the same time.
+/// The most memory, in bytes, that a client which floods the daemon may cost it: the calls in
+/// progress, their decoding, and the buffers of the connections. The test measures the memory of
+/// its own process, so no other test may run in it at the same time.
 const FLOOD_BYTES_MAX: u64 = 256 << 20;
 
 fn policy() -> v1::ApplyPolicyRequest {
@@ -157,7 +157,8 @@ async fn calls_have_a_size_limit_and_policies_a_larger_one() {
         .await
         .unwrap_err();
     assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
-    // Within a policy it is small enough to be read, and is then refused because of its description.
+    // Within a policy it is small enough to be read, and is then refused because of its
+    // description.
     let one = v1::ApplyPolicyRequest {
         filters: vec![large],
         ..policy()
@@ -244,7 +245,8 @@ async fn a_flood_is_refused_and_memory_is_bounded() {
     let grown = peak_memory() - before;
     println!("{refused} calls refused, {} MiB more", grown >> 20);
     assert!(refused >= 32 * 40 - CALLS_MAX * 3 && grown < FLOOD_BYTES_MAX);
-    // Other clients are served once the flood has ended, and the writing transaction has stayed open.
+    // Other clients are served once the flood has ended, and the writing transaction has stayed
+    // open.
     client.try_add_filter(&session, filter(2)).await.ok();
     child.kill().unwrap();
     child.wait().unwrap();

@@ -255,7 +255,8 @@ async fn a_stranger() {
 
 /// Runs a test of this file as a user and a group, and checks that it succeeds.
 fn run_as(daemon: &Daemon, test: &str, user: u32, group: u32) {
-    // Other users may have no access to the folder of this program, not even through /proc/self/exe: so run a copy.
+    // Other users may have no access to the folder of this program, not even through
+    // /proc/self/exe: so run a copy.
     let copy = daemon.socket.with_file_name("client");
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     let output = Command::new(copy)

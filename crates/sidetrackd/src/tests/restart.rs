@@ -1,4 +1,5 @@
-//! Tests of a restarted daemon: what it loads from the store, and how it reconciles the kernel with it.
+//! Tests of a restarted daemon: what it loads from the store, and how it reconciles the kernel with
+//! it.
 
 use sidetrack_api::client::{Client, Session};
 use sidetrack_api::v1;
@@ -13,8 +14,8 @@ fn with_flag(number: u128, flag: v1::Flag) -> v1::Filter {
     }
 }
 
-/// Starts a daemon and adds a filter of each lifetime. Also returns the session of the dynamic filter, which must last
-/// until the daemon stops.
+/// Starts a daemon and adds a filter of each lifetime. Also returns the session of the dynamic
+/// filter, which must last until the daemon stops.
 async fn daemon_with_all_lifetimes() -> (Daemon, (Client, Session)) {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;

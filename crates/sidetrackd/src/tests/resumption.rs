@@ -19,7 +19,8 @@ fn resume(session: u64) -> v1::SessionOptions {
     }
 }
 
-/// Returns a restarted daemon and the id of a session from before the restart, which has a sublayer and a filter in it.
+/// Returns a restarted daemon and the id of a session from before the restart, which has a sublayer
+/// and a filter in it.
 async fn restarted(seconds: u64) -> (Daemon, u64) {
     let daemon = Daemon::start_with(grace(seconds)).await;
     let (mut client, session) = daemon.dynamic_session().await;

@@ -1,4 +1,5 @@
-//! Tests of sessions, which end with their clients, and of dynamic objects, which are deleted with their session.
+//! Tests of sessions, which end with their clients, and of dynamic objects, which are deleted with
+//! their session.
 
 use std::io::{BufRead, BufReader, Write};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Tests of transactions: explicit, implicit and read-only ones, the order of writers, and transactions held too long.
+//! Tests of transactions: explicit, implicit and read-only ones, the order of writers, and
+//! transactions held too long.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
-//! Explains where a connection would go, or why a flow went where it did. The field values come from the request or the
-//! flow, the policy crate's reference classifies them, and [`Renderer`] writes the response.
+//! Explains where a connection would go, or why a flow went where it did. The field values come
+//! from the request or the flow, the policy crate's reference classifies them, and [`Renderer`]
+//! writes the response.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
