@@ -86,6 +86,7 @@ install: build ## to PREFIX: commands, the Winsock library, manual pages, comple
 	$(CARGO) build --release -p sidetrack-winsock
 	mkdir -p target/man
 	target/release/sidetrack man target/man
+	target/release/sidetrackd --man target/man/sidetrackd.8
 	target/release/sidetrack completions bash > target/sidetrack.bash
 	target/release/sidetrack completions zsh > target/_sidetrack
 	target/release/sidetrack completions fish > target/sidetrack.fish
@@ -95,6 +96,7 @@ install: build ## to PREFIX: commands, the Winsock library, manual pages, comple
 	$(SUDO) install -D -m 644 -t $(PREFIXED)/include/sidetrack crates/sidetrack-winsock/include/sidetrack/*.h
 	$(SUDO) install -D -m 644 -t $(PREFIXED)/include/sidetrack/windows crates/sidetrack-winsock/include/windows/*.h
 	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/man/man1 target/man/*.1
+	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/man/man8 target/man/sidetrackd.8
 	$(SUDO) install -D -m 644 target/sidetrack.bash $(PREFIXED)/share/bash-completion/completions/sidetrack
 	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/zsh/site-functions target/_sidetrack
 	$(SUDO) install -D -m 644 -t $(PREFIXED)/share/fish/vendor_completions.d target/sidetrack.fish
@@ -106,6 +108,7 @@ uninstall: ## what install put there, and what is in the kernel, but the configu
 	$(SUDO) rm -f $(PREFIXED)/bin/sidetrack $(PREFIXED)/bin/sidetrackd $(UNITS)/sidetrackd.service \
 		$(PREFIXED)/lib/libsidetrack_winsock.so $(PREFIXED)/lib/libsidetrack_winsock.a \
 		$(PREFIXED)/share/man/man1/sidetrack.1 $(PREFIXED)/share/man/man1/sidetrack-*.1 \
+		$(PREFIXED)/share/man/man8/sidetrackd.8 \
 		$(PREFIXED)/share/bash-completion/completions/sidetrack \
 		$(PREFIXED)/share/zsh/site-functions/_sidetrack \
 		$(PREFIXED)/share/fish/vendor_completions.d/sidetrack.fish

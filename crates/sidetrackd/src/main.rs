@@ -1,13 +1,15 @@
 //! `sidetrackd`: the daemon.
 #![forbid(unsafe_code)]
 
+mod manual;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use sidetrackd::committer::Start;
 use sidetrackd::data_path::{DataPath, Detached, Kernel};
 use sidetrackd::event::EventLog;
@@ -21,6 +23,13 @@ use tracing_subscriber::EnvFilter;
 const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Sidetrack's daemon: manages policy, and puts it in force in the kernel.
+///
+/// Programs give it policy through an API on a Unix socket. It stores what must survive a restart
+/// of the host, puts the policy in force in the kernel, and explains why a connection went where it
+/// went.
+///
+/// No connection passes through the daemon. While it is stopped, killed or upgraded, the kernel
+/// continues with the policy in force, and the next sidetrackd takes that policy over.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -34,6 +43,9 @@ struct Arguments {
     /// classified. This is for trying out policies and clients.
     #[arg(long)]
     detached: bool,
+    /// Write the manual page of this program to a file, and exit.
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    man: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +59,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(path) = &arguments.man {
+        let page = manual::page(Arguments::command())?;
+        return std::fs::write(path, page)
+            .with_context(|| format!("cannot write {}", path.display()));
+    }
     let config = match &arguments.config {
         Some(path) => Config::read(path)?,
         None => Config::default(),

@@ -120,6 +120,17 @@ fn an_invalid_configuration_is_refused_with_line_and_column() {
     assert!(text.contains("`log`"), "{text}");
 }
 
+#[test]
+fn the_manual_page_is_written_to_a_file() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("sidetrackd.8");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidetrackd"));
+    let status = command.arg("--man").arg(&path).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    let page = std::fs::read_to_string(&path).unwrap();
+    assert!(page.contains(".TH sidetrackd 8 "), "{page}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn static_and_persistent_objects_outlive_a_killed_daemon() {
     let sandbox = Sandbox::new();
