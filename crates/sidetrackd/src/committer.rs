@@ -298,7 +298,7 @@ impl Committer {
         }
     }
 
-    /// Runs tasks, forwards events and refreshes every so often, until all handles are dropped.
+    /// Runs tasks, forwards events and refreshes at each interval, until all handles are dropped.
     fn run_loop(&mut self, tasks: &mut mpsc::Receiver<Task>, wake: &OwnedFd, interval: Duration) {
         let mut next = Instant::now() + interval;
         loop {

@@ -41,8 +41,8 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Access {
-    /// Name of the group whose members may change policy, but only the objects of their own
-    /// providers.
+    /// Name of the group whose members may change policy, but only objects of providers that the
+    /// same user has added.
     pub write_group: Option<String>,
     /// Name of the group whose members may read policy, flows and events.
     pub read_group: Option<String>,

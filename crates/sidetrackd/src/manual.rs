@@ -223,7 +223,7 @@ mod tests {
         assert!(MAKEFILE.contains(&format!("UNITS    := $(DESTDIR){units}\n")));
     }
 
-    /// `systemctl help sidetrackd` opens what the unit names as its documentation.
+    /// `systemctl help sidetrackd` opens the page that the unit names as its documentation.
     #[test]
     fn the_page_that_the_unit_names_is_installed_and_uninstalled() {
         assert_eq!(unit_setting("Documentation"), "man:sidetrackd(8)");

@@ -1,5 +1,5 @@
 //! Transactions, and the lock that lets one session write at a time (docs/wfp.md, 4.1). Waiting
-//! calls get the lock in the order in which they asked for it.
+//! calls get the lock in the order in which they were made.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -96,7 +96,7 @@ impl Start {
 /// until it is loaded.
 fn load(store: &Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Loaded, Error> {
     if data_path.is_fresh() {
-        // Whether providers' units are enabled is asked later: that takes time, during which these
+        // Whether providers' units are enabled is checked later: that takes time, during which these
         // filters are in force.
         let at_boot: Objects = store.load(boot_id, &|_| true)?.objects.at_boot();
         data_path.apply_boot_time(&at_boot)?;

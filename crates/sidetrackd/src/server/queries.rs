@@ -163,7 +163,7 @@ struct EventReader {
 }
 
 impl EventReader {
-    /// Sends the events whose kind the client has asked for. Events of the kind MISSED are always
+    /// Sends the events whose kind the client has requested. Events of the kind MISSED are always
     /// sent.
     async fn send_matching(&self, events: impl IntoIterator<Item = Arc<v1::Event>>) -> Option<()> {
         for event in events {
