@@ -83,7 +83,7 @@ impl ServiceSpec {
     }
 
     /// What an earlier engine wrote down. `owns_cgroup` is not among it.
-    pub(crate) fn raise(value: &kernel::Service) -> Self {
+    pub(crate) fn from_kernel(value: &kernel::Service) -> Self {
         let name = sidetrack_abi::address::text(&value.name);
         Self {
             key: Uuid::from_bytes(value.key),

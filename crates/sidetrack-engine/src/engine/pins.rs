@@ -339,7 +339,8 @@ impl Engine {
             if let Some(value) = self.read_service(number)?
                 && value.name[0] != 0
             {
-                self.services.insert(number, ServiceSpec::raise(&value));
+                self.services
+                    .insert(number, ServiceSpec::from_kernel(&value));
                 self.last_number = number;
             }
         }

@@ -16,8 +16,8 @@ use crate::config::Limits;
 use crate::server::{CALL_SIZE_MAX, CALLS_MAX};
 
 /// The most memory, in bytes, that a client which floods the daemon may cost it: the calls in
-/// progress, their decoding, and the buffers of the connections. The test measures the memory of
-/// its own process, so no other test may run in it at the same time.
+/// progress, their decoding, and the buffers of the connections. The test measures the process in
+/// which it runs, so no other test may run in that process at the same time.
 const FLOOD_BYTES_MAX: u64 = 256 << 20;
 
 fn policy() -> v1::ApplyPolicyRequest {
