@@ -1,12 +1,13 @@
-//! Where a service's redirected datagrams arrive.
+//! The UDP sockets of a service.
 //!
-//! All flows of a family come to one socket, each at an address of its own. What the kernel says of a
-//! flow is asked once, and remembered.
+//! One socket receives the datagrams of all flows of a family. Each flow has its own loopback address, at
+//! which its datagrams arrive. The kernel is queried for a flow once, at its first datagram; the result is
+//! kept in a [`FlowTable`]. docs/datagrams.md describes the protocol.
 
 mod batch;
 #[allow(unsafe_code)]
 mod ffi;
-mod session;
+mod flow_table;
 mod unreachable;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -20,80 +21,123 @@ use sidetrack_abi::{address, kernel};
 use socket2::{Domain, Protocol, Socket, Type};
 use zerocopy::IntoBytes;
 
-use crate::listener::{if_ipv6, listen_error};
+use crate::listener::{listen_error, none_without_ipv6};
 use crate::{Error, Flow, Service, query, sys};
 
 pub use batch::{Batch, Datagram};
-use session::Sessions;
+use flow_table::FlowTable;
 use unreachable::Reporter;
 pub use unreachable::Unreachable;
 
-/// What may wait in a socket each way, in bytes as the kernel counts them.
+/// Size of the receive buffer and of the send buffer of each socket, in bytes as the kernel counts them.
 const BUFFER_SIZE: usize = 4 << 20;
 
-/// A service's UDP sockets, one for each family.
+/// The UDP sockets of a service: one for IPv4 and, where the host has IPv6, one for IPv6.
+///
+/// All methods take `&self`; several threads may receive and answer at the same time.
+///
+/// # Example
+///
+/// ```no_run
+/// use sidetrack::{Batch, DatagramListener, Service};
+///
+/// # fn main() -> Result<(), sidetrack::Error> {
+/// let listener = DatagramListener::bind(&Service::from_env()?)?;
+/// let mut batch = Batch::new(64, 2048); // 64 datagrams of up to 2,048 bytes
+/// loop {
+///     listener.receive(&mut batch)?;
+///     for datagram in batch.iter() {
+///         let flow = datagram.flow();
+///         println!("{} bytes to {}", datagram.payload().len(), flow.original_destination());
+///         listener.answer(flow, b"an answer")?;
+///     }
+/// }
+/// # }
+/// ```
+///
+/// `examples/datagrams.rs` is a complete proxy.
 pub struct DatagramListener {
+    /// IPv4 first. Non-blocking.
     pub(crate) sockets: Vec<UdpSocket>,
-    sessions: Mutex<Sessions>,
+    flow_table: Mutex<FlowTable>,
+    /// Number of datagrams that were not redirected to this service.
     refused: AtomicU64,
     reporter: Reporter,
 }
 
 impl DatagramListener {
-    /// Takes the datagrams of `service` at a free port, and tells the kernel so.
+    /// Opens the UDP sockets of `service` on free ports, and marks them with the option LISTEN.
     ///
-    /// IPv6 is left out where the host has none, and in a network namespace that the engine does not
-    /// know. Nothing from other hosts is taken: such datagrams are dropped, and counted. Errors:
-    /// [`Error::NoEngine`], [`Error::BadSecret`], [`Error::OtherListener`], [`Error::System`].
+    /// There is no IPv6 socket if the host has no IPv6, or if the network namespace is not one for which the
+    /// engine has an IPv6 prefix. Datagrams from other hosts are dropped and counted in
+    /// [`refused`](Self::refused).
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NoEngine`] if the process is in a cgroup to which no engine is attached.
+    /// - [`Error::BadSecret`] if the engine does not know the service or its secret.
+    /// - [`Error::OtherListener`] if the service already has a UDP socket of the family.
+    /// - [`Error::System`] if a system call failed.
     pub fn bind(service: &Service) -> Result<Self, Error> {
-        // IPv6 first: who waits for the service waits for either, and finds both.
-        let v6 = if_ipv6(listen(service, Ipv6Addr::UNSPECIFIED.into()))?;
+        // A process that waits until the service listens, such as `sidetrack run`, does not distinguish the
+        // families. The IPv4 socket, which always exists, is therefore registered last.
+        let v6 = none_without_ipv6(listen(service, Ipv6Addr::UNSPECIFIED.into()))?;
         let v4 = listen(service, Ipv4Addr::UNSPECIFIED.into())?;
         Ok(Self {
             sockets: [v4].into_iter().chain(v6).collect(),
-            sessions: Mutex::default(),
+            flow_table: Mutex::default(),
             refused: AtomicU64::new(0),
             reporter: Reporter::default(),
         })
     }
 
-    /// Waits for datagrams, and fills `batch` with as many as there are; at least one.
+    /// Waits for datagrams, and fills `batch` with those that are there: at least one.
     ///
-    /// Those that the kernel did not divert are dropped and counted, see
-    /// [`refused`](Self::refused). Errors: [`Error::System`].
+    /// Datagrams that were not redirected to this service are dropped and counted in
+    /// [`refused`](Self::refused).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if a system call failed. Otherwise the errors of [`query`], for example
+    /// [`Error::NoEngine`] after the engine was removed.
     pub fn receive(&self, batch: &mut Batch) -> Result<(), Error> {
         loop {
             let ready =
                 sys::wait_readable(&self.sockets).map_err(Error::system("wait for a datagram"))?;
             match self.try_receive(ready, batch) {
                 Ok(()) if batch.is_empty() => {}
-                Err(Error::System { source, .. }) if is_passing(&source) => {}
+                Err(Error::System { source, .. }) if is_transient(&source) => {}
                 taken => return taken,
             }
         }
     }
 
-    /// Answers a flow's client, as from where its datagrams were going.
+    /// Sends an answer to the client of a flow. The client receives it from the original destination.
     ///
-    /// Errors: [`Error::System`].
+    /// # Errors
+    ///
+    /// [`Error::System`] if sending failed: with `WouldBlock` if the socket's send buffer is full.
+    /// [`Error::NotRedirected`] for a flow of a family for which there is no socket.
     pub fn answer(&self, flow: &Flow, payload: &[u8]) -> Result<(), Error> {
         self.answer_all(&[(flow, payload)]).map(|_| ())
     }
 
-    /// The same for many, in as few system calls as can be. Returns how many were sent: all, unless the
-    /// socket's buffer was full.
+    /// Sends several answers with as few system calls as possible. Returns the number of answers sent, which
+    /// is less than all if the socket's send buffer is full.
     ///
-    /// Errors: [`Error::System`], if not even one was sent.
+    /// # Errors
+    ///
+    /// Those of [`answer`](Self::answer), if not even the first answer was sent.
     pub fn answer_all(&self, answers: &[(&Flow, &[u8])]) -> Result<usize, Error> {
         let mut sent = 0;
-        for run in answers.chunk_by(|a, b| a.0.is_ipv4() == b.0.is_ipv4()) {
-            let letters: Vec<_> = run
+        for group in answers.chunk_by(|a, b| a.0.is_ipv4() == b.0.is_ipv4()) {
+            let messages: Vec<_> = group
                 .iter()
-                .map(|(flow, payload)| letter(flow, payload))
+                .map(|(flow, payload)| answer_to(flow, payload))
                 .collect();
-            let socket = self.socket_of(run[0].0)?;
-            match ffi::send(socket, &letters) {
-                Ok(count) if count == letters.len() => sent += count,
+            let socket = self.socket_of(group[0].0)?;
+            match ffi::send(socket, &messages) {
+                Ok(count) if count == messages.len() => sent += count,
                 Ok(count) => return Ok(sent + count),
                 Err(_) if sent > 0 => return Ok(sent),
                 Err(error) => return Err(Error::system("answer a datagram")(error)),
@@ -102,57 +146,75 @@ impl DatagramListener {
         Ok(sent)
     }
 
-    /// Tells a flow's client that its datagrams do not arrive, as from where they were going. A socket that
-    /// is connected is told by its next call, and any that asks for errors (`IP_RECVERR`).
+    /// Reports to the client of a flow that its datagrams do not arrive.
     ///
-    /// This takes CAP_NET_RAW. Errors: [`Error::System`], with `PermissionDenied` without it.
+    /// Sends an ICMP packet from the original destination. A connected client socket gets the error from its
+    /// next call; an unconnected one gets it only if it asked for errors (`IP_RECVERR`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if sending failed: with `PermissionDenied` if the process lacks CAP_NET_RAW.
     pub fn report(&self, flow: &Flow, why: Unreachable) -> Result<(), Error> {
         let reported = self.reporter.report(flow, why);
-        reported.map_err(Error::system("tell a client that it does not get through"))
+        reported.map_err(Error::system(
+            "report an unreachable destination to a client",
+        ))
     }
 
-    /// Forgets a flow: its next datagram, if there is one, is a first one again.
+    /// Removes a flow from the table. Its next datagram, if any, is again reported as the flow's first.
     pub fn forget(&self, flow: &Flow) {
-        self.sessions().forget(flow);
+        self.flow_table().forget(flow);
     }
 
-    /// How many datagrams were dropped because they were not redirected to this service.
+    /// Number of datagrams that were dropped because they were not redirected to this service.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Where it takes datagrams: IPv4, then IPv6 if the host has it.
+    /// The addresses of the sockets: IPv4, then IPv6 if there is such a socket.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.sockets.iter().map(UdpSocket::local_addr).collect()
     }
 
-    /// The sockets, in the order of [`addresses`](Self::addresses): for those who wait by themselves.
+    /// The sockets, in the order of [`addresses`](Self::addresses). They are non-blocking. Use them to wait
+    /// in an event loop.
     pub fn sockets(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
         self.sockets.iter().map(AsFd::as_fd)
     }
 
-    /// How many datagrams the kernel has dropped because nobody took them in time.
+    /// Number of datagrams that the kernel dropped because a socket's receive buffer was full.
     pub fn overflowed(&self) -> u64 {
         self.sockets().map(sys::drops).sum()
     }
 
-    /// Takes what one of the sockets has, by its place in [`sockets`](Self::sockets), without waiting;
-    /// `batch` is empty if nothing of it was redirected to this service.
+    /// Receives without blocking from the socket at index `socket` of [`sockets`](Self::sockets).
     ///
-    /// Errors: [`Error::System`], with `WouldBlock` if there is nothing.
+    /// `batch` is empty afterwards if none of the datagrams was redirected to this service.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`], with `WouldBlock` if no datagram is there. Otherwise as
+    /// [`receive`](Self::receive).
+    ///
+    /// # Panics
+    ///
+    /// If there is no socket with this index.
     pub fn try_receive(&self, socket: usize, batch: &mut Batch) -> Result<(), Error> {
         let socket = self.sockets[socket].as_fd();
         let arrived = batch
             .receive(socket)
             .map_err(Error::system("receive datagrams"))?;
-        let mut sessions = self.sessions();
+        let mut flow_table = self.flow_table();
         let now = Instant::now();
-        for (index, envelope) in arrived {
-            let known = sessions.find((envelope.to, envelope.from), now);
+        for (index, metadata) in arrived {
+            let known = flow_table.find((metadata.to, metadata.from), now);
             let (flow, first) = match known {
                 Some(flow) => (flow, false),
-                None => match ask(socket, &envelope) {
-                    Ok(flow) => (sessions.add((envelope.to, envelope.from), flow, now), true),
+                None => match query_flow(socket, &metadata) {
+                    Ok(flow) => (
+                        flow_table.add((metadata.to, metadata.from), flow, now),
+                        true,
+                    ),
                     Err(Error::NotRedirected) => {
                         self.refused.fetch_add(1, Ordering::Relaxed);
                         continue;
@@ -160,13 +222,15 @@ impl DatagramListener {
                     Err(error) => return Err(error),
                 },
             };
-            batch.add(index, &envelope, flow, first);
+            batch.add(index, &metadata, flow, first);
         }
         Ok(())
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn flow_table(&self) -> MutexGuard<'_, FlowTable> {
+        self.flow_table
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn socket_of(&self, flow: &Flow) -> Result<BorrowedFd<'_>, Error> {
@@ -175,47 +239,51 @@ impl DatagramListener {
     }
 }
 
-/// What the kernel says of a datagram's flow. The caller sees to it that nobody asks at the same time:
-/// the option that names the datagram is the socket's.
-fn ask(socket: BorrowedFd<'_>, envelope: &ffi::Envelope) -> Result<Flow, Error> {
+/// Queries the flow of a datagram. Only one thread at a time may do so, because the option DATAGRAM, which
+/// selects the datagram, is state of the socket; the caller holds the lock of the flow table.
+fn query_flow(socket: BorrowedFd<'_>, metadata: &ffi::DatagramMetadata) -> Result<Flow, Error> {
     let datagram = kernel::Datagram {
-        flow_addr: address::to_bytes(envelope.to),
-        client_addr: address::to_bytes(envelope.from.ip()),
-        client_port: envelope.from.port().to_be_bytes(),
+        flow_addr: address::to_bytes(metadata.to),
+        client_addr: address::to_bytes(metadata.from.ip()),
+        client_port: metadata.from.port().to_be_bytes(),
         reserved: [0; 3],
     };
     sys::set_option(socket, kernel::DATAGRAM, datagram.as_bytes()).map_err(
         |source| match source.raw_os_error() {
             Some(libc::ENODATA) => Error::NotRedirected,
-            _ => Error::system("ask about a datagram")(source),
+            _ => Error::system("select a datagram to query")(source),
         },
     )?;
     query(socket)
 }
 
-fn letter<'a>(flow: &Flow, payload: &'a [u8]) -> ffi::Letter<'a> {
-    ffi::Letter {
+fn answer_to<'a>(flow: &Flow, payload: &'a [u8]) -> ffi::OutgoingMessage<'a> {
+    ffi::OutgoingMessage {
         payload,
         from: Some(flow.own_address().ip()),
         to: Some(flow.client()),
     }
 }
 
-/// Sends datagrams on a connected socket, in as few system calls as can be; those of one size that
-/// follow each other as one, which the kernel cuts again. Returns how many were sent.
+/// Sends datagrams on a connected socket with as few system calls as possible. Returns the number sent.
 ///
-/// Errors: the first one's, if not even that was sent.
+/// Consecutive datagrams of the same length are handed to the kernel as one buffer, which the kernel splits
+/// again (UDP_SEGMENT).
+///
+/// # Errors
+///
+/// The error of the first datagram, if not even that one was sent.
 pub fn send_all(socket: impl AsFd, payloads: &[&[u8]]) -> io::Result<usize> {
-    let letters: Vec<_> = (payloads.iter())
-        .map(|payload| ffi::Letter {
+    let messages: Vec<_> = (payloads.iter())
+        .map(|payload| ffi::OutgoingMessage {
             payload,
             from: None,
             to: None,
         })
         .collect();
-    match letters.is_empty() {
+    match messages.is_empty() {
         true => Ok(0),
-        false => ffi::send(socket.as_fd(), &letters),
+        false => ffi::send(socket.as_fd(), &messages),
     }
 }
 
@@ -226,22 +294,24 @@ fn listen(service: &Service, address: IpAddr) -> Result<UdpSocket, Error> {
         Type::DGRAM,
         Some(Protocol::UDP),
     )
-    .map_err(Error::system("make the socket for datagrams"))?;
-    prepare(&socket, address.is_ipv4())
+    .map_err(Error::system("create the UDP socket"))?;
+    set_options(&socket, address.is_ipv4())
         .and_then(|()| socket.bind(&address.into()))
-        .map_err(Error::system("prepare the socket for datagrams"))?;
+        .map_err(Error::system("prepare the UDP socket"))?;
     sys::set_option(socket.as_fd(), kernel::LISTEN, service.option()).map_err(listen_error)?;
     Ok(socket.into())
 }
 
-/// The kernel is to tell each datagram's own address, and to let us answer from it.
-fn prepare(socket: &Socket, v4: bool) -> io::Result<()> {
+/// Sets the options that a service's socket needs. With packet info the kernel reports the address at which
+/// each datagram arrived, and accepts that address as the source of an answer.
+fn set_options(socket: &Socket, v4: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
-    // All flows share it. The host's rmem_max and wmem_max may say less.
+    // All flows share these buffers. The host's rmem_max and wmem_max may limit them.
     socket.set_recv_buffer_size(BUFFER_SIZE)?;
     socket.set_send_buffer_size(BUFFER_SIZE)?;
     if v4 {
-        // IPv6 is not bound to it: answers to a client of another device would find no route.
+        // The IPv6 socket is not bound to `lo`: it would find no route for answers to a client whose socket
+        // is bound to an address of another device.
         socket.bind_device(Some(b"lo"))?;
         return sys::set_flag(socket.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO);
     }
@@ -250,8 +320,9 @@ fn prepare(socket: &Socket, v4: bool) -> io::Result<()> {
     sys::set_flag(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
 }
 
-/// Another thread was faster, or an ICMP error came for a client that is gone.
-pub(crate) fn is_passing(error: &io::Error) -> bool {
+/// Whether receiving can simply be repeated: another thread took the datagram, a signal arrived, or an ICMP
+/// error arrived for a client that has closed its socket.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused

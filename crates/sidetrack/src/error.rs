@@ -1,14 +1,17 @@
-//! What can go wrong for a proxy, by whose fault it is.
+//! The error type of the SDK, grouped by who can fix the error.
 
 use std::io;
 use std::net::SocketAddr;
 
-/// Why a call of this crate failed.
+/// The reason why a call of this crate failed.
+///
+/// docs/proxies.md lists the errno of the kernel side behind each variant.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    // The host's fault.
-    /// The option is unknown where this socket was made: no engine is attached to its cgroup.
+    // Errors of the host.
+    /// No engine is attached to the cgroup in which the socket was created, so the kernel does not
+    /// know the socket option. On Windows: the system does not know the control code.
     #[cfg_attr(
         windows,
         error(
@@ -24,70 +27,75 @@ pub enum Error {
         )
     )]
     NoEngine,
-    /// The engine speaks another version of the ABI.
-    #[error("the engine speaks ABI version {engine}, this SDK speaks {sdk}; update the older one")]
+    /// The engine uses another version of the ABI (`SIDETRACK_ABI_VERSION` in bpf/sidetrack.h).
+    #[error("the engine uses ABI version {engine}, this SDK uses {sdk}; update the older one")]
     Version {
-        /// What the engine answered.
+        /// The engine's version.
         engine: u32,
-        /// What this crate was built for.
+        /// The version that this crate was built for.
         sdk: u32,
     },
-    /// The daemon cannot be reached, or refuses.
+    /// The daemon cannot be reached, or it refused a request.
     #[cfg(all(unix, feature = "daemon"))]
     #[error(transparent)]
     Daemon(#[from] sidetrack_api::client::Error),
     /// A system call failed.
     #[error("cannot {what}")]
     System {
-        /// What was being done.
+        /// What the call should have done, to be read after "cannot".
         what: &'static str,
-        /// The kernel's reason.
+        /// The error of the operating system.
         source: io::Error,
     },
 
-    // The peer's fault.
-    /// Connected straight to the proxy: there is no flow to tell of (spec 1.6: WSAEINVAL, 0 bytes).
+    // Errors of the connection.
+    /// The connection was not redirected to this service: its client connected straight to the
+    /// listener's address. On Windows: WSAEINVAL with 0 bytes (docs/wfp.md, 1.6).
     #[error("this connection was not redirected to this service")]
     NotRedirected,
-    /// The filter that redirected gave no context.
+    /// The filter that redirected the connection gave no context.
     #[error("this connection has no redirect context")]
     NoContext,
-    /// The program asked for the proxy's own listener.
+    /// The destination is this proxy's own listener.
     #[error("{0} is this proxy's own listener; connecting would loop")]
     SelfConnect(SocketAddr),
 
-    /// The context is there, and has neither of the layouts that this crate knows.
+    /// The context has none of the layouts that this crate knows; the value is its length in bytes.
     #[cfg(any(windows, test))]
     #[error(
-        "the redirect context's {0} bytes have no layout that is known; read them with Flow::query_with"
+        "the redirect context of {0} bytes has an unknown layout; read it with Flow::query_with"
     )]
     UnknownContext(usize),
 
-    // The caller's fault.
-    /// A listener, or a socket that is not connected.
+    // Errors of the caller.
+    /// The socket is a listener, or it is not connected.
     #[error("this socket is not connected")]
     NotConnected,
-    /// The options are for TCP and UDP sockets; MPTCP ones are another protocol.
+    /// The socket is neither a TCP nor a UDP socket. An MPTCP socket is neither.
     #[error(
         "this is neither a TCP nor a UDP socket; make it with IPPROTO_TCP (Go: SetMultipathTCP(false))"
     )]
     NotTcp,
-    /// Records must be set before connect.
+    /// The socket is already connected; records must be set before connect.
     #[error("this socket is connected already; set the records before connect")]
     AlreadyConnected,
-    /// The records are not a token of this engine, or the flow ended too long ago.
-    #[error("these redirect records are unknown to the engine, or their flow ended over 60 s ago")]
+    /// The records are not a token of this engine, or their flow ended more than 60 seconds ago.
+    #[error(
+        "these redirect records are unknown to the engine, or their flow ended more than 60 s ago"
+    )]
     BadRecords,
-    /// LISTEN was refused.
+    /// The engine refused the option LISTEN, because the credentials are wrong or the socket does not
+    /// listen.
     #[error(
         "the engine refused this listener: its service or secret is unknown, \
          or the socket is not listening"
     )]
     BadSecret,
-    /// All listeners of a service have one address for each family.
+    /// The service already has a listener of this family at another address. All listeners of a
+    /// service have one address for each family.
     #[error("this service already listens at another address of the same family")]
     OtherListener,
-    /// The variable with the service's credentials is missing.
+    /// The environment variable with the service's credentials is not set. The value is its name.
     #[cfg_attr(
         windows,
         error(
@@ -99,7 +107,7 @@ pub enum Error {
         error("{0} is not set; `sidetrack run --via exec:…` sets it for the proxies it starts")
     )]
     NoCredentials(&'static str),
-    /// The variable holds something else.
+    /// The environment variable, or the named source, does not hold credentials. The value is its name.
     #[cfg_attr(windows, error("{0} does not hold an address and a port"))]
     #[cfg_attr(
         unix,
@@ -109,6 +117,7 @@ pub enum Error {
 }
 
 impl Error {
+    /// Turns the `io::Error` of a system call into [`Error::System`].
     pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { what, source }
     }

@@ -1,8 +1,19 @@
-//! Sidetrack for proxy authors.
+//! The Sidetrack SDK: the library for programs that receive redirected connections.
 //!
-//! A proxy that the kernel diverts connections to asks the accepted socket itself where the
-//! connection was going, and goes on with the redirect records set, so that the next proxy sees the
-//! connection too, and none sees it twice.
+//! Sidetrack redirects connections of programs to a local *service*: a proxy with a listening socket.
+//! A proxy that uses this crate
+//!
+//! 1. listens for its service ([`Listener::bind`]),
+//! 2. accepts a connection together with its [`Flow`]: the original destination, the program that
+//!    connected, the redirect context and the redirect records ([`Listener::accept`]),
+//! 3. connects to the original destination with the redirect records set on the outgoing socket
+//!    ([`Flow::connect`]), and
+//! 4. copies bytes between the two sockets.
+//!
+//! The records link the outgoing connection to the flow. By them the kernel redirects the connection
+//! to the next service of the chain, and never to the same service twice.
+//!
+//! # Example
 //!
 //! ```no_run
 //! use sidetrack::{Listener, Service};
@@ -14,29 +25,45 @@
 //!     let (stream, flow) = listener.accept()?.into_parts();
 //!     thread::spawn(move || -> Result<(), sidetrack::Error> {
 //!         println!("{} -> {}", flow.program().comm, flow.original_destination());
-//!         let origin = flow.connect()?; // the records are set first; they cannot be forgotten
+//!         let origin = flow.connect()?; // sets the records before it connects
 //!         # let _ = (stream, origin);
-//!         // ... relay between `stream` and `origin` ...
+//!         // ... copy bytes between `stream` and `origin` ...
 //!         Ok(())
 //!     });
 //! }
 //! # }
 //! ```
 //!
-//! What happens when:
+//! # How the parts work together
+//!
+//! Each step of a proxy uses one socket option of the level `SOL_SIDETRACK`. The options are described
+//! in docs/proxies.md, their values in bpf/sidetrack.h.
 //!
 //! ```text
 //! Service::from_env ── Listener::bind ── accept ── Flow ── connect / outgoing
-//!  (the secret)         (LISTEN option)   (INFO option)      (RECORDS option, then connect)
+//!  (credentials)        (LISTEN option)   (INFO option)      (RECORDS option, then connect)
 //! ```
 //!
-//! Needed at run time: the listener must have been made in a cgroup where the engine attached its
-//! service side (`sidetrack run --via exec:…` sees to that). No privilege and no libbpf are needed.
+//! UDP works the same way: [`DatagramListener`] receives the datagrams of all flows, and
+//! [`Flow::connect_datagrams`] opens an outgoing socket for one flow (docs/datagrams.md).
 //!
-//! Modules: [`tokio`] has the same for async programs; `daemon` (with the feature of that name) registers a
-//! service with `sidetrackd`. Everything else is at the root.
+//! # Requirements
 //!
-//! On Windows the same names do the same by the control codes; see `windows.rs` and docs/windows.md for what differs.
+//! The listener must be created in a cgroup to which the engine has attached its service side.
+//! `sidetrack run --via exec:…` starts proxies in such a cgroup; a registration with the daemon makes
+//! the proxy's own cgroup one. No privilege and no libbpf are needed, with one exception:
+//! [`DatagramListener::report`] needs CAP_NET_RAW.
+//!
+//! # Modules and features
+//!
+//! - The crate root has the blocking and non-blocking API.
+//! - [`tokio`] (feature `tokio`, on by default) has the same types for async programs.
+//! - `daemon` (feature `daemon`, off by default) registers a service with `sidetrackd`.
+//!
+//! # Windows
+//!
+//! On Windows, the types of the same names use the control codes and control data of the Windows
+//! Filtering Platform (docs/wfp.md, 1 and 2). docs/windows.md lists the differences.
 #![deny(unsafe_code)]
 
 #[cfg(all(unix, feature = "daemon"))]
@@ -57,7 +84,7 @@ mod service;
 mod sys;
 #[cfg(all(unix, feature = "tokio"))]
 pub mod tokio;
-#[cfg(any(windows, test))] // what it decides is tested everywhere
+#[cfg(any(windows, test))] // its platform-independent parts are tested on every platform
 mod windows;
 
 #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! Where a service's redirected connections arrive.
+//! The TCP listeners of a service.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,16 +10,21 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{Error, Flow, Service, query, sys};
 
-/// Connections the kernel may keep ready before `accept`; the host's `somaxconn` may say fewer.
+/// Length of the accept queue. The kernel limits it to the host's `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A service's listeners, one for each family.
+/// The TCP listeners of a service: one for IPv4 and, where the host has IPv6, one for IPv6.
+///
+/// [`accept`](Self::accept) blocks. [`sockets`](Self::sockets) and [`try_accept`](Self::try_accept) are
+/// for an event loop, and [`crate::tokio::Listener`] is for async programs.
 pub struct Listener {
+    /// IPv4 first. Non-blocking.
     pub(crate) sockets: Vec<TcpListener>,
+    /// Number of accepted connections that were not redirected to this service.
     pub(crate) refused: AtomicU64,
 }
 
-/// An accepted, redirected connection.
+/// An accepted connection that was redirected to the service, with its flow.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -27,63 +32,86 @@ pub struct Connection {
 }
 
 impl Listener {
-    /// Listens for `service` at a free port of the loopback device, and tells the kernel so.
+    /// Opens the listeners of `service` on free ports, and marks them with the option LISTEN.
     ///
-    /// IPv6 is left out where the host has none. The listeners take nothing from other hosts: the IPv4
-    /// one takes every address of the loopback range, and is bound to the device `lo`; the IPv6 one is
-    /// bound to `::1`. Errors:
-    /// [`Error::NoEngine`], [`Error::BadSecret`], [`Error::System`].
+    /// The listeners accept no connection from other hosts. The IPv4 listener is bound to the wildcard
+    /// address and to the device `lo`, so that it accepts connections to every loopback address; the
+    /// IPv6 listener is bound to `::1`. If the host has no IPv6, there is no IPv6 listener.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NoEngine`] if the process is in a cgroup to which no engine is attached.
+    /// - [`Error::BadSecret`] if the engine does not know the service or its secret.
+    /// - [`Error::OtherListener`] if the service already listens on another address of the family.
+    /// - [`Error::System`] if a system call failed.
     pub fn bind(service: &Service) -> Result<Self, Error> {
         let v4 = listen(service, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
-        let v6 = if_ipv6(listen(service, SocketAddr::from((Ipv6Addr::LOCALHOST, 0))))?;
+        let v6 = none_without_ipv6(listen(service, SocketAddr::from((Ipv6Addr::LOCALHOST, 0))))?;
         Ok(Self {
             sockets: [v4].into_iter().chain(v6).collect(),
             refused: AtomicU64::new(0),
         })
     }
 
-    /// The next redirected connection, and all there is to know of it.
+    /// Waits for the next redirected connection, and returns it with its flow.
     ///
-    /// Blocks. A connection that was made straight to this port is closed and counted, see
-    /// [`refused`](Self::refused). Errors are the listener's own and mostly pass (EMFILE).
+    /// A connection that was not redirected to this service is closed and counted in
+    /// [`refused`](Self::refused); the call then waits for another one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if `poll` or `accept` failed; most causes are temporary, for example EMFILE.
+    /// Otherwise the errors of [`query`], for example [`Error::NoEngine`] after the engine was removed.
     pub fn accept(&self) -> Result<Connection, Error> {
         loop {
             let ready = sys::wait_readable(&self.sockets)
                 .map_err(Error::system("wait for a connection"))?;
             let accepted = self.sockets[ready].accept();
-            if let Some(connection) = self.accepted(accepted.map(|(stream, _)| stream))? {
+            if let Some(connection) = self.handle_accepted(accepted.map(|(stream, _)| stream))? {
                 return Ok(connection);
             }
         }
     }
 
-    /// The same without blocking, from the socket of that place among [`sockets`](Self::sockets); its
-    /// stream is non-blocking as well. `None` if none waits, or one that was made straight to this port.
+    /// Accepts a connection without blocking, from the socket at index `socket` of
+    /// [`sockets`](Self::sockets). The returned stream is non-blocking.
+    ///
+    /// Returns `None` if no connection is waiting, or if the accepted one was not redirected to this
+    /// service; that one is closed and counted in [`refused`](Self::refused).
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
     pub fn try_accept(&self, socket: usize) -> Result<Option<Connection>, Error> {
         let Some(listener) = self.sockets.get(socket) else {
             return Ok(None);
         };
-        self.accepted(sys::accept_nonblocking(listener.as_fd()))
+        self.handle_accepted(sys::accept_nonblocking(listener.as_fd()))
     }
 
-    /// The sockets, non-blocking: to wait for, and for options that accepted ones are to inherit.
+    /// The listening sockets, IPv4 first. They are non-blocking. Use them to wait for connections, and to
+    /// set socket options that accepted sockets inherit.
     pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.sockets.iter().map(AsFd::as_fd)
     }
 
-    fn accepted(&self, accepted: io::Result<TcpStream>) -> Result<Option<Connection>, Error> {
+    fn handle_accepted(
+        &self,
+        accepted: io::Result<TcpStream>,
+    ) -> Result<Option<Connection>, Error> {
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return Ok(None),
             Err(error) => return Err(Error::system("accept a connection")(error)),
         };
-        let flow = self.ask(&stream)?;
+        let flow = self.query_accepted(&stream)?;
         Ok(flow.map(|flow| Connection { stream, flow }))
     }
 
-    /// `None` if it was not redirected to this service, which is counted.
-    pub(crate) fn ask(&self, stream: impl AsFd) -> Result<Option<Flow>, Error> {
+    /// Queries the flow of an accepted socket. Returns `None`, and counts the connection, if it was not
+    /// redirected to this service.
+    pub(crate) fn query_accepted(&self, stream: impl AsFd) -> Result<Option<Flow>, Error> {
         match query(stream) {
             Ok(flow) => Ok(Some(flow)),
             Err(Error::NotRedirected | Error::NotConnected) => {
@@ -94,12 +122,12 @@ impl Listener {
         }
     }
 
-    /// How many connections were closed because they were not redirected to this service.
+    /// Number of connections that were closed because they were not redirected to this service.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Where it listens: IPv4, then IPv6 if the host has it.
+    /// The addresses of the listeners: IPv4, then IPv6 if the host has it.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.sockets.iter().map(TcpListener::local_addr).collect()
     }
@@ -108,8 +136,9 @@ impl Listener {
 fn listen(service: &Service, address: SocketAddr) -> Result<TcpListener, Error> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
-        .map_err(Error::system("make the listener's socket"))?;
-    // Not for IPv6: answers to a client bound to an address of another device would find no route.
+        .map_err(Error::system("create the listener's socket"))?;
+    // The IPv6 listener is not bound to `lo`: it would find no route for replies to a client whose socket
+    // is bound to an address of another device.
     if address.is_ipv4() {
         socket
             .bind_device(Some(b"lo"))
@@ -139,15 +168,15 @@ pub(crate) fn listen_error(source: io::Error) -> Error {
     }
 }
 
-/// Leaves a family's socket out where the host has no such family.
-pub(crate) fn if_ipv6<T>(made: Result<T, Error>) -> Result<Option<T>, Error> {
+/// Turns the error of a host without IPv6 into `None`.
+pub(crate) fn none_without_ipv6<T>(made: Result<T, Error>) -> Result<Option<T>, Error> {
     match made {
-        Err(Error::System { source, .. }) if no_ipv6(&source) => Ok(None),
+        Err(Error::System { source, .. }) if is_ipv6_unavailable(&source) => Ok(None),
         made => made.map(Some),
     }
 }
 
-fn no_ipv6(error: &io::Error) -> bool {
+fn is_ipv6_unavailable(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
@@ -155,17 +184,17 @@ fn no_ipv6(error: &io::Error) -> bool {
 }
 
 impl Connection {
-    /// The stream and its flow.
+    /// Splits the connection into its stream and its flow.
     pub fn into_parts(self) -> (TcpStream, Flow) {
         (self.stream, self.flow)
     }
 
-    /// To the program.
+    /// The stream to the client.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
-    /// Where it was going, and whose it is.
+    /// The flow: the original destination, the program, the context and the records.
     pub fn flow(&self) -> &Flow {
         &self.flow
     }

@@ -1,4 +1,4 @@
-//! The socket with which a proxy goes on.
+//! The outgoing socket of a proxy, which carries the redirect records of a flow.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -10,10 +10,22 @@ use zerocopy::IntoBytes;
 
 use crate::{Error, Flow, Records, sys};
 
-/// Links a new, unconnected socket to a flow (SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS).
+/// Sets the redirect records on a new, unconnected socket, which links the socket to their flow
+/// (SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS; docs/wfp.md, 1.7).
 ///
-/// Errors: [`Error::AlreadyConnected`], [`Error::BadRecords`], [`Error::NoEngine`]. A failure is
-/// final: connecting all the same would be refused, or loop where nothing enforces it.
+/// [`Flow::connect`] and [`Flow::outgoing`] set the records by themselves. Use this function for a socket
+/// that another library creates.
+///
+/// # Errors
+///
+/// A failure is final. Do not connect the socket: the kernel would refuse the connect, or, where no engine
+/// enforces that, the connection could be redirected to this proxy again and loop.
+///
+/// - [`Error::AlreadyConnected`] if the socket is connected.
+/// - [`Error::BadRecords`] if the records are not valid, or no longer.
+/// - [`Error::NoEngine`] if no engine is attached where the socket was created.
+/// - [`Error::NotTcp`] if the socket is neither a TCP nor a UDP socket.
+/// - [`Error::System`] if the system call failed for another reason.
 pub fn set_records(socket: impl AsFd, records: &Records) -> Result<(), Error> {
     sys::set_option(socket.as_fd(), kernel::RECORDS, records.0.as_bytes()).map_err(records_error)
 }
@@ -32,60 +44,81 @@ fn records_error(source: io::Error) -> Error {
 }
 
 impl Flow {
-    /// A new TCP socket for `destination`, with the records set, not yet connected: for those who
-    /// want to set options of their own first.
-    pub fn outgoing(&self, destination: SocketAddr) -> Result<Socket, Error> {
-        self.outgoing_of(destination, Type::STREAM, Protocol::TCP)
-    }
-
-    /// A new UDP socket for `destination`, with the records set, not yet connected.
-    pub fn outgoing_datagrams(&self, destination: SocketAddr) -> Result<Socket, Error> {
-        self.outgoing_of(destination, Type::DGRAM, Protocol::UDP)
-    }
-
-    /// As [`Flow::outgoing`], non-blocking from the beginning.
-    pub(crate) fn outgoing_nonblocking(&self, destination: SocketAddr) -> Result<Socket, Error> {
-        self.outgoing_of(destination, Type::STREAM.nonblocking(), Protocol::TCP)
-    }
-
-    /// Goes on to where the flow's datagrams were going, with the records set.
+    /// Creates a TCP socket for `destination` with the records set, not yet connected.
     ///
-    /// One socket for each flow: so answers come to theirs. Errors: [`Error::SelfConnect`],
-    /// [`Error::BadRecords`], [`Error::System`] with the connect's own reason.
+    /// Use it to set socket options before connecting.
+    ///
+    /// ```no_run
+    /// # fn example(flow: &sidetrack::Flow) -> Result<(), Box<dyn std::error::Error>> {
+    /// let destination = flow.original_destination();
+    /// let socket = flow.outgoing(destination)?;
+    /// socket.set_tcp_nodelay(true)?;
+    /// socket.connect(&destination.into())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect`](Self::connect), without those of the system call connect.
+    pub fn outgoing(&self, destination: SocketAddr) -> Result<Socket, Error> {
+        self.outgoing_socket(destination, Type::STREAM, Protocol::TCP)
+    }
+
+    /// Creates a UDP socket for `destination` with the records set, not yet connected. Errors are those of
+    /// [`outgoing`](Self::outgoing).
+    pub fn outgoing_datagrams(&self, destination: SocketAddr) -> Result<Socket, Error> {
+        self.outgoing_socket(destination, Type::DGRAM, Protocol::UDP)
+    }
+
+    /// As [`outgoing`](Self::outgoing), but the socket is non-blocking from its creation.
+    pub(crate) fn outgoing_nonblocking(&self, destination: SocketAddr) -> Result<Socket, Error> {
+        self.outgoing_socket(destination, Type::STREAM.nonblocking(), Protocol::TCP)
+    }
+
+    /// Connects a new UDP socket to the flow's original destination, with the records set.
+    ///
+    /// Open one socket for each flow, so that answers can be assigned to their flow. Errors are those of
+    /// [`connect`](Self::connect).
     pub fn connect_datagrams(&self) -> Result<UdpSocket, Error> {
-        self.connect_datagrams_as(Type::DGRAM)
+        self.connect_datagrams_with(Type::DGRAM)
     }
 
-    /// The same, non-blocking from the beginning.
+    /// As [`connect_datagrams`](Self::connect_datagrams), but the socket is non-blocking from its creation.
     pub fn connect_datagrams_nonblocking(&self) -> Result<UdpSocket, Error> {
-        self.connect_datagrams_as(Type::DGRAM.nonblocking())
+        self.connect_datagrams_with(Type::DGRAM.nonblocking())
     }
 
-    fn connect_datagrams_as(&self, kind: Type) -> Result<UdpSocket, Error> {
+    fn connect_datagrams_with(&self, socket_type: Type) -> Result<UdpSocket, Error> {
         let destination = self.original_destination();
-        let socket = self.outgoing_of(destination, kind, Protocol::UDP)?;
+        let socket = self.outgoing_socket(destination, socket_type, Protocol::UDP)?;
         socket
             .connect(&destination.into())
             .map_err(Error::system("connect to the destination"))?;
         Ok(socket.into())
     }
 
-    fn outgoing_of(
+    fn outgoing_socket(
         &self,
         destination: SocketAddr,
-        kind: Type,
+        socket_type: Type,
         protocol: Protocol,
     ) -> Result<Socket, Error> {
         if self.is_own_listener(destination) {
             return Err(Error::SelfConnect(destination));
         }
-        let socket = Socket::new(Domain::for_address(destination), kind, Some(protocol))
-            .map_err(Error::system("make the outgoing socket"))?;
+        let socket = Socket::new(
+            Domain::for_address(destination),
+            socket_type,
+            Some(protocol),
+        )
+        .map_err(Error::system("create the outgoing socket"))?;
         set_records(&socket, &self.records())?;
         Ok(socket)
     }
 
-    /// A listener made by this crate takes every loopback address, so the port decides there.
+    /// Whether `destination` is the listener that accepted this flow. A listener of this crate accepts
+    /// connections to every loopback address, so among loopback addresses only the port is compared.
     fn is_own_listener(&self, destination: SocketAddr) -> bool {
         let own = self.own_address();
         destination.port() == own.port()

@@ -1,4 +1,4 @@
-//! A service's credentials, as the engine issued them.
+//! The credentials of a service, as issued by the engine.
 
 use std::env;
 use std::fmt;
@@ -8,26 +8,35 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Error;
 
-/// The environment variable in which a proxy finds its credentials: the LISTEN option's value in
-/// hexadecimal, 64 digits.
+/// Name of the environment variable that holds the credentials of the service: the value of the option
+/// LISTEN as 64 hexadecimal digits. `sidetrack run --via exec:…` sets it.
 pub const LISTEN_VARIABLE: &str = "SIDETRACK_LISTEN";
-/// The environment variable with the service's name.
+/// Name of the environment variable that holds the name of the service. `sidetrack run` sets it.
 pub const NAME_VARIABLE: &str = "SIDETRACK_NAME";
 
-/// One redirection identity (WFP: a redirect handle). Serves IPv4 and IPv6 alike.
+/// The credentials of one service, for its listeners of TCP and UDP, IPv4 and IPv6.
+///
+/// A service is a redirect target with a name. In WFP it is a redirect handle (docs/wfp.md, 3.1). The
+/// credentials are the value of the option LISTEN, 32 bytes (`struct sidetrack_listen` in
+/// bpf/sidetrack.h). `Debug` does not print the secret in them.
 #[derive(Clone)]
 pub struct Service {
     listen: Listen,
 }
 
 impl Service {
-    /// The service this process was started as.
+    /// Reads the credentials from the environment variable [`LISTEN_VARIABLE`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoCredentials`] if the variable is not set, [`Error::BadCredentials`] if it does not hold 64
+    /// hexadecimal digits.
     pub fn from_env() -> Result<Self, Error> {
         let text = env::var(LISTEN_VARIABLE).map_err(|_| Error::NoCredentials(LISTEN_VARIABLE))?;
         Self::from_hex(&text).ok_or(Error::BadCredentials(LISTEN_VARIABLE))
     }
 
-    /// The service of these credentials: 64 hexadecimal digits. `None` if they are not that.
+    /// Parses credentials of 64 hexadecimal digits. `None` if `text` is anything else.
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut bytes = [0; size_of::<Listen>()];
         if text.len() != 2 * bytes.len() || !text.is_ascii() {
@@ -41,13 +50,15 @@ impl Service {
         })
     }
 
-    /// The service of these credentials: the LISTEN option's value.
+    /// Takes credentials as the bytes of the option LISTEN, as the daemon returns them. `None` if they are
+    /// not 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             listen: Listen::read_from_bytes(bytes).ok()?,
         })
     }
 
+    /// The value of the option LISTEN.
     pub(crate) fn option(&self) -> &[u8] {
         self.listen.as_bytes()
     }
@@ -57,7 +68,7 @@ impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Service")
             .field("number", &self.listen.service)
-            .finish_non_exhaustive() // the secret stays one
+            .finish_non_exhaustive() // without the secret
     }
 }
 

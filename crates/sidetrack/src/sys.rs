@@ -1,5 +1,5 @@
-//! The system calls that socket2 has no name for; those for many datagrams at once are in
-//! `datagram/ffi.rs`. All of the crate's unsafe code is in these two.
+//! System calls that socket2 does not wrap. The calls for several datagrams at once are in
+//! `datagram/ffi.rs`. All unsafe code of the crate for Linux is in these two files.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,16 +11,18 @@ use std::time::Duration;
 
 use sidetrack_abi::kernel::{INFO, SOL_SIDETRACK};
 
-/// What eBPF sees of an option's buffer at most, and so the longest answer.
+/// Largest option buffer that an eBPF program can see, and therefore the longest possible answer, in bytes.
 const OPTION_SIZE_MAX: usize = 4096;
-/// For INFO, whose answer is most likely short: the kernel clears what it is given.
+/// Buffer size for INFO, in bytes: room for `Info` and a context of 320 bytes. It is smaller than
+/// `OPTION_SIZE_MAX` because most answers are short and the kernel clears the whole buffer first.
 static INFO_SIZE: AtomicUsize = AtomicUsize::new(1344);
 
-/// So that the ABI's structures can be read where they lie.
+/// A buffer that is aligned so that the ABI's structures can be read in place.
 #[repr(align(8))]
 struct Aligned([MaybeUninit<u8>; OPTION_SIZE_MAX]);
 
-/// Asks for an option, and hands the answer to `read` where it lies: the caller copies what it wants.
+/// Gets one of Sidetrack's options and passes the answer to `read` as a borrowed buffer, so that the caller
+/// copies only what it needs.
 pub(crate) fn get_option<T>(
     socket: BorrowedFd<'_>,
     name: i32,
@@ -52,17 +54,17 @@ pub(crate) fn get_option<T>(
     Ok(read(filled))
 }
 
-/// From now on INFO has room for a context of 1,024 bytes.
+/// Increases the buffer for INFO, from now on, to room for a context of 1,024 bytes.
 pub(crate) fn expect_long_contexts() {
     INFO_SIZE.store(2048, Ordering::Relaxed);
 }
 
-/// Sets one of Sidetrack's own options.
+/// Sets one of Sidetrack's options (level `SOL_SIDETRACK`).
 pub(crate) fn set_option(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> io::Result<()> {
     set(socket, SOL_SIDETRACK, name, value)
 }
 
-/// Sets a protocol's option to 1.
+/// Sets an option of another level to the integer 1.
 pub(crate) fn set_flag(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<()> {
     set(socket, level, name, &libc::c_int::from(true).to_ne_bytes())
 }
@@ -84,9 +86,10 @@ fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Resul
     }
 }
 
-/// The socket's count of datagrams for which its buffer had no room. It wraps at 2³².
+/// Number of datagrams that the kernel dropped because the socket's receive buffer was full. The counter
+/// wraps at 2³².
 pub(crate) fn drops(socket: BorrowedFd<'_>) -> u64 {
-    const DROPS: usize = 8; // SK_MEMINFO_DROPS, of SK_MEMINFO_VARS
+    const DROPS: usize = 8; // SK_MEMINFO_DROPS of linux/sock_diag.h
     let mut figures = [0_u32; DROPS + 1];
     let mut length = size_of_val(&figures) as libc::socklen_t;
     // SAFETY: `figures` is writable for `length` bytes, and `length` is a valid pointer, both for the
@@ -106,7 +109,7 @@ pub(crate) fn drops(socket: BorrowedFd<'_>) -> u64 {
     }
 }
 
-/// The index of one that has something waiting. Blocks.
+/// Waits until one of the sockets has something to read, and returns its index.
 pub(crate) fn wait_readable(listeners: &[impl AsFd]) -> io::Result<usize> {
     let mut polled: Vec<libc::pollfd> = listeners
         .iter()
@@ -132,10 +135,10 @@ pub(crate) fn wait_readable(listeners: &[impl AsFd]) -> io::Result<usize> {
     }
 }
 
-/// Accepts a connection whose socket does not block from the beginning.
+/// Accepts a connection with a socket that is non-blocking from its creation.
 pub(crate) fn accept_nonblocking(listener: BorrowedFd<'_>) -> io::Result<TcpStream> {
-    // SAFETY: null pointers are allowed, as the peer's address is not asked for; `listener` is open as it
-    // is borrowed.
+    // SAFETY: null pointers are allowed, as the peer's address is not requested; `listener` is open as
+    // it is borrowed.
     let accepted = unsafe {
         libc::accept4(
             listener.as_raw_fd(),
@@ -147,14 +150,14 @@ pub(crate) fn accept_nonblocking(listener: BorrowedFd<'_>) -> io::Result<TcpStre
     if accepted < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { TcpStream::from_raw_fd(accepted) })
 }
 
-/// CLOCK_MONOTONIC, the clock of the kernel's flow times.
+/// The current time of CLOCK_MONOTONIC, the clock of `connected_at` in a flow.
 pub(crate) fn monotonic_now() -> Duration {
     let mut now = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: `now` is valid for writing; CLOCK_MONOTONIC exists on every Linux, so it is filled, and
+    // SAFETY: `now` is valid for writing. CLOCK_MONOTONIC exists on every Linux, so the call fills it; it
     // was zeroed before in any case.
     let now = unsafe {
         libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr());

@@ -1,4 +1,4 @@
-//! Datagrams received together.
+//! A batch of datagrams that were received together.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -7,44 +7,49 @@ use std::sync::Arc;
 use super::ffi;
 use crate::{Flow, Records};
 
-/// Room for datagrams that are received together. To be used again and again.
+/// Buffers for datagrams that are received together. Reuse one batch for many calls.
 #[derive(Debug)]
 pub struct Batch {
+    /// Payloads, `size` bytes for each datagram.
     buffer: Box<[u8]>,
+    /// Longest payload in bytes.
     size: usize,
-    inbox: ffi::Inbox,
-    entries: Vec<Entry>,
+    receive_buffers: ffi::ReceiveBuffers,
+    entries: Vec<BatchEntry>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct BatchEntry {
+    /// Index of the payload's first byte in `buffer`.
     start: usize,
+    /// Length of the payload in bytes.
     length: usize,
     truncated: bool,
     first: bool,
     flow: Arc<Flow>,
 }
 
-/// A datagram, and the flow it is of.
+/// A received datagram with its flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
-    entry: &'a Entry,
+    entry: &'a BatchEntry,
     payload: &'a [u8],
 }
 
 impl Batch {
-    /// Room for so many datagrams of at most `size` bytes each; longer ones are cut, and say so.
+    /// Creates buffers for `datagrams` datagrams of at most `size` bytes each. A longer datagram is
+    /// truncated; see [`Datagram::is_truncated`].
     pub fn new(datagrams: usize, size: usize) -> Self {
         let size = size.max(1);
         Self {
             buffer: vec![0; datagrams.max(1) * size].into(),
             size,
-            inbox: ffi::Inbox::new(datagrams.max(1)),
+            receive_buffers: ffi::ReceiveBuffers::new(datagrams.max(1)),
             entries: Vec::with_capacity(datagrams),
         }
     }
 
-    /// The datagrams in it, in the order in which they came.
+    /// The datagrams of the last call, in the order in which they arrived.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Datagram<'_>> {
         self.entries.iter().map(|entry| Datagram {
             entry,
@@ -52,34 +57,36 @@ impl Batch {
         })
     }
 
-    /// There is none in it.
+    /// Whether the batch has no datagram.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
+    /// Receives into the buffers. Returns the index and the metadata of each datagram; the caller passes
+    /// those that were redirected to `add`.
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
-    ) -> io::Result<Vec<(usize, ffi::Envelope)>> {
+    ) -> io::Result<Vec<(usize, ffi::DatagramMetadata)>> {
         self.entries.clear();
         let mut arrived = Vec::new();
-        let put = |index, envelope| arrived.push((index, envelope));
-        self.inbox
-            .receive(socket, &mut self.buffer, self.size, put)?;
+        let deliver = |index, metadata| arrived.push((index, metadata));
+        self.receive_buffers
+            .receive(socket, &mut self.buffer, self.size, deliver)?;
         Ok(arrived)
     }
 
     pub(super) fn add(
         &mut self,
         index: usize,
-        envelope: &ffi::Envelope,
+        metadata: &ffi::DatagramMetadata,
         flow: Arc<Flow>,
         first: bool,
     ) {
-        self.entries.push(Entry {
+        self.entries.push(BatchEntry {
             start: index * self.size,
-            length: envelope.length,
-            truncated: envelope.truncated,
+            length: metadata.length,
+            truncated: metadata.truncated,
             first,
             flow,
         });
@@ -87,34 +94,38 @@ impl Batch {
 }
 
 impl<'a> Datagram<'a> {
-    /// What it says.
+    /// The payload, truncated to the size of the batch.
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }
 
-    /// It was longer than the batch has room for.
+    /// Whether the datagram was longer than the batch has space for.
     pub fn is_truncated(&self) -> bool {
         self.entry.truncated
     }
 
-    /// Whose it is, and where it was going.
+    /// The flow of the datagram: its original destination, the program, the context and the records.
     pub fn flow(&self) -> &'a Arc<Flow> {
         &self.entry.flow
     }
 
-    /// The first of its flow.
+    /// Whether this is the first datagram of its flow.
     pub fn is_first(&self) -> bool {
         self.entry.first
     }
 
-    /// The redirect records, as IP_WFP_REDIRECT_RECORDS has them: with a flow's first datagram only
-    /// (specification, 2.2).
+    /// The redirect records, for the first datagram of a flow; `None` for the others.
+    ///
+    /// This is how Windows delivers the control data IP_WFP_REDIRECT_RECORDS (docs/wfp.md, 2.2).
+    /// [`Flow::records`] returns them at any time.
     pub fn records(&self) -> Option<Records> {
         self.entry.first.then(|| self.entry.flow.records())
     }
 
-    /// The redirect context, as IP_WFP_REDIRECT_CONTEXT has it: with a flow's first datagram only, if
-    /// its filter gave one.
+    /// The redirect context, for the first datagram of a flow whose filter gave one; `None` otherwise.
+    ///
+    /// This is how Windows delivers the control data IP_WFP_REDIRECT_CONTEXT (docs/wfp.md, 2.2).
+    /// [`Flow::context`] returns it at any time.
     pub fn context(&self) -> Option<&'a [u8]> {
         self.entry.flow.context().filter(|_| self.entry.first)
     }

@@ -1,8 +1,9 @@
-//! What a flow's client is told when its datagrams do not arrive.
+//! ICMP errors for the clients of flows whose datagrams do not arrive.
 //!
-//! As networks tell it: by ICMP, from where they were going, about one that the client has sent. The
-//! kernel finds the client's socket by the addresses that it knows, so the one in it is to the flow's
-//! own address.
+//! The error is an ICMP packet with the original destination as its source, and with one of the client's
+//! datagrams quoted in it. The kernel finds the client's socket by the addresses of the quoted datagram.
+//! These must be the addresses that the kernel knows for the socket, so the quoted datagram is addressed to
+//! the flow's own address.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,28 +16,31 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Flow;
 
-/// As Linux sets it; packets to this host lose none of it.
+/// Hop limit of the packets: the default of Linux. Packets to this host are not routed.
 const HOPS: u8 = 64;
-/// IPPROTO_RAW: whole packets are sent, and none received.
+/// IPPROTO_RAW: a socket of this protocol sends whole packets and receives none.
 const RAW: i32 = 255;
 
-/// Why a flow's datagrams do not arrive (RFC 792; RFC 4443, 3.1), and what a client is told whose socket
-/// is connected, or asks for errors (`IP_RECVERR`).
+/// The reason why the datagrams of a flow do not arrive: a code of the ICMP message "destination
+/// unreachable" (RFC 792; RFC 4443, 3.1). See [`DatagramListener::report`](crate::DatagramListener::report).
+///
+/// Each variant names the error that the client's socket gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unreachable {
-    /// Nobody takes them: ECONNREFUSED.
+    /// No socket is bound to the port: ECONNREFUSED.
     Port,
-    /// The host is not reached: EHOSTUNREACH, if the client asks for errors.
+    /// The host cannot be reached: EHOSTUNREACH, if the client asks for errors (`IP_RECVERR`).
     Host,
-    /// There is no way: ENETUNREACH, if the client asks for errors.
+    /// There is no route: ENETUNREACH, if the client asks for errors (`IP_RECVERR`).
     Network,
-    /// Somebody forbids it: EHOSTUNREACH (IPv4), EACCES (IPv6).
+    /// A filter or a firewall forbids it: EHOSTUNREACH for IPv4, EACCES for IPv6.
     Prohibited,
 }
 
 impl Unreachable {
-    /// What an error of the outgoing socket means to the client; `None` if it does not concern the way.
+    /// The reason that corresponds to an error of the outgoing socket. `None` if the error does not concern
+    /// the path to the destination, for example EMSGSIZE.
     pub fn of(error: &io::Error) -> Option<Self> {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Some(Self::Port),
@@ -48,7 +52,7 @@ impl Unreachable {
     }
 }
 
-/// The sockets that tell it, made when they are wanted.
+/// The raw sockets from which errors are sent. Each is created when it is first needed.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
     v4: OnceLock<Socket>,
@@ -56,7 +60,7 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// Errors: EPERM without CAP_NET_RAW.
+    /// Sends an error to the client of a flow. Fails with EPERM without CAP_NET_RAW.
     pub(super) fn report(&self, flow: &Flow, why: Unreachable) -> io::Result<()> {
         let (client, own) = (flow.client(), flow.own_address());
         let packet = packet(flow.original_destination().ip(), client, own, why)?;
@@ -65,18 +69,18 @@ impl Reporter {
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<&Socket> {
-        let place = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        if let Some(socket) = place.get() {
+        let slot = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        if let Some(socket) = slot.get() {
             return Ok(socket);
         }
         let raw = Some(Protocol::from(RAW));
         let socket = Socket::new(Domain::for_address(to), Type::RAW, raw)?;
         socket.set_nonblocking(true)?;
-        Ok(place.get_or_init(|| socket))
+        Ok(slot.get_or_init(|| socket))
     }
 }
 
-/// What `from` says of a datagram from `client` to `target`.
+/// Builds the packet in which the host `from` reports a datagram from `client` to `target`.
 fn packet(
     from: IpAddr,
     client: SocketAddr,
@@ -91,7 +95,7 @@ fn packet(
                 .write(&mut offending, &[])
                 .and_then(|()| {
                     PacketBuilder::ipv4(from.octets(), to.octets(), HOPS)
-                        .icmpv4(Icmpv4Type::DestinationUnreachable(of_v4(why)))
+                        .icmpv4(Icmpv4Type::DestinationUnreachable(icmpv4_code(why)))
                         .write(&mut packet, &offending)
                 })
         }
@@ -101,7 +105,7 @@ fn packet(
                 .write(&mut offending, &[])
                 .and_then(|()| {
                     PacketBuilder::ipv6(from.octets(), to.octets(), HOPS)
-                        .icmpv6(Icmpv6Type::DestinationUnreachable(of_v6(why)))
+                        .icmpv6(Icmpv6Type::DestinationUnreachable(icmpv6_code(why)))
                         .write(&mut packet, &offending)
                 })
         }
@@ -111,7 +115,7 @@ fn packet(
     Ok(packet)
 }
 
-fn of_v4(why: Unreachable) -> DestUnreachableHeader {
+fn icmpv4_code(why: Unreachable) -> DestUnreachableHeader {
     match why {
         Unreachable::Port => DestUnreachableHeader::Port,
         Unreachable::Host => DestUnreachableHeader::Host,
@@ -120,7 +124,7 @@ fn of_v4(why: Unreachable) -> DestUnreachableHeader {
     }
 }
 
-fn of_v6(why: Unreachable) -> DestUnreachableCode {
+fn icmpv6_code(why: Unreachable) -> DestUnreachableCode {
     match why {
         Unreachable::Port => DestUnreachableCode::Port,
         Unreachable::Host => DestUnreachableCode::Address,
@@ -133,14 +137,14 @@ fn of_v6(why: Unreachable) -> DestUnreachableCode {
 mod tests {
     use super::*;
 
-    fn of(from: &str, client: &str, target: &str, why: Unreachable) -> Vec<u8> {
+    fn packet_from(from: &str, client: &str, target: &str, why: Unreachable) -> Vec<u8> {
         let (from, client) = (from.parse().unwrap(), client.parse().unwrap());
         packet(from, client, target.parse().unwrap(), why).unwrap()
     }
 
     #[test]
-    fn the_packets_carry_what_was_sent() {
-        let v4 = of(
+    fn packets_quote_the_datagram_of_the_client() {
+        let v4 = packet_from(
             "192.0.2.1",
             "127.0.0.1:4000",
             "127.128.0.9:53",
@@ -151,7 +155,7 @@ mod tests {
         assert_eq!(v4[20..22], [3, 3]);
         assert_eq!(v4[28 + 16..28 + 20], [127, 128, 0, 9]);
         assert_eq!(v4[48..52], [0x0f, 0xa0, 0, 53]);
-        let v6 = of(
+        let v6 = packet_from(
             "2001:db8::1",
             "[::1]:4000",
             "[fd53::9]:53",
@@ -163,10 +167,10 @@ mod tests {
     }
 
     #[test]
-    fn errors_have_a_meaning_or_none() {
-        let of = |number| Unreachable::of(&io::Error::from_raw_os_error(number));
-        assert_eq!(of(libc::ECONNREFUSED), Some(Unreachable::Port));
-        assert_eq!(of(libc::EACCES), Some(Unreachable::Prohibited));
-        assert_eq!(of(libc::EMSGSIZE), None);
+    fn errors_of_the_path_have_a_reason_and_others_none() {
+        let reason_of = |number| Unreachable::of(&io::Error::from_raw_os_error(number));
+        assert_eq!(reason_of(libc::ECONNREFUSED), Some(Unreachable::Port));
+        assert_eq!(reason_of(libc::EACCES), Some(Unreachable::Prohibited));
+        assert_eq!(reason_of(libc::EMSGSIZE), None);
     }
 }
