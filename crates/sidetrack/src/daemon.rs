@@ -1,11 +1,14 @@
-//! A vendor's service, registered with `sidetrackd` (feature `daemon`).
+//! Registration of a service with the daemon `sidetrackd` (feature `daemon`).
+//!
+//! A proxy that is not started by `sidetrack run` gets its credentials from the daemon. In the simplest
+//! case the operator's policy already has the service and the filters that redirect to it:
 //!
 //! ```no_run
 //! use sidetrack::Listener;
 //! use sidetrack::daemon::Registration;
 //!
 //! # fn main() -> Result<(), sidetrack::Error> {
-//! // The operator's policy has the service "inspect", and redirects to it.
+//! // The operator's policy has the service "inspect" and filters that redirect to it.
 //! let registration = Registration::of("inspect").open(|service| {
 //!     let listener = Listener::bind(service)?;
 //!     std::thread::spawn(move || while let Ok(_connection) = listener.accept() { /* … */ });
@@ -16,11 +19,13 @@
 //! # }
 //! ```
 //!
-//! Or the vendor brings objects of its own, see [`Builder`]: they are dynamic, and go when the
-//! registration does, or when the process dies.
+//! A vendor can also add its own provider, sublayer, service and filters, see [`Builder`]. These objects are
+//! dynamic: they are removed when the registration is dropped, or when the process ends for any reason.
+//! `examples/vendor.rs` is a complete product. docs/proxies.md, With the daemon, and docs/daemon.md describe
+//! the protocol.
 
-mod attachment;
 mod objects;
+mod session_task;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -29,26 +34,35 @@ use std::thread::{self, JoinHandle};
 use ::tokio::sync::oneshot;
 pub use sidetrack_api::v1;
 
-use self::attachment::Attachment;
 use self::objects::Objects;
+use self::session_task::SessionTask;
 use crate::{Error, Service};
 
-/// A session with the daemon, and in it the right to listen for one service. It lasts until it is dropped.
+/// A session with the daemon that registers one service. The session ends when this value is dropped.
 ///
-/// A thread keeps it. When the daemon is restarted, the registration resumes its session, with its
-/// objects; connections are redirected all the while. If the session's time to be resumed has passed, the
-/// objects are added again, under the same keys.
+/// A thread keeps the session open. If the daemon is restarted, the thread resumes the session with all its
+/// objects; connections are redirected in the meantime. If it is too late to resume the session
+/// (`session_grace_seconds` of the daemon's configuration), the thread opens a new one and adds the objects
+/// again under the same keys.
 pub struct Registration {
-    shared: Arc<Mutex<Shared>>,
+    status: Arc<Mutex<RegistrationStatus>>,
+    /// Dropping it ends the thread.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a registration is to bring. All objects are contract messages ([`v1`]).
+/// Options of a registration, and the objects that it adds. All objects are messages of the daemon's API
+/// ([`v1`]).
 ///
-/// What they leave empty is filled in: keys; the provider, by this one's; a filter's sublayer, by this
-/// one's; a redirecting filter's service, by the registration's. Objects that are not given must not be
-/// needed, or be in the operator's policy.
+/// Fields that an object leaves empty are filled in:
+///
+/// - a key: with a random UUID,
+/// - a provider: with the provider of this registration,
+/// - the sublayer of a filter: with the sublayer of this registration,
+/// - the service of a redirecting filter: with the service of this registration.
+///
+/// If the registration has no such object, the field stays empty. Objects that are referred to and not added
+/// here must be in the operator's policy.
 #[derive(Debug)]
 pub struct Builder {
     session: String,
@@ -56,15 +70,17 @@ pub struct Builder {
     objects: Objects,
 }
 
-/// How it is.
+/// The state of a registration, shared with its thread.
 #[derive(Debug, Default)]
-struct Shared {
+struct RegistrationStatus {
+    /// The service that `listen` was last called with.
     service: Option<Service>,
+    /// Why there is no session; `None` if there is one.
     trouble: Option<String>,
 }
 
 impl Registration {
-    /// Begins one for the service of this name.
+    /// Starts to build a registration for the service with this name.
     pub fn of(service: impl Into<String>) -> Builder {
         let name = service.into();
         Builder {
@@ -74,14 +90,15 @@ impl Registration {
         }
     }
 
-    /// The service as the kernel has it now.
+    /// The credentials of the service that are in force now.
     pub fn service(&self) -> Option<Service> {
-        lock(&self.shared).service.clone()
+        lock(&self.status).service.clone()
     }
 
-    /// Why there is no session with the daemon now; it is tried again until there is. None: all is well.
+    /// The reason why there is no session with the daemon at the moment, as text for people. `None` if there
+    /// is a session. The thread retries until there is one.
     pub fn trouble(&self) -> Option<String> {
-        lock(&self.shared).trouble.clone()
+        lock(&self.status).trouble.clone()
     }
 }
 
@@ -89,7 +106,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // If it panicked, the session has ended all the same.
+            // If the thread panicked, its end has ended the session as well.
             let _ = thread.join();
         }
     }
@@ -97,54 +114,63 @@ impl Drop for Registration {
 
 impl std::fmt::Debug for Registration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        lock(&self.shared).fmt(f)
+        lock(&self.status).fmt(f)
     }
 }
 
 impl Builder {
-    /// The session's name, for people: at most 256 bytes. Otherwise it is the service's.
+    /// Sets the name of the session, for people: at most 256 bytes. The default is the name of the service.
     pub fn session(mut self, name: impl Into<String>) -> Self {
         self.session = name.into();
         self
     }
 
-    /// Where the daemon listens. Otherwise: SIDETRACK_SOCKET's value, or the usual place.
+    /// Sets the path of the daemon's socket. The default is the value of the environment variable
+    /// SIDETRACK_SOCKET, or else the daemon's standard path.
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
         self.socket = Some(path.into());
         self
     }
 
-    /// The vendor.
+    /// Adds the provider: the vendor or product to which the objects belong.
     pub fn provider(mut self, provider: v1::Provider) -> Self {
         self.objects.provider = Some(provider);
         self
     }
 
-    /// The sublayer of the vendor's filters. Otherwise they are in the universal one.
+    /// Adds the sublayer for the filters. Without it, filters are added to the universal sublayer.
     pub fn sublayer(mut self, sublayer: v1::Sublayer) -> Self {
         self.objects.sublayer = Some(sublayer);
         self
     }
 
-    /// The service itself. Its name is the registration's, whatever the message says.
+    /// Adds the service. Its name is the name of the registration, whatever the message has.
     pub fn service(mut self, service: v1::Service) -> Self {
         self.objects.service = Some(service);
         self
     }
 
-    /// One more filter. They come into force together.
+    /// Adds a filter. May be called several times; all filters come into force in one commit.
     pub fn filter(mut self, filter: v1::Filter) -> Self {
         self.objects.filters.push(filter);
         self
     }
 
-    /// Opens the session, adds the objects, and returns when the filters are in force.
+    /// Opens the session and adds the objects. Returns when the filters are in force.
     ///
-    /// `listen` is to make the listeners, and must not block: its thread keeps the session. It is called
-    /// before the filters come into force, and again, with another service, should the kernel have lost
-    /// the one before: when the pinned data path was removed, or the service was deleted.
+    /// `listen` must open the listeners of the service ([`Listener::bind`](crate::Listener::bind)). It is
+    /// called before the filters come into force, so that no connection finds the service absent. It is called
+    /// again, with other credentials, if the kernel side has lost the service: the pinned data path was
+    /// removed, or the service was deleted. It runs on the thread that keeps the session, so it must not
+    /// block.
     ///
-    /// Errors: `listen`'s; [`Error::Daemon`], [`Error::System`]. Then nothing of it is left.
+    /// # Errors
+    ///
+    /// After an error, no session and no object is left.
+    ///
+    /// - [`Error::Daemon`] if the daemon cannot be reached or refused a request.
+    /// - [`Error::System`] if the thread cannot be started.
+    /// - The error that `listen` returned.
     pub fn open(
         self,
         listen: impl FnMut(&Service) -> Result<(), Error> + Send + 'static,
@@ -155,9 +181,10 @@ impl Builder {
         Ok(registration)
     }
 
-    /// As [`Self::open`], for async programs of any runtime.
+    /// As [`open`](Self::open), for async programs of any runtime.
     ///
-    /// `listen` is called in a thread of its own. Cancel safe: when it is dropped, nothing is left.
+    /// `listen` is called on a separate thread. Cancel safe: if the future is dropped, the session ends and no
+    /// object is left.
     pub async fn open_async(
         self,
         listen: impl FnMut(&Service) -> Result<(), Error> + Send + 'static,
@@ -173,16 +200,16 @@ impl Builder {
         listen: impl FnMut(&Service) -> Result<(), Error> + Send + 'static,
         opened: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) -> Result<Registration, Error> {
-        self.objects.settle();
-        let shared = Arc::new(Mutex::new(Shared::default()));
-        let attachment = Attachment {
+        self.objects.fill_in_defaults();
+        let status = Arc::new(Mutex::new(RegistrationStatus::default()));
+        let session_task = SessionTask {
             session: self.session,
             socket: self.socket,
             objects: self.objects,
             listen: Box::new(listen),
-            shared: Arc::clone(&shared),
-            known: None,
-            resume: 0,
+            status: Arc::clone(&status),
+            credentials: None,
+            resume_id: 0,
         };
         let runtime = ::tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -191,21 +218,21 @@ impl Builder {
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("sidetrack".into())
-            .spawn(move || runtime.block_on(attachment.keep(opened, stopped)))
+            .spawn(move || runtime.block_on(session_task.run(opened, stopped)))
             .map_err(Error::system("start the registration's thread"))?;
         Ok(Registration {
-            shared,
+            status,
             stop: Some(stop),
             thread: Some(thread),
         })
     }
 }
 
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(status: &Mutex<RegistrationStatus>) -> MutexGuard<'_, RegistrationStatus> {
+    status.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn panicked() -> Error {
-    let source = std::io::Error::other("its thread panicked");
+    let source = std::io::Error::other("the registration's thread panicked");
     Error::system("open the registration")(source)
 }

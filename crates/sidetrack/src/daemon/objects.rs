@@ -1,13 +1,14 @@
-//! What a registration brings into its session.
+//! The objects that a registration adds in its session.
 
 use sidetrack_api::client::Error;
 use sidetrack_api::{Client, v1};
 use sidetrack_policy::{Code, Uuid};
 use tonic::Status;
 
-/// At most one of each, but filters.
+/// The objects of one registration.
 #[derive(Debug)]
 pub(super) struct Objects {
+    /// Name of the service.
     name: String,
     pub(super) provider: Option<v1::Provider>,
     pub(super) sublayer: Option<v1::Sublayer>,
@@ -26,33 +27,34 @@ impl Objects {
         }
     }
 
-    /// Gives keys to those that have none, so that they are the same whenever they are added; and fills in
-    /// what is left open, but for the filters' service.
-    pub(super) fn settle(&mut self) {
+    /// Fills in empty keys and references. The keys are then the same each time the objects are added. The
+    /// service of a filter is filled in later, by [`Self::add_filters`], when its key is known.
+    pub(super) fn fill_in_defaults(&mut self) {
         let mut provider = Vec::new();
         if let Some(own) = &mut self.provider {
-            give_key(&mut own.key);
+            fill_key(&mut own.key);
             provider.clone_from(&own.key);
         }
         let mut sublayer = Vec::new();
         if let Some(own) = &mut self.sublayer {
-            give_key(&mut own.key);
-            fill(&mut own.provider, &provider);
+            fill_key(&mut own.key);
+            fill_if_empty(&mut own.provider, &provider);
             sublayer.clone_from(&own.key);
         }
         if let Some(own) = &mut self.service {
-            give_key(&mut own.key);
-            fill(&mut own.provider, &provider);
+            fill_key(&mut own.key);
+            fill_if_empty(&mut own.provider, &provider);
             own.name.clone_from(&self.name);
         }
         for filter in &mut self.filters {
-            give_key(&mut filter.key);
-            fill(&mut filter.provider, &provider);
-            fill(&mut filter.sublayer, &sublayer);
+            fill_key(&mut filter.key);
+            fill_if_empty(&mut filter.provider, &provider);
+            fill_if_empty(&mut filter.sublayer, &sublayer);
         }
     }
 
-    /// Adds all but the filters, and asks for the service. What a resumed session has already stays.
+    /// Adds all objects except the filters, and registers the service. Objects that a resumed session already
+    /// has stay as they are.
     pub(super) async fn register(
         &self,
         client: &mut Client,
@@ -66,7 +68,7 @@ impl Objects {
                 session_id,
                 provider,
             };
-            added(client.add_provider(request).await.map(drop))?;
+            accept_existing(client.add_provider(request).await.map(drop))?;
         }
         if let Some(sublayer) = self.sublayer.clone() {
             let sublayer = Some(sublayer);
@@ -74,7 +76,7 @@ impl Objects {
                 session_id,
                 sublayer,
             };
-            added(client.add_sublayer(request).await.map(drop))?;
+            accept_existing(client.add_sublayer(request).await.map(drop))?;
         }
         if let Some(service) = self.service.clone() {
             let service = Some(service);
@@ -82,7 +84,7 @@ impl Objects {
                 session_id,
                 service,
             };
-            added(client.add_service(request).await.map(drop))?;
+            accept_existing(client.add_service(request).await.map(drop))?;
         }
         client.commit(v1::CommitRequest { session_id }).await?;
         let request = v1::RegisterServiceRequest {
@@ -92,7 +94,8 @@ impl Objects {
         Ok(client.register_service(request).await?.into_inner())
     }
 
-    /// Adds the filters, which redirect to this service. What a resumed session has already stays.
+    /// Adds the filters; `service` is the key of the registered service. Filters that a resumed session
+    /// already has stay as they are.
     pub(super) async fn add_filters(
         &self,
         client: &mut Client,
@@ -106,11 +109,11 @@ impl Objects {
         for filter in &self.filters {
             let mut filter = filter.clone();
             if filter.action() == v1::Action::Redirect {
-                fill(&mut filter.service, service);
+                fill_if_empty(&mut filter.service, service);
             }
             let filter = Some(filter);
             let request = v1::AddFilterRequest { session_id, filter };
-            added(client.add_filter(request).await.map(drop))?;
+            accept_existing(client.add_filter(request).await.map(drop))?;
         }
         client.commit(v1::CommitRequest { session_id }).await?;
         Ok(())
@@ -126,19 +129,20 @@ async fn begin(client: &mut Client, session_id: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Keys are this registration's own: what is there under them is its.
-fn added(result: Result<(), Status>) -> Result<(), Error> {
+/// Ignores the error that an object already exists. Only this registration uses its keys, so the object is
+/// the one that the request would add.
+fn accept_existing(result: Result<(), Status>) -> Result<(), Error> {
     match result.map_err(Error::from) {
         Err(Error::Policy(refusal)) if refusal.code == Code::AlreadyExists => Ok(()),
         other => other,
     }
 }
 
-fn give_key(key: &mut Vec<u8>) {
-    fill(key, Uuid::new_v4().as_bytes());
+fn fill_key(key: &mut Vec<u8>) {
+    fill_if_empty(key, Uuid::new_v4().as_bytes());
 }
 
-fn fill(key: &mut Vec<u8>, with: &[u8]) {
+fn fill_if_empty(key: &mut Vec<u8>, with: &[u8]) {
     if key.is_empty() {
         key.extend_from_slice(with);
     }
@@ -149,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_open_is_filled_in_once() {
+    fn empty_fields_are_filled_in_once() {
         let mut objects = Objects::new("inspect".into());
         objects.provider = Some(v1::Provider::default());
         objects.sublayer = Some(v1::Sublayer::default());
@@ -157,15 +161,15 @@ mod tests {
             key: vec![7; 16],
             ..Default::default()
         });
-        let elsewhere = v1::Filter {
+        let with_sublayer = v1::Filter {
             sublayer: vec![9; 16],
             ..Default::default()
         };
-        objects.filters = vec![v1::Filter::default(), elsewhere];
-        objects.settle();
+        objects.filters = vec![v1::Filter::default(), with_sublayer];
+        objects.fill_in_defaults();
         let before = format!("{objects:?}");
-        objects.settle();
-        assert_eq!(format!("{objects:?}"), before, "keys stay");
+        objects.fill_in_defaults();
+        assert_eq!(format!("{objects:?}"), before, "keys do not change");
         let provider = objects.provider.unwrap().key;
         let sublayer = objects.sublayer.unwrap();
         let service = objects.service.unwrap();
