@@ -1,11 +1,12 @@
-//! The same on Windows, by the three control codes of the Windows Filtering Platform (spec 1) and, for datagrams, by
-//! control data (spec 2).
+//! The SDK on Windows. It uses the three control codes of the Windows Filtering Platform (docs/wfp.md, 1) and,
+//! for datagrams, control data (docs/wfp.md, 2).
 //!
-//! Somebody else's driver redirects here; this is the proxy's side only. What a context looks like is between the driver
-//! and the proxy: `windows/context.rs` knows Sidetrack's own automatic one and that of Microsoft's samples, and
-//! `Flow::query_with` takes any other.
+//! The driver that redirects is not part of Sidetrack; this is only the proxy's side. The driver and the proxy
+//! agree on the layout of the redirect context. `windows/context.rs` knows Sidetrack's automatic context and
+//! the layout of Microsoft's samples; `Flow::query_with` takes a function for any other layout.
 
-#![cfg_attr(not(windows), allow(dead_code, unreachable_pub))] // there, only what needs no Windows is built, for its tests
+// On other systems only the platform-independent parts are built, for their tests.
+#![cfg_attr(not(windows), allow(dead_code, unreachable_pub))]
 
 mod context;
 #[cfg(windows)]
@@ -22,7 +23,7 @@ mod service;
 mod sys;
 
 #[cfg(windows)]
-pub use context::Told;
+pub use context::ParsedContext;
 #[cfg(windows)]
 pub use datagram::{Datagram, DatagramListener, send_first};
 #[cfg(windows)]

@@ -1,4 +1,5 @@
-//! On Windows, and under Wine: the control codes are asked for real, and "not supported" is what it is.
+//! Tests of the SDK on Windows and under Wine. They issue the real control codes, without a driver that redirects;
+//! Wine does not support the codes.
 #![cfg(windows)]
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -6,26 +7,27 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use sidetrack::{DatagramListener, Error, Listener, Records, Service};
 use socket2::{Domain, Socket, Type};
 
-fn pair() -> (TcpStream, TcpStream) {
+fn connected_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (listener.accept().unwrap().0, client)
 }
 
-/// Wine answers WSAEOPNOTSUPP; Windows says that nothing is recorded.
+/// Whether the error says that there is no redirection: Wine answers WSAEOPNOTSUPP, and Windows answers that
+/// nothing is recorded.
 fn is_absent(error: &Error) -> bool {
     matches!(error, Error::NoEngine | Error::NotRedirected)
 }
 
 #[test]
-fn a_connection_that_nobody_redirected_has_no_flow() {
-    let (accepted, _client) = pair();
+fn a_connection_that_was_not_redirected_has_no_flow() {
+    let (accepted, _client) = connected_pair();
     let error = sidetrack::query(&accepted).unwrap_err();
     assert!(is_absent(&error), "{error}");
 }
 
 #[test]
-fn an_unconnected_socket_says_so() {
+fn an_unconnected_socket_has_no_flow() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let error = sidetrack::query(&socket).unwrap_err();
     assert!(
@@ -35,7 +37,7 @@ fn an_unconnected_socket_says_so() {
 }
 
 #[test]
-fn records_are_refused_where_there_is_no_engine() {
+fn records_are_refused_without_a_redirecting_driver() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let error = sidetrack::set_records(&socket, &Records::from_bytes(&[7; 32])).unwrap_err();
     assert!(
@@ -48,7 +50,7 @@ fn records_are_refused_where_there_is_no_engine() {
 }
 
 #[test]
-fn listener_of_a_service_listens_where_the_driver_redirects_to() {
+fn listener_listens_on_the_address_of_its_service() {
     let service = Service::at("127.0.0.1:0".parse().unwrap());
     let listener = Listener::bind(&service).unwrap();
     let address = listener.addresses().unwrap()[0];
@@ -59,9 +61,9 @@ fn listener_of_a_service_listens_where_the_driver_redirects_to() {
 }
 
 #[test]
-fn datagrams_come_without_control_data_or_not_at_all() {
+fn a_datagram_that_was_not_redirected_has_no_control_data() {
     let listener = match DatagramListener::bind(&Service::at("127.0.0.1:0".parse().unwrap())) {
-        Err(Error::NoEngine) => return, // Wine knows no such option
+        Err(Error::NoEngine) => return, // Wine does not know the options
         bound => bound.unwrap(),
     };
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -71,11 +73,11 @@ fn datagrams_come_without_control_data_or_not_at_all() {
     let mut buffer = [0; 64];
     let datagram = listener.receive(&mut buffer).unwrap();
     assert_eq!(&buffer[..datagram.length], b"hello");
-    assert!(datagram.records.is_none() && datagram.told().is_none());
+    assert!(datagram.records.is_none() && datagram.parsed_context().is_none());
 }
 
 #[test]
-fn the_environment_says_where() {
+fn without_the_environment_variable_there_are_no_credentials() {
     assert!(matches!(Service::from_env(), Err(Error::NoCredentials(_))));
 }
 

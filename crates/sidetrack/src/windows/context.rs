@@ -1,4 +1,4 @@
-//! What redirect contexts look like that are known.
+//! The known layouts of redirect contexts.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,43 +6,45 @@ use sidetrack_abi::address;
 use sidetrack_abi::kernel::{ABI_VERSION, AutoContext};
 use zerocopy::FromBytes;
 
-/// Bytes of a SOCKADDR_STORAGE.
+/// Size of a SOCKADDR_STORAGE in bytes.
 const STORAGE: usize = 128;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 23; // on Windows
 const AF_INET6_LINUX: u8 = 10;
 
-/// What a context tells.
+/// What a redirect context says about a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// Where the connection was going.
+pub struct ParsedContext {
+    /// The original destination.
     pub destination: SocketAddr,
-    /// The program's process; 0 if it is not told.
+    /// Process id of the program; 0 if the context does not have it.
     pub pid: u32,
-    /// Its file; empty if it is not told.
+    /// Path of the program's executable; empty if the context does not have it.
     pub executable: String,
 }
 
-/// By whichever layout it has. `None` if it has neither.
-pub(super) fn read(context: &[u8]) -> Option<Told> {
-    read_automatic(context).or_else(|| read_storages(context))
+/// Parses a context of any known layout. `None` if its layout is unknown.
+pub(super) fn parse(context: &[u8]) -> Option<ParsedContext> {
+    parse_automatic(context).or_else(|| parse_sockaddrs(context))
 }
 
-/// Sidetrack's own (`struct sidetrack_auto_context`): a version, its own length, a protocol and a family that fit.
-fn read_automatic(context: &[u8]) -> Option<Told> {
-    let told = AutoContext::read_from_bytes(context).ok()?;
-    let is_ours = told.version == ABI_VERSION
-        && told.size as usize == context.len()
-        && matches!(told.family, 2 | AF_INET6_LINUX | 23);
-    is_ours.then(|| Told {
-        destination: address::socket_address(told.remote_addr, told.remote_port),
-        pid: told.pid,
-        executable: String::from_utf8_lossy(address::text(&told.executable)).into_owned(),
+/// Parses Sidetrack's automatic context (`struct sidetrack_auto_context` in bpf/sidetrack.h). The version, the
+/// size and the address family must match.
+fn parse_automatic(context: &[u8]) -> Option<ParsedContext> {
+    let parsed = AutoContext::read_from_bytes(context).ok()?;
+    let is_ours = parsed.version == ABI_VERSION
+        && parsed.size as usize == context.len()
+        && matches!(parsed.family, 2 | AF_INET6_LINUX | 23);
+    is_ours.then(|| ParsedContext {
+        destination: address::socket_address(parsed.remote_addr, parsed.remote_port),
+        pid: parsed.pid,
+        executable: String::from_utf8_lossy(address::text(&parsed.executable)).into_owned(),
     })
 }
 
-/// That of Microsoft's samples: one SOCKADDR_STORAGE or two, of which the first is the original destination.
-fn read_storages(context: &[u8]) -> Option<Told> {
+/// Parses the layout of Microsoft's samples: one or two SOCKADDR_STORAGE, of which the first is the original
+/// destination.
+fn parse_sockaddrs(context: &[u8]) -> Option<ParsedContext> {
     if context.len() != STORAGE && context.len() != 2 * STORAGE {
         return None;
     }
@@ -59,7 +61,7 @@ fn read_storages(context: &[u8]) -> Option<Told> {
         }
         _ => return None,
     };
-    Some(Told {
+    Some(ParsedContext {
         destination,
         pid: 0,
         executable: String::new(),
@@ -90,44 +92,44 @@ mod tests {
     }
 
     #[test]
-    fn the_automatic_context_is_known() {
-        let told = read(automatic().as_bytes()).unwrap();
-        assert_eq!(told.destination.to_string(), "10.1.2.3:443");
-        assert_eq!((told.pid, told.executable.as_str()), (42, "/bin/curl"));
+    fn the_automatic_context_is_parsed() {
+        let parsed = parse(automatic().as_bytes()).unwrap();
+        assert_eq!(parsed.destination.to_string(), "10.1.2.3:443");
+        assert_eq!((parsed.pid, parsed.executable.as_str()), (42, "/bin/curl"));
     }
 
-    /// Spec 8.8, case 127.
+    /// Case 127 of docs/wfp.md, 8.8.
     #[test]
-    fn another_version_or_length_is_not_interpreted() {
+    fn another_version_or_length_is_rejected() {
         let mut other = automatic();
         other.version += 1;
-        assert_eq!(read(other.as_bytes()), None);
+        assert_eq!(parse(other.as_bytes()), None);
         other = automatic();
         other.size -= 1;
-        assert_eq!(read(other.as_bytes()), None);
+        assert_eq!(parse(other.as_bytes()), None);
         other = automatic();
         other.family = 3;
-        assert_eq!(read(other.as_bytes()), None);
+        assert_eq!(parse(other.as_bytes()), None);
         for length in (0..512).filter(|length| ![128, 256, 296].contains(length)) {
-            assert_eq!(read(&vec![2; length]), None, "{length}");
+            assert_eq!(parse(&vec![2; length]), None, "{length}");
         }
     }
 
     #[test]
-    fn addresses_of_the_samples_are_known() {
+    fn addresses_of_the_samples_are_parsed() {
         let mut storages = [0; 256];
         storages[..8].copy_from_slice(&[2, 0, 0x01, 0xbb, 10, 1, 2, 3]);
         assert_eq!(
-            read(&storages).unwrap().destination.to_string(),
+            parse(&storages).unwrap().destination.to_string(),
             "10.1.2.3:443"
         );
         storages[0] = 23;
         storages[8..24].copy_from_slice(&Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).octets());
         assert_eq!(
-            read(&storages[..128]).unwrap().destination.to_string(),
+            parse(&storages[..128]).unwrap().destination.to_string(),
             "[fd00::1]:443"
         );
         storages[0] = 7;
-        assert_eq!(read(&storages), None);
+        assert_eq!(parse(&storages), None);
     }
 }

@@ -1,46 +1,61 @@
-//! Redirected datagrams: records and context come as control data of a flow's first one (spec 2).
+//! Redirected datagrams. Records and context arrive as control data of a flow's first datagram (docs/wfp.md,
+//! 2.2).
 
 use std::net::{SocketAddr, UdpSocket};
 
-use super::context::{self, Told};
-use super::query::failure;
+use super::context::{self, ParsedContext};
+use super::query::error_of_code;
 use super::{Records, Service, sys};
 use crate::Error;
 
-/// A service's UDP socket.
+/// The UDP socket of a service.
 #[derive(Debug)]
 pub struct DatagramListener {
     socket: UdpSocket,
 }
 
-/// A datagram that has come. Only a flow's first one has records and a context: keep a table by the sender.
+/// A received datagram.
+///
+/// Only the first datagram of a flow has records and a context, so a proxy keeps a table of flows by sender
+/// (docs/wfp.md, 2.2).
 #[derive(Debug)]
 pub struct Datagram {
-    /// Bytes of the payload.
+    /// Length of the payload in bytes.
     pub length: usize,
-    /// The client.
+    /// Address of the client.
     pub from: SocketAddr,
-    /// For the first datagram that goes on; see [`send_first`].
+    /// The redirect records, to be passed to [`send_first`]; `None` if this is not a flow's first datagram.
     pub records: Option<Records>,
-    /// The driver's.
+    /// The redirect context, in the driver's layout; `None` if this is not a flow's first datagram, or the
+    /// driver gave none.
     pub context: Option<Box<[u8]>>,
 }
 
 impl DatagramListener {
-    /// Listens where the driver redirects to. Errors: [`Error::NoEngine`] where the options are unknown.
+    /// Binds to the address that the driver redirects to, and asks for control data with records and context.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if the address cannot be bound, [`Error::NoEngine`] if the system does not know the
+    /// options IP_WFP_REDIRECT_RECORDS and IP_WFP_REDIRECT_CONTEXT.
     pub fn bind(service: &Service) -> Result<Self, Error> {
         let address = service.address();
         let socket = UdpSocket::bind(address).map_err(Error::system("bind the UDP socket"))?;
-        match sys::want_control(&socket, address.is_ipv4()) {
+        match sys::enable_control_data(&socket, address.is_ipv4()) {
             0 => Ok(Self { socket }),
             _ => Err(Error::NoEngine),
         }
     }
 
-    /// The next datagram. Blocks.
+    /// Waits for the next datagram and copies its payload to `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] with the error of WSARecvMsg; for example WSAEMSGSIZE if the payload is longer than
+    /// `buffer`.
     pub fn receive(&self, buffer: &mut [u8]) -> Result<Datagram, Error> {
         loop {
-            let received = sys::receive(&self.socket, buffer).map_err(failure)?;
+            let received = sys::receive(&self.socket, buffer).map_err(error_of_code)?;
             let Some(from) = received.from else { continue };
             let mut datagram = Datagram {
                 length: received.length,
@@ -62,20 +77,25 @@ impl DatagramListener {
         }
     }
 
-    /// To answer with.
+    /// The socket, to send answers with.
     pub fn socket(&self) -> &UdpSocket {
         &self.socket
     }
 }
 
 impl Datagram {
-    /// Where it was going, if its context has a layout that is known.
-    pub fn told(&self) -> Option<Told> {
-        context::read(self.context.as_deref()?)
+    /// Parses the context. `None` if there is none, or if its layout is unknown.
+    pub fn parsed_context(&self) -> Option<ParsedContext> {
+        context::parse(self.context.as_deref()?)
     }
 }
 
-/// Sends a flow's first datagram on, with its records. The following ones need none.
+/// Sends the first datagram of a flow to its destination, with the redirect records as control data. The
+/// flow's other datagrams are sent without (docs/wfp.md, 2.3). Returns the number of bytes sent.
+///
+/// # Errors
+///
+/// [`Error::System`] with the error of WSASendMsg.
 pub fn send_first(
     socket: &UdpSocket,
     payload: &[u8],

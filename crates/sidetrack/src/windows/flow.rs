@@ -1,4 +1,4 @@
-//! A redirected connection, as the accepted socket tells of it.
+//! A redirected connection, as the control codes and the redirect context describe it.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::windows::io::AsSocket;
@@ -6,52 +6,70 @@ use std::path::Path;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::context::{self, Told};
+use super::context::{self, ParsedContext};
 use super::query::{self, WSAENOTCONN};
 use super::sys;
 use crate::Error;
 
-/// A redirected connection: where it was going, whose it is, and how to go on.
+/// A redirected connection: its original destination, its program, its context and its records.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    told: Told,
+    parsed: ParsedContext,
     context: Option<Box<[u8]>>,
     records: Records,
+    /// Peer address of the accepted socket.
     client: SocketAddr,
+    /// Local address of the accepted socket.
     own: SocketAddr,
 }
 
-/// A flow's redirect records: an opaque blob.
+/// The redirect records of a flow: an opaque blob, to be copied byte for byte (docs/wfp.md, 1.7).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Records(Box<[u8]>);
 
-/// As on Linux. An accepted socket is always one of which this service was the last redirector.
+/// The redirect state (docs/wfp.md, 3.2). An accepted socket always has the one state that this enum has;
+/// the type exists so that code for Linux builds on Windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// This service redirected it, last.
+    /// This service was the last one to redirect the connection.
     RedirectedBySelf,
 }
 
-/// The program that opened the connection, as far as the context tells.
+/// The program that opened the connection, as far as the context describes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Program<'a> {
-    /// Its file; empty if it is not told.
+    /// Path of the executable; empty if the context does not have it.
     pub executable: &'a Path,
-    /// Its process; 0 if it is not told.
+    /// Process id; 0 if the context does not have it.
     pub pid: u32,
 }
 
-/// Asks an accepted socket for its flow (SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS and …_CONTEXT).
+/// Queries the flow of an accepted socket (SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS and …_CONTEXT;
+/// docs/wfp.md, 1.3).
 ///
-/// Errors: [`Error::NotRedirected`], [`Error::NotConnected`], [`Error::NoEngine`], [`Error::UnknownContext`],
-/// [`Error::NoContext`].
+/// # Errors
+///
+/// - [`Error::NotRedirected`] if no redirection is recorded for the connection.
+/// - [`Error::NoContext`] if there are records and no context.
+/// - [`Error::UnknownContext`] if the context has an unknown layout; use [`Flow::query_with`].
+/// - [`Error::NotConnected`] if the socket is not connected.
+/// - [`Error::NoEngine`] if the system does not know the control codes, as under Wine.
+/// - [`Error::NotTcp`] if the protocol does not support them.
+/// - [`Error::System`] for any other error.
 pub fn query(socket: impl AsSocket) -> Result<Flow, Error> {
-    Flow::query_with(socket, context::read)
+    Flow::query_with(socket, context::parse)
 }
 
-/// Links a new, unconnected socket to a flow (SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS). Needs an administrator's rights.
+/// Sets the redirect records on a new, unconnected socket, which links the socket to their flow
+/// (SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS; docs/wfp.md, 1.7). Needs administrator rights.
 ///
-/// A failure is final: connecting all the same may loop.
+/// # Errors
+///
+/// A failure is final. Do not connect the socket: the connection could be redirected to this proxy again and
+/// loop.
+///
+/// [`Error::BadRecords`], [`Error::NoEngine`], [`Error::NotTcp`]; or [`Error::System`], with WSAEACCES if the
+/// process has no administrator rights.
 pub fn set_records(socket: impl AsSocket, records: &Records) -> Result<(), Error> {
     match sys::set_records(&socket, &records.0) {
         0 => Ok(()),
@@ -66,11 +84,13 @@ pub fn set_records(socket: impl AsSocket, records: &Records) -> Result<(), Error
 }
 
 impl Flow {
-    /// The same as [`query`], with a reader for the driver's own layout of the context. It must check magic, version and
-    /// length; `None` is [`Error::UnknownContext`].
+    /// Queries the flow as [`query`] does, with a function that parses the driver's own layout of the context.
+    ///
+    /// The function must check the magic number, the version and the length of the context. If it returns
+    /// `None`, the error is [`Error::UnknownContext`].
     pub fn query_with(
         socket: impl AsSocket,
-        read: impl FnOnce(&[u8]) -> Option<Told>,
+        parse: impl FnOnce(&[u8]) -> Option<ParsedContext>,
     ) -> Result<Self, Error> {
         let reference = SockRef::from(&socket);
         let (client, own) = match (reference.peer_addr(), reference.local_addr()) {
@@ -80,20 +100,23 @@ impl Flow {
             }
             (Err(source), _) | (_, Err(source)) => {
                 return Err(Error::System {
-                    what: "ask for the socket's addresses",
+                    what: "get the socket's addresses",
                     source,
                 });
             }
         };
         let (client, own) = client.zip(own).ok_or(Error::NotTcp)?;
-        let records = query::grow(|buffer| sys::query(&socket, sys::QUERY_RECORDS, buffer))?;
-        let context = match query::grow(|buffer| sys::query(&socket, sys::QUERY_CONTEXT, buffer)) {
-            Err(Error::NotRedirected) => return Err(Error::NoContext), // records, and no context
+        let records =
+            query::query_until_it_fits(|buffer| sys::query(&socket, sys::QUERY_RECORDS, buffer))?;
+        let context = match query::query_until_it_fits(|buffer| {
+            sys::query(&socket, sys::QUERY_CONTEXT, buffer)
+        }) {
+            Err(Error::NotRedirected) => return Err(Error::NoContext), // the records exist
             context => context?,
         };
-        let told = read(&context).ok_or(Error::UnknownContext(context.len()))?;
+        let parsed = parse(&context).ok_or(Error::UnknownContext(context.len()))?;
         Ok(Self {
-            told,
+            parsed,
             context: Some(context),
             records: Records(records),
             client,
@@ -101,50 +124,57 @@ impl Flow {
         })
     }
 
-    /// Where the program wanted to go.
+    /// The address that the program asked for, from the context.
     pub fn original_destination(&self) -> SocketAddr {
-        self.told.destination
+        self.parsed.destination
     }
 
-    /// The client socket's own address.
+    /// The address of the client's socket: the peer address of the accepted socket.
     pub fn client(&self) -> SocketAddr {
         self.client
     }
 
-    /// This service's own address, to which the driver diverted the connection.
+    /// The address to which the driver redirected the connection: the local address of the accepted socket.
     pub fn own_address(&self) -> SocketAddr {
         self.own
     }
 
-    /// The program at the chain's beginning.
+    /// The program that opened the connection.
     pub fn program(&self) -> Program<'_> {
         Program {
-            executable: Path::new(&self.told.executable),
-            pid: self.told.pid,
+            executable: Path::new(&self.parsed.executable),
+            pid: self.parsed.pid,
         }
     }
 
-    /// The redirect context.
+    /// The redirect context, in the driver's layout.
     pub fn context(&self) -> Option<&[u8]> {
         self.context.as_deref()
     }
 
-    /// The blob to set on the socket with which the proxy goes on.
+    /// The redirect records, to be set on the outgoing socket. [`connect`](Self::connect) and
+    /// [`outgoing`](Self::outgoing) do that by themselves.
     pub fn records(&self) -> Records {
         self.records.clone()
     }
 
-    /// See [`State`].
+    /// The redirect state; see [`State`].
     pub fn state(&self) -> State {
         State::RedirectedBySelf
     }
 
-    /// Goes on to the original destination, with the records set. Blocks until connected.
+    /// Connects to the original destination with the records set. Blocks until connected.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SelfConnect`] if the destination is this proxy's own listener; the errors of [`set_records`];
+    /// [`Error::System`] if creating or connecting the socket failed.
     pub fn connect(&self) -> Result<TcpStream, Error> {
         self.connect_to(self.original_destination())
     }
 
-    /// Goes on to another destination instead, with the records set.
+    /// Connects to another destination instead, with the records set. Errors are those of
+    /// [`connect`](Self::connect).
     pub fn connect_to(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
         let socket = self.outgoing(destination)?;
         socket
@@ -153,18 +183,20 @@ impl Flow {
         Ok(socket.into())
     }
 
-    /// A new TCP socket for `destination`, with the records set, not yet connected.
+    /// Creates a TCP socket for `destination` with the records set, not yet connected. Errors are those of
+    /// [`connect`](Self::connect), without those of connecting.
     pub fn outgoing(&self, destination: SocketAddr) -> Result<Socket, Error> {
         if self.is_own_listener(destination) {
             return Err(Error::SelfConnect(destination));
         }
         let domain = Domain::for_address(destination);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
-            .map_err(Error::system("make the outgoing socket"))?;
+            .map_err(Error::system("create the outgoing socket"))?;
         set_records(&socket, &self.records)?;
         Ok(socket)
     }
 
+    /// Whether `destination` is the listener that accepted this flow.
     fn is_own_listener(&self, destination: SocketAddr) -> bool {
         destination.port() == self.own.port()
             && (destination.ip() == self.own.ip() || destination.ip().is_unspecified())
@@ -172,12 +204,12 @@ impl Flow {
 }
 
 impl Records {
-    /// The bytes, to be copied as they are.
+    /// The bytes of the blob.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Those of another process of this proxy's.
+    /// The records with these bytes, for example received from another process of the proxy.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }
@@ -185,6 +217,6 @@ impl Records {
 
 impl std::fmt::Debug for Records {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Records({} bytes)", self.0.len()) // opaque
+        write!(f, "Records({} bytes)", self.0.len()) // the content is opaque
     }
 }

@@ -1,4 +1,4 @@
-//! Where a service's redirected connections arrive.
+//! The TCP listener of a service.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,17 +9,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Flow, Service, query};
 use crate::Error;
 
-/// Connections the system may keep ready before `accept`. A full queue loses records (spec 3.7).
+/// Length of the accept queue. If it overflows, accepted sockets lose their records (docs/wfp.md, 3.7).
 const BACKLOG: i32 = -1024; // SOMAXCONN_HINT(1024)
 
-/// A service's listener.
+/// The TCP listener of a service, at the address that the driver redirects to.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
+    /// Number of accepted connections that were not redirected.
     refused: AtomicU64,
 }
 
-/// An accepted, redirected connection.
+/// An accepted connection that was redirected, with its flow.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -27,7 +28,11 @@ pub struct Connection {
 }
 
 impl Listener {
-    /// Listens where the driver redirects to.
+    /// Listens on the address of the service.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if a system call failed.
     pub fn bind(service: &Service) -> Result<Self, Error> {
         let address = service.address();
         let socket = Socket::new(
@@ -35,7 +40,7 @@ impl Listener {
             Type::STREAM,
             Some(Protocol::TCP),
         )
-        .map_err(Error::system("make the listener's socket"))?;
+        .map_err(Error::system("create the listener's socket"))?;
         socket
             .bind(&address.into())
             .map_err(Error::system("bind the listener"))?;
@@ -46,9 +51,14 @@ impl Listener {
         })
     }
 
-    /// The next redirected connection, and all there is to know of it.
+    /// Waits for the next redirected connection, and returns it with its flow.
     ///
-    /// Blocks. A connection that was not redirected is closed and counted, see [`refused`](Self::refused).
+    /// A connection that was not redirected is closed and counted in [`refused`](Self::refused); the call
+    /// then waits for another one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if accepting failed. Otherwise the errors of [`query`].
     pub fn accept(&self) -> Result<Connection, Error> {
         loop {
             let (stream, _) = self
@@ -65,29 +75,29 @@ impl Listener {
         }
     }
 
-    /// How many connections were closed because they were not redirected.
+    /// Number of connections that were closed because they were not redirected.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Where it listens.
+    /// The address of the listener, as the only element.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         Ok(vec![self.socket.local_addr()?])
     }
 }
 
 impl Connection {
-    /// The stream and its flow.
+    /// Splits the connection into its stream and its flow.
     pub fn into_parts(self) -> (TcpStream, Flow) {
         (self.stream, self.flow)
     }
 
-    /// To the program.
+    /// The stream to the client.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
-    /// Where it was going, and whose it is.
+    /// The flow: the original destination, the program, the context and the records.
     pub fn flow(&self) -> &Flow {
         &self.flow
     }

@@ -1,4 +1,4 @@
-//! The control codes, and control data.
+//! Windows system calls: the control codes, and datagrams with control data.
 
 use std::mem;
 use std::net::{SocketAddr, UdpSocket};
@@ -13,29 +13,29 @@ use windows_sys::Win32::Networking::WinSock::{
 };
 use windows_sys::core::GUID;
 
-use super::query::{Answer, WSAEOPNOTSUPP};
+use super::query::{QueryResult, WSAEOPNOTSUPP};
 
-/// `_WSAIOW(IOC_VENDOR, 220)`.
+/// SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS: `_WSAIOW(IOC_VENDOR, 220)` (docs/wfp.md, 1.1).
 pub(super) const QUERY_RECORDS: u32 = 0x9800_00dc;
-/// `_WSAIOW(IOC_VENDOR, 221)`.
+/// SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT: `_WSAIOW(IOC_VENDOR, 221)`.
 pub(super) const QUERY_CONTEXT: u32 = 0x9800_00dd;
-/// `_WSAIOW(IOC_VENDOR, 222)`.
+/// SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS: `_WSAIOW(IOC_VENDOR, 222)`.
 const SET_RECORDS: u32 = 0x9800_00de;
-/// Also of IPPROTO_IPV6.
+/// The same number at the levels IPPROTO_IP and IPPROTO_IPV6 (docs/wfp.md, 2.1).
 pub(super) const IP_WFP_REDIRECT_RECORDS: i32 = 60;
-/// Also of IPPROTO_IPV6.
+/// The same number at the levels IPPROTO_IP and IPPROTO_IPV6 (docs/wfp.md, 2.1).
 pub(super) const IP_WFP_REDIRECT_CONTEXT: i32 = 70;
 const IPPROTO_IP: i32 = 0;
 const IPPROTO_IPV6: i32 = 41;
-/// Bytes of control data: records and a context.
+/// Size of the buffer for control data in bytes: enough for records and a context.
 const CONTROL_SIZE: usize = 8192;
-const HEAD: usize = size_of::<CMSGHDR>();
+const HEADER_SIZE: usize = size_of::<CMSGHDR>();
 
 #[repr(C, align(8))]
-struct Control([u8; CONTROL_SIZE]);
+struct ControlBuffer([u8; CONTROL_SIZE]);
 
-/// What came with a datagram.
-pub(super) struct Received {
+/// A received datagram, without its payload.
+pub(super) struct ReceivedDatagram {
     pub(super) length: usize,
     pub(super) from: Option<SocketAddr>,
     /// Level, type and data of each control message.
@@ -46,10 +46,11 @@ fn raw(socket: &impl AsSocket) -> SOCKET {
     socket.as_socket().as_raw_socket() as SOCKET
 }
 
-/// One query, synchronous.
-pub(super) fn query(socket: &impl AsSocket, code: u32, buffer: &mut [u8]) -> Answer {
+/// Issues one query synchronously.
+pub(super) fn query(socket: &impl AsSocket, code: u32, buffer: &mut [u8]) -> QueryResult {
     let mut bytes = 0;
-    // SAFETY: the buffer is writable for its length, `bytes` is ours; the socket is open as it is borrowed.
+    // SAFETY: the buffer is writable for its length, `bytes` is a local variable; the socket is open as it is
+    // borrowed.
     let result = unsafe {
         WSAIoctl(
             raw(socket),
@@ -66,10 +67,11 @@ pub(super) fn query(socket: &impl AsSocket, code: u32, buffer: &mut [u8]) -> Ans
     answer(result, bytes)
 }
 
-/// Sets the records. 0, or the error.
+/// Sets the records on a socket. Returns 0 or the error.
 pub(super) fn set_records(socket: &impl AsSocket, records: &[u8]) -> i32 {
     let mut bytes = 0;
-    // SAFETY: the records are readable for their length; `bytes` is ours; the socket is open as it is borrowed.
+    // SAFETY: the records are readable for their length; `bytes` is a local variable; the socket is open as it
+    // is borrowed.
     let result = unsafe {
         WSAIoctl(
             raw(socket),
@@ -86,8 +88,8 @@ pub(super) fn set_records(socket: &impl AsSocket, records: &[u8]) -> i32 {
     answer(result, bytes).error
 }
 
-fn answer(result: i32, bytes: u32) -> Answer {
-    Answer {
+fn answer(result: i32, bytes: u32) -> QueryResult {
+    QueryResult {
         error: match result {
             0 => 0,
             _ => last_error(),
@@ -97,12 +99,12 @@ fn answer(result: i32, bytes: u32) -> Answer {
 }
 
 fn last_error() -> i32 {
-    // SAFETY: the call takes nothing.
+    // SAFETY: the call has no arguments.
     unsafe { WSAGetLastError() }
 }
 
-/// Has the control data of redirected datagrams delivered. 0, or the first error.
-pub(super) fn want_control(socket: &UdpSocket, is_v4: bool) -> i32 {
+/// Enables the delivery of control data with redirected datagrams. Returns 0 or the first error.
+pub(super) fn enable_control_data(socket: &UdpSocket, is_v4: bool) -> i32 {
     let level = if is_v4 { IPPROTO_IP } else { IPPROTO_IPV6 };
     let one = 1_u32.to_ne_bytes();
     for option in [IP_WFP_REDIRECT_RECORDS, IP_WFP_REDIRECT_CONTEXT] {
@@ -116,11 +118,11 @@ pub(super) fn want_control(socket: &UdpSocket, is_v4: bool) -> i32 {
     0
 }
 
-/// Receives a datagram with its control data. Fails with the error.
-pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<Received, i32> {
+/// Receives a datagram with its control data. Returns the error of the call if it fails.
+pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<ReceivedDatagram, i32> {
     let function = receive_function(socket)?;
     let mut name = SockAddrStorage::zeroed();
-    let mut control = Control([0; CONTROL_SIZE]);
+    let mut control = ControlBuffer([0; CONTROL_SIZE]);
     let mut part = WSABUF {
         len: buffer.len() as u32,
         buf: buffer.as_mut_ptr(),
@@ -137,7 +139,8 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<Received,
         dwFlags: 0,
     };
     let mut length = 0;
-    // SAFETY: name, part and control data are as long as the message says, and outlive the call, which is synchronous.
+    // SAFETY: name, part and control data are as long as the message says, and outlive the call, which is
+    // synchronous.
     let result = unsafe {
         function(
             raw(socket),
@@ -150,17 +153,18 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<Received,
     if result != 0 {
         return Err(last_error());
     }
-    // SAFETY: the system has written the sender's address there, of that length.
+    // SAFETY: the system has written the sender's address, of this length, to `name`.
     let from = unsafe { SockAddr::new(name, message.namelen) }.as_socket();
-    let control = control_items(&control.0[..(message.Control.len as usize).min(CONTROL_SIZE)]);
-    Ok(Received {
+    let control = control_messages(&control.0[..(message.Control.len as usize).min(CONTROL_SIZE)]);
+    Ok(ReceivedDatagram {
         length: length as usize,
         from,
         control,
     })
 }
 
-/// Sends a datagram, with redirect records if there are any. Bytes, or the error.
+/// Sends a datagram, with redirect records if `records` is not empty. Returns the number of bytes, or the
+/// error.
 pub(super) fn send(
     socket: &UdpSocket,
     payload: &[u8],
@@ -174,7 +178,7 @@ pub(super) fn send(
     } else {
         IPPROTO_IPV6
     };
-    let mut control = control_of(level, IP_WFP_REDIRECT_RECORDS, records);
+    let mut control = control_message(level, IP_WFP_REDIRECT_RECORDS, records);
     let mut part = WSABUF {
         len: payload.len() as u32,
         buf: payload.as_ptr().cast_mut(),
@@ -191,8 +195,8 @@ pub(super) fn send(
         dwFlags: 0,
     };
     let mut sent = 0;
-    // SAFETY: name, part and control data are as long as the message says, and outlive the call, which is synchronous
-    // and writes to none of them.
+    // SAFETY: name, part and control data are as long as the message says, and outlive the call, which is
+    // synchronous and writes to none of them.
     let result = unsafe {
         function(
             raw(socket),
@@ -209,34 +213,34 @@ pub(super) fn send(
     }
 }
 
-/// Control messages as they lie in a buffer; what is cut is left out.
-fn control_items(mut bytes: &[u8]) -> Vec<(i32, i32, Box<[u8]>)> {
+/// Splits a buffer of control data into its messages. An incomplete message at the end is dropped.
+fn control_messages(mut bytes: &[u8]) -> Vec<(i32, i32, Box<[u8]>)> {
     let mut items = Vec::new();
-    while bytes.len() >= HEAD {
-        // SAFETY: there are that many bytes, and a head is integers only.
-        let head: CMSGHDR = unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) };
-        if head.cmsg_len < HEAD || head.cmsg_len > bytes.len() {
+    while bytes.len() >= HEADER_SIZE {
+        // SAFETY: there are that many bytes, and a header has only integers.
+        let header: CMSGHDR = unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) };
+        if header.cmsg_len < HEADER_SIZE || header.cmsg_len > bytes.len() {
             break;
         }
         items.push((
-            head.cmsg_level,
-            head.cmsg_type,
-            bytes[HEAD..head.cmsg_len].into(),
+            header.cmsg_level,
+            header.cmsg_type,
+            bytes[HEADER_SIZE..header.cmsg_len].into(),
         ));
         bytes = bytes
-            .get(head.cmsg_len.next_multiple_of(8)..)
+            .get(header.cmsg_len.next_multiple_of(8)..)
             .unwrap_or(&[]);
     }
     items
 }
 
-/// One control message, in words so that it is aligned; none if there is nothing to say.
-fn control_of(level: i32, kind: i32, data: &[u8]) -> Vec<u64> {
+/// Builds one control message, in words so that it is aligned. Empty if `data` is empty.
+fn control_message(level: i32, kind: i32, data: &[u8]) -> Vec<u64> {
     if data.is_empty() {
         return Vec::new();
     }
-    let mut bytes = Vec::with_capacity(HEAD + data.len() + 8);
-    bytes.extend((HEAD + data.len()).to_ne_bytes());
+    let mut bytes = Vec::with_capacity(HEADER_SIZE + data.len() + 8);
+    bytes.extend((HEADER_SIZE + data.len()).to_ne_bytes());
     bytes.extend(level.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(data);
@@ -269,7 +273,8 @@ fn receive_function(socket: &UdpSocket) -> Result<Receive, i32> {
         return Ok(*function);
     }
     let found: LPFN_WSARECVMSG = extension(socket, &WSAID_WSARECVMSG)?;
-    // SAFETY: the same function but for its first pointer's constness and its callback's alias.
+    // SAFETY: it is the same function type except for the constness of its first pointer and the name of its
+    // callback type.
     let found = found.map(|found| unsafe { mem::transmute::<_, Receive>(found) });
     found
         .map(|found| *FUNCTION.get_or_init(|| found))
@@ -282,18 +287,18 @@ fn send_function(socket: &UdpSocket) -> Result<Send, i32> {
         return Ok(*function);
     }
     let found: LPFN_WSASENDMSG = extension(socket, &WSAID_WSASENDMSG)?;
-    // SAFETY: as above.
+    // SAFETY: as in `receive_function`.
     let found = found.map(|found| unsafe { mem::transmute::<_, Send>(found) });
     found
         .map(|found| *FUNCTION.get_or_init(|| found))
         .ok_or(WSAEOPNOTSUPP)
 }
 
-/// A function that the socket's provider gives by its GUID. `F` is an optional function pointer.
+/// Gets a function of the socket's provider by its GUID. `F` is an optional function pointer.
 fn extension<F: Default>(socket: &UdpSocket, id: &GUID) -> Result<F, i32> {
     let mut function = F::default();
     let mut bytes = 0;
-    // SAFETY: the id is readable, and `function` writable for its size: the provider writes one pointer there.
+    // SAFETY: the id is readable, and `function` is writable for its size: the provider writes one pointer.
     let result = unsafe {
         WSAIoctl(
             raw(socket),
