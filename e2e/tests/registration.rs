@@ -74,7 +74,10 @@ fn example_is_a_vendors_product_that_outlives_the_daemon_and_leaves_nothing() {
     let port = origin.address.port().to_string();
     let to = origin.address.to_string();
     let mut vendor = Process::example(&host.service, &daemon, &["vendor", &port]);
-    assert_eq!(vendor.line(), "in force, until the input ends\n");
+    assert_eq!(
+        vendor.line(),
+        "the filters are in force until standard input ends\n"
+    );
     let mut passes = |when: &str| {
         let told = host.connect_and_send(&to, "hi");
         assert_eq!(told["reply"], "originhi", "{when}: {told}");

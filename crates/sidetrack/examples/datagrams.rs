@@ -1,4 +1,7 @@
-//! A proxy of datagrams: says whose they are, goes on, and sends the answers back.
+//! A UDP proxy. It prints the program and the original destination of each flow, forwards the datagrams, and
+//! sends the answers back to the client.
+//!
+//! Run it with a command whose datagrams it receives:
 //!
 //! sudo sidetrack run --via exec:target/debug/examples/datagrams -- dig @192.0.2.53 example.com
 
@@ -9,38 +12,39 @@ use std::{error, thread};
 
 use sidetrack::{Batch, DatagramListener, Error, Flow, Service};
 
-/// The longest datagram there is.
+/// Larger than the longest possible payload of a datagram, in bytes.
 const SIZE: usize = 65_535;
 
 fn main() -> Result<(), Box<dyn error::Error>> {
     let listener = Arc::new(DatagramListener::bind(&Service::from_env()?)?);
-    let mut onward = HashMap::new(); // by flow; a proxy for more than a while ends idle ones
+    let mut upstreams = HashMap::new(); // by flow id; a long-running proxy must remove idle flows
     let mut batch = Batch::new(32, SIZE);
     loop {
         listener.receive(&mut batch)?;
         for datagram in batch.iter() {
             if datagram.is_first() {
-                match go_on(&listener, datagram.flow()) {
-                    Ok(socket) => drop(onward.insert(datagram.flow().id(), socket)),
+                match open_upstream(&listener, datagram.flow()) {
+                    Ok(socket) => drop(upstreams.insert(datagram.flow().id(), socket)),
                     Err(error) => eprintln!("{}: {error}", datagram.flow().original_destination()),
                 }
             }
-            if let Some(socket) = onward.get(&datagram.flow().id()) {
-                let _ = socket.send(datagram.payload()); // datagrams may be lost
+            if let Some(socket) = upstreams.get(&datagram.flow().id()) {
+                let _ = socket.send(datagram.payload()); // a lost datagram is not an error
             }
         }
     }
 }
 
-fn go_on(listener: &Arc<DatagramListener>, flow: &Arc<Flow>) -> Result<UdpSocket, Error> {
+/// Opens the outgoing socket of a flow, and starts a thread that sends the answers to the client.
+fn open_upstream(listener: &Arc<DatagramListener>, flow: &Arc<Flow>) -> Result<UdpSocket, Error> {
     let program = flow.program().executable.display();
     eprintln!("{program} -> {}", flow.original_destination());
-    let socket = flow.connect_datagrams()?; // with the redirect records set
-    if let Ok(back) = socket.try_clone() {
+    let socket = flow.connect_datagrams()?; // sets the redirect records before it connects
+    if let Ok(receiver) = socket.try_clone() {
         let (listener, flow) = (Arc::clone(listener), Arc::clone(flow));
         thread::spawn(move || {
             let mut buffer = vec![0; SIZE];
-            while let Ok(length) = back.recv(&mut buffer) {
+            while let Ok(length) = receiver.recv(&mut buffer) {
                 let _ = listener.answer(&flow, &buffer[..length]);
             }
         });

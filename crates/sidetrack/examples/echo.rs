@@ -1,4 +1,5 @@
-//! A service that is the end of every connection: tells where it was going, then echoes. Async.
+//! An async service at the end of the chain. It does not connect to the origin: it prints to the client where the
+//! connection was going, and then sends back what the client sends.
 //!
 //! sudo sidetrack run --via exec:target/debug/examples/echo -- nc 192.0.2.1 7
 

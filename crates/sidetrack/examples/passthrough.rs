@@ -1,4 +1,5 @@
-//! A proxy in 30 lines: says whose connection it is, goes on, relays both ways.
+//! A minimal proxy. It prints the program and the original destination of each connection, connects to the
+//! original destination, and copies bytes in both directions.
 //!
 //! sudo sidetrack run --via exec:target/debug/examples/passthrough -- curl http://127.0.0.1:8000/
 

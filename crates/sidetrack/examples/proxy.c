@@ -1,5 +1,6 @@
 /*
- * A proxy in C: four socket options, no library. One process for each connection.
+ * A proxy in C that uses the socket options directly, without a library. It starts one process for
+ * each connection. docs/proxies.md describes the steps. IPv4 only, to keep it short.
  *
  * cc -I bpf -o proxy crates/sidetrack/examples/proxy.c
  * sudo sidetrack run --via exec:./proxy -- curl http://127.0.0.1:8000/
@@ -22,7 +23,7 @@ static int fail(const char *what)
 	return 1;
 }
 
-/* Copies what there is. Returns 0 at the end of one direction. */
+/* Copies what can be read now. Returns 0 at the end of this direction. */
 static int copy(int from, int to)
 {
 	char buffer[65536];
@@ -38,6 +39,7 @@ static int copy(int from, int to)
 	return length > 0;
 }
 
+/* Copies in both directions until both have ended. */
 static void relay(int client, int origin)
 {
 	struct pollfd both[2] = { { client, POLLIN, 0 }, { origin, POLLIN, 0 } };
@@ -52,7 +54,8 @@ static void relay(int client, int origin)
 	}
 }
 
-static int pass_on(int client)
+/* Serves one connection: queries it, connects to its original destination, and relays. */
+static int forward(int client)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET };
 	struct sidetrack_info info;
@@ -61,9 +64,9 @@ static int pass_on(int client)
 	int origin;
 
 	if (getsockopt(client, SOL_SIDETRACK, SIDETRACK_INFO, &info, &length))
-		return fail("where was it going?");
+		return fail("query the connection");
 	if (info.version != SIDETRACK_ABI_VERSION || info.flow.family != AF_INET)
-		return fprintf(stderr, "not for this example\n"), 1;
+		return fprintf(stderr, "another ABI version, or not IPv4\n"), 1;
 	memcpy(&to.sin_addr, info.flow.remote_addr + 12, 4);
 	to.sin_port = info.flow.remote_port;
 	inet_ntop(AF_INET, &to.sin_addr, name, sizeof(name));
@@ -73,12 +76,12 @@ static int pass_on(int client)
 		       sizeof(info.records)))
 		return fail("set the records");
 	if (connect(origin, (struct sockaddr *)&to, sizeof(to)))
-		return fail("go on");
+		return fail("connect to the original destination");
 	relay(client, origin);
 	return 0;
 }
 
-/* The credentials are the LISTEN option's value, in hexadecimal. */
+/* Reads the value of the option LISTEN, which the environment has in hexadecimal. */
 static int read_credentials(unsigned char *to, size_t size)
 {
 	const char *text = getenv("SIDETRACK_LISTEN");
@@ -97,7 +100,7 @@ int main(void)
 	unsigned char listen_value[sizeof(struct sidetrack_listen)];
 	int listener = socket(AF_INET, SOCK_STREAM, 0);
 
-	signal(SIGCHLD, SIG_IGN); /* children need no burial */
+	signal(SIGCHLD, SIG_IGN); /* the kernel reaps the child processes */
 	if (read_credentials(listen_value, sizeof(listen_value)))
 		return fprintf(stderr, "SIDETRACK_LISTEN is not set\n"), 2;
 	if (setsockopt(listener, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3) ||
@@ -112,7 +115,7 @@ int main(void)
 		if (client < 0)
 			return fail("accept");
 		if (fork() == 0)
-			exit(pass_on(client));
+			exit(forward(client));
 		close(client);
 	}
 }

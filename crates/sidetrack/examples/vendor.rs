@@ -1,5 +1,5 @@
-//! A vendor's product: it registers a service of its own with `sidetrackd`, and sends connections to
-//! these ports there. When it ends, however it does, nothing of it is left.
+//! A vendor's product. It registers its own service with `sidetrackd`, and redirects connections to the given
+//! ports to that service. When the process ends, for whatever reason, the daemon removes its objects.
 //!
 //! sudo target/debug/examples/vendor 80 443
 
@@ -15,7 +15,7 @@ fn main() -> Result<(), Error> {
         .filter(filter(v1::Layer::ConnectRedirectV4))
         .filter(filter(v1::Layer::ConnectRedirectV6))
         .open(listen)?;
-    println!("in force, until the input ends");
+    println!("the filters are in force until standard input ends");
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
     Ok(())
 }
@@ -46,16 +46,16 @@ fn listen(service: &Service) -> Result<(), Error> {
     thread::spawn(move || {
         while let Ok(connection) = listener.accept() {
             let (client, flow) = connection.into_parts();
-            thread::spawn(move || pass(&client, &flow));
+            thread::spawn(move || forward(&client, &flow));
         }
     });
     Ok(())
 }
 
-fn pass(client: &TcpStream, flow: &Flow) {
+fn forward(client: &TcpStream, flow: &Flow) {
     println!("{} -> {}", flow.program().comm, flow.original_destination());
     let Ok(origin) = flow.connect() else {
-        return; // the client sees the end
+        return; // the client sees that the connection ends
     };
     thread::scope(|scope| {
         scope.spawn(|| copy(client, &origin));
@@ -64,6 +64,6 @@ fn pass(client: &TcpStream, flow: &Flow) {
 }
 
 fn copy(mut from: &TcpStream, mut to: &TcpStream) {
-    let _ = io::copy(&mut from, &mut to); // either may go at any time
+    let _ = io::copy(&mut from, &mut to); // either side may close its connection at any time
     let _ = to.shutdown(Shutdown::Write);
 }
