@@ -1,99 +1,101 @@
-//! Types and constants under the names and with the values that Windows headers give them (spec 1.1, 2.1, 5, 6).
+//! Types and constants with the names and values of the Windows headers (docs/wfp.md, 1.1, 2.1, 5 and 6).
 #![allow(non_camel_case_types, non_snake_case, clippy::upper_case_acronyms)]
 
 use std::ffi::{c_char, c_void};
 
-/// 32 bits.
+/// An unsigned integer of 32 bits.
 pub type DWORD = u32;
-/// 32 bits.
+/// A signed integer of 32 bits.
 pub type INT = i32;
-/// 32 bits, as on Windows.
+/// An unsigned integer of 32 bits, as on Windows.
 pub type ULONG = u32;
-/// 16 bits.
+/// An unsigned integer of 16 bits.
 pub type WORD = u16;
-/// 0 or not.
+/// A truth value: 0 is false, any other value is true.
 pub type BOOL = i32;
-/// As wide as a pointer.
+/// An unsigned integer as wide as a pointer.
 pub type ULONG_PTR = usize;
-/// As wide as a pointer.
+/// An unsigned integer as wide as a pointer.
 pub type DWORD_PTR = usize;
-/// A plain descriptor. As wide as a pointer, as on Windows.
+/// A socket: a plain descriptor. As wide as a pointer, as on Windows.
 pub type SOCKET = usize;
-/// An event or a thread; not a descriptor.
+/// A handle of an event or a thread. It is not a descriptor.
 pub type HANDLE = *mut c_void;
-/// An event object; it stays set until it is reset.
+/// A handle of an event object. An event stays set until it is reset.
 pub type WSAEVENT = HANDLE;
 
-/// True.
+/// True, as a BOOL.
 pub const TRUE: BOOL = 1;
-/// False.
+/// False, as a BOOL.
 pub const FALSE: BOOL = 0;
-/// What most calls return when they fail.
+/// What most functions return on failure.
 pub const SOCKET_ERROR: INT = -1;
-/// Waits for ever.
+/// A time-out that never expires.
 pub const WSA_INFINITE: DWORD = 0xffff_ffff;
-/// The first event was set.
+/// WSAWaitForMultipleEvents: the first event is set.
 pub const WSA_WAIT_EVENT_0: DWORD = 0;
-/// A completion routine or another APC ran.
+/// WSAWaitForMultipleEvents, SleepEx: a completion routine or another APC has run.
 pub const WSA_WAIT_IO_COMPLETION: DWORD = 0xc0;
-/// The time was over.
+/// WSAWaitForMultipleEvents: the time-out has expired.
 pub const WSA_WAIT_TIMEOUT: DWORD = 258;
-/// See WSAGetLastError.
+/// WSAWaitForMultipleEvents: the call has failed; see WSAGetLastError.
 pub const WSA_WAIT_FAILED: DWORD = 0xffff_ffff;
-/// Events that one call waits for.
+/// Largest number of events for one WSAWaitForMultipleEvents.
 pub const WSA_MAXIMUM_WAIT_EVENTS: DWORD = 64;
 
 /// WSASocket: the socket has the overlapped attribute.
 pub const WSA_FLAG_OVERLAPPED: DWORD = 0x01;
-/// WSASocket: close on exec.
+/// WSASocket: the descriptor is closed on exec.
 pub const WSA_FLAG_NO_HANDLE_INHERIT: DWORD = 0x80;
 
-/// Direction bit: input.
+/// Direction bit of a control code: input.
 pub const IOC_IN: DWORD = 0x8000_0000;
-/// Direction bit: output.
+/// Direction bit of a control code: output.
 pub const IOC_OUT: DWORD = 0x4000_0000;
-/// The code is a vendor's.
+/// Type bits of a control code: vendor-specific.
 pub const IOC_VENDOR: DWORD = 0x1800_0000;
-/// The redirect records of a redirected connection: an opaque token of 32 bytes here.
+/// Queries the redirect records of a redirected connection: an opaque token, here of 32 bytes.
 pub const SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS: DWORD = 0x9800_00dc;
-/// The redirect context of a redirected connection.
+/// Queries the redirect context of a redirected connection.
 pub const SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT: DWORD = 0x9800_00dd;
-/// Sets the records on a new outbound socket, before connect.
+/// Sets the redirect records on a new outgoing socket, before connect.
 pub const SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS: DWORD = 0x9800_00de;
-/// Aborts what is pending on the socket.
+/// Aborts the pending operations of the socket.
 pub const SIO_FLUSH: DWORD = 0x2800_0004;
-/// Gives the address of WSARecvMsg or WSASendMsg.
+/// Gets the address of WSARecvMsg or WSASendMsg.
 pub const SIO_GET_EXTENSION_FUNCTION_POINTER: DWORD = 0xc800_0006;
 
-/// Option and control data of datagrams: their redirect records. The same number at IPPROTO_IPV6.
+/// Socket option and type of control data: the redirect records of datagrams. The same number at IPPROTO_IPV6.
 pub const IP_WFP_REDIRECT_RECORDS: INT = 60;
-/// Option and control data of datagrams: their redirect context. The same number at IPPROTO_IPV6.
+/// Socket option and type of control data: the redirect context of datagrams. The same number at IPPROTO_IPV6.
 pub const IP_WFP_REDIRECT_CONTEXT: INT = 70;
 
-/// Reading R1 of the pages' contradiction: ERROR_INSUFFICIENT_BUFFER, and the needed size. The default.
+/// Reading R1 of the contradictory documentation (docs/wfp.md, 1.6), the default: a buffer that is too small gives
+/// ERROR_INSUFFICIENT_BUFFER and the needed size.
 pub const SIDETRACK_READING_R1: INT = 1;
-/// Reading R2: WSAEINVAL, and 0.
+/// Reading R2: a buffer that is too small gives WSAEINVAL and the size 0.
 pub const SIDETRACK_READING_R2: INT = 2;
-/// Reading R3: WSAEFAULT, and the needed size.
+/// Reading R3: a buffer that is too small gives WSAEFAULT and the needed size.
 pub const SIDETRACK_READING_R3: INT = 3;
 
-/// An overlapped operation. It and its buffers must stay until it has completed.
+/// An overlapped operation. The structure and the operation's buffers must exist until the operation has completed.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct WSAOVERLAPPED {
-    /// 259 while pending, then the operation's error, or 0.
+    /// 259 while the operation is pending, then the operation's error, or 0. Set by the library.
     pub Internal: ULONG_PTR,
-    /// Bytes.
+    /// Number of bytes transferred. Set by the library.
     pub InternalHigh: ULONG_PTR,
-    /// The application's.
+    /// Not used; free for the application.
     pub Offset: DWORD,
-    /// The application's.
+    /// Not used; free for the application.
     pub OffsetHigh: DWORD,
-    /// An event, or NULL. The application's own if there is a completion routine.
+    /// An event of WSACreateEvent, or NULL. Free for the application if there is a completion routine.
     pub hEvent: HANDLE,
 }
 
-/// Runs on the thread that issued the operation, in an alertable wait: error, bytes, operation, flags.
+/// A completion routine. It runs on the thread that started the operation, when that thread is in an alertable wait.
+/// Its arguments are the error, the number of bytes, the operation, and flags (0).
 pub type LPWSAOVERLAPPED_COMPLETION_ROUTINE = Option<
     extern "C" fn(
         dwError: DWORD,
@@ -103,57 +105,57 @@ pub type LPWSAOVERLAPPED_COMPLETION_ROUTINE = Option<
     ),
 >;
 
-/// What WPUQueueApc queues.
+/// The function that WPUQueueApc queues.
 pub type LPWSAUSERAPC = Option<extern "C" fn(dwContext: DWORD_PTR)>;
 
-/// Called while a call waits; what it returns is not looked at.
+/// A function that is called repeatedly while a call waits. Its return value is ignored.
 pub type SIDETRACK_BLOCKING_HOOK = Option<extern "C" fn() -> INT>;
 
-/// A thread, as a provider knows it.
+/// The id of a thread for a service provider.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct WSATHREADID {
-    /// From WPUOpenCurrentThread.
+    /// The handle, set by WPUOpenCurrentThread.
     pub ThreadHandle: HANDLE,
-    /// Zero.
+    /// Always 0.
     pub Reserved: DWORD_PTR,
 }
 
-/// One part of a message.
+/// One part of a message: a buffer.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct WSABUF {
-    /// Bytes.
+    /// Length in bytes.
     pub len: ULONG,
-    /// Where.
+    /// Address of the first byte.
     pub buf: *mut c_char,
 }
 
-/// A datagram with its address and control data.
+/// A datagram with its address and its control data.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct WSAMSG {
-    /// A socket address.
+    /// The socket address of the sender or the destination.
     pub name: *mut c_void,
-    /// Its bytes.
+    /// Length of that address in bytes.
     pub namelen: INT,
-    /// The payload's parts.
+    /// The parts of the payload.
     pub lpBuffers: *mut WSABUF,
-    /// How many; at most 1,024.
+    /// Number of parts, at most 1,024.
     pub dwBufferCount: ULONG,
-    /// Control data.
+    /// Control data: a sequence of WSACMSGHDR with their data.
     pub Control: WSABUF,
-    /// MSG_TRUNC, MSG_CTRUNC.
+    /// MSG_TRUNC and MSG_CTRUNC, set by WSARecvMsg.
     pub dwFlags: ULONG,
 }
 
-/// What WSAStartup tells.
+/// The version that WSAStartup negotiated, and a description of the library.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct WSADATA {
-    /// The version to be used: 2.2 or what was asked for.
+    /// The version to be used: the requested one, at most 2.2.
     pub wVersion: WORD,
-    /// 2.2.
+    /// The highest supported version: 2.2.
     pub wHighVersion: WORD,
     /// Not used since version 2.
     pub iMaxSockets: u16,
@@ -161,22 +163,22 @@ pub struct WSADATA {
     pub iMaxUdpDg: u16,
     /// Not used since version 2.
     pub lpVendorInfo: *mut c_char,
-    /// For people.
+    /// Description of the library, for people.
     pub szDescription: [c_char; 257],
-    /// For people.
+    /// Status of the library, for people.
     pub szSystemStatus: [c_char; 129],
 }
 
-/// Sixteen bytes that name a function.
+/// The 16 bytes that identify an extension function.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct GUID {
-    /// The first group.
+    /// Bytes 0 to 3, as an integer.
     pub Data1: u32,
-    /// The second.
+    /// Bytes 4 and 5, as an integer.
     pub Data2: u16,
-    /// The third.
+    /// Bytes 6 and 7, as an integer.
     pub Data3: u16,
-    /// The rest.
+    /// Bytes 8 to 15.
     pub Data4: [u8; 8],
 }

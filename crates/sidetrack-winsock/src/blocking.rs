@@ -1,7 +1,8 @@
-//! Calls that wait, and the hook that runs meanwhile (Winsock 1.1's blocking hook).
+//! Calls that wait, and the blocking hook of Winsock 1.1, which runs while they wait.
 //!
-//! Only a synchronous query waits here: for an answer that does not exist yet. Within the hook every other
-//! call is WSAEINPROGRESS; WSACancelBlockingCall makes the waiting one WSAEINTR, and so does a signal's handler.
+//! Only a synchronous query waits, for an answer that does not exist yet. Any other call within the hook fails with
+//! WSAEINPROGRESS. The waiting call fails with WSAEINTR if the hook calls WSACancelBlockingCall, or if a signal handler
+//! has run.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -9,11 +10,11 @@ pub(crate) mod ffi;
 use std::cell::Cell;
 
 use crate::abi::SIDETRACK_BLOCKING_HOOK;
-use crate::error::{Fault, Reply, WSAEINTR};
-use crate::question::Interest;
+use crate::error::{WSAEINTR, WinsockError, WinsockResult};
+use crate::redirect_query::Interest;
 use crate::socket;
 
-/// Milliseconds between two calls of the hook.
+/// Time between two calls of the hook, in milliseconds.
 const HOOK_INTERVAL: i32 = 5;
 
 thread_local! {
@@ -22,25 +23,26 @@ thread_local! {
     static CANCELLED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Whether the calling thread is running its blocking hook.
 pub(crate) fn is_in_hook() -> bool {
     IN_HOOK.try_with(Cell::get).unwrap_or(false)
 }
 
-/// Waits until the socket may have an answer.
-pub(crate) fn wait(socket: i32, interest: Interest) -> Reply<()> {
+/// Waits until the socket may have an answer. Error: WSAEINTR.
+pub(crate) fn wait(socket: i32, interest: Interest) -> WinsockResult<()> {
     let timeout = match HOOK.get() {
         Some(_) => HOOK_INTERVAL,
         None => -1,
     };
-    while !socket::poll(socket, interest.events(), timeout).map_err(Fault::of_errno)? {
+    while !socket::poll(socket, interest.events(), timeout).map_err(WinsockError::from_errno)? {
         if run_hook() {
-            return Err(Fault(WSAEINTR));
+            return Err(WinsockError(WSAEINTR));
         }
     }
     Ok(())
 }
 
-/// Returns whether it has cancelled the call.
+/// Calls the hook, if there is one. Returns whether the hook has cancelled the waiting call.
 fn run_hook() -> bool {
     let Some(hook) = HOOK.get() else { return false };
     CANCELLED.set(false);

@@ -1,55 +1,62 @@
-//! What holds at every entry: the library was started, no panic gets out, and the error is the thread's.
+//! The rules for every C function: the library must be started, no panic leaves the library, and an error becomes the
+//! last error of the thread.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::abi::{INT, SOCKET_ERROR};
-use crate::error::{Fault, Reply, WSAEINPROGRESS, WSANOTINITIALISED, WSASYSCALLFAILURE};
+use crate::error::{
+    WSAEINPROGRESS, WSANOTINITIALISED, WSASYSCALLFAILURE, WinsockError, WinsockResult,
+};
 use crate::{blocking, startup};
 
 thread_local! {
     static LAST_ERROR: Cell<INT> = const { Cell::new(0) };
 }
 
-/// The thread's last error.
+/// The last error of the calling thread.
 pub(crate) fn last_error() -> INT {
     LAST_ERROR.try_with(Cell::get).unwrap_or(0)
 }
 
+/// Sets the last error of the calling thread.
 pub(crate) fn set_last_error(error: INT) {
-    let _ = LAST_ERROR.try_with(|last| last.set(error)); // a thread at its end has none
+    // While a thread ends, its thread-local values are gone, and the error with them.
+    let _ = LAST_ERROR.try_with(|last| last.set(error));
 }
 
-/// Runs a call of a started program. A panic is WSASYSCALLFAILURE.
-pub(crate) fn guard<T>(work: impl FnOnce() -> Reply<T>) -> Reply<T> {
+/// Runs a function if the library has been started; otherwise the error is WSANOTINITIALISED. A panic becomes
+/// WSASYSCALLFAILURE.
+pub(crate) fn guard<T>(work: impl FnOnce() -> WinsockResult<T>) -> WinsockResult<T> {
     if !startup::is_started() {
-        return Err(Fault(WSANOTINITIALISED));
+        return Err(WinsockError(WSANOTINITIALISED));
     }
     guard_always(work)
 }
 
-/// Of any program's, started or not.
-pub(crate) fn guard_always<T>(work: impl FnOnce() -> Reply<T>) -> Reply<T> {
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Fault(WSASYSCALLFAILURE)))
+/// Runs a function whether the library has been started or not. A panic becomes WSASYSCALLFAILURE.
+pub(crate) fn guard_always<T>(work: impl FnOnce() -> WinsockResult<T>) -> WinsockResult<T> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(WinsockError(WSASYSCALLFAILURE)))
 }
 
-/// A call that gives a value, or `failed` and the thread's last error. Not within a blocking hook.
-pub(crate) fn value<T>(failed: T, work: impl FnOnce() -> Reply<T>) -> T {
+/// Runs a function that returns a value. On failure returns `failed` and sets the thread's last error. Within a
+/// blocking hook the error is WSAEINPROGRESS.
+pub(crate) fn value<T>(failed: T, work: impl FnOnce() -> WinsockResult<T>) -> T {
     let work = || match blocking::is_in_hook() {
-        true => Err(Fault(WSAEINPROGRESS)),
+        true => Err(WinsockError(WSAEINPROGRESS)),
         false => work(),
     };
-    told(failed, guard(work))
+    value_or_last_error(failed, guard(work))
 }
 
-/// The same for calls that give 0.
-pub(crate) fn status(work: impl FnOnce() -> Reply<()>) -> INT {
+/// As `value`, for functions that return 0 on success and SOCKET_ERROR on failure.
+pub(crate) fn status(work: impl FnOnce() -> WinsockResult<()>) -> INT {
     value(SOCKET_ERROR, || work().map(|()| 0))
 }
 
-/// The value, or the fault as the thread's last error.
-pub(crate) fn told<T>(failed: T, reply: Reply<T>) -> T {
-    reply.unwrap_or_else(|Fault(error)| {
+/// Returns the value of `result`, or sets the thread's last error and returns `failed`.
+pub(crate) fn value_or_last_error<T>(failed: T, result: WinsockResult<T>) -> T {
+    result.unwrap_or_else(|WinsockError(error)| {
         set_last_error(error);
         failed
     })
@@ -60,15 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_an_error_and_no_more() {
+    fn a_panic_becomes_an_error() {
         let failed = guard_always::<i32>(|| panic!("a bug"));
-        assert_eq!(failed, Err(Fault(WSASYSCALLFAILURE)));
-        assert_eq!(told(-1, failed), -1);
+        assert_eq!(failed, Err(WinsockError(WSASYSCALLFAILURE)));
+        assert_eq!(value_or_last_error(-1, failed), -1);
         assert_eq!(last_error(), WSASYSCALLFAILURE);
     }
 
     #[test]
-    fn the_last_error_is_the_threads_own() {
+    fn each_thread_has_its_own_last_error() {
         set_last_error(10_022);
         let other = std::thread::spawn(last_error).join();
         assert_eq!(other.unwrap(), 0);

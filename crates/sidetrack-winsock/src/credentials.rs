@@ -1,4 +1,5 @@
-//! The service that this process is: what its listeners are marked with, and what stands for elevation.
+//! The credentials of the service that this process belongs to. With them the library marks the process's listeners as
+//! the service's; having them also counts as elevation.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -8,36 +9,43 @@ use std::{env, fs};
 
 use sidetrack_abi::kernel::Listen;
 
-/// As `sidetrack run` and the daemon's callers set it: 64 hexadecimal digits.
+/// Name of the environment variable with the credentials, 64 hexadecimal digits. `sidetrack run` sets it.
 const VARIABLE: &str = "SIDETRACK_LISTEN";
 const CAP_NET_ADMIN: u32 = 12;
 
 static CREDENTIALS: RwLock<Option<[u8; size_of::<Listen>()]>> = RwLock::new(None);
 
+/// Takes the credentials from the environment, if they are there and valid.
 pub(crate) fn read_environment() {
     if let Ok(text) = env::var(VARIABLE) {
         set(&text);
     }
 }
 
-/// False if it is not 64 hexadecimal digits.
+/// Sets the credentials. Returns false if `text` is not 64 hexadecimal digits.
 pub(crate) fn set(text: &str) -> bool {
     let parsed = parse(text);
     if parsed.is_some() {
-        *CREDENTIALS.write().unwrap_or_else(|held| held.into_inner()) = parsed;
+        *CREDENTIALS
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = parsed;
     }
     parsed.is_some()
 }
 
+/// The credentials: the value of the option LISTEN. `None` if the process belongs to no service.
 pub(crate) fn get() -> Option<[u8; size_of::<Listen>()]> {
-    *CREDENTIALS.read().unwrap_or_else(|held| held.into_inner())
+    *CREDENTIALS
+        .read()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// May it set records? A service may, and an administrator (CAP_NET_ADMIN).
+/// Whether the process may set records: it belongs to a service, or it has CAP_NET_ADMIN.
 pub(crate) fn is_elevated() -> bool {
     get().is_some() || is_administrator().unwrap_or(false)
 }
 
+/// Whether the calling thread has CAP_NET_ADMIN in its effective set. `None` if /proc does not show it.
 fn is_administrator() -> Option<bool> {
     let status = fs::read_to_string("/proc/thread-self/status").ok()?;
     let effective = status

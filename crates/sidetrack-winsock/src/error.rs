@@ -1,5 +1,5 @@
-//! Error numbers (spec 6), and which of them the kernel's become.
-#![allow(missing_docs)] // the names are the documentation, and they are not ours
+//! The error numbers of Winsock (docs/wfp.md, 6), and their correspondence to errno.
+#![allow(missing_docs)] // the constants are those of the Windows headers, under their names
 
 use crate::abi::INT;
 
@@ -47,25 +47,27 @@ pub const WSAVERNOTSUPPORTED: INT = 10092;
 pub const WSANOTINITIALISED: INT = 10093;
 pub const WSASYSCALLFAILURE: INT = 10107;
 
-/// Why a call failed: the number that WSAGetLastError gives.
+/// The error of a failed call: the number that WSAGetLastError returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fault(pub(crate) INT);
+pub(crate) struct WinsockError(pub(crate) INT);
 
-/// What a call comes to.
-pub(crate) type Reply<T> = Result<T, Fault>;
+/// The result of a call.
+pub(crate) type WinsockResult<T> = Result<T, WinsockError>;
 
-impl Fault {
-    /// Of making a listener the service's: no engine is WSAEOPNOTSUPP, credentials that are not good WSAEACCES.
-    pub(crate) fn of_mark(errno: i32) -> Self {
+impl WinsockError {
+    /// The error for the errno with which the kernel side refused to mark a listener. No engine is WSAEOPNOTSUPP, and
+    /// wrong credentials are WSAEACCES.
+    pub(crate) fn from_mark_errno(errno: i32) -> Self {
         match errno {
             libc::ENOPROTOOPT | libc::EOPNOTSUPP => Self(WSAEOPNOTSUPP),
             libc::EINVAL => Self(WSAEACCES),
-            errno => Self::of_errno(errno),
+            errno => Self::from_errno(errno),
         }
     }
 
-    /// Of a socket call. What has no name on Windows is a failure of the system call.
-    pub(crate) fn of_errno(errno: i32) -> Self {
+    /// The error for the errno of a socket call. An errno without a counterpart on Windows becomes
+    /// WSASYSCALLFAILURE.
+    pub(crate) fn from_errno(errno: i32) -> Self {
         Self(match errno {
             libc::EINTR => WSAEINTR,
             libc::EBADF | libc::ENOTSOCK => WSAENOTSOCK,

@@ -1,4 +1,5 @@
-//! The control codes (spec 1). Checks come in the order of reading R1.
+//! The control codes (docs/wfp.md, 1). Arguments are checked in the order of reading R1 (docs/wfp.md, 1.6): "step" in a
+//! comment means a step of the table there.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -13,34 +14,35 @@ use crate::abi::{
     SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS, SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS, SOCKET,
     WSAOVERLAPPED,
 };
-use crate::apc::Queue;
+use crate::apc::ApcQueue;
 use crate::error::{
-    Fault, Reply, WSAEACCES, WSAEFAULT, WSAEINPROGRESS, WSAEINVAL, WSAENOPROTOOPT, WSAENOTCONN,
-    WSAEOPNOTSUPP, WSAEWOULDBLOCK,
+    WSAEACCES, WSAEFAULT, WSAEINPROGRESS, WSAEINVAL, WSAENOPROTOOPT, WSAENOTCONN, WSAEOPNOTSUPP,
+    WSAEWOULDBLOCK, WinsockError, WinsockResult,
 };
-use crate::memory::{self, LENGTH_MAX, Place, Span};
-use crate::overlapped::{Operation, Request};
-use crate::question::{self, Question, Refusal};
+use crate::memory::{self, CallerPointer, LENGTH_MAX, MemoryRange};
+use crate::overlapped::{Operation, OverlappedRequest};
+use crate::redirect_query::{self, AttemptError, RedirectQuery};
 use crate::{blocking, credentials, message, socket};
 
-/// What tells vendors' codes from others.
+/// The bits of a control code that hold its type, for example `IOC_VENDOR`.
 const TYPE_MASK: DWORD = 0x1800_0000;
 
-/// One call.
-pub(crate) struct Control {
+/// One call of WSAIoctl or WSPIoctl.
+pub(crate) struct IoctlCall {
     pub(crate) socket: SOCKET,
     pub(crate) code: DWORD,
-    pub(crate) input: Span,
-    pub(crate) output: Span,
+    pub(crate) input: MemoryRange,
+    pub(crate) output: MemoryRange,
+    /// Where the caller wants the number of bytes.
     pub(crate) returned: *mut DWORD,
     pub(crate) overlapped: *mut WSAOVERLAPPED,
     pub(crate) routine: LPWSAOVERLAPPED_COMPLETION_ROUTINE,
-    /// The thread that runs the routine, if it is not this one.
-    pub(crate) thread: Option<Arc<Queue>>,
+    /// The queue of the thread that runs the routine; `None` for the calling thread.
+    pub(crate) thread: Option<Arc<ApcQueue>>,
 }
 
-impl Control {
-    pub(crate) fn run(self) -> Reply<()> {
+impl IoctlCall {
+    pub(crate) fn run(self) -> WinsockResult<()> {
         match self.code {
             SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT => self.query(kernel::CONTEXT),
             SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS => self.query(kernel::RECORDS),
@@ -51,40 +53,41 @@ impl Control {
         }
     }
 
-    fn query(self, name: i32) -> Reply<()> {
+    /// A query for the option `name`: CONTEXT or RECORDS.
+    fn query(self, name: i32) -> WinsockResult<()> {
         let socket = socket::descriptor(self.socket)?;
-        let question = Question {
+        let query = RedirectQuery {
             socket,
             name,
             output: self.output,
         };
         let in_hook = blocking::is_in_hook();
-        if self.overlapped.is_null() && !in_hook && self.answers_at_once(&question) {
+        if self.overlapped.is_null() && !in_hook && self.try_fast_path(&query) {
             return Ok(());
         }
         socket::checked(self.socket)?;
         if in_hook {
-            return Err(Fault(WSAEINPROGRESS));
+            return Err(WinsockError(WSAEINPROGRESS));
         }
         match self.is_overlapped(socket) {
-            true => self.query_overlapped(question),
-            false => self.query_synchronous(question),
+            true => self.query_overlapped(query),
+            false => self.query_synchronous(query),
         }
     }
 
-    /// The short way, for what is mostly asked: one system call if the arguments are on the stack, and nothing is
-    /// allocated. False if there was anything to be said about the call; then it is as if it had not been made.
-    fn answers_at_once(&self, question: &Question) -> bool {
+    /// Handles the common query without allocation, and, if the arguments are on the stack, with one system call.
+    /// Returns false if anything about the call is unusual; the full path then starts from the beginning.
+    fn try_fast_path(&self, query: &RedirectQuery) -> bool {
         if !(4..=LENGTH_MAX).contains(&self.output.length) || self.output.address == 0 {
             return false;
         }
-        let Some(returned) = Place::at(self.returned) else {
+        let Some(returned) = CallerPointer::new(self.returned) else {
             return false;
         };
-        if socket::is_datagram_listener(question.socket) {
+        if socket::is_datagram_listener(query.socket) {
             return false;
         }
-        match question.put() {
+        match query.call_getsockopt() {
             Ok(length) if self.output.is_writable_after(length) => {
                 returned.store(length as DWORD);
                 true
@@ -97,44 +100,44 @@ impl Control {
         !self.overlapped.is_null() && socket::is_overlapped(socket)
     }
 
-    fn query_synchronous(self, question: Question) -> Reply<()> {
-        let returned = Place::at(self.returned);
-        if let Err(fault) = question.check() {
-            return failed(returned, fault);
+    fn query_synchronous(self, query: RedirectQuery) -> WinsockResult<()> {
+        let returned = CallerPointer::new(self.returned);
+        if let Err(error) = query.check_arguments() {
+            return failed(returned, error);
         }
-        let returned = returned.ok_or(Fault(WSAEFAULT))?;
+        let returned = returned.ok_or(WinsockError(WSAEFAULT))?;
         loop {
-            match question.ask() {
+            match query.attempt() {
                 Ok(length) => {
                     returned.store(length);
                     return Ok(());
                 }
-                Err(Refusal::TooSmall(needed)) => {
-                    let (error, count) = question::too_small(needed);
+                Err(AttemptError::TooSmall(needed)) => {
+                    let (error, count) = redirect_query::too_small(needed);
                     returned.store(count);
-                    return Err(Fault(error));
+                    return Err(WinsockError(error));
                 }
-                Err(Refusal::Final(fault)) => return failed(Some(returned), fault),
-                Err(Refusal::NotYet(_)) if socket::is_nonblocking(question.socket) => {
-                    return failed(Some(returned), Fault(WSAEWOULDBLOCK));
+                Err(AttemptError::Final(error)) => return failed(Some(returned), error),
+                Err(AttemptError::NotYet(_)) if socket::is_nonblocking(query.socket) => {
+                    return failed(Some(returned), WinsockError(WSAEWOULDBLOCK));
                 }
-                Err(Refusal::NotYet(interest)) => {
-                    if let Err(fault) = blocking::wait(question.socket, interest) {
-                        return failed(Some(returned), fault);
+                Err(AttemptError::NotYet(interest)) => {
+                    if let Err(error) = blocking::wait(query.socket, interest) {
+                        return failed(Some(returned), error);
                     }
                 }
             }
         }
     }
 
-    fn query_overlapped(self, question: Question) -> Reply<()> {
-        let returned = self.returned_if_any()?;
-        if let Err(fault) = question.check() {
-            return failed(returned, fault);
+    fn query_overlapped(self, query: RedirectQuery) -> WinsockResult<()> {
+        let returned = self.optional_returned()?;
+        if let Err(error) = query.check_arguments() {
+            return failed(returned, error);
         }
-        let request = Request::Query(question);
+        let request = OverlappedRequest::Query(query);
         let operation = Operation::new(
-            question.socket,
+            query.socket,
             request,
             self.overlapped,
             self.routine,
@@ -143,81 +146,85 @@ impl Control {
         operation.start(returned)
     }
 
-    /// Of an overlapped call: the count's place may be NULL.
-    fn returned_if_any(&self) -> Reply<Option<Place<DWORD>>> {
+    /// Where the caller wants the number of bytes. It may be NULL in an overlapped call.
+    fn optional_returned(&self) -> WinsockResult<Option<CallerPointer<DWORD>>> {
         if self.returned.is_null() {
             return Ok(None);
         }
-        Place::at(self.returned).map(Some).ok_or(Fault(WSAEFAULT))
+        CallerPointer::new(self.returned)
+            .map(Some)
+            .ok_or(WinsockError(WSAEFAULT))
     }
 
-    /// SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS: answered at once, also if overlapped (spec 1.7).
-    fn set(self) -> Reply<()> {
+    /// SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS. Completes immediately, also if it is overlapped (docs/wfp.md, 1.7).
+    fn set(self) -> WinsockResult<()> {
         let socket = self.checked()?;
         let overlapped = self.is_overlapped(socket);
         let returned = match overlapped {
-            true => self.returned_if_any()?,
-            false => Some(Place::at(self.returned).ok_or(Fault(WSAEFAULT))?),
+            true => self.optional_returned()?,
+            false => Some(CallerPointer::new(self.returned).ok_or(WinsockError(WSAEFAULT))?),
         };
-        if let Err(fault) = self.set_records(socket) {
-            return failed(returned, fault);
+        if let Err(error) = self.set_records(socket) {
+            return failed(returned, error);
         }
         self.finish(socket, overlapped, returned, 0)
     }
 
-    fn set_records(&self, socket: i32) -> Reply<()> {
+    /// Checks the arguments of SET, and sets the records.
+    fn set_records(&self, socket: i32) -> WinsockResult<()> {
         let input = self.input;
         if !input.is_readable() || (input.address == 0 && input.length > 0) {
-            return Err(Fault(WSAEFAULT));
+            return Err(WinsockError(WSAEFAULT));
         }
         if self.output.length != 0 {
-            return Err(Fault(WSAEINVAL));
+            return Err(WinsockError(WSAEINVAL));
         }
         set_records(socket, input)
     }
 
-    /// Aborts what is pending on the socket.
-    fn flush(self) -> Reply<()> {
+    /// SIO_FLUSH: aborts the pending operations of the socket.
+    fn flush(self) -> WinsockResult<()> {
         let socket = self.checked()?;
         crate::overlapped::abort_socket(socket);
-        if let Some(returned) = Place::at(self.returned) {
+        if let Some(returned) = CallerPointer::new(self.returned) {
             returned.store(0);
         }
         Ok(())
     }
 
-    fn extension(self) -> Reply<()> {
+    /// SIO_GET_EXTENSION_FUNCTION_POINTER.
+    fn extension(self) -> WinsockResult<()> {
         let socket = self.checked()?;
         let overlapped = self.is_overlapped(socket);
         let returned = match overlapped {
-            true => self.returned_if_any()?,
-            false => Some(Place::at(self.returned).ok_or(Fault(WSAEFAULT))?),
+            true => self.optional_returned()?,
+            false => Some(CallerPointer::new(self.returned).ok_or(WinsockError(WSAEFAULT))?),
         };
         if self.input.length < size_of::<GUID>() || self.output.length < size_of::<usize>() {
-            return failed(returned, Fault(WSAEFAULT));
+            return failed(returned, WinsockError(WSAEFAULT));
         }
-        let wanted = memory::load(std::ptr::with_exposed_provenance(self.input.address));
-        let space = Place::at(std::ptr::with_exposed_provenance_mut(self.output.address));
+        let wanted = memory::read(std::ptr::with_exposed_provenance(self.input.address));
+        let space = CallerPointer::new(std::ptr::with_exposed_provenance_mut(self.output.address));
         let (Some(wanted), Some(space)) = (wanted, space) else {
-            return failed(returned, Fault(WSAEFAULT));
+            return failed(returned, WinsockError(WSAEFAULT));
         };
         match message::extension(&wanted) {
             Some(function) => space.store(function),
-            None => return failed(returned, Fault(WSAEINVAL)),
+            None => return failed(returned, WinsockError(WSAEINVAL)),
         }
         self.finish(socket, overlapped, returned, size_of::<usize>() as DWORD)
     }
 
-    /// Done at once: the count, and, if overlapped, the completion.
+    /// Ends a successful call: stores the number of bytes and, if the call is overlapped, completes the operation.
     fn finish(
         self,
         socket: i32,
         overlapped: bool,
-        returned: Option<Place<DWORD>>,
+        returned: Option<CallerPointer<DWORD>>,
         bytes: DWORD,
-    ) -> Reply<()> {
+    ) -> WinsockResult<()> {
         if overlapped {
-            let request = Request::Done(bytes);
+            let request = OverlappedRequest::Done(bytes);
             let operation =
                 Operation::new(socket, request, self.overlapped, self.routine, self.thread)?;
             return operation.start(returned);
@@ -228,32 +235,33 @@ impl Control {
         Ok(())
     }
 
-    fn unknown(self) -> Reply<()> {
+    /// A code that the library does not implement.
+    fn unknown(self) -> WinsockResult<()> {
         self.checked()?;
         let error = match self.code & TYPE_MASK {
             IOC_VENDOR => WSAEINVAL,
             _ => WSAEOPNOTSUPP,
         };
-        failed(Place::at(self.returned), Fault(error))
+        failed(CallerPointer::new(self.returned), WinsockError(error))
     }
 
-    /// Steps 2 and 3.
-    fn checked(&self) -> Reply<i32> {
+    /// Steps 2 and 3: a socket, and not within a blocking hook.
+    fn checked(&self) -> WinsockResult<i32> {
         let socket = socket::checked(self.socket)?;
         match blocking::is_in_hook() {
-            true => Err(Fault(WSAEINPROGRESS)),
+            true => Err(WinsockError(WSAEINPROGRESS)),
             false => Ok(socket),
         }
     }
 }
 
-/// Links a socket to a flow. Errors: WSAEACCES, and those of spec 1.5.
-pub(crate) fn set_records(socket: i32, records: Span) -> Reply<()> {
+/// Sets the records on a socket. Errors: WSAEACCES, and those of docs/wfp.md, 1.5.
+pub(crate) fn set_records(socket: i32, records: MemoryRange) -> WinsockResult<()> {
     if !credentials::is_elevated() {
-        return Err(Fault(WSAEACCES));
+        return Err(WinsockError(WSAEACCES));
     }
     if records.length != size_of::<kernel::Records>() {
-        return Err(Fault(WSAEINVAL));
+        return Err(WinsockError(WSAEINVAL));
     }
     let set = socket::set_value_at(
         socket,
@@ -263,18 +271,18 @@ pub(crate) fn set_records(socket: i32, records: Span) -> Reply<()> {
         records.length,
     );
     set.map_err(|errno| match errno {
-        libc::EISCONN => Fault(WSAEINVAL), // too late; Windows would take it, to no effect
-        libc::EPROTONOSUPPORT => Fault(WSAENOPROTOOPT),
-        libc::EOPNOTSUPP | libc::ENOPROTOOPT => question::no_engine(socket),
-        libc::ENOTCONN => Fault(WSAENOTCONN),
-        errno => Fault::of_errno(errno),
+        libc::EISCONN => WinsockError(WSAEINVAL), // too late; on Windows it succeeds without effect
+        libc::EPROTONOSUPPORT => WinsockError(WSAENOPROTOOPT),
+        libc::EOPNOTSUPP | libc::ENOPROTOOPT => redirect_query::no_engine(socket),
+        libc::ENOTCONN => WinsockError(WSAENOTCONN),
+        errno => WinsockError::from_errno(errno),
     })
 }
 
-/// A failure leaves no bytes.
-fn failed<T>(returned: Option<Place<DWORD>>, fault: Fault) -> Reply<T> {
+/// Ends a failed call. The number of bytes is 0.
+fn failed<T>(returned: Option<CallerPointer<DWORD>>, error: WinsockError) -> WinsockResult<T> {
     if let Some(returned) = returned {
         returned.store(0);
     }
-    Err(fault)
+    Err(error)
 }

@@ -1,17 +1,17 @@
-//! Winsock's redirection contract on Linux: `WSAIoctl` and `WSPIoctl` with the three control codes of spec 1, and
-//! what a proxy written for them needs beside (spec 2, 5, 6). For C programs; `include/sidetrack/winsock.h` is its
-//! whole interface.
+//! The Winsock interface to connection redirection, for C programs on Linux: `WSAIoctl` and `WSPIoctl` with the
+//! three redirect codes (docs/wfp.md, 1), and the other functions that a proxy for Windows needs (docs/wfp.md, 2, 5
+//! and 6). `include/sidetrack/winsock.h` is the complete interface; docs/winsock.md describes it.
 //!
-//! What happens at a call:
+//! The path of a call:
 //!
 //! ```text
-//! */ffi.rs ── call::guard ── ioctl ── question ── getsockopt
-//!  (C ABI)    (started? panic?) │  (what it asks)   (the kernel side's own options)
-//!                               └── overlapped: pending ── worker ── event or APC
+//! */ffi.rs ── call::guard ────── ioctl ── redirect_query ── getsockopt
+//!  (C ABI)    (started? panic?)  │        (what to query)   (the kernel side's options)
+//!                                └── overlapped: pending ── worker ── event or APC
 //! ```
 //!
-//! Sockets are plain descriptors. `socket.rs` remembers of them only what Linux has no place for. Nothing runs beside
-//! the program but one thread, from the first operation that has to wait on.
+//! Sockets are plain descriptors. `socket.rs` keeps only those properties of a socket for which Linux has no place.
+//! The library starts one thread, when the first operation becomes pending.
 #![deny(unsafe_code)]
 
 pub mod abi;
@@ -25,11 +25,11 @@ mod ioctl;
 mod memory;
 mod message;
 mod overlapped;
-mod question;
+mod redirect_query;
 mod socket;
 mod startup;
 
-/// The C functions.
+/// The functions that C programs call.
 pub mod entry {
     pub use crate::apc::ffi::*;
     pub use crate::blocking::ffi::*;

@@ -1,28 +1,30 @@
-//! The caller's memory: looked at before it is touched.
+//! Access to the caller's memory, which is checked before it is used.
 //!
-//! A program may give any address. Whether a place may be written is asked of the kernel, by filling in
-//! its pages (`MADV_POPULATE_WRITE`); nothing is changed by that. A place on the calling thread's own stack, above this
-//! call, needs no question: most programs keep such arguments there. What another thread unmaps meanwhile is beyond us.
+//! A program may pass any address. The kernel checks whether an address can be written, by populating its page
+//! (`MADV_POPULATE_WRITE`), which changes no content. Memory on the calling thread's own stack, between this call's frame
+//! and the top of the stack, needs no system call; most programs keep such arguments there. Memory that another thread
+//! unmaps during a call is not detected.
 
 #[allow(unsafe_code)]
 mod sys;
 
-pub(crate) use sys::{Place, get, load, put};
+pub(crate) use sys::{CallerPointer, copy_in, copy_out, read};
 
-/// Bytes at the beginning of a buffer that must be writable; what lies beyond must be mapped. No answer is
-/// longer, and a large buffer is not filled with pages.
-const TRIED_MAX: usize = 65_536;
-/// Bytes of a buffer. The kernel counts them in an int.
+/// Number of bytes at the beginning of a buffer that must be writable. The bytes after that only have to be mapped: no
+/// answer reaches them, and populating a large buffer would be expensive.
+const POPULATE_MAX: usize = 65_536;
+/// Largest length of a buffer in bytes. The kernel counts them in an int.
 pub(crate) const LENGTH_MAX: usize = i32::MAX as usize;
 
-/// Some of the caller's memory, not looked at yet.
+/// A range of the caller's memory that has not been checked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
+pub(crate) struct MemoryRange {
     pub(crate) address: usize,
     pub(crate) length: usize,
 }
 
-impl Span {
+impl MemoryRange {
+    /// The range of `length` bytes at `pointer`.
     pub(crate) fn of<T>(pointer: *const T, length: usize) -> Self {
         Self {
             address: pointer.addr(),
@@ -30,17 +32,18 @@ impl Span {
         }
     }
 
-    /// All of it may be written. An empty one may, wherever it is.
+    /// Whether all of the range can be written. An empty range always can.
     pub(crate) fn is_writable(self) -> bool {
-        self.is_good(libc::MADV_POPULATE_WRITE)
+        self.is_accessible(libc::MADV_POPULATE_WRITE)
     }
 
-    /// All of it may be read.
+    /// Whether all of the range can be read. An empty range always can.
     pub(crate) fn is_readable(self) -> bool {
-        self.is_good(libc::MADV_POPULATE_READ)
+        self.is_accessible(libc::MADV_POPULATE_READ)
     }
 
-    /// It is writable as a whole, given that its first `written` bytes are: what shares a page with them is, too.
+    /// Whether all of the range can be written, if its first `written` bytes are known to be writable. The rest of the
+    /// last page of these bytes then is, too.
     pub(crate) fn is_writable_after(self, written: usize) -> bool {
         let known = sys::page_end(self.address + written.max(1) - 1);
         match (self.address.checked_add(self.length)).map(|end| end.saturating_sub(known)) {
@@ -54,7 +57,8 @@ impl Span {
         }
     }
 
-    fn is_good(self, advice: i32) -> bool {
+    /// Whether `advice`, MADV_POPULATE_READ or MADV_POPULATE_WRITE, succeeds for the range.
+    fn is_accessible(self, advice: i32) -> bool {
         if self.length == 0 {
             return true;
         }
@@ -67,7 +71,7 @@ impl Span {
         if self.address == 0 || self.length > LENGTH_MAX {
             return false;
         }
-        let tried = self.length.min(TRIED_MAX);
+        let tried = self.length.min(POPULATE_MAX);
         sys::populate(self.address, tried, advice)
             && (tried == self.length || sys::is_mapped(self.address + tried, self.length - tried))
     }
@@ -78,13 +82,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_good_is_found_good_and_nothing_else() {
+    fn accessible_memory_is_recognised_and_other_memory_is_not() {
         let heap = vec![7_u8; 100_000];
-        let all = Span::of(heap.as_ptr(), heap.len());
+        let all = MemoryRange::of(heap.as_ptr(), heap.len());
         assert!(all.is_readable() && all.is_writable());
-        assert!(heap.iter().all(|&byte| byte == 7), "nothing is changed");
+        assert!(
+            heap.iter().all(|&byte| byte == 7),
+            "the content is unchanged"
+        );
         static CONSTANT: [u8; 64] = [7; 64];
-        let constant = Span::of(CONSTANT.as_ptr(), CONSTANT.len());
+        let constant = MemoryRange::of(CONSTANT.as_ptr(), CONSTANT.len());
         assert!(constant.is_readable() && !constant.is_writable());
         for address in [
             0,
@@ -93,29 +100,29 @@ mod tests {
             usize::MAX - 4,
             0xffff_8000_0000_0000,
         ] {
-            let wild = Span { address, length: 8 };
+            let wild = MemoryRange { address, length: 8 };
             assert!(!wild.is_readable() && !wild.is_writable(), "{address:x}");
-            let nothing = Span { address, length: 0 };
+            let nothing = MemoryRange { address, length: 0 };
             assert!(nothing.is_readable() && nothing.is_writable());
         }
     }
 
     #[test]
-    fn a_length_that_no_memory_has_is_not_good() {
+    fn a_length_that_exceeds_all_memory_is_not_writable() {
         let here = [0_u8; 64];
         for length in [1 << 31, u32::MAX as usize, usize::MAX] {
-            assert!(!Span::of(here.as_ptr(), length).is_writable());
+            assert!(!MemoryRange::of(here.as_ptr(), length).is_writable());
         }
     }
 
     #[test]
-    fn what_shares_a_page_with_what_was_written_is_good() {
+    fn the_rest_of_a_written_page_is_writable() {
         let heap = vec![0_u8; 16_384];
-        let span = Span::of(heap.as_ptr(), heap.len());
-        assert!(span.is_writable_after(1) && span.is_writable_after(heap.len()));
-        let beyond = Span {
+        let range = MemoryRange::of(heap.as_ptr(), heap.len());
+        assert!(range.is_writable_after(1) && range.is_writable_after(heap.len()));
+        let beyond = MemoryRange {
             length: usize::MAX,
-            ..span
+            ..range
         };
         assert!(!beyond.is_writable_after(64));
     }

@@ -1,26 +1,25 @@
-//! WSARecvMsg and WSASendMsg: redirected datagrams with their records and contexts as control data (spec 2).
+//! WSARecvMsg and WSASendMsg: redirected datagrams with their records and context as control data (docs/wfp.md, 2).
 //!
-//! On Windows only a flow's first datagram has them, and so it is here: whose datagrams came before is remembered. An
-//! answer must leave from the address that the flow has of its own, see docs/datagrams.md; that too is taken from
-//! there.
+//! As on Windows, only the first datagram of a flow has this control data, so each socket has a table of the flows that
+//! it knows. An answer must leave from the flow's own address (docs/datagrams.md); the table has that address too.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
+mod flow_table;
 mod receive;
 mod send;
-mod session;
 #[allow(unsafe_code)]
 mod sys;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub(crate) use receive::Receive;
-pub(crate) use session::Sessions;
+pub(crate) use flow_table::FlowTable;
+pub(crate) use receive::ReceiveCall;
 
 use crate::abi::{GUID, INT, IP_WFP_REDIRECT_CONTEXT, IP_WFP_REDIRECT_RECORDS};
-use crate::error::{Fault, Reply, WSAEFAULT, WSAEINVAL, WSAENOPROTOOPT};
-use crate::memory::{self, Span};
+use crate::error::{WSAEFAULT, WSAEINVAL, WSAENOPROTOOPT, WinsockError, WinsockResult};
+use crate::memory::{self, MemoryRange};
 use crate::socket;
 
 const WSAID_WSARECVMSG: GUID = GUID {
@@ -36,15 +35,17 @@ const WSAID_WSASENDMSG: GUID = GUID {
     Data4: [0x84, 0xa7, 0x0d, 0xee, 0x44, 0xcf, 0x60, 0x6d],
 };
 
-/// A kind of control data that a program asks for.
+/// An option that makes the library deliver redirect control data.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum RedirectOption {
+    /// IP_WFP_REDIRECT_RECORDS.
     Records,
+    /// IP_WFP_REDIRECT_CONTEXT.
     Context,
 }
 
-impl Wanted {
-    /// The option, at either level.
+impl RedirectOption {
+    /// The option with this number, at the level IPPROTO_IP or IPPROTO_IPV6.
     pub(crate) fn of(level: INT, option: INT) -> Option<Self> {
         match (level, option) {
             (libc::IPPROTO_IP | libc::IPPROTO_IPV6, IP_WFP_REDIRECT_RECORDS) => Some(Self::Records),
@@ -54,7 +55,7 @@ impl Wanted {
     }
 }
 
-/// The function's address.
+/// The address of an extension function.
 pub(crate) fn extension(wanted: &GUID) -> Option<usize> {
     match *wanted {
         WSAID_WSARECVMSG => Some(ffi::WSARecvMsg as *const () as usize),
@@ -63,37 +64,42 @@ pub(crate) fn extension(wanted: &GUID) -> Option<usize> {
     }
 }
 
-/// setsockopt of IP_WFP_REDIRECT_…: a BOOL or DWORD. Errors: WSAENOPROTOOPT (not a UDP socket), WSAEFAULT.
-pub(crate) fn want(socket: i32, wanted: Wanted, value: Span) -> Reply<()> {
+/// Sets one of the options; `value` is a BOOL or a DWORD. Errors: WSAENOPROTOOPT (not a UDP socket), WSAEFAULT.
+pub(crate) fn set_redirect_option(
+    socket: i32,
+    wanted: RedirectOption,
+    value: MemoryRange,
+) -> WinsockResult<()> {
     let on = match value.length {
         0 => None,
-        1..4 => memory::load(std::ptr::with_exposed_provenance::<u8>(value.address)).map(u32::from),
-        _ => memory::load(std::ptr::with_exposed_provenance::<u32>(value.address)),
+        1..4 => memory::read(std::ptr::with_exposed_provenance::<u8>(value.address)).map(u32::from),
+        _ => memory::read(std::ptr::with_exposed_provenance::<u32>(value.address)),
     };
-    let on = on.ok_or(Fault(WSAEFAULT))? != 0;
+    let on = on.ok_or(WinsockError(WSAEFAULT))? != 0;
     if !sys::is_udp(socket) {
-        return Err(Fault(WSAENOPROTOOPT));
+        return Err(WinsockError(WSAENOPROTOOPT));
     }
-    sys::ask_for_own_address(socket).map_err(Fault::of_errno)?;
+    sys::enable_packet_info(socket).map_err(WinsockError::from_errno)?;
     socket::remember(socket, |entry| {
-        let sessions = entry.datagrams.get_or_insert_with(Arc::default);
+        let flow_table = entry.flow_table.get_or_insert_with(Arc::default);
         let flag = match wanted {
-            Wanted::Records => &sessions.wants_records,
-            Wanted::Context => &sessions.wants_context,
+            RedirectOption::Records => &flow_table.wants_records,
+            RedirectOption::Context => &flow_table.wants_context,
         };
         flag.store(on, Ordering::Relaxed);
     });
-    mark_if_wanted(socket)
+    mark_if_redirect_option_is_set(socket)
 }
 
-/// A UDP socket that wants redirect control data becomes the service's as soon as it has a port, whichever came first.
-pub(crate) fn mark_if_wanted(socket: i32) -> Reply<()> {
-    if socket::sessions(socket).is_none() || !sys::has_port(socket) {
+/// Marks a UDP socket as the service's if it has one of the options and is bound. Called after each of these two events,
+/// which may come in any order.
+pub(crate) fn mark_if_redirect_option_is_set(socket: i32) -> WinsockResult<()> {
+    if socket::flow_table(socket).is_none() || !sys::is_bound(socket) {
         return Ok(());
     }
     match socket::mark(socket) {
         Ok(()) | Err(libc::EADDRINUSE | libc::EADDRNOTAVAIL) => Ok(()),
-        Err(libc::EINVAL) => Err(Fault(WSAEINVAL)), // not bound to the wildcard address
-        Err(errno) => Err(Fault::of_mark(errno)),
+        Err(libc::EINVAL) => Err(WinsockError(WSAEINVAL)), // not bound to the wildcard address
+        Err(errno) => Err(WinsockError::from_mark_errno(errno)),
     }
 }

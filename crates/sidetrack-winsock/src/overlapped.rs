@@ -1,7 +1,8 @@
-//! Overlapped operations: pending until their answer exists, completed exactly once (spec 5).
+//! Overlapped operations: an operation is pending until its answer exists, and completes exactly once (docs/wfp.md, 5).
 //!
-//! [`PENDING`] decides: whoever takes an operation out of it completes it, and nobody else can. All is done under
-//! its lock, the question to the kernel too, so a socket cannot be closed and its number given to another meanwhile.
+//! The table [`PENDING`] decides who completes an operation: only the code that removes it from the table. The table is
+//! locked for everything, including the queries to the kernel. So no other thread can close the socket, and have its
+//! number given to another socket, during a query.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -14,63 +15,69 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::abi::{DWORD, HANDLE, INT, LPWSAOVERLAPPED_COMPLETION_ROUTINE, WSAOVERLAPPED};
-use crate::apc::{self, Apc, Queue, Routine};
+use crate::apc::{self, Apc, ApcQueue, Routine};
 use crate::error::{
-    Fault, Reply, WSA_INVALID_PARAMETER, WSA_IO_INCOMPLETE, WSA_IO_PENDING, WSA_OPERATION_ABORTED,
-    WSAEFAULT, WSAEINVAL, WSAENOBUFS,
+    WSA_INVALID_PARAMETER, WSA_IO_INCOMPLETE, WSA_IO_PENDING, WSA_OPERATION_ABORTED, WSAEFAULT,
+    WSAEINVAL, WSAENOBUFS, WinsockError, WinsockResult,
 };
-use crate::memory::{Place, Span};
-use crate::message::Receive;
-use crate::question::{self, Interest, Question, Refusal};
+use crate::memory::{CallerPointer, MemoryRange};
+use crate::message::ReceiveCall;
+use crate::redirect_query::{self, AttemptError, Interest, RedirectQuery};
 use crate::{call, event};
 
-/// Operations pending in the process.
+/// Largest number of pending operations in the process.
 const PENDING_MAX: usize = 65_536;
-/// `Internal` while pending: STATUS_PENDING.
+/// Value of `Internal` while an operation is pending: STATUS_PENDING.
 const STATUS_PENDING: usize = 0x103;
 
-static PENDING: Mutex<Option<Pending>> = Mutex::new(None);
-static DONE: Condvar = Condvar::new();
-/// Completions that found their OVERLAPPED or their event gone.
+static PENDING: Mutex<Option<PendingTable>> = Mutex::new(None);
+/// Notified after each completion.
+static COMPLETED: Condvar = Condvar::new();
+/// Number of completions for which the OVERLAPPED or the event no longer existed.
 static MISUSES: AtomicU32 = AtomicU32::new(0);
 
-/// What is pending, by the address of its OVERLAPPED, and by socket.
+/// The pending operations.
 #[derive(Default)]
-struct Pending {
+struct PendingTable {
+    /// By the address of the OVERLAPPED.
     operations: HashMap<usize, Operation>,
+    /// Socket and address of the OVERLAPPED.
     by_socket: BTreeSet<(i32, usize)>,
 }
 
-/// One operation.
+/// An overlapped operation.
 pub(crate) struct Operation {
     socket: i32,
-    request: Request,
-    place: Place<WSAOVERLAPPED>,
-    notify: Notify,
-    /// The thread whose end aborts it.
-    issuer: usize,
+    request: OverlappedRequest,
+    overlapped: CallerPointer<WSAOVERLAPPED>,
+    notification: Notification,
+    /// Number of the thread whose end aborts the operation.
+    thread: usize,
+    /// The event of the socket after which the operation is attempted again.
     interest: Interest,
 }
 
-/// What is wanted.
+/// What an operation does.
 #[derive(Clone, Copy)]
-pub(crate) enum Request {
-    Query(Question),
-    Receive(Receive),
-    /// What is answered at once.
+pub(crate) enum OverlappedRequest {
+    Query(RedirectQuery),
+    Receive(ReceiveCall),
+    /// The work has been done; the value is the number of bytes.
     Done(DWORD),
 }
 
-enum Notify {
-    /// An event, or NULL.
+/// How the end of an operation is notified.
+enum Notification {
+    /// Sets an event, given by its key; 0 means none.
     Event(usize),
-    Routine(Routine, Arc<Queue>),
+    /// Queues a completion routine to a thread.
+    Routine(Routine, Arc<ApcQueue>),
 }
 
-impl Request {
-    fn attempt(&self) -> Result<DWORD, Refusal> {
+impl OverlappedRequest {
+    fn attempt(&self) -> Result<DWORD, AttemptError> {
         match self {
-            Self::Query(question) => question.ask(),
+            Self::Query(query) => query.attempt(),
             Self::Receive(receive) => receive.attempt(),
             Self::Done(bytes) => Ok(*bytes),
         }
@@ -78,129 +85,133 @@ impl Request {
 }
 
 impl Operation {
-    /// With what the caller gave. Errors: WSAEFAULT, WSA_INVALID_HANDLE (the event), WSAENOBUFS.
+    /// Creates an operation; `queue` is that of the calling thread if it is `None`. Resets the event. Errors: WSAEFAULT,
+    /// WSA_INVALID_HANDLE (the event), WSAENOBUFS, WSA_NOT_ENOUGH_MEMORY.
     pub(crate) fn new(
         socket: i32,
-        request: Request,
+        request: OverlappedRequest,
         overlapped: *mut WSAOVERLAPPED,
         routine: LPWSAOVERLAPPED_COMPLETION_ROUTINE,
-        thread: Option<Arc<Queue>>,
-    ) -> Reply<Self> {
+        queue: Option<Arc<ApcQueue>>,
+    ) -> WinsockResult<Self> {
         if !overlapped.is_aligned() {
-            return Err(Fault(WSAEFAULT));
+            return Err(WinsockError(WSAEFAULT));
         }
-        let place = Place::at(overlapped).ok_or(Fault(WSAEFAULT))?;
-        let queue = match thread {
+        let overlapped = CallerPointer::new(overlapped).ok_or(WinsockError(WSAEFAULT))?;
+        let queue = match queue {
             Some(queue) => queue,
             None => apc::own_queue()?,
         };
-        let issuer = queue.number();
-        let notify = match routine {
+        let thread = queue.number();
+        let notification = match routine {
             Some(routine) => {
-                let code = Span::of(routine as *const u8, 1);
+                let code = MemoryRange::of(routine as *const u8, 1);
                 if !code.is_readable() {
-                    return Err(Fault(WSAEFAULT));
+                    return Err(WinsockError(WSAEFAULT));
                 }
                 queue.has_room()?;
-                Notify::Routine(routine, queue)
+                Notification::Routine(routine, queue)
             }
-            None => Notify::Event(checked_event(place.load().hEvent)?),
+            None => Notification::Event(reset_event(overlapped.load().hEvent)?),
         };
         let interest = Interest::Readable;
         Ok(Self {
             socket,
             request,
-            place,
-            notify,
-            issuer,
+            overlapped,
+            notification,
+            thread,
             interest,
         })
     }
 
-    /// What was wanted has been done: so many bytes.
+    /// Notes that the work has been done, with this number of bytes.
     pub(crate) fn done(&mut self, bytes: DWORD) {
-        self.request = Request::Done(bytes);
+        self.request = OverlappedRequest::Done(bytes);
     }
 
-    /// Asks at once; what has no answer yet is pending. `returned` is where the caller wants the count.
-    pub(crate) fn start(mut self, returned: Option<Place<DWORD>>) -> Reply<()> {
+    /// Attempts the operation. It becomes pending if there is no answer yet; the error then is WSA_IO_PENDING. `returned`
+    /// is where the caller wants the number of bytes.
+    pub(crate) fn start(mut self, returned: Option<CallerPointer<DWORD>>) -> WinsockResult<()> {
         let mut guard = lock();
         let pending = guard.get_or_insert_default();
-        if pending.operations.contains_key(&self.place.address()) {
-            return Err(Fault(WSAEINVAL)); // its OVERLAPPED is another's, which is pending
+        if pending.operations.contains_key(&self.overlapped.address()) {
+            return Err(WinsockError(WSAEINVAL)); // another pending operation uses the OVERLAPPED
         }
-        let told = |count| {
+        let store_count = |count| {
             if let Some(returned) = returned {
                 returned.store(count);
             }
         };
         match self.request.attempt() {
             Ok(bytes) => {
-                told(bytes);
+                store_count(bytes);
                 self.complete(Ok(bytes));
                 Ok(())
             }
-            Err(Refusal::TooSmall(needed)) => {
-                let (error, count) = question::too_small(needed);
-                told(count);
-                Err(Fault(error))
+            Err(AttemptError::TooSmall(needed)) => {
+                let (error, count) = redirect_query::too_small(needed);
+                store_count(count);
+                Err(WinsockError(error))
             }
-            Err(Refusal::Final(fault)) => {
-                told(0);
-                Err(fault)
+            Err(AttemptError::Final(error)) => {
+                store_count(0);
+                Err(error)
             }
-            Err(Refusal::NotYet(interest)) => {
+            Err(AttemptError::NotYet(interest)) => {
                 self.interest = interest;
                 pending.add(self)?;
-                Err(Fault(WSA_IO_PENDING))
+                Err(WinsockError(WSA_IO_PENDING))
             }
         }
     }
 
-    /// The one completion. Whoever calls it holds the lock, and the operation, which is pending no more.
+    /// Completes the operation. The caller holds the lock and has removed the operation from the table.
     fn complete(self, outcome: Result<DWORD, INT>) {
         let (error, bytes) = match outcome {
             Ok(bytes) => (0, bytes),
             Err(error) => (error as DWORD, 0),
         };
-        if !self.place.is_good() {
-            MISUSES.fetch_add(1, Ordering::Relaxed); // freed while pending
+        if !self.overlapped.is_still_writable() {
+            MISUSES.fetch_add(1, Ordering::Relaxed); // the program freed it while it was pending
             return;
         }
-        sys::publish(self.place, error as usize, bytes as usize);
-        match self.notify {
-            Notify::Event(0) => {}
-            Notify::Event(event) => {
+        sys::publish(self.overlapped, error as usize, bytes as usize);
+        match self.notification {
+            Notification::Event(0) => {}
+            Notification::Event(event) => {
                 if event::set(std::ptr::without_provenance_mut(event)).is_err() {
                     MISUSES.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Notify::Routine(routine, queue) => queue.push(Apc::Completion {
+            Notification::Routine(routine, queue) => queue.push(Apc::Completion {
                 routine,
                 error,
                 bytes,
-                overlapped: self.place,
+                overlapped: self.overlapped,
                 socket: self.socket,
             }),
         }
-        DONE.notify_all();
+        COMPLETED.notify_all();
     }
 }
 
-fn checked_event(event: HANDLE) -> Reply<usize> {
+/// Checks and resets the event of an OVERLAPPED. Returns its key; 0 if there is none.
+fn reset_event(event: HANDLE) -> WinsockResult<usize> {
     if event.addr() & !3 != 0 {
         event::reset(event)?;
     }
     Ok(event.addr() & !3)
 }
 
-impl Pending {
-    fn add(&mut self, operation: Operation) -> Reply<()> {
+impl PendingTable {
+    /// Adds an operation and watches its socket. Error: WSAENOBUFS.
+    fn add(&mut self, operation: Operation) -> WinsockResult<()> {
         if self.operations.len() >= PENDING_MAX {
-            return Err(Fault(WSAENOBUFS));
+            return Err(WinsockError(WSAENOBUFS));
         }
-        let (socket, address) = (operation.socket, operation.place.address());
-        sys::publish(operation.place, STATUS_PENDING, 0);
+        let (socket, address) = (operation.socket, operation.overlapped.address());
+        sys::publish(operation.overlapped, STATUS_PENDING, 0);
         self.operations.insert(address, operation);
         self.by_socket.insert((socket, address));
         worker::watch(socket, self.interests(socket)).inspect_err(|_| {
@@ -208,6 +219,7 @@ impl Pending {
         })
     }
 
+    /// Removes an operation, which gives the caller the right to complete it.
     fn take(&mut self, address: usize) -> Option<Operation> {
         let operation = self.operations.remove(&address)?;
         self.by_socket.remove(&(operation.socket, address));
@@ -229,21 +241,21 @@ impl Pending {
             .collect()
     }
 
-    /// Something happened to the socket: what can be answered now is.
-    fn proceed(&mut self, socket: i32) {
+    /// Attempts the operations of a socket again, after an event of the socket, and completes those that have ended.
+    fn retry(&mut self, socket: i32) {
         let addresses: Vec<usize> = self.of_socket(socket).collect();
         for address in addresses {
             let Some(operation) = self.operations.get_mut(&address) else {
                 continue;
             };
             let outcome = match operation.request.attempt() {
-                Err(Refusal::NotYet(interest)) => {
+                Err(AttemptError::NotYet(interest)) => {
                     operation.interest = interest;
                     continue;
                 }
                 Ok(bytes) => Ok(bytes),
-                Err(Refusal::Final(Fault(error))) => Err(error),
-                Err(Refusal::TooSmall(needed)) => Err(question::too_small(needed).0),
+                Err(AttemptError::Final(WinsockError(error))) => Err(error),
+                Err(AttemptError::TooSmall(needed)) => Err(redirect_query::too_small(needed).0),
             };
             if let Some(operation) = self.take(address) {
                 operation.complete(outcome);
@@ -251,15 +263,16 @@ impl Pending {
         }
         let interests = self.interests(socket);
         if !interests.is_empty() {
-            let _ = worker::watch(socket, interests); // it was watched before
+            let _ = worker::watch(socket, interests); // the socket has been watched before
         }
     }
 
-    fn abort(&mut self, whose: impl Fn(&Operation) -> bool) -> usize {
+    /// Aborts the operations that `selects` chooses. Returns their number.
+    fn abort(&mut self, selects: impl Fn(&Operation) -> bool) -> usize {
         let chosen = self
             .operations
             .iter()
-            .filter(|(_, operation)| whose(operation));
+            .filter(|(_, operation)| selects(operation));
         let addresses: Vec<usize> = chosen.map(|(address, _)| *address).collect();
         for address in &addresses {
             self.abort_one(*address);
@@ -282,12 +295,12 @@ impl Pending {
     }
 }
 
-/// What is pending on a socket ends with WSA_OPERATION_ABORTED. Returns how many that were.
+/// Aborts the pending operations of a socket: they complete with WSA_OPERATION_ABORTED. Returns their number.
 pub(crate) fn abort_socket(socket: i32) -> usize {
     (lock().as_mut()).map_or(0, |pending| pending.abort_socket(socket))
 }
 
-/// The same, and then it is closed, before anything else can become pending on it.
+/// Aborts the pending operations of a socket and closes it, before another operation can become pending on it.
 pub(crate) fn close<T>(socket: i32, close: impl FnOnce() -> T) -> T {
     let mut guard = lock();
     if let Some(pending) = guard.as_mut() {
@@ -296,46 +309,48 @@ pub(crate) fn close<T>(socket: i32, close: impl FnOnce() -> T) -> T {
     close()
 }
 
-/// What a thread has begun, at its end.
+/// Aborts the pending operations of a thread that ends.
 pub(crate) fn abort_thread(number: usize) {
     let _ = call::guard_always(|| {
-        abort(|operation| operation.issuer == number);
-        Ok(()) // a panic at a thread's end would end the process
+        abort(|operation| operation.thread == number);
+        Ok(()) // guarded, since a panic at the end of a thread would end the process
     });
 }
 
-/// Everything.
+/// Aborts all pending operations.
 pub(crate) fn abort_all() {
     abort(|_| true);
 }
 
-fn abort(whose: impl Fn(&Operation) -> bool) -> usize {
-    lock().as_mut().map_or(0, |pending| pending.abort(whose))
+fn abort(selects: impl Fn(&Operation) -> bool) -> usize {
+    lock().as_mut().map_or(0, |pending| pending.abort(selects))
 }
 
-/// How an operation ended: its bytes. Errors: its own, WSA_IO_INCOMPLETE, WSA_INVALID_PARAMETER (waiting for one with a
-/// completion routine).
-fn result(place: Place<WSAOVERLAPPED>, wait: bool) -> Reply<DWORD> {
+/// The result of an operation: its number of bytes. Errors: the operation's own; WSA_IO_INCOMPLETE if it is pending and
+/// `wait` is false; WSA_INVALID_PARAMETER for waiting for an operation with a completion routine.
+fn result(overlapped: CallerPointer<WSAOVERLAPPED>, wait: bool) -> WinsockResult<DWORD> {
     let mut guard = lock();
     while let Some(operation) =
-        (guard.as_ref()).and_then(|pending| pending.operations.get(&place.address()))
+        (guard.as_ref()).and_then(|pending| pending.operations.get(&overlapped.address()))
     {
         if !wait {
-            return Err(Fault(WSA_IO_INCOMPLETE));
+            return Err(WinsockError(WSA_IO_INCOMPLETE));
         }
-        if let Notify::Routine(..) = operation.notify {
-            return Err(Fault(WSA_INVALID_PARAMETER));
+        if let Notification::Routine(..) = operation.notification {
+            return Err(WinsockError(WSA_INVALID_PARAMETER));
         }
-        guard = DONE.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        guard = COMPLETED
+            .wait(guard)
+            .unwrap_or_else(PoisonError::into_inner);
     }
-    let ended = place.load();
-    match ended.Internal {
-        0 => Ok(ended.InternalHigh as DWORD),
-        STATUS_PENDING => Err(Fault(WSA_IO_INCOMPLETE)), // never begun
-        error => Err(Fault(error as INT)),
+    let status = overlapped.load();
+    match status.Internal {
+        0 => Ok(status.InternalHigh as DWORD),
+        STATUS_PENDING => Err(WinsockError(WSA_IO_INCOMPLETE)), // the operation was never started
+        error => Err(WinsockError(error as INT)),
     }
 }
 
-fn lock() -> MutexGuard<'static, Option<Pending>> {
+fn lock() -> MutexGuard<'static, Option<PendingTable>> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }

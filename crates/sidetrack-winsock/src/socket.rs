@@ -1,7 +1,7 @@
-//! Sockets: plain descriptors, and what Linux has no place for.
+//! Sockets: plain descriptors, and a table of the properties for which Linux has no place.
 //!
-//! The table has an entry only for sockets with something to remember. It knows a socket by its cookie, so a
-//! descriptor that was closed behind our back and given out again is another socket.
+//! The table has an entry only for a socket with such a property. The entry has the socket's cookie, so a descriptor that
+//! was closed without `closesocket`, and given out again, is recognised as another socket.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -14,87 +14,88 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use sidetrack_abi::kernel;
 pub(crate) use sys::{
-    awaits_datagram, cookie, get_option, is_connecting, is_nonblocking, is_socket, local_is_v4,
+    cookie, get_option, has_no_datagram_yet, is_connecting, is_ipv4, is_nonblocking, is_socket,
     poll, protocol, set_value, set_value_at,
 };
 
 use crate::abi::SOCKET;
 use crate::credentials;
-use crate::error::{Fault, Reply, WSAENOTSOCK};
-use crate::message::Sessions;
+use crate::error::{WSAENOTSOCK, WinsockError, WinsockResult};
+use crate::message::FlowTable;
 
-/// What is remembered of a socket.
+/// The properties of a socket.
 #[derive(Clone, Default)]
 pub(crate) struct Attributes {
     cookie: u64,
-    /// It has not the overlapped attribute.
+    /// Whether the socket lacks the overlapped attribute.
     synchronous: bool,
-    /// The kernel side has taken it, or its listener, as the service's.
+    /// Whether the kernel side has marked the socket, or its listener, as the service's.
     marked: bool,
-    /// Which control data it wants, and whose datagrams it has seen.
-    pub(crate) datagrams: Option<Arc<Sessions>>,
+    /// The options for redirect control data, and the flows that the socket knows.
+    pub(crate) flow_table: Option<Arc<FlowTable>>,
 }
 
 static TABLE: RwLock<Option<HashMap<i32, Attributes>>> = RwLock::new(None);
-/// Entries with datagrams.
+/// Number of entries with a flow table.
 static DATAGRAM_LISTENERS: AtomicU32 = AtomicU32::new(0);
 
-/// A descriptor of the caller's. Errors: WSAENOTSOCK if no descriptor has such a number.
-pub(crate) fn descriptor(socket: SOCKET) -> Reply<i32> {
-    i32::try_from(socket).map_err(|_| Fault(WSAENOTSOCK))
+/// The caller's descriptor. Error: WSAENOTSOCK if the number cannot be one.
+pub(crate) fn descriptor(socket: SOCKET) -> WinsockResult<i32> {
+    i32::try_from(socket).map_err(|_| WinsockError(WSAENOTSOCK))
 }
 
-/// The same, of a socket indeed.
-pub(crate) fn checked(socket: SOCKET) -> Reply<i32> {
+/// The caller's descriptor, if it is a socket. Error: WSAENOTSOCK.
+pub(crate) fn checked(socket: SOCKET) -> WinsockResult<i32> {
     let descriptor = descriptor(socket)?;
     match is_socket(descriptor) {
         true => Ok(descriptor),
-        false => Err(Fault(WSAENOTSOCK)),
+        false => Err(WinsockError(WSAENOTSOCK)),
     }
 }
 
-/// Whether overlapped calls are so on this socket. One that the library has not made has the attribute.
+/// Whether the socket has the overlapped attribute. A socket that the library did not create has it.
 pub(crate) fn is_overlapped(socket: i32) -> bool {
     attributes(socket).is_none_or(|known| !known.synchronous)
 }
 
-/// Whether an engine has answered for it.
+/// Whether an engine has marked the socket or its listener before.
 pub(crate) fn had_engine(socket: i32) -> bool {
     attributes(socket).is_some_and(|known| known.marked)
 }
 
-/// Whether its datagrams carry redirect control data.
+/// Whether the socket is a UDP socket that delivers redirect control data.
 pub(crate) fn is_datagram_listener(socket: i32) -> bool {
-    sessions(socket).is_some()
+    flow_table(socket).is_some()
 }
 
-pub(crate) fn sessions(socket: i32) -> Option<Arc<Sessions>> {
+/// The flow table of such a socket.
+pub(crate) fn flow_table(socket: i32) -> Option<Arc<FlowTable>> {
     if DATAGRAM_LISTENERS.load(Ordering::Relaxed) == 0 {
         return None;
     }
-    attributes(socket)?.datagrams
+    attributes(socket)?.flow_table
 }
 
-/// Changes what is remembered.
+/// Changes the properties of a socket.
 pub(crate) fn remember(socket: i32, change: impl FnOnce(&mut Attributes)) {
     let cookie = cookie(socket);
-    let mut table = write();
+    let mut table = write_table();
     let entry = table.get_or_insert_default().entry(socket).or_default();
     if entry.cookie != cookie {
-        forgotten(entry);
+        count_removed(entry);
         *entry = Attributes {
             cookie,
             ..Attributes::default()
         };
     }
-    let before = entry.datagrams.is_some();
+    let before = entry.flow_table.is_some();
     change(entry);
-    if entry.datagrams.is_some() && !before {
+    if entry.flow_table.is_some() && !before {
         DATAGRAM_LISTENERS.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// An accepted socket has its listener's properties.
+/// Copies the properties of a listener to an accepted socket.
 fn inherit(listener: i32, accepted: i32) {
     if let Some(known) = attributes(listener) {
         remember(accepted, |entry| {
@@ -104,21 +105,25 @@ fn inherit(listener: i32, accepted: i32) {
     }
 }
 
-/// Before its descriptor is closed.
+/// Removes the entry of a socket whose descriptor will be closed.
 fn forget(socket: i32) {
-    if let Some(entry) = write().as_mut().and_then(|table| table.remove(&socket)) {
-        forgotten(&entry);
+    if let Some(entry) = write_table()
+        .as_mut()
+        .and_then(|table| table.remove(&socket))
+    {
+        count_removed(&entry);
     }
 }
 
-fn forgotten(entry: &Attributes) {
-    if entry.datagrams.is_some() {
+/// Updates the number of flow tables after an entry was removed.
+fn count_removed(entry: &Attributes) {
+    if entry.flow_table.is_some() {
         DATAGRAM_LISTENERS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Has the kernel side take a listening socket as the service's, if this process is one. The first of each family is;
-/// others are the program's own business.
+/// Marks a listening socket as the service's, if the process has the credentials of a service. Only the first listener
+/// of each family can be marked. Fails with errno.
 pub(crate) fn mark(socket: i32) -> Result<(), i32> {
     let Some(credentials) = credentials::get() else {
         return Ok(());
@@ -132,15 +137,16 @@ pub(crate) fn mark(socket: i32) -> Result<(), i32> {
     }
 }
 
+/// The properties of a socket, if it has an entry.
 fn attributes(socket: i32) -> Option<Attributes> {
-    let known = read().as_ref()?.get(&socket)?.clone();
+    let known = read_table().as_ref()?.get(&socket)?.clone();
     (known.cookie == cookie(socket)).then_some(known)
 }
 
-fn read() -> RwLockReadGuard<'static, Option<HashMap<i32, Attributes>>> {
+fn read_table() -> RwLockReadGuard<'static, Option<HashMap<i32, Attributes>>> {
     TABLE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write() -> RwLockWriteGuard<'static, Option<HashMap<i32, Attributes>>> {
+fn write_table() -> RwLockWriteGuard<'static, Option<HashMap<i32, Attributes>>> {
     TABLE.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! The committed header is what the source says. `UPDATE_HEADER=1 cargo test` writes it anew.
+//! Checks that include/sidetrack/winsock.h is what cbindgen generates from the source. `UPDATE_HEADER=1 cargo test -p
+//! sidetrack-winsock --test header` writes it again.
 
 use std::path::Path;
 use std::{env, fs};
@@ -7,17 +8,17 @@ use std::{env, fs};
 fn header_is_up_to_date() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let header = folder.join("include/sidetrack/winsock.h");
-    let mut made = Vec::new();
+    let mut generated = Vec::new();
     cbindgen::generate(folder)
         .expect("the source can be read")
-        .write(&mut made);
-    let made = String::from_utf8(made).expect("it is text");
+        .write(&mut generated);
+    let generated = String::from_utf8(generated).expect("the header is UTF-8");
     if env::var_os("UPDATE_HEADER").is_some() {
-        fs::write(&header, &made).expect("it can be written");
+        fs::write(&header, &generated).expect("the header can be written");
     }
     let committed = fs::read_to_string(&header).unwrap_or_default();
     assert!(
-        committed == made,
-        "include/sidetrack/winsock.h is not what cbindgen makes of the source; UPDATE_HEADER=1 renews it"
+        committed == generated,
+        "include/sidetrack/winsock.h differs from what cbindgen generates from the source; set UPDATE_HEADER=1 to write it"
     );
 }

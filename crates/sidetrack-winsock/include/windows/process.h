@@ -1,4 +1,4 @@
-/* For sources that include the Windows header: a thread that nobody waits for. */
+/* Stands for the Windows header of this name: _beginthread, which starts a detached thread. */
 #ifndef SIDETRACK_PROCESS_H
 #define SIDETRACK_PROCESS_H
 
@@ -22,7 +22,7 @@ static inline void *sidetrack_thread_run(void *given)
 	return NULL;
 }
 
-/* Returns (uintptr_t)-1 on failure, like its model. */
+/* Returns (uintptr_t)-1 on failure, as on Windows. */
 static inline uintptr_t _beginthread(void (*start)(void *), unsigned stack_size, void *argument)
 {
 	struct sidetrack_thread *thread = malloc(sizeof(*thread));

@@ -1,2 +1,2 @@
-/* For sources that include the Windows header. */
+/* Stands for the Windows header of this name, so that sources need not be changed. */
 #include <sidetrack/winsock.h>

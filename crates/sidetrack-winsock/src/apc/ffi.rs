@@ -1,17 +1,17 @@
-//! The entries: what a service provider is given by Winsock (spec 5.5).
-#![allow(non_snake_case)] // the header's own names
+//! The C functions for service providers (docs/wfp.md, 5.5).
+#![allow(non_snake_case)] // the names are those of the Windows headers
 
 use super::{Apc, own_queue, queue_of};
 use crate::abi::{DWORD_PTR, INT, LPWSAUSERAPC, SOCKET_ERROR, WSATHREADID};
 use crate::call;
-use crate::error::{Fault, Reply, WSAEFAULT};
-use crate::memory::{self, Place};
+use crate::error::{WSAEFAULT, WinsockError, WinsockResult};
+use crate::memory::{self, CallerPointer};
 
-/// Fills in the calling thread's id. 0, or SOCKET_ERROR with the error at lpErrno: WSAEFAULT.
+/// Fills in the id of the calling thread. Returns 0, or SOCKET_ERROR with the error at lpErrno: WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn WPUOpenCurrentThread(lpThreadId: *mut WSATHREADID, lpErrno: *mut INT) -> INT {
-    told_at(lpErrno, || {
-        let id = Place::at(lpThreadId).ok_or(Fault(WSAEFAULT))?;
+    with_errno_at(lpErrno, || {
+        let id = CallerPointer::new(lpThreadId).ok_or(WinsockError(WSAEFAULT))?;
         id.store(WSATHREADID {
             ThreadHandle: own_queue()?.handle(),
             Reserved: 0,
@@ -20,17 +20,18 @@ pub extern "C" fn WPUOpenCurrentThread(lpThreadId: *mut WSATHREADID, lpErrno: *m
     })
 }
 
-/// Gives the id back. Nothing to do here; a thread's id is good until it ends.
+/// Gives a thread id back. It stays valid until its thread ends. Returns 0, or SOCKET_ERROR with the error at lpErrno:
+/// WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn WPUCloseThread(lpThreadId: *mut WSATHREADID, lpErrno: *mut INT) -> INT {
-    told_at(lpErrno, || {
-        let id = memory::load(lpThreadId).ok_or(Fault(WSAEFAULT))?;
+    with_errno_at(lpErrno, || {
+        let id = memory::read(lpThreadId).ok_or(WinsockError(WSAEFAULT))?;
         queue_of(id.ThreadHandle).map(drop)
     })
 }
 
-/// Queues a call to a thread; it runs when that is in an alertable wait. 0, or SOCKET_ERROR with the error at
-/// lpErrno: WSAEFAULT for a bad thread id, WSAENOBUFS beyond 65,536.
+/// Queues a function to a thread. It runs when that thread is in an alertable wait. Returns 0, or SOCKET_ERROR with the
+/// error at lpErrno: WSAEFAULT for an invalid thread id, WSAENOBUFS if 65,536 functions are queued.
 #[unsafe(no_mangle)]
 pub extern "C" fn WPUQueueApc(
     lpThreadId: *mut WSATHREADID,
@@ -38,9 +39,9 @@ pub extern "C" fn WPUQueueApc(
     dwContext: DWORD_PTR,
     lpErrno: *mut INT,
 ) -> INT {
-    told_at(lpErrno, || {
-        let id = memory::load(lpThreadId).ok_or(Fault(WSAEFAULT))?;
-        let function = lpfnUserApc.ok_or(Fault(WSAEFAULT))?;
+    with_errno_at(lpErrno, || {
+        let id = memory::read(lpThreadId).ok_or(WinsockError(WSAEFAULT))?;
+        let function = lpfnUserApc.ok_or(WinsockError(WSAEFAULT))?;
         let queue = queue_of(id.ThreadHandle)?;
         queue.has_room()?;
         queue.push(Apc::User {
@@ -51,14 +52,14 @@ pub extern "C" fn WPUQueueApc(
     })
 }
 
-/// As providers tell errors: at a place, not by the thread's last error.
-pub(crate) fn told_at(errno: *mut INT, work: impl FnOnce() -> Reply<()>) -> INT {
-    let place = Place::at(errno);
+/// Runs a function that reports its error as service providers do: at a pointer, not as the thread's last error.
+pub(crate) fn with_errno_at(errno: *mut INT, work: impl FnOnce() -> WinsockResult<()>) -> INT {
+    let pointer = CallerPointer::new(errno);
     match call::guard(work) {
         Ok(()) => 0,
-        Err(Fault(error)) => {
-            if let Some(place) = place {
-                place.store(error);
+        Err(WinsockError(error)) => {
+            if let Some(pointer) = pointer {
+                pointer.store(error);
             }
             SOCKET_ERROR
         }

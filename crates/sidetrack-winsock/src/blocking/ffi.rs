@@ -1,12 +1,12 @@
-//! The entries.
-#![allow(non_snake_case)] // the header's own names
+//! The C functions for the blocking hook.
+#![allow(non_snake_case)] // the names are those of the Windows headers
 
 use super::{CANCELLED, HOOK, is_in_hook};
 use crate::abi::{BOOL, INT, SIDETRACK_BLOCKING_HOOK, SOCKET_ERROR};
 use crate::call;
-use crate::error::{Fault, WSAEINVAL};
+use crate::error::{WSAEINVAL, WinsockError};
 
-/// Sets what runs while a call of this thread waits. Returns the hook before.
+/// Sets the function that is called while a call of this thread waits. Returns the previous one, or NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSASetBlockingHook(
     lpBlockFunc: SIDETRACK_BLOCKING_HOOK,
@@ -14,7 +14,7 @@ pub extern "C" fn WSASetBlockingHook(
     call::value(None, || Ok(HOOK.replace(lpBlockFunc)))
 }
 
-/// Takes the hook away.
+/// Removes the blocking hook of this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAUnhookBlockingHook() -> INT {
     call::status(|| {
@@ -23,13 +23,13 @@ pub extern "C" fn WSAUnhookBlockingHook() -> INT {
     })
 }
 
-/// Whether a call of this thread waits: true only within the hook.
+/// Returns whether a call of this thread is waiting. That is true only within the hook.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAIsBlocking() -> BOOL {
     is_in_hook().into()
 }
 
-/// Within the hook: the waiting call ends with WSAEINTR. Error: WSAEINVAL if none waits.
+/// Makes the waiting call fail with WSAEINTR. To be called within the hook; error: WSAEINVAL if no call waits.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSACancelBlockingCall() -> INT {
     let cancelled = call::guard(|| match is_in_hook() {
@@ -37,7 +37,7 @@ pub extern "C" fn WSACancelBlockingCall() -> INT {
             CANCELLED.set(true);
             Ok(0)
         }
-        false => Err(Fault(WSAEINVAL)),
+        false => Err(WinsockError(WSAEINVAL)),
     });
-    call::told(SOCKET_ERROR, cancelled)
+    call::value_or_last_error(SOCKET_ERROR, cancelled)
 }

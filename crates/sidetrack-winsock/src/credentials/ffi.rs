@@ -1,33 +1,34 @@
-//! The entry.
-#![allow(non_snake_case)] // the header's own names
+//! The C function that sets the credentials.
+#![allow(non_snake_case)] // the names follow those of the Windows headers
 
 use std::ffi::c_char;
 
 use crate::abi::{INT, SOCKET_ERROR};
 use crate::call;
-use crate::error::{Fault, WSA_INVALID_PARAMETER, WSAEFAULT};
-use crate::memory::{Span, get};
+use crate::error::{WSA_INVALID_PARAMETER, WSAEFAULT, WinsockError};
+use crate::memory::{MemoryRange, copy_in};
 
-/// Digits of the credentials.
+/// Number of hexadecimal digits of the credentials.
 const DIGITS: usize = 64;
 
-/// Not of Windows: the credentials of the service that this process is, 64 hexadecimal digits, if they are not in the
-/// environment variable SIDETRACK_LISTEN. Before listen. Errors: WSA_INVALID_PARAMETER, WSAEFAULT.
+/// Not part of Windows: sets the credentials of the service that this process belongs to, as 64 hexadecimal digits. Needed
+/// if they are not in the environment variable SIDETRACK_LISTEN; to be called before listen. Errors:
+/// WSA_INVALID_PARAMETER, WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn SidetrackSetCredentials(digits: *const c_char) -> INT {
     let set = call::guard_always(|| {
-        let span = Span {
+        let range = MemoryRange {
             address: digits.expose_provenance(),
             length: DIGITS,
         };
-        let text = get(span)
+        let text = copy_in(range)
             .filter(|_| !digits.is_null())
-            .ok_or(Fault(WSAEFAULT))?;
-        let text = std::str::from_utf8(&text).map_err(|_| Fault(WSA_INVALID_PARAMETER))?;
+            .ok_or(WinsockError(WSAEFAULT))?;
+        let text = std::str::from_utf8(&text).map_err(|_| WinsockError(WSA_INVALID_PARAMETER))?;
         match super::set(text) {
             true => Ok(0),
-            false => Err(Fault(WSA_INVALID_PARAMETER)),
+            false => Err(WinsockError(WSA_INVALID_PARAMETER)),
         }
     });
-    call::told(SOCKET_ERROR, set)
+    call::value_or_last_error(SOCKET_ERROR, set)
 }

@@ -1,45 +1,46 @@
-//! The entries.
-#![allow(non_snake_case)] // the header's own names
+//! The C functions for events and alertable waits.
+#![allow(non_snake_case)] // the names are those of the Windows headers
 
 use crate::abi::{
     BOOL, DWORD, FALSE, HANDLE, TRUE, WSA_MAXIMUM_WAIT_EVENTS, WSA_WAIT_FAILED,
     WSA_WAIT_IO_COMPLETION, WSAEVENT,
 };
 use crate::call;
-use crate::error::{Fault, Reply, WSA_INVALID_PARAMETER, WSAEFAULT};
+use crate::error::{WSA_INVALID_PARAMETER, WSAEFAULT, WinsockError, WinsockResult};
 use crate::memory;
 
-/// A new event, not set. NULL on failure.
+/// Creates an event that is not set. Returns NULL on failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSACreateEvent() -> WSAEVENT {
     call::value(std::ptr::null_mut(), super::create)
 }
 
-/// Sets an event. FALSE on failure: WSA_INVALID_HANDLE.
+/// Sets an event. Returns FALSE on failure: WSA_INVALID_HANDLE.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSASetEvent(hEvent: WSAEVENT) -> BOOL {
-    truth(|| super::set(hEvent))
+    bool_result(|| super::set(hEvent))
 }
 
-/// Resets an event. FALSE on failure: WSA_INVALID_HANDLE.
+/// Resets an event. Returns FALSE on failure: WSA_INVALID_HANDLE.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAResetEvent(hEvent: WSAEVENT) -> BOOL {
-    truth(|| super::reset(hEvent))
+    bool_result(|| super::reset(hEvent))
 }
 
-/// Closes an event; whatever completes later leaves it alone. FALSE on failure: WSA_INVALID_HANDLE.
+/// Closes an event. A pending operation that has the event does not set it any more. Returns FALSE on failure:
+/// WSA_INVALID_HANDLE.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSACloseEvent(hEvent: WSAEVENT) -> BOOL {
-    truth(|| super::close(hEvent))
+    bool_result(|| super::close(hEvent))
 }
 
-fn truth(work: impl FnOnce() -> Reply<()>) -> BOOL {
+fn bool_result(work: impl FnOnce() -> WinsockResult<()>) -> BOOL {
     call::value(FALSE, || work().map(|()| TRUE))
 }
 
-/// Waits until one of the events is set, or all; if alertable, runs this thread's completion routines and returns
-/// WSA_WAIT_IO_COMPLETION after that. Errors: WSA_INVALID_HANDLE, WSA_INVALID_PARAMETER (none, or over 64),
-/// WSAEFAULT.
+/// Waits until one of the events is set, or, with fWaitAll, until all are set. An alertable wait also ends, with
+/// WSA_WAIT_IO_COMPLETION, after it has run completion routines of this thread. Errors: WSA_INVALID_HANDLE,
+/// WSA_INVALID_PARAMETER (no event, or more than 64), WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAWaitForMultipleEvents(
     cEvents: DWORD,
@@ -50,17 +51,18 @@ pub extern "C" fn WSAWaitForMultipleEvents(
 ) -> DWORD {
     call::value(WSA_WAIT_FAILED, || {
         if !(1..=WSA_MAXIMUM_WAIT_EVENTS).contains(&cEvents) {
-            return Err(Fault(WSA_INVALID_PARAMETER));
+            return Err(WinsockError(WSA_INVALID_PARAMETER));
         }
         let events: Option<Vec<HANDLE>> = (0..cEvents as usize)
-            .map(|index| memory::load(lphEvents.wrapping_add(index)))
+            .map(|index| memory::read(lphEvents.wrapping_add(index)))
             .collect();
-        let events = events.ok_or(Fault(WSAEFAULT))?;
+        let events = events.ok_or(WinsockError(WSAEFAULT))?;
         super::wait::wait(&events, fWaitAll != FALSE, dwTimeout, fAlertable != FALSE)
     })
 }
 
-/// Sleeps; if alertable, until a completion routine of this thread's has run: then WSA_WAIT_IO_COMPLETION.
+/// Sleeps for a number of milliseconds, and returns 0. An alertable sleep also ends, with WSA_WAIT_IO_COMPLETION, after it
+/// has run completion routines of this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn SleepEx(dwMilliseconds: DWORD, bAlertable: BOOL) -> DWORD {
     let slept = call::guard_always(|| super::sleep(dwMilliseconds, bAlertable != FALSE));

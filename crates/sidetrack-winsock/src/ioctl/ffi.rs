@@ -1,18 +1,19 @@
-//! The entries.
-#![allow(non_snake_case)] // the header's own names
+//! The C functions for control codes.
+#![allow(non_snake_case)] // the names are those of the Windows headers
 
 use std::ffi::c_void;
 
-use super::Control;
+use super::IoctlCall;
 use crate::abi::{
     DWORD, INT, LPWSAOVERLAPPED_COMPLETION_ROUTINE, SOCKET, SOCKET_ERROR, WSAOVERLAPPED,
     WSATHREADID,
 };
-use crate::error::{Fault, WSAEFAULT};
-use crate::memory::{self, Span};
+use crate::error::{WSAEFAULT, WinsockError};
+use crate::memory::{self, MemoryRange};
 use crate::{apc, call};
 
-/// Controls a socket. 0, or SOCKET_ERROR; see WSAGetLastError, where WSA_IO_PENDING means that it has begun.
+/// Executes a control code on a socket. Returns 0, or SOCKET_ERROR with the error in WSAGetLastError. The error
+/// WSA_IO_PENDING means that an overlapped operation has started.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAIoctl(
     s: SOCKET,
@@ -25,21 +26,21 @@ pub extern "C" fn WSAIoctl(
     lpOverlapped: *mut WSAOVERLAPPED,
     lpCompletionRoutine: LPWSAOVERLAPPED_COMPLETION_ROUTINE,
 ) -> INT {
-    let control = Control {
+    let control = IoctlCall {
         socket: s,
         code: dwIoControlCode,
-        input: span(lpvInBuffer, cbInBuffer),
-        output: span(lpvOutBuffer, cbOutBuffer),
+        input: range(lpvInBuffer, cbInBuffer),
+        output: range(lpvOutBuffer, cbOutBuffer),
         returned: lpcbBytesReturned,
         overlapped: lpOverlapped,
         routine: lpCompletionRoutine,
         thread: None,
     };
-    call::told(SOCKET_ERROR, call::guard(|| control.run().map(|()| 0)))
+    call::value_or_last_error(SOCKET_ERROR, call::guard(|| control.run().map(|()| 0)))
 }
 
-/// The same as a service provider has it: the error is at lpErrno, and a completion routine runs on the thread of
-/// lpThreadId, which is copied.
+/// As WSAIoctl, for service providers: the error is stored at lpErrno, and a completion routine runs on the thread of
+/// lpThreadId. The thread id is copied.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSPIoctl(
     s: SOCKET,
@@ -54,19 +55,19 @@ pub extern "C" fn WSPIoctl(
     lpThreadId: *mut WSATHREADID,
     lpErrno: *mut INT,
 ) -> INT {
-    apc::told_at(lpErrno, || {
+    apc::with_errno_at(lpErrno, || {
         let thread = match lpOverlapped.is_null() || lpThreadId.is_null() {
             true => None,
             false => {
-                let id = memory::load(lpThreadId).ok_or(Fault(WSAEFAULT))?;
+                let id = memory::read(lpThreadId).ok_or(WinsockError(WSAEFAULT))?;
                 Some(apc::queue_of(id.ThreadHandle)?)
             }
         };
-        let control = Control {
+        let control = IoctlCall {
             socket: s,
             code: dwIoControlCode,
-            input: span(lpvInBuffer, cbInBuffer),
-            output: span(lpvOutBuffer, cbOutBuffer),
+            input: range(lpvInBuffer, cbInBuffer),
+            output: range(lpvOutBuffer, cbOutBuffer),
             returned: lpcbBytesReturned,
             overlapped: lpOverlapped,
             routine: lpCompletionRoutine,
@@ -76,9 +77,9 @@ pub extern "C" fn WSPIoctl(
     })
 }
 
-/// The kernel will write or read there.
-fn span(pointer: *mut c_void, length: DWORD) -> Span {
-    Span {
+/// A buffer of the caller. Its provenance is exposed, as the kernel or the library will access it by its address.
+fn range(pointer: *mut c_void, length: DWORD) -> MemoryRange {
+    MemoryRange {
         address: pointer.expose_provenance(),
         length: length as usize,
     }

@@ -1,4 +1,4 @@
-//! Questions about memory, and the places that were found good.
+//! Checks of memory, and access to memory that was checked.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -6,35 +6,35 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
 
-use super::Span;
+use super::MemoryRange;
 
-/// Of the smallest page there is, where the kernel does not tell.
+/// Page size in bytes if the kernel does not report it: the smallest one.
 const PAGE_SIZE: usize = 4096;
 
 thread_local! {
-    /// This thread's stack: its lowest and its first address above; both 0 until asked.
+    /// The lowest address of this thread's stack, and the first address above it. Both are 0 until they are queried.
     static STACK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// A place of the caller's that was found writable and is big enough for a `T`, aligned or not.
-pub(crate) struct Place<T> {
+/// An address of the caller that was found writable for a value of type `T`, aligned or not.
+pub(crate) struct CallerPointer<T> {
     address: usize,
-    holds: PhantomData<fn(T)>,
+    value_type: PhantomData<fn(T)>,
 }
 
-impl<T> Clone for Place<T> {
+impl<T> Clone for CallerPointer<T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Place<T> {}
+impl<T> Copy for CallerPointer<T> {}
 
-impl<T: Copy> Place<T> {
-    /// `None` if it is not good.
-    pub(crate) fn at(pointer: *mut T) -> Option<Self> {
+impl<T: Copy> CallerPointer<T> {
+    /// Checks the address. `None` if it is not writable.
+    pub(crate) fn new(pointer: *mut T) -> Option<Self> {
         let address = pointer.expose_provenance();
-        (Span {
+        (MemoryRange {
             address,
             length: size_of::<T>(),
         }
@@ -42,7 +42,7 @@ impl<T: Copy> Place<T> {
             && address != 0)
             .then_some(Self {
                 address,
-                holds: PhantomData,
+                value_type: PhantomData,
             })
     }
 
@@ -50,19 +50,19 @@ impl<T: Copy> Place<T> {
         self.address
     }
 
-    /// Still there? For one that was kept.
-    pub(crate) fn is_good(self) -> bool {
-        Self::at(self.pointer()).is_some()
+    /// Whether the address is still writable. To be checked if the pointer was kept after its call.
+    pub(crate) fn is_still_writable(self) -> bool {
+        Self::new(self.pointer()).is_some()
     }
 
     pub(crate) fn load(self) -> T {
-        // SAFETY: the place was found readable (writable pages are) when this was made; the C caller keeps it
-        // until the call, or the operation, is over. All types here are plain data.
+        // SAFETY: the address was found writable, and therefore readable, when this value was created. The C caller
+        // keeps the memory until the call, or the operation, is over. All types used here are plain data.
         unsafe { ptr::read_unaligned(self.pointer()) }
     }
 
     pub(crate) fn store(self, value: T) {
-        // SAFETY: the place was found writable when this was made; kept by the C caller as above.
+        // SAFETY: the address was found writable when this value was created, and the C caller keeps it, as above.
         unsafe { ptr::write_unaligned(self.pointer(), value) }
     }
 
@@ -71,40 +71,42 @@ impl<T: Copy> Place<T> {
     }
 }
 
-/// Reads what the caller gives. `None` if it cannot be read.
-pub(crate) fn load<T: Copy>(pointer: *const T) -> Option<T> {
-    let span = Span::of(pointer, size_of::<T>());
-    if pointer.is_null() || !span.is_readable() {
+/// Reads a value of the caller. `None` if it cannot be read.
+pub(crate) fn read<T: Copy>(pointer: *const T) -> Option<T> {
+    let range = MemoryRange::of(pointer, size_of::<T>());
+    if pointer.is_null() || !range.is_readable() {
         return None;
     }
-    // SAFETY: it has just been found readable; the C caller keeps it for the call. All types here are plain data.
+    // SAFETY: the address has just been found readable, and the C caller keeps it for the call. All types used here
+    // are plain data.
     Some(unsafe { ptr::read_unaligned(pointer) })
 }
 
-/// Copies what the caller gives. `None` if it cannot be read.
-pub(crate) fn get(span: Span) -> Option<Vec<u8>> {
-    if !span.is_readable() {
+/// Copies a buffer of the caller. `None` if it cannot be read.
+pub(crate) fn copy_in(range: MemoryRange) -> Option<Vec<u8>> {
+    if !range.is_readable() {
         return None;
     }
-    let mut bytes = vec![0; span.length];
-    let from = ptr::with_exposed_provenance::<u8>(span.address);
-    // SAFETY: all of it has just been found readable, and the copy is as long; of nothing, nothing is read.
-    unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), span.length) };
+    let mut bytes = vec![0; range.length];
+    let from = ptr::with_exposed_provenance::<u8>(range.address);
+    // SAFETY: all of the range has just been found readable, and the copy is as long. Nothing is read from an empty
+    // range.
+    unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), range.length) };
     Some(bytes)
 }
 
-/// Copies as many bytes to the caller. False if they cannot be written.
-pub(crate) fn put(span: Span, bytes: &[u8]) -> bool {
-    if bytes.len() != span.length || !span.is_writable() {
+/// Copies `bytes` to a buffer of the caller. Returns false if the length differs, or if it cannot be written.
+pub(crate) fn copy_out(range: MemoryRange, bytes: &[u8]) -> bool {
+    if bytes.len() != range.length || !range.is_writable() {
         return false;
     }
-    let to = ptr::with_exposed_provenance_mut::<u8>(span.address);
-    // SAFETY: all of it has just been found writable, and it is as long.
+    let to = ptr::with_exposed_provenance_mut::<u8>(range.address);
+    // SAFETY: all of the range has just been found writable, and it is as long as `bytes`.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     true
 }
 
-/// The first address of the page after this one's.
+/// The first address of the next page.
 pub(crate) fn page_end(address: usize) -> usize {
     (address | (page_size() - 1)).saturating_add(1)
 }
@@ -118,47 +120,50 @@ fn page_size() -> usize {
     })
 }
 
-/// Has the kernel make the pages present, for reading or for writing. Their content stays.
+/// Populates the pages of a range for reading or writing. Their content does not change. Returns false if the pages
+/// cannot be accessed so.
 pub(crate) fn populate(address: usize, length: usize, advice: i32) -> bool {
     let start = address & !(page_size() - 1);
     let pages = ptr::without_provenance_mut(start);
-    // SAFETY: this advice changes nothing that a program can see but the time of later accesses; the kernel refuses
-    // what is not mapped so.
+    // SAFETY: this advice changes nothing that a program can see, except for the time of later accesses. The kernel
+    // refuses pages that are not mapped for that access.
     let result = unsafe { libc::madvise(pages, address + length - start, advice) };
     result == 0
 }
 
-/// Whether each page of it is mapped, in whatever way.
+/// Whether each page of a range is mapped, with any protection.
 pub(crate) fn is_mapped(address: usize, length: usize) -> bool {
     let start = address & !(page_size() - 1);
     let pages = ptr::without_provenance_mut(start);
-    // SAFETY: MS_ASYNC starts nothing; the kernel only looks whether all of it is mapped.
+    // SAFETY: MS_ASYNC starts nothing; the kernel only checks whether the whole range is mapped.
     let result = unsafe { libc::msync(pages, address + length - start, libc::MS_ASYNC) };
     result == 0
 }
 
-/// Between this function's frame and the top of this thread's stack, all is mapped.
+/// Whether a range is between this function's frame and the top of this thread's stack, where all memory is mapped.
 pub(crate) fn is_on_own_stack(start: usize, end: usize) -> bool {
     let here = ptr::from_ref(&MaybeUninit::<u8>::uninit()).addr();
     let (low, top) = own_stack();
     low <= here && here <= start && end <= top
 }
 
+/// The bounds of this thread's stack, queried once for each thread.
 fn own_stack() -> (usize, usize) {
     let known = STACK.try_with(Cell::get).unwrap_or((0, 0));
     if known.1 != 0 {
         return known;
     }
-    let found = ask_own_stack().unwrap_or((usize::MAX, 1)); // holds nothing
+    let found = query_own_stack().unwrap_or((usize::MAX, 1)); // if unknown: bounds that contain no address
     let _ = STACK.try_with(|stack| stack.set(found));
     found
 }
 
-fn ask_own_stack() -> Option<(usize, usize)> {
+/// Queries the bounds of this thread's stack.
+fn query_own_stack() -> Option<(usize, usize)> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let (mut low, mut size) = (ptr::null_mut(), 0);
-    // SAFETY: the attributes are made before they are read, and destroyed once; the other two are written by the
-    // call.
+    // SAFETY: the attributes are initialised before they are read, and destroyed once. The call writes the other two
+    // values.
     unsafe {
         if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
             return None;

@@ -1,22 +1,22 @@
-//! The entries.
-#![allow(non_snake_case)] // the header's own names
+//! The C functions for datagrams.
+#![allow(non_snake_case)] // the names are those of the Windows headers
 
 use std::ffi::{c_char, c_void};
 
-use super::Receive;
+use super::ReceiveCall;
 use super::send::send;
 use crate::abi::{
     DWORD, INT, LPWSAOVERLAPPED_COMPLETION_ROUTINE, SOCKET, SOCKET_ERROR, WSABUF, WSAMSG,
     WSAOVERLAPPED,
 };
-use crate::error::{Fault, Reply, WSAEFAULT};
-use crate::memory::{self, Place};
-use crate::overlapped::{Operation, Request};
-use crate::question::{self, Refusal};
+use crate::error::{WSAEFAULT, WinsockError, WinsockResult};
+use crate::memory::{self, CallerPointer};
+use crate::overlapped::{Operation, OverlappedRequest};
+use crate::redirect_query::{self, AttemptError};
 use crate::{call, socket};
 
-/// Receives a datagram with its control data; a redirected flow's first one has IP_WFP_REDIRECT_RECORDS and …_CONTEXT, if
-/// the socket's options of these names are set. Overlapped as WSAIoctl.
+/// Receives a datagram with its control data. The first datagram of a redirected flow has IP_WFP_REDIRECT_RECORDS and
+/// IP_WFP_REDIRECT_CONTEXT, if the socket has the options of these names. Can be overlapped, as WSAIoctl.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSARecvMsg(
     s: SOCKET,
@@ -27,32 +27,32 @@ pub extern "C" fn WSARecvMsg(
 ) -> INT {
     call::status(|| {
         let socket = socket::checked(s)?;
-        let message = Place::at(lpMsg).ok_or(Fault(WSAEFAULT))?;
-        let at_once = !lpOverlapped.is_null() && socket::is_overlapped(socket);
-        let receive = Receive {
+        let message = CallerPointer::new(lpMsg).ok_or(WinsockError(WSAEFAULT))?;
+        let is_overlapped = !lpOverlapped.is_null() && socket::is_overlapped(socket);
+        let receive = ReceiveCall {
             socket,
             message,
-            at_once,
+            overlapped: is_overlapped,
         };
-        if at_once {
-            let count = count_if_any(lpdwNumberOfBytesRecvd)?;
-            let request = Request::Receive(receive);
+        if is_overlapped {
+            let count = optional_count(lpdwNumberOfBytesRecvd)?;
+            let request = OverlappedRequest::Receive(receive);
             return Operation::new(socket, request, lpOverlapped, lpCompletionRoutine, None)?
                 .start(count);
         }
-        let count = Place::at(lpdwNumberOfBytesRecvd).ok_or(Fault(WSAEFAULT))?;
-        let received = receive.attempt().map_err(|refusal| match refusal {
-            Refusal::Final(fault) => fault,
-            Refusal::TooSmall(needed) => Fault(question::too_small(needed).0),
-            Refusal::NotYet(_) => Fault(crate::error::WSAEWOULDBLOCK),
+        let count = CallerPointer::new(lpdwNumberOfBytesRecvd).ok_or(WinsockError(WSAEFAULT))?;
+        let received = receive.attempt().map_err(|error| match error {
+            AttemptError::Final(error) => error,
+            AttemptError::TooSmall(needed) => WinsockError(redirect_query::too_small(needed).0),
+            AttemptError::NotYet(_) => WinsockError(crate::error::WSAEWOULDBLOCK),
         });
         count.store(received?);
         Ok(())
     })
 }
 
-/// Sends a datagram. Control data IP_WFP_REDIRECT_RECORDS link the socket to the flow they came from, as
-/// SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS does. An overlapped one is sent at once.
+/// Sends a datagram. Control data IP_WFP_REDIRECT_RECORDS sets the records on the socket first, as
+/// SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS does. An overlapped call completes immediately.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSASendMsg(
     s: SOCKET,
@@ -64,17 +64,17 @@ pub extern "C" fn WSASendMsg(
 ) -> INT {
     call::status(|| {
         let socket = socket::checked(s)?;
-        let message = memory::load(lpMsg).ok_or(Fault(WSAEFAULT))?;
+        let message = memory::read(lpMsg).ok_or(WinsockError(WSAEFAULT))?;
         let is_overlapped = !lpOverlapped.is_null() && socket::is_overlapped(socket);
-        let count = count_if_any(lpNumberOfBytesSent)?;
+        let count = optional_count(lpNumberOfBytesSent)?;
         if !is_overlapped {
-            let count = count.ok_or(Fault(WSAEFAULT))?;
+            let count = count.ok_or(WinsockError(WSAEFAULT))?;
             count.store(send(socket, &message, dwFlags as i32)?);
             return Ok(());
         }
         let mut operation = Operation::new(
             socket,
-            Request::Done(0),
+            OverlappedRequest::Done(0),
             lpOverlapped,
             lpCompletionRoutine,
             None,
@@ -84,14 +84,17 @@ pub extern "C" fn WSASendMsg(
     })
 }
 
-fn count_if_any(pointer: *mut DWORD) -> Reply<Option<Place<DWORD>>> {
+/// Where the caller of an overlapped call wants the number of bytes; it may be NULL.
+fn optional_count(pointer: *mut DWORD) -> WinsockResult<Option<CallerPointer<DWORD>>> {
     match pointer.is_null() {
         true => Ok(None),
-        false => Place::at(pointer).map(Some).ok_or(Fault(WSAEFAULT)),
+        false => CallerPointer::new(pointer)
+            .map(Some)
+            .ok_or(WinsockError(WSAEFAULT)),
     }
 }
 
-/// sendto. An answer to a redirected client comes as from where that had sent to.
+/// The sendto of Winsock. A redirected client receives an answer from the address to which it sent.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_sendto(
     s: SOCKET,
@@ -103,7 +106,7 @@ pub extern "C" fn sidetrack_sendto(
 ) -> INT {
     call::value(SOCKET_ERROR, || {
         let socket = socket::checked(s)?;
-        let len = u32::try_from(len).map_err(|_| Fault(WSAEFAULT))?;
+        let len = u32::try_from(len).map_err(|_| WinsockError(WSAEFAULT))?;
         let mut part = WSABUF {
             len,
             buf: buf.cast_mut(),

@@ -1,16 +1,17 @@
-//! The entries.
-#![allow(non_snake_case)] // the header's own names
+//! The C functions for overlapped operations.
+#![allow(non_snake_case)] // the names are those of the Windows headers
 
 use std::sync::atomic::Ordering;
 
 use super::{MISUSES, lock, result};
 use crate::abi::{BOOL, DWORD, FALSE, SOCKET, TRUE, WSAOVERLAPPED};
-use crate::error::{Fault, WSA_INVALID_PARAMETER, WSAEFAULT};
-use crate::memory::Place;
+use crate::error::{WSA_INVALID_PARAMETER, WSAEFAULT, WinsockError};
+use crate::memory::CallerPointer;
 use crate::{call, socket};
 
-/// How an overlapped operation ended. FALSE with the operation's error, WSA_IO_INCOMPLETE (still pending, and fWait is
-/// FALSE), WSAEFAULT, WSA_INVALID_PARAMETER (fWait, with a completion routine). On failure the count is left alone.
+/// Gets the result of an overlapped operation. Returns TRUE, or FALSE with the operation's error; WSA_IO_INCOMPLETE if it
+/// is pending and fWait is FALSE; WSA_INVALID_PARAMETER if fWait is TRUE and it has a completion routine; or WSAEFAULT. On
+/// failure the number of bytes is not written.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAGetOverlappedResult(
     s: SOCKET,
@@ -21,18 +22,18 @@ pub extern "C" fn WSAGetOverlappedResult(
 ) -> BOOL {
     call::value(FALSE, || {
         socket::descriptor(s)?;
-        let fault = Fault(WSAEFAULT);
-        let overlapped = Place::at(lpOverlapped).ok_or(fault)?;
-        let count = Place::at(lpcbTransfer).ok_or(fault)?;
-        let flags = Place::at(lpdwFlags).ok_or(fault)?;
+        let error = WinsockError(WSAEFAULT);
+        let overlapped = CallerPointer::new(lpOverlapped).ok_or(error)?;
+        let count = CallerPointer::new(lpcbTransfer).ok_or(error)?;
+        let flags = CallerPointer::new(lpdwFlags).ok_or(error)?;
         count.store(result(overlapped, fWait != FALSE)?);
         flags.store(0);
         Ok(TRUE)
     })
 }
 
-/// Aborts one operation, or, if lpOverlapped is NULL, all of the socket's. FALSE with WSA_INVALID_PARAMETER if there is
-/// none. It is a request: wait for the completion before freeing anything.
+/// Aborts one pending operation of a socket, or all of them if lpOverlapped is NULL. Returns FALSE with
+/// WSA_INVALID_PARAMETER if there is none. Wait for the completion before freeing the OVERLAPPED or the buffers.
 #[unsafe(no_mangle)]
 pub extern "C" fn CancelIoEx(hFile: SOCKET, lpOverlapped: *mut WSAOVERLAPPED) -> BOOL {
     call::value(FALSE, || {
@@ -51,13 +52,14 @@ pub extern "C" fn CancelIoEx(hFile: SOCKET, lpOverlapped: *mut WSAOVERLAPPED) ->
             }
         };
         match aborted {
-            0 => Err(Fault(WSA_INVALID_PARAMETER)),
+            0 => Err(WinsockError(WSA_INVALID_PARAMETER)),
             _ => Ok(TRUE),
         }
     })
 }
 
-/// Not of Windows: completions so far that found their OVERLAPPED, or their event, gone: a program's mistake.
+/// Not part of Windows: returns the number of completions so far for which the OVERLAPPED or the event no longer existed.
+/// Each is a mistake of the program.
 #[unsafe(no_mangle)]
 pub extern "C" fn SidetrackMisuses() -> DWORD {
     MISUSES.load(Ordering::Relaxed)

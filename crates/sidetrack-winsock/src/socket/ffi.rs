@@ -1,6 +1,6 @@
-//! The entries: socket calls under Winsock's conventions. In C they have their usual names; the header maps them
-//! to these, as libc's own must stay reachable for everybody else in the process.
-#![allow(non_snake_case)] // the header's own names
+//! The C functions for sockets, under Winsock's conventions. In C they have their usual names, which macros of the header
+//! map to these: the functions of libc must stay reachable for other code in the process.
+#![allow(non_snake_case)] // the names are those of the Windows headers
 
 use std::ffi::{c_char, c_void};
 
@@ -9,17 +9,17 @@ use super::{checked, descriptor, forget, inherit, mark, remember};
 use crate::abi::{
     DWORD, INT, SOCKET, SOCKET_ERROR, WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED,
 };
-use crate::error::{Fault, Reply, WSAEFAULT, WSAEINVAL, WSAEOPNOTSUPP};
-use crate::memory::{self, Place, Span};
+use crate::error::{WSAEFAULT, WSAEINVAL, WSAEOPNOTSUPP, WinsockError, WinsockResult};
+use crate::memory::{self, CallerPointer, MemoryRange};
 use crate::{call, message, overlapped};
 
 const INVALID_SOCKET: SOCKET = SOCKET::MAX;
-/// ioctlsocket: non-blocking, or not.
+/// Command of ioctlsocket: makes the socket non-blocking or blocking.
 const FIONBIO: u32 = 0x8004_667e;
-/// ioctlsocket: bytes that can be read at once.
+/// Command of ioctlsocket: gets the number of bytes that can be read.
 const FIONREAD: u32 = 0x4004_667f;
 
-/// A socket with the overlapped attribute.
+/// Creates a socket with the overlapped attribute.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_socket(af: INT, kind: INT, protocol: INT) -> SOCKET {
     call::value(INVALID_SOCKET, || {
@@ -27,8 +27,8 @@ pub extern "C" fn sidetrack_socket(af: INT, kind: INT, protocol: INT) -> SOCKET 
     })
 }
 
-/// A socket; only with WSA_FLAG_OVERLAPPED it has the overlapped attribute. Flags that mean nothing here are ignored;
-/// lpProtocolInfo must be NULL.
+/// Creates a socket. It has the overlapped attribute only with WSA_FLAG_OVERLAPPED. Flags without a meaning on Linux are
+/// ignored; lpProtocolInfo must be NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSASocketW(
     af: INT,
@@ -41,7 +41,7 @@ pub extern "C" fn WSASocketW(
     call::value(INVALID_SOCKET, || {
         match lpProtocolInfo.is_null() && g == 0 {
             true => make(af, kind, protocol, dwFlags),
-            false => Err(Fault(WSAEINVAL)),
+            false => Err(WinsockError(WSAEINVAL)),
         }
     })
 }
@@ -59,32 +59,32 @@ pub extern "C" fn WSASocketA(
     WSASocketW(af, kind, protocol, lpProtocolInfo, g, dwFlags)
 }
 
-fn make(family: INT, kind: INT, protocol: INT, flags: DWORD) -> Reply<SOCKET> {
+fn make(family: INT, kind: INT, protocol: INT, flags: DWORD) -> WinsockResult<SOCKET> {
     let close_on_exec = match flags & WSA_FLAG_NO_HANDLE_INHERIT {
         0 => 0,
         _ => libc::SOCK_CLOEXEC,
     };
     // SAFETY: the call takes no pointers.
     let socket = unsafe { libc::socket(family, kind | close_on_exec, protocol) };
-    let socket = result(socket).map_err(Fault::of_errno)?;
+    let socket = result(socket).map_err(WinsockError::from_errno)?;
     if flags & WSA_FLAG_OVERLAPPED == 0 {
         remember(socket, |entry| entry.synchronous = true);
     }
     Ok(socket as SOCKET)
 }
 
-/// Gives the socket an address.
+/// Binds the socket to an address.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_bind(s: SOCKET, name: *const c_void, namelen: INT) -> INT {
     call::status(|| {
         let socket = checked(s)?;
         // SAFETY: the kernel reads `namelen` bytes at `name`, or refuses.
         outcome(unsafe { libc::bind(socket, name.cast(), namelen as u32) })?;
-        message::mark_if_wanted(socket)
+        message::mark_if_redirect_option_is_set(socket)
     })
 }
 
-/// Listens. The first listener of each family becomes the service's, if the process has a service's credentials.
+/// Listens. If the process has the credentials of a service, its first listener of each family becomes the service's.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_listen(s: SOCKET, backlog: INT) -> INT {
     call::status(|| {
@@ -92,13 +92,14 @@ pub extern "C" fn sidetrack_listen(s: SOCKET, backlog: INT) -> INT {
         // SAFETY: the call takes no pointers.
         outcome(unsafe { libc::listen(socket, backlog) })?;
         match mark(socket) {
-            Ok(()) | Err(libc::EADDRINUSE | libc::EPROTONOSUPPORT) => Ok(()), // another one is the service's
-            Err(errno) => Err(Fault::of_mark(errno)),
+            // Another listener is the service's, or the socket is not a TCP socket.
+            Ok(()) | Err(libc::EADDRINUSE | libc::EPROTONOSUPPORT) => Ok(()),
+            Err(errno) => Err(WinsockError::from_mark_errno(errno)),
         }
     })
 }
 
-/// The next connection; it has its listener's attributes, and blocks if that does.
+/// Accepts a connection. The new socket has the attributes of the listener, and blocks if the listener does.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_accept(s: SOCKET, addr: *mut c_void, addrlen: *mut INT) -> SOCKET {
     call::value(INVALID_SOCKET, || {
@@ -107,15 +108,15 @@ pub extern "C" fn sidetrack_accept(s: SOCKET, addr: *mut c_void, addrlen: *mut I
             true => libc::SOCK_NONBLOCK,
             false => 0,
         };
-        // SAFETY: the kernel writes the address, or refuses where it cannot.
+        // SAFETY: the kernel writes the address, or refuses.
         let accepted = unsafe { libc::accept4(listener, addr.cast(), addrlen.cast(), flags) };
-        let accepted = result(accepted).map_err(Fault::of_errno)?;
+        let accepted = result(accepted).map_err(WinsockError::from_errno)?;
         inherit(listener, accepted);
         Ok(accepted as SOCKET)
     })
 }
 
-/// Connects.
+/// Connects the socket.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_connect(s: SOCKET, name: *const c_void, namelen: INT) -> INT {
     call::status(|| {
@@ -125,17 +126,17 @@ pub extern "C" fn sidetrack_connect(s: SOCKET, name: *const c_void, namelen: INT
     })
 }
 
-/// Aborts what is pending on the socket, and closes it.
+/// Aborts the pending operations of the socket, and closes it.
 #[unsafe(no_mangle)]
 pub extern "C" fn closesocket(s: SOCKET) -> INT {
     call::status(|| {
         let socket = checked(s)?;
         forget(socket);
-        overlapped::close(socket, || sys::close(socket)).map_err(Fault::of_errno)
+        overlapped::close(socket, || sys::close(socket)).map_err(WinsockError::from_errno)
     })
 }
 
-/// Ends one direction, or both.
+/// Ends sending, receiving, or both.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_shutdown(s: SOCKET, how: INT) -> INT {
     call::status(|| {
@@ -145,7 +146,7 @@ pub extern "C" fn sidetrack_shutdown(s: SOCKET, how: INT) -> INT {
     })
 }
 
-/// Receives.
+/// Receives bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_recv(s: SOCKET, buf: *mut c_char, len: INT, flags: INT) -> INT {
     call::value(SOCKET_ERROR, || {
@@ -155,7 +156,7 @@ pub extern "C" fn sidetrack_recv(s: SOCKET, buf: *mut c_char, len: INT, flags: I
     })
 }
 
-/// Sends. A peer that is gone is WSAESHUTDOWN, not a signal.
+/// Sends bytes. If the peer has closed the connection, the error is WSAESHUTDOWN; there is no signal.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_send(s: SOCKET, buf: *const c_char, len: INT, flags: INT) -> INT {
     call::value(SOCKET_ERROR, || {
@@ -165,8 +166,8 @@ pub extern "C" fn sidetrack_send(s: SOCKET, buf: *const c_char, len: INT, flags:
     })
 }
 
-/// Sets an option: libc's, and IP_WFP_REDIRECT_RECORDS and …_CONTEXT. SO_RCVTIMEO and SO_SNDTIMEO may be a DWORD of
-/// milliseconds.
+/// Sets a socket option: an option of Linux, or IP_WFP_REDIRECT_RECORDS or IP_WFP_REDIRECT_CONTEXT. SO_RCVTIMEO and
+/// SO_SNDTIMEO may be given as a DWORD of milliseconds.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_setsockopt(
     s: SOCKET,
@@ -177,17 +178,18 @@ pub extern "C" fn sidetrack_setsockopt(
 ) -> INT {
     call::status(|| {
         let (socket, length) = (checked(s)?, length(optlen)?);
-        match message::Wanted::of(level, optname) {
+        match message::RedirectOption::of(level, optname) {
             Some(wanted) => {
-                let value = Span::of(optval, length);
-                message::want(socket, wanted, value)
+                let value = MemoryRange::of(optval, length);
+                message::set_redirect_option(socket, wanted, value)
             }
             None if is_timeout(level, optname) && length == size_of::<DWORD>() => {
-                let milliseconds = memory::load(optval.cast::<DWORD>()).ok_or(Fault(WSAEFAULT))?;
-                sys::set_timeout(socket, optname, milliseconds).map_err(Fault::of_errno)
+                let milliseconds =
+                    memory::read(optval.cast::<DWORD>()).ok_or(WinsockError(WSAEFAULT))?;
+                sys::set_timeout(socket, optname, milliseconds).map_err(WinsockError::from_errno)
             }
             None => sys::set_value_at(socket, level, optname, optval.expose_provenance(), length)
-                .map_err(Fault::of_errno),
+                .map_err(WinsockError::from_errno),
         }
     })
 }
@@ -196,17 +198,17 @@ fn is_timeout(level: INT, option: INT) -> bool {
     level == libc::SOL_SOCKET && matches!(option, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO)
 }
 
-/// FIONBIO and FIONREAD.
+/// Executes FIONBIO or FIONREAD.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_ioctlsocket(s: SOCKET, cmd: DWORD, argp: *mut u32) -> INT {
     call::status(|| {
         let socket = checked(s)?;
-        let argument = Place::at(argp).ok_or(Fault(WSAEFAULT))?;
+        let argument = CallerPointer::new(argp).ok_or(WinsockError(WSAEFAULT))?;
         let mut value = argument.load() as libc::c_int;
         let request = match cmd {
             FIONBIO => libc::FIONBIO,
             FIONREAD => libc::FIONREAD,
-            _ => return Err(Fault(WSAEOPNOTSUPP)),
+            _ => return Err(WinsockError(WSAEOPNOTSUPP)),
         };
         // SAFETY: both requests take a pointer to an int, and `value` is one.
         outcome(unsafe { libc::ioctl(socket, request, &raw mut value) })?;
@@ -217,17 +219,19 @@ pub extern "C" fn sidetrack_ioctlsocket(s: SOCKET, cmd: DWORD, argp: *mut u32) -
     })
 }
 
-fn length(given: INT) -> Reply<usize> {
-    usize::try_from(given).map_err(|_| Fault(WSAEFAULT))
+fn length(given: INT) -> WinsockResult<usize> {
+    usize::try_from(given).map_err(|_| WinsockError(WSAEFAULT))
 }
 
-fn outcome(returned: i32) -> Reply<()> {
-    result(returned).map(|_| ()).map_err(Fault::of_errno)
+fn outcome(returned: i32) -> WinsockResult<()> {
+    result(returned)
+        .map(|_| ())
+        .map_err(WinsockError::from_errno)
 }
 
-fn count(returned: isize) -> Reply<INT> {
+fn count(returned: isize) -> WinsockResult<INT> {
     match returned {
         0.. => Ok(returned as INT),
-        _ => Err(Fault::of_errno(sys::errno())),
+        _ => Err(WinsockError::from_errno(sys::errno())),
     }
 }

@@ -1,25 +1,25 @@
-//! The entries.
-#![allow(non_snake_case)] // the header's own names
+//! The C functions for starting the library, and for the last error.
+#![allow(non_snake_case)] // the names are those of the Windows headers
 
 use std::ffi::c_char;
 
 use crate::abi::{INT, SOCKET_ERROR, WORD, WSADATA};
 use crate::call;
-use crate::error::{Fault, WSA_INVALID_PARAMETER, WSAEFAULT};
-use crate::memory::Place;
+use crate::error::{WSA_INVALID_PARAMETER, WSAEFAULT, WinsockError};
+use crate::memory::CallerPointer;
 
-/// Starts the use of the library by this process. Returns 0 or an error: WSAVERNOTSUPPORTED, WSAEFAULT.
+/// Starts the use of the library by this process. Returns 0, or an error: WSAVERNOTSUPPORTED, WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAStartup(wVersionRequested: WORD, lpWSAData: *mut WSADATA) -> INT {
     let started = call::guard_always(|| {
-        let data = Place::at(lpWSAData).ok_or(Fault(WSAEFAULT))?;
+        let data = CallerPointer::new(lpWSAData).ok_or(WinsockError(WSAEFAULT))?;
         let version = super::start(wVersionRequested)?;
         data.store(describe(version));
         Ok(())
     });
     match started {
         Ok(()) => 0,
-        Err(Fault(error)) => error,
+        Err(WinsockError(error)) => error,
     }
 }
 
@@ -47,32 +47,32 @@ fn write(to: &mut [c_char], text: &str) {
     }
 }
 
-/// Ends one start. At the last, what is pending is aborted.
+/// Ends one start. The last call aborts all pending operations. Error: WSANOTINITIALISED.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSACleanup() -> INT {
     let ended = call::guard_always(super::clean_up).map(|()| 0);
-    call::told(SOCKET_ERROR, ended)
+    call::value_or_last_error(SOCKET_ERROR, ended)
 }
 
-/// The calling thread's last error.
+/// Returns the last error of the calling thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAGetLastError() -> INT {
     call::last_error()
 }
 
-/// Sets the calling thread's last error.
+/// Sets the last error of the calling thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSASetLastError(iError: INT) {
     call::set_last_error(iError);
 }
 
-/// Not of Windows: how a buffer that is too small is answered, SIDETRACK_READING_R1 to R3, for the whole process.
-/// The environment variable SIDETRACK_WINSOCK_READING says it for the first WSAStartup. Error:
+/// Not part of Windows: sets the answer to a buffer that is too small, SIDETRACK_READING_R1 to SIDETRACK_READING_R3, for the
+/// whole process. The first WSAStartup takes it from the environment variable SIDETRACK_WINSOCK_READING. Error:
 /// WSA_INVALID_PARAMETER.
 #[unsafe(no_mangle)]
 pub extern "C" fn SidetrackSetReading(reading: INT) -> INT {
     match super::set_reading(reading) {
         true => 0,
-        false => call::told(SOCKET_ERROR, Err(Fault(WSA_INVALID_PARAMETER))),
+        false => call::value_or_last_error(SOCKET_ERROR, Err(WinsockError(WSA_INVALID_PARAMETER))),
     }
 }
