@@ -1,7 +1,8 @@
 /*
- * An inspecting proxy, as one writes it for Windows: it asks the accepted socket where the
- * connection was going, tells, goes on with the redirect records, and relays. One thread for each
- * direction.
+ * An inspecting proxy, as it is written for Windows. It queries the accepted socket for the
+ *original destination, prints that with the first bytes of the connection, connects to it with the
+ *redirect records set, and relays with one thread for each direction. docs/winsock.md describes the
+ *library.
  *
  * On Windows:
  *	x86_64-w64-mingw32-gcc -o inspect.exe inspect.c -lws2_32
@@ -11,8 +12,9 @@
  *	cc -I include -I include/windows -o inspect examples/inspect.c -lsidetrack_winsock
  *	sudo sidetrack run --via exec:./inspect -- curl http://example.com/
  *
- * The redirect context says where to: the layout is the driver's own on Windows, and on Linux
- * sidetrack's automatic one, of which only the head is looked at here.
+ * The original destination is in the redirect context. On Windows its layout is defined by the
+ *driver. On Linux it is Sidetrack's automatic context (struct sidetrack_auto_context in
+ *bpf/sidetrack.h), of which only the beginning is used here.
  */
 #include <winsock2.h>
 #include <ws2tcpip.h>
@@ -29,14 +31,13 @@
 #define SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS _WSAIOW(IOC_VENDOR, 222)
 #endif
 
-#define FIRST_SIZE 64	/* bytes; the grow loop does the rest */
-#define LAST_SIZE 65536 /* bytes */
-#define SHOWN 40	/* bytes of what the client says first */
+#define FIRST_SIZE 64	/* bytes of the first buffer; it grows as needed */
+#define LAST_SIZE 65536 /* bytes of the largest buffer */
+#define SHOWN_SIZE 40	/* bytes of the client's first data that are printed */
 #define CONTEXT_VERSION 2
 
-/* What the context begins with. Addresses are IPv6, or IPv4-mapped; the port is in network order.
- */
-struct context_head {
+/* The beginning of the context. An IPv4 address is IPv4-mapped; the port is in network order. */
+struct context_header {
 	uint32_t version, size;
 	uint64_t flow;
 	uint8_t address[16];
@@ -47,7 +48,7 @@ struct context_head {
 
 struct connection {
 	SOCKET client, origin;
-	WSAEVENT is_over; /* the direction back */
+	WSAEVENT relay_ended; /* set when the direction from the origin has ended */
 };
 
 static int fail(const char *what)
@@ -56,7 +57,10 @@ static int fail(const char *what)
 	return 1;
 }
 
-/* Asks with a larger buffer until the answer fits. NULL if there is none; the caller frees it. */
+/*
+ * Queries with a larger buffer until the answer fits. Returns the answer, which the caller must
+ * free, or NULL if there is none.
+ */
 static char *query(SOCKET client, DWORD code, DWORD *length)
 {
 	DWORD size = FIRST_SIZE, needed;
@@ -76,60 +80,66 @@ static char *query(SOCKET client, DWORD code, DWORD *length)
 			return answer;
 		}
 		if (WSAGetLastError() != ERROR_INSUFFICIENT_BUFFER || needed <= size)
-			break; /* 10022 and 0: nothing is recorded */
+			break; /* 10022 and a size of 0: nothing is recorded */
 		size = needed;
 	}
 	free(answer);
 	return NULL;
 }
 
-/* The original destination. */
+/* Reads the original destination from the context. Returns 0, or -1 if the context is invalid. */
 static int read_context(const char *context, DWORD length, struct sockaddr_storage *to,
 			int *to_size)
 {
-	struct context_head head;
+	struct context_header header;
 
-	if (length < sizeof(head))
+	if (length < sizeof(header))
 		return -1;
-	memcpy(&head, context, sizeof(head));
-	if (head.version != CONTEXT_VERSION || head.size > length || head.protocol != IPPROTO_TCP)
+	memcpy(&header, context, sizeof(header));
+	if (header.version != CONTEXT_VERSION || header.size > length ||
+	    header.protocol != IPPROTO_TCP)
 		return -1;
 	memset(to, 0, sizeof(*to));
-	if (head.family == AF_INET) {
+	if (header.family == AF_INET) {
 		struct sockaddr_in *v4 = (struct sockaddr_in *)to;
 
 		v4->sin_family = AF_INET;
-		v4->sin_port = head.port;
-		memcpy(&v4->sin_addr, head.address + 12, 4);
+		v4->sin_port = header.port;
+		memcpy(&v4->sin_addr, header.address + 12, 4);
 		*to_size = sizeof(*v4);
 	} else {
 		struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)to;
 
 		v6->sin6_family = AF_INET6;
-		v6->sin6_port = head.port;
-		memcpy(&v6->sin6_addr, head.address, 16);
+		v6->sin6_port = header.port;
+		memcpy(&v6->sin6_addr, header.address, 16);
 		*to_size = sizeof(*v6);
 	}
 	return 0;
 }
 
-static void tell(const struct sockaddr_storage *to, const char *first, int length)
+/* Prints the destination of a connection, and its first bytes. */
+static void print_connection(const struct sockaddr_storage *to, const char *first, int length)
 {
-	char name[64] = "?", shown[SHOWN + 1] = "";
+	char name[64] = "?", shown[SHOWN_SIZE + 1] = "";
 	const struct sockaddr_in *v4 = (const struct sockaddr_in *)to;
 	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)to;
 	int is_v4 = to->ss_family == AF_INET;
 
 	inet_ntop(to->ss_family, is_v4 ? (void *)&v4->sin_addr : (void *)&v6->sin6_addr, name,
 		  sizeof(name));
-	for (int i = 0; i < length && i < SHOWN; i++)
+	for (int i = 0; i < length && i < SHOWN_SIZE; i++)
 		shown[i] = first[i] >= ' ' && first[i] <= '~' ? first[i] : '.';
 	fprintf(stderr, is_v4 ? "-> %s:%d %s\n" : "-> [%s]:%d %s\n", name,
 		ntohs(is_v4 ? v4->sin_port : v6->sin6_port), shown);
 }
 
-/* A new socket with the client's records, connected. A failure is final: never go on without. */
-static SOCKET go_on(const struct sockaddr_storage *to, int to_size, char *records, DWORD length)
+/*
+ * Creates a socket with the client's records and connects it. If the records cannot be set, the
+ * connection must not be made without them.
+ */
+static SOCKET connect_upstream(const struct sockaddr_storage *to, int to_size, char *records,
+			       DWORD length)
 {
 	DWORD none = 0;
 	SOCKET origin =
@@ -140,23 +150,23 @@ static SOCKET go_on(const struct sockaddr_storage *to, int to_size, char *record
 	if (WSAIoctl(origin, SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS, records, length, NULL, 0,
 		     &none, NULL, NULL) != 0 ||
 	    connect(origin, (const struct sockaddr *)to, to_size) != 0) {
-		fail("go on");
+		fail("connect to the original destination");
 		closesocket(origin);
 		return INVALID_SOCKET;
 	}
 	return origin;
 }
 
-/* Copies one direction to its end. */
-static void copy(SOCKET from, SOCKET to, const struct sockaddr_storage *told)
+/* Copies one direction to its end. Prints the first data if `destination` is given. */
+static void copy(SOCKET from, SOCKET to, const struct sockaddr_storage *destination)
 {
 	char buffer[16384];
 	int length;
 
 	while ((length = recv(from, buffer, sizeof(buffer), 0)) > 0) {
-		if (told)
-			tell(told, buffer, length);
-		told = NULL;
+		if (destination)
+			print_connection(destination, buffer, length);
+		destination = NULL;
 		for (int at = 0, sent; at < length; at += sent) {
 			sent = send(to, buffer + at, length - at, 0);
 			if (sent <= 0) {
@@ -168,26 +178,28 @@ static void copy(SOCKET from, SOCKET to, const struct sockaddr_storage *told)
 	shutdown(to, SD_SEND);
 }
 
+/* The thread for the direction from the origin to the client. */
 static void __cdecl copy_back(void *given)
 {
 	struct connection *connection = given;
 
 	copy(connection->origin, connection->client, NULL);
-	WSASetEvent(connection->is_over);
+	WSASetEvent(connection->relay_ended);
 }
 
 static void relay(struct connection *connection, const struct sockaddr_storage *to)
 {
-	connection->is_over = WSACreateEvent();
-	if (connection->is_over == WSA_INVALID_EVENT)
+	connection->relay_ended = WSACreateEvent();
+	if (connection->relay_ended == WSA_INVALID_EVENT)
 		return;
 	if (_beginthread(copy_back, 0, connection) != (uintptr_t)-1) {
 		copy(connection->client, connection->origin, to);
-		WSAWaitForMultipleEvents(1, &connection->is_over, TRUE, WSA_INFINITE, FALSE);
+		WSAWaitForMultipleEvents(1, &connection->relay_ended, TRUE, WSA_INFINITE, FALSE);
 	}
-	WSACloseEvent(connection->is_over);
+	WSACloseEvent(connection->relay_ended);
 }
 
+/* The thread for one connection. */
 static void __cdecl serve(void *given)
 {
 	struct connection *connection = given;
@@ -200,7 +212,7 @@ static void __cdecl serve(void *given)
 
 	connection->origin = INVALID_SOCKET;
 	if (context && records && read_context(context, context_length, &to, &to_size) == 0)
-		connection->origin = go_on(&to, to_size, records, records_length);
+		connection->origin = connect_upstream(&to, to_size, records, records_length);
 	if (connection->origin != INVALID_SOCKET) {
 		relay(connection, &to);
 		closesocket(connection->origin);
@@ -211,8 +223,8 @@ static void __cdecl serve(void *given)
 	free(connection);
 }
 
-/* INVALID_SOCKET where the host has no such family. */
-static SOCKET listen_at(const struct sockaddr *name, int size)
+/* Returns a listener, or INVALID_SOCKET if the host does not have the address family. */
+static SOCKET listen_on(const struct sockaddr *name, int size)
 {
 	SOCKET listener = socket(name->sa_family, SOCK_STREAM, IPPROTO_TCP);
 
@@ -225,7 +237,7 @@ static SOCKET listen_at(const struct sockaddr *name, int size)
 	return listener;
 }
 
-static void __cdecl accept_all(void *given)
+static void __cdecl accept_loop(void *given)
 {
 	SOCKET listener = *(SOCKET *)given;
 
@@ -237,7 +249,7 @@ static void __cdecl accept_all(void *given)
 			exit(fail("accept"));
 		connection->client = client;
 		if (_beginthread(serve, 0, connection) == (uintptr_t)-1)
-			exit(fail("begin a thread"));
+			exit(fail("start a thread"));
 	}
 }
 
@@ -250,13 +262,13 @@ int main(void)
 
 	if (WSAStartup(MAKEWORD(2, 2), &data) != 0)
 		return 1;
-	/* IPv6 first: a run begins as soon as its proxy listens for IPv4. */
-	listeners[1] = listen_at((const struct sockaddr *)&v6, sizeof(v6));
-	listeners[0] = listen_at((const struct sockaddr *)&v4, sizeof(v4));
+	/* IPv6 first: the listener that every host has is opened last. */
+	listeners[1] = listen_on((const struct sockaddr *)&v6, sizeof(v6));
+	listeners[0] = listen_on((const struct sockaddr *)&v4, sizeof(v4));
 	if (listeners[0] == INVALID_SOCKET)
 		return fail("listen");
 	if (listeners[1] != INVALID_SOCKET &&
-	    _beginthread(accept_all, 0, &listeners[1]) == (uintptr_t)-1)
-		return fail("begin a thread");
-	accept_all(&listeners[0]);
+	    _beginthread(accept_loop, 0, &listeners[1]) == (uintptr_t)-1)
+		return fail("start a thread");
+	accept_loop(&listeners[0]);
 }

@@ -1,4 +1,5 @@
-/* What rustc's ThreadSanitizer calls, and gcc's library has by other names. */
+/* Functions that code under rustc's ThreadSanitizer calls; the library of gcc has them under other
+ * names. */
 #include <string.h>
 
 void *__tsan_memcpy(void *to, const void *from, size_t size)

@@ -1,5 +1,7 @@
-/* Redirected datagrams: their control data (spec 2), and a query that waits for a flow's first
- * (case 113). */
+/*
+ * Redirected datagrams: their control data (docs/wfp.md, 2), and a query that waits for the first
+ * datagram of a flow (case 113 of docs/wfp.md, 8.7).
+ */
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -17,13 +19,14 @@ struct datagram {
 	WSABUF part;
 	WSAMSG message;
 	DWORD length;
-	int records, context, address; /* where in the control data; -1: not there */
+	int records, context, address; /* offsets of the data in `control`; -1 if it is not there */
 };
 
+/* A UDP socket with both redirect options; it becomes the service's when it is bound. */
 static SOCKET udp(int port)
 {
 	SOCKET made = socket(AF_INET, SOCK_DGRAM, IPPROTO_UDP);
-	struct sockaddr_in any = at("0.0.0.0", port);
+	struct sockaddr_in any = ipv4_address("0.0.0.0", port);
 	int one = 1;
 
 	setsockopt(made, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)); /* for case 113 only */
@@ -64,22 +67,24 @@ static bool receive(SOCKET socket, struct datagram *datagram)
 	return true;
 }
 
-/* A client that sends each text to its own destination, gets an answer to each, and tells by its
- * end. */
-static pid_t client(int source, const char *to[2])
+/*
+ * Starts a client that sends two datagrams to each destination and expects an answer to each, from
+ * that destination. Its exit status is 0 if all answers came.
+ */
+static pid_t start_client(int source, const char *to[2])
 {
-	pid_t pid = in_scope();
+	pid_t pid = fork_in_scope();
 
 	if (pid == 0) {
 		int made = (socket)(AF_INET, SOCK_DGRAM, 0);
-		struct sockaddr_in own = at("127.0.0.1", source), from;
+		struct sockaddr_in own = ipv4_address("127.0.0.1", source), from;
 		socklen_t length = sizeof(from);
 		char buffer[64];
 
 		if ((bind)(made, (SOCKADDR *)&own, sizeof(own)))
 			_exit(3);
 		for (int i = 0; i < 2 && to[i]; i++) {
-			struct sockaddr_in peer = at(to[i], PORT_DATAGRAM);
+			struct sockaddr_in peer = ipv4_address(to[i], PORT_DATAGRAM);
 
 			(sendto)(made, "first", 5, 0, (SOCKADDR *)&peer, sizeof(peer));
 			if (recvfrom(made, buffer, sizeof(buffer), 0, (SOCKADDR *)&from, &length) !=
@@ -101,11 +106,12 @@ static bool answer(SOCKET socket, struct datagram *datagram)
 	return sendto(socket, "answer", 6, 0, &datagram->from, sizeof(datagram->from)) == 6;
 }
 
-/* The records link a socket by WSASendMsg as they do by the control code. */
-static bool send_on(const struct datagram *datagram)
+/* Sends a datagram upstream. Without records that is refused; WSASendMsg sets them as the control
+ * code does. */
+static bool send_upstream(const struct datagram *datagram)
 {
-	SOCKET onward = WSASocketW(AF_INET, SOCK_DGRAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
-	struct sockaddr_in to = at("10.1.2.3", PORT_DATAGRAM);
+	SOCKET upstream = WSASocketW(AF_INET, SOCK_DGRAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
+	struct sockaddr_in to = ipv4_address("10.1.2.3", PORT_DATAGRAM);
 	union {
 		WSACMSGHDR head;
 		char bytes[WSA_CMSG_SPACE(32)];
@@ -113,24 +119,24 @@ static bool send_on(const struct datagram *datagram)
 	WSABUF part = { 2, "on" };
 	WSAMSG message = { &to, sizeof(to), &part, 1, { 0, NULL }, 0 };
 	DWORD sent;
-	bool refused, went;
+	bool refused, sent_ok;
 
-	refused = WSASendMsg(onward, &message, 0, &sent, NULL, NULL) == -1 &&
+	refused = WSASendMsg(upstream, &message, 0, &sent, NULL, NULL) == -1 &&
 		  WSAGetLastError() == WSAEACCES;
 	memcpy(WSA_CMSG_DATA(&control.head), datagram->control + datagram->records, 32);
 	message.Control = (WSABUF){ sizeof(control), control.bytes };
 	WSASetLastError(0);
-	went = WSASendMsg(onward, &message, 0, &sent, NULL, NULL) == 0 ||
-	       WSAGetLastError() !=
-		       WSAEACCES; /* there may be no way there; but no filter is in it */
-	closesocket(onward);
-	return refused && went;
+	/* There may be no route to the destination, but no filter blocks it. */
+	sent_ok = WSASendMsg(upstream, &message, 0, &sent, NULL, NULL) == 0 ||
+		  WSAGetLastError() != WSAEACCES;
+	closesocket(upstream);
+	return refused && sent_ok;
 }
 
-static void control_data(SOCKET socket)
+static void control_data_of_flows(SOCKET socket)
 {
 	const char *to[2] = { "10.1.2.3", "10.1.2.4" };
-	pid_t pid = client(CLIENT_PORT, to);
+	pid_t pid = start_client(CLIENT_PORT, to);
 	struct datagram first, second;
 	bool holds = true;
 	int status;
@@ -139,15 +145,15 @@ static void control_data(SOCKET socket)
 		holds &= receive(socket, &first) && first.length == 5 && first.records >= 0 &&
 			 first.context >= 0 && !memcmp(first.control + first.context, "01234", 5);
 		if (i == 0)
-			also("WSASendMsg goes on with the records, and not without",
-			     send_on(&first));
+			report_extra("WSASendMsg sends with the records, and is refused without",
+				     send_upstream(&first));
 		holds &= answer(socket, &first);
 		holds &= receive(socket, &second) && second.length == 6 && second.records < 0 &&
 			 second.context < 0 && answer(socket, &second);
 	}
-	also("a flow's first datagram has records and context, the second none", holds);
+	report_extra("a flow's first datagram has records and context, the second has not", holds);
 	waitpid(pid, &status, 0);
-	also("answers come as from where the client sent to", status == 0);
+	report_extra("the client receives answers from the address to which it sent", status == 0);
 }
 
 static pid_t first_client;
@@ -156,17 +162,19 @@ static void send_first(void)
 {
 	const char *to[2] = { "10.1.2.5", NULL };
 
-	first_client = client(CLIENT_PORT + 1, to);
+	first_client = start_client(CLIENT_PORT + 1, to);
 }
 
-/* The flow after this one has the address after its; a socket that is bound there is asked before
- * it exists. */
-static void flow_to_come(SOCKET socket)
+/*
+ * Case 113. Flows get consecutive addresses. So a socket can be bound to the address of the next
+ * flow, and queried before that flow exists.
+ */
+static void query_before_the_flow(SOCKET socket)
 {
 	const char *to[2] = { "10.1.2.3", NULL };
-	pid_t pid = client(CLIENT_PORT + 2, to);
+	pid_t pid = start_client(CLIENT_PORT + 2, to);
 	struct datagram first, second;
-	struct sockaddr_in own, peer = at("127.0.0.1", CLIENT_PORT + 1);
+	struct sockaddr_in own, peer = ipv4_address("127.0.0.1", CLIENT_PORT + 1);
 	SOCKET next = WSASocketW(AF_INET, SOCK_DGRAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
 	int one = 1;
 
@@ -175,7 +183,7 @@ static void flow_to_come(SOCKET socket)
 	receive(socket, &second);
 	answer(socket, &second);
 	waitpid(pid, NULL, 0);
-	own = at("0.0.0.0", port_of(socket));
+	own = ipv4_address("0.0.0.0", port_of(socket));
 	memcpy(&own.sin_addr, first.control + first.address + 8, 4); /* ipi_addr */
 	own.sin_addr.s_addr = htonl(ntohl(own.sin_addr.s_addr) + 1);
 	setsockopt(next, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
@@ -198,10 +206,12 @@ void datagrams(void)
 	if (WSAIoctl(made, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof(id), &receive_message,
 		     sizeof(receive_message), &bytes, NULL, NULL))
 		exit(2);
-	also("SIO_GET_EXTENSION_FUNCTION_POINTER", receive_message == WSARecvMsg && bytes == 8);
-	control_data(made);
+	report_extra("SIO_GET_EXTENSION_FUNCTION_POINTER",
+		     receive_message == WSARecvMsg && bytes == 8);
+	control_data_of_flows(made);
 	seen = query(made, CONTEXT_IOCTL, buffer, sizeof(buffer));
-	also("the listener itself has no context: WSAENOTCONN", is(seen, -1, WSAENOTCONN, 0));
-	flow_to_come(made);
+	report_extra("the listening UDP socket itself has no context: WSAENOTCONN",
+		     outcome_is(seen, -1, WSAENOTCONN, 0));
+	query_before_the_flow(made);
 	closesocket(made);
 }

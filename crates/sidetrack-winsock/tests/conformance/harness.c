@@ -12,18 +12,18 @@
 SOCKET listener;
 static int failed;
 
-void verdict(int number, bool holds, const char *what)
+void report_case(int number, bool holds, const char *what)
 {
 	printf("case %d: %s: %s\n", number, holds ? "ok" : "FAILED", what);
 	failed += !holds;
 }
 
-void windows_only(int number, const char *reason)
+void report_windows_only(int number, const char *reason)
 {
 	printf("case %d: Windows only: %s\n", number, reason);
 }
 
-void also(const char *what, bool holds)
+void report_extra(const char *what, bool holds)
 {
 	printf("also: %s: %s\n", holds ? "ok" : "FAILED", what);
 	failed += !holds;
@@ -34,7 +34,7 @@ int failures(void)
 	return failed;
 }
 
-const char *told(struct outcome outcome)
+const char *describe(struct outcome outcome)
 {
 	static char text[64];
 
@@ -43,7 +43,7 @@ const char *told(struct outcome outcome)
 	return text;
 }
 
-static void must(bool holds, const char *what)
+static void require(bool holds, const char *what)
 {
 	if (!holds) {
 		fprintf(stderr, "%s: %s, error %d\n", what, strerror(errno), WSAGetLastError());
@@ -51,7 +51,7 @@ static void must(bool holds, const char *what)
 	}
 }
 
-struct sockaddr_in at(const char *address, int port)
+struct sockaddr_in ipv4_address(const char *address, int port)
 {
 	return (struct sockaddr_in){ .sin_family = AF_INET,
 				     .sin_port = htons(port),
@@ -63,17 +63,17 @@ int port_of(SOCKET socket)
 	struct sockaddr_in name;
 	socklen_t length = sizeof(name);
 
-	must(getsockname(socket, (SOCKADDR *)&name, &length) == 0, "getsockname");
+	require(getsockname(socket, (SOCKADDR *)&name, &length) == 0, "getsockname");
 	return ntohs(name.sin_port);
 }
 
-pid_t in_scope(void)
+pid_t fork_in_scope(void)
 {
 	pid_t pid;
 
 	fflush(stdout);
 	pid = fork();
-	must(pid >= 0, "fork");
+	require(pid >= 0, "fork");
 	if (pid == 0) {
 		char path[512];
 		int file;
@@ -83,41 +83,41 @@ pid_t in_scope(void)
 		file = open(path, O_WRONLY);
 		if (file < 0 || write(file, "0", 1) != 1)
 			_exit(3);
-		close_range(3, ~0U, 0); /* no connection of others' stays open here */
+		close_range(3, ~0U, 0); /* so that this process keeps no other connection open */
 	}
 	return pid;
 }
 
-static struct peer connected(const char *address, int port)
+static struct peer connect_peer(const char *address, int port)
 {
-	struct sockaddr_in to = at(address, port);
+	struct sockaddr_in to = ipv4_address(address, port);
 	struct peer peer;
 
-	peer.client = in_scope();
+	peer.client = fork_in_scope();
 	if (peer.client == 0) {
 		int client = (socket)(AF_INET, SOCK_STREAM, 0);
 		char byte;
 
 		if ((connect)(client, (SOCKADDR *)&to, sizeof(to)))
 			_exit(4);
-		_exit(read(client, &byte, 1) < 0); /* until the peer has enough */
+		_exit(read(client, &byte, 1) < 0); /* until the other end closes */
 	}
 	peer.socket = accept(listener, NULL, NULL);
-	must(peer.socket != INVALID_SOCKET, "accept");
+	require(peer.socket != INVALID_SOCKET, "accept");
 	return peer;
 }
 
-struct peer redirected(int port)
+struct peer connect_redirected(int port)
 {
-	return connected("10.1.2.3", port);
+	return connect_peer("10.1.2.3", port);
 }
 
-struct peer direct(void)
+struct peer connect_directly(void)
 {
-	return connected("127.0.0.1", port_of(listener));
+	return connect_peer("127.0.0.1", port_of(listener));
 }
 
-void end(struct peer peer)
+void close_peer(struct peer peer)
 {
 	closesocket(peer.socket);
 	waitpid(peer.client, NULL, 0);
@@ -125,11 +125,12 @@ void end(struct peer peer)
 
 struct outcome query(SOCKET socket, DWORD code, void *buffer, DWORD capacity)
 {
-	return ask_overlapped(socket, code, buffer, capacity, NULL, NULL);
+	return query_overlapped(socket, code, buffer, capacity, NULL, NULL);
 }
 
-struct outcome ask_overlapped(SOCKET socket, DWORD code, void *buffer, DWORD capacity,
-			      WSAOVERLAPPED *overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine)
+struct outcome query_overlapped(SOCKET socket, DWORD code, void *buffer, DWORD capacity,
+				WSAOVERLAPPED *overlapped,
+				LPWSAOVERLAPPED_COMPLETION_ROUTINE routine)
 {
 	struct outcome outcome = { .bytes = UNTOUCHED };
 
@@ -140,7 +141,7 @@ struct outcome ask_overlapped(SOCKET socket, DWORD code, void *buffer, DWORD cap
 	return outcome;
 }
 
-struct outcome set(SOCKET socket, void *blob, DWORD length)
+struct outcome set_records(SOCKET socket, void *blob, DWORD length)
 {
 	struct outcome outcome = { .bytes = UNTOUCHED };
 
@@ -151,7 +152,7 @@ struct outcome set(SOCKET socket, void *blob, DWORD length)
 	return outcome;
 }
 
-struct outcome ended(SOCKET socket, WSAOVERLAPPED *overlapped, BOOL wait)
+struct outcome overlapped_result(SOCKET socket, WSAOVERLAPPED *overlapped, BOOL wait)
 {
 	struct outcome outcome = { .bytes = UNTOUCHED };
 	DWORD flags;
@@ -163,41 +164,41 @@ struct outcome ended(SOCKET socket, WSAOVERLAPPED *overlapped, BOOL wait)
 	return outcome;
 }
 
-bool is(struct outcome outcome, int result, int error, DWORD bytes)
+bool outcome_is(struct outcome outcome, int result, int error, DWORD bytes)
 {
 	return outcome.result == result && outcome.error == error && outcome.bytes == bytes;
 }
 
-SOCKET outgoing(void)
+SOCKET new_tcp_socket(void)
 {
 	SOCKET made = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, NULL, 0, WSA_FLAG_OVERLAPPED);
 
-	must(made != INVALID_SOCKET, "a socket");
+	require(made != INVALID_SOCKET, "a socket");
 	return made;
 }
 
-/* To itself: what it sends comes to it. */
-SOCKET waiting(void)
+/* The socket is connected to itself, so it receives what it sends. */
+SOCKET new_pending_socket(void)
 {
 	SOCKET made = WSASocketW(AF_INET, SOCK_DGRAM, IPPROTO_UDP, NULL, 0, WSA_FLAG_OVERLAPPED);
-	struct sockaddr_in name = at("127.0.0.1", 0);
+	struct sockaddr_in name = ipv4_address("127.0.0.1", 0);
 
-	must(made != INVALID_SOCKET, "a UDP socket");
-	must(bind(made, &name, sizeof(name)) == 0, "bind");
+	require(made != INVALID_SOCKET, "a UDP socket");
+	require(bind(made, &name, sizeof(name)) == 0, "bind");
 	name.sin_port = htons(port_of(made));
-	must(connect(made, &name, sizeof(name)) == 0, "connect");
+	require(connect(made, &name, sizeof(name)) == 0, "connect");
 	return made;
 }
 
-void arrive(SOCKET waiting)
+void send_to_itself(SOCKET waiting)
 {
-	must(send(waiting, "x", 1, 0) == 1, "send");
+	require(send(waiting, "x", 1, 0) == 1, "send");
 }
 
-char *cliff(void)
+char *guard_page(void)
 {
 	char *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	must(pages != MAP_FAILED && mprotect(pages + 4096, 4096, PROT_NONE) == 0, "memory");
+	require(pages != MAP_FAILED && mprotect(pages + 4096, 4096, PROT_NONE) == 0, "memory");
 	return pages + 4096;
 }

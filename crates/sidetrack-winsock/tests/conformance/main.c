@@ -1,9 +1,11 @@
 /*
- * The contract, case by case: the odd-numbered cases of spec 8.1 to 8.4, 8.7, 8.8 and 8.10, on the
- * real kernel. One line for each; ends with 1 if any fails.
+ * The conformance program: the cases of docs/wfp.md, 8.1 to 8.4, 8.7, 8.8 and 8.10, on the real
+ * kernel. It prints one line for each case, with its number there, and exits with 1 if any case
+ * fails.
  *
- * Started by e2e/tests/winsock.rs, as a service's proxy: the filters of the ports in harness.h lead
- * here.
+ * e2e/tests/winsock.rs starts it as the proxy of a service, with filters for the ports in
+ * harness.h. With the arguments "unelevated RECORDS" it only sets these records; see
+ * set_unelevated.
  */
 #include <fcntl.h>
 
@@ -23,10 +25,10 @@ static int descriptors_open(void)
 
 static void start(void)
 {
-	struct sockaddr_in any = at("0.0.0.0", 0);
+	struct sockaddr_in any = ipv4_address("0.0.0.0", 0);
 	WSADATA data;
 
-	also("version 0 is not supported", WSAStartup(0, &data) == WSAVERNOTSUPPORTED);
+	report_extra("version 0 is not supported", WSAStartup(0, &data) == WSAVERNOTSUPPORTED);
 	not_started("before WSAStartup: WSANOTINITIALISED");
 	if (WSAStartup(MAKEWORD(2, 2), &data) || data.wVersion != MAKEWORD(2, 2))
 		exit(2);
@@ -46,18 +48,19 @@ int main(int count, char **arguments)
 		return set_unelevated(arguments[2]);
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	alarm(60); /* a hang is a finding */
+	alarm(60); /* a hang is a failure */
 	start();
 	parameters();
-	before = descriptors_open(); /* what is made once has been made */
+	before = descriptors_open(); /* after what is opened once */
 	state();
 	setting();
 	overlapped();
 	datagrams();
 	caller();
 	bad_input();
-	/* The epoll of all that is pending, and the signal of this thread's routines. */
-	also("no descriptor is left", descriptors_open() == before + 2);
+	/* Two more: the epoll instance for pending operations, and the eventfd of this thread's
+	 * APCs. */
+	report_extra("no descriptor is left", descriptors_open() == before + 2);
 	without_engine();
 	WSACleanup();
 	not_started("after WSACleanup: WSANOTINITIALISED");

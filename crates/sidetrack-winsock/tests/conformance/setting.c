@@ -1,4 +1,7 @@
-/* Spec 8.4: the records on the outgoing socket. */
+/*
+ * The cases of docs/wfp.md, 8.4: the records on the outgoing socket. Each case number is that of
+ * the case there. Where Sidetrack differs from Windows, the text of the report says so.
+ */
 #include <errno.h>
 #include <sys/wait.h>
 
@@ -6,8 +9,8 @@
 
 static char records[32];
 
-/* An unelevated process: nobody, without a service's credentials. The socket stays as it was. */
-static void unelevated(void)
+/* Sets records as the user nobody and without a service's credentials. */
+static void set_in_unelevated_process(void)
 {
 	char hex[65];
 	int status = -1;
@@ -24,27 +27,27 @@ static void unelevated(void)
 		_exit(5);
 	}
 	waitpid(child, &status, 0);
-	verdict(47, status == 0, "nobody, without a service's credentials: WSAEACCES");
+	report_case(47, status == 0, "the user nobody, without a service's credentials: WSAEACCES");
 }
 
-/* What that process does. */
+/* Runs in that process. Returns 0 if SET fails with WSAEACCES. */
 int set_unelevated(const char *hex)
 {
-	SOCKET socket = outgoing();
+	SOCKET socket = new_tcp_socket();
 	char blob[32];
 	struct outcome seen;
 
 	for (int i = 0; i < 32; i++)
 		sscanf(hex + 2 * i, "%2hhx", &blob[i]);
-	seen = set(socket, blob, sizeof(blob));
-	return !is(seen, -1, WSAEACCES, 0);
+	seen = set_records(socket, blob, sizeof(blob));
+	return !outcome_is(seen, -1, WSAEACCES, 0);
 }
 
-/* Goes on with the records of a connection to a port that only records open. Returns what connect
- * said. */
-static int go_on(SOCKET socket)
+/* Connects to a destination to which the service may connect only with records. Returns the error.
+ */
+static int connect_upstream(SOCKET socket)
 {
-	struct sockaddr_in to = at("10.1.2.3", PORT_DENIED);
+	struct sockaddr_in to = ipv4_address("10.1.2.3", PORT_DENIED);
 
 	WSASetLastError(0);
 	ioctlsocket(socket, FIONBIO, &(uint32_t){ 1 });
@@ -52,80 +55,82 @@ static int go_on(SOCKET socket)
 	return WSAGetLastError();
 }
 
-static void blobs(void)
+static void invalid_records(void)
 {
-	SOCKET socket = outgoing();
-	struct outcome seen = set(socket, NULL, 32);
+	SOCKET socket = new_tcp_socket();
+	struct outcome seen = set_records(socket, NULL, 32);
 
-	verdict(49, is(seen, -1, WSAEFAULT, 0), told(seen));
-	seen = set(socket, records, 31);
-	verdict(51, is(seen, -1, WSAEINVAL, 0), told(seen));
-	also("an empty blob: WSAEINVAL", is(set(socket, NULL, 0), -1, WSAEINVAL, 0));
+	report_case(49, outcome_is(seen, -1, WSAEFAULT, 0), describe(seen));
+	seen = set_records(socket, records, 31);
+	report_case(51, outcome_is(seen, -1, WSAEINVAL, 0), describe(seen));
+	report_extra("empty records: WSAEINVAL",
+		     outcome_is(set_records(socket, NULL, 0), -1, WSAEINVAL, 0));
 	for (int i = 0; i < 32; i++) {
 		records[i] ^= 4;
-		if (!is(set(socket, records, 32), -1, WSAEINVAL, 0))
-			also("a blob with one bit wrong: WSAEINVAL", false);
+		if (!outcome_is(set_records(socket, records, 32), -1, WSAEINVAL, 0))
+			report_extra("records with one wrong bit: WSAEINVAL", false);
 		records[i] ^= 4;
 	}
-	seen = set(socket, records, 32);
-	verdict(53, is(seen, 0, 0, 0), told(seen));
+	seen = set_records(socket, records, 32);
+	report_case(53, outcome_is(seen, 0, 0, 0), describe(seen));
 	closesocket(socket);
 }
 
-/* SET is answered at once; the completion comes as any other's. */
+/* SET completes immediately, and notifies its completion as any overlapped call does. */
 static void overlapped_set(void)
 {
-	SOCKET socket = outgoing();
+	SOCKET socket = new_tcp_socket();
 	WSAOVERLAPPED overlapped = { .hEvent = WSACreateEvent() };
 	int result = WSAIoctl(socket, SET_IOCTL, records, 32, NULL, 0, NULL, &overlapped, NULL);
 
-	also("SET, overlapped: the event is set",
-	     result == 0 && WSAWaitForMultipleEvents(1, &overlapped.hEvent, TRUE, 0, FALSE) == 0 &&
-		     is(ended(socket, &overlapped, TRUE), 0, 0, 0));
+	report_extra("SET, overlapped: the event is set",
+		     result == 0 &&
+			     WSAWaitForMultipleEvents(1, &overlapped.hEvent, TRUE, 0, FALSE) == 0 &&
+			     outcome_is(overlapped_result(socket, &overlapped, TRUE), 0, 0, 0));
 	WSACloseEvent(overlapped.hEvent);
 	closesocket(socket);
 }
 
-static void order(void)
+static void order_of_calls(void)
 {
-	SOCKET first = outgoing(), second = outgoing(), late = outgoing();
-	struct sockaddr_in own = at("127.0.0.1", port_of(listener));
+	SOCKET first = new_tcp_socket(), second = new_tcp_socket(), late = new_tcp_socket();
+	struct sockaddr_in own = ipv4_address("127.0.0.1", port_of(listener));
 	struct outcome seen;
 	int errors[2];
 
 	connect(late, &own, sizeof(own));
-	seen = set(late, records, 32);
-	verdict(55, is(seen, -1, WSAEINVAL, 0),
-		"set after connect has no effect; here it is refused, WSAEINVAL");
+	seen = set_records(late, records, 32);
+	report_case(55, outcome_is(seen, -1, WSAEINVAL, 0),
+		    "SET after connect has no effect on Windows; here it is refused, WSAEINVAL");
 	closesocket(late);
 	closesocket(accept(listener, NULL, NULL));
 
-	seen = set(first, records, 32);
-	errors[0] = go_on(first);
-	seen.result += set(second, records, 32).result;
-	errors[1] = go_on(second);
-	verdict(57, seen.result == 0 && errors[0] != WSAEACCES && errors[1] != WSAEACCES,
-		"two sockets with one blob both go on");
+	seen = set_records(first, records, 32);
+	errors[0] = connect_upstream(first);
+	seen.result += set_records(second, records, 32).result;
+	errors[1] = connect_upstream(second);
+	report_case(57, seen.result == 0 && errors[0] != WSAEACCES && errors[1] != WSAEACCES,
+		    "two sockets with the same records both connect");
 	closesocket(first);
 	closesocket(second);
 
-	late = outgoing();
-	set(late, records, 31);
-	errors[0] = go_on(late);
-	verdict(59, errors[0] == WSAEACCES,
-		"going on without records might loop; here connect is refused, WSAEACCES");
+	late = new_tcp_socket();
+	set_records(late, records, 31);
+	errors[0] = connect_upstream(late);
+	report_case(59, errors[0] == WSAEACCES,
+		    "connecting without records might loop; here connect is refused, WSAEACCES");
 	closesocket(late);
 }
 
 void setting(void)
 {
-	struct peer peer = redirected(PORT_DENIED);
+	struct peer peer = connect_redirected(PORT_DENIED);
 
-	if (!is(query(peer.socket, RECORDS_IOCTL, records, sizeof(records)), 0, 0, 32))
+	if (!outcome_is(query(peer.socket, RECORDS_IOCTL, records, sizeof(records)), 0, 0, 32))
 		exit(2);
-	unelevated();
-	blobs();
+	set_in_unelevated_process();
+	invalid_records();
 	overlapped_set();
-	order();
-	end(peer);
+	order_of_calls();
+	close_peer(peer);
 }

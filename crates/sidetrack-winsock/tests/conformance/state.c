@@ -1,10 +1,13 @@
-/* Spec 8.3: what the socket may be. */
+/*
+ * The cases of docs/wfp.md, 8.3: the state of the socket. Each case number is that of the case
+ * there. Where Sidetrack differs from Windows, the text of the report says so.
+ */
 #include <poll.h>
 #include <sys/wait.h>
 
 #include "harness.h"
 
-static void kinds(void)
+static void socket_types(void)
 {
 	SOCKET local = WSASocketW(AF_UNIX, SOCK_STREAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
 	DWORD codes[] = { CONTEXT_IOCTL, RECORDS_IOCTL, SET_IOCTL };
@@ -26,13 +29,14 @@ static void kinds(void)
 		WSAIoctl(local, code, buffer, in, buffer, out, &bytes, NULL, NULL);
 		not_supported &= WSAGetLastError() == WSAENOPROTOOPT;
 	}
-	verdict(27, no_socket, "a pipe, and a number that is nothing");
+	report_case(27, no_socket, "a pipe, and a number that is not a descriptor");
 	seen = query(listener, CONTEXT_IOCTL, buffer, sizeof(buffer));
-	verdict(29,
-		is(seen, -1, WSAENOTCONN, 0) &&
-			is(query(listener, RECORDS_IOCTL, buffer, 64), -1, WSAENOTCONN, 0),
-		told(seen));
-	verdict(39, not_supported, "AF_UNIX: WSAENOPROTOOPT");
+	report_case(
+		29,
+		outcome_is(seen, -1, WSAENOTCONN, 0) &&
+			outcome_is(query(listener, RECORDS_IOCTL, buffer, 64), -1, WSAENOTCONN, 0),
+		describe(seen));
+	report_case(39, not_supported, "AF_UNIX: WSAENOPROTOOPT");
 	closesocket(local);
 	close(ends[0]);
 	close(ends[1]);
@@ -41,26 +45,28 @@ static void kinds(void)
 static void nothing_recorded(void)
 {
 	static const int after[] = { 5, 25, 100 }; /* milliseconds */
-	struct peer peer = direct();
+	struct peer peer = connect_directly();
 	char buffer[1024];
 	bool same = true;
 	struct outcome seen = query(peer.socket, CONTEXT_IOCTL, NULL, 0);
 
-	verdict(31, is(seen, -1, WSAEINVAL, 0), told(seen));
+	report_case(31, outcome_is(seen, -1, WSAEINVAL, 0), describe(seen));
 	for (int i = 0; i < 3; i++) {
 		poll(NULL, 0, after[i]);
 		seen = query(peer.socket, RECORDS_IOCTL, buffer, sizeof(buffer));
-		same &= is(seen, -1, WSAEINVAL, 0);
+		same &= outcome_is(seen, -1, WSAEINVAL, 0);
 		seen = query(peer.socket, CONTEXT_IOCTL, buffer, sizeof(buffer));
-		same &= is(seen, -1, WSAEINVAL, 0);
+		same &= outcome_is(seen, -1, WSAEINVAL, 0);
 	}
-	verdict(33, same, "after 5, 25 and 100 ms");
-	end(peer);
-	windows_only(35, "there is no bind redirect layer; a connection that no connect redirect "
-			 "filter has touched is case 31");
+	report_case(33, same, "after 5, 25 and 100 ms");
+	close_peer(peer);
+	report_windows_only(
+		35, "there is no bind redirect layer; a connection that no connect redirect "
+		    "filter matched is case 31");
 }
 
-/* More connections than the queue holds: here none loses its record. */
+/* More connections than the accept queue holds. On Windows some lose their record, here none does.
+ */
 static void full_queue(void)
 {
 	pid_t clients[8];
@@ -69,12 +75,13 @@ static void full_queue(void)
 
 	listen(listener, 1);
 	for (int i = 0; i < 8; i++) {
-		clients[i] = in_scope();
+		clients[i] = fork_in_scope();
 		if (clients[i] == 0) {
-			struct sockaddr_in to = at("10.1.2.3", PORT_32);
+			struct sockaddr_in to = ipv4_address("10.1.2.3", PORT_32);
 			int client = (socket)(AF_INET, SOCK_STREAM, 0);
 
-			/* It speaks first: with SYN cookies, only that brings it into the queue. */
+			/* The client sends first: with SYN cookies, only its data puts the
+			 * connection into the queue. */
 			_exit((connect)(client, (SOCKADDR *)&to, sizeof(to)) ||
 			      write(client, "x", 1) != 1 || read(client, buffer, 1) < 0);
 		}
@@ -82,46 +89,48 @@ static void full_queue(void)
 	for (int i = 0; i < 8; i++) {
 		SOCKET accepted = accept(listener, NULL, NULL);
 
-		answered += is(query(accepted, CONTEXT_IOCTL, buffer, 64), 0, 0, 32);
+		answered += outcome_is(query(accepted, CONTEXT_IOCTL, buffer, 64), 0, 0, 32);
 		closesocket(accepted);
 	}
 	for (int i = 0; i < 8; i++)
 		waitpid(clients[i], NULL, 0);
 	listen(listener, SOMAXCONN);
-	verdict(37, answered == 8, "of 8 connections at a queue of 1, each has its record");
+	report_case(37, answered == 8, "each of 8 connections has its record, with a queue of 1");
 }
 
-static SOCKET asked_in_hook;
-static struct outcome seen_in_hook;
+static SOCKET socket_of_hook;
+static struct outcome outcome_in_hook;
 
 static int hook(void)
 {
 	static char buffer[64];
 
-	seen_in_hook = query(asked_in_hook, CONTEXT_IOCTL, buffer, sizeof(buffer));
+	outcome_in_hook = query(socket_of_hook, CONTEXT_IOCTL, buffer, sizeof(buffer));
 	WSACancelBlockingCall();
 	return 0;
 }
 
-static void blocking(void)
+static void blocking_hook(void)
 {
-	SOCKET asked = waiting();
+	SOCKET socket = new_pending_socket();
 	char buffer[64];
 	struct outcome seen;
 
-	asked_in_hook = asked;
+	socket_of_hook = socket;
 	WSASetBlockingHook(hook);
-	seen = query(asked, CONTEXT_IOCTL, buffer, sizeof(buffer));
+	seen = query(socket, CONTEXT_IOCTL, buffer, sizeof(buffer));
 	WSAUnhookBlockingHook();
-	verdict(43, is(seen_in_hook, -1, WSAEINPROGRESS, UNTOUCHED), told(seen_in_hook));
-	also("WSAEINTR: the hook has cancelled the call", is(seen, -1, WSAEINTR, 0));
-	closesocket(asked);
+	report_case(43, outcome_is(outcome_in_hook, -1, WSAEINPROGRESS, UNTOUCHED),
+		    describe(outcome_in_hook));
+	report_extra("a call that the hook has cancelled: WSAEINTR",
+		     outcome_is(seen, -1, WSAEINTR, 0));
+	closesocket(socket);
 }
 
-/* Without credentials and as nobody. */
-static void unprivileged(void)
+/* Queries as the user nobody. */
+static void query_without_privilege(void)
 {
-	struct peer peer = redirected(PORT_32);
+	struct peer peer = connect_redirected(PORT_32);
 	char buffer[64];
 	int status;
 	pid_t child;
@@ -130,25 +139,25 @@ static void unprivileged(void)
 	child = fork();
 	if (child == 0)
 		_exit(setuid(65534) ||
-		      !is(query(peer.socket, CONTEXT_IOCTL, buffer, 64), 0, 0, 32));
+		      !outcome_is(query(peer.socket, CONTEXT_IOCTL, buffer, 64), 0, 0, 32));
 	waitpid(child, &status, 0);
-	verdict(45, status == 0, "a query needs no privilege");
-	end(peer);
+	report_case(45, status == 0, "a query needs no privilege");
+	close_peer(peer);
 }
 
 void state(void)
 {
-	kinds();
+	socket_types();
 	nothing_recorded();
 	full_queue();
-	blocking();
-	unprivileged();
+	blocking_hook();
+	query_without_privilege();
 }
 
-/* The last: the engine goes while a redirected socket is open. */
+/* The last case: the engine is stopped while a redirected socket is open. */
 void without_engine(void)
 {
-	struct peer peer = redirected(PORT_32);
+	struct peer peer = connect_redirected(PORT_32);
 	SOCKET other;
 	char buffer[64];
 	struct outcome seen;
@@ -158,10 +167,11 @@ void without_engine(void)
 	if (!fgets(buffer, sizeof(buffer), stdin))
 		exit(2);
 	seen = query(peer.socket, CONTEXT_IOCTL, buffer, sizeof(buffer));
-	verdict(41, is(seen, -1, WSAENETDOWN, 0), told(seen));
-	other = outgoing();
+	report_case(41, outcome_is(seen, -1, WSAENETDOWN, 0), describe(seen));
+	other = new_tcp_socket();
 	seen = query(other, CONTEXT_IOCTL, buffer, sizeof(buffer));
-	also("WSAEOPNOTSUPP: no engine has ever answered for it", is(seen, -1, WSAEOPNOTSUPP, 0));
+	report_extra("a socket for which no engine has answered: WSAEOPNOTSUPP",
+		     outcome_is(seen, -1, WSAEOPNOTSUPP, 0));
 	closesocket(other);
-	end(peer);
+	close_peer(peer);
 }

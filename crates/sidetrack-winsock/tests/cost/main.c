@@ -1,8 +1,9 @@
 /*
- * What WSAIoctl(CONTEXT) costs beside the getsockopt beneath it, and that it allocates nothing.
+ * Measures the cost of WSAIoctl(CONTEXT) compared with that of the getsockopt that it calls, and
+ * checks that it allocates no memory.
  *
- * In rounds of both, by turns; the middle of all rounds counts. The socket's listener must be a
- * service's, to whose port 1032 connections are redirected.
+ * Rounds of both alternate, and the median round is printed. The program must run as the proxy of a
+ * service to which connections to port 1032 are redirected; e2e/tests/winsock.rs starts it so.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -47,7 +48,7 @@ static double now(void)
 	return time.tv_sec * 1e9 + time.tv_nsec;
 }
 
-static double bare(int socket)
+static double time_getsockopt(int socket)
 {
 	double start = now();
 	char buffer[64];
@@ -61,7 +62,7 @@ static double bare(int socket)
 	return (now() - start) / CALLS;
 }
 
-static double contract(SOCKET socket, char *buffer)
+static double time_wsaioctl(SOCKET socket, char *buffer)
 {
 	double start = now();
 
@@ -83,13 +84,13 @@ static int by_size(const void *a, const void *b)
 	return (left > right) - (left < right);
 }
 
-static double middle(double *rounds)
+static double median(double *rounds)
 {
 	qsort(rounds, ROUNDS, sizeof(*rounds), by_size);
 	return rounds[ROUNDS / 2];
 }
 
-static SOCKET redirected(void)
+static SOCKET accept_redirected(void)
 {
 	struct sockaddr_in any = { .sin_family = AF_INET }, to = any;
 	SOCKET listener = socket(AF_INET, SOCK_STREAM, 0);
@@ -116,29 +117,28 @@ static SOCKET redirected(void)
 
 int main(void)
 {
-	static double beneath[ROUNDS], above[ROUNDS], heap[ROUNDS];
-	char buffer[64], *elsewhere = malloc(64);
+	static double getsockopt_ns[ROUNDS], stack_ns[ROUNDS], heap_ns[ROUNDS];
+	char buffer[64], *heap_buffer = malloc(64);
 	WSADATA data;
 	SOCKET socket;
 	long before;
 
 	if (WSAStartup(MAKEWORD(2, 2), &data))
 		return 2;
-	socket = redirected();
-	bare(socket);
-	contract(socket, buffer);
+	socket = accept_redirected();
+	time_getsockopt(socket);
+	time_wsaioctl(socket, buffer);
 	before = allocations;
 	for (int i = 0; i < ROUNDS; i++) {
-		beneath[i] = bare(socket);
-		above[i] = contract(socket, buffer);
-		heap[i] = contract(socket, elsewhere);
+		getsockopt_ns[i] = time_getsockopt(socket);
+		stack_ns[i] = time_wsaioctl(socket, buffer);
+		heap_ns[i] = time_wsaioctl(socket, heap_buffer);
 	}
 	before = allocations - before;
 	printf("getsockopt %.0f ns, WSAIoctl %.0f ns: %.2f times; with a buffer on the heap %.2f "
-	       "times; "
-	       "%ld allocations\n",
-	       middle(beneath), middle(above), middle(above) / middle(beneath),
-	       middle(heap) / middle(beneath), before);
+	       "times; %ld allocations\n",
+	       median(getsockopt_ns), median(stack_ns), median(stack_ns) / median(getsockopt_ns),
+	       median(heap_ns) / median(getsockopt_ns), before);
 	closesocket(socket);
 	wait(NULL);
 	return before != 0;

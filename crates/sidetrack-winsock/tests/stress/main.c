@@ -1,10 +1,12 @@
 /*
- * Overlapped calls from many threads, cancelled at random: each completes exactly once.
+ * Stress test: overlapped calls from several threads, with random cancellation. Each call must
+ * complete exactly once.
  *
- * Arguments: how many calls, and a seed. Each thread has slots of its own, and sockets that all
- * share; what happens to them is left to chance: one call is cancelled, a socket is flushed, gets a
- * datagram, is closed and made anew, or the thread ends while its calls are pending. A call's
- * completion is counted by its routine; who waits for an event takes the result.
+ * Arguments: the number of calls, and a seed. Each thread has its own slots for calls; the sockets
+ * are shared. After each call a random action follows: a call is cancelled, a socket is flushed,
+ * gets a datagram, or is closed and replaced. A thread may also end while its calls are pending. A
+ * completion is counted by the call's routine or, for a call with an event, by the code that takes
+ * its result.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,12 +19,12 @@
 #define THREADS 4
 #define SLOTS 64
 #define SOCKETS 8
-#define ROUND 1000 /* calls of one thread's life */
+#define ROUND 1000 /* calls that one thread makes before it ends */
 
 struct slot {
 	WSAOVERLAPPED overlapped;
 	char answer[64];
-	int pending; /* calls begun and not completed: 0 or 1 */
+	int pending; /* number of calls in this slot that have not completed: 0 or 1 */
 	int has_routine;
 	struct worker *worker;
 };
@@ -38,7 +40,7 @@ static struct worker workers[THREADS];
 static _Atomic(SOCKET) sockets[SOCKETS];
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 
-static bool make(SOCKET made)
+static bool connect_to_itself(SOCKET made)
 {
 	struct sockaddr_in name = { .sin_family = AF_INET,
 				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -48,9 +50,12 @@ static bool make(SOCKET made)
 	       !connect(made, &name, length);
 }
 
-/* Nothing has come to it. Another thread may still use its number, which was another socket's: then
- * once more. */
-static SOCKET waiting(void)
+/*
+ * A UDP socket that is connected to itself, and that has received nothing. Another thread may still
+ * use the number of a closed socket, which the new socket has got, and so disturb it; then another
+ * one is created.
+ */
+static SOCKET new_pending_socket(void)
 {
 	for (;;) {
 		SOCKET made =
@@ -58,20 +63,20 @@ static SOCKET waiting(void)
 
 		if (made == INVALID_SOCKET)
 			exit(2);
-		if (make(made))
+		if (connect_to_itself(made))
 			return made;
 		closesocket(made);
 	}
 }
 
-static void completed(struct slot *slot, DWORD error, DWORD bytes)
+static void count_completion(struct slot *slot, DWORD error, DWORD bytes)
 {
 	struct worker *worker = slot->worker;
 
 	slot->pending--;
 	worker->completed++;
 	worker->aborted += error == WSA_OPERATION_ABORTED;
-	/* Nothing is ever redirected here. */
+	/* No connection is redirected in this program. */
 	worker->wrong +=
 		slot->pending != 0 || bytes != 0 ||
 		(error != WSA_OPERATION_ABORTED && error != WSAEINVAL && error != WSAENOTSOCK);
@@ -80,10 +85,10 @@ static void completed(struct slot *slot, DWORD error, DWORD bytes)
 static void CALLBACK routine(DWORD error, DWORD bytes, WSAOVERLAPPED *overlapped, DWORD flags)
 {
 	(void)flags;
-	completed((struct slot *)overlapped, error, bytes);
+	count_completion((struct slot *)overlapped, error, bytes);
 }
 
-static void begin(struct worker *worker, struct slot *slot, SOCKET socket)
+static void start_call(struct worker *worker, struct slot *slot, SOCKET socket)
 {
 	DWORD bytes;
 	int result;
@@ -96,22 +101,22 @@ static void begin(struct worker *worker, struct slot *slot, SOCKET socket)
 	worker->begun++;
 	if (result == 0 || WSAGetLastError() == WSA_IO_PENDING)
 		slot->pending++;
-	else /* a datagram was there, or the socket has just been closed */
+	else /* a datagram was there already, or the socket has just been closed */
 		worker->refused++;
 }
 
-/* Takes the result of a call without a routine. */
-static void take(struct worker *worker, struct slot *slot, SOCKET socket)
+/* Waits for the result of a call without a routine, and counts its completion. */
+static void take_result(struct worker *worker, struct slot *slot, SOCKET socket)
 {
 	DWORD bytes = 0, flags;
 
 	if (WSAGetOverlappedResult(socket, &slot->overlapped, &bytes, TRUE, &flags))
 		worker->wrong++;
 	else
-		completed(slot, WSAGetLastError(), bytes);
+		count_completion(slot, WSAGetLastError(), bytes);
 }
 
-static void chance(struct worker *worker, struct slot *slot, int which)
+static void random_action(struct worker *worker, struct slot *slot, int which)
 {
 	SOCKET socket = sockets[which];
 	char byte;
@@ -130,24 +135,24 @@ static void chance(struct worker *worker, struct slot *slot, int which)
 	case 5:
 	case 6:
 		send(socket, "x", 1, 0);
-		recv(socket, &byte, 1, MSG_DONTWAIT); /* it may be a new one, not ready yet */
+		recv(socket, &byte, 1, MSG_DONTWAIT); /* the socket may be a new one without data */
 		break;
 	case 7:
 		pthread_mutex_lock(&making);
 		closesocket(sockets[which]);
-		sockets[which] = waiting();
+		sockets[which] = new_pending_socket();
 		pthread_mutex_unlock(&making);
 		break;
 	}
 }
 
-/* Makes this slot free: its call is cancelled, and its completion awaited. */
-static void settle(struct worker *worker, struct slot *slot)
+/* Frees a slot: cancels its call, and waits for the completion. */
+static void finish_slot(struct worker *worker, struct slot *slot)
 {
 	for (int i = 0; i < SOCKETS && slot->pending; i++)
 		CancelIoEx(sockets[i], &slot->overlapped);
 	if (slot->pending && !slot->has_routine)
-		take(worker, slot, 0);
+		take_result(worker, slot, 0);
 	while (slot->pending)
 		SleepEx(WSA_INFINITE, TRUE);
 }
@@ -161,21 +166,22 @@ static void *work(void *given)
 		int which = rand_r(&worker->seed) % SOCKETS;
 
 		if (slot->pending)
-			settle(worker, slot);
-		begin(worker, slot, sockets[which]);
-		chance(worker, slot, which);
+			finish_slot(worker, slot);
+		start_call(worker, slot, sockets[which]);
+		random_action(worker, slot, which);
 		if (i % 8 == 0)
 			SleepEx(0, TRUE);
 	}
-	/* Half of the lives end in order; the others leave their calls to the thread's end. */
+	/* Half of the threads finish their calls; the others leave them to the end of the thread.
+	 */
 	if (rand_r(&worker->seed) % 2)
 		for (int i = 0; i < SLOTS; i++)
-			settle(worker, &worker->slots[i]);
+			finish_slot(worker, &worker->slots[i]);
 	return NULL;
 }
 
-/* The thread is gone: what it had begun has completed, though its routines have not run. */
-static void bury(struct worker *worker)
+/* Takes the results of the calls that a thread left when it ended. Their routines have not run. */
+static void take_results_of_ended_thread(struct worker *worker)
 {
 	for (int i = 0; i < SLOTS; i++) {
 		struct slot *slot = &worker->slots[i];
@@ -183,7 +189,7 @@ static void bury(struct worker *worker)
 		if (!slot->pending)
 			continue;
 		worker->wrong += !HasOverlappedIoCompleted(&slot->overlapped);
-		take(worker, slot, 0);
+		take_result(worker, slot, 0);
 	}
 }
 
@@ -197,7 +203,7 @@ int main(int count, char **arguments)
 	if (WSAStartup(MAKEWORD(2, 2), &data))
 		return 2;
 	for (int i = 0; i < SOCKETS; i++)
-		sockets[i] = waiting();
+		sockets[i] = new_pending_socket();
 	for (int i = 0; i < THREADS; i++) {
 		workers[i].seed = seed + i;
 		workers[i].event = WSACreateEvent();
@@ -211,7 +217,7 @@ int main(int count, char **arguments)
 			pthread_create(&threads[i], NULL, work, &workers[i]);
 		for (int i = 0; i < THREADS; i++) {
 			pthread_join(threads[i], NULL);
-			bury(&workers[i]);
+			take_results_of_ended_thread(&workers[i]);
 		}
 	}
 	for (int i = 0; i < THREADS; i++) {
@@ -222,8 +228,7 @@ int main(int count, char **arguments)
 		wrong += workers[i].wrong;
 	}
 	printf("%ld calls: %ld refused at once, %ld completed, of which %ld aborted; %ld lost, %ld "
-	       "wrong, "
-	       "%u misused\n",
+	       "wrong, %u misused\n",
 	       begun, refused, ended, aborted, begun - refused - ended, wrong, SidetrackMisuses());
 	return begun != refused + ended || wrong || SidetrackMisuses();
 }
