@@ -1,4 +1,5 @@
-//! Types and constants with the names and values of the Windows headers (docs/wfp.md, 1.1, 2.1, 5 and 6).
+//! Types and constants with the names and values of the Windows headers (docs/wfp.md, 1.1, 2.1, 5
+//! and 6).
 #![allow(non_camel_case_types, non_snake_case, clippy::upper_case_acronyms)]
 
 use std::ffi::{c_char, c_void};
@@ -65,20 +66,23 @@ pub const SIO_FLUSH: DWORD = 0x2800_0004;
 /// Gets the address of WSARecvMsg or WSASendMsg.
 pub const SIO_GET_EXTENSION_FUNCTION_POINTER: DWORD = 0xc800_0006;
 
-/// Socket option and type of control data: the redirect records of datagrams. The same number at IPPROTO_IPV6.
+/// Socket option and type of control data: the redirect records of datagrams. The same number at
+/// IPPROTO_IPV6.
 pub const IP_WFP_REDIRECT_RECORDS: INT = 60;
-/// Socket option and type of control data: the redirect context of datagrams. The same number at IPPROTO_IPV6.
+/// Socket option and type of control data: the redirect context of datagrams. The same number at
+/// IPPROTO_IPV6.
 pub const IP_WFP_REDIRECT_CONTEXT: INT = 70;
 
-/// Reading R1 of the contradictory documentation (docs/wfp.md, 1.6), the default: a buffer that is too small gives
-/// ERROR_INSUFFICIENT_BUFFER and the needed size.
+/// Reading R1 of the contradictory documentation (docs/wfp.md, 1.6), the default: a buffer that is
+/// too small gives ERROR_INSUFFICIENT_BUFFER and the needed size.
 pub const SIDETRACK_READING_R1: INT = 1;
 /// Reading R2: a buffer that is too small gives WSAEINVAL and the size 0.
 pub const SIDETRACK_READING_R2: INT = 2;
 /// Reading R3: a buffer that is too small gives WSAEFAULT and the needed size.
 pub const SIDETRACK_READING_R3: INT = 3;
 
-/// An overlapped operation. The structure and the operation's buffers must exist until the operation has completed.
+/// An overlapped operation. The structure and the operation's buffers must exist until the
+/// operation has completed.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct WSAOVERLAPPED {
@@ -90,12 +94,14 @@ pub struct WSAOVERLAPPED {
     pub Offset: DWORD,
     /// Not used; free for the application.
     pub OffsetHigh: DWORD,
-    /// An event of WSACreateEvent, or NULL. Free for the application if there is a completion routine.
+    /// An event of WSACreateEvent, or NULL. Free for the application if there is a completion
+    /// routine.
     pub hEvent: HANDLE,
 }
 
-/// A completion routine. It runs on the thread that started the operation, when that thread is in an alertable wait.
-/// Its arguments are the error, the number of bytes, the operation, and flags (0).
+/// A completion routine. It runs on the thread that started the operation, when that thread is in
+/// an alertable wait. Its arguments are the error, the number of bytes, the operation, and flags
+/// (0).
 pub type LPWSAOVERLAPPED_COMPLETION_ROUTINE = Option<
     extern "C" fn(
         dwError: DWORD,

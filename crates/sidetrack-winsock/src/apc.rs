@@ -1,5 +1,5 @@
-//! Asynchronous procedure calls (APCs): completion routines, and functions that a service provider queues. A thread
-//! runs its APCs in an alertable wait (docs/wfp.md, 5.4 and 5.5).
+//! Asynchronous procedure calls (APCs): completion routines, and functions that a service provider
+//! queues. A thread runs its APCs in an alertable wait (docs/wfp.md, 5.4 and 5.5).
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -48,7 +48,8 @@ pub(crate) enum Apc {
 /// A completion routine, with the arguments of `LPWSAOVERLAPPED_COMPLETION_ROUTINE`.
 pub(crate) type Routine = extern "C" fn(DWORD, DWORD, *mut WSAOVERLAPPED, DWORD);
 
-/// The queue of a thread, owned by the thread. When the thread ends, its pending operations are aborted.
+/// The queue of a thread, owned by the thread. When the thread ends, its pending operations are
+/// aborted.
 struct ThreadQueue(Arc<ApcQueue>);
 
 /// The queues of all threads that have one, by number.
@@ -56,7 +57,8 @@ static THREADS: RwLock<Option<HashMap<usize, Arc<ApcQueue>>>> = RwLock::new(None
 
 thread_local! {
     static THREAD_QUEUE: RefCell<Option<ThreadQueue>> = const { RefCell::new(None) };
-    /// The sockets whose completion routines are running on this thread. They are not entered again.
+    /// The sockets whose completion routines are running on this thread. They are not entered
+    /// again.
     static RUNNING: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -81,7 +83,8 @@ pub(crate) fn own_queue() -> WinsockResult<Arc<ApcQueue>> {
     })
 }
 
-/// The queue of the thread with this handle. Error: WSAEFAULT if there is no such thread, or if it has ended.
+/// The queue of the thread with this handle. Error: WSAEFAULT if there is no such thread, or if it
+/// has ended.
 pub(crate) fn queue_of(thread: HANDLE) -> WinsockResult<Arc<ApcQueue>> {
     let threads = THREADS.read().unwrap_or_else(PoisonError::into_inner);
     let queue = threads

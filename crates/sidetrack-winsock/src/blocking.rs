@@ -1,8 +1,8 @@
 //! Calls that wait, and the blocking hook of Winsock 1.1, which runs while they wait.
 //!
-//! Only a synchronous query waits, for an answer that does not exist yet. Any other call within the hook fails with
-//! WSAEINPROGRESS. The waiting call fails with WSAEINTR if the hook calls WSACancelBlockingCall, or if a signal handler
-//! has run.
+//! Only a synchronous query waits, for an answer that does not exist yet. Any other call within the
+//! hook fails with WSAEINPROGRESS. The waiting call fails with WSAEINTR if the hook calls
+//! WSACancelBlockingCall, or if a signal handler has run.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;

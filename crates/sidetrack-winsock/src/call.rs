@@ -1,5 +1,5 @@
-//! The rules for every C function: the library must be started, no panic leaves the library, and an error becomes the
-//! last error of the thread.
+//! The rules for every C function: the library must be started, no panic leaves the library, and an
+//! error becomes the last error of the thread.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -25,8 +25,8 @@ pub(crate) fn set_last_error(error: INT) {
     let _ = LAST_ERROR.try_with(|last| last.set(error));
 }
 
-/// Runs a function if the library has been started; otherwise the error is WSANOTINITIALISED. A panic becomes
-/// WSASYSCALLFAILURE.
+/// Runs a function if the library has been started; otherwise the error is WSANOTINITIALISED. A
+/// panic becomes WSASYSCALLFAILURE.
 pub(crate) fn guard<T>(work: impl FnOnce() -> WinsockResult<T>) -> WinsockResult<T> {
     if !startup::is_started() {
         return Err(WinsockError(WSANOTINITIALISED));
@@ -39,8 +39,8 @@ pub(crate) fn guard_always<T>(work: impl FnOnce() -> WinsockResult<T>) -> Winsoc
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(WinsockError(WSASYSCALLFAILURE)))
 }
 
-/// Runs a function that returns a value. On failure returns `failed` and sets the thread's last error. Within a
-/// blocking hook the error is WSAEINPROGRESS.
+/// Runs a function that returns a value. On failure returns `failed` and sets the thread's last
+/// error. Within a blocking hook the error is WSAEINPROGRESS.
 pub(crate) fn value<T>(failed: T, work: impl FnOnce() -> WinsockResult<T>) -> T {
     let work = || match blocking::is_in_hook() {
         true => Err(WinsockError(WSAEINPROGRESS)),

@@ -1,5 +1,5 @@
-//! The credentials of the service that this process belongs to. With them the library marks the process's listeners as
-//! the service's; having them also counts as elevation.
+//! The credentials of the service that this process belongs to. With them the library marks the
+//! process's listeners as the service's; having them also counts as elevation.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -9,7 +9,8 @@ use std::{env, fs};
 
 use sidetrack_abi::kernel::Listen;
 
-/// Name of the environment variable with the credentials, 64 hexadecimal digits. `sidetrack run` sets it.
+/// Name of the environment variable with the credentials, 64 hexadecimal digits. `sidetrack run`
+/// sets it.
 const VARIABLE: &str = "SIDETRACK_LISTEN";
 const CAP_NET_ADMIN: u32 = 12;
 
@@ -45,7 +46,8 @@ pub(crate) fn is_elevated() -> bool {
     get().is_some() || is_administrator().unwrap_or(false)
 }
 
-/// Whether the calling thread has CAP_NET_ADMIN in its effective set. `None` if /proc does not show it.
+/// Whether the calling thread has CAP_NET_ADMIN in its effective set. `None` if /proc does not show
+/// it.
 fn is_administrator() -> Option<bool> {
     let status = fs::read_to_string("/proc/thread-self/status").ok()?;
     let effective = status

@@ -55,8 +55,8 @@ pub(crate) struct WinsockError(pub(crate) INT);
 pub(crate) type WinsockResult<T> = Result<T, WinsockError>;
 
 impl WinsockError {
-    /// The error for the errno with which the kernel side refused to mark a listener. No engine is WSAEOPNOTSUPP, and
-    /// wrong credentials are WSAEACCES.
+    /// The error for the errno with which the kernel side refused to mark a listener. No engine is
+    /// WSAEOPNOTSUPP, and wrong credentials are WSAEACCES.
     pub(crate) fn from_mark_errno(errno: i32) -> Self {
         match errno {
             libc::ENOPROTOOPT | libc::EOPNOTSUPP => Self(WSAEOPNOTSUPP),

@@ -1,7 +1,8 @@
 //! Event objects. An event stays set until it is reset, and any number of threads can wait for it.
 //!
-//! An event is an eventfd that is readable while the event is set. Its handle is not a descriptor. As on Windows it is a
-//! multiple of four, so that the application can use the lowest bit. The library writes only to events that exist.
+//! An event is an eventfd that is readable while the event is set. Its handle is not a descriptor.
+//! As on Windows it is a multiple of four, so that the application can use the lowest bit. The
+//! library writes only to events that exist.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -27,7 +28,8 @@ pub(crate) fn new_eventfd() -> WinsockResult<OwnedFd> {
 }
 
 pub(crate) fn set_eventfd(eventfd: &OwnedFd) {
-    let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes()); // fails only if the counter is full: it is set
+    // Fails only if the counter is full, and then the event is set.
+    let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
 }
 
 pub(crate) fn clear_eventfd(eventfd: &OwnedFd) {

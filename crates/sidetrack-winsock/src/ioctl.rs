@@ -1,5 +1,5 @@
-//! The control codes (docs/wfp.md, 1). Arguments are checked in the order of reading R1 (docs/wfp.md, 1.6): "step" in a
-//! comment means a step of the table there.
+//! The control codes (docs/wfp.md, 1). Arguments are checked in the order of reading R1
+//! (docs/wfp.md, 1.6): "step" in a comment means a step of the table there.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -75,8 +75,9 @@ impl IoctlCall {
         }
     }
 
-    /// Handles the common query without allocation, and, if the arguments are on the stack, with one system call.
-    /// Returns false if anything about the call is unusual; the full path then starts from the beginning.
+    /// Handles the common query without allocation, and, if the arguments are on the stack, with
+    /// one system call. Returns false if anything about the call is unusual; the full path then
+    /// starts from the beginning.
     fn try_fast_path(&self, query: &RedirectQuery) -> bool {
         if !(4..=LENGTH_MAX).contains(&self.output.length) || self.output.address == 0 {
             return false;
@@ -156,7 +157,8 @@ impl IoctlCall {
             .ok_or(WinsockError(WSAEFAULT))
     }
 
-    /// SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS. Completes immediately, also if it is overlapped (docs/wfp.md, 1.7).
+    /// SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS. Completes immediately, also if it is overlapped
+    /// (docs/wfp.md, 1.7).
     fn set(self) -> WinsockResult<()> {
         let socket = self.checked()?;
         let overlapped = self.is_overlapped(socket);
@@ -215,7 +217,8 @@ impl IoctlCall {
         self.finish(socket, overlapped, returned, size_of::<usize>() as DWORD)
     }
 
-    /// Ends a successful call: stores the number of bytes and, if the call is overlapped, completes the operation.
+    /// Ends a successful call: stores the number of bytes and, if the call is overlapped, completes
+    /// the operation.
     fn finish(
         self,
         socket: i32,

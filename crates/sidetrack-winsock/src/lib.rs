@@ -1,6 +1,7 @@
-//! The Winsock interface to connection redirection, for C programs on Linux: `WSAIoctl` and `WSPIoctl` with the
-//! three redirect codes (docs/wfp.md, 1), and the other functions that a proxy for Windows needs (docs/wfp.md, 2, 5
-//! and 6). `include/sidetrack/winsock.h` is the complete interface; docs/winsock.md describes it.
+//! The Winsock interface to connection redirection, for C programs on Linux: `WSAIoctl` and
+//! `WSPIoctl` with the three redirect codes (docs/wfp.md, 1), and the other functions that a proxy
+//! for Windows needs (docs/wfp.md, 2, 5 and 6). `include/sidetrack/winsock.h` is the complete
+//! interface; docs/winsock.md describes it.
 //!
 //! The path of a call:
 //!
@@ -10,8 +11,8 @@
 //!                                └── overlapped: pending ── worker ── event or APC
 //! ```
 //!
-//! Sockets are plain descriptors. `socket.rs` keeps only those properties of a socket for which Linux has no place.
-//! The library starts one thread, when the first operation becomes pending.
+//! Sockets are plain descriptors. `socket.rs` keeps only those properties of a socket for which
+//! Linux has no place. The library starts one thread, when the first operation becomes pending.
 #![deny(unsafe_code)]
 
 pub mod abi;

@@ -1,17 +1,18 @@
 //! Access to the caller's memory, which is checked before it is used.
 //!
-//! A program may pass any address. The kernel checks whether an address can be written, by populating its page
-//! (`MADV_POPULATE_WRITE`), which changes no content. Memory on the calling thread's own stack, between this call's frame
-//! and the top of the stack, needs no system call; most programs keep such arguments there. Memory that another thread
-//! unmaps during a call is not detected.
+//! A program may pass any address. The kernel checks whether an address can be written, by
+//! populating its page (`MADV_POPULATE_WRITE`), which changes no content. Memory on the calling
+//! thread's own stack, between this call's frame and the top of the stack, needs no system call;
+//! most programs keep such arguments there. Memory that another thread unmaps during a call is not
+//! detected.
 
 #[allow(unsafe_code)]
 mod sys;
 
 pub(crate) use sys::{CallerPointer, copy_in, copy_out, read};
 
-/// Number of bytes at the beginning of a buffer that must be writable. The bytes after that only have to be mapped: no
-/// answer reaches them, and populating a large buffer would be expensive.
+/// Number of bytes at the beginning of a buffer that must be writable. The bytes after that only
+/// have to be mapped: no answer reaches them, and populating a large buffer would be expensive.
 const POPULATE_MAX: usize = 65_536;
 /// Largest length of a buffer in bytes. The kernel counts them in an int.
 pub(crate) const LENGTH_MAX: usize = i32::MAX as usize;
@@ -42,8 +43,8 @@ impl MemoryRange {
         self.is_accessible(libc::MADV_POPULATE_READ)
     }
 
-    /// Whether all of the range can be written, if its first `written` bytes are known to be writable. The rest of the
-    /// last page of these bytes then is, too.
+    /// Whether all of the range can be written, if its first `written` bytes are known to be
+    /// writable. The rest of the last page of these bytes then is, too.
     pub(crate) fn is_writable_after(self, written: usize) -> bool {
         let known = sys::page_end(self.address + written.max(1) - 1);
         match (self.address.checked_add(self.length)).map(|end| end.saturating_sub(known)) {

@@ -1,7 +1,9 @@
-//! WSARecvMsg and WSASendMsg: redirected datagrams with their records and context as control data (docs/wfp.md, 2).
+//! WSARecvMsg and WSASendMsg: redirected datagrams with their records and context as control data
+//! (docs/wfp.md, 2).
 //!
-//! As on Windows, only the first datagram of a flow has this control data, so each socket has a table of the flows that
-//! it knows. An answer must leave from the flow's own address (docs/datagrams.md); the table has that address too.
+//! As on Windows, only the first datagram of a flow has this control data, so each socket has a
+//! table of the flows that it knows. An answer must leave from the flow's own address
+//! (docs/datagrams.md); the table has that address too.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -64,7 +66,8 @@ pub(crate) fn extension(wanted: &GUID) -> Option<usize> {
     }
 }
 
-/// Sets one of the options; `value` is a BOOL or a DWORD. Errors: WSAENOPROTOOPT (not a UDP socket), WSAEFAULT.
+/// Sets one of the options; `value` is a BOOL or a DWORD. Errors: WSAENOPROTOOPT (not a UDP
+/// socket), WSAEFAULT.
 pub(crate) fn set_redirect_option(
     socket: i32,
     wanted: RedirectOption,
@@ -91,8 +94,8 @@ pub(crate) fn set_redirect_option(
     mark_if_redirect_option_is_set(socket)
 }
 
-/// Marks a UDP socket as the service's if it has one of the options and is bound. Called after each of these two events,
-/// which may come in any order.
+/// Marks a UDP socket as the service's if it has one of the options and is bound. Called after each
+/// of these two events, which may come in any order.
 pub(crate) fn mark_if_redirect_option_is_set(socket: i32) -> WinsockResult<()> {
     if socket::flow_table(socket).is_none() || !sys::is_bound(socket) {
         return Ok(());

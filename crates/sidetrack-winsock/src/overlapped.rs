@@ -1,8 +1,9 @@
-//! Overlapped operations: an operation is pending until its answer exists, and completes exactly once (docs/wfp.md, 5).
+//! Overlapped operations: an operation is pending until its answer exists, and completes exactly
+//! once (docs/wfp.md, 5).
 //!
-//! The table [`PENDING`] decides who completes an operation: only the code that removes it from the table. The table is
-//! locked for everything, including the queries to the kernel. So no other thread can close the socket, and have its
-//! number given to another socket, during a query.
+//! The table [`PENDING`] decides who completes an operation: only the code that removes it from the
+//! table. The table is locked for everything, including the queries to the kernel. So no other
+//! thread can close the socket, and have its number given to another socket, during a query.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -85,8 +86,8 @@ impl OverlappedRequest {
 }
 
 impl Operation {
-    /// Creates an operation; `queue` is that of the calling thread if it is `None`. Resets the event. Errors: WSAEFAULT,
-    /// WSA_INVALID_HANDLE (the event), WSAENOBUFS, WSA_NOT_ENOUGH_MEMORY.
+    /// Creates an operation; `queue` is that of the calling thread if it is `None`. Resets the
+    /// event. Errors: WSAEFAULT, WSA_INVALID_HANDLE (the event), WSAENOBUFS, WSA_NOT_ENOUGH_MEMORY.
     pub(crate) fn new(
         socket: i32,
         request: OverlappedRequest,
@@ -130,8 +131,8 @@ impl Operation {
         self.request = OverlappedRequest::Done(bytes);
     }
 
-    /// Attempts the operation. It becomes pending if there is no answer yet; the error then is WSA_IO_PENDING. `returned`
-    /// is where the caller wants the number of bytes.
+    /// Attempts the operation. It becomes pending if there is no answer yet; the error then is
+    /// WSA_IO_PENDING. `returned` is where the caller wants the number of bytes.
     pub(crate) fn start(mut self, returned: Option<CallerPointer<DWORD>>) -> WinsockResult<()> {
         let mut guard = lock();
         let pending = guard.get_or_insert_default();
@@ -166,7 +167,8 @@ impl Operation {
         }
     }
 
-    /// Completes the operation. The caller holds the lock and has removed the operation from the table.
+    /// Completes the operation. The caller holds the lock and has removed the operation from the
+    /// table.
     fn complete(self, outcome: Result<DWORD, INT>) {
         let (error, bytes) = match outcome {
             Ok(bytes) => (0, bytes),
@@ -241,7 +243,8 @@ impl PendingTable {
             .collect()
     }
 
-    /// Attempts the operations of a socket again, after an event of the socket, and completes those that have ended.
+    /// Attempts the operations of a socket again, after an event of the socket, and completes those
+    /// that have ended.
     fn retry(&mut self, socket: i32) {
         let addresses: Vec<usize> = self.of_socket(socket).collect();
         for address in addresses {
@@ -295,12 +298,14 @@ impl PendingTable {
     }
 }
 
-/// Aborts the pending operations of a socket: they complete with WSA_OPERATION_ABORTED. Returns their number.
+/// Aborts the pending operations of a socket: they complete with WSA_OPERATION_ABORTED. Returns
+/// their number.
 pub(crate) fn abort_socket(socket: i32) -> usize {
     (lock().as_mut()).map_or(0, |pending| pending.abort_socket(socket))
 }
 
-/// Aborts the pending operations of a socket and closes it, before another operation can become pending on it.
+/// Aborts the pending operations of a socket and closes it, before another operation can become
+/// pending on it.
 pub(crate) fn close<T>(socket: i32, close: impl FnOnce() -> T) -> T {
     let mut guard = lock();
     if let Some(pending) = guard.as_mut() {
@@ -326,8 +331,9 @@ fn abort(selects: impl Fn(&Operation) -> bool) -> usize {
     lock().as_mut().map_or(0, |pending| pending.abort(selects))
 }
 
-/// The result of an operation: its number of bytes. Errors: the operation's own; WSA_IO_INCOMPLETE if it is pending and
-/// `wait` is false; WSA_INVALID_PARAMETER for waiting for an operation with a completion routine.
+/// The result of an operation: its number of bytes. Errors: the operation's own; WSA_IO_INCOMPLETE
+/// if it is pending and `wait` is false; WSA_INVALID_PARAMETER for waiting for an operation with a
+/// completion routine.
 fn result(overlapped: CallerPointer<WSAOVERLAPPED>, wait: bool) -> WinsockResult<DWORD> {
     let mut guard = lock();
     while let Some(operation) =

@@ -1,5 +1,5 @@
-//! Queries for the context or the records of a socket: their execution, and the meaning of the kernel's answers
-//! (docs/wfp.md, 1.6). "Step" in a comment means a step of the table there.
+//! Queries for the context or the records of a socket: their execution, and the meaning of the
+//! kernel's answers (docs/wfp.md, 1.6). "Step" in a comment means a step of the table there.
 
 use sidetrack_abi::kernel::{self, INFO, Info};
 use zerocopy::FromBytes;
@@ -58,7 +58,8 @@ impl Interest {
 }
 
 impl RedirectQuery {
-    /// Calls getsockopt with the caller's buffer. Returns the length of the answer, or errno, without interpreting it.
+    /// Calls getsockopt with the caller's buffer. Returns the length of the answer, or errno,
+    /// without interpreting it.
     pub(crate) fn call_getsockopt(&self) -> Result<usize, i32> {
         let capacity = self.output.length.min(ANSWER_MAX);
         socket::get_option(self.socket, self.name, self.output.address, capacity)
@@ -89,7 +90,8 @@ impl RedirectQuery {
     /// Steps 7 to 10. The output buffer must have been checked.
     pub(crate) fn attempt(&self) -> Result<DWORD, AttemptError> {
         if socket::is_datagram_listener(self.socket) {
-            return Err(AttemptError::Final(WinsockError(WSAENOTCONN))); // its datagrams have records, not the socket
+            // Its datagrams have records and context, not the socket.
+            return Err(AttemptError::Final(WinsockError(WSAENOTCONN)));
         }
         let answer = match self.output.length {
             0 => Err(libc::ENOBUFS),
@@ -142,7 +144,8 @@ impl RedirectQuery {
     /// The error for an errno, by the table of docs/wfp.md, 1.5.
     fn winsock_error(&self, errno: i32) -> WinsockError {
         match errno {
-            libc::ENODATA => WinsockError(WSAEINVAL), // nothing is recorded; docs/wfp.md, 1.6, has a measurement
+            // Nothing is recorded. The error was measured (docs/wfp.md, 1.6.9).
+            libc::ENODATA => WinsockError(WSAEINVAL),
             libc::EPROTONOSUPPORT => WinsockError(WSAENOPROTOOPT),
             libc::EOPNOTSUPP | libc::ENOPROTOOPT => no_engine(self.socket),
             errno => WinsockError::from_errno(errno),
@@ -150,8 +153,8 @@ impl RedirectQuery {
     }
 }
 
-/// The error if no engine answers: WSAENETDOWN if an engine has answered for this socket before, otherwise
-/// WSAEOPNOTSUPP.
+/// The error if no engine answers: WSAENETDOWN if an engine has answered for this socket before,
+/// otherwise WSAEOPNOTSUPP.
 pub(crate) fn no_engine(socket: i32) -> WinsockError {
     match socket::had_engine(socket) {
         true => WinsockError(WSAENETDOWN),

@@ -1,7 +1,8 @@
 //! Sockets: plain descriptors, and a table of the properties for which Linux has no place.
 //!
-//! The table has an entry only for a socket with such a property. The entry has the socket's cookie, so a descriptor that
-//! was closed without `closesocket`, and given out again, is recognised as another socket.
+//! The table has an entry only for a socket with such a property. The entry has the socket's
+//! cookie, so a descriptor that was closed without `closesocket`, and given out again, is
+//! recognised as another socket.
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
@@ -53,7 +54,8 @@ pub(crate) fn checked(socket: SOCKET) -> WinsockResult<i32> {
     }
 }
 
-/// Whether the socket has the overlapped attribute. A socket that the library did not create has it.
+/// Whether the socket has the overlapped attribute. A socket that the library did not create has
+/// it.
 pub(crate) fn is_overlapped(socket: i32) -> bool {
     attributes(socket).is_none_or(|known| !known.synchronous)
 }
@@ -122,8 +124,8 @@ fn count_removed(entry: &Attributes) {
     }
 }
 
-/// Marks a listening socket as the service's, if the process has the credentials of a service. Only the first listener
-/// of each family can be marked. Fails with errno.
+/// Marks a listening socket as the service's, if the process has the credentials of a service. Only
+/// the first listener of each family can be marked. Fails with errno.
 pub(crate) fn mark(socket: i32) -> Result<(), i32> {
     let Some(credentials) = credentials::get() else {
         return Ok(());

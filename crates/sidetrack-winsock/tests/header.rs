@@ -1,5 +1,5 @@
-//! Checks that include/sidetrack/winsock.h is what cbindgen generates from the source. `UPDATE_HEADER=1 cargo test -p
-//! sidetrack-winsock --test header` writes it again.
+//! Checks that include/sidetrack/winsock.h is what cbindgen generates from the source.
+//! `UPDATE_HEADER=1 cargo test -p sidetrack-winsock --test header` writes it again.
 
 use std::path::Path;
 use std::{env, fs};

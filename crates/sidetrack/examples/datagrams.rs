@@ -1,5 +1,5 @@
-//! A UDP proxy. It prints the program and the original destination of each flow, forwards the datagrams, and
-//! sends the answers back to the client.
+//! A UDP proxy. It prints the program and the original destination of each flow, forwards the
+//! datagrams, and sends the answers back to the client.
 //!
 //! Run it with a command whose datagrams it receives:
 //!

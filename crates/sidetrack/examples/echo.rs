@@ -1,5 +1,5 @@
-//! An async service at the end of the chain. It does not connect to the origin: it prints to the client where the
-//! connection was going, and then sends back what the client sends.
+//! An async service at the end of the chain. It does not connect to the origin: it prints to the
+//! client where the connection was going, and then sends back what the client sends.
 //!
 //! sudo sidetrack run --via exec:target/debug/examples/echo -- nc 192.0.2.1 7
 

@@ -1,5 +1,5 @@
-//! A minimal proxy. It prints the program and the original destination of each connection, connects to the
-//! original destination, and copies bytes in both directions.
+//! A minimal proxy. It prints the program and the original destination of each connection, connects
+//! to the original destination, and copies bytes in both directions.
 //!
 //! sudo sidetrack run --via exec:target/debug/examples/passthrough -- curl http://127.0.0.1:8000/
 

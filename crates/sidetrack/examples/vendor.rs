@@ -1,5 +1,6 @@
-//! A vendor's product. It registers its own service with `sidetrackd`, and redirects connections to the given
-//! ports to that service. When the process ends, for whatever reason, the daemon removes its objects.
+//! A vendor's product. It registers its own service with `sidetrackd`, and redirects connections to
+//! the given ports to that service. When the process ends, for whatever reason, the daemon removes
+//! its objects.
 //!
 //! sudo target/debug/examples/vendor 80 443
 

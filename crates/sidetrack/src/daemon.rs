@@ -1,7 +1,7 @@
 //! Registration of a service with the daemon `sidetrackd` (feature `daemon`).
 //!
-//! A proxy that is not started by `sidetrack run` gets its credentials from the daemon. In the simplest
-//! case the operator's policy already has the service and the filters that redirect to it:
+//! A proxy that is not started by `sidetrack run` gets its credentials from the daemon. In the
+//! simplest case the operator's policy already has the service and the filters that redirect to it:
 //!
 //! ```no_run
 //! use sidetrack::Listener;
@@ -19,10 +19,10 @@
 //! # }
 //! ```
 //!
-//! A vendor can also add its own provider, sublayer, service and filters, see [`Builder`]. These objects are
-//! dynamic: they are removed when the registration is dropped, or when the process ends for any reason.
-//! `examples/vendor.rs` is a complete product. docs/proxies.md, With the daemon, and docs/daemon.md describe
-//! the protocol.
+//! A vendor can also add its own provider, sublayer, service and filters, see [`Builder`]. These
+//! objects are dynamic: they are removed when the registration is dropped, or when the process ends
+//! for any reason. `examples/vendor.rs` is a complete product. docs/proxies.md, With the daemon,
+//! and docs/daemon.md describe the protocol.
 
 mod objects;
 mod session_task;
@@ -38,12 +38,13 @@ use self::objects::Objects;
 use self::session_task::SessionTask;
 use crate::{Error, Service};
 
-/// A session with the daemon that registers one service. The session ends when this value is dropped.
+/// A session with the daemon that registers one service. The session ends when this value is
+/// dropped.
 ///
-/// A thread keeps the session open. If the daemon is restarted, the thread resumes the session with all its
-/// objects; connections are redirected in the meantime. If it is too late to resume the session
-/// (`session_grace_seconds` of the daemon's configuration), the thread opens a new one and adds the objects
-/// again under the same keys.
+/// A thread keeps the session open. If the daemon is restarted, the thread resumes the session with
+/// all its objects; connections are redirected in the meantime. If it is too late to resume the
+/// session (`session_grace_seconds` of the daemon's configuration), the thread opens a new one and
+/// adds the objects again under the same keys.
 pub struct Registration {
     status: Arc<Mutex<RegistrationStatus>>,
     /// Dropping it ends the thread.
@@ -51,8 +52,8 @@ pub struct Registration {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Options of a registration, and the objects that it adds. All objects are messages of the daemon's API
-/// ([`v1`]).
+/// Options of a registration, and the objects that it adds. All objects are messages of the
+/// daemon's API ([`v1`]).
 ///
 /// Fields that an object leaves empty are filled in:
 ///
@@ -61,8 +62,8 @@ pub struct Registration {
 /// - the sublayer of a filter: with the sublayer of this registration,
 /// - the service of a redirecting filter: with the service of this registration.
 ///
-/// If the registration has no such object, the field stays empty. Objects that are referred to and not added
-/// here must be in the operator's policy.
+/// If the registration has no such object, the field stays empty. Objects that are referred to and
+/// not added here must be in the operator's policy.
 #[derive(Debug)]
 pub struct Builder {
     session: String,
@@ -95,8 +96,8 @@ impl Registration {
         lock(&self.status).service.clone()
     }
 
-    /// The reason why there is no session with the daemon at the moment, as text for people. `None` if there
-    /// is a session. The thread retries until there is one.
+    /// The reason why there is no session with the daemon at the moment, as text for people. `None`
+    /// if there is a session. The thread retries until there is one.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.status).trouble.clone()
     }
@@ -119,7 +120,8 @@ impl std::fmt::Debug for Registration {
 }
 
 impl Builder {
-    /// Sets the name of the session, for people: at most 256 bytes. The default is the name of the service.
+    /// Sets the name of the session, for people: at most 256 bytes. The default is the name of the
+    /// service.
     pub fn session(mut self, name: impl Into<String>) -> Self {
         self.session = name.into();
         self
@@ -158,11 +160,11 @@ impl Builder {
 
     /// Opens the session and adds the objects. Returns when the filters are in force.
     ///
-    /// `listen` must open the listeners of the service ([`Listener::bind`](crate::Listener::bind)). It is
-    /// called before the filters come into force, so that no connection finds the service absent. It is called
-    /// again, with other credentials, if the kernel side has lost the service: the pinned data path was
-    /// removed, or the service was deleted. It runs on the thread that keeps the session, so it must not
-    /// block.
+    /// `listen` must open the listeners of the service ([`Listener::bind`](crate::Listener::bind)).
+    /// It is called before the filters come into force, so that no connection finds the service
+    /// absent. It is called again, with other credentials, if the kernel side has lost the service:
+    /// the pinned data path was removed, or the service was deleted. It runs on the thread that
+    /// keeps the session, so it must not block.
     ///
     /// # Errors
     ///
@@ -183,8 +185,8 @@ impl Builder {
 
     /// As [`open`](Self::open), for async programs of any runtime.
     ///
-    /// `listen` is called on a separate thread. Cancel safe: if the future is dropped, the session ends and no
-    /// object is left.
+    /// `listen` is called on a separate thread. Cancel safe: if the future is dropped, the session
+    /// ends and no object is left.
     pub async fn open_async(
         self,
         listen: impl FnMut(&Service) -> Result<(), Error> + Send + 'static,

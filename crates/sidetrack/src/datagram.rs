@@ -1,8 +1,8 @@
 //! The UDP sockets of a service.
 //!
-//! One socket receives the datagrams of all flows of a family. Each flow has its own loopback address, at
-//! which its datagrams arrive. The kernel is queried for a flow once, at its first datagram; the result is
-//! kept in a [`FlowTable`]. docs/datagrams.md describes the protocol.
+//! One socket receives the datagrams of all flows of a family. Each flow has its own loopback
+//! address, at which its datagrams arrive. The kernel is queried for a flow once, at its first
+//! datagram; the result is kept in a [`FlowTable`]. docs/datagrams.md describes the protocol.
 
 mod batch;
 #[allow(unsafe_code)]
@@ -29,7 +29,8 @@ use flow_table::FlowTable;
 use unreachable::Reporter;
 pub use unreachable::Unreachable;
 
-/// Size of the receive buffer and of the send buffer of each socket, in bytes as the kernel counts them.
+/// Size of the receive buffer and of the send buffer of each socket, in bytes as the kernel counts
+/// them.
 const BUFFER_SIZE: usize = 4 << 20;
 
 /// The UDP sockets of a service: one for IPv4 and, where the host has IPv6, one for IPv6.
@@ -68,19 +69,21 @@ pub struct DatagramListener {
 impl DatagramListener {
     /// Opens the UDP sockets of `service` on free ports, and marks them with the option LISTEN.
     ///
-    /// There is no IPv6 socket if the host has no IPv6, or if the network namespace is not one for which the
-    /// engine has an IPv6 prefix. Datagrams from other hosts are dropped and counted in
+    /// There is no IPv6 socket if the host has no IPv6, or if the network namespace is not one for
+    /// which the engine has an IPv6 prefix. Datagrams from other hosts are dropped and counted in
     /// [`refused`](Self::refused).
     ///
     /// # Errors
     ///
     /// - [`Error::NoEngine`] if the process is in a cgroup to which no engine is attached.
     /// - [`Error::BadSecret`] if the engine does not know the service or its secret.
-    /// - [`Error::OtherListener`] if the service already has a UDP socket of the family.
+    /// - [`Error::OtherListener`] if the service already has a UDP socket of the family on another
+    ///   port.
     /// - [`Error::System`] if a system call failed.
     pub fn bind(service: &Service) -> Result<Self, Error> {
-        // A process that waits until the service listens, such as `sidetrack run`, does not distinguish the
-        // families. The IPv4 socket, which always exists, is therefore registered last.
+        // A process that waits until the service listens, such as `sidetrack run`, does not
+        // distinguish the families. The IPv4 socket, which always exists, is therefore registered
+        // last.
         let v6 = none_without_ipv6(listen(service, Ipv6Addr::UNSPECIFIED.into()))?;
         let v4 = listen(service, Ipv4Addr::UNSPECIFIED.into())?;
         Ok(Self {
@@ -112,7 +115,8 @@ impl DatagramListener {
         }
     }
 
-    /// Sends an answer to the client of a flow. The client receives it from the original destination.
+    /// Sends an answer to the client of a flow. The client receives it from the original
+    /// destination.
     ///
     /// # Errors
     ///
@@ -122,8 +126,8 @@ impl DatagramListener {
         self.answer_all(&[(flow, payload)]).map(|_| ())
     }
 
-    /// Sends several answers with as few system calls as possible. Returns the number of answers sent, which
-    /// is less than all if the socket's send buffer is full.
+    /// Sends several answers with as few system calls as possible. Returns the number of answers
+    /// sent, which is less than all if the socket's send buffer is full.
     ///
     /// # Errors
     ///
@@ -148,12 +152,13 @@ impl DatagramListener {
 
     /// Reports to the client of a flow that its datagrams do not arrive.
     ///
-    /// Sends an ICMP packet from the original destination. A connected client socket gets the error from its
-    /// next call; an unconnected one gets it only if it asked for errors (`IP_RECVERR`).
+    /// Sends an ICMP packet from the original destination. A connected client socket gets the error
+    /// from its next call; an unconnected one gets it only if it asked for errors (`IP_RECVERR`).
     ///
     /// # Errors
     ///
-    /// [`Error::System`] if sending failed: with `PermissionDenied` if the process lacks CAP_NET_RAW.
+    /// [`Error::System`] if sending failed: with `PermissionDenied` if the process lacks
+    /// CAP_NET_RAW.
     pub fn report(&self, flow: &Flow, why: Unreachable) -> Result<(), Error> {
         let reported = self.reporter.report(flow, why);
         reported.map_err(Error::system(
@@ -161,7 +166,8 @@ impl DatagramListener {
         ))
     }
 
-    /// Removes a flow from the table. Its next datagram, if any, is again reported as the flow's first.
+    /// Removes a flow from the table. Its next datagram, if any, is again reported as the flow's
+    /// first.
     pub fn forget(&self, flow: &Flow) {
         self.flow_table().forget(flow);
     }
@@ -176,8 +182,8 @@ impl DatagramListener {
         self.sockets.iter().map(UdpSocket::local_addr).collect()
     }
 
-    /// The sockets, in the order of [`addresses`](Self::addresses). They are non-blocking. Use them to wait
-    /// in an event loop.
+    /// The sockets, in the order of [`addresses`](Self::addresses). They are non-blocking. Use them
+    /// to wait in an event loop.
     pub fn sockets(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
         self.sockets.iter().map(AsFd::as_fd)
     }
@@ -239,8 +245,9 @@ impl DatagramListener {
     }
 }
 
-/// Queries the flow of a datagram. Only one thread at a time may do so, because the option DATAGRAM, which
-/// selects the datagram, is state of the socket; the caller holds the lock of the flow table.
+/// Queries the flow of a datagram. Only one thread at a time may do so, because the option
+/// DATAGRAM, which selects the datagram, is state of the socket; the caller holds the lock of the
+/// flow table.
 fn query_flow(socket: BorrowedFd<'_>, metadata: &ffi::DatagramMetadata) -> Result<Flow, Error> {
     let datagram = kernel::Datagram {
         flow_addr: address::to_bytes(metadata.to),
@@ -265,10 +272,11 @@ fn answer_to<'a>(flow: &Flow, payload: &'a [u8]) -> ffi::OutgoingMessage<'a> {
     }
 }
 
-/// Sends datagrams on a connected socket with as few system calls as possible. Returns the number sent.
+/// Sends datagrams on a connected socket with as few system calls as possible. Returns the number
+/// sent.
 ///
-/// Consecutive datagrams of the same length are handed to the kernel as one buffer, which the kernel splits
-/// again (UDP_SEGMENT).
+/// Consecutive datagrams of the same length are handed to the kernel as one buffer, which the
+/// kernel splits again (UDP_SEGMENT).
 ///
 /// # Errors
 ///
@@ -302,16 +310,16 @@ fn listen(service: &Service, address: IpAddr) -> Result<UdpSocket, Error> {
     Ok(socket.into())
 }
 
-/// Sets the options that a service's socket needs. With packet info the kernel reports the address at which
-/// each datagram arrived, and accepts that address as the source of an answer.
+/// Sets the options that a service's socket needs. With packet info the kernel reports the address
+/// at which each datagram arrived, and accepts that address as the source of an answer.
 fn set_options(socket: &Socket, v4: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     // All flows share these buffers. The host's rmem_max and wmem_max may limit them.
     socket.set_recv_buffer_size(BUFFER_SIZE)?;
     socket.set_send_buffer_size(BUFFER_SIZE)?;
     if v4 {
-        // The IPv6 socket is not bound to `lo`: it would find no route for answers to a client whose socket
-        // is bound to an address of another device.
+        // The IPv6 socket is not bound to `lo`: it would find no route for answers to a client
+        // whose socket is bound to an address of another device.
         socket.bind_device(Some(b"lo"))?;
         return sys::set_flag(socket.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO);
     }
@@ -320,8 +328,8 @@ fn set_options(socket: &Socket, v4: bool) -> io::Result<()> {
     sys::set_flag(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
 }
 
-/// Whether receiving can simply be repeated: another thread took the datagram, a signal arrived, or an ICMP
-/// error arrived for a client that has closed its socket.
+/// Whether receiving can simply be repeated: another thread took the datagram, a signal arrived, or
+/// an ICMP error arrived for a client that has closed its socket.
 pub(crate) fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -84,8 +84,8 @@ pub enum Error {
         "these redirect records are unknown to the engine, or their flow ended more than 60 s ago"
     )]
     BadRecords,
-    /// The engine refused the option LISTEN, because the credentials are wrong or the socket does not
-    /// listen.
+    /// The engine refused the option LISTEN, because the credentials are wrong or the socket does
+    /// not listen.
     #[error(
         "the engine refused this listener: its service or secret is unknown, \
          or the socket is not listening"
@@ -107,7 +107,8 @@ pub enum Error {
         error("{0} is not set; `sidetrack run --via exec:…` sets it for the proxies it starts")
     )]
     NoCredentials(&'static str),
-    /// The environment variable, or the named source, does not hold credentials. The value is its name.
+    /// The environment variable, or the named source, does not hold credentials. The value is its
+    /// name.
     #[cfg_attr(windows, error("{0} does not hold an address and a port"))]
     #[cfg_attr(
         unix,

@@ -16,16 +16,16 @@ use zerocopy::FromBytes;
 
 use crate::{Error, sys};
 
-/// Queries the flow of an accepted socket: the original destination, the program, the context and the
-/// records.
+/// Queries the flow of an accepted socket: the original destination, the program, the context and
+/// the records.
 ///
-/// Use it for sockets that were not accepted by [`Listener`](crate::Listener), which queries the flow
-/// by itself. It does what SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT and …_RECORDS do together on
-/// Windows (docs/wfp.md, 1.3).
+/// Use it for sockets that were not accepted by [`Listener`](crate::Listener), which queries the
+/// flow by itself. It does what SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT and …_RECORDS do together
+/// on Windows (docs/wfp.md, 1.3.1).
 ///
-/// One system call (the option INFO, bpf/sidetrack.h). A second one is made for a context of more than
-/// 1,024 bytes, which does not fit into the first answer, and once per process for the first context of
-/// more than 320 bytes.
+/// One system call (the option INFO, bpf/sidetrack.h). A second one is made for a context of more
+/// than 1,024 bytes, which does not fit into the first answer, and once per process for the first
+/// context of more than 320 bytes.
 ///
 /// # Errors
 ///
@@ -56,7 +56,8 @@ pub fn query(socket: impl AsFd) -> Result<Flow, Error> {
         .map_err(query_error)?
 }
 
-/// Reads the answer to INFO. Fetches the context with a second call if it did not fit behind `Info`.
+/// Reads the answer to INFO. Fetches the context with a second call if it did not fit behind
+/// `Info`.
 fn parse_info(socket: BorrowedFd<'_>, answer: &[u8]) -> Result<Flow, Error> {
     // An answer shorter than `Info` is not from an engine of this ABI.
     let (info, rest) = Info::ref_from_prefix(answer).map_err(|_| Error::NoEngine)?;
@@ -85,8 +86,8 @@ fn query_context(socket: BorrowedFd<'_>) -> Result<Box<[u8]>, Error> {
     }
 }
 
-/// The data of a flow that the SDK keeps from [`Info`]. A proxy holds one for each open connection, so the
-/// path and the names take only as many bytes as they have.
+/// The data of a flow that the SDK keeps from [`Info`]. A proxy holds one for each open connection,
+/// so the path and the names take only as many bytes as they have.
 #[derive(Clone)]
 struct FlowData {
     flow: kernel::Flow,
@@ -95,8 +96,8 @@ struct FlowData {
     records: kernel::Records,
     /// One of the values `kernel::NOT_REDIRECTED` to `kernel::PREVIOUSLY_REDIRECTED_BY_SELF`.
     state: u32,
-    /// The executable's path, then the names of the chain's services, each ended by a NUL byte; then the
-    /// context.
+    /// The executable's path, then the names of the chain's services, each ended by a NUL byte;
+    /// then the context.
     strings_and_context: Box<[u8]>,
     /// Length of the context in bytes; `None` if the filter gave no context.
     context_length: Option<usize>,
@@ -124,7 +125,8 @@ impl FlowData {
         }
     }
 
-    /// The executable's path, then the names of the chain's services. Parts of the context may follow.
+    /// The executable's path, then the names of the chain's services. Parts of the context may
+    /// follow.
     fn strings(&self) -> impl Iterator<Item = &[u8]> {
         self.strings_and_context.split(|byte| *byte == 0)
     }
@@ -151,10 +153,11 @@ fn query_error(source: io::Error) -> Error {
 
 /// A redirected connection, or one UDP conversation of a client's socket with one destination.
 ///
-/// It describes where the client wanted to go ([`original_destination`](Self::original_destination)), which
-/// program the client is ([`program`](Self::program)), and which services have already seen the connection
-/// ([`chain`](Self::chain)). With [`connect`](Self::connect) the proxy connects to the original destination.
-/// The data is that of `struct sidetrack_info` in bpf/sidetrack.h.
+/// It describes where the client wanted to go
+/// ([`original_destination`](Self::original_destination)), which program the client is
+/// ([`program`](Self::program)), and which services have already seen the connection
+/// ([`chain`](Self::chain)). With [`connect`](Self::connect) the proxy connects to the original
+/// destination. The data is that of `struct sidetrack_info` in bpf/sidetrack.h.
 #[derive(Clone)]
 pub struct Flow {
     data: Box<FlowData>,
@@ -162,14 +165,15 @@ pub struct Flow {
 
 /// The redirect records of a flow: an opaque token of 32 bytes.
 ///
-/// A proxy sets them on the outgoing socket ([`set_records`](crate::set_records)), which links that socket
-/// to the flow. They are valid while a socket of the flow is open, and for 60 seconds after that. The
-/// bytes are a credential: `Debug` does not print them (docs/wfp.md, 1.7; docs/proxies.md).
+/// A proxy sets them on the outgoing socket ([`set_records`](crate::set_records)), which links that
+/// socket to the flow. They are valid while a socket of the flow is open, and for 60 seconds after
+/// that. The bytes are a credential: `Debug` does not print them (docs/wfp.md, 1.7;
+/// docs/proxies.md).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Records(pub(crate) kernel::Records);
 
-/// The redirect state of a connection as seen by this service: FWPS_CONNECTION_REDIRECT_STATE of WFP
-/// (docs/wfp.md, 3.2).
+/// The redirect state of a connection as seen by this service: FWPS_CONNECTION_REDIRECT_STATE of
+/// WFP (docs/wfp.md, 3.2.1 to 3.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// No service redirected the connection.
@@ -182,15 +186,15 @@ pub enum State {
     PreviouslyRedirectedBySelf,
 }
 
-/// The program that opened the first connection of the chain (the original program; in WFP the field
-/// ALE_ORIGINAL_APP_ID).
+/// The program that opened the first connection of the chain (the original program; in WFP the
+/// field ALE_ORIGINAL_APP_ID).
 ///
 /// All values are those at the time of the program's connect.
 #[derive(Clone, Copy, Debug)]
 pub struct Program<'a> {
-    /// Path of the executable, as the kernel saw it. Of a path longer than 247 bytes it is the last 247
-    /// bytes. Empty if the kernel side no longer remembers it: it keeps the paths of the 4,096 most
-    /// recently used executables.
+    /// Path of the executable, as the kernel saw it. Of a path longer than 247 bytes it is the last
+    /// 247 bytes. Empty if the kernel side no longer remembers it: it keeps the paths of the 4,096
+    /// most recently used executables.
     pub executable: &'a Path,
     /// Name of the task (`/proc/PID/comm`), at most 15 bytes.
     pub comm: Comm<'a>,
@@ -221,8 +225,8 @@ impl Flow {
         address::socket_address(flow.local_addr, flow.local_port)
     }
 
-    /// The address to which the kernel redirected the connection: the local address of the accepted socket.
-    /// For UDP it is the address at which the flow's datagrams arrive.
+    /// The address to which the kernel redirected the connection: the local address of the accepted
+    /// socket. For UDP it is the address at which the flow's datagrams arrive.
     pub fn own_address(&self) -> SocketAddr {
         self.data.target
     }
@@ -261,8 +265,8 @@ impl Flow {
         Records(self.data.records)
     }
 
-    /// The redirect state. It is always [`State::RedirectedBySelf`] on an accepted socket; the method exists
-    /// for code that was ported from Windows.
+    /// The redirect state. It is always [`State::RedirectedBySelf`] on an accepted socket; the
+    /// method exists for code that was ported from Windows.
     pub fn state(&self) -> State {
         match self.data.state {
             kernel::REDIRECTED_BY_SELF => State::RedirectedBySelf,
@@ -272,8 +276,8 @@ impl Flow {
         }
     }
 
-    /// The names of the services that have seen the connection, in order. The last one is this service. At
-    /// most 16; a name that is not UTF-8 is returned as "?".
+    /// The names of the services that have seen the connection, in order. The last one is this
+    /// service. At most 16; a name that is not UTF-8 is returned as "?".
     pub fn chain(&self) -> impl ExactSizeIterator<Item = &str> {
         let length = usize::from(self.data.flow.chain_length).min(kernel::CHAIN_MAX);
         let mut names = self.data.strings().skip(1);
@@ -298,9 +302,9 @@ impl Flow {
         self.data.flow.filter_id
     }
 
-    /// Index of the interface to which the program had bound its socket (SO_BINDTODEVICE). `None` if it was
-    /// not bound. The kernel side removed the binding to redirect the connection; a proxy that wants the
-    /// same interface binds the outgoing socket to it.
+    /// Index of the interface to which the program had bound its socket (SO_BINDTODEVICE). `None`
+    /// if it was not bound. The kernel side removed the binding to redirect the connection; a proxy
+    /// that wants the same interface binds the outgoing socket to it.
     pub fn bound_interface(&self) -> Option<u32> {
         match self.data.flow.bound_ifindex {
             0 => None,
@@ -321,15 +325,15 @@ impl Flow {
     /// - [`Error::SelfConnect`] if the destination is this proxy's own listener.
     /// - [`Error::BadRecords`] if the flow ended more than 60 seconds ago.
     /// - [`Error::NoEngine`] if the engine is no longer attached.
-    /// - [`Error::System`] if creating or connecting the socket failed. Besides the usual causes, connect
-    ///   fails with EACCES if a filter blocks it, with ECONNREFUSED if the next service is absent, and with
-    ///   ELOOP after 16 services (docs/proxies.md, Errors).
+    /// - [`Error::System`] if creating or connecting the socket failed. Besides the usual causes,
+    ///   connect fails with EACCES if a filter blocks it, with ECONNREFUSED if the next service is
+    ///   absent, and with ELOOP after 16 services (docs/proxies.md, Errors).
     pub fn connect(&self) -> Result<TcpStream, Error> {
         self.connect_to(self.original_destination())
     }
 
-    /// Connects to another destination instead, with the records set. Blocks until connected. Errors are
-    /// those of [`connect`](Self::connect).
+    /// Connects to another destination instead, with the records set. Blocks until connected.
+    /// Errors are those of [`connect`](Self::connect).
     pub fn connect_to(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
         let socket = self.outgoing(destination)?;
         socket
@@ -341,8 +345,8 @@ impl Flow {
     /// Starts to connect to the original destination with the records set, and does not wait.
     ///
     /// The returned stream is non-blocking. It is connected as soon as it is writable and
-    /// [`TcpStream::take_error`] returns `None`. Errors are those of [`connect`](Self::connect), as far as
-    /// they are known immediately.
+    /// [`TcpStream::take_error`] returns `None`. Errors are those of [`connect`](Self::connect), as
+    /// far as they are known immediately.
     pub fn connect_nonblocking(&self) -> Result<TcpStream, Error> {
         self.connect_to_nonblocking(self.original_destination())
     }
@@ -366,8 +370,8 @@ impl Records {
         zerocopy::transmute!(self.0)
     }
 
-    /// The token with these bytes. They are not checked here; [`set_records`](crate::set_records) fails if
-    /// they are not valid.
+    /// The token with these bytes. They are not checked here; [`set_records`](crate::set_records)
+    /// fails if they are not valid.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(zerocopy::transmute!(bytes))
     }

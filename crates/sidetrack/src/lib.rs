@@ -1,7 +1,7 @@
 //! The Sidetrack SDK: the library for programs that receive redirected connections.
 //!
-//! Sidetrack redirects connections of programs to a local *service*: a proxy with a listening socket.
-//! A proxy that uses this crate
+//! Sidetrack redirects connections of programs to a local *service*: a proxy with a listening
+//! socket. A proxy that uses this crate
 //!
 //! 1. listens for its service ([`Listener::bind`]),
 //! 2. accepts a connection together with its [`Flow`]: the original destination, the program that
@@ -10,8 +10,8 @@
 //!    ([`Flow::connect`]), and
 //! 4. copies bytes between the two sockets.
 //!
-//! The records link the outgoing connection to the flow. By them the kernel redirects the connection
-//! to the next service of the chain, and never to the same service twice.
+//! The records link the outgoing connection to the flow. With them, the kernel side redirects the
+//! outgoing connection to the next service of the chain, and never to the same service twice.
 //!
 //! # Example
 //!
@@ -36,8 +36,8 @@
 //!
 //! # How the parts work together
 //!
-//! Each step of a proxy uses one socket option of the level `SOL_SIDETRACK`. The options are described
-//! in docs/proxies.md, their values in bpf/sidetrack.h.
+//! Each step of a proxy uses one socket option of the level `SOL_SIDETRACK`. The options are
+//! described in docs/proxies.md, their values in bpf/sidetrack.h.
 //!
 //! ```text
 //! Service::from_env ── Listener::bind ── accept ── Flow ── connect / outgoing
@@ -50,8 +50,8 @@
 //! # Requirements
 //!
 //! The listener must be created in a cgroup to which the engine has attached its service side.
-//! `sidetrack run --via exec:…` starts proxies in such a cgroup; a registration with the daemon makes
-//! the proxy's own cgroup one. No privilege and no libbpf are needed, with one exception:
+//! `sidetrack run --via exec:…` starts proxies in such a cgroup; a registration with the daemon
+//! makes the proxy's own cgroup one. No privilege and no libbpf are needed, with one exception:
 //! [`DatagramListener::report`] needs CAP_NET_RAW.
 //!
 //! # Modules and features

@@ -15,8 +15,8 @@ const BACKLOG: i32 = 4096;
 
 /// The TCP listeners of a service: one for IPv4 and, where the host has IPv6, one for IPv6.
 ///
-/// [`accept`](Self::accept) blocks. [`sockets`](Self::sockets) and [`try_accept`](Self::try_accept) are
-/// for an event loop, and [`crate::tokio::Listener`] is for async programs.
+/// [`accept`](Self::accept) blocks. [`sockets`](Self::sockets) and [`try_accept`](Self::try_accept)
+/// are for an event loop, and [`crate::tokio::Listener`] is for async programs.
 pub struct Listener {
     /// IPv4 first. Non-blocking.
     pub(crate) sockets: Vec<TcpListener>,
@@ -34,9 +34,10 @@ pub struct Connection {
 impl Listener {
     /// Opens the listeners of `service` on free ports, and marks them with the option LISTEN.
     ///
-    /// The listeners accept no connection from other hosts. The IPv4 listener is bound to the wildcard
-    /// address and to the device `lo`, so that it accepts connections to every loopback address; the
-    /// IPv6 listener is bound to `::1`. If the host has no IPv6, there is no IPv6 listener.
+    /// The listeners accept no connection from other hosts. The IPv4 listener is bound to the
+    /// wildcard address and to the device `lo`, so that it accepts connections to every loopback
+    /// address; the IPv6 listener is bound to `::1`. If the host has no IPv6, there is no IPv6
+    /// listener.
     ///
     /// # Errors
     ///
@@ -60,8 +61,9 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`Error::System`] if `poll` or `accept` failed; most causes are temporary, for example EMFILE.
-    /// Otherwise the errors of [`query`], for example [`Error::NoEngine`] after the engine was removed.
+    /// [`Error::System`] if `poll` or `accept` failed; most causes are temporary, for example
+    /// EMFILE. Otherwise the errors of [`query`], for example [`Error::NoEngine`] after the engine
+    /// was removed.
     pub fn accept(&self) -> Result<Connection, Error> {
         loop {
             let ready = sys::wait_readable(&self.sockets)
@@ -76,8 +78,8 @@ impl Listener {
     /// Accepts a connection without blocking, from the socket at index `socket` of
     /// [`sockets`](Self::sockets). The returned stream is non-blocking.
     ///
-    /// Returns `None` if no connection is waiting, or if the accepted one was not redirected to this
-    /// service; that one is closed and counted in [`refused`](Self::refused).
+    /// Returns `None` if no connection is waiting, or if the accepted one was not redirected to
+    /// this service; that one is closed and counted in [`refused`](Self::refused).
     ///
     /// # Errors
     ///
@@ -89,8 +91,8 @@ impl Listener {
         self.handle_accepted(sys::accept_nonblocking(listener.as_fd()))
     }
 
-    /// The listening sockets, IPv4 first. They are non-blocking. Use them to wait for connections, and to
-    /// set socket options that accepted sockets inherit.
+    /// The listening sockets, IPv4 first. They are non-blocking. Use them to wait for connections,
+    /// and to set socket options that accepted sockets inherit.
     pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.sockets.iter().map(AsFd::as_fd)
     }
@@ -109,8 +111,8 @@ impl Listener {
         Ok(flow.map(|flow| Connection { stream, flow }))
     }
 
-    /// Queries the flow of an accepted socket. Returns `None`, and counts the connection, if it was not
-    /// redirected to this service.
+    /// Queries the flow of an accepted socket. Returns `None`, and counts the connection, if it was
+    /// not redirected to this service.
     pub(crate) fn query_accepted(&self, stream: impl AsFd) -> Result<Option<Flow>, Error> {
         match query(stream) {
             Ok(flow) => Ok(Some(flow)),
@@ -137,8 +139,8 @@ fn listen(service: &Service, address: SocketAddr) -> Result<TcpListener, Error> 
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
         .map_err(Error::system("create the listener's socket"))?;
-    // The IPv6 listener is not bound to `lo`: it would find no route for replies to a client whose socket
-    // is bound to an address of another device.
+    // The IPv6 listener is not bound to `lo`: it would find no route for replies to a client whose
+    // socket is bound to an address of another device.
     if address.is_ipv4() {
         socket
             .bind_device(Some(b"lo"))

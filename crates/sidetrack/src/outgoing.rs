@@ -13,13 +13,13 @@ use crate::{Error, Flow, Records, sys};
 /// Sets the redirect records on a new, unconnected socket, which links the socket to their flow
 /// (SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS; docs/wfp.md, 1.7).
 ///
-/// [`Flow::connect`] and [`Flow::outgoing`] set the records by themselves. Use this function for a socket
-/// that another library creates.
+/// [`Flow::connect`] and [`Flow::outgoing`] set the records by themselves. Use this function for a
+/// socket that another library creates.
 ///
 /// # Errors
 ///
-/// A failure is final. Do not connect the socket: the kernel would refuse the connect, or, where no engine
-/// enforces that, the connection could be redirected to this proxy again and loop.
+/// A failure is final. Do not connect the socket: the kernel would refuse the connect, or, where no
+/// engine enforces that, the connection could be redirected to this proxy again and loop.
 ///
 /// - [`Error::AlreadyConnected`] if the socket is connected.
 /// - [`Error::BadRecords`] if the records are not valid, or no longer.
@@ -65,8 +65,8 @@ impl Flow {
         self.outgoing_socket(destination, Type::STREAM, Protocol::TCP)
     }
 
-    /// Creates a UDP socket for `destination` with the records set, not yet connected. Errors are those of
-    /// [`outgoing`](Self::outgoing).
+    /// Creates a UDP socket for `destination` with the records set, not yet connected. Errors are
+    /// those of [`outgoing`](Self::outgoing).
     pub fn outgoing_datagrams(&self, destination: SocketAddr) -> Result<Socket, Error> {
         self.outgoing_socket(destination, Type::DGRAM, Protocol::UDP)
     }
@@ -78,13 +78,14 @@ impl Flow {
 
     /// Connects a new UDP socket to the flow's original destination, with the records set.
     ///
-    /// Open one socket for each flow, so that answers can be assigned to their flow. Errors are those of
-    /// [`connect`](Self::connect).
+    /// Open one socket for each flow, so that answers can be assigned to their flow. Errors are
+    /// those of [`connect`](Self::connect).
     pub fn connect_datagrams(&self) -> Result<UdpSocket, Error> {
         self.connect_datagrams_with(Type::DGRAM)
     }
 
-    /// As [`connect_datagrams`](Self::connect_datagrams), but the socket is non-blocking from its creation.
+    /// As [`connect_datagrams`](Self::connect_datagrams), but the socket is non-blocking from its
+    /// creation.
     pub fn connect_datagrams_nonblocking(&self) -> Result<UdpSocket, Error> {
         self.connect_datagrams_with(Type::DGRAM.nonblocking())
     }
@@ -117,8 +118,9 @@ impl Flow {
         Ok(socket)
     }
 
-    /// Whether `destination` is the listener that accepted this flow. A listener of this crate accepts
-    /// connections to every loopback address, so among loopback addresses only the port is compared.
+    /// Whether `destination` is the listener that accepted this flow. A listener of this crate
+    /// accepts connections to every loopback address, so among loopback addresses only the port is
+    /// compared.
     fn is_own_listener(&self, destination: SocketAddr) -> bool {
         let own = self.own_address();
         destination.port() == own.port()

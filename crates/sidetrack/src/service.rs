@@ -8,16 +8,16 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Error;
 
-/// Name of the environment variable that holds the credentials of the service: the value of the option
-/// LISTEN as 64 hexadecimal digits. `sidetrack run --via exec:…` sets it.
+/// Name of the environment variable that holds the credentials of the service: the value of the
+/// option LISTEN as 64 hexadecimal digits. `sidetrack run --via exec:…` sets it.
 pub const LISTEN_VARIABLE: &str = "SIDETRACK_LISTEN";
 /// Name of the environment variable that holds the name of the service. `sidetrack run` sets it.
 pub const NAME_VARIABLE: &str = "SIDETRACK_NAME";
 
 /// The credentials of one service, for its listeners of TCP and UDP, IPv4 and IPv6.
 ///
-/// A service is a redirect target with a name. In WFP it is a redirect handle (docs/wfp.md, 3.1). The
-/// credentials are the value of the option LISTEN, 32 bytes (`struct sidetrack_listen` in
+/// A service is a redirect target with a name. In WFP it is a redirect handle (docs/wfp.md, 3.1).
+/// The credentials are the value of the option LISTEN, 32 bytes (`struct sidetrack_listen` in
 /// bpf/sidetrack.h). `Debug` does not print the secret in them.
 #[derive(Clone)]
 pub struct Service {
@@ -29,8 +29,8 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`Error::NoCredentials`] if the variable is not set, [`Error::BadCredentials`] if it does not hold 64
-    /// hexadecimal digits.
+    /// [`Error::NoCredentials`] if the variable is not set, [`Error::BadCredentials`] if it does
+    /// not hold 64 hexadecimal digits.
     pub fn from_env() -> Result<Self, Error> {
         let text = env::var(LISTEN_VARIABLE).map_err(|_| Error::NoCredentials(LISTEN_VARIABLE))?;
         Self::from_hex(&text).ok_or(Error::BadCredentials(LISTEN_VARIABLE))
@@ -50,8 +50,8 @@ impl Service {
         })
     }
 
-    /// Takes credentials as the bytes of the option LISTEN, as the daemon returns them. `None` if they are
-    /// not 32 bytes.
+    /// Takes credentials as the bytes of the option LISTEN, as the daemon returns them. `None` if
+    /// they are not 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             listen: Listen::read_from_bytes(bytes).ok()?,

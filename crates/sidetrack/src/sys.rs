@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use sidetrack_abi::kernel::{INFO, SOL_SIDETRACK};
 
-/// Largest option buffer that an eBPF program can see, and therefore the longest possible answer, in bytes.
+/// Largest option buffer that an eBPF program can see, and therefore the longest possible answer,
+/// in bytes.
 const OPTION_SIZE_MAX: usize = 4096;
 /// Buffer size for INFO, in bytes: room for `Info` and a context of 320 bytes. It is smaller than
 /// `OPTION_SIZE_MAX` because most answers are short and the kernel clears the whole buffer first.
@@ -21,8 +22,8 @@ static INFO_SIZE: AtomicUsize = AtomicUsize::new(1344);
 #[repr(align(8))]
 struct Aligned([MaybeUninit<u8>; OPTION_SIZE_MAX]);
 
-/// Gets one of Sidetrack's options and passes the answer to `read` as a borrowed buffer, so that the caller
-/// copies only what it needs.
+/// Gets one of Sidetrack's options and passes the answer to `read` as a borrowed buffer, so that
+/// the caller copies only what it needs.
 pub(crate) fn get_option<T>(
     socket: BorrowedFd<'_>,
     name: i32,
@@ -34,8 +35,8 @@ pub(crate) fn get_option<T>(
         _ => OPTION_SIZE_MAX,
     };
     let mut length = size as libc::socklen_t;
-    // SAFETY: `buffer` is writable for `length` bytes, and `length` is a valid pointer, both for the
-    // call's duration; `socket` is open as it is borrowed.
+    // SAFETY: `buffer` is writable for `length` bytes, and `length` is a valid pointer, both for
+    // the call's duration; `socket` is open as it is borrowed.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -49,7 +50,8 @@ pub(crate) fn get_option<T>(
         return Err(io::Error::last_os_error());
     }
     let length = (length as usize).min(size);
-    // SAFETY: the kernel wrote the first `length` bytes of the buffer, and any bytes are valid as u8.
+    // SAFETY: the kernel wrote the first `length` bytes of the buffer, and any bytes are valid as
+    // u8.
     let filled = unsafe { std::slice::from_raw_parts(buffer.0.as_ptr().cast::<u8>(), length) };
     Ok(read(filled))
 }
@@ -70,7 +72,8 @@ pub(crate) fn set_flag(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Res
 }
 
 fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
-    // SAFETY: `value` is readable for its length during the call; `socket` is open as it is borrowed.
+    // SAFETY: `value` is readable for its length during the call; `socket` is open as it is
+    // borrowed.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -86,14 +89,14 @@ fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Resul
     }
 }
 
-/// Number of datagrams that the kernel dropped because the socket's receive buffer was full. The counter
-/// wraps at 2³².
+/// Number of datagrams that the kernel dropped because the socket's receive buffer was full. The
+/// counter wraps at 2³².
 pub(crate) fn drops(socket: BorrowedFd<'_>) -> u64 {
     const DROPS: usize = 8; // SK_MEMINFO_DROPS of linux/sock_diag.h
     let mut figures = [0_u32; DROPS + 1];
     let mut length = size_of_val(&figures) as libc::socklen_t;
-    // SAFETY: `figures` is writable for `length` bytes, and `length` is a valid pointer, both for the
-    // call's duration; `socket` is open as it is borrowed.
+    // SAFETY: `figures` is writable for `length` bytes, and `length` is a valid pointer, both for
+    // the call's duration; `socket` is open as it is borrowed.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -120,7 +123,7 @@ pub(crate) fn wait_readable(listeners: &[impl AsFd]) -> io::Result<usize> {
         })
         .collect();
     loop {
-        // SAFETY: `polled` is a valid array of its own length for the call's duration.
+        // SAFETY: `polled` is a valid array of this length for the call's duration.
         let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) };
         match polled.iter().position(|one| one.revents != 0) {
             Some(index) if ready > 0 => return Ok(index),
@@ -137,8 +140,8 @@ pub(crate) fn wait_readable(listeners: &[impl AsFd]) -> io::Result<usize> {
 
 /// Accepts a connection with a socket that is non-blocking from its creation.
 pub(crate) fn accept_nonblocking(listener: BorrowedFd<'_>) -> io::Result<TcpStream> {
-    // SAFETY: null pointers are allowed, as the peer's address is not requested; `listener` is open as
-    // it is borrowed.
+    // SAFETY: null pointers are allowed, as the peer's address is not requested; `listener` is open
+    // as it is borrowed.
     let accepted = unsafe {
         libc::accept4(
             listener.as_raw_fd(),
@@ -157,8 +160,8 @@ pub(crate) fn accept_nonblocking(listener: BorrowedFd<'_>) -> io::Result<TcpStre
 /// The current time of CLOCK_MONOTONIC, the clock of `connected_at` in a flow.
 pub(crate) fn monotonic_now() -> Duration {
     let mut now = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: `now` is valid for writing. CLOCK_MONOTONIC exists on every Linux, so the call fills it; it
-    // was zeroed before in any case.
+    // SAFETY: `now` is valid for writing. CLOCK_MONOTONIC exists on every Linux, so the call fills
+    // it; it was zeroed before in any case.
     let now = unsafe {
         libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr());
         now.assume_init()

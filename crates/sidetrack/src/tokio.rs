@@ -1,7 +1,7 @@
 //! The SDK for async programs on a tokio runtime (feature `tokio`).
 //!
-//! The types have the names and the behaviour of those at the crate root, and wait without blocking the
-//! thread. [`Flow::connect_async`] connects to the original destination.
+//! The types have the names and the behaviour of those at the crate root, and wait without blocking
+//! the thread. [`Flow::connect_async`] connects to the original destination.
 //!
 //! # Example
 //!
@@ -61,7 +61,8 @@ impl Listener {
         Ok(Self { v4, v6, inner })
     }
 
-    /// Waits for the next redirected connection, as [`crate::Listener::accept`] does, with the same errors.
+    /// Waits for the next redirected connection, as [`crate::Listener::accept`] does, with the same
+    /// errors.
     ///
     /// Cancel safe: if the future is dropped, no accepted connection is lost.
     pub async fn accept(&self) -> Result<(TcpStream, Flow), Error> {
@@ -80,7 +81,8 @@ impl Listener {
         }
     }
 
-    /// The listening sockets, IPv4 first. Use them to set socket options that accepted sockets inherit.
+    /// The listening sockets, IPv4 first. Use them to set socket options that accepted sockets
+    /// inherit.
     pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [Some(&self.v4), self.v6.as_ref()]
             .into_iter()
@@ -96,8 +98,8 @@ impl Listener {
 }
 
 impl Flow {
-    /// Connects to the original destination with the records set, as [`Flow::connect`] does, with the same
-    /// errors. Must be called within a tokio runtime.
+    /// Connects to the original destination with the records set, as [`Flow::connect`] does, with
+    /// the same errors. Must be called within a tokio runtime.
     ///
     /// Cancel safe: if the future is dropped, the socket is closed.
     pub async fn connect_async(&self) -> Result<TcpStream, Error> {
@@ -114,8 +116,8 @@ impl Flow {
     }
 }
 
-/// Waits until a non-blocking connect has ended. Gets the socket's error only if the kernel reports that
-/// there is one, which saves a system call.
+/// Waits until a non-blocking connect has ended. Gets the socket's error only if the kernel reports
+/// that there is one, which saves a system call.
 async fn connected(stream: std::net::TcpStream) -> io::Result<TcpStream> {
     let stream = TcpStream::from_std(stream)?;
     let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;

@@ -1,9 +1,10 @@
-//! The SDK on Windows. It uses the three control codes of the Windows Filtering Platform (docs/wfp.md, 1) and,
-//! for datagrams, control data (docs/wfp.md, 2).
+//! The SDK on Windows. It uses the three control codes of the Windows Filtering Platform
+//! (docs/wfp.md, 1) and, for datagrams, control data (docs/wfp.md, 2).
 //!
-//! The driver that redirects is not part of Sidetrack; this is only the proxy's side. The driver and the proxy
-//! agree on the layout of the redirect context. `windows/context.rs` knows Sidetrack's automatic context and
-//! the layout of Microsoft's samples; `Flow::query_with` takes a function for any other layout.
+//! The driver that redirects is not part of Sidetrack; this is only the proxy's side. The driver
+//! and the proxy agree on the layout of the redirect context. `windows/context.rs` knows
+//! Sidetrack's automatic context and the layout of Microsoft's samples; `Flow::query_with` takes a
+//! function for any other layout.
 
 // On other systems only the platform-independent parts are built, for their tests.
 #![cfg_attr(not(windows), allow(dead_code, unreachable_pub))]

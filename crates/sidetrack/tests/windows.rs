@@ -1,5 +1,5 @@
-//! Tests of the SDK on Windows and under Wine. They issue the real control codes, without a driver that redirects;
-//! Wine does not support the codes.
+//! Tests of the SDK on Windows and under Wine. They issue the real control codes, without a driver
+//! that redirects; Wine does not support the codes.
 #![cfg(windows)]
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -13,8 +13,8 @@ fn connected_pair() -> (TcpStream, TcpStream) {
     (listener.accept().unwrap().0, client)
 }
 
-/// Whether the error says that there is no redirection: Wine answers WSAEOPNOTSUPP, and Windows answers that
-/// nothing is recorded.
+/// Whether the error says that there is no redirection: Wine answers WSAEOPNOTSUPP, and Windows
+/// answers that nothing is recorded.
 fn is_absent(error: &Error) -> bool {
     matches!(error, Error::NoEngine | Error::NotRedirected)
 }

@@ -59,7 +59,8 @@ typedef uintptr_t SOCKET;
 // An unsigned integer as wide as a pointer.
 typedef uintptr_t ULONG_PTR;
 
-// An overlapped operation. The structure and the operation's buffers must exist until the operation has completed.
+// An overlapped operation. The structure and the operation's buffers must exist until the
+// operation has completed.
 typedef struct WSAOVERLAPPED {
   // 259 while the operation is pending, then the operation's error, or 0. Set by the library.
   ULONG_PTR Internal;
@@ -69,12 +70,14 @@ typedef struct WSAOVERLAPPED {
   DWORD Offset;
   // Not used; free for the application.
   DWORD OffsetHigh;
-  // An event of WSACreateEvent, or NULL. Free for the application if there is a completion routine.
+  // An event of WSACreateEvent, or NULL. Free for the application if there is a completion
+  // routine.
   HANDLE hEvent;
 } WSAOVERLAPPED;
 
-// A completion routine. It runs on the thread that started the operation, when that thread is in an alertable wait.
-// Its arguments are the error, the number of bytes, the operation, and flags (0).
+// A completion routine. It runs on the thread that started the operation, when that thread is in
+// an alertable wait. Its arguments are the error, the number of bytes, the operation, and flags
+// (0).
 typedef void (*LPWSAOVERLAPPED_COMPLETION_ROUTINE)(DWORD dwError,
                                                    DWORD cbTransferred,
                                                    struct WSAOVERLAPPED *lpOverlapped,
@@ -197,14 +200,16 @@ typedef struct GUID {
 // Gets the address of WSARecvMsg or WSASendMsg.
 #define SIO_GET_EXTENSION_FUNCTION_POINTER 3355443206
 
-// Socket option and type of control data: the redirect records of datagrams. The same number at IPPROTO_IPV6.
+// Socket option and type of control data: the redirect records of datagrams. The same number at
+// IPPROTO_IPV6.
 #define IP_WFP_REDIRECT_RECORDS 60
 
-// Socket option and type of control data: the redirect context of datagrams. The same number at IPPROTO_IPV6.
+// Socket option and type of control data: the redirect context of datagrams. The same number at
+// IPPROTO_IPV6.
 #define IP_WFP_REDIRECT_CONTEXT 70
 
-// Reading R1 of the contradictory documentation (docs/wfp.md, 1.6), the default: a buffer that is too small gives
-// ERROR_INSUFFICIENT_BUFFER and the needed size.
+// Reading R1 of the contradictory documentation (docs/wfp.md, 1.6), the default: a buffer that is
+// too small gives ERROR_INSUFFICIENT_BUFFER and the needed size.
 #define SIDETRACK_READING_R1 1
 
 // Reading R2: a buffer that is too small gives WSAEINVAL and the size 0.
@@ -303,23 +308,24 @@ typedef struct GUID {
 extern "C" {
 #endif // __cplusplus
 
-// Fills in the id of the calling thread. Returns 0, or SOCKET_ERROR with the error at lpErrno: WSAEFAULT.
-INT WPUOpenCurrentThread(struct WSATHREADID *lpThreadId,
-                         INT *lpErrno);
-
-// Gives a thread id back. It stays valid until its thread ends. Returns 0, or SOCKET_ERROR with the error at lpErrno:
+// Fills in the id of the calling thread. Returns 0, or SOCKET_ERROR with the error at lpErrno:
 // WSAEFAULT.
-INT WPUCloseThread(struct WSATHREADID *lpThreadId,
-                   INT *lpErrno);
+INT WPUOpenCurrentThread(struct WSATHREADID *lpThreadId, INT *lpErrno);
 
-// Queues a function to a thread. It runs when that thread is in an alertable wait. Returns 0, or SOCKET_ERROR with the
-// error at lpErrno: WSAEFAULT for an invalid thread id, WSAENOBUFS if 65,536 functions are queued.
+// Gives a thread id back. It stays valid until its thread ends. Returns 0, or SOCKET_ERROR with
+// the error at lpErrno: WSAEFAULT.
+INT WPUCloseThread(struct WSATHREADID *lpThreadId, INT *lpErrno);
+
+// Queues a function to a thread. It runs when that thread is in an alertable wait. Returns 0, or
+// SOCKET_ERROR with the error at lpErrno: WSAEFAULT for an invalid thread id, WSAENOBUFS if 65,536
+// functions are queued.
 INT WPUQueueApc(struct WSATHREADID *lpThreadId,
                 LPWSAUSERAPC lpfnUserApc,
                 DWORD_PTR dwContext,
                 INT *lpErrno);
 
-// Sets the function that is called while a call of this thread waits. Returns the previous one, or NULL.
+// Sets the function that is called while a call of this thread waits. Returns the previous one, or
+// NULL.
 SIDETRACK_BLOCKING_HOOK WSASetBlockingHook(SIDETRACK_BLOCKING_HOOK lpBlockFunc);
 
 // Removes the blocking hook of this thread.
@@ -328,12 +334,13 @@ INT WSAUnhookBlockingHook(void);
 // Returns whether a call of this thread is waiting. That is true only within the hook.
 BOOL WSAIsBlocking(void);
 
-// Makes the waiting call fail with WSAEINTR. To be called within the hook; error: WSAEINVAL if no call waits.
+// Makes the waiting call fail with WSAEINTR. To be called within the hook; error: WSAEINVAL if no
+// call waits.
 INT WSACancelBlockingCall(void);
 
-// Not part of Windows: sets the credentials of the service that this process belongs to, as 64 hexadecimal digits. Needed
-// if they are not in the environment variable SIDETRACK_LISTEN; to be called before listen. Errors:
-// WSA_INVALID_PARAMETER, WSAEFAULT.
+// Not part of Windows: sets the credentials of the service that this process belongs to, as 64
+// hexadecimal digits. Needed if they are not in the environment variable SIDETRACK_LISTEN; to be
+// called before listen. Errors: WSA_INVALID_PARAMETER, WSAEFAULT.
 INT SidetrackSetCredentials(const char *digits);
 
 // Creates an event that is not set. Returns NULL on failure.
@@ -345,26 +352,25 @@ BOOL WSASetEvent(WSAEVENT hEvent);
 // Resets an event. Returns FALSE on failure: WSA_INVALID_HANDLE.
 BOOL WSAResetEvent(WSAEVENT hEvent);
 
-// Closes an event. A pending operation that has the event does not set it any more. Returns FALSE on failure:
-// WSA_INVALID_HANDLE.
+// Closes an event. A pending operation that has the event does not set it any more. Returns FALSE
+// on failure: WSA_INVALID_HANDLE.
 BOOL WSACloseEvent(WSAEVENT hEvent);
 
-// Waits until one of the events is set, or, with fWaitAll, until all are set. An alertable wait also ends, with
-// WSA_WAIT_IO_COMPLETION, after it has run completion routines of this thread. Errors: WSA_INVALID_HANDLE,
-// WSA_INVALID_PARAMETER (no event, or more than 64), WSAEFAULT.
+// Waits until one of the events is set, or, with fWaitAll, until all are set. An alertable wait
+// also ends, with WSA_WAIT_IO_COMPLETION, after it has run completion routines of this thread.
+// Errors: WSA_INVALID_HANDLE, WSA_INVALID_PARAMETER (no event, or more than 64), WSAEFAULT.
 DWORD WSAWaitForMultipleEvents(DWORD cEvents,
                                const WSAEVENT *lphEvents,
                                BOOL fWaitAll,
                                DWORD dwTimeout,
                                BOOL fAlertable);
 
-// Sleeps for a number of milliseconds, and returns 0. An alertable sleep also ends, with WSA_WAIT_IO_COMPLETION, after it
-// has run completion routines of this thread.
-DWORD SleepEx(DWORD dwMilliseconds,
-              BOOL bAlertable);
+// Sleeps for a number of milliseconds, and returns 0. An alertable sleep also ends, with
+// WSA_WAIT_IO_COMPLETION, after it has run completion routines of this thread.
+DWORD SleepEx(DWORD dwMilliseconds, BOOL bAlertable);
 
-// Executes a control code on a socket. Returns 0, or SOCKET_ERROR with the error in WSAGetLastError. The error
-// WSA_IO_PENDING means that an overlapped operation has started.
+// Executes a control code on a socket. Returns 0, or SOCKET_ERROR with the error in
+// WSAGetLastError. The error WSA_IO_PENDING means that an overlapped operation has started.
 INT WSAIoctl(SOCKET s,
              DWORD dwIoControlCode,
              void *lpvInBuffer,
@@ -375,8 +381,8 @@ INT WSAIoctl(SOCKET s,
              struct WSAOVERLAPPED *lpOverlapped,
              LPWSAOVERLAPPED_COMPLETION_ROUTINE lpCompletionRoutine);
 
-// As WSAIoctl, for service providers: the error is stored at lpErrno, and a completion routine runs on the thread of
-// lpThreadId. The thread id is copied.
+// As WSAIoctl, for service providers: the error is stored at lpErrno, and a completion routine
+// runs on the thread of lpThreadId. The thread id is copied.
 INT WSPIoctl(SOCKET s,
              DWORD dwIoControlCode,
              void *lpvInBuffer,
@@ -389,8 +395,9 @@ INT WSPIoctl(SOCKET s,
              struct WSATHREADID *lpThreadId,
              INT *lpErrno);
 
-// Receives a datagram with its control data. The first datagram of a redirected flow has IP_WFP_REDIRECT_RECORDS and
-// IP_WFP_REDIRECT_CONTEXT, if the socket has the options of these names. Can be overlapped, as WSAIoctl.
+// Receives a datagram with its control data. The first datagram of a redirected flow has
+// IP_WFP_REDIRECT_RECORDS and IP_WFP_REDIRECT_CONTEXT, if the socket has the options of these
+// names. Can be overlapped, as WSAIoctl.
 INT WSARecvMsg(SOCKET s,
                struct WSAMSG *lpMsg,
                DWORD *lpdwNumberOfBytesRecvd,
@@ -409,35 +416,30 @@ INT WSASendMsg(SOCKET s,
 // The sendto of Winsock. A redirected client receives an answer from the address to which it sent.
 INT sidetrack_sendto(SOCKET s, const char *buf, INT len, INT flags, const void *to, INT tolen);
 
-// Gets the result of an overlapped operation. Returns TRUE, or FALSE with the operation's error; WSA_IO_INCOMPLETE if it
-// is pending and fWait is FALSE; WSA_INVALID_PARAMETER if fWait is TRUE and it has a completion routine; or WSAEFAULT. On
-// failure the number of bytes is not written.
+// Gets the result of an overlapped operation. Returns TRUE, or FALSE with the operation's error;
+// WSA_IO_INCOMPLETE if it is pending and fWait is FALSE; WSA_INVALID_PARAMETER if fWait is TRUE
+// and it has a completion routine; or WSAEFAULT. On failure the number of bytes is not written.
 BOOL WSAGetOverlappedResult(SOCKET s,
                             struct WSAOVERLAPPED *lpOverlapped,
                             DWORD *lpcbTransfer,
                             BOOL fWait,
                             DWORD *lpdwFlags);
 
-// Aborts one pending operation of a socket, or all of them if lpOverlapped is NULL. Returns FALSE with
-// WSA_INVALID_PARAMETER if there is none. Wait for the completion before freeing the OVERLAPPED or the buffers.
-BOOL CancelIoEx(SOCKET hFile,
-                struct WSAOVERLAPPED *lpOverlapped);
+// Aborts one pending operation of a socket, or all of them if lpOverlapped is NULL. Returns FALSE
+// with WSA_INVALID_PARAMETER if there is none. Wait for the completion before freeing the
+// OVERLAPPED or the buffers.
+BOOL CancelIoEx(SOCKET hFile, struct WSAOVERLAPPED *lpOverlapped);
 
-// Not part of Windows: returns the number of completions so far for which the OVERLAPPED or the event no longer existed.
-// Each is a mistake of the program.
+// Not part of Windows: returns the number of completions so far for which the OVERLAPPED or the
+// event no longer existed. Each is a mistake of the program.
 DWORD SidetrackMisuses(void);
 
 // Creates a socket with the overlapped attribute.
 SOCKET sidetrack_socket(INT af, INT kind, INT protocol);
 
-// Creates a socket. It has the overlapped attribute only with WSA_FLAG_OVERLAPPED. Flags without a meaning on Linux are
-// ignored; lpProtocolInfo must be NULL.
-SOCKET WSASocketW(INT af,
-                  INT kind,
-                  INT protocol,
-                  void *lpProtocolInfo,
-                  DWORD g,
-                  DWORD dwFlags);
+// Creates a socket. It has the overlapped attribute only with WSA_FLAG_OVERLAPPED. Flags without a
+// meaning on Linux are ignored; lpProtocolInfo must be NULL.
+SOCKET WSASocketW(INT af, INT kind, INT protocol, void *lpProtocolInfo, DWORD g, DWORD dwFlags);
 
 // As WSASocketW.
 SOCKET WSASocketA(INT af, INT kind, INT protocol, void *lpProtocolInfo, DWORD g, DWORD dwFlags);
@@ -445,14 +447,13 @@ SOCKET WSASocketA(INT af, INT kind, INT protocol, void *lpProtocolInfo, DWORD g,
 // Binds the socket to an address.
 INT sidetrack_bind(SOCKET s, const void *name, INT namelen);
 
-// Listens. If the process has the credentials of a service, its first listener of each family becomes the service's.
-INT sidetrack_listen(SOCKET s,
-                     INT backlog);
+// Listens. If the process has the credentials of a service, its first listener of each family
+// becomes the service's.
+INT sidetrack_listen(SOCKET s, INT backlog);
 
-// Accepts a connection. The new socket has the attributes of the listener, and blocks if the listener does.
-SOCKET sidetrack_accept(SOCKET s,
-                        void *addr,
-                        INT *addrlen);
+// Accepts a connection. The new socket has the attributes of the listener, and blocks if the
+// listener does.
+SOCKET sidetrack_accept(SOCKET s, void *addr, INT *addrlen);
 
 // Connects the socket.
 INT sidetrack_connect(SOCKET s, const void *name, INT namelen);
@@ -466,26 +467,20 @@ INT sidetrack_shutdown(SOCKET s, INT how);
 // Receives bytes.
 INT sidetrack_recv(SOCKET s, char *buf, INT len, INT flags);
 
-// Sends bytes. If the peer has closed the connection, the error is WSAESHUTDOWN; there is no signal.
-INT sidetrack_send(SOCKET s,
-                   const char *buf,
-                   INT len,
-                   INT flags);
+// Sends bytes. If the peer has closed the connection, the error is WSAESHUTDOWN; there is no
+// signal.
+INT sidetrack_send(SOCKET s, const char *buf, INT len, INT flags);
 
-// Sets a socket option: an option of Linux, or IP_WFP_REDIRECT_RECORDS or IP_WFP_REDIRECT_CONTEXT. SO_RCVTIMEO and
-// SO_SNDTIMEO may be given as a DWORD of milliseconds.
-INT sidetrack_setsockopt(SOCKET s,
-                         INT level,
-                         INT optname,
-                         const char *optval,
-                         INT optlen);
+// Sets a socket option: an option of Linux, or IP_WFP_REDIRECT_RECORDS or IP_WFP_REDIRECT_CONTEXT.
+// SO_RCVTIMEO and SO_SNDTIMEO may be given as a DWORD of milliseconds.
+INT sidetrack_setsockopt(SOCKET s, INT level, INT optname, const char *optval, INT optlen);
 
 // Executes FIONBIO or FIONREAD.
 INT sidetrack_ioctlsocket(SOCKET s, DWORD cmd, uint32_t *argp);
 
-// Starts the use of the library by this process. Returns 0, or an error: WSAVERNOTSUPPORTED, WSAEFAULT.
-INT WSAStartup(WORD wVersionRequested,
-               struct WSADATA *lpWSAData);
+// Starts the use of the library by this process. Returns 0, or an error: WSAVERNOTSUPPORTED,
+// WSAEFAULT.
+INT WSAStartup(WORD wVersionRequested, struct WSADATA *lpWSAData);
 
 // Ends one start. The last call aborts all pending operations. Error: WSANOTINITIALISED.
 INT WSACleanup(void);
@@ -496,9 +491,9 @@ INT WSAGetLastError(void);
 // Sets the last error of the calling thread.
 void WSASetLastError(INT iError);
 
-// Not part of Windows: sets the answer to a buffer that is too small, SIDETRACK_READING_R1 to SIDETRACK_READING_R3, for the
-// whole process. The first WSAStartup takes it from the environment variable SIDETRACK_WINSOCK_READING. Error:
-// WSA_INVALID_PARAMETER.
+// Not part of Windows: sets the answer to a buffer that is too small, SIDETRACK_READING_R1 to
+// SIDETRACK_READING_R3, for the whole process. The first WSAStartup takes it from the environment
+// variable SIDETRACK_WINSOCK_READING. Error: WSA_INVALID_PARAMETER.
 INT SidetrackSetReading(INT reading);
 
 #ifdef __cplusplus

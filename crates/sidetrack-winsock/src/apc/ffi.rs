@@ -7,7 +7,8 @@ use crate::call;
 use crate::error::{WSAEFAULT, WinsockError, WinsockResult};
 use crate::memory::{self, CallerPointer};
 
-/// Fills in the id of the calling thread. Returns 0, or SOCKET_ERROR with the error at lpErrno: WSAEFAULT.
+/// Fills in the id of the calling thread. Returns 0, or SOCKET_ERROR with the error at lpErrno:
+/// WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn WPUOpenCurrentThread(lpThreadId: *mut WSATHREADID, lpErrno: *mut INT) -> INT {
     with_errno_at(lpErrno, || {
@@ -20,8 +21,8 @@ pub extern "C" fn WPUOpenCurrentThread(lpThreadId: *mut WSATHREADID, lpErrno: *m
     })
 }
 
-/// Gives a thread id back. It stays valid until its thread ends. Returns 0, or SOCKET_ERROR with the error at lpErrno:
-/// WSAEFAULT.
+/// Gives a thread id back. It stays valid until its thread ends. Returns 0, or SOCKET_ERROR with
+/// the error at lpErrno: WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn WPUCloseThread(lpThreadId: *mut WSATHREADID, lpErrno: *mut INT) -> INT {
     with_errno_at(lpErrno, || {
@@ -30,8 +31,9 @@ pub extern "C" fn WPUCloseThread(lpThreadId: *mut WSATHREADID, lpErrno: *mut INT
     })
 }
 
-/// Queues a function to a thread. It runs when that thread is in an alertable wait. Returns 0, or SOCKET_ERROR with the
-/// error at lpErrno: WSAEFAULT for an invalid thread id, WSAENOBUFS if 65,536 functions are queued.
+/// Queues a function to a thread. It runs when that thread is in an alertable wait. Returns 0, or
+/// SOCKET_ERROR with the error at lpErrno: WSAEFAULT for an invalid thread id, WSAENOBUFS if 65,536
+/// functions are queued.
 #[unsafe(no_mangle)]
 pub extern "C" fn WPUQueueApc(
     lpThreadId: *mut WSATHREADID,
@@ -52,7 +54,8 @@ pub extern "C" fn WPUQueueApc(
     })
 }
 
-/// Runs a function that reports its error as service providers do: at a pointer, not as the thread's last error.
+/// Runs a function that reports its error as service providers do: at a pointer, not as the
+/// thread's last error.
 pub(crate) fn with_errno_at(errno: *mut INT, work: impl FnOnce() -> WinsockResult<()>) -> INT {
     let pointer = CallerPointer::new(errno);
     match call::guard(work) {

@@ -6,7 +6,8 @@ use crate::abi::{BOOL, INT, SIDETRACK_BLOCKING_HOOK, SOCKET_ERROR};
 use crate::call;
 use crate::error::{WSAEINVAL, WinsockError};
 
-/// Sets the function that is called while a call of this thread waits. Returns the previous one, or NULL.
+/// Sets the function that is called while a call of this thread waits. Returns the previous one, or
+/// NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSASetBlockingHook(
     lpBlockFunc: SIDETRACK_BLOCKING_HOOK,
@@ -29,7 +30,8 @@ pub extern "C" fn WSAIsBlocking() -> BOOL {
     is_in_hook().into()
 }
 
-/// Makes the waiting call fail with WSAEINTR. To be called within the hook; error: WSAEINVAL if no call waits.
+/// Makes the waiting call fail with WSAEINTR. To be called within the hook; error: WSAEINVAL if no
+/// call waits.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSACancelBlockingCall() -> INT {
     let cancelled = call::guard(|| match is_in_hook() {

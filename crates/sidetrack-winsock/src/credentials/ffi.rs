@@ -11,9 +11,9 @@ use crate::memory::{MemoryRange, copy_in};
 /// Number of hexadecimal digits of the credentials.
 const DIGITS: usize = 64;
 
-/// Not part of Windows: sets the credentials of the service that this process belongs to, as 64 hexadecimal digits. Needed
-/// if they are not in the environment variable SIDETRACK_LISTEN; to be called before listen. Errors:
-/// WSA_INVALID_PARAMETER, WSAEFAULT.
+/// Not part of Windows: sets the credentials of the service that this process belongs to, as 64
+/// hexadecimal digits. Needed if they are not in the environment variable SIDETRACK_LISTEN; to be
+/// called before listen. Errors: WSA_INVALID_PARAMETER, WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn SidetrackSetCredentials(digits: *const c_char) -> INT {
     let set = call::guard_always(|| {

@@ -27,8 +27,8 @@ pub extern "C" fn WSAResetEvent(hEvent: WSAEVENT) -> BOOL {
     bool_result(|| super::reset(hEvent))
 }
 
-/// Closes an event. A pending operation that has the event does not set it any more. Returns FALSE on failure:
-/// WSA_INVALID_HANDLE.
+/// Closes an event. A pending operation that has the event does not set it any more. Returns FALSE
+/// on failure: WSA_INVALID_HANDLE.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSACloseEvent(hEvent: WSAEVENT) -> BOOL {
     bool_result(|| super::close(hEvent))
@@ -38,9 +38,9 @@ fn bool_result(work: impl FnOnce() -> WinsockResult<()>) -> BOOL {
     call::value(FALSE, || work().map(|()| TRUE))
 }
 
-/// Waits until one of the events is set, or, with fWaitAll, until all are set. An alertable wait also ends, with
-/// WSA_WAIT_IO_COMPLETION, after it has run completion routines of this thread. Errors: WSA_INVALID_HANDLE,
-/// WSA_INVALID_PARAMETER (no event, or more than 64), WSAEFAULT.
+/// Waits until one of the events is set, or, with fWaitAll, until all are set. An alertable wait
+/// also ends, with WSA_WAIT_IO_COMPLETION, after it has run completion routines of this thread.
+/// Errors: WSA_INVALID_HANDLE, WSA_INVALID_PARAMETER (no event, or more than 64), WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAWaitForMultipleEvents(
     cEvents: DWORD,
@@ -61,8 +61,8 @@ pub extern "C" fn WSAWaitForMultipleEvents(
     })
 }
 
-/// Sleeps for a number of milliseconds, and returns 0. An alertable sleep also ends, with WSA_WAIT_IO_COMPLETION, after it
-/// has run completion routines of this thread.
+/// Sleeps for a number of milliseconds, and returns 0. An alertable sleep also ends, with
+/// WSA_WAIT_IO_COMPLETION, after it has run completion routines of this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn SleepEx(dwMilliseconds: DWORD, bAlertable: BOOL) -> DWORD {
     let slept = call::guard_always(|| super::sleep(dwMilliseconds, bAlertable != FALSE));

@@ -23,7 +23,8 @@ pub(crate) fn sleep(milliseconds: DWORD, alertable: bool) -> WinsockResult<bool>
     Ok(poll_until(&[], deadline(milliseconds), alertable)? == Some(WSA_WAIT_IO_COMPLETION))
 }
 
-/// Implements WSAWaitForMultipleEvents. Returns the index of the first event that is set, or 0 if `all` are.
+/// Implements WSAWaitForMultipleEvents. Returns the index of the first event that is set, or 0 if
+/// `all` are.
 pub(super) fn wait(
     events: &[HANDLE],
     all: bool,
@@ -68,8 +69,8 @@ fn is_set(eventfd: &OwnedFd) -> bool {
     poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-/// Waits for one of the eventfds. Returns the index of one that is set, WSA_WAIT_IO_COMPLETION after APCs have run, or
-/// `None` at the deadline.
+/// Waits for one of the eventfds. Returns the index of one that is set, WSA_WAIT_IO_COMPLETION
+/// after APCs have run, or `None` at the deadline.
 fn poll_until(
     eventfds: &[&OwnedFd],
     deadline: Option<Instant>,

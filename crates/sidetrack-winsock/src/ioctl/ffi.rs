@@ -12,8 +12,8 @@ use crate::error::{WSAEFAULT, WinsockError};
 use crate::memory::{self, MemoryRange};
 use crate::{apc, call};
 
-/// Executes a control code on a socket. Returns 0, or SOCKET_ERROR with the error in WSAGetLastError. The error
-/// WSA_IO_PENDING means that an overlapped operation has started.
+/// Executes a control code on a socket. Returns 0, or SOCKET_ERROR with the error in
+/// WSAGetLastError. The error WSA_IO_PENDING means that an overlapped operation has started.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAIoctl(
     s: SOCKET,
@@ -39,8 +39,8 @@ pub extern "C" fn WSAIoctl(
     call::value_or_last_error(SOCKET_ERROR, call::guard(|| control.run().map(|()| 0)))
 }
 
-/// As WSAIoctl, for service providers: the error is stored at lpErrno, and a completion routine runs on the thread of
-/// lpThreadId. The thread id is copied.
+/// As WSAIoctl, for service providers: the error is stored at lpErrno, and a completion routine
+/// runs on the thread of lpThreadId. The thread id is copied.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSPIoctl(
     s: SOCKET,
@@ -77,7 +77,8 @@ pub extern "C" fn WSPIoctl(
     })
 }
 
-/// A buffer of the caller. Its provenance is exposed, as the kernel or the library will access it by its address.
+/// A buffer of the caller. Its provenance is exposed, as the kernel or the library will access it
+/// by its address.
 fn range(pointer: *mut c_void, length: DWORD) -> MemoryRange {
     MemoryRange {
         address: pointer.expose_provenance(),

@@ -12,7 +12,8 @@ use super::MemoryRange;
 const PAGE_SIZE: usize = 4096;
 
 thread_local! {
-    /// The lowest address of this thread's stack, and the first address above it. Both are 0 until they are queried.
+    /// The lowest address of this thread's stack, and the first address above it. Both are 0 until
+    /// they are queried.
     static STACK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
@@ -56,13 +57,15 @@ impl<T: Copy> CallerPointer<T> {
     }
 
     pub(crate) fn load(self) -> T {
-        // SAFETY: the address was found writable, and therefore readable, when this value was created. The C caller
-        // keeps the memory until the call, or the operation, is over. All types used here are plain data.
+        // SAFETY: the address was found writable, and therefore readable, when this value was
+        // created. The C caller keeps the memory until the call, or the operation, is over. All
+        // types used here are plain data.
         unsafe { ptr::read_unaligned(self.pointer()) }
     }
 
     pub(crate) fn store(self, value: T) {
-        // SAFETY: the address was found writable when this value was created, and the C caller keeps it, as above.
+        // SAFETY: the address was found writable when this value was created, and the C caller
+        // keeps it, as above.
         unsafe { ptr::write_unaligned(self.pointer(), value) }
     }
 
@@ -77,8 +80,8 @@ pub(crate) fn read<T: Copy>(pointer: *const T) -> Option<T> {
     if pointer.is_null() || !range.is_readable() {
         return None;
     }
-    // SAFETY: the address has just been found readable, and the C caller keeps it for the call. All types used here
-    // are plain data.
+    // SAFETY: the address has just been found readable, and the C caller keeps it for the call. All
+    // types used here are plain data.
     Some(unsafe { ptr::read_unaligned(pointer) })
 }
 
@@ -89,13 +92,14 @@ pub(crate) fn copy_in(range: MemoryRange) -> Option<Vec<u8>> {
     }
     let mut bytes = vec![0; range.length];
     let from = ptr::with_exposed_provenance::<u8>(range.address);
-    // SAFETY: all of the range has just been found readable, and the copy is as long. Nothing is read from an empty
-    // range.
+    // SAFETY: all of the range has just been found readable, and the copy is as long. Nothing is
+    // read from an empty range.
     unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), range.length) };
     Some(bytes)
 }
 
-/// Copies `bytes` to a buffer of the caller. Returns false if the length differs, or if it cannot be written.
+/// Copies `bytes` to a buffer of the caller. Returns false if the length differs, or if it cannot
+/// be written.
 pub(crate) fn copy_out(range: MemoryRange, bytes: &[u8]) -> bool {
     if bytes.len() != range.length || !range.is_writable() {
         return false;
@@ -120,13 +124,13 @@ fn page_size() -> usize {
     })
 }
 
-/// Populates the pages of a range for reading or writing. Their content does not change. Returns false if the pages
-/// cannot be accessed so.
+/// Populates the pages of a range for reading or writing. Their content does not change. Returns
+/// false if the pages cannot be accessed so.
 pub(crate) fn populate(address: usize, length: usize, advice: i32) -> bool {
     let start = address & !(page_size() - 1);
     let pages = ptr::without_provenance_mut(start);
-    // SAFETY: this advice changes nothing that a program can see, except for the time of later accesses. The kernel
-    // refuses pages that are not mapped for that access.
+    // SAFETY: this advice changes nothing that a program can see, except for the time of later
+    // accesses. The kernel refuses pages that are not mapped for that access.
     let result = unsafe { libc::madvise(pages, address + length - start, advice) };
     result == 0
 }
@@ -140,7 +144,8 @@ pub(crate) fn is_mapped(address: usize, length: usize) -> bool {
     result == 0
 }
 
-/// Whether a range is between this function's frame and the top of this thread's stack, where all memory is mapped.
+/// Whether a range is between this function's frame and the top of this thread's stack, where all
+/// memory is mapped.
 pub(crate) fn is_on_own_stack(start: usize, end: usize) -> bool {
     let here = ptr::from_ref(&MaybeUninit::<u8>::uninit()).addr();
     let (low, top) = own_stack();
@@ -153,7 +158,8 @@ fn own_stack() -> (usize, usize) {
     if known.1 != 0 {
         return known;
     }
-    let found = query_own_stack().unwrap_or((usize::MAX, 1)); // if unknown: bounds that contain no address
+    // If they are unknown: bounds that contain no address.
+    let found = query_own_stack().unwrap_or((usize::MAX, 1));
     let _ = STACK.try_with(|stack| stack.set(found));
     found
 }
@@ -162,8 +168,8 @@ fn own_stack() -> (usize, usize) {
 fn query_own_stack() -> Option<(usize, usize)> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let (mut low, mut size) = (ptr::null_mut(), 0);
-    // SAFETY: the attributes are initialised before they are read, and destroyed once. The call writes the other two
-    // values.
+    // SAFETY: the attributes are initialised before they are read, and destroyed once. The call
+    // writes the other two values.
     unsafe {
         if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
             return None;

@@ -15,8 +15,9 @@ use crate::overlapped::{Operation, OverlappedRequest};
 use crate::redirect_query::{self, AttemptError};
 use crate::{call, socket};
 
-/// Receives a datagram with its control data. The first datagram of a redirected flow has IP_WFP_REDIRECT_RECORDS and
-/// IP_WFP_REDIRECT_CONTEXT, if the socket has the options of these names. Can be overlapped, as WSAIoctl.
+/// Receives a datagram with its control data. The first datagram of a redirected flow has
+/// IP_WFP_REDIRECT_RECORDS and IP_WFP_REDIRECT_CONTEXT, if the socket has the options of these
+/// names. Can be overlapped, as WSAIoctl.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSARecvMsg(
     s: SOCKET,

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Largest number of flows in the table of one socket. If it is full, idle flows are removed; if none is idle, all are.
-/// The next datagram of a removed flow has control data again.
+/// Largest number of flows in the table of one socket. If it is full, idle flows are removed; if
+/// none is idle, all are. The next datagram of a removed flow has control data again.
 const FLOWS_MAX: usize = 65_536;
 /// A flow ends after this time without a datagram, as in WFP (docs/wfp.md, 2.4).
 const IDLE: Duration = Duration::from_secs(60);
@@ -31,8 +31,9 @@ struct FlowEntries {
 }
 
 impl FlowTable {
-    /// Notes a datagram. If it is the first of its flow, calls `query` and returns its result. There is only one call of
-    /// `query` at a time, because the option DATAGRAM is state of the socket.
+    /// Notes a datagram. If it is the first of its flow, calls `query` and returns its result.
+    /// There is only one call of `query` at a time, because the option DATAGRAM is state of the
+    /// socket.
     pub(crate) fn note_datagram<T>(
         &self,
         own: IpAddr,

@@ -62,8 +62,8 @@ impl ReceiveCall {
     }
 }
 
-/// Whether a control message is packet info. The library enabled it for its own use, so its loss is not reported to the
-/// caller.
+/// Whether a control message is packet info. The library enabled it for its own use, so its loss is
+/// not reported to the caller.
 fn is_packet_info(item: &ControlMessage) -> bool {
     matches!(
         (item.level, item.kind),

@@ -8,8 +8,8 @@ use crate::error::{WSAEINVAL, WinsockError, WinsockResult};
 use crate::memory::MemoryRange;
 use crate::{ioctl, socket};
 
-/// Sends one datagram. Records in its control data are set on the socket first. A context there is an error, since it
-/// stays with the proxy (docs/wfp.md, 2.3).
+/// Sends one datagram. Records in its control data are set on the socket first. A context there is
+/// an error, since it stays with the proxy (docs/wfp.md, 2.3).
 pub(super) fn send(socket: i32, message: &WSAMSG, flags: i32) -> WinsockResult<DWORD> {
     let given = sys::read_control(MemoryRange::of(
         message.Control.buf,
@@ -30,8 +30,8 @@ pub(super) fn send(socket: i32, message: &WSAMSG, flags: i32) -> WinsockResult<D
     sys::send(socket, message, to, &forwarded, flags)
 }
 
-/// Packet info with the source address of an answer: that of the client's latest flow. `None` if the destination is not
-/// the client of a flow, or if the program itself gave packet info.
+/// Packet info with the source address of an answer: that of the client's latest flow. `None` if
+/// the destination is not the client of a flow, or if the program itself gave packet info.
 fn source(socket: i32, to: Option<SocketAddr>, given: &[ControlMessage]) -> Option<ControlMessage> {
     let flow_table = socket::flow_table(socket)?;
     let from = flow_table.source_for(to?)?;

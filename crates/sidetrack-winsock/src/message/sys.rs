@@ -1,5 +1,5 @@
-//! recvmsg and sendmsg, with buffers of the caller that only the kernel accesses, and with the library's own control
-//! data.
+//! recvmsg and sendmsg, with buffers of the caller that only the kernel accesses, and with the
+//! library's own control data.
 
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -57,7 +57,8 @@ pub(super) fn receive(socket: i32, message: &WSAMSG, flags: i32) -> WinsockResul
     header.msg_namelen = size_of_val(&name) as u32;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = control.0.len();
-    // SAFETY: name and control are local buffers of the given lengths. The kernel writes to the parts, or refuses.
+    // SAFETY: name and control are local buffers of the given lengths. The kernel writes to the
+    // parts, or refuses.
     let length = unsafe { libc::recvmsg(socket, &raw mut header, flags) };
     let length = usize::try_from(length).map_err(|_| last_error())?;
     let control = parse_control(&control.0[..header.msg_controllen.min(KERNEL_CONTROL_SIZE)]);
@@ -94,7 +95,8 @@ pub(super) fn send(
         header.msg_control = control.as_mut_ptr().cast();
         header.msg_controllen = control.len() * size_of::<u64>();
     }
-    // SAFETY: the control data is a local buffer of the given length. Only the kernel reads name and parts, or refuses.
+    // SAFETY: the control data is a local buffer of the given length. Only the kernel reads name
+    // and parts, or refuses.
     let sent = unsafe { libc::sendmsg(socket, &raw const header, flags | libc::MSG_NOSIGNAL) };
     u32::try_from(sent).map_err(|_| last_error())
 }
@@ -175,13 +177,15 @@ pub(super) fn read_name(message: &WSAMSG) -> WinsockResult<Option<SocketAddr>> {
 fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match i32::from(name.ss_family) {
         libc::AF_INET => {
-            // SAFETY: an address of this family is a sockaddr_in, and the storage is aligned for it.
+            // SAFETY: an address of this family is a sockaddr_in, and the storage is aligned for
+            // it.
             let v4 = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
             Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
         }
         libc::AF_INET6 => {
-            // SAFETY: an address of this family is a sockaddr_in6, and the storage is aligned for it.
+            // SAFETY: an address of this family is a sockaddr_in6, and the storage is aligned for
+            // it.
             let v6 = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, 0).into())

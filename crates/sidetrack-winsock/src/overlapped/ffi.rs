@@ -9,9 +9,9 @@ use crate::error::{WSA_INVALID_PARAMETER, WSAEFAULT, WinsockError};
 use crate::memory::CallerPointer;
 use crate::{call, socket};
 
-/// Gets the result of an overlapped operation. Returns TRUE, or FALSE with the operation's error; WSA_IO_INCOMPLETE if it
-/// is pending and fWait is FALSE; WSA_INVALID_PARAMETER if fWait is TRUE and it has a completion routine; or WSAEFAULT. On
-/// failure the number of bytes is not written.
+/// Gets the result of an overlapped operation. Returns TRUE, or FALSE with the operation's error;
+/// WSA_IO_INCOMPLETE if it is pending and fWait is FALSE; WSA_INVALID_PARAMETER if fWait is TRUE
+/// and it has a completion routine; or WSAEFAULT. On failure the number of bytes is not written.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAGetOverlappedResult(
     s: SOCKET,
@@ -32,8 +32,9 @@ pub extern "C" fn WSAGetOverlappedResult(
     })
 }
 
-/// Aborts one pending operation of a socket, or all of them if lpOverlapped is NULL. Returns FALSE with
-/// WSA_INVALID_PARAMETER if there is none. Wait for the completion before freeing the OVERLAPPED or the buffers.
+/// Aborts one pending operation of a socket, or all of them if lpOverlapped is NULL. Returns FALSE
+/// with WSA_INVALID_PARAMETER if there is none. Wait for the completion before freeing the
+/// OVERLAPPED or the buffers.
 #[unsafe(no_mangle)]
 pub extern "C" fn CancelIoEx(hFile: SOCKET, lpOverlapped: *mut WSAOVERLAPPED) -> BOOL {
     call::value(FALSE, || {
@@ -58,8 +59,8 @@ pub extern "C" fn CancelIoEx(hFile: SOCKET, lpOverlapped: *mut WSAOVERLAPPED) ->
     })
 }
 
-/// Not part of Windows: returns the number of completions so far for which the OVERLAPPED or the event no longer existed.
-/// Each is a mistake of the program.
+/// Not part of Windows: returns the number of completions so far for which the OVERLAPPED or the
+/// event no longer existed. Each is a mistake of the program.
 #[unsafe(no_mangle)]
 pub extern "C" fn SidetrackMisuses() -> DWORD {
     MISUSES.load(Ordering::Relaxed)

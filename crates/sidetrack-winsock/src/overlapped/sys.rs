@@ -1,4 +1,5 @@
-//! epoll on the caller's descriptors, signal masks, and the words of an OVERLAPPED that the program may poll.
+//! epoll on the caller's descriptors, signal masks, and the words of an OVERLAPPED that the program
+//! may poll.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,11 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::abi::WSAOVERLAPPED;
 use crate::memory::CallerPointer;
 
-/// Stores the outcome of an operation: first the number of bytes, then the status, which a program may poll.
+/// Stores the outcome of an operation: first the number of bytes, then the status, which a program
+/// may poll.
 pub(super) fn publish(pointer: CallerPointer<WSAOVERLAPPED>, status: usize, bytes: usize) {
     let overlapped = pointer.pointer();
-    // SAFETY: the pointer was found writable and is aligned (`Operation::new`); the C caller keeps it until the
-    // operation is over. Only this function writes the two words, and the header's macro reads them atomically.
+    // SAFETY: the pointer was found writable and is aligned (`Operation::new`); the C caller keeps
+    // it until the operation is over. Only this function writes the two words, and the header's
+    // macro reads them atomically.
     unsafe {
         let bytes_at = AtomicUsize::from_ptr(&raw mut (*overlapped).InternalHigh);
         let status_at = AtomicUsize::from_ptr(&raw mut (*overlapped).Internal);
@@ -32,7 +35,8 @@ pub(super) fn epoll() -> io::Result<OwnedFd> {
     }
 }
 
-/// Watches a socket for its next event. To be called again for the event after that. Fails with errno.
+/// Watches a socket for its next event. To be called again for the event after that. Fails with
+/// errno.
 pub(super) fn watch(epoll: &OwnedFd, socket: i32, events: u32) -> Result<(), i32> {
     match control(epoll, libc::EPOLL_CTL_ADD, socket, events) {
         Err(libc::EEXIST) => control(epoll, libc::EPOLL_CTL_MOD, socket, events),
@@ -71,7 +75,8 @@ pub(super) fn ready_sockets<const N: usize>(epoll: &OwnedFd) -> Vec<i32> {
         .collect()
 }
 
-/// Calls `start` with all signals blocked, so that a thread started in it never handles the program's signals.
+/// Calls `start` with all signals blocked, so that a thread started in it never handles the
+/// program's signals.
 pub(super) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();

@@ -1,4 +1,5 @@
-//! The thread that waits for events of all sockets with pending operations. It starts with the first such operation.
+//! The thread that waits for events of all sockets with pending operations. It starts with the
+//! first such operation.
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -30,7 +31,8 @@ pub(super) fn unwatch(socket: i32) {
     }
 }
 
-/// Starts the thread if it does not run. The caller holds the lock of the table, so it is started only once.
+/// Starts the thread if it does not run. The caller holds the lock of the table, so it is started
+/// only once.
 fn start_once() -> WinsockResult<&'static OwnedFd> {
     if let Some(epoll) = EPOLL.get() {
         return Ok(epoll);

@@ -1,5 +1,6 @@
-//! The C functions for sockets, under Winsock's conventions. In C they have their usual names, which macros of the header
-//! map to these: the functions of libc must stay reachable for other code in the process.
+//! The C functions for sockets, under Winsock's conventions. In C they have their usual names,
+//! which macros of the header map to these: the functions of libc must stay reachable for other
+//! code in the process.
 #![allow(non_snake_case)] // the names are those of the Windows headers
 
 use std::ffi::{c_char, c_void};
@@ -27,8 +28,8 @@ pub extern "C" fn sidetrack_socket(af: INT, kind: INT, protocol: INT) -> SOCKET 
     })
 }
 
-/// Creates a socket. It has the overlapped attribute only with WSA_FLAG_OVERLAPPED. Flags without a meaning on Linux are
-/// ignored; lpProtocolInfo must be NULL.
+/// Creates a socket. It has the overlapped attribute only with WSA_FLAG_OVERLAPPED. Flags without a
+/// meaning on Linux are ignored; lpProtocolInfo must be NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSASocketW(
     af: INT,
@@ -84,7 +85,8 @@ pub extern "C" fn sidetrack_bind(s: SOCKET, name: *const c_void, namelen: INT) -
     })
 }
 
-/// Listens. If the process has the credentials of a service, its first listener of each family becomes the service's.
+/// Listens. If the process has the credentials of a service, its first listener of each family
+/// becomes the service's.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_listen(s: SOCKET, backlog: INT) -> INT {
     call::status(|| {
@@ -99,7 +101,8 @@ pub extern "C" fn sidetrack_listen(s: SOCKET, backlog: INT) -> INT {
     })
 }
 
-/// Accepts a connection. The new socket has the attributes of the listener, and blocks if the listener does.
+/// Accepts a connection. The new socket has the attributes of the listener, and blocks if the
+/// listener does.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_accept(s: SOCKET, addr: *mut c_void, addrlen: *mut INT) -> SOCKET {
     call::value(INVALID_SOCKET, || {
@@ -156,7 +159,8 @@ pub extern "C" fn sidetrack_recv(s: SOCKET, buf: *mut c_char, len: INT, flags: I
     })
 }
 
-/// Sends bytes. If the peer has closed the connection, the error is WSAESHUTDOWN; there is no signal.
+/// Sends bytes. If the peer has closed the connection, the error is WSAESHUTDOWN; there is no
+/// signal.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_send(s: SOCKET, buf: *const c_char, len: INT, flags: INT) -> INT {
     call::value(SOCKET_ERROR, || {
@@ -166,8 +170,8 @@ pub extern "C" fn sidetrack_send(s: SOCKET, buf: *const c_char, len: INT, flags:
     })
 }
 
-/// Sets a socket option: an option of Linux, or IP_WFP_REDIRECT_RECORDS or IP_WFP_REDIRECT_CONTEXT. SO_RCVTIMEO and
-/// SO_SNDTIMEO may be given as a DWORD of milliseconds.
+/// Sets a socket option: an option of Linux, or IP_WFP_REDIRECT_RECORDS or IP_WFP_REDIRECT_CONTEXT.
+/// SO_RCVTIMEO and SO_SNDTIMEO may be given as a DWORD of milliseconds.
 #[unsafe(no_mangle)]
 pub extern "C" fn sidetrack_setsockopt(
     s: SOCKET,

@@ -1,5 +1,5 @@
-//! System calls on the caller's descriptors, which may be anything. They access the caller's memory only through the
-//! kernel, which refuses invalid addresses.
+//! System calls on the caller's descriptors, which may be anything. They access the caller's memory
+//! only through the kernel, which refuses invalid addresses.
 
 use std::io;
 use std::mem;
@@ -23,7 +23,8 @@ pub(super) fn errno() -> i32 {
         .unwrap_or(libc::EIO)
 }
 
-/// Gets one of Sidetrack's options; the kernel writes it at `address`. Returns its length, or errno.
+/// Gets one of Sidetrack's options; the kernel writes it at `address`. Returns its length, or
+/// errno.
 pub(crate) fn get_option(
     socket: i32,
     name: i32,
@@ -31,8 +32,9 @@ pub(crate) fn get_option(
     capacity: usize,
 ) -> Result<usize, i32> {
     let mut length = capacity as libc::socklen_t;
-    // SAFETY: the kernel writes at `address` within `capacity` bytes, which the caller of the C function provided for
-    // that, and refuses an address that is not mapped; `length` is a local variable.
+    // SAFETY: the kernel writes at `address` within `capacity` bytes, which the caller of the C
+    // function provided for that, and refuses an address that is not mapped; `length` is a local
+    // variable.
     let returned = unsafe {
         libc::getsockopt(
             socket,
@@ -47,7 +49,8 @@ pub(crate) fn get_option(
 
 fn get_value<T: Copy>(socket: i32, level: i32, name: i32, mut value: T) -> Result<T, i32> {
     let mut length = size_of::<T>() as libc::socklen_t;
-    // SAFETY: `value` has `length` bytes, and all types used here are integers, or structures of them.
+    // SAFETY: `value` has `length` bytes, and all types used here are integers, or structures of
+    // them.
     let returned = unsafe {
         libc::getsockopt(
             socket,
@@ -71,7 +74,8 @@ pub(crate) fn set_value(socket: i32, level: i32, name: i32, value: &[u8]) -> Res
     )
 }
 
-/// Sets a socket option to a value in the caller's memory, which only the kernel reads. Fails with errno.
+/// Sets a socket option to a value in the caller's memory, which only the kernel reads. Fails with
+/// errno.
 pub(crate) fn set_value_at(
     socket: i32,
     level: i32,
@@ -111,7 +115,8 @@ pub(crate) fn is_ipv4(socket: i32) -> bool {
     get_value(socket, libc::SOL_SOCKET, libc::SO_DOMAIN, 0_i32) == Ok(libc::AF_INET)
 }
 
-/// The cookie of a socket: a number that the kernel never gives to another socket. 0 if it is not a socket.
+/// The cookie of a socket: a number that the kernel never gives to another socket. 0 if it is not a
+/// socket.
 pub(crate) fn cookie(socket: i32) -> u64 {
     get_value(socket, libc::SOL_SOCKET, libc::SO_COOKIE, 0_u64).unwrap_or(0)
 }
@@ -135,8 +140,8 @@ pub(crate) fn is_nonblocking(socket: i32) -> bool {
     flags >= 0 && flags & libc::O_NONBLOCK != 0
 }
 
-/// Waits for one of the events, an error or a hang-up, for at most `timeout` milliseconds; -1 waits without a limit.
-/// Returns whether there is one. Fails with errno.
+/// Waits for one of the events, an error or a hang-up, for at most `timeout` milliseconds; -1 waits
+/// without a limit. Returns whether there is one. Fails with errno.
 pub(crate) fn poll(descriptor: i32, events: i16, timeout: i32) -> Result<bool, i32> {
     let mut polled = libc::pollfd {
         fd: descriptor,

@@ -8,7 +8,8 @@ use crate::call;
 use crate::error::{WSA_INVALID_PARAMETER, WSAEFAULT, WinsockError};
 use crate::memory::CallerPointer;
 
-/// Starts the use of the library by this process. Returns 0, or an error: WSAVERNOTSUPPORTED, WSAEFAULT.
+/// Starts the use of the library by this process. Returns 0, or an error: WSAVERNOTSUPPORTED,
+/// WSAEFAULT.
 #[unsafe(no_mangle)]
 pub extern "C" fn WSAStartup(wVersionRequested: WORD, lpWSAData: *mut WSADATA) -> INT {
     let started = call::guard_always(|| {
@@ -66,9 +67,9 @@ pub extern "C" fn WSASetLastError(iError: INT) {
     call::set_last_error(iError);
 }
 
-/// Not part of Windows: sets the answer to a buffer that is too small, SIDETRACK_READING_R1 to SIDETRACK_READING_R3, for the
-/// whole process. The first WSAStartup takes it from the environment variable SIDETRACK_WINSOCK_READING. Error:
-/// WSA_INVALID_PARAMETER.
+/// Not part of Windows: sets the answer to a buffer that is too small, SIDETRACK_READING_R1 to
+/// SIDETRACK_READING_R3, for the whole process. The first WSAStartup takes it from the environment
+/// variable SIDETRACK_WINSOCK_READING. Error: WSA_INVALID_PARAMETER.
 #[unsafe(no_mangle)]
 pub extern "C" fn SidetrackSetReading(reading: INT) -> INT {
     match super::set_reading(reading) {

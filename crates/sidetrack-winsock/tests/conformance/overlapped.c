@@ -239,7 +239,7 @@ static void CALLBACK nesting(DWORD error, DWORD bytes, WSAOVERLAPPED *overlapped
 }
 
 /*
- * A completion routine waits alertably. Routines of other sockets run within it, those of its own
+ * A completion routine waits alertably. Routines of other sockets run within it, those of the same
  * socket after it.
  */
 static void nested(void)

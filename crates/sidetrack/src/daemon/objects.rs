@@ -27,8 +27,9 @@ impl Objects {
         }
     }
 
-    /// Fills in empty keys and references. The keys are then the same each time the objects are added. The
-    /// service of a filter is filled in later, by [`Self::add_filters`], when its key is known.
+    /// Fills in empty keys and references. The keys are then the same each time the objects are
+    /// added. The service of a filter is filled in later, by [`Self::add_filters`], when its key is
+    /// known.
     pub(super) fn fill_in_defaults(&mut self) {
         let mut provider = Vec::new();
         if let Some(own) = &mut self.provider {
@@ -53,8 +54,8 @@ impl Objects {
         }
     }
 
-    /// Adds all objects except the filters, and registers the service. Objects that a resumed session already
-    /// has stay as they are.
+    /// Adds all objects except the filters, and registers the service. Objects that a resumed
+    /// session already has stay as they are.
     pub(super) async fn register(
         &self,
         client: &mut Client,
@@ -94,8 +95,8 @@ impl Objects {
         Ok(client.register_service(request).await?.into_inner())
     }
 
-    /// Adds the filters; `service` is the key of the registered service. Filters that a resumed session
-    /// already has stay as they are.
+    /// Adds the filters; `service` is the key of the registered service. Filters that a resumed
+    /// session already has stay as they are.
     pub(super) async fn add_filters(
         &self,
         client: &mut Client,
@@ -129,8 +130,8 @@ async fn begin(client: &mut Client, session_id: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ignores the error that an object already exists. Only this registration uses its keys, so the object is
-/// the one that the request would add.
+/// Ignores the error that an object already exists. Only this registration uses its keys, so the
+/// object is the one that the request would add.
 fn accept_existing(result: Result<(), Status>) -> Result<(), Error> {
     match result.map_err(Error::from) {
         Err(Error::Policy(refusal)) if refusal.code == Code::AlreadyExists => Ok(()),

@@ -1,5 +1,5 @@
-//! The task that keeps a registration's session: it opens the session, and resumes or reopens it after the
-//! daemon was restarted.
+//! The task that keeps a registration's session: it opens the session, and resumes or reopens it
+//! after the daemon was restarted.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -40,8 +40,8 @@ pub(super) struct SessionTask {
 }
 
 impl SessionTask {
-    /// Opens the session and passes the result to `opened`. If that succeeded, keeps the session until
-    /// `stopped` resolves.
+    /// Opens the session and passes the result to `opened`. If that succeeded, keeps the session
+    /// until `stopped` resolves.
     pub(super) async fn run(
         mut self,
         opened: impl FnOnce(Result<(), Error>),

@@ -62,8 +62,8 @@ impl Batch {
         self.entries.is_empty()
     }
 
-    /// Receives into the buffers. Returns the index and the metadata of each datagram; the caller passes
-    /// those that were redirected to `add`.
+    /// Receives into the buffers. Returns the index and the metadata of each datagram; the caller
+    /// passes those that were redirected to `add`.
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -104,7 +104,8 @@ impl<'a> Datagram<'a> {
         self.entry.truncated
     }
 
-    /// The flow of the datagram: its original destination, the program, the context and the records.
+    /// The flow of the datagram: its original destination, the program, the context and the
+    /// records.
     pub fn flow(&self) -> &'a Arc<Flow> {
         &self.entry.flow
     }
@@ -122,7 +123,8 @@ impl<'a> Datagram<'a> {
         self.entry.first.then(|| self.entry.flow.records())
     }
 
-    /// The redirect context, for the first datagram of a flow whose filter gave one; `None` otherwise.
+    /// The redirect context, for the first datagram of a flow whose filter gave one; `None`
+    /// otherwise.
     ///
     /// This is how Windows delivers the control data IP_WFP_REDIRECT_CONTEXT (docs/wfp.md, 2.2).
     /// [`Flow::context`] returns it at any time.

@@ -1,5 +1,5 @@
-//! System calls for several datagrams at once, each with the address at which it arrived or from which it is
-//! sent.
+//! System calls for several datagrams at once, each with the address at which it arrived or from
+//! which it is sent.
 
 use std::io;
 use std::mem;
@@ -46,16 +46,16 @@ pub(in crate::datagram) struct ReceiveBuffers {
     controls: Box<[ControlBuffer]>,
     parts: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
-    /// Number of headers to prepare for the next call: twice as many datagrams as the last call received.
-    /// Preparing headers takes time too.
+    /// Number of headers to prepare for the next call: twice as many datagrams as the last call
+    /// received. Preparing headers takes time too.
     expected: usize,
 }
 
 /// Smallest value of `ReceiveBuffers::expected`.
 const EXPECTED_MIN: usize = 4;
 
-// SAFETY: every call sets the pointers in `parts` and `headers` again before it uses them. So no pointer is
-// used after the value was moved, or on another thread than the one that set it.
+// SAFETY: every call sets the pointers in `parts` and `headers` again before it uses them. So no
+// pointer is used after the value was moved, or on another thread than the one that set it.
 unsafe impl Send for ReceiveBuffers {}
 // SAFETY: as above; no method reads a pointer through a shared reference.
 unsafe impl Sync for ReceiveBuffers {}
@@ -75,9 +75,9 @@ impl ReceiveBuffers {
         }
     }
 
-    /// Receives the datagrams that are there, without waiting, and passes their index and metadata to
-    /// `deliver`. A call receives at most one datagram for each `size` bytes of `buffer`, and at most twice as
-    /// many as the last call.
+    /// Receives the datagrams that are there, without waiting, and passes their index and metadata
+    /// to `deliver`. A call receives at most one datagram for each `size` bytes of `buffer`, and at
+    /// most twice as many as the last call.
     ///
     /// A datagram without packet info (`IP_PKTINFO`) is dropped.
     pub(in crate::datagram) fn receive(
@@ -103,8 +103,9 @@ impl ReceiveBuffers {
             header_slot.msg_hdr = header(name, name_length, part_slot, control, CONTROL_SIZE);
             count += 1;
         }
-        // SAFETY: each header points to a name, a control buffer and one part, which are all as long as
-        // the header says, are not moved, and outlive the call; `socket` is open as it is borrowed.
+        // SAFETY: each header points to a name, a control buffer and one part, which are all as
+        // long as the header says, are not moved, and outlive the call; `socket` is open as it is
+        // borrowed.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -154,8 +155,8 @@ const SEGMENTS_MAX: usize = 64;
 /// Largest size of such a buffer in bytes.
 const SEGMENTS_SIZE_MAX: usize = 65_000;
 
-/// Sends datagrams, and returns how many were sent. Consecutive datagrams with the same addresses and length
-/// are sent as one buffer. An error is that of the first datagram.
+/// Sends datagrams, and returns how many were sent. Consecutive datagrams with the same addresses
+/// and length are sent as one buffer. An error is that of the first datagram.
 pub(in crate::datagram) fn send(
     socket: BorrowedFd<'_>,
     messages: &[OutgoingMessage<'_>],
@@ -168,8 +169,8 @@ pub(in crate::datagram) fn send(
         })
         .collect();
     match send_groups(socket, &groups) {
-        // The kernel does not support segmentation, or a segment is longer than the path's MTU. Single
-        // datagrams can be fragmented.
+        // The kernel does not support segmentation, or a segment is longer than the path's MTU.
+        // Single datagrams can be fragmented.
         Err(error) if groups[0].len() > 1 && is_segmentation_error(&error) => {
             send_groups(socket, &messages.chunks(1).collect::<Vec<_>>())
         }
@@ -222,9 +223,9 @@ fn send_groups(socket: BorrowedFd<'_>, groups: &[&[OutgoingMessage<'_>]]) -> io:
             msg_len: 0,
         });
     }
-    // SAFETY: each header points to a name or to none, a control buffer and its own parts, which are all
-    // as long as the header says and outlive the call; the kernel writes to none of them. `socket` is
-    // open as it is borrowed.
+    // SAFETY: each header points to a name or to none, a control buffer and its own parts, which
+    // are all as long as the header says and outlive the call; the kernel writes to none of them.
+    // `socket` is open as it is borrowed.
     let count = unsafe {
         libc::sendmmsg(
             socket.as_raw_fd(),
@@ -237,8 +238,8 @@ fn send_groups(socket: BorrowedFd<'_>, groups: &[&[OutgoingMessage<'_>]]) -> io:
     Ok(groups[..count].iter().map(|group| group.len()).sum())
 }
 
-/// Writes the control data of a group: the source address, if given, and the segment size. Returns its
-/// length in bytes.
+/// Writes the control data of a group: the source address, if given, and the segment size. Returns
+/// its length in bytes.
 fn write_control_data(control: &mut ControlBuffer, group: &[OutgoingMessage<'_>]) -> usize {
     let mut length = match group[0].from {
         Some(from) => write_source(control, from),
@@ -329,8 +330,8 @@ fn write_source(control: &mut ControlBuffer, from: IpAddr) -> usize {
     }
 }
 
-/// Writes one control message behind the first `used` bytes, which must be a multiple of the alignment of
-/// `cmsghdr`. Returns its length in bytes, with padding.
+/// Writes one control message behind the first `used` bytes, which must be a multiple of the
+/// alignment of `cmsghdr`. Returns its length in bytes, with padding.
 fn write_control<T: Copy>(
     control: &mut ControlBuffer,
     used: usize,

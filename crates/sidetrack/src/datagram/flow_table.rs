@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::Flow;
 
-/// Largest number of flows in the table. If it is full, flows without recent datagrams are removed; their
-/// next datagram queries the kernel again.
+/// Largest number of flows in the table. If it is full, flows without recent datagrams are removed;
+/// their next datagram queries the kernel again.
 const FLOWS_MAX: usize = 65_536;
 /// A flow ends after this time without a datagram (docs/wfp.md, 2.4).
 const IDLE: Duration = Duration::from_secs(60);
@@ -30,8 +30,8 @@ struct FlowEntry {
 }
 
 impl FlowTable {
-    /// The flow of a datagram that arrived at `now`. `None` if it is not in the table, or had no datagram for
-    /// the time [`IDLE`].
+    /// The flow of a datagram that arrived at `now`. `None` if it is not in the table, or had no
+    /// datagram for the time [`IDLE`].
     pub(super) fn find(&mut self, key: Key, now: Instant) -> Option<Arc<Flow>> {
         let entry = self.flows.get_mut(&key)?;
         if now.duration_since(entry.seen) >= IDLE {
@@ -58,8 +58,8 @@ impl FlowTable {
         self.flows.remove(&(flow.own_address().ip(), flow.client()));
     }
 
-    /// Removes idle flows. If more than half of the table is left, removes those whose last datagram is older
-    /// than the median.
+    /// Removes idle flows. If more than half of the table is left, removes those whose last
+    /// datagram is older than the median.
     fn make_room(&mut self, now: Instant) {
         self.flows
             .retain(|_, entry| now.duration_since(entry.seen) < IDLE);

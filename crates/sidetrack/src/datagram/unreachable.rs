@@ -1,9 +1,9 @@
 //! ICMP errors for the clients of flows whose datagrams do not arrive.
 //!
-//! The error is an ICMP packet with the original destination as its source, and with one of the client's
-//! datagrams quoted in it. The kernel finds the client's socket by the addresses of the quoted datagram.
-//! These must be the addresses that the kernel knows for the socket, so the quoted datagram is addressed to
-//! the flow's own address.
+//! The error is an ICMP packet with the original destination as its source, and with one of the
+//! client's datagrams quoted in it. The kernel finds the client's socket by the addresses of the
+//! quoted datagram. These must be the addresses that the kernel knows for the socket, so the quoted
+//! datagram is addressed to the flow's own address.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,13 +16,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Flow;
 
-/// Hop limit of the packets: the default of Linux. Packets to this host are not routed.
+/// Hop limit of the packets: the default of Linux. A packet to this host does not lose any.
 const HOPS: u8 = 64;
 /// IPPROTO_RAW: a socket of this protocol sends whole packets and receives none.
 const RAW: i32 = 255;
 
 /// The reason why the datagrams of a flow do not arrive: a code of the ICMP message "destination
-/// unreachable" (RFC 792; RFC 4443, 3.1). See [`DatagramListener::report`](crate::DatagramListener::report).
+/// unreachable" (RFC 792; RFC 4443, 3.1). See
+/// [`DatagramListener::report`](crate::DatagramListener::report).
 ///
 /// Each variant names the error that the client's socket gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +40,8 @@ pub enum Unreachable {
 }
 
 impl Unreachable {
-    /// The reason that corresponds to an error of the outgoing socket. `None` if the error does not concern
-    /// the path to the destination, for example EMSGSIZE.
+    /// The reason that corresponds to an error of the outgoing socket. `None` if the error does not
+    /// concern the path to the destination, for example EMSGSIZE.
     pub fn of(error: &io::Error) -> Option<Self> {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Some(Self::Port),

@@ -14,7 +14,8 @@ use crate::{Batch, Error, Flow, Service, Unreachable};
 #[derive(Debug)]
 pub struct DatagramListener {
     inner: crate::DatagramListener,
-    /// Duplicates of the descriptors of `inner.sockets`, in the same order, registered with the runtime.
+    /// Duplicates of the descriptors of `inner.sockets`, in the same order, registered with the
+    /// runtime.
     async_sockets: Vec<UdpSocket>,
 }
 
@@ -36,8 +37,8 @@ impl DatagramListener {
         })
     }
 
-    /// Waits for datagrams and receives them, as [`crate::DatagramListener::receive`] does, with the same
-    /// errors.
+    /// Waits for datagrams and receives them, as [`crate::DatagramListener::receive`] does, with
+    /// the same errors.
     ///
     /// Cancel safe: if the future is dropped, no received datagram is lost.
     pub async fn receive(&self, batch: &mut Batch) -> Result<(), Error> {
@@ -55,16 +56,16 @@ impl DatagramListener {
         }
     }
 
-    /// Sends an answer, as [`crate::DatagramListener::answer`] does. Waits while the socket's send buffer is
-    /// full.
+    /// Sends an answer, as [`crate::DatagramListener::answer`] does. Waits while the socket's send
+    /// buffer is full.
     ///
     /// Cancel safe: if the future is dropped while it waits, nothing has been sent.
     pub async fn answer(&self, flow: &Flow, payload: &[u8]) -> Result<(), Error> {
         self.answer_all(&[(flow, payload)]).await.map(|_| ())
     }
 
-    /// Sends several answers, as [`crate::DatagramListener::answer_all`] does. Waits until at least one can be
-    /// sent.
+    /// Sends several answers, as [`crate::DatagramListener::answer_all`] does. Waits until at least
+    /// one can be sent.
     ///
     /// Cancel safe: if the future is dropped while it waits, nothing has been sent.
     pub async fn answer_all(&self, answers: &[(&Flow, &[u8])]) -> Result<usize, Error> {
@@ -120,8 +121,8 @@ impl DatagramListener {
         Ok(index)
     }
 
-    /// Calls a non-blocking function of `inner`. Returns `None` if it would block; the runtime then waits for
-    /// the socket's next event.
+    /// Calls a non-blocking function of `inner`. Returns `None` if it would block; the runtime then
+    /// waits for the socket's next event.
     fn attempt<T>(
         &self,
         socket: usize,

@@ -28,8 +28,8 @@ pub(super) fn parse(context: &[u8]) -> Option<ParsedContext> {
     parse_automatic(context).or_else(|| parse_sockaddrs(context))
 }
 
-/// Parses Sidetrack's automatic context (`struct sidetrack_auto_context` in bpf/sidetrack.h). The version, the
-/// size and the address family must match.
+/// Parses Sidetrack's automatic context (`struct sidetrack_auto_context` in bpf/sidetrack.h). The
+/// version, the size and the address family must match.
 fn parse_automatic(context: &[u8]) -> Option<ParsedContext> {
     let parsed = AutoContext::read_from_bytes(context).ok()?;
     let is_ours = parsed.version == ABI_VERSION
@@ -42,8 +42,8 @@ fn parse_automatic(context: &[u8]) -> Option<ParsedContext> {
     })
 }
 
-/// Parses the layout of Microsoft's samples: one or two SOCKADDR_STORAGE, of which the first is the original
-/// destination.
+/// Parses the layout of Microsoft's samples: one or two SOCKADDR_STORAGE, of which the first is the
+/// original destination.
 fn parse_sockaddrs(context: &[u8]) -> Option<ParsedContext> {
     if context.len() != STORAGE && context.len() != 2 * STORAGE {
         return None;

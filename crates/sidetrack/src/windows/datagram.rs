@@ -1,5 +1,5 @@
-//! Redirected datagrams. Records and context arrive as control data of a flow's first datagram (docs/wfp.md,
-//! 2.2).
+//! Redirected datagrams. Records and context arrive as control data of a flow's first datagram
+//! (docs/wfp.md, 2.2).
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -16,28 +16,30 @@ pub struct DatagramListener {
 
 /// A received datagram.
 ///
-/// Only the first datagram of a flow has records and a context, so a proxy keeps a table of flows by sender
-/// (docs/wfp.md, 2.2).
+/// Only the first datagram of a flow has records and a context, so a proxy keeps a table of flows
+/// by sender (docs/wfp.md, 2.2).
 #[derive(Debug)]
 pub struct Datagram {
     /// Length of the payload in bytes.
     pub length: usize,
     /// Address of the client.
     pub from: SocketAddr,
-    /// The redirect records, to be passed to [`send_first`]; `None` if this is not a flow's first datagram.
+    /// The redirect records, to be passed to [`send_first`]; `None` if this is not a flow's first
+    /// datagram.
     pub records: Option<Records>,
-    /// The redirect context, in the driver's layout; `None` if this is not a flow's first datagram, or the
-    /// driver gave none.
+    /// The redirect context, in the driver's layout; `None` if this is not a flow's first datagram,
+    /// or the driver gave none.
     pub context: Option<Box<[u8]>>,
 }
 
 impl DatagramListener {
-    /// Binds to the address that the driver redirects to, and asks for control data with records and context.
+    /// Binds to the address that the driver redirects to, and asks for control data with records
+    /// and context.
     ///
     /// # Errors
     ///
-    /// [`Error::System`] if the address cannot be bound, [`Error::NoEngine`] if the system does not know the
-    /// options IP_WFP_REDIRECT_RECORDS and IP_WFP_REDIRECT_CONTEXT.
+    /// [`Error::System`] if the address cannot be bound, [`Error::NoEngine`] if the system does not
+    /// know the options IP_WFP_REDIRECT_RECORDS and IP_WFP_REDIRECT_CONTEXT.
     pub fn bind(service: &Service) -> Result<Self, Error> {
         let address = service.address();
         let socket = UdpSocket::bind(address).map_err(Error::system("bind the UDP socket"))?;
@@ -51,8 +53,8 @@ impl DatagramListener {
     ///
     /// # Errors
     ///
-    /// [`Error::System`] with the error of WSARecvMsg; for example WSAEMSGSIZE if the payload is longer than
-    /// `buffer`.
+    /// [`Error::System`] with the error of WSARecvMsg; for example WSAEMSGSIZE if the payload is
+    /// longer than `buffer`.
     pub fn receive(&self, buffer: &mut [u8]) -> Result<Datagram, Error> {
         loop {
             let received = sys::receive(&self.socket, buffer).map_err(error_of_code)?;
@@ -90,8 +92,9 @@ impl Datagram {
     }
 }
 
-/// Sends the first datagram of a flow to its destination, with the redirect records as control data. The
-/// flow's other datagrams are sent without (docs/wfp.md, 2.3). Returns the number of bytes sent.
+/// Sends the first datagram of a flow to its destination, with the redirect records as control
+/// data. The flow's other datagrams are sent without (docs/wfp.md, 2.3). Returns the number of
+/// bytes sent.
 ///
 /// # Errors
 ///

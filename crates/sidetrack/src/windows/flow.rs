@@ -27,8 +27,8 @@ pub struct Flow {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Records(Box<[u8]>);
 
-/// The redirect state (docs/wfp.md, 3.2). An accepted socket always has the one state that this enum has;
-/// the type exists so that code for Linux builds on Windows.
+/// The redirect state (docs/wfp.md, 3.2.1 to 3.2.4). An accepted socket always has the one state
+/// that this enum has; the type exists so that code for Linux builds on Windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// This service was the last one to redirect the connection.
@@ -45,7 +45,7 @@ pub struct Program<'a> {
 }
 
 /// Queries the flow of an accepted socket (SIO_QUERY_WFP_CONNECTION_REDIRECT_RECORDS and …_CONTEXT;
-/// docs/wfp.md, 1.3).
+/// docs/wfp.md, 1.3.1).
 ///
 /// # Errors
 ///
@@ -65,11 +65,11 @@ pub fn query(socket: impl AsSocket) -> Result<Flow, Error> {
 ///
 /// # Errors
 ///
-/// A failure is final. Do not connect the socket: the connection could be redirected to this proxy again and
-/// loop.
+/// A failure is final. Do not connect the socket: the connection could be redirected to this proxy
+/// again and loop.
 ///
-/// [`Error::BadRecords`], [`Error::NoEngine`], [`Error::NotTcp`]; or [`Error::System`], with WSAEACCES if the
-/// process has no administrator rights.
+/// [`Error::BadRecords`], [`Error::NoEngine`], [`Error::NotTcp`]; or [`Error::System`], with
+/// WSAEACCES if the process has no administrator rights.
 pub fn set_records(socket: impl AsSocket, records: &Records) -> Result<(), Error> {
     match sys::set_records(&socket, &records.0) {
         0 => Ok(()),
@@ -84,10 +84,11 @@ pub fn set_records(socket: impl AsSocket, records: &Records) -> Result<(), Error
 }
 
 impl Flow {
-    /// Queries the flow as [`query`] does, with a function that parses the driver's own layout of the context.
+    /// Queries the flow as [`query`] does, with a function that parses the driver's own layout of
+    /// the context.
     ///
-    /// The function must check the magic number, the version and the length of the context. If it returns
-    /// `None`, the error is [`Error::UnknownContext`].
+    /// The function must check the magic number, the version and the length of the context. If it
+    /// returns `None`, the error is [`Error::UnknownContext`].
     pub fn query_with(
         socket: impl AsSocket,
         parse: impl FnOnce(&[u8]) -> Option<ParsedContext>,
@@ -134,7 +135,8 @@ impl Flow {
         self.client
     }
 
-    /// The address to which the driver redirected the connection: the local address of the accepted socket.
+    /// The address to which the driver redirected the connection: the local address of the accepted
+    /// socket.
     pub fn own_address(&self) -> SocketAddr {
         self.own
     }
@@ -167,8 +169,8 @@ impl Flow {
     ///
     /// # Errors
     ///
-    /// [`Error::SelfConnect`] if the destination is this proxy's own listener; the errors of [`set_records`];
-    /// [`Error::System`] if creating or connecting the socket failed.
+    /// [`Error::SelfConnect`] if the destination is this proxy's own listener; the errors of
+    /// [`set_records`]; [`Error::System`] if creating or connecting the socket failed.
     pub fn connect(&self) -> Result<TcpStream, Error> {
         self.connect_to(self.original_destination())
     }
@@ -183,8 +185,8 @@ impl Flow {
         Ok(socket.into())
     }
 
-    /// Creates a TCP socket for `destination` with the records set, not yet connected. Errors are those of
-    /// [`connect`](Self::connect), without those of connecting.
+    /// Creates a TCP socket for `destination` with the records set, not yet connected. Errors are
+    /// those of [`connect`](Self::connect), without those of connecting.
     pub fn outgoing(&self, destination: SocketAddr) -> Result<Socket, Error> {
         if self.is_own_listener(destination) {
             return Err(Error::SelfConnect(destination));

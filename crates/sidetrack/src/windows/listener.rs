@@ -9,7 +9,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Flow, Service, query};
 use crate::Error;
 
-/// Length of the accept queue. If it overflows, accepted sockets lose their records (docs/wfp.md, 3.7).
+/// Length of the accept queue. If it overflows, accepted sockets lose their records (docs/wfp.md,
+/// 3.7).
 const BACKLOG: i32 = -1024; // SOMAXCONN_HINT(1024)
 
 /// The TCP listener of a service, at the address that the driver redirects to.
@@ -53,8 +54,8 @@ impl Listener {
 
     /// Waits for the next redirected connection, and returns it with its flow.
     ///
-    /// A connection that was not redirected is closed and counted in [`refused`](Self::refused); the call
-    /// then waits for another one.
+    /// A connection that was not redirected is closed and counted in [`refused`](Self::refused);
+    /// the call then waits for another one.
     ///
     /// # Errors
     ///

@@ -26,7 +26,8 @@ pub(super) struct QueryResult {
     pub(super) bytes: usize,
 }
 
-/// Queries a blob: calls `call` once, and a second time with a larger buffer if the answer may need it.
+/// Queries a blob: calls `call` once, and a second time with a larger buffer if the answer may need
+/// it.
 ///
 /// Errors: [`Error::NotRedirected`] if nothing is recorded, otherwise those of [`error_of_code`].
 pub(super) fn query_until_it_fits(
@@ -48,7 +49,8 @@ pub(super) fn query_until_it_fits(
         };
         let size = match needed > buffer.len() {
             true => needed,
-            false => SIZE_MAX, // too small, or nothing recorded: a call with the largest buffer decides
+            // Too small, or nothing is recorded: a call with the largest buffer decides.
+            false => SIZE_MAX,
         };
         if size > SIZE_MAX || buffer.len() == SIZE_MAX {
             return Err(error_of_code(error));
@@ -75,8 +77,8 @@ pub(super) fn error_of_code(error: i32) -> Error {
 mod tests {
     use super::*;
 
-    /// Queries a simulated provider with `length` bytes that answers as reading R1, R2 or R3 does; 4 is R3 with
-    /// the needed size. Counts the calls.
+    /// Queries a simulated provider with `length` bytes that answers as reading R1, R2 or R3 does;
+    /// 4 is R3 with the needed size. Counts the calls.
     fn provider(length: usize, reading: u8, calls: &mut u32) -> Result<Box<[u8]>, Error> {
         query_until_it_fits(|buffer| {
             *calls += 1;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use crate::Error;
 
-/// Name of the environment variable that holds the address to which the driver redirects, for example
-/// 127.0.0.1:8080.
+/// Name of the environment variable that holds the address to which the driver redirects, for
+/// example 127.0.0.1:8080.
 pub const LISTEN_VARIABLE: &str = "SIDETRACK_LISTEN";
 
 /// A service, identified by the address of its listener.
@@ -20,8 +20,8 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`Error::NoCredentials`] if the variable is not set, [`Error::BadCredentials`] if it does not hold an
-    /// address and a port.
+    /// [`Error::NoCredentials`] if the variable is not set, [`Error::BadCredentials`] if it does
+    /// not hold an address and a port.
     pub fn from_env() -> Result<Self, Error> {
         let text = env::var(LISTEN_VARIABLE).map_err(|_| Error::NoCredentials(LISTEN_VARIABLE))?;
         let address = text

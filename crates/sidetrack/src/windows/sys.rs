@@ -49,8 +49,8 @@ fn raw(socket: &impl AsSocket) -> SOCKET {
 /// Issues one query synchronously.
 pub(super) fn query(socket: &impl AsSocket, code: u32, buffer: &mut [u8]) -> QueryResult {
     let mut bytes = 0;
-    // SAFETY: the buffer is writable for its length, `bytes` is a local variable; the socket is open as it is
-    // borrowed.
+    // SAFETY: the buffer is writable for its length, `bytes` is a local variable; the socket is
+    // open as it is borrowed.
     let result = unsafe {
         WSAIoctl(
             raw(socket),
@@ -70,8 +70,8 @@ pub(super) fn query(socket: &impl AsSocket, code: u32, buffer: &mut [u8]) -> Que
 /// Sets the records on a socket. Returns 0 or the error.
 pub(super) fn set_records(socket: &impl AsSocket, records: &[u8]) -> i32 {
     let mut bytes = 0;
-    // SAFETY: the records are readable for their length; `bytes` is a local variable; the socket is open as it
-    // is borrowed.
+    // SAFETY: the records are readable for their length; `bytes` is a local variable; the socket is
+    // open as it is borrowed.
     let result = unsafe {
         WSAIoctl(
             raw(socket),
@@ -139,8 +139,8 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<ReceivedD
         dwFlags: 0,
     };
     let mut length = 0;
-    // SAFETY: name, part and control data are as long as the message says, and outlive the call, which is
-    // synchronous.
+    // SAFETY: name, part and control data are as long as the message says, and outlive the call,
+    // which is synchronous.
     let result = unsafe {
         function(
             raw(socket),
@@ -163,8 +163,8 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<ReceivedD
     })
 }
 
-/// Sends a datagram, with redirect records if `records` is not empty. Returns the number of bytes, or the
-/// error.
+/// Sends a datagram, with redirect records if `records` is not empty. Returns the number of bytes,
+/// or the error.
 pub(super) fn send(
     socket: &UdpSocket,
     payload: &[u8],
@@ -195,8 +195,8 @@ pub(super) fn send(
         dwFlags: 0,
     };
     let mut sent = 0;
-    // SAFETY: name, part and control data are as long as the message says, and outlive the call, which is
-    // synchronous and writes to none of them.
+    // SAFETY: name, part and control data are as long as the message says, and outlive the call,
+    // which is synchronous and writes to none of them.
     let result = unsafe {
         function(
             raw(socket),
@@ -273,8 +273,8 @@ fn receive_function(socket: &UdpSocket) -> Result<Receive, i32> {
         return Ok(*function);
     }
     let found: LPFN_WSARECVMSG = extension(socket, &WSAID_WSARECVMSG)?;
-    // SAFETY: it is the same function type except for the constness of its first pointer and the name of its
-    // callback type.
+    // SAFETY: it is the same function type except for the constness of its first pointer and the
+    // name of its callback type.
     let found = found.map(|found| unsafe { mem::transmute::<_, Receive>(found) });
     found
         .map(|found| *FUNCTION.get_or_init(|| found))
@@ -298,7 +298,8 @@ fn send_function(socket: &UdpSocket) -> Result<Send, i32> {
 fn extension<F: Default>(socket: &UdpSocket, id: &GUID) -> Result<F, i32> {
     let mut function = F::default();
     let mut bytes = 0;
-    // SAFETY: the id is readable, and `function` is writable for its size: the provider writes one pointer.
+    // SAFETY: the id is readable, and `function` is writable for its size: the provider writes one
+    // pointer.
     let result = unsafe {
         WSAIoctl(
             raw(socket),
