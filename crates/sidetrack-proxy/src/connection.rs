@@ -28,7 +28,7 @@ use socket2::SockRef;
 
 use crate::connections::{Tools, Wait};
 use crate::end::{How, Side};
-use crate::relay::{Direction, Peer, Turn};
+use crate::relay::{Direction, Peer, Progress};
 use crate::rules::{Rules, Verdict};
 use crate::sniff::Seen;
 
@@ -146,13 +146,13 @@ impl<O: Onward> Connection<O> {
     }
 
     /// The first turn.
-    pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
         tools.watch(&self.client, Side::Client)?;
         match self.phase {
             Phase::Sniffing if self.verdict.is_some() => self.connect(tools)?,
             _ => tools.wait_for(Wait::Sniff),
         }
-        Ok(Turn::Waits)
+        Ok(Progress::Waiting)
     }
 
     /// Notes an event of one of its sockets.
@@ -165,13 +165,13 @@ impl<O: Onward> Connection<O> {
     }
 
     /// Goes on as far as that is possible without waiting; an error is its end.
-    pub(crate) fn turn(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    pub(crate) fn advance(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
         let went = match self.phase {
             Phase::Condemned => self.condemned(tools),
             Phase::Sniffing => self.sniffing(tools),
             Phase::Connecting(since) => self.connecting(since, tools),
             Phase::Relaying => self.relaying(tools),
-            Phase::Refusing(ref mut refusal) => refusal.turn(&mut self.client, tools.scratch),
+            Phase::Refusing(ref mut refusal) => refusal.advance(&mut self.client, tools.scratch),
         };
         match went {
             Err(How::Denied) if !matches!(self.phase, Phase::Refusing(_)) => self.refuse(tools),
@@ -180,15 +180,19 @@ impl<O: Onward> Connection<O> {
     }
 
     /// It has waited as long as it wanted to.
-    pub(crate) fn has_waited(&mut self, wait: Wait, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    pub(crate) fn has_waited(
+        &mut self,
+        wait: Wait,
+        tools: &mut Tools<'_>,
+    ) -> Result<Progress, How> {
         match (&self.phase, wait) {
             (Phase::Condemned, Wait::Sniff) => self.refuse(tools),
             (Phase::Sniffing, Wait::Sniff) if self.opening.is_untouched() => {
                 self.connect(tools)?;
-                self.turn(tools)
+                self.advance(tools)
             }
             (Phase::Refusing(_), Wait::Refusal) => Err(How::Denied),
-            _ => Ok(Turn::Waits), // it is further already
+            _ => Ok(Progress::Waiting), // it is further already
         }
     }
 
@@ -229,20 +233,20 @@ impl<O: Onward> Connection<O> {
         (self.onward, carried)
     }
 
-    fn condemned(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    fn condemned(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
         match self.opening.read_on(&mut self.client, tools.scratch) {
-            Ok(()) if !self.opening.is_decided() => Ok(Turn::Waits),
+            Ok(()) if !self.opening.is_decided() => Ok(Progress::Waiting),
             _ => Err(How::Denied),
         }
     }
 
-    fn sniffing(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    fn sniffing(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
         self.opening.read_on(&mut self.client, tools.scratch)?;
         if self.opening.is_decided() {
             self.settle(tools.rules)?;
             self.connect(tools)?;
         }
-        Ok(Turn::Waits)
+        Ok(Progress::Waiting)
     }
 
     /// Decides by what was seen.
@@ -263,7 +267,7 @@ impl<O: Onward> Connection<O> {
         Ok(())
     }
 
-    fn connecting(&mut self, since: Instant, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    fn connecting(&mut self, since: Instant, tools: &mut Tools<'_>) -> Result<Progress, How> {
         let connected = match &self.origin {
             Some(origin) => origin.is_connected().map_err(connect_failed)?,
             None => false,
@@ -274,10 +278,10 @@ impl<O: Onward> Connection<O> {
             return self.relaying(tools);
         }
         self.opening.read_on(&mut self.client, tools.scratch)?;
-        Ok(Turn::Waits)
+        Ok(Progress::Waiting)
     }
 
-    fn relaying(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    fn relaying(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
         let up = self.pump_up(tools)?;
         let down = self.pump_down(tools)?;
         match (self.up.is_over(), self.down.is_over(), &mut self.origin) {
@@ -288,21 +292,21 @@ impl<O: Onward> Connection<O> {
             _ => {}
         }
         match (up, down) {
-            (Turn::Waits, Turn::Waits) => Ok(Turn::Waits),
-            _ => Ok(Turn::More),
+            (Progress::Waiting, Progress::Waiting) => Ok(Progress::Waiting),
+            _ => Ok(Progress::Ready),
         }
     }
 
-    fn pump_up(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    fn pump_up(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
         if self.verdict.is_none() {
             self.opening.read_on(&mut self.client, tools.scratch)?;
             if !self.opening.is_decided() {
-                return Ok(Turn::Waits);
+                return Ok(Progress::Waiting);
             }
             self.settle(tools.rules)?;
         }
         let Some(origin) = &mut self.origin else {
-            return Ok(Turn::Waits);
+            return Ok(Progress::Waiting);
         };
         if self.opening.is_passed_on() {
             (self.up).pump(&mut self.client, origin, tools.scratch, tools.pipes)
@@ -311,14 +315,14 @@ impl<O: Onward> Connection<O> {
         }
     }
 
-    fn pump_down(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    fn pump_down(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
         let Some(origin) = &mut self.origin else {
-            return Ok(Turn::Waits);
+            return Ok(Progress::Waiting);
         };
         (self.down).pump(origin, &mut self.client, tools.scratch, tools.pipes)
     }
 
-    fn refuse(&mut self, tools: &mut Tools<'_>) -> Result<Turn, How> {
+    fn refuse(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
         self.origin = None;
         let rule = self
             .verdict
@@ -330,7 +334,7 @@ impl<O: Onward> Connection<O> {
         };
         self.phase = Phase::Refusing(refusal.ok_or(How::Denied)?);
         tools.wait_for(Wait::Refusal);
-        self.turn(tools)
+        self.advance(tools)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   wait ─┬─ a listener ── accept ── Connection::begin ─┐
-//!         ├─ a socket ──── note ──── Connection::turn ──┼── over ── close, and tell
+//!         ├─ a socket ──── note ──── Connection::advance ──┼── over ── close, and tell
 //!         ├─ a wait that is over ─── has_waited ────────┘
 //!         └─ the stop
 //! ```
@@ -25,7 +25,7 @@ use slab::Slab;
 
 use crate::connection::{Carried, Connection, IDLE_CHECKS, Onward, prepare};
 use crate::end::{How, Side};
-use crate::relay::{COPY_SIZE, Pipes, Turn};
+use crate::relay::{COPY_SIZE, Pipes, Progress};
 use crate::settings::Settings;
 use crate::wait::Waiter;
 
@@ -186,7 +186,7 @@ impl<'a, S: Source> Loop<'a, S> {
             serial,
             is_over: false,
         });
-        self.turn(Place { key, serial }, Connection::begin);
+        self.advance(Place { key, serial }, Connection::begin);
     }
 
     fn note(&mut self, key: usize, of_origin: bool, flags: EventFlags) {
@@ -198,14 +198,14 @@ impl<'a, S: Source> Loop<'a, S> {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.connection.note(side, flags);
             let serial = entry.serial;
-            self.turn(Place { key, serial }, Connection::turn);
+            self.advance(Place { key, serial }, Connection::advance);
         }
     }
 
-    fn turn(
+    fn advance(
         &mut self,
         place: Place,
-        turn: impl FnOnce(&mut Connection<S::Onward>, &mut Tools<'_>) -> Result<Turn, How>,
+        advance: impl FnOnce(&mut Connection<S::Onward>, &mut Tools<'_>) -> Result<Progress, How>,
     ) {
         let entry = self.entries.get_mut(place.key);
         let Some(entry) = entry.filter(|entry| entry.serial == place.serial && !entry.is_over)
@@ -220,10 +220,10 @@ impl<'a, S: Source> Loop<'a, S> {
             waits: &mut self.waits,
             place,
         };
-        match turn(&mut entry.connection, &mut tools) {
-            Ok(Turn::Waits) => {}
-            Ok(Turn::More) if self.again.contains(&place) => {}
-            Ok(Turn::More) => self.again.push(place),
+        match advance(&mut entry.connection, &mut tools) {
+            Ok(Progress::Waiting) => {}
+            Ok(Progress::Ready) if self.again.contains(&place) => {}
+            Ok(Progress::Ready) => self.again.push(place),
             Err(how) => {
                 entry.is_over = true;
                 self.over.push((place.key, how));
@@ -234,7 +234,7 @@ impl<'a, S: Source> Loop<'a, S> {
     /// What had more to do than one turn.
     fn go_on(&mut self) {
         for place in std::mem::take(&mut self.again) {
-            self.turn(place, Connection::turn);
+            self.advance(place, Connection::advance);
         }
     }
 
@@ -244,7 +244,7 @@ impl<'a, S: Source> Loop<'a, S> {
                 && until <= now
             {
                 self.waits[wait as usize].pop_front();
-                self.turn(place, |connection, tools| {
+                self.advance(place, |connection, tools| {
                     connection.has_waited(wait, tools)
                 });
             }

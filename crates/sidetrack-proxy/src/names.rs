@@ -33,7 +33,7 @@ struct Label {
     name: Arc<str>,
     until: Instant,
     /// Its place in `order`.
-    turn: u64,
+    sequence: u64,
 }
 
 impl Names {
@@ -81,13 +81,17 @@ impl Names {
     }
 
     fn put(&mut self, address: IpAddr, name: Arc<str>, until: Instant) {
-        let turn = self.learnt;
+        let sequence = self.learnt;
         self.learnt += 1;
-        let label = Label { name, until, turn };
+        let label = Label {
+            name,
+            until,
+            sequence,
+        };
         if let Some(old) = self.labels.insert(address, label) {
-            self.order.remove(&old.turn);
+            self.order.remove(&old.sequence);
         }
-        self.order.insert(turn, address);
+        self.order.insert(sequence, address);
     }
 
     fn evict(&mut self, now: Instant) {

@@ -20,6 +20,6 @@ mod pipe;
 pub use direction::{CHUNKS_MAX, COPY_SIZE};
 pub use pipe::{PIPE_SIZE, SPARE_MAX};
 
-pub(crate) use direction::{Direction, Turn};
+pub(crate) use direction::{Direction, Progress};
 pub(crate) use peer::Peer;
 pub(crate) use pipe::{Pipes, descriptors, pipes_max};

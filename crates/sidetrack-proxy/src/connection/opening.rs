@@ -4,7 +4,7 @@
 
 use crate::connections::Tools;
 use crate::end::How;
-use crate::relay::{COPY_SIZE, Direction, Peer, Turn};
+use crate::relay::{COPY_SIZE, Direction, Peer, Progress};
 use crate::sniff::{Seen, Sniffed, sniff};
 
 /// Holds at most [`SNIFF_SIZE_MAX`](crate::sniff::SNIFF_SIZE_MAX) bytes and one chunk.
@@ -48,7 +48,7 @@ impl Opening {
         origin: &mut Peer,
         up: &mut Direction,
         tools: &mut Tools<'_>,
-    ) -> Result<Turn, How> {
+    ) -> Result<Progress, How> {
         while up.flush(origin, tools.pipes)? {
             up.pass(&self.bytes[self.taken..], origin)?;
             self.taken = self.bytes.len();
@@ -60,7 +60,7 @@ impl Opening {
                 break;
             }
         }
-        Ok(Turn::Waits)
+        Ok(Progress::Waiting)
     }
 
     /// Whether nothing of it is left to be passed on by [`pass_on`](Self::pass_on).

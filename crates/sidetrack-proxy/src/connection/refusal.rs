@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::end::How;
-use crate::relay::{Peer, Turn};
+use crate::relay::{Peer, Progress};
 use crate::sniff::Seen;
 
 /// How long a denied client may take to read its answer and close, before it is cut off.
@@ -40,10 +40,14 @@ impl Refusal {
 
     /// Tells the client, and reads on to its end: closing with bytes unread would be a reset, which can
     /// overtake the answer.
-    pub(super) fn turn(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<Turn, How> {
+    pub(super) fn advance(
+        &mut self,
+        client: &mut Peer,
+        scratch: &mut [u8],
+    ) -> Result<Progress, How> {
         let told = self.tell(client).and_then(|told| match told {
             true => self.drain(client, scratch),
-            false => Ok(Turn::Waits),
+            false => Ok(Progress::Waiting),
         });
         told.map_err(|_| How::Denied)
     }
@@ -62,7 +66,7 @@ impl Refusal {
         Ok(true)
     }
 
-    fn drain(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<Turn, How> {
+    fn drain(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<Progress, How> {
         while let Some(read) = client.receive(scratch)? {
             if read == 0 {
                 client.end_well(); // else its close is a reset
@@ -70,7 +74,7 @@ impl Refusal {
             }
             self.left = self.left.checked_sub(read).ok_or(How::Denied)?;
         }
-        Ok(Turn::Waits)
+        Ok(Progress::Waiting)
     }
 }
 

@@ -9,13 +9,13 @@ pub const COPY_SIZE: usize = 16 * 1024;
 /// So many chunks of one direction are moved, then it is another connection's turn.
 pub const CHUNKS_MAX: usize = 8;
 
-/// What came of a turn.
+/// How far an advance came, see `Connection::advance`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// It goes on at the next event.
-    Waits,
-    /// It could go on at once; others are first.
-    More,
+pub(crate) enum Progress {
+    /// Nothing more can be done before the next event.
+    Waiting,
+    /// More can be done at once, after the other connections had their share.
+    Ready,
 }
 
 /// Bytes on their way from one peer to the other.
@@ -55,18 +55,18 @@ impl Direction {
         to: &mut Peer,
         scratch: &mut [u8],
         pipes: &mut Pipes,
-    ) -> Result<Turn, How> {
+    ) -> Result<Progress, How> {
         for _ in 0..CHUNKS_MAX {
             if self.is_over || !self.flush(to, pipes)? {
-                return Ok(Turn::Waits);
+                return Ok(Progress::Waiting);
             }
             match self.fetch(from, to, scratch, pipes)? {
-                None => return Ok(Turn::Waits),
+                None => return Ok(Progress::Waiting),
                 Some(0) => self.is_over = true,
                 Some(length) => self.bulky = length >= COPY_SIZE,
             }
         }
-        Ok(Turn::More)
+        Ok(Progress::Ready)
     }
 
     /// Hands over bytes that were read otherwise. Call it only after a [`flush`](Self::flush).
