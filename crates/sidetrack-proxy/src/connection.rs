@@ -26,8 +26,8 @@ use rustix::event::epoll::EventFlags;
 use sidetrack::Flow;
 use socket2::SockRef;
 
+use crate::close_reason::{CloseReason, Side};
 use crate::connections::{Tools, Wait};
-use crate::end::{How, Side};
 use crate::relay::{Direction, Peer, Progress};
 use crate::rules::{Rules, Verdict};
 use crate::sniff::Seen;
@@ -87,7 +87,7 @@ pub struct Ended {
     /// Bytes handed to the client's connection.
     pub bytes_down: u64,
     /// Why it is over.
-    pub how: How,
+    pub reason: CloseReason,
 }
 
 /// Dropping it resets both connections, unless it ended well.
@@ -146,7 +146,7 @@ impl<O: Onward> Connection<O> {
     }
 
     /// The first turn.
-    pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
+    pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
         tools.watch(&self.client, Side::Client)?;
         match self.phase {
             Phase::Sniffing if self.verdict.is_some() => self.connect(tools)?,
@@ -165,7 +165,7 @@ impl<O: Onward> Connection<O> {
     }
 
     /// Goes on as far as that is possible without waiting; an error is its end.
-    pub(crate) fn advance(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
+    pub(crate) fn advance(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
         let went = match self.phase {
             Phase::Condemned => self.condemned(tools),
             Phase::Sniffing => self.sniffing(tools),
@@ -174,7 +174,9 @@ impl<O: Onward> Connection<O> {
             Phase::Refusing(ref mut refusal) => refusal.advance(&mut self.client, tools.scratch),
         };
         match went {
-            Err(How::Denied) if !matches!(self.phase, Phase::Refusing(_)) => self.refuse(tools),
+            Err(CloseReason::Denied) if !matches!(self.phase, Phase::Refusing(_)) => {
+                self.refuse(tools)
+            }
             went => went,
         }
     }
@@ -184,14 +186,14 @@ impl<O: Onward> Connection<O> {
         &mut self,
         wait: Wait,
         tools: &mut Tools<'_>,
-    ) -> Result<Progress, How> {
+    ) -> Result<Progress, CloseReason> {
         match (&self.phase, wait) {
             (Phase::Condemned, Wait::Sniff) => self.refuse(tools),
             (Phase::Sniffing, Wait::Sniff) if self.opening.is_untouched() => {
                 self.connect(tools)?;
                 self.advance(tools)
             }
-            (Phase::Refusing(_), Wait::Refusal) => Err(How::Denied),
+            (Phase::Refusing(_), Wait::Refusal) => Err(CloseReason::Denied),
             _ => Ok(Progress::Waiting), // it is further already
         }
     }
@@ -211,8 +213,8 @@ impl<O: Onward> Connection<O> {
     }
 
     /// Closes both connections, and tells of them.
-    pub(crate) fn end(self, how: How, rules: &Rules) -> (O, Carried) {
-        if how == How::Closed {
+    pub(crate) fn end(self, reason: CloseReason, rules: &Rules) -> (O, Carried) {
+        if reason == CloseReason::Closed {
             self.client.end_well();
             self.origin.iter().for_each(Peer::end_well);
         }
@@ -226,21 +228,21 @@ impl<O: Onward> Connection<O> {
             ended: Ended {
                 bytes_up: self.up.count(),
                 bytes_down: self.down.count(),
-                how,
+                reason,
             },
             seen,
         };
         (self.onward, carried)
     }
 
-    fn condemned(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
+    fn condemned(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
         match self.opening.read_on(&mut self.client, tools.scratch) {
             Ok(()) if !self.opening.is_decided() => Ok(Progress::Waiting),
-            _ => Err(How::Denied),
+            _ => Err(CloseReason::Denied),
         }
     }
 
-    fn sniffing(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
+    fn sniffing(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
         self.opening.read_on(&mut self.client, tools.scratch)?;
         if self.opening.is_decided() {
             self.settle(tools.rules)?;
@@ -250,24 +252,32 @@ impl<O: Onward> Connection<O> {
     }
 
     /// Decides by what was seen.
-    fn settle(&mut self, rules: &Rules) -> Result<(), How> {
+    fn settle(&mut self, rules: &Rules) -> Result<(), CloseReason> {
         let verdict = rules.decide(self.onward.destination(), self.opening.host());
         let denied = verdict.is_deny();
         self.verdict = Some(verdict);
-        if denied { Err(How::Denied) } else { Ok(()) }
+        if denied {
+            Err(CloseReason::Denied)
+        } else {
+            Ok(())
+        }
     }
 
-    fn connect(&mut self, tools: &mut Tools<'_>) -> Result<(), How> {
+    fn connect(&mut self, tools: &mut Tools<'_>) -> Result<(), CloseReason> {
         self.phase = Phase::Connecting(Instant::now());
         let stream = self.onward.connect();
-        let origin = Peer::origin(stream.map_err(|error| How::of_connect(&error))?);
+        let origin = Peer::origin(stream.map_err(|error| CloseReason::from_connect(&error))?);
         reset_on_close(origin.as_fd());
         tools.watch(&origin, Side::Origin)?;
         self.origin = Some(origin);
         Ok(())
     }
 
-    fn connecting(&mut self, since: Instant, tools: &mut Tools<'_>) -> Result<Progress, How> {
+    fn connecting(
+        &mut self,
+        since: Instant,
+        tools: &mut Tools<'_>,
+    ) -> Result<Progress, CloseReason> {
         let connected = match &self.origin {
             Some(origin) => origin.is_connected().map_err(connect_failed)?,
             None => false,
@@ -281,12 +291,12 @@ impl<O: Onward> Connection<O> {
         Ok(Progress::Waiting)
     }
 
-    fn relaying(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
+    fn relaying(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
         let up = self.pump_up(tools)?;
         let down = self.pump_down(tools)?;
         match (self.up.is_over(), self.down.is_over(), &mut self.origin) {
             // Both are closed then, which says the same as the second half-close, and spares a call.
-            (true, true, _) => return Err(How::Closed),
+            (true, true, _) => return Err(CloseReason::Closed),
             (true, false, Some(origin)) => origin.half_close()?,
             (false, true, _) => self.client.half_close()?,
             _ => {}
@@ -297,7 +307,7 @@ impl<O: Onward> Connection<O> {
         }
     }
 
-    fn pump_up(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
+    fn pump_up(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
         if self.verdict.is_none() {
             self.opening.read_on(&mut self.client, tools.scratch)?;
             if !self.opening.is_decided() {
@@ -315,14 +325,14 @@ impl<O: Onward> Connection<O> {
         }
     }
 
-    fn pump_down(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
+    fn pump_down(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
         let Some(origin) = &mut self.origin else {
             return Ok(Progress::Waiting);
         };
         (self.down).pump(origin, &mut self.client, tools.scratch, tools.pipes)
     }
 
-    fn refuse(&mut self, tools: &mut Tools<'_>) -> Result<Progress, How> {
+    fn refuse(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
         self.origin = None;
         let rule = self
             .verdict
@@ -332,7 +342,7 @@ impl<O: Onward> Connection<O> {
             0 => Refusal::new(self.opening.seen(), rule.unwrap_or_default()),
             _ => None, // it would be taken for more of the origin's bytes
         };
-        self.phase = Phase::Refusing(refusal.ok_or(How::Denied)?);
+        self.phase = Phase::Refusing(refusal.ok_or(CloseReason::Denied)?);
         tools.wait_for(Wait::Refusal);
         self.advance(tools)
     }
@@ -350,8 +360,8 @@ fn reset_on_close(socket: BorrowedFd<'_>) {
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO)); // cannot fail on a TCP socket
 }
 
-fn connect_failed(source: std::io::Error) -> How {
-    How::of_connect(&sidetrack::Error::System {
+fn connect_failed(source: std::io::Error) -> CloseReason {
+    CloseReason::from_connect(&sidetrack::Error::System {
         what: "connect to the destination",
         source,
     })

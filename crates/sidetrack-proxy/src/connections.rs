@@ -23,8 +23,8 @@ use rustix::io::Errno;
 use sidetrack::Error;
 use slab::Slab;
 
+use crate::close_reason::{CloseReason, Side};
 use crate::connection::{Carried, Connection, IDLE_CHECKS, Onward, prepare};
-use crate::end::{How, Side};
 use crate::relay::{COPY_SIZE, Pipes, Progress};
 use crate::settings::Settings;
 use crate::wait::Waiter;
@@ -69,7 +69,7 @@ pub(crate) struct Loop<'a, S: Source> {
     accepting: Accepting,
     waits: [VecDeque<(Instant, Place)>; 2],
     again: Vec<Place>,
-    over: Vec<(usize, How)>,
+    over: Vec<(usize, CloseReason)>,
     next_look: Instant,
     pipes: Pipes,
     scratch: Box<[u8]>,
@@ -205,7 +205,10 @@ impl<'a, S: Source> Loop<'a, S> {
     fn advance(
         &mut self,
         place: Place,
-        advance: impl FnOnce(&mut Connection<S::Onward>, &mut Tools<'_>) -> Result<Progress, How>,
+        advance: impl FnOnce(
+            &mut Connection<S::Onward>,
+            &mut Tools<'_>,
+        ) -> Result<Progress, CloseReason>,
     ) {
         let entry = self.entries.get_mut(place.key);
         let Some(entry) = entry.filter(|entry| entry.serial == place.serial && !entry.is_over)
@@ -224,9 +227,9 @@ impl<'a, S: Source> Loop<'a, S> {
             Ok(Progress::Waiting) => {}
             Ok(Progress::Ready) if self.again.contains(&place) => {}
             Ok(Progress::Ready) => self.again.push(place),
-            Err(how) => {
+            Err(reason) => {
                 entry.is_over = true;
-                self.over.push((place.key, how));
+                self.over.push((place.key, reason));
             }
         }
     }
@@ -254,7 +257,7 @@ impl<'a, S: Source> Loop<'a, S> {
             for (key, entry) in &mut self.entries {
                 if !entry.is_over && entry.connection.is_idle() {
                     entry.is_over = true;
-                    self.over.push((key, How::Idle));
+                    self.over.push((key, CloseReason::Idle));
                 }
             }
         }
@@ -270,9 +273,9 @@ impl<'a, S: Source> Loop<'a, S> {
     }
 
     fn end_what_is_over(&mut self) {
-        for (key, how) in std::mem::take(&mut self.over) {
+        for (key, reason) in std::mem::take(&mut self.over) {
             let connection = self.entries.remove(key).connection;
-            let (onward, carried) = connection.end(how, &self.settings.rules);
+            let (onward, carried) = connection.end(reason, &self.settings.rules);
             (self.ended)(onward, carried);
         }
         if self.accepting == Accepting::Full && self.entries.len() < self.most {
@@ -292,7 +295,10 @@ impl<'a, S: Source> Loop<'a, S> {
         if deadline.is_none_or(|deadline| Instant::now() < deadline) {
             return false;
         }
-        let left = self.entries.iter().map(|(key, _)| (key, How::Stopped));
+        let left = self
+            .entries
+            .iter()
+            .map(|(key, _)| (key, CloseReason::Stopped));
         self.over.extend(left);
         self.end_what_is_over();
         true

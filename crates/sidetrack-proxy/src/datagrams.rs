@@ -21,7 +21,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use sidetrack::{Batch, Datagram, DatagramListener, Error, Flow, Service};
 
-use crate::end::How;
+use crate::close_reason::CloseReason;
 use crate::line::FlowLine;
 use crate::names::Names;
 use crate::settings::Settings;
@@ -269,8 +269,8 @@ impl Loop<'_> {
         let (now, idle) = (self.now, self.relay.settings.datagram_idle);
         let over = |(id, carrier): (&u64, &Carrier)| Some((*id, carrier.is_over(now, idle)?));
         let over: Vec<_> = self.flows.iter().filter_map(over).collect();
-        for (id, how) in over {
-            self.end(id, how);
+        for (id, reason) in over {
+            self.end(id, reason);
         }
     }
 
@@ -286,24 +286,24 @@ impl Loop<'_> {
         }
         self.made_room += silent.len() as u64;
         for (_, id) in silent {
-            self.end(id, How::MadeRoom);
+            self.end(id, CloseReason::MadeRoom);
         }
     }
 
-    fn end(&mut self, id: u64, how: How) {
+    fn end(&mut self, id: u64, reason: CloseReason) {
         if let Some(carrier) = self.flows.remove(&id) {
             self.relay.listener.forget(&carrier.flow);
             self.untold += carrier.untold;
-            (self.lines)(carrier.into_line(how, &self.relay.names));
+            (self.lines)(carrier.into_line(reason, &self.relay.names));
         }
     }
 
     fn stop(mut self) -> Counts {
         let all: Vec<_> = self.flows.keys().copied().collect();
         for id in all {
-            let how = self.flows[&id].is_over(self.now, Duration::ZERO);
-            let how = how.filter(|how| *how != How::Idle);
-            self.end(id, how.unwrap_or(How::Stopped));
+            let reason = self.flows[&id].is_over(self.now, Duration::ZERO);
+            let reason = reason.filter(|reason| *reason != CloseReason::Idle);
+            self.end(id, reason.unwrap_or(CloseReason::Stopped));
         }
         Counts {
             refused: self.relay.listener.refused(),

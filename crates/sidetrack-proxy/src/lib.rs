@@ -32,11 +32,11 @@
 //! [`serve`](mod@serve) for all of a service. The process must ignore SIGPIPE, as Rust programs do unless told otherwise.
 #![forbid(unsafe_code)]
 
+pub mod close_reason;
 pub mod connection;
 pub mod connections;
 pub mod datagrams;
 pub mod dns;
-pub mod end;
 pub mod line;
 pub mod names;
 pub mod relay;

@@ -133,7 +133,7 @@ impl FlowLine {
             bytes_down: carried.ended.bytes_down,
             connect_ms: carried.connect_time.map(milliseconds),
             duration_ms: milliseconds(age),
-            ended: carried.ended.how.to_string(),
+            ended: carried.ended.reason.to_string(),
         }
     }
 }

@@ -6,9 +6,9 @@ use std::thread;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidetrack_proxy::Settings;
+use sidetrack_proxy::close_reason::CloseReason;
 use sidetrack_proxy::connection::Onward;
 use sidetrack_proxy::connections::{Stop, carry};
-use sidetrack_proxy::end::How;
 use sidetrack_proxy::relay::COPY_SIZE;
 
 /// Is connected already, and takes the last descriptors when it is asked.
@@ -57,5 +57,8 @@ fn without_descriptors_for_pipes_it_copies() {
     let client = sending.join().unwrap();
     let ended = carried.join().unwrap().unwrap().ended;
     drop(client);
-    assert_eq!((ended.how, ended.bytes_up), (How::Closed, size as u64));
+    assert_eq!(
+        (ended.reason, ended.bytes_up),
+        (CloseReason::Closed, size as u64)
+    );
 }

@@ -2,8 +2,8 @@
 //!
 //! Read, not peeked: a peeked socket stays readable, and waiting for a slow client would spin.
 
+use crate::close_reason::CloseReason;
 use crate::connections::Tools;
-use crate::end::How;
 use crate::relay::{COPY_SIZE, Direction, Peer, Progress};
 use crate::sniff::{Seen, Sniffed, sniff};
 
@@ -20,13 +20,17 @@ pub(super) struct Opening {
 
 impl Opening {
     /// Reads until decided, or until there is no more just now.
-    pub(super) fn read_on(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<(), How> {
+    pub(super) fn read_on(
+        &mut self,
+        client: &mut Peer,
+        scratch: &mut [u8],
+    ) -> Result<(), CloseReason> {
         while !self.is_decided() && self.read_some(client, scratch)? {}
         Ok(())
     }
 
     /// Reads one chunk, or the end; false if there is nothing yet.
-    fn read_some(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<bool, How> {
+    fn read_some(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<bool, CloseReason> {
         let Some(read) = client.receive(&mut scratch[..COPY_SIZE])? else {
             return Ok(false);
         };
@@ -48,7 +52,7 @@ impl Opening {
         origin: &mut Peer,
         up: &mut Direction,
         tools: &mut Tools<'_>,
-    ) -> Result<Progress, How> {
+    ) -> Result<Progress, CloseReason> {
         while up.flush(origin, tools.pipes)? {
             up.pass(&self.bytes[self.taken..], origin)?;
             self.taken = self.bytes.len();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::end::How;
+use crate::close_reason::CloseReason;
 use crate::relay::{Peer, Progress};
 use crate::sniff::Seen;
 
@@ -44,15 +44,15 @@ impl Refusal {
         &mut self,
         client: &mut Peer,
         scratch: &mut [u8],
-    ) -> Result<Progress, How> {
+    ) -> Result<Progress, CloseReason> {
         let told = self.tell(client).and_then(|told| match told {
             true => self.drain(client, scratch),
             false => Ok(Progress::Waiting),
         });
-        told.map_err(|_| How::Denied)
+        told.map_err(|_| CloseReason::Denied)
     }
 
-    fn tell(&mut self, client: &mut Peer) -> Result<bool, How> {
+    fn tell(&mut self, client: &mut Peer) -> Result<bool, CloseReason> {
         if self.sent == self.answer.len() {
             return Ok(true);
         }
@@ -66,13 +66,13 @@ impl Refusal {
         Ok(true)
     }
 
-    fn drain(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<Progress, How> {
+    fn drain(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<Progress, CloseReason> {
         while let Some(read) = client.receive(scratch)? {
             if read == 0 {
                 client.end_well(); // else its close is a reset
-                return Err(How::Denied);
+                return Err(CloseReason::Denied);
             }
-            self.left = self.left.checked_sub(read).ok_or(How::Denied)?;
+            self.left = self.left.checked_sub(read).ok_or(CloseReason::Denied)?;
         }
         Ok(Progress::Waiting)
     }

@@ -86,17 +86,20 @@ fn connect(proxy: SocketAddr, origin: &TcpListener) -> (TcpStream, TcpStream) {
 
 #[test]
 fn a_stop_waits_for_the_open_and_then_ends_them() {
-    for (grace, wanted) in [(DEADLINE, How::Closed), (Duration::ZERO, How::Stopped)] {
+    for (grace, wanted) in [
+        (DEADLINE, CloseReason::Closed),
+        (Duration::ZERO, CloseReason::Stopped),
+    ] {
         let ((proxy, proxy_address), (origin, origin_address)) = (listener(), listener());
         let stop = Arc::new(Stop::new().unwrap());
         let (ended, served) = serve(proxy, origin_address, 8, Arc::clone(&stop));
         let open = connect(proxy_address, &origin);
         stop.stop(grace);
-        if wanted == How::Closed {
+        if wanted == CloseReason::Closed {
             drop(open);
         }
         let carried = ended.recv_timeout(DEADLINE).unwrap();
-        assert_eq!((carried.ended.how, carried.ended.bytes_up), (wanted, 1));
+        assert_eq!((carried.ended.reason, carried.ended.bytes_up), (wanted, 1));
         served.join().unwrap().unwrap();
         TcpStream::connect(proxy_address).unwrap_err();
     }
@@ -122,7 +125,10 @@ fn accepting_waits_while_all_places_are_taken() {
     origin.set_nonblocking(false).unwrap();
     drop(first);
     origin.accept().unwrap().0.read_exact(&mut [0]).unwrap();
-    assert_eq!(ended.recv_timeout(DEADLINE).unwrap().ended.how, How::Closed);
+    assert_eq!(
+        ended.recv_timeout(DEADLINE).unwrap().ended.reason,
+        CloseReason::Closed
+    );
     stop.stop(Duration::ZERO);
     served.join().unwrap().unwrap();
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData};
 
+use crate::close_reason::{CloseReason, Side};
 use crate::connection::{REFUSAL_WAIT, SNIFF_WAIT};
-use crate::end::{How, Side};
 use crate::relay::{Peer, Pipes};
 use crate::rules::Rules;
 
@@ -37,10 +37,10 @@ pub(crate) struct Tools<'a> {
 
 impl Tools<'_> {
     /// From now on `peer`'s events come to this connection.
-    pub(crate) fn watch(&self, peer: &Peer, side: Side) -> Result<(), How> {
+    pub(crate) fn watch(&self, peer: &Peer, side: Side) -> Result<(), CloseReason> {
         let token = self.place.token(side);
         let added = epoll::add(self.epoll, peer, EventData::new_u64(token), Peer::EVENTS);
-        added.map_err(|error| How::of_error(side, &error.into()))
+        added.map_err(|error| CloseReason::from_io(side, &error.into()))
     }
 
     /// The connection is told when that time is over, if it still is there.

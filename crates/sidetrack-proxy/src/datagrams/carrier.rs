@@ -13,8 +13,8 @@ use sidetrack::{Datagram, DatagramListener, Error, Flow, Unreachable, send_all};
 use super::answers::Answers;
 use super::inspection::{Inspection, Judgement, Ruling};
 use super::{DENIED_QUIET, QUIET, READS_MAX, Relay};
+use crate::close_reason::{CloseReason, Side};
 use crate::connection::{Carried, Ended};
-use crate::end::{How, Side};
 use crate::line::{Datagrams, FlowLine};
 use crate::names::Names;
 use crate::rules::Rules;
@@ -45,7 +45,7 @@ pub(super) struct Carrier {
 /// It cannot go on.
 struct Failure {
     since: Instant,
-    how: How,
+    reason: CloseReason,
     /// What its client is told of it.
     why: Option<Unreachable>,
 }
@@ -122,7 +122,7 @@ impl Carrier {
                 let first = self.failed.is_none();
                 self.failed = Some(Failure {
                     since: self.seen,
-                    how: How::of_connect(&error),
+                    reason: CloseReason::from_connect(&error),
                     why: match &error {
                         Error::System { source, .. } => Unreachable::of(source),
                         _ => None,
@@ -246,7 +246,7 @@ impl Carrier {
         let why = Unreachable::of(error);
         self.failed = Some(Failure {
             since: now,
-            how: How::of_error(Side::Origin, error),
+            reason: CloseReason::from_io(Side::Origin, error),
             why,
         });
         self.origin = None; // or it would be told again and again
@@ -264,18 +264,18 @@ impl Carrier {
     }
 
     /// How it has ended, if it has.
-    pub(super) fn is_over(&self, now: Instant, idle: Duration) -> Option<How> {
-        let (since, wait, how) = match &self.failed {
-            Some(Failure { since, how, .. }) => (*since, QUIET, how.clone()),
-            None if self.refused => (self.seen, QUIET, How::Refused),
-            None if self.inspection.is_denied() => (self.seen, DENIED_QUIET, How::Denied),
-            None if self.inspection.is_answered() => (self.seen, QUIET, How::Answered),
-            None => (self.seen, idle, How::Idle),
+    pub(super) fn is_over(&self, now: Instant, idle: Duration) -> Option<CloseReason> {
+        let (since, wait, reason) = match &self.failed {
+            Some(Failure { since, reason, .. }) => (*since, QUIET, reason.clone()),
+            None if self.refused => (self.seen, QUIET, CloseReason::Refused),
+            None if self.inspection.is_denied() => (self.seen, DENIED_QUIET, CloseReason::Denied),
+            None if self.inspection.is_answered() => (self.seen, QUIET, CloseReason::Answered),
+            None => (self.seen, idle, CloseReason::Idle),
         };
-        (now.duration_since(since) >= wait.min(idle)).then_some(how)
+        (now.duration_since(since) >= wait.min(idle)).then_some(reason)
     }
 
-    pub(super) fn into_line(mut self, how: How, names: &Mutex<Names>) -> FlowLine {
+    pub(super) fn into_line(mut self, reason: CloseReason, names: &Mutex<Names>) -> FlowLine {
         self.datagrams.lost += self.inspection.take_held().len() as u64; // nobody has decided
         let (seen, verdict) = self.inspection.into_seen();
         let label = match seen {
@@ -289,7 +289,7 @@ impl Carrier {
             ended: Ended {
                 bytes_up: self.bytes_up,
                 bytes_down: self.bytes_down,
-                how,
+                reason,
             },
         };
         FlowLine {

@@ -2,7 +2,7 @@
 
 use super::peer::Peer;
 use super::pipe::{Pipe, Pipes};
-use crate::end::How;
+use crate::close_reason::CloseReason;
 
 /// What is read at once where bytes are copied. Who has filled it has more: that goes through a pipe.
 pub const COPY_SIZE: usize = 16 * 1024;
@@ -55,7 +55,7 @@ impl Direction {
         to: &mut Peer,
         scratch: &mut [u8],
         pipes: &mut Pipes,
-    ) -> Result<Progress, How> {
+    ) -> Result<Progress, CloseReason> {
         for _ in 0..CHUNKS_MAX {
             if self.is_over || !self.flush(to, pipes)? {
                 return Ok(Progress::Waiting);
@@ -70,7 +70,7 @@ impl Direction {
     }
 
     /// Hands over bytes that were read otherwise. Call it only after a [`flush`](Self::flush).
-    pub(crate) fn pass(&mut self, bytes: &[u8], to: &mut Peer) -> Result<(), How> {
+    pub(crate) fn pass(&mut self, bytes: &[u8], to: &mut Peer) -> Result<(), CloseReason> {
         let sent = to.send(bytes)?;
         self.took(bytes, sent);
         Ok(())
@@ -84,7 +84,7 @@ impl Direction {
     }
 
     /// Whether nothing is held any more.
-    pub(crate) fn flush(&mut self, to: &mut Peer, pipes: &mut Pipes) -> Result<bool, How> {
+    pub(crate) fn flush(&mut self, to: &mut Peer, pipes: &mut Pipes) -> Result<bool, CloseReason> {
         if matches!(self.held, Held::Nothing) {
             return Ok(true);
         }
@@ -106,7 +106,7 @@ impl Direction {
         to: &mut Peer,
         scratch: &mut [u8],
         pipes: &mut Pipes,
-    ) -> Result<Option<usize>, How> {
+    ) -> Result<Option<usize>, CloseReason> {
         if self.bulky
             && let Some(pipe) = pipes.borrow()
         {
@@ -125,7 +125,7 @@ impl Direction {
         from: &mut Peer,
         to: &mut Peer,
         scratch: &mut [u8],
-    ) -> Result<Option<usize>, How> {
+    ) -> Result<Option<usize>, CloseReason> {
         let (mut length, mut next) = match from.receive(&mut scratch[..COPY_SIZE])? {
             None => return Ok(None),
             Some(0) => return Ok(Some(0)),
@@ -151,7 +151,7 @@ impl Direction {
         mut left: usize,
         to: &mut Peer,
         pipes: &mut Pipes,
-    ) -> Result<(), How> {
+    ) -> Result<(), CloseReason> {
         while left > 0 {
             let moved = to.drain(&pipe, left)?;
             if moved == 0 {

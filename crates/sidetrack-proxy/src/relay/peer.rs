@@ -11,7 +11,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use socket2::SockRef;
 
 use super::pipe::Pipe;
-use crate::end::{How, Side};
+use crate::close_reason::{CloseReason, Side};
 
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
@@ -92,7 +92,7 @@ impl Peer {
     }
 
     /// Reads once; 0 at the end, `None` if there is nothing yet.
-    pub(crate) fn receive(&mut self, room: &mut [u8]) -> Result<Option<usize>, How> {
+    pub(crate) fn receive(&mut self, room: &mut [u8]) -> Result<Option<usize>, CloseReason> {
         if !self.readable {
             return Ok(None);
         }
@@ -108,7 +108,7 @@ impl Peer {
     }
 
     /// Moves what there is into an empty pipe; as [`receive`](Self::receive).
-    pub(crate) fn fill(&mut self, pipe: &Pipe) -> Result<Option<usize>, How> {
+    pub(crate) fn fill(&mut self, pipe: &Pipe) -> Result<Option<usize>, CloseReason> {
         if !self.readable {
             return Ok(None);
         }
@@ -119,7 +119,7 @@ impl Peer {
         }
     }
 
-    fn nothing(&mut self, error: Errno) -> Result<Option<usize>, How> {
+    fn nothing(&mut self, error: Errno) -> Result<Option<usize>, CloseReason> {
         match error {
             Errno::AGAIN => {
                 self.readable = false;
@@ -130,16 +130,16 @@ impl Peer {
     }
 
     /// Writes what there is room for.
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<usize, How> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<usize, CloseReason> {
         self.send_with(bytes, SendFlags::NOSIGNAL)
     }
 
     /// The same with the last bytes: they leave together with the end, which the caller sends next.
-    pub(crate) fn send_last(&mut self, bytes: &[u8]) -> Result<usize, How> {
+    pub(crate) fn send_last(&mut self, bytes: &[u8]) -> Result<usize, CloseReason> {
         self.send_with(bytes, SendFlags::NOSIGNAL | SendFlags::MORE)
     }
 
-    fn send_with(&mut self, bytes: &[u8], flags: SendFlags) -> Result<usize, How> {
+    fn send_with(&mut self, bytes: &[u8], flags: SendFlags) -> Result<usize, CloseReason> {
         if bytes.is_empty() {
             return Ok(0);
         }
@@ -153,13 +153,13 @@ impl Peer {
     }
 
     /// Moves up to `left` bytes out of the pipe; 0 if there is no room.
-    pub(crate) fn drain(&mut self, pipe: &Pipe, left: usize) -> Result<usize, How> {
+    pub(crate) fn drain(&mut self, pipe: &Pipe, left: usize) -> Result<usize, CloseReason> {
         self.hurry();
         // Exactly what is left, lest the kernel holds back a segment for more to come.
         let stream = &self.stream;
         let moved = retry_on_intr(|| splice(&pipe.read, None, stream, None, left, FLAGS));
         match self.sent(moved) {
-            Ok(0) if self.writable => Err(How::Failed(self.side, io::ErrorKind::WriteZero)), // would spin
+            Ok(0) if self.writable => Err(CloseReason::Failed(self.side, io::ErrorKind::WriteZero)), // would spin
             sent => sent,
         }
     }
@@ -175,7 +175,7 @@ impl Peer {
         }
     }
 
-    fn sent(&mut self, sent: Result<usize, Errno>) -> Result<usize, How> {
+    fn sent(&mut self, sent: Result<usize, Errno>) -> Result<usize, CloseReason> {
         match sent {
             Ok(length) => Ok(length),
             Err(Errno::AGAIN) => {
@@ -191,12 +191,12 @@ impl Peer {
     }
 
     /// Tells the peer that no more will come, if it was not told before.
-    pub(crate) fn half_close(&mut self) -> Result<(), How> {
+    pub(crate) fn half_close(&mut self) -> Result<(), CloseReason> {
         if std::mem::replace(&mut self.is_told, true) {
             return Ok(());
         }
         let done = self.stream.shutdown(Shutdown::Write);
-        done.map_err(|error| How::of_error(self.side, &error))
+        done.map_err(|error| CloseReason::from_io(self.side, &error))
     }
 
     /// Lets what was sent be delivered still when it is closed, instead of a reset; see
@@ -205,8 +205,8 @@ impl Peer {
         let _ = SockRef::from(&self.stream).set_linger(None); // cannot fail on a TCP socket
     }
 
-    fn failed(&self, error: Errno) -> How {
-        How::of_error(self.side, &error.into())
+    fn failed(&self, error: Errno) -> CloseReason {
+        CloseReason::from_io(self.side, &error.into())
     }
 }
 

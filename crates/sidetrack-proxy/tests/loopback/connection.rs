@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use sidetrack_proxy::close_reason::{CloseReason, Side};
 use sidetrack_proxy::connection::SNIFF_WAIT;
 use sidetrack_proxy::connections::Stop;
-use sidetrack_proxy::end::{How, Side};
 use sidetrack_proxy::rules::Decision;
 use sidetrack_proxy::sniff::Seen;
 use tokio::io::AsyncWriteExt;
@@ -53,7 +53,7 @@ async fn an_exchange_is_seen_and_unchanged() {
             (Decision::Allow, None)
         );
         assert!(carried.connect_time.is_some());
-        assert_eq!(carried.ended.how, How::Closed);
+        assert_eq!(carried.ended.reason, CloseReason::Closed);
         assert_eq!(
             (carried.ended.bytes_up, carried.ended.bytes_down),
             (head.len() as u64, 27)
@@ -121,7 +121,10 @@ async fn a_server_may_speak_first() {
         drop(origin);
         expect_end(&mut diverted.client).await;
         let carried = diverted.carried().await;
-        assert_eq!((carried.seen, carried.ended.how), (Seen::Raw, How::Closed));
+        assert_eq!(
+            (carried.seen, carried.ended.reason),
+            (Seen::Raw, CloseReason::Closed)
+        );
     }
 }
 
@@ -165,7 +168,10 @@ async fn a_half_close_within_the_opening_is_passed_on() {
             expect(&mut diverted.client, b"answer").await;
             expect_end(&mut diverted.client).await;
             let carried = diverted.carried().await;
-            assert_eq!((carried.seen, carried.ended.how), (seen, How::Closed));
+            assert_eq!(
+                (carried.seen, carried.ended.reason),
+                (seen, CloseReason::Closed)
+            );
         }
     }
 }
@@ -181,7 +187,7 @@ async fn a_failed_connect_resets_the_client() {
     let carrying = carried(accepted, onward, settings(&[], &[]), stop);
     let carried = in_time(carrying).await.unwrap();
     assert_eq!(
-        carried.ended.how.to_string(),
+        carried.ended.reason.to_string(),
         "connect failed: connection refused"
     );
     assert_eq!((carried.seen, carried.connect_time), (Seen::Silent, None));
@@ -196,7 +202,10 @@ async fn resets_are_passed_on() {
     expect(&mut origin, b"\0x").await;
     reset(origin);
     expect_reset(&mut diverted.client).await;
-    assert_eq!(diverted.carried().await.ended.how, How::Reset(Side::Origin));
+    assert_eq!(
+        diverted.carried().await.ended.reason,
+        CloseReason::Reset(Side::Origin)
+    );
 
     let diverted = Diverted::start(&[], &[]).await;
     let mut origin = diverted.accept().await;
@@ -218,7 +227,7 @@ async fn the_idle_time_out_holds_in_every_phase() {
         let mut diverted = Diverted::to("192.0.2.1:1", settings).await;
         diverted.client.write_all(opening).await.unwrap();
         expect_reset(&mut diverted.client).await;
-        assert_eq!(diverted.carried().await.ended.how, How::Idle);
+        assert_eq!(diverted.carried().await.ended.reason, CloseReason::Idle);
     }
 }
 
@@ -234,8 +243,8 @@ async fn a_stop_ends_it_with_its_counts() {
     stop.stop(Duration::ZERO);
     let carried = in_time(carrying).await.unwrap();
     assert_eq!(
-        (carried.ended.how, carried.ended.bytes_up),
-        (How::Stopped, 4)
+        (carried.ended.reason, carried.ended.bytes_up),
+        (CloseReason::Stopped, 4)
     );
     expect_reset(&mut client).await;
     expect_reset(&mut origin).await;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
+use sidetrack_proxy::close_reason::CloseReason;
 use sidetrack_proxy::connection::REFUSAL_SIZE_MAX;
-use sidetrack_proxy::end::How;
 use sidetrack_proxy::rules::Decision;
 use sidetrack_proxy::sniff::Seen;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,8 +36,8 @@ async fn http_gets_a_403_that_names_the_rule() {
         assert_eq!(carried.verdict.decision, Decision::Deny);
         assert_eq!(carried.verdict.rule, Some(format!("deny {}", deny[0])));
         assert_eq!(
-            (carried.ended.how, carried.ended.bytes_up),
-            (How::Denied, 0)
+            (carried.ended.reason, carried.ended.bytes_up),
+            (CloseReason::Denied, 0)
         );
         assert_eq!(carried.seen.host(), Some("a.denied.example"));
     }
@@ -66,7 +66,10 @@ async fn tls_gets_an_alert() {
             error,
             rustls::Error::AlertReceived(AlertDescription::AccessDenied)
         );
-        assert_eq!(diverted.carried_nowhere().await.ended.how, How::Denied);
+        assert_eq!(
+            diverted.carried_nowhere().await.ended.reason,
+            CloseReason::Denied
+        );
     }
 }
 
@@ -81,7 +84,10 @@ async fn anything_else_is_reset() {
         diverted.client.write_all(sent).await.unwrap();
         expect_reset(&mut diverted.client).await;
         let carried = diverted.carried_nowhere().await;
-        assert_eq!((carried.seen, carried.ended.how), (seen, How::Denied));
+        assert_eq!(
+            (carried.seen, carried.ended.reason),
+            (seen, CloseReason::Denied)
+        );
     }
 }
 
@@ -108,8 +114,8 @@ async fn nobody_evades_a_rule_by_waiting() {
         }
         let carried = diverted.carried().await;
         assert_eq!(
-            (carried.ended.how, carried.ended.bytes_up),
-            (How::Denied, 0)
+            (carried.ended.reason, carried.ended.bytes_up),
+            (CloseReason::Denied, 0)
         );
         assert_eq!(carried.verdict.rule.unwrap(), "deny *.denied.example");
         assert!(carried.connect_time.is_some());
@@ -126,5 +132,8 @@ async fn a_denied_client_cannot_send_for_ever() {
         .unwrap();
     let chunk = vec![b'x'; REFUSAL_SIZE_MAX];
     in_time(async { while diverted.client.write_all(&chunk).await.is_ok() {} }).await;
-    assert_eq!(diverted.carried_nowhere().await.ended.how, How::Denied);
+    assert_eq!(
+        diverted.carried_nowhere().await.ended.reason,
+        CloseReason::Denied
+    );
 }

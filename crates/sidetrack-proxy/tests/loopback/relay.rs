@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sidetrack_proxy::Settings;
+use sidetrack_proxy::close_reason::{CloseReason, Side};
 use sidetrack_proxy::connection::{Carried, Ended};
 use sidetrack_proxy::connections::Stop;
-use sidetrack_proxy::end::{How, Side};
 use sidetrack_proxy::relay::COPY_SIZE;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -88,13 +88,13 @@ async fn much_data_both_ways_arrives_unchanged() {
     .await;
     assert_eq!(sent_up.unwrap(), got_up.unwrap());
     assert_eq!(sent_down.unwrap(), got_down.unwrap());
-    let (bytes_up, bytes_down, how) = (UP as u64, DOWN as u64, How::Closed);
+    let (bytes_up, bytes_down, reason) = (UP as u64, DOWN as u64, CloseReason::Closed);
     assert_eq!(
         ended(relay).await,
         Ended {
             bytes_up,
             bytes_down,
-            how
+            reason
         }
     );
 }
@@ -120,7 +120,7 @@ async fn a_half_close_leaves_the_other_direction_open() {
         }
         second.shutdown().await.unwrap();
         assert_eq!(in_time(first.read(&mut [0; 8])).await.unwrap(), 0);
-        assert_eq!(ended(relay).await.how, How::Closed);
+        assert_eq!(ended(relay).await.reason, CloseReason::Closed);
     }
 }
 
@@ -144,7 +144,7 @@ async fn a_reset_is_passed_on_with_the_counts_kept() {
             let error = in_time(other.read(&mut [0; 1])).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
             let ended = ended(relay).await;
-            assert_eq!(ended.how, How::Reset(side));
+            assert_eq!(ended.reason, CloseReason::Reset(side));
             assert_eq!(ended.bytes_up + ended.bytes_down, size as u64);
         }
     }
@@ -166,7 +166,7 @@ async fn a_reader_that_left_is_a_reset() {
         error.kind(),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
     ));
-    assert_eq!(ended(relay).await.how, How::Reset(Side::Origin));
+    assert_eq!(ended(relay).await.reason, CloseReason::Reset(Side::Origin));
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_slow_reader_slows_the_writer() {
         );
     }
     drop((client, server));
-    assert!(matches!(ended(relay).await.how, How::Reset(_)));
+    assert!(matches!(ended(relay).await.reason, CloseReason::Reset(_)));
 }
 
 /// Whether it becomes writable; full if not for a while.
@@ -204,7 +204,7 @@ async fn an_idle_connection_ends_and_a_busy_one_does_not() {
         server.read_exact(&mut [0]).await.unwrap();
     }
     let ended = ended(relay).await;
-    assert_eq!((ended.how, ended.bytes_down), (How::Idle, 0));
+    assert_eq!((ended.reason, ended.bytes_down), (CloseReason::Idle, 0));
     let error = in_time(client.read(&mut [0])).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }

@@ -5,7 +5,7 @@ use std::{fmt, io};
 /// How a connection ended; prints as the flow line's `ended`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum How {
+pub enum CloseReason {
     /// Both sides had sent all they wanted to: "closed".
     Closed,
     /// One side reset it: "reset by client".
@@ -37,9 +37,9 @@ pub enum Side {
     Origin,
 }
 
-impl How {
+impl CloseReason {
     /// Sorts an error on the connection to `side`.
-    pub(crate) fn of_error(side: Side, error: &io::Error) -> Self {
+    pub(crate) fn from_io(side: Side, error: &io::Error) -> Self {
         match error.kind() {
             // What the kernel says of a socket that was reset depends on the call that meets it.
             io::ErrorKind::ConnectionReset
@@ -51,7 +51,7 @@ impl How {
     }
 
     /// The reason without its number, such as "connection refused".
-    pub(crate) fn of_connect(error: &sidetrack::Error) -> Self {
+    pub(crate) fn from_connect(error: &sidetrack::Error) -> Self {
         Self::ConnectFailed(match error {
             sidetrack::Error::System { source, .. } => match source.kind().to_string() {
                 vague if vague.contains("other") || vague.contains("uncategorized") => {
@@ -64,7 +64,7 @@ impl How {
     }
 }
 
-impl fmt::Display for How {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("closed"),
@@ -97,13 +97,13 @@ mod tests {
     #[test]
     fn texts() {
         let error = |number| io::Error::from_raw_os_error(number);
-        let how = How::of_error(Side::Client, &error(104));
-        assert_eq!(how.to_string(), "reset by client");
-        let how = How::of_error(Side::Origin, &error(110));
-        assert_eq!(how.to_string(), "origin failed: timed out");
+        let reason = CloseReason::from_io(Side::Client, &error(104));
+        assert_eq!(reason.to_string(), "reset by client");
+        let reason = CloseReason::from_io(Side::Origin, &error(110));
+        assert_eq!(reason.to_string(), "origin failed: timed out");
         let connect = |number| {
             let (what, source) = ("connect to the destination", error(number));
-            How::of_connect(&sidetrack::Error::System { what, source }).to_string()
+            CloseReason::from_connect(&sidetrack::Error::System { what, source }).to_string()
         };
         assert_eq!(connect(111), "connect failed: connection refused");
         assert_eq!(connect(1), "connect failed: permission denied");
