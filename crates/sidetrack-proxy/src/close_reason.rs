@@ -9,9 +9,9 @@ pub enum CloseReason {
     /// Both sides had sent all they wanted to: "closed".
     Closed,
     /// One side reset it: "reset by client".
-    Reset(Side),
+    Reset(RelaySide),
     /// One side's connection failed otherwise: "origin failed: timed out".
-    Failed(Side, io::ErrorKind),
+    Failed(RelaySide, io::ErrorKind),
     /// No byte went either way for the idle time-out: "idle".
     Idle,
     /// A rule refused it: "denied".
@@ -30,7 +30,7 @@ pub enum CloseReason {
 
 /// One of the proxy's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum RelaySide {
     /// The program that was diverted.
     Client,
     /// Where it wanted to go.
@@ -39,7 +39,7 @@ pub enum Side {
 
 impl CloseReason {
     /// Sorts an error on the connection to `side`.
-    pub(crate) fn from_io(side: Side, error: &io::Error) -> Self {
+    pub(crate) fn from_io(side: RelaySide, error: &io::Error) -> Self {
         match error.kind() {
             // What the kernel says of a socket that was reset depends on the call that meets it.
             io::ErrorKind::ConnectionReset
@@ -81,7 +81,7 @@ impl fmt::Display for CloseReason {
     }
 }
 
-impl fmt::Display for Side {
+impl fmt::Display for RelaySide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Client => "client",
@@ -97,9 +97,9 @@ mod tests {
     #[test]
     fn texts() {
         let error = |number| io::Error::from_raw_os_error(number);
-        let reason = CloseReason::from_io(Side::Client, &error(104));
+        let reason = CloseReason::from_io(RelaySide::Client, &error(104));
         assert_eq!(reason.to_string(), "reset by client");
-        let reason = CloseReason::from_io(Side::Origin, &error(110));
+        let reason = CloseReason::from_io(RelaySide::Origin, &error(110));
         assert_eq!(reason.to_string(), "origin failed: timed out");
         let connect = |number| {
             let (what, source) = ("connect to the destination", error(number));

@@ -26,7 +26,7 @@ use rustix::event::epoll::EventFlags;
 use sidetrack::Flow;
 use socket2::SockRef;
 
-use crate::close_reason::{CloseReason, Side};
+use crate::close_reason::{CloseReason, RelaySide};
 use crate::connections::{Tools, Wait};
 use crate::relay::{Direction, Peer, Progress};
 use crate::rules::{Rules, Verdict};
@@ -147,7 +147,7 @@ impl<O: Onward> Connection<O> {
 
     /// The first turn.
     pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
-        tools.watch(&self.client, Side::Client)?;
+        tools.watch(&self.client, RelaySide::Client)?;
         match self.phase {
             Phase::Sniffing if self.verdict.is_some() => self.connect(tools)?,
             _ => tools.wait_for(Wait::Sniff),
@@ -156,11 +156,11 @@ impl<O: Onward> Connection<O> {
     }
 
     /// Notes an event of one of its sockets.
-    pub(crate) fn note(&mut self, side: Side, events: EventFlags) {
+    pub(crate) fn note(&mut self, side: RelaySide, events: EventFlags) {
         match (side, &mut self.origin) {
-            (Side::Client, _) => self.client.note(events),
-            (Side::Origin, Some(origin)) => origin.note(events),
-            (Side::Origin, None) => {} // it was closed after the event
+            (RelaySide::Client, _) => self.client.note(events),
+            (RelaySide::Origin, Some(origin)) => origin.note(events),
+            (RelaySide::Origin, None) => {} // it was closed after the event
         }
     }
 
@@ -268,7 +268,7 @@ impl<O: Onward> Connection<O> {
         let stream = self.onward.connect();
         let origin = Peer::origin(stream.map_err(|error| CloseReason::from_connect(&error))?);
         reset_on_close(origin.as_fd());
-        tools.watch(&origin, Side::Origin)?;
+        tools.watch(&origin, RelaySide::Origin)?;
         self.origin = Some(origin);
         Ok(())
     }

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use sidetrack::Error;
 use slab::Slab;
 
-use crate::close_reason::{CloseReason, Side};
+use crate::close_reason::{CloseReason, RelaySide};
 use crate::connection::{Carried, Connection, IDLE_CHECKS, Onward, prepare};
 use crate::relay::{COPY_SIZE, Pipes, Progress};
 use crate::settings::Settings;
@@ -191,9 +191,9 @@ impl<'a, S: Source> Loop<'a, S> {
 
     fn note(&mut self, key: usize, of_origin: bool, flags: EventFlags) {
         let side = if of_origin {
-            Side::Origin
+            RelaySide::Origin
         } else {
-            Side::Client
+            RelaySide::Client
         };
         if let Some(entry) = self.entries.get_mut(key) {
             entry.connection.note(side, flags);

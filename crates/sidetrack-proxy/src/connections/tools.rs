@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData};
 
-use crate::close_reason::{CloseReason, Side};
+use crate::close_reason::{CloseReason, RelaySide};
 use crate::connection::{REFUSAL_WAIT, SNIFF_WAIT};
 use crate::relay::{Peer, Pipes};
 use crate::rules::Rules;
@@ -37,7 +37,7 @@ pub(crate) struct Tools<'a> {
 
 impl Tools<'_> {
     /// From now on `peer`'s events come to this connection.
-    pub(crate) fn watch(&self, peer: &Peer, side: Side) -> Result<(), CloseReason> {
+    pub(crate) fn watch(&self, peer: &Peer, side: RelaySide) -> Result<(), CloseReason> {
         let token = self.place.token(side);
         let added = epoll::add(self.epoll, peer, EventData::new_u64(token), Peer::EVENTS);
         added.map_err(|error| CloseReason::from_io(side, &error.into()))
@@ -59,7 +59,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn token(self, side: Side) -> u64 {
-        self.key as u64 * 2 + u64::from(side == Side::Origin)
+    fn token(self, side: RelaySide) -> u64 {
+        self.key as u64 * 2 + u64::from(side == RelaySide::Origin)
     }
 }

@@ -13,7 +13,7 @@ use sidetrack::{Datagram, DatagramListener, Error, Flow, Unreachable, send_all};
 use super::answers::Answers;
 use super::inspection::{Inspection, Judgement, Ruling};
 use super::{DENIED_QUIET, QUIET, READS_MAX, Relay};
-use crate::close_reason::{CloseReason, Side};
+use crate::close_reason::{CloseReason, RelaySide};
 use crate::connection::{Carried, Ended};
 use crate::line::{Datagrams, FlowLine};
 use crate::names::Names;
@@ -246,7 +246,7 @@ impl Carrier {
         let why = Unreachable::of(error);
         self.failed = Some(Failure {
             since: now,
-            reason: CloseReason::from_io(Side::Origin, error),
+            reason: CloseReason::from_io(RelaySide::Origin, error),
             why,
         });
         self.origin = None; // or it would be told again and again

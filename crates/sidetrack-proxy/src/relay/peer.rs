@@ -11,7 +11,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use socket2::SockRef;
 
 use super::pipe::Pipe;
-use crate::close_reason::{CloseReason, Side};
+use crate::close_reason::{CloseReason, RelaySide};
 
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
@@ -19,7 +19,7 @@ const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 #[derive(Debug)]
 pub(crate) struct Peer {
     stream: TcpStream,
-    side: Side,
+    side: RelaySide,
     /// Whether there may be something to read: until a read finds nothing more.
     readable: bool,
     /// Whether there may be room to write.
@@ -49,20 +49,20 @@ impl Peer {
 
     /// Of the client: connected.
     pub(crate) fn client(stream: TcpStream) -> Self {
-        Self::new(stream, Side::Client, Hurry::Always)
+        Self::new(stream, RelaySide::Client, Hurry::Always)
     }
 
     /// Of the origin: its connect is under way.
     pub(crate) fn origin(stream: TcpStream) -> Self {
-        Self::new(stream, Side::Origin, Hurry::AtFirst)
+        Self::new(stream, RelaySide::Origin, Hurry::AtFirst)
     }
 
-    fn new(stream: TcpStream, side: Side, hurry: Hurry) -> Self {
+    fn new(stream: TcpStream, side: RelaySide, hurry: Hurry) -> Self {
         Self {
             stream,
             side,
             readable: false,
-            writable: side == Side::Client,
+            writable: side == RelaySide::Client,
             ends: false,
             is_told: false,
             hurry,

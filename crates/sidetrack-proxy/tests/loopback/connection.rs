@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
-use sidetrack_proxy::close_reason::{CloseReason, Side};
+use sidetrack_proxy::close_reason::{CloseReason, RelaySide};
 use sidetrack_proxy::connection::SNIFF_WAIT;
 use sidetrack_proxy::connections::Stop;
 use sidetrack_proxy::rules::Decision;
@@ -204,7 +204,7 @@ async fn resets_are_passed_on() {
     expect_reset(&mut diverted.client).await;
     assert_eq!(
         diverted.carried().await.ended.reason,
-        CloseReason::Reset(Side::Origin)
+        CloseReason::Reset(RelaySide::Origin)
     );
 
     let diverted = Diverted::start(&[], &[]).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sidetrack_proxy::Settings;
-use sidetrack_proxy::close_reason::{CloseReason, Side};
+use sidetrack_proxy::close_reason::{CloseReason, RelaySide};
 use sidetrack_proxy::connection::{Carried, Ended};
 use sidetrack_proxy::connections::Stop;
 use sidetrack_proxy::relay::COPY_SIZE;
@@ -127,11 +127,11 @@ async fn a_half_close_leaves_the_other_direction_open() {
 #[tokio::test]
 async fn a_reset_is_passed_on_with_the_counts_kept() {
     for size in [8, 8 * COPY_SIZE] {
-        for side in [Side::Client, Side::Origin] {
+        for side in [RelaySide::Client, RelaySide::Origin] {
             let (client, server, relay) = related(LONG).await;
             let (mut who, mut other) = match side {
-                Side::Client => (client, server),
-                Side::Origin => (server, client),
+                RelaySide::Client => (client, server),
+                RelaySide::Origin => (server, client),
             };
             let data = vec![7; size];
             let mut got = vec![0; size];
@@ -166,7 +166,10 @@ async fn a_reader_that_left_is_a_reset() {
         error.kind(),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
     ));
-    assert_eq!(ended(relay).await.reason, CloseReason::Reset(Side::Origin));
+    assert_eq!(
+        ended(relay).await.reason,
+        CloseReason::Reset(RelaySide::Origin)
+    );
 }
 
 #[tokio::test]
