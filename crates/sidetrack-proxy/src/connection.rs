@@ -68,7 +68,7 @@ impl Onward for Flow {
 
 /// What became of one connection.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Carried {
+pub struct Outcome {
     /// What the client began with.
     pub seen: Seen,
     /// What the rules said. Of a connection that ended before: what they say of what was seen.
@@ -76,12 +76,12 @@ pub struct Carried {
     /// How long it took to connect to the origin; `None` if it was not tried or did not succeed.
     pub connect_time: Option<Duration>,
     /// The counts, and how it ended.
-    pub ended: Ended,
+    pub relayed: Relayed,
 }
 
 /// What a relay did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct Relayed {
     /// Bytes handed to the origin's connection.
     pub bytes_up: u64,
     /// Bytes handed to the client's connection.
@@ -213,7 +213,7 @@ impl<O: Onward> Connection<O> {
     }
 
     /// Closes both connections, and tells of them.
-    pub(crate) fn end(self, reason: CloseReason, rules: &Rules) -> (O, Carried) {
+    pub(crate) fn end(self, reason: CloseReason, rules: &Rules) -> (O, Outcome) {
         if reason == CloseReason::Closed {
             self.client.end_well();
             self.origin.iter().for_each(Peer::end_well);
@@ -221,18 +221,18 @@ impl<O: Onward> Connection<O> {
         drop((self.client, self.origin));
         let seen = self.opening.into_seen();
         let verdict = self.verdict;
-        let carried = Carried {
+        let outcome = Outcome {
             verdict: verdict
                 .unwrap_or_else(|| rules.decide(self.onward.destination(), seen.host())),
             connect_time: self.connect_time,
-            ended: Ended {
+            relayed: Relayed {
                 bytes_up: self.up.count(),
                 bytes_down: self.down.count(),
                 reason,
             },
             seen,
         };
-        (self.onward, carried)
+        (self.onward, outcome)
     }
 
     fn condemned(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {

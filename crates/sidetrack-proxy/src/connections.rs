@@ -24,7 +24,7 @@ use sidetrack::Error;
 use slab::Slab;
 
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::connection::{Carried, Connection, IDLE_CHECKS, Onward, prepare};
+use crate::connection::{Connection, IDLE_CHECKS, Onward, Outcome, prepare};
 use crate::relay::{COPY_SIZE, Pipes, Progress};
 use crate::settings::Settings;
 use crate::wait::Waiter;
@@ -60,7 +60,7 @@ pub(crate) struct Loop<'a, S: Source> {
     source: &'a S,
     settings: &'a Settings,
     stop: &'a Stop,
-    ended: &'a dyn Fn(S::Onward, Carried),
+    on_end: &'a dyn Fn(S::Onward, Outcome),
     epoll: OwnedFd,
     entries: Slab<Entry<S::Onward>>,
     serial: u64,
@@ -87,13 +87,13 @@ enum Accepting {
 }
 
 impl<'a, S: Source> Loop<'a, S> {
-    /// At most `most` connections at a time; each is handed to `ended` after its end.
+    /// At most `most` connections at a time; each is handed to `on_end` after its end.
     pub(crate) fn new(
         source: &'a S,
         settings: &'a Settings,
         stop: &'a Stop,
         most: usize,
-        ended: &'a dyn Fn(S::Onward, Carried),
+        on_end: &'a dyn Fn(S::Onward, Outcome),
     ) -> Result<Self, Error> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(cannot_wait)?;
         let token = EventData::new_u64(STOP);
@@ -102,7 +102,7 @@ impl<'a, S: Source> Loop<'a, S> {
             source,
             settings,
             stop,
-            ended,
+            on_end,
             epoll,
             entries: Slab::new(),
             serial: 0,
@@ -275,8 +275,8 @@ impl<'a, S: Source> Loop<'a, S> {
     fn end_what_is_over(&mut self) {
         for (key, reason) in std::mem::take(&mut self.over) {
             let connection = self.entries.remove(key).connection;
-            let (onward, carried) = connection.end(reason, &self.settings.rules);
-            (self.ended)(onward, carried);
+            let (onward, outcome) = connection.end(reason, &self.settings.rules);
+            (self.on_end)(onward, outcome);
         }
         if self.accepting == Accepting::Full && self.entries.len() < self.most {
             self.accept_again();
@@ -336,20 +336,20 @@ impl<'a, S: Source> Loop<'a, S> {
 /// Carries one connection, which was accepted otherwise and is non-blocking, to its end.
 ///
 /// Errors: [`Error::System`], if the kernel refuses what waiting takes.
-pub fn carry<O: Onward>(
+pub fn relay_connection<O: Onward>(
     client: TcpStream,
     onward: O,
     settings: &Settings,
     stop: &Stop,
-) -> Result<Carried, Error> {
-    let carried = Cell::new(None);
-    let ended = |_, one| carried.set(Some(one));
-    let mut one = Loop::new(&NoMore(PhantomData), settings, stop, 1, &ended)?;
+) -> Result<Outcome, Error> {
+    let outcome = Cell::new(None);
+    let on_end = |_, one| outcome.set(Some(one));
+    let mut one = Loop::new(&NoMore(PhantomData), settings, stop, 1, &on_end)?;
     one.accepting = Accepting::Stopping(None);
     prepare(client.as_fd());
     one.begin(client, onward);
     one.run()?;
-    Ok(carried.take().expect("the loop ended with its connection"))
+    Ok(outcome.take().expect("the loop ended with its connection"))
 }
 
 fn cannot_wait(source: Errno) -> Error {

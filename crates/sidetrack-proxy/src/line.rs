@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidetrack::Flow;
 
-use crate::connection::Carried;
+use crate::connection::Outcome;
 use crate::rules::Decision;
 use crate::sniff::Seen;
 
@@ -102,7 +102,7 @@ pub struct ProgramLine {
 
 impl FlowLine {
     /// The line of a connection that has just ended.
-    pub fn new(flow: &Flow, carried: Carried) -> Self {
+    pub fn new(flow: &Flow, outcome: Outcome) -> Self {
         let age = flow.age();
         let chain: Vec<String> = flow.chain().map(str::to_owned).collect();
         let program = flow.program();
@@ -126,14 +126,14 @@ impl FlowLine {
             chain,
             name: None,
             datagrams: None,
-            seen: carried.seen,
-            verdict: carried.verdict.decision,
-            rule: carried.verdict.rule,
-            bytes_up: carried.ended.bytes_up,
-            bytes_down: carried.ended.bytes_down,
-            connect_ms: carried.connect_time.map(milliseconds),
+            seen: outcome.seen,
+            verdict: outcome.verdict.decision,
+            rule: outcome.verdict.rule,
+            bytes_up: outcome.relayed.bytes_up,
+            bytes_down: outcome.relayed.bytes_down,
+            connect_ms: outcome.connect_time.map(milliseconds),
             duration_ms: milliseconds(age),
-            ended: carried.ended.reason.to_string(),
+            ended: outcome.relayed.reason.to_string(),
         }
     }
 }

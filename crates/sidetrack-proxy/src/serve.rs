@@ -9,7 +9,7 @@ use sidetrack::{Error, Flow, Listener, Service};
 use tokio::select;
 use tokio::sync::oneshot;
 
-use crate::connection::{Carried, prepare};
+use crate::connection::{Outcome, prepare};
 use crate::connections::{Loop, Stop};
 use crate::datagrams::{Counts, Relay, label};
 use crate::line::FlowLine;
@@ -86,22 +86,22 @@ impl Server {
             lines,
         });
         let _stopped = StopOnDrop(Arc::clone(&shared));
-        let relayed = in_a_thread({
+        let datagrams = in_a_thread({
             let (relay, shared) = (self.datagrams, Arc::clone(&shared));
             move || relay.run(&shared.lines)
         });
-        let carried = carry_all(&shared);
-        tokio::pin!(relayed, carried, stop);
+        let connections = run_loops(&shared);
+        tokio::pin!(datagrams, connections, stop);
         select! {
             grace = &mut stop => {
                 shared.stop.stop(grace);
-                carried.await?;
+                connections.await?;
             }
-            carried = &mut carried => carried?,
-            failed = &mut relayed => return failed,
+            ended = &mut connections => ended?,
+            failed = &mut datagrams => return failed,
         }
         drop(stopper);
-        relayed.await
+        datagrams.await
     }
 }
 
@@ -123,7 +123,7 @@ impl<L> Drop for StopOnDrop<L> {
 }
 
 /// Ends when all loops have ended, the first error being the end of all.
-async fn carry_all<L>(shared: &Arc<Shared<L>>) -> Result<(), Error>
+async fn run_loops<L>(shared: &Arc<Shared<L>>) -> Result<(), Error>
 where
     L: Fn(FlowLine) + Send + Sync + 'static,
 {
@@ -134,9 +134,9 @@ where
             let shared = Arc::clone(shared);
             let most = connections_max().div_ceil(count);
             in_a_thread(move || {
-                let carried = shared.carry(most);
+                let ended = shared.run_loop(most);
                 shared.stop.stop(Duration::ZERO); // if not told already: an error is all loops' end
-                carried
+                ended
             })
         })
         .collect();
@@ -149,13 +149,13 @@ where
 
 impl<L: Fn(FlowLine)> Shared<L> {
     /// One loop, until its end.
-    fn carry(&self, most: usize) -> Result<(), Error> {
-        let ended = |flow: Flow, carried: Carried| {
-            let mut line = FlowLine::new(&flow, carried);
+    fn run_loop(&self, most: usize) -> Result<(), Error> {
+        let on_end = |flow: Flow, outcome: Outcome| {
+            let mut line = FlowLine::new(&flow, outcome);
             line.name = label(flow.original_destination().ip(), &self.names);
             (self.lines)(line);
         };
-        Loop::new(&self.listener, &self.settings, &self.stop, most, &ended)?.run()
+        Loop::new(&self.listener, &self.settings, &self.stop, most, &on_end)?.run()
     }
 }
 

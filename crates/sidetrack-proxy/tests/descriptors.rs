@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidetrack_proxy::Settings;
 use sidetrack_proxy::close_reason::CloseReason;
 use sidetrack_proxy::connection::Onward;
-use sidetrack_proxy::connections::{Stop, carry};
+use sidetrack_proxy::connections::{Stop, relay_connection};
 use sidetrack_proxy::relay::COPY_SIZE;
 
 /// Is connected already, and takes the last descriptors when it is asked.
@@ -43,7 +43,8 @@ fn without_descriptors_for_pipes_it_copies() {
     let (mut origin, _) = listener.accept().unwrap();
 
     let stop = Stop::new().unwrap();
-    let carried = thread::spawn(move || carry(accepted, connected, &Settings::default(), &stop));
+    let relay =
+        thread::spawn(move || relay_connection(accepted, connected, &Settings::default(), &stop));
     let size = 16 * COPY_SIZE;
     let sending = thread::spawn(move || {
         client.write_all(&vec![7; size]).unwrap();
@@ -55,10 +56,10 @@ fn without_descriptors_for_pipes_it_copies() {
     assert!(got == vec![7; size]);
     drop(origin);
     let client = sending.join().unwrap();
-    let ended = carried.join().unwrap().unwrap().ended;
+    let relayed = relay.join().unwrap().unwrap().relayed;
     drop(client);
     assert_eq!(
-        (ended.reason, ended.bytes_up),
+        (relayed.reason, relayed.bytes_up),
         (CloseReason::Closed, size as u64)
     );
 }

@@ -62,15 +62,15 @@ fn serve(
     most: usize,
     stop: Arc<Stop>,
 ) -> (
-    mpsc::Receiver<Carried>,
+    mpsc::Receiver<Outcome>,
     thread::JoinHandle<Result<(), Error>>,
 ) {
     listener.set_nonblocking(true).unwrap();
-    let (told, ended) = mpsc::channel();
+    let (send, ended) = mpsc::channel();
     let served = thread::spawn(move || {
         let (local, settings) = (Local { listener, origin }, Settings::default());
-        let ended = |_, carried| told.send(carried).unwrap();
-        Loop::new(&local, &settings, &stop, most, &ended)?.run()
+        let on_end = |_, outcome| send.send(outcome).unwrap();
+        Loop::new(&local, &settings, &stop, most, &on_end)?.run()
     });
     (ended, served)
 }
@@ -98,8 +98,11 @@ fn a_stop_waits_for_the_open_and_then_ends_them() {
         if wanted == CloseReason::Closed {
             drop(open);
         }
-        let carried = ended.recv_timeout(DEADLINE).unwrap();
-        assert_eq!((carried.ended.reason, carried.ended.bytes_up), (wanted, 1));
+        let outcome = ended.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(
+            (outcome.relayed.reason, outcome.relayed.bytes_up),
+            (wanted, 1)
+        );
         served.join().unwrap().unwrap();
         TcpStream::connect(proxy_address).unwrap_err();
     }
@@ -126,7 +129,7 @@ fn accepting_waits_while_all_places_are_taken() {
     drop(first);
     origin.accept().unwrap().0.read_exact(&mut [0]).unwrap();
     assert_eq!(
-        ended.recv_timeout(DEADLINE).unwrap().ended.reason,
+        ended.recv_timeout(DEADLINE).unwrap().relayed.reason,
         CloseReason::Closed
     );
     stop.stop(Duration::ZERO);
@@ -161,8 +164,8 @@ fn passing_errors_pause_and_final_ones_end() {
     let failing = Failing { listener, errors };
     let (settings, stop) = (Settings::default(), Stop::new().unwrap());
     let begun = Instant::now();
-    let ended = |_, _| unreachable!("none was accepted");
-    let ended = Loop::new(&failing, &settings, &stop, 8, &ended)
+    let on_end = |_, _| unreachable!("none was accepted");
+    let ended = Loop::new(&failing, &settings, &stop, 8, &on_end)
         .unwrap()
         .run();
     assert!(matches!(ended, Err(Error::NoEngine)));

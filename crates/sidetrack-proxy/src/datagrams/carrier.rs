@@ -14,7 +14,7 @@ use super::answers::Answers;
 use super::inspection::{Inspection, Judgement, Ruling};
 use super::{DENIED_QUIET, QUIET, READS_MAX, Relay};
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::connection::{Carried, Ended};
+use crate::connection::{Outcome, Relayed};
 use crate::line::{Datagrams, FlowLine};
 use crate::names::Names;
 use crate::rules::Rules;
@@ -282,11 +282,11 @@ impl Carrier {
             Seen::Dns { .. } => None, // the name of a name server is of no interest
             _ => label(self.flow.original_destination().ip(), names),
         };
-        let carried = Carried {
+        let outcome = Outcome {
             seen,
             verdict,
             connect_time: self.connect_time,
-            ended: Ended {
+            relayed: Relayed {
                 bytes_up: self.bytes_up,
                 bytes_down: self.bytes_down,
                 reason,
@@ -295,7 +295,7 @@ impl Carrier {
         FlowLine {
             name: label,
             datagrams: Some(self.datagrams),
-            ..FlowLine::new(&self.flow, carried)
+            ..FlowLine::new(&self.flow, outcome)
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::peers::{
-    Diverted, To, carried, expect, expect_end, expect_reset, in_time, pair, reset, settings,
+    Diverted, To, expect, expect_end, expect_reset, in_time, pair, relay, reset, settings,
 };
 
 /// Rules that leave everything open until the host is known.
@@ -46,16 +46,16 @@ async fn an_exchange_is_seen_and_unchanged() {
         expect(&mut diverted.client, b"HTTP/1.1 204 No Content\r\n\r\n").await;
         drop(origin);
         expect_end(&mut diverted.client).await;
-        let carried = diverted.carried().await;
-        assert_eq!(carried.seen.host(), Some("example.com"));
+        let outcome = diverted.outcome().await;
+        assert_eq!(outcome.seen.host(), Some("example.com"));
         assert_eq!(
-            (carried.verdict.decision, carried.verdict.rule),
+            (outcome.verdict.decision, outcome.verdict.rule),
             (Decision::Allow, None)
         );
-        assert!(carried.connect_time.is_some());
-        assert_eq!(carried.ended.reason, CloseReason::Closed);
+        assert!(outcome.connect_time.is_some());
+        assert_eq!(outcome.relayed.reason, CloseReason::Closed);
         assert_eq!(
-            (carried.ended.bytes_up, carried.ended.bytes_down),
+            (outcome.relayed.bytes_up, outcome.relayed.bytes_down),
             (head.len() as u64, 27)
         );
     }
@@ -74,18 +74,18 @@ async fn a_drip_of_single_bytes_is_read_as_one_hello() {
         let mut origin = diverted.accept().await;
         expect(&mut origin, &hello).await;
         drop(origin);
-        let carried = diverted.carried().await;
+        let outcome = diverted.outcome().await;
         let alpn = vec!["h2".into()];
         let versions = vec!["1.3".into(), "1.2".into()];
         assert_eq!(
-            carried.seen,
+            outcome.seen,
             Seen::Tls {
                 sni: Some("example.com".into()),
                 alpn,
                 versions
             }
         );
-        assert_eq!(carried.verdict.rule.unwrap(), "allow example.com");
+        assert_eq!(outcome.verdict.rule.unwrap(), "allow example.com");
     }
 }
 
@@ -98,7 +98,7 @@ async fn without_host_rules_bytes_go_on_before_they_are_understood() {
         expect(&mut origin, part.as_bytes()).await;
     }
     drop(origin);
-    assert_eq!(diverted.carried().await.seen.host(), Some("a.example"));
+    assert_eq!(diverted.outcome().await.seen.host(), Some("a.example"));
 }
 
 #[tokio::test]
@@ -120,9 +120,9 @@ async fn a_server_may_speak_first() {
         expect(&mut diverted.client, b"kex").await;
         drop(origin);
         expect_end(&mut diverted.client).await;
-        let carried = diverted.carried().await;
+        let outcome = diverted.outcome().await;
         assert_eq!(
-            (carried.seen, carried.ended.reason),
+            (outcome.seen, outcome.relayed.reason),
             (Seen::Raw, CloseReason::Closed)
         );
     }
@@ -145,9 +145,9 @@ async fn a_huge_head_is_relayed_as_raw() {
         expect(&mut origin, &head).await;
         diverted.client = sending.await.unwrap();
         drop(origin);
-        let carried = diverted.carried().await;
+        let outcome = diverted.outcome().await;
         assert_eq!(
-            (carried.seen, carried.ended.bytes_up),
+            (outcome.seen, outcome.relayed.bytes_up),
             (Seen::Raw, head.len() as u64)
         );
     }
@@ -167,9 +167,9 @@ async fn a_half_close_within_the_opening_is_passed_on() {
             drop(origin);
             expect(&mut diverted.client, b"answer").await;
             expect_end(&mut diverted.client).await;
-            let carried = diverted.carried().await;
+            let outcome = diverted.outcome().await;
             assert_eq!(
-                (carried.seen, carried.ended.reason),
+                (outcome.seen, outcome.relayed.reason),
                 (seen, CloseReason::Closed)
             );
         }
@@ -184,13 +184,13 @@ async fn a_failed_connect_resets_the_client() {
     drop(unused);
     let onward = To::address("192.0.2.1:1".parse().unwrap(), address);
     let stop = Arc::new(Stop::new().unwrap());
-    let carrying = carried(accepted, onward, settings(&[], &[]), stop);
-    let carried = in_time(carrying).await.unwrap();
+    let relay = relay(accepted, onward, settings(&[], &[]), stop);
+    let outcome = in_time(relay).await.unwrap();
     assert_eq!(
-        carried.ended.reason.to_string(),
+        outcome.relayed.reason.to_string(),
         "connect failed: connection refused"
     );
-    assert_eq!((carried.seen, carried.connect_time), (Seen::Silent, None));
+    assert_eq!((outcome.seen, outcome.connect_time), (Seen::Silent, None));
     expect_reset(&mut client).await;
 }
 
@@ -203,7 +203,7 @@ async fn resets_are_passed_on() {
     reset(origin);
     expect_reset(&mut diverted.client).await;
     assert_eq!(
-        diverted.carried().await.ended.reason,
+        diverted.outcome().await.relayed.reason,
         CloseReason::Reset(RelaySide::Origin)
     );
 
@@ -227,7 +227,7 @@ async fn the_idle_time_out_holds_in_every_phase() {
         let mut diverted = Diverted::to("192.0.2.1:1", settings).await;
         diverted.client.write_all(opening).await.unwrap();
         expect_reset(&mut diverted.client).await;
-        assert_eq!(diverted.carried().await.ended.reason, CloseReason::Idle);
+        assert_eq!(diverted.outcome().await.relayed.reason, CloseReason::Idle);
     }
 }
 
@@ -237,13 +237,13 @@ async fn a_stop_ends_it_with_its_counts() {
     let (connected, mut origin) = pair().await;
     let stop = Arc::new(Stop::new().unwrap());
     let onward = To::connected(connected);
-    let carrying = carried(accepted, onward, settings(&[], &[]), Arc::clone(&stop));
+    let relay = relay(accepted, onward, settings(&[], &[]), Arc::clone(&stop));
     client.write_all(b"\0abc").await.unwrap();
     expect(&mut origin, b"\0abc").await;
     stop.stop(Duration::ZERO);
-    let carried = in_time(carrying).await.unwrap();
+    let outcome = in_time(relay).await.unwrap();
     assert_eq!(
-        (carried.ended.reason, carried.ended.bytes_up),
+        (outcome.relayed.reason, outcome.relayed.bytes_up),
         (CloseReason::Stopped, 4)
     );
     expect_reset(&mut client).await;

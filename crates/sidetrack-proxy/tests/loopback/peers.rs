@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sidetrack_proxy::connection::{Carried, Onward};
-use sidetrack_proxy::connections::{Stop, carry};
+use sidetrack_proxy::connection::{Onward, Outcome};
+use sidetrack_proxy::connections::{Stop, relay_connection};
 use sidetrack_proxy::{Pattern, Rules, Settings};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::AsyncReadExt;
@@ -88,21 +88,21 @@ impl Onward for To {
 }
 
 /// Carries one connection, in a thread.
-pub(crate) fn carried(
+pub(crate) fn relay(
     accepted: TcpStream,
     onward: To,
     settings: Settings,
     stop: Arc<Stop>,
-) -> JoinHandle<Carried> {
+) -> JoinHandle<Outcome> {
     let accepted = accepted.into_std().unwrap();
-    spawn_blocking(move || carry(accepted, onward, &settings, &stop).unwrap())
+    spawn_blocking(move || relay_connection(accepted, onward, &settings, &stop).unwrap())
 }
 
 /// A client whose connection the proxy carries to an origin at `destination`, as it believes.
 pub(crate) struct Diverted {
     pub(crate) client: TcpStream,
     pub(crate) origin: TcpListener,
-    carried: JoinHandle<Carried>,
+    relay: JoinHandle<Outcome>,
 }
 
 impl Diverted {
@@ -116,11 +116,11 @@ impl Diverted {
         let destination: SocketAddr = destination.parse().unwrap();
         let (client, accepted) = pair().await;
         let onward = To::address(destination, address);
-        let carried = carried(accepted, onward, settings, Arc::new(Stop::new().unwrap()));
+        let relay = relay(accepted, onward, settings, Arc::new(Stop::new().unwrap()));
         Self {
             client,
             origin,
-            carried,
+            relay,
         }
     }
 
@@ -130,23 +130,23 @@ impl Diverted {
     }
 
     /// What became of it, after the client has gone.
-    pub(crate) async fn carried(self) -> Carried {
+    pub(crate) async fn outcome(self) -> Outcome {
         drop(self.client);
-        in_time(self.carried).await.unwrap()
+        in_time(self.relay).await.unwrap()
     }
 
-    /// As [`carried`](Self::carried), where the proxy must never have connected.
-    pub(crate) async fn carried_nowhere(self) -> Carried {
+    /// As [`outcome`](Self::outcome), where the proxy must never have connected.
+    pub(crate) async fn outcome_without_connect(self) -> Outcome {
         drop(self.client);
-        let carried = in_time(self.carried).await.unwrap();
+        let outcome = in_time(self.relay).await.unwrap();
         // Whoever connected would be in the queue by now.
         self.origin
             .into_std()
             .unwrap()
             .accept()
             .expect_err("the proxy connected onward");
-        assert_eq!(carried.connect_time, None);
-        carried
+        assert_eq!(outcome.connect_time, None);
+        outcome
     }
 }
 

@@ -32,14 +32,14 @@ async fn http_gets_a_403_that_names_the_rule() {
             deny[0]
         );
         assert!(answer.ends_with(&body), "{answer}");
-        let carried = diverted.carried_nowhere().await;
-        assert_eq!(carried.verdict.decision, Decision::Deny);
-        assert_eq!(carried.verdict.rule, Some(format!("deny {}", deny[0])));
+        let outcome = diverted.outcome_without_connect().await;
+        assert_eq!(outcome.verdict.decision, Decision::Deny);
+        assert_eq!(outcome.verdict.rule, Some(format!("deny {}", deny[0])));
         assert_eq!(
-            (carried.ended.reason, carried.ended.bytes_up),
+            (outcome.relayed.reason, outcome.relayed.bytes_up),
             (CloseReason::Denied, 0)
         );
-        assert_eq!(carried.seen.host(), Some("a.denied.example"));
+        assert_eq!(outcome.seen.host(), Some("a.denied.example"));
     }
 }
 
@@ -67,7 +67,7 @@ async fn tls_gets_an_alert() {
             rustls::Error::AlertReceived(AlertDescription::AccessDenied)
         );
         assert_eq!(
-            diverted.carried_nowhere().await.ended.reason,
+            diverted.outcome_without_connect().await.relayed.reason,
             CloseReason::Denied
         );
     }
@@ -83,9 +83,9 @@ async fn anything_else_is_reset() {
         let mut diverted = Diverted::start(deny, allow).await;
         diverted.client.write_all(sent).await.unwrap();
         expect_reset(&mut diverted.client).await;
-        let carried = diverted.carried_nowhere().await;
+        let outcome = diverted.outcome_without_connect().await;
         assert_eq!(
-            (carried.seen, carried.ended.reason),
+            (outcome.seen, outcome.relayed.reason),
             (seen, CloseReason::Denied)
         );
     }
@@ -112,13 +112,13 @@ async fn nobody_evades_a_rule_by_waiting() {
                 .unwrap();
             assert!(answer.starts_with("HTTP/1.1 403 "));
         }
-        let carried = diverted.carried().await;
+        let outcome = diverted.outcome().await;
         assert_eq!(
-            (carried.ended.reason, carried.ended.bytes_up),
+            (outcome.relayed.reason, outcome.relayed.bytes_up),
             (CloseReason::Denied, 0)
         );
-        assert_eq!(carried.verdict.rule.unwrap(), "deny *.denied.example");
-        assert!(carried.connect_time.is_some());
+        assert_eq!(outcome.verdict.rule.unwrap(), "deny *.denied.example");
+        assert!(outcome.connect_time.is_some());
     }
 }
 
@@ -133,7 +133,7 @@ async fn a_denied_client_cannot_send_for_ever() {
     let chunk = vec![b'x'; REFUSAL_SIZE_MAX];
     in_time(async { while diverted.client.write_all(&chunk).await.is_ok() {} }).await;
     assert_eq!(
-        diverted.carried_nowhere().await.ended.reason,
+        diverted.outcome_without_connect().await.relayed.reason,
         CloseReason::Denied
     );
 }

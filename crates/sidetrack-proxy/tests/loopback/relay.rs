@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sidetrack_proxy::Settings;
 use sidetrack_proxy::close_reason::{CloseReason, RelaySide};
-use sidetrack_proxy::connection::{Carried, Ended};
+use sidetrack_proxy::connection::{Outcome, Relayed};
 use sidetrack_proxy::connections::Stop;
 use sidetrack_proxy::relay::COPY_SIZE;
 use socket2::SockRef;
@@ -14,23 +14,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::peers::{To, carried, in_time, pair, reset};
+use crate::peers::{To, in_time, pair, relay, reset};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// A client and a server with a relay between them.
-async fn related(idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Carried>) {
+async fn related(idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Outcome>) {
     let (client, accepted) = pair().await;
     let (connected, server) = pair().await;
     let mut settings = Settings::default();
     settings.idle_timeout = idle;
     let stop = Arc::new(Stop::new().unwrap());
-    let carried = carried(accepted, To::connected(connected), settings, stop);
-    (client, server, carried)
+    let relay = relay(accepted, To::connected(connected), settings, stop);
+    (client, server, relay)
 }
 
-async fn ended(relay: JoinHandle<Carried>) -> Ended {
-    in_time(relay).await.unwrap().ended
+async fn relayed(relay: JoinHandle<Outcome>) -> Relayed {
+    in_time(relay).await.unwrap().relayed
 }
 
 /// A sum that depends on the order, as the tests' data do not repeat.
@@ -90,8 +90,8 @@ async fn much_data_both_ways_arrives_unchanged() {
     assert_eq!(sent_down.unwrap(), got_down.unwrap());
     let (bytes_up, bytes_down, reason) = (UP as u64, DOWN as u64, CloseReason::Closed);
     assert_eq!(
-        ended(relay).await,
-        Ended {
+        relayed(relay).await,
+        Relayed {
             bytes_up,
             bytes_down,
             reason
@@ -120,7 +120,7 @@ async fn a_half_close_leaves_the_other_direction_open() {
         }
         second.shutdown().await.unwrap();
         assert_eq!(in_time(first.read(&mut [0; 8])).await.unwrap(), 0);
-        assert_eq!(ended(relay).await.reason, CloseReason::Closed);
+        assert_eq!(relayed(relay).await.reason, CloseReason::Closed);
     }
 }
 
@@ -143,9 +143,9 @@ async fn a_reset_is_passed_on_with_the_counts_kept() {
             reset(who);
             let error = in_time(other.read(&mut [0; 1])).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-            let ended = ended(relay).await;
-            assert_eq!(ended.reason, CloseReason::Reset(side));
-            assert_eq!(ended.bytes_up + ended.bytes_down, size as u64);
+            let relayed = relayed(relay).await;
+            assert_eq!(relayed.reason, CloseReason::Reset(side));
+            assert_eq!(relayed.bytes_up + relayed.bytes_down, size as u64);
         }
     }
 }
@@ -167,7 +167,7 @@ async fn a_reader_that_left_is_a_reset() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
     ));
     assert_eq!(
-        ended(relay).await.reason,
+        relayed(relay).await.reason,
         CloseReason::Reset(RelaySide::Origin)
     );
 }
@@ -186,7 +186,7 @@ async fn a_slow_reader_slows_the_writer() {
         );
     }
     drop((client, server));
-    assert!(matches!(ended(relay).await.reason, CloseReason::Reset(_)));
+    assert!(matches!(relayed(relay).await.reason, CloseReason::Reset(_)));
 }
 
 /// Whether it becomes writable; full if not for a while.
@@ -206,8 +206,8 @@ async fn an_idle_connection_ends_and_a_busy_one_does_not() {
         client.write_all(b"x").await.unwrap();
         server.read_exact(&mut [0]).await.unwrap();
     }
-    let ended = ended(relay).await;
-    assert_eq!((ended.reason, ended.bytes_down), (CloseReason::Idle, 0));
+    let relayed = relayed(relay).await;
+    assert_eq!((relayed.reason, relayed.bytes_down), (CloseReason::Idle, 0));
     let error = in_time(client.read(&mut [0])).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
