@@ -48,7 +48,7 @@ pub const SNIFF_WAIT: Duration = Duration::from_millis(200);
 pub const IDLE_CHECKS: u32 = 4;
 
 /// The way on from an accepted connection.
-pub trait Onward {
+pub trait Upstream {
     /// Where the client wanted to go.
     fn destination(&self) -> SocketAddr;
     /// A non-blocking connection to the origin, made or under way. Called once, and only if the
@@ -56,7 +56,7 @@ pub trait Onward {
     fn connect(&self) -> Result<TcpStream, sidetrack::Error>;
 }
 
-impl Onward for Flow {
+impl Upstream for Flow {
     fn destination(&self) -> SocketAddr {
         self.original_destination()
     }
@@ -91,8 +91,8 @@ pub struct Relayed {
 }
 
 /// Dropping it resets both connections, unless it ended well.
-pub(crate) struct Connection<O> {
-    onward: O,
+pub(crate) struct Connection<U> {
+    upstream: U,
     client: Peer,
     origin: Option<Peer>,
     phase: Phase,
@@ -123,16 +123,16 @@ struct Idleness {
     looks: u32,
 }
 
-impl<O: Onward> Connection<O> {
+impl<U: Upstream> Connection<U> {
     /// Takes the accepted connection `client`, which is non-blocking and was [prepared](prepare).
-    pub(crate) fn new(client: TcpStream, onward: O, rules: &Rules) -> Self {
-        let verdict = rules.before(onward.destination());
+    pub(crate) fn new(client: TcpStream, upstream: U, rules: &Rules) -> Self {
+        let verdict = rules.before(upstream.destination());
         let phase = match &verdict {
             Some(verdict) if verdict.is_deny() => Phase::Condemned,
             _ => Phase::Sniffing,
         };
         Self {
-            onward,
+            upstream,
             client: Peer::client(client),
             origin: None,
             phase,
@@ -213,7 +213,7 @@ impl<O: Onward> Connection<O> {
     }
 
     /// Closes both connections, and tells of them.
-    pub(crate) fn end(self, reason: CloseReason, rules: &Rules) -> (O, Outcome) {
+    pub(crate) fn end(self, reason: CloseReason, rules: &Rules) -> (U, Outcome) {
         if reason == CloseReason::Closed {
             self.client.end_well();
             self.origin.iter().for_each(Peer::end_well);
@@ -223,7 +223,7 @@ impl<O: Onward> Connection<O> {
         let verdict = self.verdict;
         let outcome = Outcome {
             verdict: verdict
-                .unwrap_or_else(|| rules.decide(self.onward.destination(), seen.host())),
+                .unwrap_or_else(|| rules.decide(self.upstream.destination(), seen.host())),
             connect_time: self.connect_time,
             relayed: Relayed {
                 bytes_up: self.up.count(),
@@ -232,7 +232,7 @@ impl<O: Onward> Connection<O> {
             },
             seen,
         };
-        (self.onward, outcome)
+        (self.upstream, outcome)
     }
 
     fn condemned(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
@@ -253,7 +253,7 @@ impl<O: Onward> Connection<O> {
 
     /// Decides by what was seen.
     fn settle(&mut self, rules: &Rules) -> Result<(), CloseReason> {
-        let verdict = rules.decide(self.onward.destination(), self.opening.host());
+        let verdict = rules.decide(self.upstream.destination(), self.opening.host());
         let denied = verdict.is_deny();
         self.verdict = Some(verdict);
         if denied {
@@ -265,7 +265,7 @@ impl<O: Onward> Connection<O> {
 
     fn connect(&mut self, tools: &mut Tools<'_>) -> Result<(), CloseReason> {
         self.phase = Phase::Connecting(Instant::now());
-        let stream = self.onward.connect();
+        let stream = self.upstream.connect();
         let origin = Peer::origin(stream.map_err(|error| CloseReason::from_connect(&error))?);
         reset_on_close(origin.as_fd());
         tools.watch(&origin, RelaySide::Origin)?;

@@ -24,7 +24,7 @@ use sidetrack::Error;
 use slab::Slab;
 
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::connection::{Connection, IDLE_CHECKS, Onward, Outcome, prepare};
+use crate::connection::{Connection, IDLE_CHECKS, Outcome, Upstream, prepare};
 use crate::relay::{COPY_SIZE, Pipes, Progress};
 use crate::settings::Settings;
 use crate::wait::Waiter;
@@ -48,8 +48,8 @@ const STOP: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 1;
 const LISTENER_LAST: u64 = LISTENER - 15;
 
-struct Entry<O> {
-    connection: Connection<O>,
+struct Entry<U> {
+    connection: Connection<U>,
     serial: u64,
     /// It has ended, and is closed when all of a round's events are done, as some may be its own.
     is_over: bool,
@@ -60,9 +60,9 @@ pub(crate) struct Loop<'a, S: Source> {
     source: &'a S,
     settings: &'a Settings,
     stop: &'a Stop,
-    on_end: &'a dyn Fn(S::Onward, Outcome),
+    on_end: &'a dyn Fn(S::Upstream, Outcome),
     epoll: OwnedFd,
-    entries: Slab<Entry<S::Onward>>,
+    entries: Slab<Entry<S::Upstream>>,
     serial: u64,
     /// How many connections there may be.
     most: usize,
@@ -93,7 +93,7 @@ impl<'a, S: Source> Loop<'a, S> {
         settings: &'a Settings,
         stop: &'a Stop,
         most: usize,
-        on_end: &'a dyn Fn(S::Onward, Outcome),
+        on_end: &'a dyn Fn(S::Upstream, Outcome),
     ) -> Result<Self, Error> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(cannot_wait)?;
         let token = EventData::new_u64(STOP);
@@ -164,7 +164,7 @@ impl<'a, S: Source> Loop<'a, S> {
         }
         match self.source.accept(socket) {
             Ok(None) => {}
-            Ok(Some((client, onward))) => self.begin(client, onward),
+            Ok(Some((client, upstream))) => self.begin(client, upstream),
             Err(error) if is_final(&error) => return Err(error),
             Err(_) => self.accept_later(Accepting::Paused(Instant::now() + ACCEPT_PAUSE)),
         }
@@ -175,14 +175,14 @@ impl<'a, S: Source> Loop<'a, S> {
     }
 
     /// Takes over a connection.
-    fn begin(&mut self, client: TcpStream, onward: S::Onward) {
+    fn begin(&mut self, client: TcpStream, upstream: S::Upstream) {
         if self.entries.is_empty() {
             self.next_look = Instant::now() + self.look_every();
         }
         self.serial += 1;
         let (serial, rules) = (self.serial, &self.settings.rules);
         let key = self.entries.insert(Entry {
-            connection: Connection::new(client, onward, rules),
+            connection: Connection::new(client, upstream, rules),
             serial,
             is_over: false,
         });
@@ -206,7 +206,7 @@ impl<'a, S: Source> Loop<'a, S> {
         &mut self,
         place: Place,
         advance: impl FnOnce(
-            &mut Connection<S::Onward>,
+            &mut Connection<S::Upstream>,
             &mut Tools<'_>,
         ) -> Result<Progress, CloseReason>,
     ) {
@@ -275,8 +275,8 @@ impl<'a, S: Source> Loop<'a, S> {
     fn end_what_is_over(&mut self) {
         for (key, reason) in std::mem::take(&mut self.over) {
             let connection = self.entries.remove(key).connection;
-            let (onward, outcome) = connection.end(reason, &self.settings.rules);
-            (self.on_end)(onward, outcome);
+            let (upstream, outcome) = connection.end(reason, &self.settings.rules);
+            (self.on_end)(upstream, outcome);
         }
         if self.accepting == Accepting::Full && self.entries.len() < self.most {
             self.accept_again();
@@ -336,9 +336,9 @@ impl<'a, S: Source> Loop<'a, S> {
 /// Carries one connection, which was accepted otherwise and is non-blocking, to its end.
 ///
 /// Errors: [`Error::System`], if the kernel refuses what waiting takes.
-pub fn relay_connection<O: Onward>(
+pub fn relay_connection<U: Upstream>(
     client: TcpStream,
-    onward: O,
+    upstream: U,
     settings: &Settings,
     stop: &Stop,
 ) -> Result<Outcome, Error> {
@@ -347,7 +347,7 @@ pub fn relay_connection<O: Onward>(
     let mut one = Loop::new(&NoMore(PhantomData), settings, stop, 1, &on_end)?;
     one.accepting = Accepting::Stopping(None);
     prepare(client.as_fd());
-    one.begin(client, onward);
+    one.begin(client, upstream);
     one.run()?;
     Ok(outcome.take().expect("the loop ended with its connection"))
 }

@@ -7,14 +7,14 @@ use std::thread;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidetrack_proxy::Settings;
 use sidetrack_proxy::close_reason::CloseReason;
-use sidetrack_proxy::connection::Onward;
+use sidetrack_proxy::connection::Upstream;
 use sidetrack_proxy::connections::{Stop, relay_connection};
 use sidetrack_proxy::relay::COPY_SIZE;
 
 /// Is connected already, and takes the last descriptors when it is asked.
-struct Connected(TcpStream);
+struct ConnectedUpstream(TcpStream);
 
-impl Onward for Connected {
+impl Upstream for ConnectedUpstream {
     fn destination(&self) -> SocketAddr {
         "192.0.2.1:1".parse().unwrap()
     }
@@ -39,7 +39,7 @@ fn without_descriptors_for_pipes_it_copies() {
     let mut client = TcpStream::connect(address).unwrap();
     let (accepted, _) = listener.accept().unwrap();
     accepted.set_nonblocking(true).unwrap();
-    let connected = Connected(TcpStream::connect(address).unwrap());
+    let connected = ConnectedUpstream(TcpStream::connect(address).unwrap());
     let (mut origin, _) = listener.accept().unwrap();
 
     let stop = Stop::new().unwrap();

@@ -7,20 +7,20 @@ use std::os::fd::BorrowedFd;
 
 use sidetrack::{Error, Flow};
 
-use crate::connection::Onward;
+use crate::connection::Upstream;
 
 /// Where a loop's connections come from.
 pub(crate) trait Source {
     /// Their way on.
-    type Onward: Onward;
+    type Upstream: Upstream;
     /// Non-blocking; told of by epoll when a connection waits.
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>>;
     /// One connection, non-blocking and [prepared](crate::connection::prepare); `None` if there is none.
-    fn accept(&self, socket: usize) -> Result<Option<(TcpStream, Self::Onward)>, Error>;
+    fn accept(&self, socket: usize) -> Result<Option<(TcpStream, Self::Upstream)>, Error>;
 }
 
 impl Source for sidetrack::Listener {
-    type Onward = Flow;
+    type Upstream = Flow;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.sockets()
@@ -33,16 +33,16 @@ impl Source for sidetrack::Listener {
 }
 
 /// Where no connections come from.
-pub(super) struct NoMore<O>(pub(super) PhantomData<O>);
+pub(super) struct NoMore<U>(pub(super) PhantomData<U>);
 
-impl<O: Onward> Source for NoMore<O> {
-    type Onward = O;
+impl<U: Upstream> Source for NoMore<U> {
+    type Upstream = U;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         iter::empty()
     }
 
-    fn accept(&self, _: usize) -> Result<Option<(TcpStream, O)>, Error> {
+    fn accept(&self, _: usize) -> Result<Option<(TcpStream, U)>, Error> {
         Ok(None)
     }
 }

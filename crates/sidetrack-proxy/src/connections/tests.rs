@@ -16,9 +16,9 @@ struct Local {
     origin: SocketAddr,
 }
 
-struct To(SocketAddr);
+struct TestUpstream(SocketAddr);
 
-impl Onward for To {
+impl Upstream for TestUpstream {
     fn destination(&self) -> SocketAddr {
         self.0
     }
@@ -31,16 +31,16 @@ impl Onward for To {
 }
 
 impl Source for Local {
-    type Onward = To;
+    type Upstream = TestUpstream;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         iter::once(self.listener.as_fd())
     }
 
-    fn accept(&self, _: usize) -> Result<Option<(TcpStream, To)>, Error> {
+    fn accept(&self, _: usize) -> Result<Option<(TcpStream, TestUpstream)>, Error> {
         let (stream, _) = self.listener.accept().map_err(of_accept)?;
         stream.set_nonblocking(true).map_err(of_accept)?;
-        Ok(Some((stream, To(self.origin))))
+        Ok(Some((stream, TestUpstream(self.origin))))
     }
 }
 
@@ -143,13 +143,13 @@ struct Failing {
 }
 
 impl Source for Failing {
-    type Onward = To;
+    type Upstream = TestUpstream;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         iter::once(self.listener.as_fd())
     }
 
-    fn accept(&self, _: usize) -> Result<Option<(TcpStream, To)>, Error> {
+    fn accept(&self, _: usize) -> Result<Option<(TcpStream, TestUpstream)>, Error> {
         Err(self.errors.borrow_mut().pop().unwrap())
     }
 }

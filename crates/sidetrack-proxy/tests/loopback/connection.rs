@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::peers::{
-    Diverted, To, expect, expect_end, expect_reset, in_time, pair, relay, reset, settings,
+    Diverted, TestUpstream, expect, expect_end, expect_reset, in_time, pair, relay, reset, settings,
 };
 
 /// Rules that leave everything open until the host is known.
@@ -182,9 +182,9 @@ async fn a_failed_connect_resets_the_client() {
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = unused.local_addr().unwrap();
     drop(unused);
-    let onward = To::address("192.0.2.1:1".parse().unwrap(), address);
+    let upstream = TestUpstream::address("192.0.2.1:1".parse().unwrap(), address);
     let stop = Arc::new(Stop::new().unwrap());
-    let relay = relay(accepted, onward, settings(&[], &[]), stop);
+    let relay = relay(accepted, upstream, settings(&[], &[]), stop);
     let outcome = in_time(relay).await.unwrap();
     assert_eq!(
         outcome.relayed.reason.to_string(),
@@ -236,8 +236,8 @@ async fn a_stop_ends_it_with_its_counts() {
     let (mut client, accepted) = pair().await;
     let (connected, mut origin) = pair().await;
     let stop = Arc::new(Stop::new().unwrap());
-    let onward = To::connected(connected);
-    let relay = relay(accepted, onward, settings(&[], &[]), Arc::clone(&stop));
+    let upstream = TestUpstream::connected(connected);
+    let relay = relay(accepted, upstream, settings(&[], &[]), Arc::clone(&stop));
     client.write_all(b"\0abc").await.unwrap();
     expect(&mut origin, b"\0abc").await;
     stop.stop(Duration::ZERO);

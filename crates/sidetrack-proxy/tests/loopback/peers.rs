@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sidetrack_proxy::connection::{Onward, Outcome};
+use sidetrack_proxy::connection::{Outcome, Upstream};
 use sidetrack_proxy::connections::{Stop, relay_connection};
 use sidetrack_proxy::{Pattern, Rules, Settings};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -37,12 +37,12 @@ pub(crate) fn reset(stream: TcpStream) {
 }
 
 /// The way on: to where the tests want it.
-pub(crate) struct To {
+pub(crate) struct TestUpstream {
     destination: SocketAddr,
     connect: Box<dyn Fn() -> io::Result<std::net::TcpStream> + Send>,
 }
 
-impl To {
+impl TestUpstream {
     /// Connects to `address`.
     pub(crate) fn address(destination: SocketAddr, address: SocketAddr) -> Self {
         let connect = move || {
@@ -74,7 +74,7 @@ fn in_progress() -> i32 {
     rustix::io::Errno::INPROGRESS.raw_os_error()
 }
 
-impl Onward for To {
+impl Upstream for TestUpstream {
     fn destination(&self) -> SocketAddr {
         self.destination
     }
@@ -90,12 +90,12 @@ impl Onward for To {
 /// Carries one connection, in a thread.
 pub(crate) fn relay(
     accepted: TcpStream,
-    onward: To,
+    upstream: TestUpstream,
     settings: Settings,
     stop: Arc<Stop>,
 ) -> JoinHandle<Outcome> {
     let accepted = accepted.into_std().unwrap();
-    spawn_blocking(move || relay_connection(accepted, onward, &settings, &stop).unwrap())
+    spawn_blocking(move || relay_connection(accepted, upstream, &settings, &stop).unwrap())
 }
 
 /// A client whose connection the proxy carries to an origin at `destination`, as it believes.
@@ -115,8 +115,8 @@ impl Diverted {
         let address = origin.local_addr().unwrap();
         let destination: SocketAddr = destination.parse().unwrap();
         let (client, accepted) = pair().await;
-        let onward = To::address(destination, address);
-        let relay = relay(accepted, onward, settings, Arc::new(Stop::new().unwrap()));
+        let upstream = TestUpstream::address(destination, address);
+        let relay = relay(accepted, upstream, settings, Arc::new(Stop::new().unwrap()));
         Self {
             client,
             origin,
@@ -144,7 +144,7 @@ impl Diverted {
             .into_std()
             .unwrap()
             .accept()
-            .expect_err("the proxy connected onward");
+            .expect_err("the proxy connected to the origin");
         assert_eq!(outcome.connect_time, None);
         outcome
     }

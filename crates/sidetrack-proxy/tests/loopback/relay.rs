@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::peers::{To, in_time, pair, relay, reset};
+use crate::peers::{TestUpstream, in_time, pair, relay, reset};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -25,7 +25,7 @@ async fn related(idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Outcome>) 
     let mut settings = Settings::default();
     settings.idle_timeout = idle;
     let stop = Arc::new(Stop::new().unwrap());
-    let relay = relay(accepted, To::connected(connected), settings, stop);
+    let relay = relay(accepted, TestUpstream::connected(connected), settings, stop);
     (client, server, relay)
 }
 
