@@ -27,7 +27,7 @@ use sidetrack::Flow;
 use socket2::SockRef;
 
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::connections::{Tools, Wait};
+use crate::connections::{LoopContext, Wait};
 use crate::relay::{Direction, Peer, Progress};
 use crate::rules::{Rules, Verdict};
 use crate::sniff::Seen;
@@ -146,11 +146,11 @@ impl<U: Upstream> Connection<U> {
     }
 
     /// The first turn.
-    pub(crate) fn begin(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
-        tools.watch(&self.client, RelaySide::Client)?;
+    pub(crate) fn begin(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
+        context.watch(&self.client, RelaySide::Client)?;
         match self.phase {
-            Phase::Sniffing if self.verdict.is_some() => self.connect(tools)?,
-            _ => tools.wait_for(Wait::Sniff),
+            Phase::Sniffing if self.verdict.is_some() => self.connect(context)?,
+            _ => context.wait_for(Wait::Sniff),
         }
         Ok(Progress::Waiting)
     }
@@ -165,17 +165,20 @@ impl<U: Upstream> Connection<U> {
     }
 
     /// Goes on as far as that is possible without waiting; an error is its end.
-    pub(crate) fn advance(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
+    pub(crate) fn advance(
+        &mut self,
+        context: &mut LoopContext<'_>,
+    ) -> Result<Progress, CloseReason> {
         let went = match self.phase {
-            Phase::Condemned => self.condemned(tools),
-            Phase::Sniffing => self.sniffing(tools),
-            Phase::Connecting(since) => self.connecting(since, tools),
-            Phase::Relaying => self.relaying(tools),
-            Phase::Refusing(ref mut refusal) => refusal.advance(&mut self.client, tools.scratch),
+            Phase::Condemned => self.condemned(context),
+            Phase::Sniffing => self.sniffing(context),
+            Phase::Connecting(since) => self.connecting(since, context),
+            Phase::Relaying => self.relaying(context),
+            Phase::Refusing(ref mut refusal) => refusal.advance(&mut self.client, context.scratch),
         };
         match went {
             Err(CloseReason::Denied) if !matches!(self.phase, Phase::Refusing(_)) => {
-                self.refuse(tools)
+                self.refuse(context)
             }
             went => went,
         }
@@ -185,13 +188,13 @@ impl<U: Upstream> Connection<U> {
     pub(crate) fn has_waited(
         &mut self,
         wait: Wait,
-        tools: &mut Tools<'_>,
+        context: &mut LoopContext<'_>,
     ) -> Result<Progress, CloseReason> {
         match (&self.phase, wait) {
-            (Phase::Condemned, Wait::Sniff) => self.refuse(tools),
+            (Phase::Condemned, Wait::Sniff) => self.refuse(context),
             (Phase::Sniffing, Wait::Sniff) if self.opening.is_untouched() => {
-                self.connect(tools)?;
-                self.advance(tools)
+                self.connect(context)?;
+                self.advance(context)
             }
             (Phase::Refusing(_), Wait::Refusal) => Err(CloseReason::Denied),
             _ => Ok(Progress::Waiting), // it is further already
@@ -235,18 +238,18 @@ impl<U: Upstream> Connection<U> {
         (self.upstream, outcome)
     }
 
-    fn condemned(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
-        match self.opening.read_on(&mut self.client, tools.scratch) {
+    fn condemned(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
+        match self.opening.read_on(&mut self.client, context.scratch) {
             Ok(()) if !self.opening.is_decided() => Ok(Progress::Waiting),
             _ => Err(CloseReason::Denied),
         }
     }
 
-    fn sniffing(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
-        self.opening.read_on(&mut self.client, tools.scratch)?;
+    fn sniffing(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
+        self.opening.read_on(&mut self.client, context.scratch)?;
         if self.opening.is_decided() {
-            self.settle(tools.rules)?;
-            self.connect(tools)?;
+            self.settle(context.rules)?;
+            self.connect(context)?;
         }
         Ok(Progress::Waiting)
     }
@@ -263,12 +266,12 @@ impl<U: Upstream> Connection<U> {
         }
     }
 
-    fn connect(&mut self, tools: &mut Tools<'_>) -> Result<(), CloseReason> {
+    fn connect(&mut self, context: &mut LoopContext<'_>) -> Result<(), CloseReason> {
         self.phase = Phase::Connecting(Instant::now());
         let stream = self.upstream.connect();
         let origin = Peer::origin(stream.map_err(|error| CloseReason::from_connect(&error))?);
         reset_on_close(origin.as_fd());
-        tools.watch(&origin, RelaySide::Origin)?;
+        context.watch(&origin, RelaySide::Origin)?;
         self.origin = Some(origin);
         Ok(())
     }
@@ -276,7 +279,7 @@ impl<U: Upstream> Connection<U> {
     fn connecting(
         &mut self,
         since: Instant,
-        tools: &mut Tools<'_>,
+        context: &mut LoopContext<'_>,
     ) -> Result<Progress, CloseReason> {
         let connected = match &self.origin {
             Some(origin) => origin.is_connected().map_err(connect_failed)?,
@@ -285,15 +288,15 @@ impl<U: Upstream> Connection<U> {
         if connected {
             self.connect_time = Some(since.elapsed());
             self.phase = Phase::Relaying;
-            return self.relaying(tools);
+            return self.relaying(context);
         }
-        self.opening.read_on(&mut self.client, tools.scratch)?;
+        self.opening.read_on(&mut self.client, context.scratch)?;
         Ok(Progress::Waiting)
     }
 
-    fn relaying(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
-        let up = self.pump_up(tools)?;
-        let down = self.pump_down(tools)?;
+    fn relaying(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
+        let up = self.pump_up(context)?;
+        let down = self.pump_down(context)?;
         match (self.up.is_over(), self.down.is_over(), &mut self.origin) {
             // Both are closed then, which says the same as the second half-close, and spares a call.
             (true, true, _) => return Err(CloseReason::Closed),
@@ -307,32 +310,32 @@ impl<U: Upstream> Connection<U> {
         }
     }
 
-    fn pump_up(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
+    fn pump_up(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         if self.verdict.is_none() {
-            self.opening.read_on(&mut self.client, tools.scratch)?;
+            self.opening.read_on(&mut self.client, context.scratch)?;
             if !self.opening.is_decided() {
                 return Ok(Progress::Waiting);
             }
-            self.settle(tools.rules)?;
+            self.settle(context.rules)?;
         }
         let Some(origin) = &mut self.origin else {
             return Ok(Progress::Waiting);
         };
         if self.opening.is_passed_on() {
-            (self.up).pump(&mut self.client, origin, tools.scratch, tools.pipes)
+            (self.up).pump(&mut self.client, origin, context.scratch, context.pipes)
         } else {
-            (self.opening).pass_on(&mut self.client, origin, &mut self.up, tools)
+            (self.opening).pass_on(&mut self.client, origin, &mut self.up, context)
         }
     }
 
-    fn pump_down(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
+    fn pump_down(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         let Some(origin) = &mut self.origin else {
             return Ok(Progress::Waiting);
         };
-        (self.down).pump(origin, &mut self.client, tools.scratch, tools.pipes)
+        (self.down).pump(origin, &mut self.client, context.scratch, context.pipes)
     }
 
-    fn refuse(&mut self, tools: &mut Tools<'_>) -> Result<Progress, CloseReason> {
+    fn refuse(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         self.origin = None;
         let rule = self
             .verdict
@@ -343,8 +346,8 @@ impl<U: Upstream> Connection<U> {
             _ => None, // it would be taken for more of the origin's bytes
         };
         self.phase = Phase::Refusing(refusal.ok_or(CloseReason::Denied)?);
-        tools.wait_for(Wait::Refusal);
-        self.advance(tools)
+        context.wait_for(Wait::Refusal);
+        self.advance(context)
     }
 }
 

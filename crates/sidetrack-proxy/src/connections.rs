@@ -29,16 +29,16 @@ use crate::relay::{COPY_SIZE, Pipes, Progress};
 use crate::settings::Settings;
 use crate::wait::Waiter;
 
+mod loop_context;
 mod source;
 mod stop;
-mod tools;
 
+use loop_context::Place;
 use source::{NoMore, Source};
-use tools::Place;
 
 pub use stop::Stop;
 
-pub(crate) use tools::{Tools, Wait};
+pub(crate) use loop_context::{LoopContext, Wait};
 
 /// The pause before the next accept when one has failed for want of something, such as descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -207,7 +207,7 @@ impl<'a, S: Source> Loop<'a, S> {
         place: Place,
         advance: impl FnOnce(
             &mut Connection<S::Upstream>,
-            &mut Tools<'_>,
+            &mut LoopContext<'_>,
         ) -> Result<Progress, CloseReason>,
     ) {
         let entry = self.entries.get_mut(place.key);
@@ -215,7 +215,7 @@ impl<'a, S: Source> Loop<'a, S> {
         else {
             return;
         };
-        let mut tools = Tools {
+        let mut context = LoopContext {
             rules: &self.settings.rules,
             scratch: &mut self.scratch,
             pipes: &mut self.pipes,
@@ -223,7 +223,7 @@ impl<'a, S: Source> Loop<'a, S> {
             waits: &mut self.waits,
             place,
         };
-        match advance(&mut entry.connection, &mut tools) {
+        match advance(&mut entry.connection, &mut context) {
             Ok(Progress::Waiting) => {}
             Ok(Progress::Ready) if self.again.contains(&place) => {}
             Ok(Progress::Ready) => self.again.push(place),
@@ -247,8 +247,8 @@ impl<'a, S: Source> Loop<'a, S> {
                 && until <= now
             {
                 self.waits[wait as usize].pop_front();
-                self.advance(place, |connection, tools| {
-                    connection.has_waited(wait, tools)
+                self.advance(place, |connection, context| {
+                    connection.has_waited(wait, context)
                 });
             }
         }

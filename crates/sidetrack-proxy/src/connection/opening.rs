@@ -3,7 +3,7 @@
 //! Read, not peeked: a peeked socket stays readable, and waiting for a slow client would spin.
 
 use crate::close_reason::CloseReason;
-use crate::connections::Tools;
+use crate::connections::LoopContext;
 use crate::relay::{COPY_SIZE, Direction, Peer, Progress};
 use crate::sniff::{Seen, Sniffed, sniff};
 
@@ -51,16 +51,16 @@ impl Opening {
         client: &mut Peer,
         origin: &mut Peer,
         up: &mut Direction,
-        tools: &mut Tools<'_>,
+        context: &mut LoopContext<'_>,
     ) -> Result<Progress, CloseReason> {
-        while up.flush(origin, tools.pipes)? {
+        while up.flush(origin, context.pipes)? {
             up.pass(&self.bytes[self.taken..], origin)?;
             self.taken = self.bytes.len();
             if self.is_decided() {
                 (self.bytes, self.taken) = (Vec::new(), 0);
-                return up.pump(client, origin, tools.scratch, tools.pipes);
+                return up.pump(client, origin, context.scratch, context.pipes);
             }
-            if !self.read_some(client, tools.scratch)? {
+            if !self.read_some(client, context.scratch)? {
                 break;
             }
         }

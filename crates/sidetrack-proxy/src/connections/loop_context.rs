@@ -26,7 +26,7 @@ impl Wait {
 }
 
 /// What a connection's turn needs of its loop.
-pub(crate) struct Tools<'a> {
+pub(crate) struct LoopContext<'a> {
     pub(crate) rules: &'a Rules,
     pub(crate) scratch: &'a mut [u8],
     pub(crate) pipes: &'a mut Pipes,
@@ -35,7 +35,7 @@ pub(crate) struct Tools<'a> {
     pub(super) place: Place,
 }
 
-impl Tools<'_> {
+impl LoopContext<'_> {
     /// From now on `peer`'s events come to this connection.
     pub(crate) fn watch(&self, peer: &Peer, side: RelaySide) -> Result<(), CloseReason> {
         let token = self.place.token(side);
