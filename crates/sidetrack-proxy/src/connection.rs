@@ -27,7 +27,7 @@ use sidetrack::Flow;
 use socket2::SockRef;
 
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::connections::{LoopContext, Wait};
+use crate::connections::{LoopContext, Timer};
 use crate::relay::{Direction, Peer, Progress};
 use crate::rules::{Rules, Verdict};
 use crate::sniff::Seen;
@@ -150,7 +150,7 @@ impl<U: Upstream> Connection<U> {
         context.watch(&self.client, RelaySide::Client)?;
         match self.phase {
             Phase::Sniffing if self.verdict.is_some() => self.connect(context)?,
-            _ => context.wait_for(Wait::Sniff),
+            _ => context.start_timer(Timer::Sniff),
         }
         Ok(Progress::Waiting)
     }
@@ -185,18 +185,18 @@ impl<U: Upstream> Connection<U> {
     }
 
     /// It has waited as long as it wanted to.
-    pub(crate) fn has_waited(
+    pub(crate) fn timer_expired(
         &mut self,
-        wait: Wait,
+        timer: Timer,
         context: &mut LoopContext<'_>,
     ) -> Result<Progress, CloseReason> {
-        match (&self.phase, wait) {
-            (Phase::Condemned, Wait::Sniff) => self.refuse(context),
-            (Phase::Sniffing, Wait::Sniff) if self.opening.is_untouched() => {
+        match (&self.phase, timer) {
+            (Phase::Condemned, Timer::Sniff) => self.refuse(context),
+            (Phase::Sniffing, Timer::Sniff) if self.opening.is_untouched() => {
                 self.connect(context)?;
                 self.advance(context)
             }
-            (Phase::Refusing(_), Wait::Refusal) => Err(CloseReason::Denied),
+            (Phase::Refusing(_), Timer::Refusal) => Err(CloseReason::Denied),
             _ => Ok(Progress::Waiting), // it is further already
         }
     }
@@ -346,7 +346,7 @@ impl<U: Upstream> Connection<U> {
             _ => None, // it would be taken for more of the origin's bytes
         };
         self.phase = Phase::Refusing(refusal.ok_or(CloseReason::Denied)?);
-        context.wait_for(Wait::Refusal);
+        context.start_timer(Timer::Refusal);
         self.advance(context)
     }
 }

@@ -33,12 +33,12 @@ mod loop_context;
 mod source;
 mod stop;
 
-use loop_context::Place;
+use loop_context::ConnectionId;
 use source::{NoMore, Source};
 
 pub use stop::Stop;
 
-pub(crate) use loop_context::{LoopContext, Wait};
+pub(crate) use loop_context::{LoopContext, Timer};
 
 /// The pause before the next accept when one has failed for want of something, such as descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -67,8 +67,8 @@ pub(crate) struct Loop<'a, S: Source> {
     /// How many connections there may be.
     most: usize,
     accepting: Accepting,
-    waits: [VecDeque<(Instant, Place)>; 2],
-    again: Vec<Place>,
+    timers: [VecDeque<(Instant, ConnectionId)>; 2],
+    again: Vec<ConnectionId>,
     over: Vec<(usize, CloseReason)>,
     next_look: Instant,
     pipes: Pipes,
@@ -108,7 +108,7 @@ impl<'a, S: Source> Loop<'a, S> {
             serial: 0,
             most,
             accepting: Accepting::Yes,
-            waits: Default::default(),
+            timers: Default::default(),
             again: Vec::new(),
             over: Vec::new(),
             next_look: Instant::now(),
@@ -147,14 +147,17 @@ impl<'a, S: Source> Loop<'a, S> {
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
-        let waits = self.waits.iter().filter_map(|wait| Some(wait.front()?.0));
+        let timers = self
+            .timers
+            .iter()
+            .filter_map(|queue| Some(queue.front()?.0));
         let look = (!self.entries.is_empty()).then_some(self.next_look);
         let accepting = match self.accepting {
             Accepting::Paused(until) => Some(until),
             Accepting::Stopping(until) => until,
             Accepting::Yes | Accepting::Full => None,
         };
-        let next = waits.chain(look).chain(accepting).min()?;
+        let next = timers.chain(look).chain(accepting).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -186,7 +189,7 @@ impl<'a, S: Source> Loop<'a, S> {
             serial,
             is_over: false,
         });
-        self.advance(Place { key, serial }, Connection::begin);
+        self.advance(ConnectionId { key, serial }, Connection::begin);
     }
 
     fn note(&mut self, key: usize, of_origin: bool, flags: EventFlags) {
@@ -198,21 +201,20 @@ impl<'a, S: Source> Loop<'a, S> {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.connection.note(side, flags);
             let serial = entry.serial;
-            self.advance(Place { key, serial }, Connection::advance);
+            self.advance(ConnectionId { key, serial }, Connection::advance);
         }
     }
 
     fn advance(
         &mut self,
-        place: Place,
+        id: ConnectionId,
         advance: impl FnOnce(
             &mut Connection<S::Upstream>,
             &mut LoopContext<'_>,
         ) -> Result<Progress, CloseReason>,
     ) {
-        let entry = self.entries.get_mut(place.key);
-        let Some(entry) = entry.filter(|entry| entry.serial == place.serial && !entry.is_over)
-        else {
+        let entry = self.entries.get_mut(id.key);
+        let Some(entry) = entry.filter(|entry| entry.serial == id.serial && !entry.is_over) else {
             return;
         };
         let mut context = LoopContext {
@@ -220,35 +222,35 @@ impl<'a, S: Source> Loop<'a, S> {
             scratch: &mut self.scratch,
             pipes: &mut self.pipes,
             epoll: &self.epoll,
-            waits: &mut self.waits,
-            place,
+            timers: &mut self.timers,
+            id,
         };
         match advance(&mut entry.connection, &mut context) {
             Ok(Progress::Waiting) => {}
-            Ok(Progress::Ready) if self.again.contains(&place) => {}
-            Ok(Progress::Ready) => self.again.push(place),
+            Ok(Progress::Ready) if self.again.contains(&id) => {}
+            Ok(Progress::Ready) => self.again.push(id),
             Err(reason) => {
                 entry.is_over = true;
-                self.over.push((place.key, reason));
+                self.over.push((id.key, reason));
             }
         }
     }
 
     /// What had more to do than one turn.
     fn go_on(&mut self) {
-        for place in std::mem::take(&mut self.again) {
-            self.advance(place, Connection::advance);
+        for id in std::mem::take(&mut self.again) {
+            self.advance(id, Connection::advance);
         }
     }
 
     fn look_at_waits(&mut self, now: Instant) {
-        for (wait, _) in Wait::ALL {
-            while let Some((until, place)) = self.waits[wait as usize].front().copied()
+        for (timer, _) in Timer::ALL {
+            while let Some((until, id)) = self.timers[timer as usize].front().copied()
                 && until <= now
             {
-                self.waits[wait as usize].pop_front();
-                self.advance(place, |connection, context| {
-                    connection.has_waited(wait, context)
+                self.timers[timer as usize].pop_front();
+                self.advance(id, |connection, context| {
+                    connection.timer_expired(timer, context)
                 });
             }
         }
