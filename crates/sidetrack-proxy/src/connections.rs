@@ -34,7 +34,7 @@ mod source;
 mod stop;
 
 use loop_context::ConnectionId;
-use source::{NoMore, Source};
+use source::{NoSource, Source};
 
 pub use stop::Stop;
 
@@ -48,29 +48,29 @@ const STOP: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 1;
 const LISTENER_LAST: u64 = LISTENER - 15;
 
-struct Entry<U> {
+struct TrackedConnection<U> {
     connection: Connection<U>,
     serial: u64,
     /// It has ended, and is closed when all of a round's events are done, as some may be its own.
-    is_over: bool,
+    has_ended: bool,
 }
 
 /// See the module's description.
-pub(crate) struct Loop<'a, S: Source> {
+pub(crate) struct ConnectionLoop<'a, S: Source> {
     source: &'a S,
     settings: &'a Settings,
     stop: &'a Stop,
     on_end: &'a dyn Fn(S::Upstream, Outcome),
     epoll: OwnedFd,
-    entries: Slab<Entry<S::Upstream>>,
+    connections: Slab<TrackedConnection<S::Upstream>>,
     serial: u64,
     /// How many connections there may be.
-    most: usize,
+    connections_max: usize,
     accepting: Accepting,
     timers: [VecDeque<(Instant, ConnectionId)>; 2],
-    again: Vec<ConnectionId>,
-    over: Vec<(usize, CloseReason)>,
-    next_look: Instant,
+    ready: Vec<ConnectionId>,
+    ended: Vec<(usize, CloseReason)>,
+    next_idle_check: Instant,
     pipes: Pipes,
     scratch: Box<[u8]>,
 }
@@ -86,37 +86,37 @@ enum Accepting {
     Stopping(Option<Instant>),
 }
 
-impl<'a, S: Source> Loop<'a, S> {
+impl<'a, S: Source> ConnectionLoop<'a, S> {
     /// At most `most` connections at a time; each is handed to `on_end` after its end.
     pub(crate) fn new(
         source: &'a S,
         settings: &'a Settings,
         stop: &'a Stop,
-        most: usize,
+        connections_max: usize,
         on_end: &'a dyn Fn(S::Upstream, Outcome),
     ) -> Result<Self, Error> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(cannot_wait)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(wait_error)?;
         let token = EventData::new_u64(STOP);
-        epoll::add(&epoll, stop.event(), token, EventFlags::IN).map_err(cannot_wait)?;
-        let made = Self {
+        epoll::add(&epoll, stop.event(), token, EventFlags::IN).map_err(wait_error)?;
+        let event_loop = Self {
             source,
             settings,
             stop,
             on_end,
             epoll,
-            entries: Slab::new(),
+            connections: Slab::new(),
             serial: 0,
-            most,
+            connections_max,
             accepting: Accepting::Yes,
             timers: Default::default(),
-            again: Vec::new(),
-            over: Vec::new(),
-            next_look: Instant::now(),
+            ready: Vec::new(),
+            ended: Vec::new(),
+            next_idle_check: Instant::now(),
             pipes: Pipes::default(),
             scratch: vec![0; COPY_SIZE].into(),
         };
-        made.watch_listener()?;
-        Ok(made)
+        event_loop.watch_listener()?;
+        Ok(event_loop)
     }
 
     /// Until it was stopped and its connections have ended, or accepting can never work again.
@@ -124,18 +124,18 @@ impl<'a, S: Source> Loop<'a, S> {
         let mut waiter = Waiter::new();
         loop {
             let events = waiter.wait(&self.epoll, self.timeout());
-            for event in events.map_err(cannot_wait)? {
+            for event in events.map_err(wait_error)? {
                 match event.data.u64() {
                     STOP => self.begin_stop()?,
                     token if token >= LISTENER_LAST => self.accept((LISTENER - token) as usize)?,
-                    token => self.note((token / 2) as usize, token % 2 == 1, event.flags),
+                    token => self.handle_event((token / 2) as usize, token % 2 == 1, event.flags),
                 }
             }
-            self.go_on();
-            self.look_at_waits(Instant::now());
-            self.end_what_is_over();
+            self.advance_ready();
+            self.run_timers(Instant::now());
+            self.close_ended();
             if let Accepting::Stopping(deadline) = self.accepting
-                && (self.entries.is_empty() || self.is_stopped_by(deadline))
+                && (self.connections.is_empty() || self.stop_at(deadline))
             {
                 return Ok(());
             }
@@ -144,20 +144,20 @@ impl<'a, S: Source> Loop<'a, S> {
 
     /// Until the next thing that is not an event.
     fn timeout(&self) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if !self.ready.is_empty() {
             return Some(Duration::ZERO);
         }
         let timers = self
             .timers
             .iter()
             .filter_map(|queue| Some(queue.front()?.0));
-        let look = (!self.entries.is_empty()).then_some(self.next_look);
+        let idle_check = (!self.connections.is_empty()).then_some(self.next_idle_check);
         let accepting = match self.accepting {
             Accepting::Paused(until) => Some(until),
             Accepting::Stopping(until) => until,
             Accepting::Yes | Accepting::Full => None,
         };
-        let next = timers.chain(look).chain(accepting).min()?;
+        let next = timers.chain(idle_check).chain(accepting).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -169,38 +169,38 @@ impl<'a, S: Source> Loop<'a, S> {
             Ok(None) => {}
             Ok(Some((client, upstream))) => self.begin(client, upstream),
             Err(error) if is_final(&error) => return Err(error),
-            Err(_) => self.accept_later(Accepting::Paused(Instant::now() + ACCEPT_PAUSE)),
+            Err(_) => self.stop_accepting(Accepting::Paused(Instant::now() + ACCEPT_PAUSE)),
         }
-        if self.entries.len() >= self.most && self.accepting == Accepting::Yes {
-            self.accept_later(Accepting::Full);
+        if self.connections.len() >= self.connections_max && self.accepting == Accepting::Yes {
+            self.stop_accepting(Accepting::Full);
         }
         Ok(())
     }
 
     /// Takes over a connection.
     fn begin(&mut self, client: TcpStream, upstream: S::Upstream) {
-        if self.entries.is_empty() {
-            self.next_look = Instant::now() + self.look_every();
+        if self.connections.is_empty() {
+            self.next_idle_check = Instant::now() + self.idle_check_interval();
         }
         self.serial += 1;
         let (serial, rules) = (self.serial, &self.settings.rules);
-        let key = self.entries.insert(Entry {
+        let key = self.connections.insert(TrackedConnection {
             connection: Connection::new(client, upstream, rules),
             serial,
-            is_over: false,
+            has_ended: false,
         });
         self.advance(ConnectionId { key, serial }, Connection::begin);
     }
 
-    fn note(&mut self, key: usize, of_origin: bool, flags: EventFlags) {
-        let side = if of_origin {
+    fn handle_event(&mut self, key: usize, is_origin: bool, flags: EventFlags) {
+        let side = if is_origin {
             RelaySide::Origin
         } else {
             RelaySide::Client
         };
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.connection.note(side, flags);
-            let serial = entry.serial;
+        if let Some(tracked) = self.connections.get_mut(key) {
+            tracked.connection.note(side, flags);
+            let serial = tracked.serial;
             self.advance(ConnectionId { key, serial }, Connection::advance);
         }
     }
@@ -213,8 +213,10 @@ impl<'a, S: Source> Loop<'a, S> {
             &mut LoopContext<'_>,
         ) -> Result<Progress, CloseReason>,
     ) {
-        let entry = self.entries.get_mut(id.key);
-        let Some(entry) = entry.filter(|entry| entry.serial == id.serial && !entry.is_over) else {
+        let tracked = self.connections.get_mut(id.key);
+        let Some(tracked) =
+            tracked.filter(|tracked| tracked.serial == id.serial && !tracked.has_ended)
+        else {
             return;
         };
         let mut context = LoopContext {
@@ -225,25 +227,25 @@ impl<'a, S: Source> Loop<'a, S> {
             timers: &mut self.timers,
             id,
         };
-        match advance(&mut entry.connection, &mut context) {
+        match advance(&mut tracked.connection, &mut context) {
             Ok(Progress::Waiting) => {}
-            Ok(Progress::Ready) if self.again.contains(&id) => {}
-            Ok(Progress::Ready) => self.again.push(id),
+            Ok(Progress::Ready) if self.ready.contains(&id) => {}
+            Ok(Progress::Ready) => self.ready.push(id),
             Err(reason) => {
-                entry.is_over = true;
-                self.over.push((id.key, reason));
+                tracked.has_ended = true;
+                self.ended.push((id.key, reason));
             }
         }
     }
 
     /// What had more to do than one turn.
-    fn go_on(&mut self) {
-        for id in std::mem::take(&mut self.again) {
+    fn advance_ready(&mut self) {
+        for id in std::mem::take(&mut self.ready) {
             self.advance(id, Connection::advance);
         }
     }
 
-    fn look_at_waits(&mut self, now: Instant) {
+    fn run_timers(&mut self, now: Instant) {
         for (timer, _) in Timer::ALL {
             while let Some((until, id)) = self.timers[timer as usize].front().copied()
                 && until <= now
@@ -254,59 +256,59 @@ impl<'a, S: Source> Loop<'a, S> {
                 });
             }
         }
-        if now >= self.next_look {
-            self.next_look = now + self.look_every();
-            for (key, entry) in &mut self.entries {
-                if !entry.is_over && entry.connection.is_idle() {
-                    entry.is_over = true;
-                    self.over.push((key, CloseReason::Idle));
+        if now >= self.next_idle_check {
+            self.next_idle_check = now + self.idle_check_interval();
+            for (key, tracked) in &mut self.connections {
+                if !tracked.has_ended && tracked.connection.is_idle() {
+                    tracked.has_ended = true;
+                    self.ended.push((key, CloseReason::Idle));
                 }
             }
         }
         if let Accepting::Paused(until) = self.accepting
             && now >= until
         {
-            self.accept_again();
+            self.resume_accepting();
         }
     }
 
-    fn look_every(&self) -> Duration {
+    fn idle_check_interval(&self) -> Duration {
         self.settings.idle_timeout / IDLE_CHECKS
     }
 
-    fn end_what_is_over(&mut self) {
-        for (key, reason) in std::mem::take(&mut self.over) {
-            let connection = self.entries.remove(key).connection;
+    fn close_ended(&mut self) {
+        for (key, reason) in std::mem::take(&mut self.ended) {
+            let connection = self.connections.remove(key).connection;
             let (upstream, outcome) = connection.end(reason, &self.settings.rules);
             (self.on_end)(upstream, outcome);
         }
-        if self.accepting == Accepting::Full && self.entries.len() < self.most {
-            self.accept_again();
+        if self.accepting == Accepting::Full && self.connections.len() < self.connections_max {
+            self.resume_accepting();
         }
     }
 
     fn begin_stop(&mut self) -> Result<(), Error> {
         // It stays readable, for the other loops.
-        epoll::delete(&self.epoll, self.stop.event()).map_err(cannot_wait)?;
-        self.accept_later(Accepting::Stopping(Some(self.stop.deadline())));
+        epoll::delete(&self.epoll, self.stop.event()).map_err(wait_error)?;
+        self.stop_accepting(Accepting::Stopping(Some(self.stop.deadline())));
         Ok(())
     }
 
     /// Whether the time has come; if so, ends what is left.
-    fn is_stopped_by(&mut self, deadline: Option<Instant>) -> bool {
+    fn stop_at(&mut self, deadline: Option<Instant>) -> bool {
         if deadline.is_none_or(|deadline| Instant::now() < deadline) {
             return false;
         }
         let left = self
-            .entries
+            .connections
             .iter()
             .map(|(key, _)| (key, CloseReason::Stopped));
-        self.over.extend(left);
-        self.end_what_is_over();
+        self.ended.extend(left);
+        self.close_ended();
         true
     }
 
-    fn accept_later(&mut self, accepting: Accepting) {
+    fn stop_accepting(&mut self, accepting: Accepting) {
         if self.accepting == Accepting::Yes {
             for socket in self.source.sockets() {
                 let _ = epoll::delete(&self.epoll, socket); // fails only if it is not in it
@@ -315,7 +317,7 @@ impl<'a, S: Source> Loop<'a, S> {
         self.accepting = accepting;
     }
 
-    fn accept_again(&mut self) {
+    fn resume_accepting(&mut self) {
         self.accepting = match self.watch_listener() {
             Ok(()) => Accepting::Yes,
             Err(_) => Accepting::Paused(Instant::now() + ACCEPT_PAUSE),
@@ -328,7 +330,7 @@ impl<'a, S: Source> Loop<'a, S> {
         for (token, socket) in (LISTENER_LAST..=LISTENER).rev().zip(self.source.sockets()) {
             match epoll::add(&self.epoll, socket, EventData::new_u64(token), flags) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(cannot_wait(error)),
+                Err(error) => return Err(wait_error(error)),
             }
         }
         Ok(())
@@ -346,15 +348,15 @@ pub fn relay_connection<U: Upstream>(
 ) -> Result<Outcome, Error> {
     let outcome = Cell::new(None);
     let on_end = |_, one| outcome.set(Some(one));
-    let mut one = Loop::new(&NoMore(PhantomData), settings, stop, 1, &on_end)?;
-    one.accepting = Accepting::Stopping(None);
+    let mut event_loop = ConnectionLoop::new(&NoSource(PhantomData), settings, stop, 1, &on_end)?;
+    event_loop.accepting = Accepting::Stopping(None);
     prepare(client.as_fd());
-    one.begin(client, upstream);
-    one.run()?;
+    event_loop.begin(client, upstream);
+    event_loop.run()?;
     Ok(outcome.take().expect("the loop ended with its connection"))
 }
 
-fn cannot_wait(source: Errno) -> Error {
+fn wait_error(source: Errno) -> Error {
     Error::System {
         what: "wait for connections",
         source: source.into(),

@@ -10,7 +10,7 @@ use tokio::select;
 use tokio::sync::oneshot;
 
 use crate::connection::{Outcome, prepare};
-use crate::connections::{Loop, Stop};
+use crate::connections::{ConnectionLoop, Stop};
 use crate::datagrams::{Counts, Relay, label};
 use crate::line::FlowLine;
 use crate::names::Names;
@@ -132,10 +132,10 @@ where
     let loops: Vec<_> = (0..count)
         .map(|_| {
             let shared = Arc::clone(shared);
-            let most = connections_max().div_ceil(count);
+            let loop_max = connections_max().div_ceil(count);
             in_a_thread(move || {
-                let ended = shared.run_loop(most);
-                shared.stop.stop(Duration::ZERO); // if not told already: an error is all loops' end
+                let ended = shared.run_loop(loop_max);
+                shared.stop.stop(Duration::ZERO); // no effect if it was stopped before; an error ends all loops
                 ended
             })
         })
@@ -149,13 +149,20 @@ where
 
 impl<L: Fn(FlowLine)> Shared<L> {
     /// One loop, until its end.
-    fn run_loop(&self, most: usize) -> Result<(), Error> {
+    fn run_loop(&self, loop_max: usize) -> Result<(), Error> {
         let on_end = |flow: Flow, outcome: Outcome| {
             let mut line = FlowLine::new(&flow, outcome);
             line.name = label(flow.original_destination().ip(), &self.names);
             (self.lines)(line);
         };
-        Loop::new(&self.listener, &self.settings, &self.stop, most, &on_end)?.run()
+        ConnectionLoop::new(
+            &self.listener,
+            &self.settings,
+            &self.stop,
+            loop_max,
+            &on_end,
+        )?
+        .run()
     }
 }
 

@@ -33,9 +33,9 @@ impl Source for sidetrack::Listener {
 }
 
 /// Where no connections come from.
-pub(super) struct NoMore<U>(pub(super) PhantomData<U>);
+pub(super) struct NoSource<U>(pub(super) PhantomData<U>);
 
-impl<U: Upstream> Source for NoMore<U> {
+impl<U: Upstream> Source for NoSource<U> {
     type Upstream = U;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {

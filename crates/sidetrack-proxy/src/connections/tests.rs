@@ -59,7 +59,7 @@ fn listener() -> (TcpListener, SocketAddr) {
 fn serve(
     listener: TcpListener,
     origin: SocketAddr,
-    most: usize,
+    connections_max: usize,
     stop: Arc<Stop>,
 ) -> (
     mpsc::Receiver<Outcome>,
@@ -70,7 +70,7 @@ fn serve(
     let served = thread::spawn(move || {
         let (local, settings) = (Local { listener, origin }, Settings::default());
         let on_end = |_, outcome| send.send(outcome).unwrap();
-        Loop::new(&local, &settings, &stop, most, &on_end)?.run()
+        ConnectionLoop::new(&local, &settings, &stop, connections_max, &on_end)?.run()
     });
     (ended, served)
 }
@@ -165,7 +165,7 @@ fn passing_errors_pause_and_final_ones_end() {
     let (settings, stop) = (Settings::default(), Stop::new().unwrap());
     let begun = Instant::now();
     let on_end = |_, _| unreachable!("none was accepted");
-    let ended = Loop::new(&failing, &settings, &stop, 8, &on_end)
+    let ended = ConnectionLoop::new(&failing, &settings, &stop, 8, &on_end)
         .unwrap()
         .run();
     assert!(matches!(ended, Err(Error::NoEngine)));
