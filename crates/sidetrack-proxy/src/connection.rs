@@ -107,7 +107,7 @@ pub(crate) struct Connection<U> {
 
 enum Phase {
     /// Denied already; the client is listened to only to refuse it in its own language.
-    Condemned,
+    SniffingToRefuse,
     /// The rules depend on what it will say.
     Sniffing,
     /// Since then.
@@ -120,7 +120,7 @@ enum Phase {
 #[derive(Default)]
 struct Idleness {
     sum: Option<u64>,
-    looks: u32,
+    checks: u32,
 }
 
 impl<U: Upstream> Connection<U> {
@@ -128,7 +128,7 @@ impl<U: Upstream> Connection<U> {
     pub(crate) fn new(client: TcpStream, upstream: U, rules: &Rules) -> Self {
         let verdict = rules.before(upstream.destination());
         let phase = match &verdict {
-            Some(verdict) if verdict.is_deny() => Phase::Condemned,
+            Some(verdict) if verdict.is_deny() => Phase::SniffingToRefuse,
             _ => Phase::Sniffing,
         };
         Self {
@@ -169,18 +169,18 @@ impl<U: Upstream> Connection<U> {
         &mut self,
         context: &mut LoopContext<'_>,
     ) -> Result<Progress, CloseReason> {
-        let went = match self.phase {
-            Phase::Condemned => self.condemned(context),
-            Phase::Sniffing => self.sniffing(context),
-            Phase::Connecting(since) => self.connecting(since, context),
-            Phase::Relaying => self.relaying(context),
+        let progress = match self.phase {
+            Phase::SniffingToRefuse => self.sniff_to_refuse(context),
+            Phase::Sniffing => self.sniff(context),
+            Phase::Connecting(since) => self.check_connect(since, context),
+            Phase::Relaying => self.relay(context),
             Phase::Refusing(ref mut refusal) => refusal.advance(&mut self.client, context.scratch),
         };
-        match went {
+        match progress {
             Err(CloseReason::Denied) if !matches!(self.phase, Phase::Refusing(_)) => {
                 self.refuse(context)
             }
-            went => went,
+            progress => progress,
         }
     }
 
@@ -191,8 +191,8 @@ impl<U: Upstream> Connection<U> {
         context: &mut LoopContext<'_>,
     ) -> Result<Progress, CloseReason> {
         match (&self.phase, timer) {
-            (Phase::Condemned, Timer::Sniff) => self.refuse(context),
-            (Phase::Sniffing, Timer::Sniff) if self.opening.is_untouched() => {
+            (Phase::SniffingToRefuse, Timer::Sniff) => self.refuse(context),
+            (Phase::Sniffing, Timer::Sniff) if self.opening.is_silent() => {
                 self.connect(context)?;
                 self.advance(context)
             }
@@ -202,24 +202,24 @@ impl<U: Upstream> Connection<U> {
     }
 
     /// To be called [`IDLE_CHECKS`] times within the time-out: whether no byte has gone for so long.
-    pub(crate) fn is_idle(&mut self) -> bool {
+    pub(crate) fn check_idle(&mut self) -> bool {
         let sum = self.up.count() + self.down.count() + self.opening.count();
         if self.idleness.sum != Some(sum) {
             self.idleness = Idleness {
                 sum: Some(sum),
-                looks: 0,
+                checks: 0,
             };
             return false;
         }
-        self.idleness.looks += 1;
-        self.idleness.looks >= IDLE_CHECKS
+        self.idleness.checks += 1;
+        self.idleness.checks >= IDLE_CHECKS
     }
 
     /// Closes both connections, and tells of them.
-    pub(crate) fn end(self, reason: CloseReason, rules: &Rules) -> (U, Outcome) {
+    pub(crate) fn close(self, reason: CloseReason, rules: &Rules) -> (U, Outcome) {
         if reason == CloseReason::Closed {
-            self.client.end_well();
-            self.origin.iter().for_each(Peer::end_well);
+            self.client.deliver_on_close();
+            self.origin.iter().for_each(Peer::deliver_on_close);
         }
         drop((self.client, self.origin));
         let seen = self.opening.into_seen();
@@ -238,24 +238,28 @@ impl<U: Upstream> Connection<U> {
         (self.upstream, outcome)
     }
 
-    fn condemned(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
-        match self.opening.read_on(&mut self.client, context.scratch) {
+    fn sniff_to_refuse(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
+        match self
+            .opening
+            .read_until_decided(&mut self.client, context.scratch)
+        {
             Ok(()) if !self.opening.is_decided() => Ok(Progress::Waiting),
             _ => Err(CloseReason::Denied),
         }
     }
 
-    fn sniffing(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
-        self.opening.read_on(&mut self.client, context.scratch)?;
+    fn sniff(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
+        self.opening
+            .read_until_decided(&mut self.client, context.scratch)?;
         if self.opening.is_decided() {
-            self.settle(context.rules)?;
+            self.decide(context.rules)?;
             self.connect(context)?;
         }
         Ok(Progress::Waiting)
     }
 
     /// Decides by what was seen.
-    fn settle(&mut self, rules: &Rules) -> Result<(), CloseReason> {
+    fn decide(&mut self, rules: &Rules) -> Result<(), CloseReason> {
         let verdict = rules.decide(self.upstream.destination(), self.opening.host());
         let denied = verdict.is_deny();
         self.verdict = Some(verdict);
@@ -276,7 +280,7 @@ impl<U: Upstream> Connection<U> {
         Ok(())
     }
 
-    fn connecting(
+    fn check_connect(
         &mut self,
         since: Instant,
         context: &mut LoopContext<'_>,
@@ -288,13 +292,14 @@ impl<U: Upstream> Connection<U> {
         if connected {
             self.connect_time = Some(since.elapsed());
             self.phase = Phase::Relaying;
-            return self.relaying(context);
+            return self.relay(context);
         }
-        self.opening.read_on(&mut self.client, context.scratch)?;
+        self.opening
+            .read_until_decided(&mut self.client, context.scratch)?;
         Ok(Progress::Waiting)
     }
 
-    fn relaying(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
+    fn relay(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         let up = self.pump_up(context)?;
         let down = self.pump_down(context)?;
         match (self.up.is_over(), self.down.is_over(), &mut self.origin) {
@@ -312,11 +317,12 @@ impl<U: Upstream> Connection<U> {
 
     fn pump_up(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         if self.verdict.is_none() {
-            self.opening.read_on(&mut self.client, context.scratch)?;
+            self.opening
+                .read_until_decided(&mut self.client, context.scratch)?;
             if !self.opening.is_decided() {
                 return Ok(Progress::Waiting);
             }
-            self.settle(context.rules)?;
+            self.decide(context.rules)?;
         }
         let Some(origin) = &mut self.origin else {
             return Ok(Progress::Waiting);

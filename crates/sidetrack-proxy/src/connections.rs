@@ -259,7 +259,7 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
         if now >= self.next_idle_check {
             self.next_idle_check = now + self.idle_check_interval();
             for (key, tracked) in &mut self.connections {
-                if !tracked.has_ended && tracked.connection.is_idle() {
+                if !tracked.has_ended && tracked.connection.check_idle() {
                     tracked.has_ended = true;
                     self.ended.push((key, CloseReason::Idle));
                 }
@@ -279,7 +279,7 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
     fn close_ended(&mut self) {
         for (key, reason) in std::mem::take(&mut self.ended) {
             let connection = self.connections.remove(key).connection;
-            let (upstream, outcome) = connection.end(reason, &self.settings.rules);
+            let (upstream, outcome) = connection.close(reason, &self.settings.rules);
             (self.on_end)(upstream, outcome);
         }
         if self.accepting == Accepting::Full && self.connections.len() < self.connections_max {

@@ -12,7 +12,7 @@ use crate::sniff::{Seen, Sniffed, sniff};
 pub(super) struct Opening {
     bytes: Vec<u8>,
     /// How many of `bytes` were passed on already.
-    taken: usize,
+    passed: usize,
     /// Bytes read, in all.
     count: u64,
     seen: Option<Seen>,
@@ -20,7 +20,7 @@ pub(super) struct Opening {
 
 impl Opening {
     /// Reads until decided, or until there is no more just now.
-    pub(super) fn read_on(
+    pub(super) fn read_until_decided(
         &mut self,
         client: &mut Peer,
         scratch: &mut [u8],
@@ -54,10 +54,10 @@ impl Opening {
         context: &mut LoopContext<'_>,
     ) -> Result<Progress, CloseReason> {
         while up.flush(origin, context.pipes)? {
-            up.pass(&self.bytes[self.taken..], origin)?;
-            self.taken = self.bytes.len();
+            up.pass(&self.bytes[self.passed..], origin)?;
+            self.passed = self.bytes.len();
             if self.is_decided() {
-                (self.bytes, self.taken) = (Vec::new(), 0);
+                (self.bytes, self.passed) = (Vec::new(), 0);
                 return up.pump(client, origin, context.scratch, context.pipes);
             }
             if !self.read_some(client, context.scratch)? {
@@ -73,7 +73,7 @@ impl Opening {
     }
 
     /// Whether the client was silent up to now.
-    pub(super) fn is_untouched(&self) -> bool {
+    pub(super) fn is_silent(&self) -> bool {
         self.count == 0 && !self.is_decided()
     }
 
@@ -130,7 +130,9 @@ mod tests {
             }
             let sending = thread::spawn(move || client.write_all(&bytes));
             let mut opening = Opening::default();
-            opening.read_on(&mut accepted, &mut [0; COPY_SIZE]).unwrap();
+            opening
+                .read_until_decided(&mut accepted, &mut [0; COPY_SIZE])
+                .unwrap();
             assert_eq!(opening.seen(), Some(&Seen::Raw));
             let held = opening.bytes.len();
             assert!((limit..limit + COPY_SIZE).contains(&held), "{held} bytes");

@@ -20,7 +20,7 @@ pub(super) struct Refusal {
     answer: Box<[u8]>,
     sent: usize,
     /// What the client may still send.
-    left: usize,
+    unread_max: usize,
 }
 
 impl Refusal {
@@ -34,7 +34,7 @@ impl Refusal {
         Some(Self {
             answer: answer.into(),
             sent: 0,
-            left: REFUSAL_SIZE_MAX,
+            unread_max: REFUSAL_SIZE_MAX,
         })
     }
 
@@ -45,14 +45,14 @@ impl Refusal {
         client: &mut Peer,
         scratch: &mut [u8],
     ) -> Result<Progress, CloseReason> {
-        let told = self.tell(client).and_then(|told| match told {
+        let progress = self.send_answer(client).and_then(|is_sent| match is_sent {
             true => self.drain(client, scratch),
             false => Ok(Progress::Waiting),
         });
-        told.map_err(|_| CloseReason::Denied)
+        progress.map_err(|_| CloseReason::Denied)
     }
 
-    fn tell(&mut self, client: &mut Peer) -> Result<bool, CloseReason> {
+    fn send_answer(&mut self, client: &mut Peer) -> Result<bool, CloseReason> {
         if self.sent == self.answer.len() {
             return Ok(true);
         }
@@ -69,10 +69,13 @@ impl Refusal {
     fn drain(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<Progress, CloseReason> {
         while let Some(read) = client.receive(scratch)? {
             if read == 0 {
-                client.end_well(); // else its close is a reset
+                client.deliver_on_close(); // else its close is a reset
                 return Err(CloseReason::Denied);
             }
-            self.left = self.left.checked_sub(read).ok_or(CloseReason::Denied)?;
+            self.unread_max = self
+                .unread_max
+                .checked_sub(read)
+                .ok_or(CloseReason::Denied)?;
         }
         Ok(Progress::Waiting)
     }

@@ -201,7 +201,7 @@ impl Peer {
 
     /// Lets what was sent be delivered still when it is closed, instead of a reset; see
     /// [`prepare`](crate::connection::prepare).
-    pub(crate) fn end_well(&self) {
+    pub(crate) fn deliver_on_close(&self) {
         let _ = SockRef::from(&self.stream).set_linger(None); // cannot fail on a TCP socket
     }
 
