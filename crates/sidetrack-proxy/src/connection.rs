@@ -302,7 +302,11 @@ impl<U: Upstream> Connection<U> {
     fn relay(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         let up = self.pump_up(context)?;
         let down = self.pump_down(context)?;
-        match (self.up.is_over(), self.down.is_over(), &mut self.origin) {
+        match (
+            self.up.is_finished(),
+            self.down.is_finished(),
+            &mut self.origin,
+        ) {
             // Both are closed then, which says the same as the second half-close, and spares a call.
             (true, true, _) => return Err(CloseReason::Closed),
             (true, false, Some(origin)) => origin.half_close()?,

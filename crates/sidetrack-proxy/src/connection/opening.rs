@@ -54,7 +54,7 @@ impl Opening {
         context: &mut LoopContext<'_>,
     ) -> Result<Progress, CloseReason> {
         while up.flush(origin, context.pipes)? {
-            up.pass(&self.bytes[self.passed..], origin)?;
+            up.send(&self.bytes[self.passed..], origin)?;
             self.passed = self.bytes.len();
             if self.is_decided() {
                 (self.bytes, self.passed) = (Vec::new(), 0);

@@ -23,15 +23,15 @@ pub(crate) enum Progress {
 pub(crate) struct Direction {
     /// What the receiver has taken.
     count: u64,
-    held: Held,
+    unsent: Unsent,
     /// Whether the last chunk was a large one.
-    bulky: bool,
-    is_over: bool,
+    last_chunk_large: bool,
+    is_finished: bool,
 }
 
 /// What was read, and the receiver had no room for.
 #[derive(Debug, Default)]
-enum Held {
+enum Unsent {
     #[default]
     Nothing,
     Bytes(Box<[u8]>),
@@ -44,8 +44,8 @@ impl Direction {
     }
 
     /// Whether the sender has ended and the receiver has taken all it sent.
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_finished
     }
 
     /// Moves bytes until one of the two has no more, or no room.
@@ -57,63 +57,63 @@ impl Direction {
         pipes: &mut Pipes,
     ) -> Result<Progress, CloseReason> {
         for _ in 0..CHUNKS_MAX {
-            if self.is_over || !self.flush(to, pipes)? {
+            if self.is_finished || !self.flush(to, pipes)? {
                 return Ok(Progress::Waiting);
             }
-            match self.fetch(from, to, scratch, pipes)? {
+            match self.transfer_chunk(from, to, scratch, pipes)? {
                 None => return Ok(Progress::Waiting),
-                Some(0) => self.is_over = true,
-                Some(length) => self.bulky = length >= COPY_SIZE,
+                Some(0) => self.is_finished = true,
+                Some(length) => self.last_chunk_large = length >= COPY_SIZE,
             }
         }
         Ok(Progress::Ready)
     }
 
     /// Hands over bytes that were read otherwise. Call it only after a [`flush`](Self::flush).
-    pub(crate) fn pass(&mut self, bytes: &[u8], to: &mut Peer) -> Result<(), CloseReason> {
+    pub(crate) fn send(&mut self, bytes: &[u8], to: &mut Peer) -> Result<(), CloseReason> {
         let sent = to.send(bytes)?;
-        self.took(bytes, sent);
+        self.count_sent(bytes, sent);
         Ok(())
     }
 
-    fn took(&mut self, bytes: &[u8], sent: usize) {
+    fn count_sent(&mut self, bytes: &[u8], sent: usize) {
         self.count += sent as u64;
         if sent < bytes.len() {
-            self.held = Held::Bytes(bytes[sent..].into());
+            self.unsent = Unsent::Bytes(bytes[sent..].into());
         }
     }
 
     /// Whether nothing is held any more.
     pub(crate) fn flush(&mut self, to: &mut Peer, pipes: &mut Pipes) -> Result<bool, CloseReason> {
-        if matches!(self.held, Held::Nothing) {
+        if matches!(self.unsent, Unsent::Nothing) {
             return Ok(true);
         }
         if !to.is_writable() {
             return Ok(false);
         }
-        match std::mem::take(&mut self.held) {
-            Held::Nothing => {}
-            Held::Bytes(bytes) => self.pass(&bytes, to)?,
-            Held::Pipe(pipe, left) => self.empty(pipe, left, to, pipes)?,
+        match std::mem::take(&mut self.unsent) {
+            Unsent::Nothing => {}
+            Unsent::Bytes(bytes) => self.send(&bytes, to)?,
+            Unsent::Pipe(pipe, left) => self.drain_pipe(pipe, left, to, pipes)?,
         }
-        Ok(matches!(self.held, Held::Nothing))
+        Ok(matches!(self.unsent, Unsent::Nothing))
     }
 
     /// Reads one chunk, and hands it over as far as there is room; 0 at the end.
-    fn fetch(
+    fn transfer_chunk(
         &mut self,
         from: &mut Peer,
         to: &mut Peer,
         scratch: &mut [u8],
         pipes: &mut Pipes,
     ) -> Result<Option<usize>, CloseReason> {
-        if self.bulky
+        if self.last_chunk_large
             && let Some(pipe) = pipes.borrow()
         {
             let filled = from.fill(&pipe)?;
             match filled {
                 None | Some(0) => pipes.give_back(pipe),
-                Some(length) => self.empty(pipe, length, to, pipes)?,
+                Some(length) => self.drain_pipe(pipe, length, to, pipes)?,
             }
             return Ok(filled);
         }
@@ -131,21 +131,21 @@ impl Direction {
             Some(0) => return Ok(Some(0)),
             Some(length) => (length, Ok(None)),
         };
-        if length < COPY_SIZE && from.may_end() {
+        if length < COPY_SIZE && from.may_be_at_end() {
             next = from.receive(&mut scratch[length..COPY_SIZE]);
             length += next.as_ref().ok().and_then(|next| *next).unwrap_or(0);
         }
         if let Ok(Some(0)) = next {
             let sent = to.send_last(&scratch[..length])?;
-            self.is_over = sent == length;
-            self.took(&scratch[..length], sent);
+            self.is_finished = sent == length;
+            self.count_sent(&scratch[..length], sent);
         } else {
-            self.pass(&scratch[..length], to)?;
+            self.send(&scratch[..length], to)?;
         }
         next.map(|_| Some(length)) // an error is told after the bytes before it
     }
 
-    fn empty(
+    fn drain_pipe(
         &mut self,
         pipe: Pipe,
         mut left: usize,
@@ -155,7 +155,7 @@ impl Direction {
         while left > 0 {
             let moved = to.drain(&pipe, left)?;
             if moved == 0 {
-                self.held = Held::Pipe(pipe, left);
+                self.unsent = Unsent::Pipe(pipe, left);
                 return Ok(());
             }
             self.count += moved as u64;

@@ -25,19 +25,19 @@ pub(crate) struct Peer {
     /// Whether there may be room to write.
     writable: bool,
     /// Whether its end, or an error, is among what there is to read.
-    ends: bool,
+    may_be_at_end: bool,
     /// Whether it was told that no more will come.
-    is_told: bool,
-    hurry: Hurry,
+    has_half_closed: bool,
+    no_delay: NoDelay,
 }
 
 /// Whether it sends what there is to send at once (TCP_NODELAY). The first bytes are sent at once in any
 /// case: only who sends again has to ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hurry {
-    AtFirst,
-    AtSecond,
-    Always,
+enum NoDelay {
+    BeforeFirstSend,
+    BeforeSecondSend,
+    Set,
 }
 
 impl Peer {
@@ -49,61 +49,62 @@ impl Peer {
 
     /// Of the client: connected.
     pub(crate) fn client(stream: TcpStream) -> Self {
-        Self::new(stream, RelaySide::Client, Hurry::Always)
+        Self::new(stream, RelaySide::Client, NoDelay::Set)
     }
 
     /// Of the origin: its connect is under way.
     pub(crate) fn origin(stream: TcpStream) -> Self {
-        Self::new(stream, RelaySide::Origin, Hurry::AtFirst)
+        Self::new(stream, RelaySide::Origin, NoDelay::BeforeFirstSend)
     }
 
-    fn new(stream: TcpStream, side: RelaySide, hurry: Hurry) -> Self {
+    fn new(stream: TcpStream, side: RelaySide, no_delay: NoDelay) -> Self {
         Self {
             stream,
             side,
             readable: false,
             writable: side == RelaySide::Client,
-            ends: false,
-            is_told: false,
-            hurry,
+            may_be_at_end: false,
+            has_half_closed: false,
+            no_delay,
         }
     }
 
     /// Notes an event.
     pub(crate) fn note(&mut self, events: EventFlags) {
         self.writable |= events.contains(EventFlags::OUT);
-        self.ends |= events.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-        self.readable |= events.contains(EventFlags::IN) || self.ends;
+        self.may_be_at_end |=
+            events.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        self.readable |= events.contains(EventFlags::IN) || self.may_be_at_end;
     }
 
     /// Whether its connect has come to an end; the error if it failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
-        if self.ends
+        if self.may_be_at_end
             && let Some(error) = self.stream.take_error()?
         {
             return Err(error);
         }
-        Ok(self.writable || self.ends)
+        Ok(self.writable || self.may_be_at_end)
     }
 
     /// Whether its end may be what there is to read next.
-    pub(crate) fn may_end(&self) -> bool {
-        self.ends
+    pub(crate) fn may_be_at_end(&self) -> bool {
+        self.may_be_at_end
     }
 
     /// Reads once; 0 at the end, `None` if there is nothing yet.
-    pub(crate) fn receive(&mut self, room: &mut [u8]) -> Result<Option<usize>, CloseReason> {
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, CloseReason> {
         if !self.readable {
             return Ok(None);
         }
-        let size = room.len();
-        match retry_on_intr(|| recv(&self.stream, &mut *room, RecvFlags::empty())) {
+        let size = buffer.len();
+        match retry_on_intr(|| recv(&self.stream, &mut *buffer, RecvFlags::empty())) {
             Ok((_, length)) => {
                 // What did not fill the room was all there is: the next call would find nothing.
-                self.readable = length == size || length == 0 || self.ends;
+                self.readable = length == size || length == 0 || self.may_be_at_end;
                 Ok(Some(length))
             }
-            Err(error) => self.nothing(error),
+            Err(error) => self.after_failed_read(error),
         }
     }
 
@@ -115,17 +116,17 @@ impl Peer {
         let (stream, size) = (&self.stream, pipe.size);
         match retry_on_intr(|| splice(stream, None, &pipe.write, None, size, FLAGS)) {
             Ok(length) => Ok(Some(length)),
-            Err(error) => self.nothing(error),
+            Err(error) => self.after_failed_read(error),
         }
     }
 
-    fn nothing(&mut self, error: Errno) -> Result<Option<usize>, CloseReason> {
+    fn after_failed_read(&mut self, error: Errno) -> Result<Option<usize>, CloseReason> {
         match error {
             Errno::AGAIN => {
                 self.readable = false;
                 Ok(None)
             }
-            error => Err(self.failed(error)),
+            error => Err(self.close_reason(error)),
         }
     }
 
@@ -143,10 +144,10 @@ impl Peer {
         if bytes.is_empty() {
             return Ok(0);
         }
-        self.hurry();
+        self.advance_no_delay();
         let stream = &self.stream;
         let sent = retry_on_intr(|| send(stream, bytes, flags));
-        let sent = self.sent(sent)?;
+        let sent = self.after_send(sent)?;
         // A part only: there was no room for more, and the kernel knows that it is waited for.
         self.writable = sent == bytes.len();
         Ok(sent)
@@ -154,35 +155,35 @@ impl Peer {
 
     /// Moves up to `left` bytes out of the pipe; 0 if there is no room.
     pub(crate) fn drain(&mut self, pipe: &Pipe, left: usize) -> Result<usize, CloseReason> {
-        self.hurry();
+        self.advance_no_delay();
         // Exactly what is left, lest the kernel holds back a segment for more to come.
         let stream = &self.stream;
         let moved = retry_on_intr(|| splice(&pipe.read, None, stream, None, left, FLAGS));
-        match self.sent(moved) {
+        match self.after_send(moved) {
             Ok(0) if self.writable => Err(CloseReason::Failed(self.side, io::ErrorKind::WriteZero)), // would spin
             sent => sent,
         }
     }
 
-    fn hurry(&mut self) {
-        match self.hurry {
-            Hurry::AtFirst => self.hurry = Hurry::AtSecond,
-            Hurry::AtSecond => {
+    fn advance_no_delay(&mut self) {
+        match self.no_delay {
+            NoDelay::BeforeFirstSend => self.no_delay = NoDelay::BeforeSecondSend,
+            NoDelay::BeforeSecondSend => {
                 let _ = self.stream.set_nodelay(true); // fails only on a connection that is gone
-                self.hurry = Hurry::Always;
+                self.no_delay = NoDelay::Set;
             }
-            Hurry::Always => {}
+            NoDelay::Set => {}
         }
     }
 
-    fn sent(&mut self, sent: Result<usize, Errno>) -> Result<usize, CloseReason> {
+    fn after_send(&mut self, sent: Result<usize, Errno>) -> Result<usize, CloseReason> {
         match sent {
             Ok(length) => Ok(length),
             Err(Errno::AGAIN) => {
                 self.writable = false;
                 Ok(0)
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) => Err(self.close_reason(error)),
         }
     }
 
@@ -192,7 +193,7 @@ impl Peer {
 
     /// Tells the peer that no more will come, if it was not told before.
     pub(crate) fn half_close(&mut self) -> Result<(), CloseReason> {
-        if std::mem::replace(&mut self.is_told, true) {
+        if std::mem::replace(&mut self.has_half_closed, true) {
             return Ok(());
         }
         let done = self.stream.shutdown(Shutdown::Write);
@@ -205,7 +206,7 @@ impl Peer {
         let _ = SockRef::from(&self.stream).set_linger(None); // cannot fail on a TCP socket
     }
 
-    fn failed(&self, error: Errno) -> CloseReason {
+    fn close_reason(&self, error: Errno) -> CloseReason {
         CloseReason::from_io(self.side, &error.into())
     }
 }

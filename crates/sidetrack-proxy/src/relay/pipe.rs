@@ -43,7 +43,7 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 impl Pipe {
     fn new() -> Option<Self> {
-        static MOST: LazyLock<usize> = LazyLock::new(|| pipes_max(descriptors()));
+        static LIMIT: LazyLock<usize> = LazyLock::new(|| pipes_max(descriptors()));
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
         let count = OPEN.fetch_add(1, Ordering::Relaxed);
         let mut pipe = Self {
@@ -51,7 +51,7 @@ impl Pipe {
             write,
             size: 0,
         };
-        if count >= *MOST {
+        if count >= *LIMIT {
             return None;
         }
         let _ = fcntl_setpipe_size(&pipe.write, PIPE_SIZE); // a user of many pipes gets less
