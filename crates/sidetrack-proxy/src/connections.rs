@@ -23,11 +23,11 @@ use rustix::io::Errno;
 use sidetrack::Error;
 use slab::Slab;
 
+use crate::busy_poll::Poller;
 use crate::close_reason::{CloseReason, RelaySide};
 use crate::connection::{Connection, IDLE_CHECKS, Outcome, Upstream, prepare};
 use crate::relay::{COPY_SIZE, Pipes, Progress};
 use crate::settings::Settings;
-use crate::wait::Waiter;
 
 mod loop_context;
 mod source;
@@ -121,9 +121,9 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
 
     /// Until it was stopped and its connections have ended, or accepting can never work again.
     pub(crate) fn run(&mut self) -> Result<(), Error> {
-        let mut waiter = Waiter::new();
+        let mut poller = Poller::new();
         loop {
-            let events = waiter.wait(&self.epoll, self.timeout());
+            let events = poller.wait(&self.epoll, self.timeout());
             for event in events.map_err(wait_error)? {
                 match event.data.u64() {
                     STOP => self.begin_stop()?,

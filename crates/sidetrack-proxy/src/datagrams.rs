@@ -21,11 +21,11 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use sidetrack::{Batch, Datagram, DatagramListener, Error, Flow, Service};
 
+use crate::busy_poll::Poller;
 use crate::close_reason::CloseReason;
 use crate::line::FlowLine;
 use crate::names::Names;
 use crate::settings::Settings;
-use crate::wait::Waiter;
 
 mod answers;
 mod carrier;
@@ -168,11 +168,11 @@ struct Loop<'a> {
 impl Loop<'_> {
     fn run(mut self) -> Result<Counts, Error> {
         let mut batch = Batch::new(BATCH, DATAGRAM_SIZE_MAX);
-        let mut waiter = Waiter::new();
+        let mut poller = Poller::new();
         let mut swept = self.now;
         loop {
             let timeout = (!self.flows.is_empty()).then_some(SWEEP);
-            let events = waiter.wait(&self.relay.epoll, timeout);
+            let events = poller.wait(&self.relay.epoll, timeout);
             let events = events.map_err(cannot_wait)?;
             self.now = Instant::now();
             for event in events {

@@ -32,6 +32,7 @@
 //! [`serve`](mod@serve) for all of a service. The process must ignore SIGPIPE, as Rust programs do unless told otherwise.
 #![forbid(unsafe_code)]
 
+pub mod busy_poll;
 pub mod close_reason;
 pub mod connection;
 pub mod connections;
@@ -44,7 +45,6 @@ pub mod rules;
 pub mod serve;
 pub mod settings;
 pub mod sniff;
-pub mod wait;
 
 pub use line::FlowLine;
 pub use rules::{Pattern, PatternError, Rules};

@@ -16,22 +16,22 @@ use rustix::io::Errno;
 /// After a wait shorter than this, the next one is awake for so long before it sleeps, and gives way to whoever
 /// else wants the processor. A lone event costs no more than without; events at this distance cost a processor's
 /// idle time between them, at most.
-pub const BRISK: Duration = Duration::from_micros(30);
+pub const BUSY_POLL_TIME: Duration = Duration::from_micros(30);
 /// Events taken at once.
 const EVENTS: usize = 256;
 
 /// A loop's way to wait.
-pub(crate) struct Waiter {
+pub(crate) struct Poller {
     events: Vec<Event>,
     /// Whether the last wait was shorter than [`BRISK`].
-    is_brisk: bool,
+    next_is_busy: bool,
 }
 
-impl Waiter {
+impl Poller {
     pub(crate) fn new() -> Self {
         Self {
             events: Vec::with_capacity(EVENTS),
-            is_brisk: false,
+            next_is_busy: false,
         }
     }
 
@@ -43,21 +43,21 @@ impl Waiter {
     ) -> Result<&[Event], Errno> {
         self.events.clear();
         let begun = Instant::now();
-        if self.is_brisk {
-            let awake = timeout.map_or(BRISK, |timeout| timeout.min(BRISK));
-            while self.events.is_empty() && begun.elapsed() < awake {
-                self.take(epoll, Some(Duration::ZERO))?;
+        if self.next_is_busy {
+            let busy_time = timeout.map_or(BUSY_POLL_TIME, |timeout| timeout.min(BUSY_POLL_TIME));
+            while self.events.is_empty() && begun.elapsed() < busy_time {
+                self.poll(epoll, Some(Duration::ZERO))?;
                 thread::yield_now();
             }
         }
         if self.events.is_empty() {
-            self.take(epoll, timeout)?;
+            self.poll(epoll, timeout)?;
         }
-        self.is_brisk = !self.events.is_empty() && begun.elapsed() < BRISK;
+        self.next_is_busy = !self.events.is_empty() && begun.elapsed() < BUSY_POLL_TIME;
         Ok(&self.events)
     }
 
-    fn take(&mut self, epoll: &OwnedFd, timeout: Option<Duration>) -> Result<(), Errno> {
+    fn poll(&mut self, epoll: &OwnedFd, timeout: Option<Duration>) -> Result<(), Errno> {
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: timeout.as_secs() as _,
             tv_nsec: timeout.subsec_nanos() as _,
@@ -78,23 +78,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_come_whether_awake_or_asleep_and_no_wait_ends_early() {
+    fn events_arrive_with_and_without_busy_polling_and_no_wait_ends_early() {
         let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
         let event = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         epoll::add(&epoll, &event, EventData::new_u64(7), EventFlags::IN).unwrap();
-        let mut waiter = Waiter::new();
+        let mut poller = Poller::new();
         for round in 0..4 {
             write(&event, &1_u64.to_ne_bytes()).unwrap();
-            let events = waiter.wait(&epoll, None).unwrap();
+            let events = poller.wait(&epoll, None).unwrap();
             assert_eq!(events.len(), 1, "round {round}");
             assert_eq!(events[0].data.u64(), 7);
             read(&event, &mut [0; 8]).unwrap();
         }
-        for timeout in [BRISK / 2, 20 * BRISK] {
+        for timeout in [BUSY_POLL_TIME / 2, 20 * BUSY_POLL_TIME] {
             let begun = Instant::now();
-            assert_eq!(waiter.wait(&epoll, Some(timeout)).unwrap().len(), 0);
+            assert_eq!(poller.wait(&epoll, Some(timeout)).unwrap().len(), 0);
             assert!(begun.elapsed() >= timeout);
-            assert!(!waiter.is_brisk);
+            assert!(!poller.next_is_busy);
         }
     }
 }
