@@ -28,17 +28,17 @@ use crate::names::Names;
 use crate::settings::Settings;
 
 mod answers;
-mod carrier;
 mod inspection;
 mod queries;
+mod udp_flow;
 
 use answers::Answers;
-use carrier::Carrier;
 use inspection::Judgement;
+use udp_flow::UdpFlow;
 
-pub(crate) use carrier::label;
 pub use inspection::{DNS_PORT, HELD_SIZE_MAX, LOOKED_AT_MAX, PENDING_MAX, Quic};
 pub use queries::{ADDRESSES_MAX, QUERIES_MAX, QueryLine};
+pub(crate) use udp_flow::label;
 
 /// Flows at a time; each takes a descriptor. For another one, those end that have been silent longest:
 /// one in [`ROOM_SHARE`] of all, so that not every new flow searches them. So too without descriptors.
@@ -157,7 +157,7 @@ fn cannot_wait(source: Errno) -> Error {
 struct Loop<'a> {
     relay: &'a Relay,
     lines: &'a dyn Fn(FlowLine),
-    flows: HashMap<u64, Carrier>,
+    flows: HashMap<u64, UdpFlow>,
     answers: Answers,
     pending: Arc<()>,
     now: Instant,
@@ -226,48 +226,48 @@ impl Loop<'_> {
             quic: relay.settings.quic,
             pending: &self.pending,
         };
-        let carrier = self.flows.entry(flow.id());
-        let carrier = carrier.or_insert_with(|| Carrier::new(flow, rules, self.now));
-        carrier.seen = self.now;
-        let passing = carrier.judge(run, &judgement, &relay.listener);
+        let udp_flow = self.flows.entry(flow.id());
+        let udp_flow = udp_flow.or_insert_with(|| UdpFlow::new(flow, rules, self.now));
+        udp_flow.seen = self.now;
+        let passing = udp_flow.judge(run, &judgement, &relay.listener);
         if passing.is_empty() {
             return;
         }
-        if !carrier.is_connected() && !carrier.connect(&relay.epoll) {
+        if !udp_flow.is_connected() && !udp_flow.connect(&relay.epoll) {
             self.make_room(); // this one is not silent
-            if let Some(carrier) = self.flows.get_mut(&flow.id()) {
-                carrier.connect(&relay.epoll);
+            if let Some(udp_flow) = self.flows.get_mut(&flow.id()) {
+                udp_flow.connect(&relay.epoll);
             }
         }
-        if let Some(carrier) = self.flows.get_mut(&flow.id()) {
-            carrier.forward(&passing, relay);
+        if let Some(udp_flow) = self.flows.get_mut(&flow.id()) {
+            udp_flow.forward(&passing, relay);
         }
     }
 
     /// From an origin. What is left there is told of again.
     fn bring_back(&mut self, flow: u64) {
-        let most = self.flows.get(&flow).map_or(0, Carrier::reads);
+        let most = self.flows.get(&flow).map_or(0, UdpFlow::reads);
         let mut count = 0;
         while count < most {
             if self.answers.is_full() {
                 self.answers.send(&self.relay.listener, &mut self.flows);
             }
-            let Some(carrier) = self.flows.get_mut(&flow) else {
+            let Some(udp_flow) = self.flows.get_mut(&flow) else {
                 return; // it has just ended
             };
-            if !carrier.take_back(&mut self.answers, self.relay, self.now) {
+            if !udp_flow.take_back(&mut self.answers, self.relay, self.now) {
                 break;
             }
             count += 1;
         }
-        if let Some(carrier) = self.flows.get_mut(&flow) {
-            carrier.has_read(count);
+        if let Some(udp_flow) = self.flows.get_mut(&flow) {
+            udp_flow.has_read(count);
         }
     }
 
     fn sweep(&mut self) {
         let (now, idle) = (self.now, self.relay.settings.datagram_idle);
-        let over = |(id, carrier): (&u64, &Carrier)| Some((*id, carrier.is_over(now, idle)?));
+        let over = |(id, udp_flow): (&u64, &UdpFlow)| Some((*id, udp_flow.is_over(now, idle)?));
         let over: Vec<_> = self.flows.iter().filter_map(over).collect();
         for (id, reason) in over {
             self.end(id, reason);
@@ -276,7 +276,7 @@ impl Loop<'_> {
 
     fn make_room(&mut self) {
         let mut silent: Vec<_> = (self.flows.iter())
-            .map(|(id, carrier)| (carrier.seen, *id))
+            .map(|(id, udp_flow)| (udp_flow.seen, *id))
             .filter(|(seen, _)| *seen < self.now)
             .collect();
         let count = (self.flows.len() / ROOM_SHARE).max(1);
@@ -291,10 +291,10 @@ impl Loop<'_> {
     }
 
     fn end(&mut self, id: u64, reason: CloseReason) {
-        if let Some(carrier) = self.flows.remove(&id) {
-            self.relay.listener.forget(&carrier.flow);
-            self.untold += carrier.untold;
-            (self.lines)(carrier.into_line(reason, &self.relay.names));
+        if let Some(udp_flow) = self.flows.remove(&id) {
+            self.relay.listener.forget(&udp_flow.flow);
+            self.untold += udp_flow.untold;
+            (self.lines)(udp_flow.into_line(reason, &self.relay.names));
         }
     }
 

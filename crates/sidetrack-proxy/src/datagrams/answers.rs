@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sidetrack::{DatagramListener, Error, Flow};
 
 use super::DATAGRAM_SIZE_MAX;
-use super::carrier::Carrier;
+use super::udp_flow::UdpFlow;
 
 /// Answers sent at once.
 const ANSWERS_MAX: usize = 64;
@@ -51,13 +51,13 @@ impl Answers {
     }
 
     /// Sends all, and counts what was sent and what was lost.
-    pub(super) fn send(&mut self, listener: &DatagramListener, flows: &mut HashMap<u64, Carrier>) {
+    pub(super) fn send(&mut self, listener: &DatagramListener, flows: &mut HashMap<u64, UdpFlow>) {
         let answers: Vec<(&Flow, &[u8])> = (self.waiting.iter())
             .map(|(flow, bytes)| (&**flow, &self.buffer[bytes.clone()]))
             .collect();
         let mut count = |(flow, bytes): &(&Flow, &[u8]), sent| {
-            if let Some(carrier) = flows.get_mut(&flow.id()) {
-                carrier.count_back(bytes.len(), sent);
+            if let Some(udp_flow) = flows.get_mut(&flow.id()) {
+                udp_flow.count_back(bytes.len(), sent);
             }
         };
         let mut rest = &answers[..];

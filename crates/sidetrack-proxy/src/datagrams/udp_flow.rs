@@ -20,7 +20,7 @@ use crate::names::Names;
 use crate::rules::Rules;
 use crate::sniff::Seen;
 
-pub(super) struct Carrier {
+pub(super) struct UdpFlow {
     pub(super) flow: Arc<Flow>,
     /// When its last datagram came, from either side.
     pub(super) seen: Instant,
@@ -50,7 +50,7 @@ struct Failure {
     why: Option<Unreachable>,
 }
 
-impl Carrier {
+impl UdpFlow {
     pub(super) fn new(flow: &Arc<Flow>, rules: &Rules, now: Instant) -> Self {
         Self {
             inspection: Inspection::new(flow.original_destination(), rules),
