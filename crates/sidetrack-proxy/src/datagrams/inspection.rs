@@ -170,7 +170,7 @@ impl Inspection {
 
     fn dns(&mut self, bytes: &[u8], query: &Query, by: &Judgement<'_>) -> Ruling {
         let queries = self.queries.get_or_insert_default();
-        queries.ask(query);
+        queries.add(query);
         let decide = |asked: &Question| (by.rules).decide_name(self.destination, &asked.name);
         let mut verdict = decide(&query.question);
         for other in &query.others {

@@ -19,7 +19,7 @@ pub struct QueryLine {
     pub name: String,
     /// The type of record asked for, such as "A".
     #[serde(rename = "type")]
-    pub kind: String,
+    pub record_type: String,
     /// What became of it, such as "NOERROR" or "NXDOMAIN"; absent while there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
@@ -37,44 +37,46 @@ pub struct QueryLine {
 /// All of a flow.
 #[derive(Debug, Default)]
 pub(super) struct Queries {
-    told: Vec<Told>,
+    reported: Vec<ReportedQuestion>,
     more: u64,
     /// How many queries there were.
-    asked: u64,
+    query_count: u64,
     /// Queries without an answer, however many questions each has.
-    open: u64,
+    unanswered: u64,
 }
 
 /// A question that the line tells.
 #[derive(Debug)]
-struct Told {
+struct ReportedQuestion {
     id: u16,
     /// By number. A client may give an id again.
-    query: u64,
+    query_number: u64,
     line: QueryLine,
 }
 
 impl Queries {
-    pub(super) fn ask(&mut self, query: &Query) {
-        let is_told = |asked: &Question| {
-            let kind = asked.kind.to_string();
-            self.told.iter().any(|Told { id, line, .. }| {
-                *id == query.id
-                    && line.answer.is_none()
-                    && (&line.name, &line.kind) == (&asked.name, &kind)
-            })
+    pub(super) fn add(&mut self, query: &Query) {
+        let is_repeat = |asked: &Question| {
+            let record_type = asked.kind.to_string();
+            self.reported
+                .iter()
+                .any(|ReportedQuestion { id, line, .. }| {
+                    *id == query.id
+                        && line.answer.is_none()
+                        && (&line.name, &line.record_type) == (&asked.name, &record_type)
+                })
         };
-        if query.questions().all(is_told) {
+        if query.questions().all(is_repeat) {
             return; // sent again
         }
-        self.open += 1;
-        self.asked += 1;
+        self.unanswered += 1;
+        self.query_count += 1;
         for asked in query.questions() {
-            if self.told.len() < QUERIES_MAX {
-                self.told.push(Told {
+            if self.reported.len() < QUERIES_MAX {
+                self.reported.push(ReportedQuestion {
                     id: query.id,
-                    query: self.asked,
-                    line: line(asked),
+                    query_number: self.query_count,
+                    line: new_line(asked),
                 });
             } else {
                 self.more += 1;
@@ -84,8 +86,8 @@ impl Queries {
 
     /// The last query was denied.
     pub(super) fn deny(&mut self, answer: &str) {
-        self.open = self.open.saturating_sub(1);
-        for line in self.open_lines(self.asked) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        for line in self.open_lines(self.query_count) {
             line.answer = Some(answer.to_owned());
             line.denied = true;
         }
@@ -93,56 +95,65 @@ impl Queries {
 
     /// Returns whether it answers a query that is open, as far as that is known.
     pub(super) fn answer(&mut self, response: &Response) -> bool {
-        let asked = self.told.iter_mut().find(|Told { id, line, .. }| {
-            *id == response.id
-                && line.answer.is_none()
-                && (response.question.as_ref()).is_none_or(|asked| asked.name == line.name)
-        });
-        let Some(&mut Told {
-            query,
+        let asked = self
+            .reported
+            .iter_mut()
+            .find(|ReportedQuestion { id, line, .. }| {
+                *id == response.id
+                    && line.answer.is_none()
+                    && (response.question.as_ref()).is_none_or(|asked| asked.name == line.name)
+            });
+        let Some(&mut ReportedQuestion {
+            query_number,
             ref mut line,
             ..
         }) = asked
         else {
-            let known = self.more > 0 && self.open > 0; // one of those that are only counted
-            self.open -= u64::from(known);
-            return known;
+            let is_unreported = self.more > 0 && self.unanswered > 0; // one of those that are only counted
+            self.unanswered -= u64::from(is_unreported);
+            return is_unreported;
         };
         let answer = response.rcode.to_string();
         line.answer = Some(answer.clone());
         let found: Vec<_> = response.addresses().take(ADDRESSES_MAX).collect();
         line.ttl = found.first().map(|(_, ttl)| *ttl);
         line.addresses = found.into_iter().map(|(address, _)| address).collect();
-        self.open = self.open.saturating_sub(1);
-        for other in self.open_lines(query) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        for other in self.open_lines(query_number) {
             other.answer = Some(answer.clone());
         }
         true
     }
 
     /// Of a query by its number: the lines of its questions, while they have no answer.
-    fn open_lines(&mut self, query: u64) -> impl Iterator<Item = &mut QueryLine> {
-        let of_it = move |told: &&mut Told| told.query == query && told.line.answer.is_none();
-        self.told
+    fn open_lines(&mut self, query_number: u64) -> impl Iterator<Item = &mut QueryLine> {
+        let is_open = move |reported: &&mut ReportedQuestion| {
+            reported.query_number == query_number && reported.line.answer.is_none()
+        };
+        self.reported
             .iter_mut()
-            .filter(of_it)
-            .map(|told| &mut told.line)
+            .filter(is_open)
+            .map(|reported| &mut reported.line)
     }
 
     pub(super) fn are_answered(&self) -> bool {
-        self.open == 0
+        self.unanswered == 0
     }
 
     pub(super) fn into_lines(self) -> (Vec<QueryLine>, u64) {
-        let lines = self.told.into_iter().map(|told| told.line).collect();
+        let lines = self
+            .reported
+            .into_iter()
+            .map(|reported| reported.line)
+            .collect();
         (lines, self.more)
     }
 }
 
-fn line(asked: &Question) -> QueryLine {
+fn new_line(asked: &Question) -> QueryLine {
     QueryLine {
         name: asked.name.clone(),
-        kind: asked.kind.to_string(),
+        record_type: asked.kind.to_string(),
         answer: None,
         addresses: Vec::new(),
         ttl: None,

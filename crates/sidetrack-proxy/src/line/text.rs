@@ -73,7 +73,12 @@ fn datagrams_text(datagrams: Datagrams) -> String {
 }
 
 fn write_query(text: &mut String, query: &QueryLine) -> fmt::Result {
-    write!(text, " {} {}", Escaped(&query.name), Escaped(&query.kind))?;
+    write!(
+        text,
+        " {} {}",
+        Escaped(&query.name),
+        Escaped(&query.record_type)
+    )?;
     let addresses: Vec<_> = query.addresses.iter().map(IpAddr::to_string).collect();
     match &query.answer {
         None => text.write_str(" → nothing"),
@@ -194,7 +199,7 @@ mod tests {
     fn datagrams_tell_queries_names_and_losses() {
         let query = |name: &str, answer: Option<&str>, addresses: &[&str]| QueryLine {
             name: name.into(),
-            kind: "A".into(),
+            record_type: "A".into(),
             answer: answer.map(str::to_owned),
             addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
             ttl: None,
