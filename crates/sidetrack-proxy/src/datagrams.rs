@@ -32,11 +32,11 @@ mod inspection;
 mod queries;
 mod udp_flow;
 
-use answers::Answers;
-use inspection::Judgement;
+use answers::AnswerQueue;
+use inspection::InspectionContext;
 use udp_flow::UdpFlow;
 
-pub use inspection::{DNS_PORT, HELD_SIZE_MAX, LOOKED_AT_MAX, PENDING_MAX, Quic};
+pub use inspection::{DNS_PORT, HELD_BACK_SIZE_MAX, INSPECTED_MAX, PENDING_MAX, Quic};
 pub use queries::{ADDRESSES_MAX, QUERIES_MAX, QueryLine};
 pub(crate) use udp_flow::label;
 
@@ -49,9 +49,9 @@ pub const ROOM_SHARE: usize = 64;
 pub const DATAGRAM_IDLE: Duration = Duration::from_secs(60);
 /// When a flow ends that expects no more: its DNS queries are answered, nobody is there, or it could
 /// not go on. A datagram after that begins another one.
-pub const QUIET: Duration = Duration::from_secs(1);
+pub const FINISHED_IDLE: Duration = Duration::from_secs(1);
 /// When a denied flow ends. Clients that are not told try again for some seconds.
-pub const DENIED_QUIET: Duration = Duration::from_secs(5);
+pub const DENIED_IDLE: Duration = Duration::from_secs(5);
 /// How often it is looked for flows that are over.
 pub const SWEEP: Duration = Duration::from_millis(250);
 /// Datagrams that are taken from the clients at once.
@@ -78,12 +78,12 @@ pub struct Counts {
     /// Flows that ended because others needed their place.
     pub made_room: u64,
     /// Errors of origins, and of the way there, that clients could not be told of.
-    pub untold: u64,
+    pub unreported: u64,
 }
 
 /// A service's datagrams, ready to be relayed.
 #[derive(Debug)]
-pub(crate) struct Relay {
+pub(crate) struct DatagramRelay {
     listener: DatagramListener,
     epoll: OwnedFd,
     stop: Arc<OwnedFd>,
@@ -100,14 +100,14 @@ impl Drop for Stopper {
     }
 }
 
-impl Relay {
+impl DatagramRelay {
     pub(crate) fn bind(
         service: &Service,
         settings: Settings,
         names: Arc<Mutex<Names>>,
     ) -> Result<Self, Error> {
         let listener = DatagramListener::bind(service)?;
-        let (epoll, stop) = wait_on(&listener).map_err(cannot_wait)?;
+        let (epoll, stop) = make_epoll(&listener).map_err(wait_error)?;
         Ok(Self {
             listener,
             epoll,
@@ -123,21 +123,21 @@ impl Relay {
 
     /// Relays until it is stopped, or can never work again.
     pub(crate) fn run(&self, lines: &dyn Fn(FlowLine)) -> Result<Counts, Error> {
-        Loop {
+        DatagramLoop {
             relay: self,
             lines,
             flows: HashMap::new(),
-            answers: Answers::default(),
+            answers: AnswerQueue::default(),
             pending: Arc::default(),
             now: Instant::now(),
             made_room: 0,
-            untold: 0,
+            unreported: 0,
         }
         .run()
     }
 }
 
-fn wait_on(listener: &DatagramListener) -> Result<(OwnedFd, OwnedFd), Errno> {
+fn make_epoll(listener: &DatagramListener) -> Result<(OwnedFd, OwnedFd), Errno> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
     epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
@@ -147,33 +147,33 @@ fn wait_on(listener: &DatagramListener) -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((epoll, stop))
 }
 
-fn cannot_wait(source: Errno) -> Error {
+fn wait_error(source: Errno) -> Error {
     Error::System {
         what: "wait for datagrams",
         source: source.into(),
     }
 }
 
-struct Loop<'a> {
-    relay: &'a Relay,
+struct DatagramLoop<'a> {
+    relay: &'a DatagramRelay,
     lines: &'a dyn Fn(FlowLine),
     flows: HashMap<u64, UdpFlow>,
-    answers: Answers,
+    answers: AnswerQueue,
     pending: Arc<()>,
     now: Instant,
     made_room: u64,
-    untold: u64,
+    unreported: u64,
 }
 
-impl Loop<'_> {
+impl DatagramLoop<'_> {
     fn run(mut self) -> Result<Counts, Error> {
         let mut batch = Batch::new(BATCH, DATAGRAM_SIZE_MAX);
         let mut poller = Poller::new();
-        let mut swept = self.now;
+        let mut last_sweep = self.now;
         loop {
             let timeout = (!self.flows.is_empty()).then_some(SWEEP);
             let events = poller.wait(&self.relay.epoll, timeout);
-            let events = events.map_err(cannot_wait)?;
+            let events = events.map_err(wait_error)?;
             self.now = Instant::now();
             for event in events {
                 match event.data.u64() {
@@ -182,21 +182,21 @@ impl Loop<'_> {
                         return Ok(self.stop());
                     }
                     token if token > LISTENER - 2 => {
-                        self.take((LISTENER - token) as usize, &mut batch)?;
+                        self.receive_from_clients((LISTENER - token) as usize, &mut batch)?;
                     }
-                    flow => self.bring_back(flow),
+                    flow => self.receive_from_origin(flow),
                 }
             }
             self.answers.send(&self.relay.listener, &mut self.flows);
-            if self.now.duration_since(swept) >= SWEEP {
-                swept = self.now;
+            if self.now.duration_since(last_sweep) >= SWEEP {
+                last_sweep = self.now;
                 self.sweep();
             }
         }
     }
 
     /// From the clients.
-    fn take(&mut self, socket: usize, batch: &mut Batch) -> Result<(), Error> {
+    fn receive_from_clients(&mut self, socket: usize, batch: &mut Batch) -> Result<(), Error> {
         match self.relay.listener.try_receive(socket, batch) {
             Ok(()) => {}
             Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {}
@@ -208,19 +208,19 @@ impl Loop<'_> {
         }
         let datagrams: Vec<Datagram<'_>> = batch.iter().collect();
         for run in datagrams.chunk_by(|a, b| Arc::ptr_eq(a.flow(), b.flow())) {
-            self.pass(run[0].flow(), run);
+            self.relay_run(run[0].flow(), run);
         }
         Ok(())
     }
 
     /// Datagrams of one flow, one after another.
-    fn pass(&mut self, flow: &Arc<Flow>, run: &[Datagram<'_>]) {
+    fn relay_run(&mut self, flow: &Arc<Flow>, run: &[Datagram<'_>]) {
         if !self.flows.contains_key(&flow.id()) && self.flows.len() >= FLOWS_MAX {
             self.make_room();
         }
         let relay = self.relay;
         let rules = &relay.settings.rules;
-        let judgement = Judgement {
+        let context = InspectionContext {
             rules,
             denial: relay.settings.denial,
             quic: relay.settings.quic,
@@ -228,9 +228,9 @@ impl Loop<'_> {
         };
         let udp_flow = self.flows.entry(flow.id());
         let udp_flow = udp_flow.or_insert_with(|| UdpFlow::new(flow, rules, self.now));
-        udp_flow.seen = self.now;
-        let passing = udp_flow.judge(run, &judgement, &relay.listener);
-        if passing.is_empty() {
+        udp_flow.last_datagram = self.now;
+        let allowed = udp_flow.inspect(run, &context, &relay.listener);
+        if allowed.is_empty() {
             return;
         }
         if !udp_flow.is_connected() && !udp_flow.connect(&relay.epoll) {
@@ -240,44 +240,45 @@ impl Loop<'_> {
             }
         }
         if let Some(udp_flow) = self.flows.get_mut(&flow.id()) {
-            udp_flow.forward(&passing, relay);
+            udp_flow.forward(&allowed, relay);
         }
     }
 
     /// From an origin. What is left there is told of again.
-    fn bring_back(&mut self, flow: u64) {
-        let most = self.flows.get(&flow).map_or(0, UdpFlow::reads);
+    fn receive_from_origin(&mut self, flow: u64) {
+        let reads = self.flows.get(&flow).map_or(0, UdpFlow::reads);
         let mut count = 0;
-        while count < most {
+        while count < reads {
             if self.answers.is_full() {
                 self.answers.send(&self.relay.listener, &mut self.flows);
             }
             let Some(udp_flow) = self.flows.get_mut(&flow) else {
                 return; // it has just ended
             };
-            if !udp_flow.take_back(&mut self.answers, self.relay, self.now) {
+            if !udp_flow.receive_answer(&mut self.answers, self.relay, self.now) {
                 break;
             }
             count += 1;
         }
         if let Some(udp_flow) = self.flows.get_mut(&flow) {
-            udp_flow.has_read(count);
+            udp_flow.adapt_reads(count);
         }
     }
 
     fn sweep(&mut self) {
         let (now, idle) = (self.now, self.relay.settings.datagram_idle);
-        let over = |(id, udp_flow): (&u64, &UdpFlow)| Some((*id, udp_flow.is_over(now, idle)?));
-        let over: Vec<_> = self.flows.iter().filter_map(over).collect();
-        for (id, reason) in over {
+        let ended =
+            |(id, udp_flow): (&u64, &UdpFlow)| Some((*id, udp_flow.close_reason(now, idle)?));
+        let ended: Vec<_> = self.flows.iter().filter_map(ended).collect();
+        for (id, reason) in ended {
             self.end(id, reason);
         }
     }
 
     fn make_room(&mut self) {
         let mut silent: Vec<_> = (self.flows.iter())
-            .map(|(id, udp_flow)| (udp_flow.seen, *id))
-            .filter(|(seen, _)| *seen < self.now)
+            .map(|(id, udp_flow)| (udp_flow.last_datagram, *id))
+            .filter(|(last_datagram, _)| *last_datagram < self.now)
             .collect();
         let count = (self.flows.len() / ROOM_SHARE).max(1);
         if silent.len() > count {
@@ -293,7 +294,7 @@ impl Loop<'_> {
     fn end(&mut self, id: u64, reason: CloseReason) {
         if let Some(udp_flow) = self.flows.remove(&id) {
             self.relay.listener.forget(&udp_flow.flow);
-            self.untold += udp_flow.untold;
+            self.unreported += udp_flow.unreported;
             (self.lines)(udp_flow.into_line(reason, &self.relay.names));
         }
     }
@@ -301,7 +302,7 @@ impl Loop<'_> {
     fn stop(mut self) -> Counts {
         let all: Vec<_> = self.flows.keys().copied().collect();
         for id in all {
-            let reason = self.flows[&id].is_over(self.now, Duration::ZERO);
+            let reason = self.flows[&id].close_reason(self.now, Duration::ZERO);
             let reason = reason.filter(|reason| *reason != CloseReason::Idle);
             self.end(id, reason.unwrap_or(CloseReason::Stopped));
         }
@@ -309,7 +310,7 @@ impl Loop<'_> {
             refused: self.relay.listener.refused(),
             overflowed: self.relay.listener.overflowed(),
             made_room: self.made_room,
-            untold: self.untold,
+            unreported: self.unreported,
         }
     }
 }

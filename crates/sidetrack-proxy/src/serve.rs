@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::{Outcome, prepare};
 use crate::connections::{ConnectionLoop, Stop};
-use crate::datagrams::{Counts, Relay, label};
+use crate::datagrams::{Counts, DatagramRelay, label};
 use crate::line::FlowLine;
 use crate::names::Names;
 use crate::relay::{descriptors, pipes_max};
@@ -29,7 +29,7 @@ const DESCRIPTORS_SPARE: usize = 256;
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
-    datagrams: Relay,
+    datagrams: DatagramRelay,
     settings: Settings,
     names: Arc<Mutex<Names>>,
 }
@@ -53,7 +53,7 @@ impl Server {
     pub fn bind(service: &Service, settings: Settings) -> Result<Self, Error> {
         let names = Arc::new(Mutex::new(Names::new()));
         // First: who waits for the other one finds both.
-        let datagrams = Relay::bind(service, settings.clone(), Arc::clone(&names))?;
+        let datagrams = DatagramRelay::bind(service, settings.clone(), Arc::clone(&names))?;
         let listener = Listener::bind(service)?;
         listener.sockets().for_each(prepare);
         Ok(Self {

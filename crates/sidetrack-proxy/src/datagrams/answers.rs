@@ -15,30 +15,30 @@ const ANSWERS_MAX: usize = 64;
 /// Bytes of answers sent at once.
 const BYTES_MAX: usize = 8 * DATAGRAM_SIZE_MAX;
 
-pub(super) struct Answers {
+pub(super) struct AnswerQueue {
     buffer: Box<[u8]>,
     used: usize,
-    waiting: Vec<(Arc<Flow>, Range<usize>)>,
+    queued: Vec<(Arc<Flow>, Range<usize>)>,
 }
 
-impl Default for Answers {
+impl Default for AnswerQueue {
     fn default() -> Self {
         Self {
             buffer: vec![0; BYTES_MAX].into(),
             used: 0,
-            waiting: Vec::with_capacity(ANSWERS_MAX),
+            queued: Vec::with_capacity(ANSWERS_MAX),
         }
     }
 }
 
-impl Answers {
+impl AnswerQueue {
     /// No room for another one, if it should be the longest there is.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= ANSWERS_MAX || BYTES_MAX - self.used < DATAGRAM_SIZE_MAX
+        self.queued.len() >= ANSWERS_MAX || BYTES_MAX - self.used < DATAGRAM_SIZE_MAX
     }
 
     /// Room for one.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub(super) fn free_space(&mut self) -> &mut [u8] {
         &mut self.buffer[self.used..]
     }
 
@@ -46,18 +46,18 @@ impl Answers {
     pub(super) fn add(&mut self, flow: &Arc<Flow>, length: usize) -> &[u8] {
         let bytes = self.used..self.used + length;
         self.used = bytes.end;
-        self.waiting.push((Arc::clone(flow), bytes.clone()));
+        self.queued.push((Arc::clone(flow), bytes.clone()));
         &self.buffer[bytes]
     }
 
     /// Sends all, and counts what was sent and what was lost.
     pub(super) fn send(&mut self, listener: &DatagramListener, flows: &mut HashMap<u64, UdpFlow>) {
-        let answers: Vec<(&Flow, &[u8])> = (self.waiting.iter())
+        let answers: Vec<(&Flow, &[u8])> = (self.queued.iter())
             .map(|(flow, bytes)| (&**flow, &self.buffer[bytes.clone()]))
             .collect();
         let mut count = |(flow, bytes): &(&Flow, &[u8]), sent| {
             if let Some(udp_flow) = flows.get_mut(&flow.id()) {
-                udp_flow.count_back(bytes.len(), sent);
+                udp_flow.count_answer(bytes.len(), sent);
             }
         };
         let mut rest = &answers[..];
@@ -76,7 +76,7 @@ impl Answers {
             rest[sent..lost].iter().for_each(|one| count(one, false));
             rest = &rest[lost..];
         }
-        self.waiting.clear();
+        self.queued.clear();
         self.used = 0;
     }
 }

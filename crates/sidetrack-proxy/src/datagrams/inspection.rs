@@ -15,9 +15,9 @@ use crate::sniff::quic::{Hello, InitialReader, Reading};
 /// The port of DNS: there, what cannot be read does not pass while a rule asks for names.
 pub const DNS_PORT: u16 = 53;
 /// The first datagrams of a flow that are looked at, if no rule asks for names; DNS is always.
-pub const LOOKED_AT_MAX: u64 = 16;
+pub const INSPECTED_MAX: u64 = 16;
 /// What is held back of one flow until its QUIC ClientHello is whole, in bytes; more is dropped.
-pub const HELD_SIZE_MAX: usize = 16 * 1024;
+pub const HELD_BACK_SIZE_MAX: usize = 16 * 1024;
 /// The flows whose QUIC ClientHello is not whole yet. Another one's first datagrams are not read: they
 /// are dropped while a rule may deny them, and the client sends them again.
 pub const PENDING_MAX: usize = 512;
@@ -33,7 +33,7 @@ pub enum Quic {
 }
 
 /// What the flows are judged by.
-pub(super) struct Judgement<'a> {
+pub(super) struct InspectionContext<'a> {
     pub(super) rules: &'a Rules,
     pub(super) denial: Denial,
     pub(super) quic: Quic,
@@ -47,7 +47,7 @@ pub(super) enum Ruling {
     /// It goes on, behind those that were held.
     Pass,
     /// It was kept.
-    Hold,
+    HoldBack,
     /// It does not go on; nor do those that were held, if the flow is denied now.
     Drop,
     /// It does not go on; the client gets this.
@@ -57,66 +57,70 @@ pub(super) enum Ruling {
 /// One flow.
 pub(super) struct Inspection {
     destination: SocketAddr,
-    looked_at: u64,
+    inspected: u64,
     queries: Option<Queries>,
     hello: Option<Hello>,
     reader: Option<Box<InitialReader>>,
-    held: Vec<Vec<u8>>,
+    held_back: Vec<Vec<u8>>,
     pending: Option<Arc<()>>,
     /// What the line tells: a denied query's, if there was one.
     verdict: Verdict,
     /// Of datagrams without a name of their own.
     decision: Decision,
     /// Whether no name can change that.
-    settled: bool,
+    is_final: bool,
     /// QUIC whose ClientHello was not read.
-    odd_quic: bool,
+    unread_quic: bool,
 }
 
 impl Inspection {
     pub(super) fn new(destination: SocketAddr, rules: &Rules) -> Self {
         let before = rules.before(destination);
-        let settled = before.is_some();
+        let is_final = before.is_some();
         let verdict = before.unwrap_or_else(|| rules.decide(destination, None));
         Self {
             destination,
-            looked_at: 0,
+            inspected: 0,
             queries: None,
             hello: None,
             reader: None,
-            held: Vec::new(),
+            held_back: Vec::new(),
             pending: None,
-            settled,
+            is_final,
             decision: verdict.decision,
             verdict,
-            odd_quic: false,
+            unread_quic: false,
         }
     }
 
     /// A datagram from the client.
-    pub(super) fn up(&mut self, bytes: &[u8], by: &Judgement<'_>) -> Ruling {
-        if self.settled && self.looked_at >= LOOKED_AT_MAX && self.queries.is_none() {
-            return self.by_verdict();
+    pub(super) fn on_client_datagram(
+        &mut self,
+        bytes: &[u8],
+        context: &InspectionContext<'_>,
+    ) -> Ruling {
+        if self.is_final && self.inspected >= INSPECTED_MAX && self.queries.is_none() {
+            return self.ruling();
         }
-        self.looked_at += 1;
+        self.inspected += 1;
         let is_dns_port = self.destination.port() == DNS_PORT;
         if !is_dns_port && bytes.first().is_some_and(|first| first & 0x80 != 0) {
-            match self.read_quic(bytes, by) {
+            match self.read_quic(bytes, context) {
                 Some(ruling) => return ruling,
-                None if !self.held.is_empty() => return self.hold(bytes),
+                None if !self.held_back.is_empty() => return self.hold_back(bytes),
                 None => {}
             }
         }
         match dns::read_query(bytes) {
-            Ok(query) => self.dns(bytes, &query, by),
-            Err(Unread::Malformed(_)) if is_dns_port && !self.settled => Ruling::Drop,
-            Err(_) if !self.held.is_empty() => self.hold(bytes),
-            Err(_) => self.by_verdict(),
+            Ok(query) => self.decide_query(bytes, &query, context),
+            Err(Unread::Malformed(_)) if is_dns_port && !self.is_final => Ruling::Drop,
+            Err(_) if !self.held_back.is_empty() => self.hold_back(bytes),
+            Err(_) => self.ruling(),
         }
     }
 
     /// A datagram from the origin.
-    pub(super) fn down(&mut self, bytes: &[u8], names: &Mutex<Names>) {
+    pub(super) fn on_origin_datagram(&mut self, bytes: &[u8], names: &Mutex<Names>) {
         if let Some(queries) = &mut self.queries
             && let Ok(response) = dns::read_response(bytes)
             && queries.answer(&response)
@@ -127,8 +131,8 @@ impl Inspection {
     }
 
     /// What is to go on, or was lost: as the ruling says.
-    pub(super) fn take_held(&mut self) -> Vec<Vec<u8>> {
-        mem::take(&mut self.held)
+    pub(super) fn take_held_back(&mut self) -> Vec<Vec<u8>> {
+        mem::take(&mut self.held_back)
     }
 
     /// All of its DNS queries have been answered, and there was nothing else.
@@ -151,7 +155,7 @@ impl Inspection {
                 let (queries, more) = queries.into_lines();
                 Seen::Dns { queries, more }
             }
-            (None, None) if self.odd_quic => Seen::Quic {
+            (None, None) if self.unread_quic => Seen::Quic {
                 sni: None,
                 alpn: Vec::new(),
                 version: None,
@@ -161,17 +165,22 @@ impl Inspection {
         (seen, self.verdict)
     }
 
-    fn by_verdict(&self) -> Ruling {
+    fn ruling(&self) -> Ruling {
         match self.decision {
             Decision::Allow => Ruling::Pass,
             Decision::Deny => Ruling::Drop,
         }
     }
 
-    fn dns(&mut self, bytes: &[u8], query: &Query, by: &Judgement<'_>) -> Ruling {
+    fn decide_query(
+        &mut self,
+        bytes: &[u8],
+        query: &Query,
+        context: &InspectionContext<'_>,
+    ) -> Ruling {
         let queries = self.queries.get_or_insert_default();
         queries.add(query);
-        let decide = |asked: &Question| (by.rules).decide_name(self.destination, &asked.name);
+        let decide = |asked: &Question| (context.rules).decide_name(self.destination, &asked.name);
         let mut verdict = decide(&query.question);
         for other in &query.others {
             if !verdict.is_deny() {
@@ -179,33 +188,33 @@ impl Inspection {
             }
         }
         let denied = verdict.is_deny();
-        if denied || !self.verdict.is_deny() || self.looked_at == 1 {
+        if denied || !self.verdict.is_deny() || self.inspected == 1 {
             self.verdict = verdict;
         }
         if !denied {
             return Ruling::Pass;
         }
-        queries.deny(match by.denial {
+        queries.deny(match context.denial {
             Denial::NoSuchName => "NXDOMAIN",
             Denial::Refused => "REFUSED",
         });
-        dns::deny(bytes, by.denial).map_or(Ruling::Drop, Ruling::Answer)
+        dns::deny(bytes, context.denial).map_or(Ruling::Drop, Ruling::Answer)
     }
 
     /// `None` if it is not the beginning of QUIC.
-    fn read_quic(&mut self, bytes: &[u8], by: &Judgement<'_>) -> Option<Ruling> {
+    fn read_quic(&mut self, bytes: &[u8], context: &InspectionContext<'_>) -> Option<Ruling> {
         let is_new = self.reader.is_none();
         let mut reader = self.reader.take().unwrap_or_default();
         let reading = reader.datagram(bytes);
         if !is_new || matches!(reading, Reading::NeedMore | Reading::Hello(_)) {
             self.reader = Some(reader);
         }
-        if !self.may_be_pending(&reading, by.pending) {
+        if !self.reserve_pending(&reading, context.pending) {
             self.reader = None;
-            self.odd_quic = true;
-            let is_open = self.settled && by.quic == Quic::Allow;
-            return Some(if is_open {
-                self.by_verdict()
+            self.unread_quic = true;
+            let may_pass = self.is_final && context.quic == Quic::Allow;
+            return Some(if may_pass {
+                self.ruling()
             } else {
                 Ruling::Drop
             });
@@ -213,25 +222,25 @@ impl Inspection {
         match reading {
             // Another version's looks are four bytes that anything may have.
             Reading::NotQuic | Reading::NotInitial(_) | Reading::OtherVersion(_) => return None,
-            _ if by.quic == Quic::Refuse => {
-                self.odd_quic = true;
+            _ if context.quic == Quic::Refuse => {
+                self.unread_quic = true;
                 self.refuse(QUIC_REFUSED);
             }
-            Reading::NeedMore if !self.settled => return Some(self.hold(bytes)),
+            Reading::NeedMore if !self.is_final => return Some(self.hold_back(bytes)),
             Reading::NeedMore => {}
             Reading::Malformed(_) => {
-                self.odd_quic = true;
-                if !self.settled {
+                self.unread_quic = true;
+                if !self.is_final {
                     return Some(Ruling::Drop);
                 }
             }
-            Reading::Hello(hello) => self.judge_hello(hello, by.rules),
+            Reading::Hello(hello) => self.decide_hello(hello, context.rules),
         }
-        Some(self.by_verdict())
+        Some(self.ruling())
     }
 
     /// Whether there is room for what this reading needs remembered.
-    fn may_be_pending(&mut self, reading: &Reading, all: &Arc<()>) -> bool {
+    fn reserve_pending(&mut self, reading: &Reading, all: &Arc<()>) -> bool {
         match reading {
             Reading::NeedMore if self.pending.is_none() => {
                 let has_room = Arc::strong_count(all) <= PENDING_MAX; // one is the loop's
@@ -246,8 +255,8 @@ impl Inspection {
         }
     }
 
-    fn judge_hello(&mut self, hello: Hello, rules: &Rules) {
-        if !self.settled && self.hello.as_ref() != Some(&hello) {
+    fn decide_hello(&mut self, hello: Hello, rules: &Rules) {
+        if !self.is_final && self.hello.as_ref() != Some(&hello) {
             self.verdict = rules.decide(self.destination, hello.sni.as_deref());
             self.decision = self.verdict.decision;
         }
@@ -260,16 +269,16 @@ impl Inspection {
             rule: Some(rule.to_owned()),
         };
         self.decision = Decision::Deny;
-        self.settled = true;
+        self.is_final = true;
     }
 
-    fn hold(&mut self, bytes: &[u8]) -> Ruling {
-        let held: usize = self.held.iter().map(Vec::len).sum();
-        if held + bytes.len() > HELD_SIZE_MAX {
+    fn hold_back(&mut self, bytes: &[u8]) -> Ruling {
+        let held: usize = self.held_back.iter().map(Vec::len).sum();
+        if held + bytes.len() > HELD_BACK_SIZE_MAX {
             return Ruling::Drop;
         }
-        self.held.push(bytes.to_vec());
-        Ruling::Hold
+        self.held_back.push(bytes.to_vec());
+        Ruling::HoldBack
     }
 }
 

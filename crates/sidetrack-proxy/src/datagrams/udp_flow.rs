@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use sidetrack::{Datagram, DatagramListener, Error, Flow, Unreachable, send_all};
 
-use super::answers::Answers;
-use super::inspection::{Inspection, Judgement, Ruling};
-use super::{DENIED_QUIET, QUIET, READS_MAX, Relay};
+use super::answers::AnswerQueue;
+use super::inspection::{Inspection, InspectionContext, Ruling};
+use super::{DENIED_IDLE, DatagramRelay, FINISHED_IDLE, READS_MAX};
 use crate::close_reason::{CloseReason, RelaySide};
 use crate::connection::{Outcome, Relayed};
 use crate::line::{Datagrams, FlowLine};
@@ -23,7 +23,7 @@ use crate::sniff::Seen;
 pub(super) struct UdpFlow {
     pub(super) flow: Arc<Flow>,
     /// When its last datagram came, from either side.
-    pub(super) seen: Instant,
+    pub(super) last_datagram: Instant,
     inspection: Inspection,
     origin: Option<UdpSocket>,
     /// Datagrams to be looked for at the next event: twice what the last one brought, so that who waits
@@ -31,11 +31,11 @@ pub(super) struct UdpFlow {
     reads: usize,
     /// When that was connected, and whether it has been answered since.
     connected: (Instant, bool),
-    failed: Option<Failure>,
+    failure: Option<Failure>,
     /// Nobody was there, when it was last heard of.
     refused: bool,
     /// Errors that the client could not be told of.
-    pub(super) untold: u64,
+    pub(super) unreported: u64,
     connect_time: Option<Duration>,
     datagrams: Datagrams,
     bytes_up: u64,
@@ -47,7 +47,7 @@ struct Failure {
     since: Instant,
     reason: CloseReason,
     /// What its client is told of it.
-    why: Option<Unreachable>,
+    unreachable: Option<Unreachable>,
 }
 
 impl UdpFlow {
@@ -55,13 +55,13 @@ impl UdpFlow {
         Self {
             inspection: Inspection::new(flow.original_destination(), rules),
             flow: Arc::clone(flow),
-            seen: now,
+            last_datagram: now,
             origin: None,
             connected: (now, false),
             reads: 1,
-            failed: None,
+            failure: None,
             refused: false,
-            untold: 0,
+            unreported: 0,
             connect_time: None,
             datagrams: Datagrams::default(),
             bytes_up: 0,
@@ -70,24 +70,27 @@ impl UdpFlow {
     }
 
     /// Which datagrams go on now, in their order; those that were held before among them.
-    pub(super) fn judge<'a>(
+    pub(super) fn inspect<'a>(
         &mut self,
         run: &[Datagram<'a>],
-        by: &Judgement<'_>,
+        context: &InspectionContext<'_>,
         listener: &DatagramListener,
     ) -> Vec<Cow<'a, [u8]>> {
-        let mut passing = Vec::with_capacity(run.len());
+        let mut allowed = Vec::with_capacity(run.len());
         for datagram in run {
-            match self.inspection.up(datagram.payload(), by) {
+            match self
+                .inspection
+                .on_client_datagram(datagram.payload(), context)
+            {
                 Ruling::Pass => {
-                    passing.extend(self.inspection.take_held().into_iter().map(Cow::Owned));
-                    passing.push(Cow::Borrowed(datagram.payload()));
+                    allowed.extend(self.inspection.take_held_back().into_iter().map(Cow::Owned));
+                    allowed.push(Cow::Borrowed(datagram.payload()));
                 }
-                Ruling::Hold => {}
+                Ruling::HoldBack => {}
                 Ruling::Drop => {
                     self.datagrams.denied += 1;
                     if self.inspection.is_denied() {
-                        self.datagrams.denied += self.inspection.take_held().len() as u64;
+                        self.datagrams.denied += self.inspection.take_held_back().len() as u64;
                     }
                 }
                 Ruling::Answer(answer) => {
@@ -98,12 +101,12 @@ impl UdpFlow {
                 }
             }
         }
-        passing
+        allowed
     }
 
     /// Or has failed to be.
     pub(super) fn is_connected(&self) -> bool {
-        self.origin.is_some() || self.failed.is_some()
+        self.origin.is_some() || self.failure.is_some()
     }
 
     /// Returns false if there is no descriptor left, once: then another call is the last one.
@@ -114,21 +117,21 @@ impl UdpFlow {
         match self.open(epoll) {
             Ok(origin) => {
                 self.origin = Some(origin);
-                self.connected = (self.seen, false);
+                self.connected = (self.last_datagram, false);
                 self.connect_time = Some(begun.elapsed());
-                self.failed = None;
+                self.failure = None;
             }
             Err(error) => {
-                let first = self.failed.is_none();
-                self.failed = Some(Failure {
-                    since: self.seen,
+                let first = self.failure.is_none();
+                self.failure = Some(Failure {
+                    since: self.last_datagram,
                     reason: CloseReason::from_connect(&error),
-                    why: match &error {
+                    unreachable: match &error {
                         Error::System { source, .. } => Unreachable::of(source),
                         _ => None,
                     },
                 });
-                return !(first && is_without_descriptors(&error));
+                return !(first && is_out_of_descriptors(&error));
             }
         }
         true
@@ -147,8 +150,8 @@ impl UdpFlow {
     }
 
     /// Sends them on, in as few calls as can be; what cannot be sent is lost.
-    pub(super) fn forward(&mut self, passing: &[Cow<'_, [u8]>], relay: &Relay) {
-        let payloads: Vec<&[u8]> = passing.iter().map(|one| &**one).collect();
+    pub(super) fn forward(&mut self, allowed: &[Cow<'_, [u8]>], relay: &DatagramRelay) {
+        let payloads: Vec<&[u8]> = allowed.iter().map(|one| &**one).collect();
         let mut rest = &payloads[..];
         while !rest.is_empty() {
             let sent = self.send(rest, relay);
@@ -162,50 +165,50 @@ impl UdpFlow {
     }
 
     /// Returns how many were taken, from the first on.
-    fn send(&mut self, payloads: &[&[u8]], relay: &Relay) -> usize {
-        self.try_anew(&relay.epoll);
-        let mut sent = self.attempt(payloads);
+    fn send(&mut self, payloads: &[&[u8]], relay: &DatagramRelay) -> usize {
+        self.reconnect_if_refused(&relay.epoll);
+        let mut sent = self.try_send(payloads);
         if let Err(Some(Unreachable::Port)) = sent
             && self.origin.is_some()
         {
-            self.hear_refusal(&relay.listener); // of an earlier one; these have not been sent
-            self.try_anew(&relay.epoll);
-            sent = self.attempt(payloads);
+            self.note_refusal(&relay.listener); // of an earlier one; these have not been sent
+            self.reconnect_if_refused(&relay.epoll);
+            sent = self.try_send(payloads);
         }
-        sent.unwrap_or_else(|why| {
-            self.report(why, &relay.listener);
+        sent.unwrap_or_else(|unreachable| {
+            self.report(unreachable, &relay.listener);
             0
         })
     }
 
-    fn attempt(&self, payloads: &[&[u8]]) -> Result<usize, Option<Unreachable>> {
-        match (&self.origin, &self.failed) {
+    fn try_send(&self, payloads: &[&[u8]]) -> Result<usize, Option<Unreachable>> {
+        match (&self.origin, &self.failure) {
             (Some(origin), _) => {
                 send_all(origin, payloads).map_err(|error| Unreachable::of(&error))
             }
-            (None, Some(failure)) => Err(failure.why),
+            (None, Some(failure)) => Err(failure.unreachable),
             (None, None) => Err(None),
         }
     }
 
     /// If nobody is there any more, it may have been a proxy that has died: then another connect is judged
     /// anew. Not for each datagram to where nobody ever was.
-    fn try_anew(&mut self, epoll: &OwnedFd) {
+    fn reconnect_if_refused(&mut self, epoll: &OwnedFd) {
         let (since, answered) = self.connected;
-        if self.refused && (answered || self.seen.duration_since(since) >= QUIET) {
+        if self.refused && (answered || self.last_datagram.duration_since(since) >= FINISHED_IDLE) {
             self.connect(epoll);
         }
     }
 
-    fn hear_refusal(&mut self, listener: &DatagramListener) {
+    fn note_refusal(&mut self, listener: &DatagramListener) {
         self.refused = true;
         self.report(Some(Unreachable::Port), listener);
     }
 
     /// The client is told as it would be without us.
-    fn report(&mut self, why: Option<Unreachable>, listener: &DatagramListener) {
-        if let Some(why) = why {
-            self.untold += u64::from(listener.report(&self.flow, why).is_err());
+    fn report(&mut self, unreachable: Option<Unreachable>, listener: &DatagramListener) {
+        if let Some(unreachable) = unreachable {
+            self.unreported += u64::from(listener.report(&self.flow, unreachable).is_err());
         }
     }
 
@@ -215,27 +218,32 @@ impl UdpFlow {
     }
 
     /// So many came.
-    pub(super) fn has_read(&mut self, count: usize) {
+    pub(super) fn adapt_reads(&mut self, count: usize) {
         self.reads = (2 * count).clamp(1, READS_MAX);
     }
 
     /// Takes a datagram from the origin. Returns false if there was none.
-    pub(super) fn take_back(&mut self, answers: &mut Answers, relay: &Relay, now: Instant) -> bool {
+    pub(super) fn receive_answer(
+        &mut self,
+        answers: &mut AnswerQueue,
+        relay: &DatagramRelay,
+        now: Instant,
+    ) -> bool {
         let Some(origin) = &self.origin else {
             return false;
         };
-        match origin.recv(answers.room()) {
+        match origin.recv(answers.free_space()) {
             Ok(length) => {
-                self.seen = now;
+                self.last_datagram = now;
                 self.refused = false;
                 self.connected.1 = true;
                 let bytes = answers.add(&self.flow, length);
-                self.inspection.down(bytes, &relay.names);
+                self.inspection.on_origin_datagram(bytes, &relay.names);
                 return true;
             }
-            Err(error) if is_lasting(error.kind()) => self.fail(&error, now, &relay.listener),
+            Err(error) if is_permanent(error.kind()) => self.fail(&error, now, &relay.listener),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                self.hear_refusal(&relay.listener);
+                self.note_refusal(&relay.listener);
             }
             Err(error) => self.report(Unreachable::of(&error), &relay.listener),
         }
@@ -243,18 +251,18 @@ impl UdpFlow {
     }
 
     fn fail(&mut self, error: &io::Error, now: Instant, listener: &DatagramListener) {
-        let why = Unreachable::of(error);
-        self.failed = Some(Failure {
+        let unreachable = Unreachable::of(error);
+        self.failure = Some(Failure {
             since: now,
             reason: CloseReason::from_io(RelaySide::Origin, error),
-            why,
+            unreachable,
         });
         self.origin = None; // or it would be told again and again
-        self.report(why, listener);
+        self.report(unreachable, listener);
     }
 
     /// What became of a datagram that was taken.
-    pub(super) fn count_back(&mut self, length: usize, sent: bool) {
+    pub(super) fn count_answer(&mut self, length: usize, sent: bool) {
         if sent {
             self.datagrams.down += 1;
             self.bytes_down += length as u64;
@@ -264,19 +272,23 @@ impl UdpFlow {
     }
 
     /// How it has ended, if it has.
-    pub(super) fn is_over(&self, now: Instant, idle: Duration) -> Option<CloseReason> {
-        let (since, wait, reason) = match &self.failed {
-            Some(Failure { since, reason, .. }) => (*since, QUIET, reason.clone()),
-            None if self.refused => (self.seen, QUIET, CloseReason::Refused),
-            None if self.inspection.is_denied() => (self.seen, DENIED_QUIET, CloseReason::Denied),
-            None if self.inspection.is_answered() => (self.seen, QUIET, CloseReason::Answered),
-            None => (self.seen, idle, CloseReason::Idle),
+    pub(super) fn close_reason(&self, now: Instant, idle: Duration) -> Option<CloseReason> {
+        let (since, wait, reason) = match &self.failure {
+            Some(Failure { since, reason, .. }) => (*since, FINISHED_IDLE, reason.clone()),
+            None if self.refused => (self.last_datagram, FINISHED_IDLE, CloseReason::Refused),
+            None if self.inspection.is_denied() => {
+                (self.last_datagram, DENIED_IDLE, CloseReason::Denied)
+            }
+            None if self.inspection.is_answered() => {
+                (self.last_datagram, FINISHED_IDLE, CloseReason::Answered)
+            }
+            None => (self.last_datagram, idle, CloseReason::Idle),
         };
         (now.duration_since(since) >= wait.min(idle)).then_some(reason)
     }
 
     pub(super) fn into_line(mut self, reason: CloseReason, names: &Mutex<Names>) -> FlowLine {
-        self.datagrams.lost += self.inspection.take_held().len() as u64; // nobody has decided
+        self.datagrams.lost += self.inspection.take_held_back().len() as u64; // nobody has decided
         let (seen, verdict) = self.inspection.into_seen();
         let label = match seen {
             Seen::Dns { .. } => None, // the name of a name server is of no interest
@@ -307,7 +319,7 @@ pub(crate) fn label(address: IpAddr, names: &Mutex<Names>) -> Option<String> {
 }
 
 /// Not one datagram's own: ICMP tells of hosts that cannot be reached, and they may come back.
-fn is_lasting(kind: ErrorKind) -> bool {
+fn is_permanent(kind: ErrorKind) -> bool {
     !matches!(
         kind,
         ErrorKind::WouldBlock
@@ -318,7 +330,7 @@ fn is_lasting(kind: ErrorKind) -> bool {
     )
 }
 
-fn is_without_descriptors(error: &Error) -> bool {
+fn is_out_of_descriptors(error: &Error) -> bool {
     let numbers =
         [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|one| one.raw_os_error());
     matches!(error, Error::System { source, .. }

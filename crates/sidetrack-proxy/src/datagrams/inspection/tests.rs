@@ -47,8 +47,8 @@ fn rules(deny: &[&str], allow: &[&str]) -> Rules {
 
 static PENDING: LazyLock<Arc<()>> = LazyLock::new(Arc::default);
 
-fn by(rules: &Rules) -> Judgement<'_> {
-    Judgement {
+fn context(rules: &Rules) -> InspectionContext<'_> {
+    InspectionContext {
         pending: &PENDING,
         rules,
         denial: Denial::NoSuchName,
@@ -65,13 +65,13 @@ fn a_query_and_its_answer_are_told_and_learnt() {
     let (rules, names) = (Rules::default(), Mutex::default());
     let mut flow = inspection("192.0.2.53:53", &rules);
     assert_eq!(
-        flow.up(&query(1, "shop.example"), &by(&rules)),
+        flow.on_client_datagram(&query(1, "shop.example"), &context(&rules)),
         Ruling::Pass
     );
     assert!(!flow.is_answered());
-    flow.down(&response(2, "shop.example"), &names); // nobody asked that
+    flow.on_origin_datagram(&response(2, "shop.example"), &names); // nobody asked that
     assert!(!flow.is_answered() && names.lock().unwrap().is_empty());
-    flow.down(&response(1, "shop.example"), &names);
+    flow.on_origin_datagram(&response(1, "shop.example"), &names);
     assert!(flow.is_answered());
     let address = "192.0.2.7".parse().unwrap();
     let names = names.lock().unwrap();
@@ -91,13 +91,15 @@ fn a_query_and_its_answer_are_told_and_learnt() {
 fn a_denied_query_is_answered_and_others_go_on() {
     let rules = rules(&["*.ads.example"], &[]);
     let mut flow = inspection("192.0.2.53:53", &rules);
-    let Ruling::Answer(answer) = flow.up(&query(7, "x.ads.example"), &by(&rules)) else {
+    let Ruling::Answer(answer) =
+        flow.on_client_datagram(&query(7, "x.ads.example"), &context(&rules))
+    else {
         panic!("it is answered");
     };
     assert_eq!((&answer[..2], answer[3] & 15), (&[0, 7][..], 3));
     assert!(flow.is_answered() && !flow.is_denied());
     assert_eq!(
-        flow.up(&query(8, "shop.example"), &by(&rules)),
+        flow.on_client_datagram(&query(8, "shop.example"), &context(&rules)),
         Ruling::Pass
     );
     let (_, verdict) = flow.into_seen();
@@ -121,12 +123,12 @@ fn each_question_of_a_query_is_told_and_may_be_denied() {
         (["x.ads.example", "a.example"], true),
     ] {
         let mut flow = inspection("192.0.2.53:53", &rules);
-        let ruling = flow.up(&double_query(1, names), &by(&rules));
+        let ruling = flow.on_client_datagram(&double_query(1, names), &context(&rules));
         assert_eq!(matches!(ruling, Ruling::Answer(_)), denied, "{ruling:?}");
         if !denied {
             assert_eq!(ruling, Ruling::Pass);
             assert!(!flow.is_answered());
-            flow.down(&response(1, names[0]), &Mutex::default());
+            flow.on_origin_datagram(&response(1, names[0]), &Mutex::default());
         }
         assert!(flow.is_answered());
         let (Seen::Dns { queries, .. }, _) = flow.into_seen() else {
@@ -149,12 +151,15 @@ fn an_allowed_query_does_not_open_the_way_for_anything_else() {
     let rules = rules(&[], &["shop.example:443"]);
     let mut flow = inspection("192.0.2.53:53", &rules);
     assert_eq!(
-        flow.up(&query(1, "shop.example"), &by(&rules)),
+        flow.on_client_datagram(&query(1, "shop.example"), &context(&rules)),
         Ruling::Pass
     );
-    assert_eq!(flow.up(b"anything else", &by(&rules)), Ruling::Drop);
+    assert_eq!(
+        flow.on_client_datagram(b"anything else", &context(&rules)),
+        Ruling::Drop
+    );
     assert!(matches!(
-        flow.up(&query(2, "x.example"), &by(&rules)),
+        flow.on_client_datagram(&query(2, "x.example"), &context(&rules)),
         Ruling::Answer(_)
     ));
 }
@@ -164,12 +169,18 @@ fn what_cannot_be_read_does_not_pass_where_names_matter() {
     let rules = rules(&["bad.example"], &[]);
     let cut = &query(1, "bad.example")[..20];
     let mut flow = inspection("192.0.2.53:53", &rules);
-    assert_eq!(flow.up(cut, &by(&rules)), Ruling::Drop);
+    assert_eq!(flow.on_client_datagram(cut, &context(&rules)), Ruling::Drop);
     let mut elsewhere = inspection("192.0.2.53:5300", &rules);
-    assert_eq!(elsewhere.up(cut, &by(&rules)), Ruling::Pass);
+    assert_eq!(
+        elsewhere.on_client_datagram(cut, &context(&rules)),
+        Ruling::Pass
+    );
     let free = Rules::default();
     let mut unruled = inspection("192.0.2.53:53", &free);
-    assert_eq!(unruled.up(cut, &by(&free)), Ruling::Pass);
+    assert_eq!(
+        unruled.on_client_datagram(cut, &context(&free)),
+        Ruling::Pass
+    );
 }
 
 #[test]
@@ -177,9 +188,15 @@ fn a_hello_is_held_until_it_is_whole_if_a_rule_may_deny_it() {
     let [first, second] = initials();
     let rules = rules(&["bad.example"], &[]);
     let mut flow = inspection("192.0.2.1:443", &rules);
-    assert_eq!(flow.up(&first, &by(&rules)), Ruling::Hold);
-    assert_eq!(flow.up(&second, &by(&rules)), Ruling::Pass);
-    assert_eq!(flow.take_held(), std::slice::from_ref(&first));
+    assert_eq!(
+        flow.on_client_datagram(&first, &context(&rules)),
+        Ruling::HoldBack
+    );
+    assert_eq!(
+        flow.on_client_datagram(&second, &context(&rules)),
+        Ruling::Pass
+    );
+    assert_eq!(flow.take_held_back(), std::slice::from_ref(&first));
     let (Seen::Quic { sni, alpn, .. }, verdict) = flow.into_seen() else {
         panic!("it is QUIC");
     };
@@ -191,8 +208,14 @@ fn a_hello_is_held_until_it_is_whole_if_a_rule_may_deny_it() {
 
     let free = Rules::default();
     let mut unruled = inspection("192.0.2.1:443", &free);
-    assert_eq!(unruled.up(&first, &by(&free)), Ruling::Pass);
-    assert_eq!(unruled.up(&second, &by(&free)), Ruling::Pass);
+    assert_eq!(
+        unruled.on_client_datagram(&first, &context(&free)),
+        Ruling::Pass
+    );
+    assert_eq!(
+        unruled.on_client_datagram(&second, &context(&free)),
+        Ruling::Pass
+    );
     assert_eq!(unruled.into_seen().0.host(), Some("example.com"));
 }
 
@@ -201,11 +224,24 @@ fn a_denied_hello_is_dropped_and_all_that_follows() {
     let [first, second] = initials();
     let rules = rules(&["example.com"], &[]);
     let mut flow = inspection("192.0.2.1:443", &rules);
-    assert_eq!(flow.up(&first, &by(&rules)), Ruling::Hold);
-    assert_eq!(flow.up(&second, &by(&rules)), Ruling::Drop);
+    assert_eq!(
+        flow.on_client_datagram(&first, &context(&rules)),
+        Ruling::HoldBack
+    );
+    assert_eq!(
+        flow.on_client_datagram(&second, &context(&rules)),
+        Ruling::Drop
+    );
     assert!(flow.is_denied());
-    assert_eq!(flow.take_held(), [first], "they are to be counted");
-    assert_eq!(flow.up(&[0x40; 50], &by(&rules)), Ruling::Drop);
+    assert_eq!(
+        flow.take_held_back(),
+        [first],
+        "they must be counted as denied"
+    );
+    assert_eq!(
+        flow.on_client_datagram(&[0x40; 50], &context(&rules)),
+        Ruling::Drop
+    );
     assert_eq!(flow.into_seen().1.rule.as_deref(), Some("deny example.com"));
 }
 
@@ -214,35 +250,50 @@ fn beyond_the_limit_a_hello_is_not_waited_for() {
     let [first, _] = initials();
     let all = Arc::default();
     let (free, named) = (Rules::default(), rules(&["bad.example"], &[]));
-    let judgement = |rules| Judgement {
+    let in_full = |rules| InspectionContext {
         pending: &all,
-        ..by(rules)
+        ..context(rules)
     };
     let mut others: Vec<_> = (0..PENDING_MAX)
         .map(|_| inspection("192.0.2.1:443", &named))
         .collect();
     for other in &mut others {
-        assert_eq!(other.up(&first, &judgement(&named)), Ruling::Hold);
+        assert_eq!(
+            other.on_client_datagram(&first, &in_full(&named)),
+            Ruling::HoldBack
+        );
     }
     let mut denied = inspection("192.0.2.1:443", &named);
-    assert_eq!(denied.up(&first, &judgement(&named)), Ruling::Drop);
+    assert_eq!(
+        denied.on_client_datagram(&first, &in_full(&named)),
+        Ruling::Drop
+    );
     let mut unruled = inspection("192.0.2.1:443", &free);
-    assert_eq!(unruled.up(&first, &judgement(&free)), Ruling::Pass);
+    assert_eq!(
+        unruled.on_client_datagram(&first, &in_full(&free)),
+        Ruling::Pass
+    );
     others.pop();
-    assert_eq!(denied.up(&first, &judgement(&named)), Ruling::Hold);
+    assert_eq!(
+        denied.on_client_datagram(&first, &in_full(&named)),
+        Ruling::HoldBack
+    );
 }
 
 #[test]
 fn refused_quic_does_not_begin() {
     let [first, _] = initials();
     let rules = Rules::default();
-    let mut refusing = by(&rules);
+    let mut refusing = context(&rules);
     refusing.quic = Quic::Refuse;
     let mut flow = inspection("192.0.2.1:4433", &rules);
-    assert_eq!(flow.up(&first, &refusing), Ruling::Drop);
+    assert_eq!(flow.on_client_datagram(&first, &refusing), Ruling::Drop);
     assert_eq!(flow.into_seen().1.rule.as_deref(), Some("quic refuse"));
     let mut other = inspection("192.0.2.1:4433", &rules);
-    assert_eq!(other.up(b"anything else", &refusing), Ruling::Pass);
+    assert_eq!(
+        other.on_client_datagram(b"anything else", &refusing),
+        Ruling::Pass
+    );
 }
 
 #[test]
@@ -250,8 +301,11 @@ fn anything_else_is_raw_of_any_length() {
     let rules = Rules::default();
     let mut flow = inspection("192.0.2.1:9", &rules);
     for length in [0, 1, 11, 12, 1200, 65_507] {
-        assert_eq!(flow.up(&vec![0xff; length], &by(&rules)), Ruling::Pass);
-        flow.down(&vec![0; length], &Mutex::default());
+        assert_eq!(
+            flow.on_client_datagram(&vec![0xff; length], &context(&rules)),
+            Ruling::Pass
+        );
+        flow.on_origin_datagram(&vec![0; length], &Mutex::default());
     }
     assert!(!flow.is_answered());
     assert_eq!(flow.into_seen().0, Seen::Raw);
@@ -262,12 +316,12 @@ fn queries_beyond_the_limit_are_counted() {
     let (rules, names) = (Rules::default(), Mutex::default());
     let mut flow = inspection("192.0.2.53:53", &rules);
     for id in 0..20 {
-        flow.up(&query(id, "shop.example"), &by(&rules));
+        flow.on_client_datagram(&query(id, "shop.example"), &context(&rules));
     }
-    flow.up(&query(0, "shop.example"), &by(&rules)); // sent again
+    flow.on_client_datagram(&query(0, "shop.example"), &context(&rules)); // sent again
     for id in 0..20 {
         assert!(!flow.is_answered());
-        flow.down(&response(id, "shop.example"), &names);
+        flow.on_origin_datagram(&response(id, "shop.example"), &names);
     }
     assert!(flow.is_answered());
     let (Seen::Dns { queries, more: 4 }, _) = flow.into_seen() else {
