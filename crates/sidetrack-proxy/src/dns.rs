@@ -12,10 +12,10 @@ mod name;
 mod query;
 mod response;
 
-pub use code::{Class, Kind, Rcode};
+pub use code::{DnsClass, DnsType, Rcode};
 pub use denial::{Denial, deny};
-pub use query::{Query, read_query};
-pub use response::{Answer, Data, Response, read_response};
+pub use query::{DnsQuery, read_query};
+pub use response::{DnsAnswer, DnsData, DnsResponse, read_response};
 
 /// The longest message, in bytes (RFC 6891, 4.3); a longer one is malformed.
 pub const MESSAGE_SIZE_MAX: usize = 65_535;
@@ -32,36 +32,36 @@ pub const RESPONSE_RECORDS_MAX: usize = 64;
 /// more labels than that; without the limit, 8,000 pointers in a row could be read 256 times.
 pub const POINTERS_MAX: usize = 127;
 /// The aliases (CNAME) that are followed from the name asked for.
-pub const CHAIN_MAX: usize = 16;
+pub const ALIASES_MAX: usize = 16;
 
 /// The question of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct DnsQuestion {
     /// The name asked for: in lower case, without the dot at its end, "." for the root. What is not
     /// printable ASCII is escaped, as `\032`; so are a dot and a backslash within a label, that every
     /// `.` parts two labels (RFC 4343, 2.1). So it has at most 1,012 bytes.
     pub name: String,
     /// The type of record asked for.
-    pub kind: Kind,
+    pub record_type: DnsType,
     /// The class asked for.
-    pub class: Class,
+    pub class: DnsClass,
 }
 
 /// Why a datagram was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Unread {
+pub enum DnsError {
     /// Shorter than a header, or with a header that no message has: an unassigned opcode, more than
     /// [`QUESTIONS_MAX`] questions, a query without question.
     #[error("not DNS")]
     NotDns,
     /// Begins as DNS does, but goes wrong.
     #[error("malformed DNS: {0}")]
-    Malformed(#[from] Fault),
+    Malformed(#[from] MalformedDns),
 }
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Fault {
+pub enum MalformedDns {
     /// It has more than [`MESSAGE_SIZE_MAX`] bytes.
     #[error("longer than a message may be")]
     TooLong,
@@ -70,7 +70,7 @@ pub enum Fault {
     Direction,
     /// It ends within a field.
     #[error("ends too early")]
-    Cut,
+    Truncated,
     /// A name is too long, or is compressed in a circle, in more than [`POINTERS_MAX`] steps, or
     /// otherwise wrongly.
     #[error("a name that cannot be read")]

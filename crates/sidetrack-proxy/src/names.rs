@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dns::Response;
+use crate::dns::DnsResponse;
 
 /// The most addresses; for another one, the least recently learnt is forgotten.
 pub const ADDRESSES_MAX: usize = 4096;
@@ -46,7 +46,7 @@ impl Names {
     ///
     /// Each holds for its TTL, but [`TTL_MIN`] at least and [`TTL_MAX`] at most. An address that
     /// has a name already gets the new one.
-    pub fn learn(&mut self, response: &Response, now: Instant) {
+    pub fn learn(&mut self, response: &DnsResponse, now: Instant) {
         let Some(asked) = &response.question else {
             return;
         };
@@ -59,7 +59,7 @@ impl Names {
     }
 
     /// The name that the address was last learnt by, if that still holds; as
-    /// [`Question::name`](crate::dns::Question::name) has it.
+    /// [`DnsQuestion::name`](crate::dns::DnsQuestion::name) has it.
     pub fn label(&self, address: IpAddr, now: Instant) -> Option<&str> {
         let label = self.labels.get(&address.to_canonical())?;
         (now < label.until).then_some(&*label.name)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::queries::Queries;
-use crate::dns::{self, Denial, Query, Question, Unread};
+use crate::dns::{self, Denial, DnsError, DnsQuery, DnsQuestion};
 use crate::names::Names;
 use crate::rules::{Decision, Rules, Verdict};
 use crate::sniff::Seen;
@@ -113,7 +113,7 @@ impl Inspection {
         }
         match dns::read_query(bytes) {
             Ok(query) => self.decide_query(bytes, &query, context),
-            Err(Unread::Malformed(_)) if is_dns_port && !self.is_final => Ruling::Drop,
+            Err(DnsError::Malformed(_)) if is_dns_port && !self.is_final => Ruling::Drop,
             Err(_) if !self.held_back.is_empty() => self.hold_back(bytes),
             Err(_) => self.ruling(),
         }
@@ -175,12 +175,13 @@ impl Inspection {
     fn decide_query(
         &mut self,
         bytes: &[u8],
-        query: &Query,
+        query: &DnsQuery,
         context: &InspectionContext<'_>,
     ) -> Ruling {
         let queries = self.queries.get_or_insert_default();
         queries.add(query);
-        let decide = |asked: &Question| (context.rules).decide_name(self.destination, &asked.name);
+        let decide =
+            |asked: &DnsQuestion| (context.rules).decide_name(self.destination, &asked.name);
         let mut verdict = decide(&query.question);
         for other in &query.others {
             if !verdict.is_deny() {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::dns::{Query, Question, Response};
+use crate::dns::{DnsQuery, DnsQuestion, DnsResponse};
 
 /// The queries of one flow that its line tells; more are counted.
 pub const QUERIES_MAX: usize = 16;
@@ -55,9 +55,9 @@ struct ReportedQuestion {
 }
 
 impl Queries {
-    pub(super) fn add(&mut self, query: &Query) {
-        let is_repeat = |asked: &Question| {
-            let record_type = asked.kind.to_string();
+    pub(super) fn add(&mut self, query: &DnsQuery) {
+        let is_repeat = |asked: &DnsQuestion| {
+            let record_type = asked.record_type.to_string();
             self.reported
                 .iter()
                 .any(|ReportedQuestion { id, line, .. }| {
@@ -94,7 +94,7 @@ impl Queries {
     }
 
     /// Returns whether it answers a query that is open, as far as that is known.
-    pub(super) fn answer(&mut self, response: &Response) -> bool {
+    pub(super) fn answer(&mut self, response: &DnsResponse) -> bool {
         let asked = self
             .reported
             .iter_mut()
@@ -150,10 +150,10 @@ impl Queries {
     }
 }
 
-fn new_line(asked: &Question) -> QueryLine {
+fn new_line(asked: &DnsQuestion) -> QueryLine {
     QueryLine {
         name: asked.name.clone(),
-        record_type: asked.kind.to_string(),
+        record_type: asked.record_type.to_string(),
         answer: None,
         addresses: Vec::new(),
         ttl: None,

@@ -6,18 +6,18 @@ use hickory_proto::rr::{DNSClass, RecordType};
 
 /// A type of record. Shown as "A", or as "TYPE65280" if it has no name here (RFC 3597, 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Kind(pub u16);
+pub struct DnsType(pub u16);
 
 /// A class of records. Shown as "IN", or as "CLASS42" if it has no name here (RFC 3597, 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Class(pub u16);
+pub struct DnsClass(pub u16);
 
 /// What became of a query: the header's four bits, below the eight that EDNS adds (RFC 6891, 6.1.3).
 /// Shown as "NXDOMAIN", or as "RCODE15" if it has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rcode(pub u16);
 
-impl Kind {
+impl DnsType {
     /// An IPv4 address.
     pub const A: Self = Self(1);
     /// Another name for it.
@@ -28,12 +28,12 @@ impl Kind {
     pub const OPT: Self = Self(41);
 }
 
-impl Class {
+impl DnsClass {
     /// The Internet.
     pub const IN: Self = Self(1);
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for DnsType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match RecordType::from(self.0) {
             RecordType::Unknown(number) => write!(f, "TYPE{number}"),
@@ -42,7 +42,7 @@ impl fmt::Display for Kind {
     }
 }
 
-impl fmt::Display for Class {
+impl fmt::Display for DnsClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match DNSClass::from(self.0) {
             DNSClass::Unknown(number) => write!(f, "CLASS{number}"),

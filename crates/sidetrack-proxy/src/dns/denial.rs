@@ -3,7 +3,7 @@
 use hickory_proto::op::{DEFAULT_MAX_PAYLOAD_LEN, Edns, Message, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 
-use super::query::{self, Asked};
+use super::query::{self, ParsedQuery};
 
 /// How a query is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub fn deny(query: &[u8], denial: Denial) -> Option<Vec<u8>> {
     response.to_vec().ok()
 }
 
-fn rcode(asked: &Asked, denial: Denial) -> ResponseCode {
+fn rcode(asked: &ParsedQuery, denial: Denial) -> ResponseCode {
     match denial {
         _ if asked.edns.is_some_and(|edns| edns.version > 0) => ResponseCode::BADVERS,
         Denial::NoSuchName if asked.header.op_code == OpCode::Query => ResponseCode::NXDomain,

@@ -4,21 +4,21 @@ use hickory_proto::op::{Header, MessageType, OpCode, Query};
 use hickory_proto::rr::Name;
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
-use super::code::{Class, Kind};
-use super::{Fault, MESSAGE_SIZE_MAX, QUESTIONS_MAX, Question, Unread, name};
+use super::code::{DnsClass, DnsType};
+use super::{DnsError, DnsQuestion, MESSAGE_SIZE_MAX, MalformedDns, QUESTIONS_MAX, name};
 
 /// A message that is read so far.
-pub(super) struct Message<'a> {
+pub(super) struct MessageReader<'a> {
     pub(super) header: Header,
     bytes: &'a [u8],
     decoder: BinDecoder<'a>,
 }
 
 /// A record whose data were not looked at.
-pub(super) struct Record<'a> {
+pub(super) struct RawRecord<'a> {
     pub(super) name: Name,
-    pub(super) kind: Kind,
-    pub(super) class: Class,
+    pub(super) record_type: DnsType,
+    pub(super) class: DnsClass,
     pub(super) ttl: u32,
     pub(super) data: &'a [u8],
     /// The whole message, as a name in the data may lead out of them.
@@ -27,21 +27,22 @@ pub(super) struct Record<'a> {
     decoder: BinDecoder<'a>,
 }
 
-impl<'a> Message<'a> {
+impl<'a> MessageReader<'a> {
     /// Reads the header, and tells by it whether this is DNS at all.
-    pub(super) fn open(bytes: &'a [u8], direction: MessageType) -> Result<Self, Unread> {
+    pub(super) fn open(bytes: &'a [u8], direction: MessageType) -> Result<Self, DnsError> {
         let mut decoder = BinDecoder::new(bytes);
-        let header = Header::read(&mut decoder).map_err(|_| Unread::NotDns)?;
+        let header = Header::read(&mut decoder).map_err(|_| DnsError::NotDns)?;
         let questions = header.counts.queries;
-        let unasked = questions == 0 && header.message_type == MessageType::Query;
-        if matches!(header.op_code, OpCode::Unknown(_)) || questions > QUESTIONS_MAX || unasked {
-            return Err(Unread::NotDns);
+        let no_question = questions == 0 && header.message_type == MessageType::Query;
+        if matches!(header.op_code, OpCode::Unknown(_)) || questions > QUESTIONS_MAX || no_question
+        {
+            return Err(DnsError::NotDns);
         }
         if bytes.len() > MESSAGE_SIZE_MAX {
-            return Err(Fault::TooLong.into());
+            return Err(MalformedDns::TooLong.into());
         }
         if header.message_type != direction {
-            return Err(Fault::Direction.into());
+            return Err(MalformedDns::Direction.into());
         }
         Ok(Self {
             header,
@@ -51,7 +52,7 @@ impl<'a> Message<'a> {
     }
 
     /// Reads all questions, [`QUESTIONS_MAX`] at most.
-    pub(super) fn questions(&mut self) -> Result<Vec<Query>, Fault> {
+    pub(super) fn questions(&mut self) -> Result<Vec<Query>, MalformedDns> {
         (0..self.header.counts.queries)
             .map(|_| {
                 let name = name::read(self.bytes, &mut self.decoder)?;
@@ -63,51 +64,57 @@ impl<'a> Message<'a> {
     }
 
     /// Reads the next record, whatever its section.
-    pub(super) fn record(&mut self) -> Result<Record<'a>, Fault> {
+    pub(super) fn record(&mut self) -> Result<RawRecord<'a>, MalformedDns> {
         let name = name::read(self.bytes, &mut self.decoder)?;
-        let kind = Kind(self.u16()?);
-        let class = Class(self.u16()?);
-        let ttl = self.decoder.read_u32().map_err(|_| Fault::Cut)?;
+        let record_type = DnsType(self.u16()?);
+        let class = DnsClass(self.u16()?);
+        let ttl = self
+            .decoder
+            .read_u32()
+            .map_err(|_| MalformedDns::Truncated)?;
         let size = self.u16()?;
-        let index = u16::try_from(self.decoder.index()).map_err(|_| Fault::TooLong)?;
+        let index = u16::try_from(self.decoder.index()).map_err(|_| MalformedDns::TooLong)?;
         let decoder = self.decoder.clone(index);
         let data = self.decoder.read_slice(size.into());
-        Ok(Record {
+        Ok(RawRecord {
             name,
-            kind,
+            record_type,
             class,
             ttl: ttl.unverified(),
-            data: data.map_err(|_| Fault::Cut)?.unverified(),
+            data: data.map_err(|_| MalformedDns::Truncated)?.unverified(),
             message: self.bytes,
             decoder,
         })
     }
 
-    fn u16(&mut self) -> Result<u16, Fault> {
-        let read = self.decoder.read_u16().map_err(|_| Fault::Cut)?;
+    fn u16(&mut self) -> Result<u16, MalformedDns> {
+        let read = self
+            .decoder
+            .read_u16()
+            .map_err(|_| MalformedDns::Truncated)?;
         Ok(read.unverified())
     }
 }
 
-impl Record<'_> {
+impl RawRecord<'_> {
     /// Its data as a name, and nothing more.
-    pub(super) fn data_as_name(mut self) -> Result<Name, Fault> {
+    pub(super) fn data_as_name(mut self) -> Result<Name, MalformedDns> {
         let end = self.decoder.index() + self.data.len();
         let name = name::read(self.message, &mut self.decoder)?;
         if self.decoder.index() == end {
             Ok(name)
         } else {
-            Err(Fault::Data)
+            Err(MalformedDns::Data)
         }
     }
 }
 
-impl From<&Query> for Question {
+impl From<&Query> for DnsQuestion {
     fn from(query: &Query) -> Self {
         Self {
             name: name::text(query.name()),
-            kind: Kind(query.query_type().into()),
-            class: Class(query.query_class().into()),
+            record_type: DnsType(query.query_type().into()),
+            class: DnsClass(query.query_class().into()),
         }
     }
 }

@@ -5,16 +5,16 @@ use std::fmt::Write;
 use hickory_proto::rr::Name;
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
 
-use super::{Fault, POINTERS_MAX};
+use super::{MalformedDns, POINTERS_MAX};
 
 /// Reads the name at the decoder's place in `message`.
-pub(super) fn read(message: &[u8], decoder: &mut BinDecoder<'_>) -> Result<Name, Fault> {
+pub(super) fn read(message: &[u8], decoder: &mut BinDecoder<'_>) -> Result<Name, MalformedDns> {
     if pointers(message, decoder.index()) > POINTERS_MAX {
-        return Err(Fault::Name);
+        return Err(MalformedDns::Name);
     }
     Name::read(decoder).map_err(|error| match error {
-        DecodeError::InsufficientBytes => Fault::Cut,
-        _ => Fault::Name,
+        DecodeError::InsufficientBytes => MalformedDns::Truncated,
+        _ => MalformedDns::Name,
     })
 }
 
@@ -41,7 +41,7 @@ fn pointers(message: &[u8], mut place: usize) -> usize {
 /// Each has at least 2 bytes, of 255 in all.
 const LABELS_MAX: usize = 127;
 
-/// As [`Question::name`](super::Question::name) says.
+/// As [`DnsQuestion::name`](super::DnsQuestion::name) says.
 pub(super) fn text(name: &Name) -> String {
     if name.is_root() {
         return ".".into();

@@ -2,24 +2,24 @@
 
 use hickory_proto::op::{self, Header, MessageType};
 
-use super::code::Kind;
-use super::message::{Message, Record};
-use super::{Fault, QUERY_RECORDS_MAX, Question, Unread};
+use super::code::DnsType;
+use super::message::{MessageReader, RawRecord};
+use super::{DnsError, DnsQuestion, MalformedDns, QUERY_RECORDS_MAX};
 
 /// A query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Query {
+pub struct DnsQuery {
     /// Chosen by the client, to know the response by.
     pub id: u16,
     /// The first question.
-    pub question: Question,
+    pub question: DnsQuestion,
     /// Questions beyond the first. Servers refuse more than one (RFC 9619), or should.
-    pub others: Vec<Question>,
+    pub others: Vec<DnsQuestion>,
 }
 
-impl Query {
+impl DnsQuery {
     /// All that it asks, the first first.
-    pub fn questions(&self) -> impl Iterator<Item = &Question> {
+    pub fn questions(&self) -> impl Iterator<Item = &DnsQuestion> {
         std::iter::once(&self.question).chain(&self.others)
     }
 }
@@ -28,27 +28,27 @@ impl Query {
 ///
 /// # Errors
 ///
-/// [`Unread`], of all of the message: what is behind the questions must be right too.
-pub fn read_query(datagram: &[u8]) -> Result<Query, Unread> {
+/// [`DnsError`], of all of the message: what is behind the questions must be right too.
+pub fn read_query(datagram: &[u8]) -> Result<DnsQuery, DnsError> {
     let asked = read(datagram)?;
-    Ok(Query {
+    Ok(DnsQuery {
         id: asked.header.id,
         question: (&asked.question).into(),
-        others: asked.others.iter().map(Question::from).collect(),
+        others: asked.others.iter().map(DnsQuestion::from).collect(),
     })
 }
 
 /// As much of a query as its response depends on.
-pub(super) struct Asked {
+pub(super) struct ParsedQuery {
     pub(super) header: Header,
     pub(super) question: op::Query,
     others: Vec<op::Query>,
-    pub(super) edns: Option<Edns>,
+    pub(super) edns: Option<EdnsHeader>,
 }
 
 /// What an OPT record says (RFC 6891, 6.1.3).
 #[derive(Clone, Copy)]
-pub(super) struct Edns {
+pub(super) struct EdnsHeader {
     /// The response code's upper bits.
     pub(super) rcode: u8,
     pub(super) version: u8,
@@ -56,15 +56,15 @@ pub(super) struct Edns {
     pub(super) dnssec_ok: bool,
 }
 
-pub(super) fn read(datagram: &[u8]) -> Result<Asked, Unread> {
-    let mut message = Message::open(datagram, MessageType::Query)?;
+pub(super) fn read(datagram: &[u8]) -> Result<ParsedQuery, DnsError> {
+    let mut message = MessageReader::open(datagram, MessageType::Query)?;
     let mut questions = message.questions()?.into_iter();
-    let question = questions.next().ok_or(Unread::NotDns)?;
+    let question = questions.next().ok_or(DnsError::NotDns)?;
     let counts = message.header.counts;
     let others = usize::from(counts.answers) + usize::from(counts.authorities);
     let additionals = usize::from(counts.additionals);
     if others + additionals > QUERY_RECORDS_MAX {
-        return Err(Fault::TooManyRecords.into());
+        return Err(MalformedDns::TooManyRecords.into());
     }
     for _ in 0..others {
         message.record()?;
@@ -72,11 +72,11 @@ pub(super) fn read(datagram: &[u8]) -> Result<Asked, Unread> {
     let mut edns = None;
     for _ in 0..additionals {
         let record = message.record()?;
-        if record.kind == Kind::OPT && edns.replace(read_edns(&record)?).is_some() {
-            return Err(Fault::Opt.into());
+        if record.record_type == DnsType::OPT && edns.replace(read_edns(&record)?).is_some() {
+            return Err(MalformedDns::Opt.into());
         }
     }
-    Ok(Asked {
+    Ok(ParsedQuery {
         header: message.header,
         question,
         others: questions.collect(),
@@ -84,12 +84,12 @@ pub(super) fn read(datagram: &[u8]) -> Result<Asked, Unread> {
     })
 }
 
-pub(super) fn read_edns(opt: &Record<'_>) -> Result<Edns, Fault> {
+pub(super) fn read_edns(opt: &RawRecord<'_>) -> Result<EdnsHeader, MalformedDns> {
     if !opt.name.is_root() {
-        return Err(Fault::Opt);
+        return Err(MalformedDns::Opt);
     }
     let [rcode, version, flags, _] = opt.ttl.to_be_bytes();
-    Ok(Edns {
+    Ok(EdnsHeader {
         rcode,
         version,
         dnssec_ok: flags & 0x80 != 0,

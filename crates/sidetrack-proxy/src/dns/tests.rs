@@ -53,9 +53,13 @@ fn a_query_is_read() {
     message.set_edns(edns());
     let read = read_query(&message.to_vec().unwrap()).unwrap();
     assert_eq!((read.id, read.questions().count()), (0x1234, 1));
-    let Question { name, kind, class } = read.question;
+    let DnsQuestion {
+        name,
+        record_type,
+        class,
+    } = read.question;
     assert_eq!(
-        [name, kind.to_string(), class.to_string()],
+        [name, record_type.to_string(), class.to_string()],
         ["www.example.com", "HTTPS", "IN"]
     );
 }
@@ -90,7 +94,7 @@ fn a_dot_within_a_label_is_below_nothing() {
 
 #[test]
 fn numbers_without_names_are_shown() {
-    let shown = [Kind(65280).to_string(), Class(42).to_string()];
+    let shown = [DnsType(65280).to_string(), DnsClass(42).to_string()];
     assert_eq!(shown, ["TYPE65280", "CLASS42"]);
     assert_eq!(
         [3, 11, 16, 23, 24].map(|n| Rcode(n).to_string()),
@@ -113,7 +117,10 @@ fn an_address_is_that_of_the_name_asked_for() {
     assert_eq!(addresses(&message), ["192.0.2.1 20", "2001:db8::1 10"]);
     let read = read_response(&message.to_vec().unwrap()).unwrap();
     assert_eq!(read.question.unwrap().name, "a.example");
-    assert_eq!(read.answers[3].data, Data::Alias("edge.cdn.example".into()));
+    assert_eq!(
+        read.answers[3].data,
+        DnsData::Alias("edge.cdn.example".into())
+    );
     assert_eq!(
         (read.rcode.to_string(), read.left_out),
         ("NOERROR".into(), 0)
@@ -126,7 +133,7 @@ fn aliases_in_a_circle_or_too_many_end() {
     assert_eq!(addresses(&response("a.", &circle)), ["192.0.2.1 1"]);
     assert_eq!(addresses(&response("a.", &[("a.", 1, "a.")])), [""; 0]);
 
-    for (length, found) in [(CHAIN_MAX, 1), (CHAIN_MAX + 1, 0)] {
+    for (length, found) in [(ALIASES_MAX, 1), (ALIASES_MAX + 1, 0)] {
         let names: Vec<_> = (0..=length).map(|n| format!("n{n}.")).collect();
         let mut answers: Vec<_> = names.windows(2).map(|w| (&*w[0], 60, &*w[1])).collect();
         answers.push((&names[length], 60, "192.0.2.1"));
@@ -248,7 +255,7 @@ proptest! {
         }
         let bytes = message.to_vec().unwrap();
         let read = read_query(&bytes).unwrap();
-        prop_assert_eq!((read.id, read.question.kind), (id, Kind(kind)));
+        prop_assert_eq!((read.id, read.question.record_type), (id, DnsType(kind)));
         prop_assert!(read.question.name.bytes().all(|byte| byte.is_ascii_graphic()));
         let denial = read_response(&deny(&bytes, Denial::NoSuchName).unwrap()).unwrap();
         prop_assert_eq!((denial.id, denial.rcode), (id, Rcode(3)));

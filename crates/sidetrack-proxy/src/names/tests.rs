@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dns::{Answer, Class, Data, Kind, Question, Rcode};
+use crate::dns::{DnsAnswer, DnsClass, DnsData, DnsQuestion, DnsType, Rcode};
 
 fn second(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -14,21 +14,21 @@ fn address(number: u32) -> IpAddr {
 }
 
 /// A response about `name`, with its addresses and their TTL.
-fn response(name: &str, addresses: &[(IpAddr, u32)]) -> Response {
-    let answers = addresses.iter().map(|&(address, ttl)| Answer {
+fn response(name: &str, addresses: &[(IpAddr, u32)]) -> DnsResponse {
+    let answers = addresses.iter().map(|&(address, ttl)| DnsAnswer {
         name: name.into(),
-        kind: Kind::A,
+        record_type: DnsType::A,
         ttl,
-        data: Data::Address(address),
+        data: DnsData::Address(address),
     });
-    Response {
+    DnsResponse {
         id: 1,
         rcode: Rcode(0),
         truncated: false,
-        question: Some(Question {
+        question: Some(DnsQuestion {
             name: name.into(),
-            kind: Kind::A,
-            class: Class::IN,
+            record_type: DnsType::A,
+            class: DnsClass::IN,
         }),
         answers: answers.collect(),
         left_out: 0,
@@ -90,11 +90,11 @@ fn an_address_behind_an_alias_has_the_name_asked_for() {
     response.question.as_mut().unwrap().name = "www.example".into();
     names.learn(&response, now);
     assert!(names.is_empty());
-    response.answers.push(Answer {
+    response.answers.push(DnsAnswer {
         name: "www.example".into(),
-        kind: Kind::CNAME,
+        record_type: DnsType::CNAME,
         ttl: 120,
-        data: Data::Alias("edge.example".into()),
+        data: DnsData::Alias("edge.example".into()),
     });
     names.learn(&response, now);
     assert_eq!(

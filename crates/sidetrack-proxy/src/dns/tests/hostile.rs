@@ -29,8 +29,8 @@ fn header(response: bool, counts: [u8; 4]) -> Vec<u8> {
     ]
 }
 
-fn malformed<T>(fault: Fault) -> Result<T, Unread> {
-    Err(Unread::Malformed(fault))
+fn malformed<T>(error: MalformedDns) -> Result<T, DnsError> {
+    Err(DnsError::Malformed(error))
 }
 
 #[test]
@@ -46,12 +46,12 @@ fn what_has_no_header_of_dns_is_not_dns() {
         b"GET / HTTP/1.1\r\n\r\n",
         &[0xff; 100],
     ] {
-        assert_eq!(read_query(bytes), Err(Unread::NotDns), "{bytes:?}");
+        assert_eq!(read_query(bytes), Err(DnsError::NotDns), "{bytes:?}");
         assert_eq!(deny(bytes, Denial::Refused), None);
     }
     assert_eq!(
         read_response(&header(true, [17, 0, 0, 0])),
-        Err(Unread::NotDns)
+        Err(DnsError::NotDns)
     );
     assert!(read_response(&header(true, [0; 4])).is_ok());
 }
@@ -59,26 +59,34 @@ fn what_has_no_header_of_dns_is_not_dns() {
 #[test]
 fn the_other_direction_is_malformed() {
     let question = [&[0][..], &[0, 1, 0, 1]].concat();
-    let asks = [header(false, [1, 0, 0, 0]), question.clone()].concat();
-    let tells = [header(true, [1, 0, 0, 0]), question].concat();
-    assert_eq!(read_query(&tells), malformed(Fault::Direction));
-    assert_eq!(read_response(&asks), malformed(Fault::Direction));
+    let request = [header(false, [1, 0, 0, 0]), question.clone()].concat();
+    let reply = [header(true, [1, 0, 0, 0]), question].concat();
+    assert_eq!(read_query(&reply), malformed(MalformedDns::Direction));
+    assert_eq!(read_response(&request), malformed(MalformedDns::Direction));
 }
 
 #[test]
 fn every_beginning_is_cut() {
-    let mut asks = query("www.example.com.", RecordType::A);
-    asks.set_edns(edns());
-    let asks = asks.to_vec().unwrap();
-    for end in 12..asks.len() {
-        assert_eq!(read_query(&asks[..end]), malformed(Fault::Cut), "{end}");
+    let mut request = query("www.example.com.", RecordType::A);
+    request.set_edns(edns());
+    let request = request.to_vec().unwrap();
+    for end in 12..request.len() {
+        assert_eq!(
+            read_query(&request[..end]),
+            malformed(MalformedDns::Truncated),
+            "{end}"
+        );
     }
-    let tells = response("a.b.", &[("a.b.", 1, "c.b."), ("c.b.", 1, "192.0.2.1")]);
-    let tells = tells.to_vec().unwrap();
-    for end in 12..tells.len() {
-        assert_eq!(read_response(&tells[..end]), malformed(Fault::Cut), "{end}");
+    let reply = response("a.b.", &[("a.b.", 1, "c.b."), ("c.b.", 1, "192.0.2.1")]);
+    let reply = reply.to_vec().unwrap();
+    for end in 12..reply.len() {
+        assert_eq!(
+            read_response(&reply[..end]),
+            malformed(MalformedDns::Truncated),
+            "{end}"
+        );
     }
-    assert!(read_response(&tells).is_ok());
+    assert!(read_response(&reply).is_ok());
 }
 
 #[test]
@@ -92,7 +100,11 @@ fn names_in_circles_and_other_wrong_ones() {
         &[[63; 64]; 5].concat()[..], // too long
     ] {
         let bytes = [&header(false, [1, 0, 0, 0])[..], wrong, &[0, 1, 0, 1]].concat();
-        assert_eq!(read_query(&bytes), malformed(Fault::Name), "{wrong:?}");
+        assert_eq!(
+            read_query(&bytes),
+            malformed(MalformedDns::Name),
+            "{wrong:?}"
+        );
     }
 }
 
@@ -109,14 +121,14 @@ fn data_that_do_not_fit() {
         let bytes = [&header(true, [0, 1, 0, 0])[..], &head, data].concat();
         assert_eq!(
             read_response(&bytes),
-            malformed(Fault::Data),
+            malformed(MalformedDns::Data),
             "{kind} {data:?}"
         );
     }
     // A name that goes on behind its record.
     let head = [0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 1];
     let bytes = [&header(true, [0, 1, 0, 0])[..], &head, &[1, b'a', 0]].concat();
-    assert_eq!(read_response(&bytes), malformed(Fault::Data));
+    assert_eq!(read_response(&bytes), malformed(MalformedDns::Data));
 }
 
 #[test]
@@ -129,41 +141,44 @@ fn one_opt_record_at_the_root() {
         read_query(&bytes).map(|read| read.id)
     };
     assert_eq!(with(&opt, 1), Ok(0x0707));
-    assert_eq!(with(&[opt, opt].concat(), 2), malformed(Fault::Opt));
-    assert_eq!(with(&named, 1), malformed(Fault::Opt));
+    assert_eq!(with(&[opt, opt].concat(), 2), malformed(MalformedDns::Opt));
+    assert_eq!(with(&named, 1), malformed(MalformedDns::Opt));
 }
 
 #[test]
 fn counts_are_bounded() {
     let one = op::Query::query(name("a."), RecordType::A);
-    let mut asks = query("a.", RecordType::A);
-    asks.add_queries(std::iter::repeat_n(
+    let mut request = query("a.", RecordType::A);
+    request.add_queries(std::iter::repeat_n(
         one.clone(),
         usize::from(QUESTIONS_MAX) - 1,
     ));
     assert_eq!(
-        read_query(&asks.to_vec().unwrap())
+        read_query(&request.to_vec().unwrap())
             .unwrap()
             .questions()
             .count(),
         usize::from(QUESTIONS_MAX)
     );
-    asks.add_query(one);
-    assert_eq!(read_query(&asks.to_vec().unwrap()), Err(Unread::NotDns));
-
-    let record = Record::from_rdata(name("a."), 1, RData::A(A([192, 0, 2, 1].into())));
-    let mut asks = query("a.", RecordType::A);
-    asks.add_additionals(std::iter::repeat_n(record.clone(), QUERY_RECORDS_MAX));
-    assert!(read_query(&asks.to_vec().unwrap()).is_ok());
-    asks.add_answer(record.clone());
+    request.add_query(one);
     assert_eq!(
-        read_query(&asks.to_vec().unwrap()),
-        malformed(Fault::TooManyRecords)
+        read_query(&request.to_vec().unwrap()),
+        Err(DnsError::NotDns)
     );
 
-    let mut tells = query("a.", RecordType::A).into_response();
-    tells.add_answers(std::iter::repeat_n(record, usize::from(ANSWERS_MAX) + 44));
-    let read = read_response(&tells.to_vec().unwrap()).unwrap();
+    let record = Record::from_rdata(name("a."), 1, RData::A(A([192, 0, 2, 1].into())));
+    let mut request = query("a.", RecordType::A);
+    request.add_additionals(std::iter::repeat_n(record.clone(), QUERY_RECORDS_MAX));
+    assert!(read_query(&request.to_vec().unwrap()).is_ok());
+    request.add_answer(record.clone());
+    assert_eq!(
+        read_query(&request.to_vec().unwrap()),
+        malformed(MalformedDns::TooManyRecords)
+    );
+
+    let mut reply = query("a.", RecordType::A).into_response();
+    reply.add_answers(std::iter::repeat_n(record, usize::from(ANSWERS_MAX) + 44));
+    let read = read_response(&reply.to_vec().unwrap()).unwrap();
     assert_eq!(
         (read.addresses().count(), read.left_out),
         (usize::from(ANSWERS_MAX), 44)
@@ -198,21 +213,21 @@ fn pointers_are_bounded() {
     assert!(read.answers.iter().all(|answer| answer.name == "."));
     for pointers in [POINTERS_MAX as u16 + 1, 8000] {
         let read = read_response(&chained(pointers));
-        assert_eq!(read, malformed(Fault::Name), "{pointers}");
+        assert_eq!(read, malformed(MalformedDns::Name), "{pointers}");
     }
 }
 
 #[test]
 fn the_largest_datagrams_are_read() {
-    let tells = chained(1);
-    assert!(tells.len() > DATAGRAM_SIZE_MAX - 12);
-    assert!(read_response(&tells).is_ok());
+    let reply = chained(1);
+    assert!(reply.len() > DATAGRAM_SIZE_MAX - 12);
+    assert!(read_response(&reply).is_ok());
 
-    let mut asks = query("a.", RecordType::A).to_vec().unwrap();
-    asks.resize(DATAGRAM_SIZE_MAX, 0);
-    assert!(read_query(&asks).is_ok());
-    asks.resize(MESSAGE_SIZE_MAX + 1, 0);
-    assert_eq!(read_query(&asks), malformed(Fault::TooLong));
+    let mut request = query("a.", RecordType::A).to_vec().unwrap();
+    request.resize(DATAGRAM_SIZE_MAX, 0);
+    assert!(read_query(&request).is_ok());
+    request.resize(MESSAGE_SIZE_MAX + 1, 0);
+    assert_eq!(read_query(&request), malformed(MalformedDns::TooLong));
 }
 
 /// Bytes that lead deep into the readers more often than plain random ones.
