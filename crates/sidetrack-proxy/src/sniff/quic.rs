@@ -18,7 +18,7 @@ mod keys;
 mod packet;
 mod stream;
 
-use connection::Connection;
+use connection::QuicConnection;
 use keys::Keys;
 use packet::Initial;
 
@@ -40,7 +40,7 @@ pub const INITIAL_SIZE_MIN: usize = 1200;
 /// Holds 32 KiB at most for each connection, and after its ClientHello only that.
 #[derive(Default)]
 pub struct InitialReader {
-    connections: Vec<Connection>,
+    connections: Vec<QuicConnection>,
 }
 
 /// What can be said of a datagram, after those before it.
@@ -51,18 +51,18 @@ pub enum Reading {
     /// QUIC of a version that is not read; or four bytes that look so.
     OtherVersion(u32),
     /// QUIC, but nothing that a client begins with.
-    NotInitial(Packet),
+    NotInitial(PacketType),
     /// Initial packets, but the ClientHello is not whole yet.
     NeedMore,
     /// The ClientHello, now or since an earlier datagram of its connection.
     Hello(Hello),
     /// QUIC, but wrong. What is wrong with a connection's ClientHello stays wrong.
-    Malformed(Fault),
+    Malformed(QuicError),
 }
 
 /// Packets other than the Initial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packet {
+pub enum PacketType {
     /// Version Negotiation; only servers send it.
     VersionNegotiation,
     /// Data before the handshake.
@@ -98,13 +98,13 @@ pub enum Version {
 
 /// Why QUIC is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Fault {
+pub enum QuicError {
     /// A long header whose lengths are not possible.
     #[error("a header that cannot be read")]
     Header,
     /// Shorter than [`INITIAL_SIZE_MIN`].
     #[error("an Initial packet in too short a datagram")]
-    Small,
+    DatagramTooShort,
     /// Packets to different connection IDs in one datagram (RFC 9000, 12.2).
     #[error("packets of different connections in one datagram")]
     Coalesced,
@@ -113,7 +113,7 @@ pub enum Fault {
     TooManyPackets,
     /// No key opens it: it is damaged, or belongs to a connection whose beginning was not read.
     #[error("an Initial packet that no key opens")]
-    Unopened,
+    Undecryptable,
     /// A frame that is cut, or that may not be in a client's Initial packet (RFC 9000, 12.4).
     #[error("a frame that may not be there")]
     Frame,
@@ -153,7 +153,7 @@ impl InitialReader {
         }
     }
 
-    fn initials(&mut self, initials: &[Initial<'_>], size: usize) -> Result<Reading, Fault> {
+    fn initials(&mut self, initials: &[Initial<'_>], size: usize) -> Result<Reading, QuicError> {
         let mut reader = None;
         for initial in initials {
             // One that no key opens is skipped, as servers do: another may follow it.
@@ -161,20 +161,22 @@ impl InitialReader {
                 continue;
             };
             if size < INITIAL_SIZE_MIN {
-                return Err(Fault::Small);
+                return Err(QuicError::DatagramTooShort);
             }
-            self.connections[index].packet(initial.version, number, &payload);
+            self.connections[index].add_packet(initial.version, number, &payload);
             reader = Some(index);
         }
         match reader {
             Some(index) => Ok(self.connections[index].reading()),
-            None if initials.iter().any(|initial| initial.is_marked) => Err(Fault::Unopened),
+            None if initials.iter().any(|initial| initial.has_fixed_bit) => {
+                Err(QuicError::Undecryptable)
+            }
             None => Ok(Reading::NotQuic),
         }
     }
 
     /// Tells whose packet it is, its number, and its payload.
-    fn open(&mut self, initial: &Initial<'_>) -> Result<Option<(usize, u64, Vec<u8>)>, Fault> {
+    fn open(&mut self, initial: &Initial<'_>) -> Result<Option<(usize, u64, Vec<u8>)>, QuicError> {
         for (index, connection) in self.connections.iter().enumerate() {
             if let Some((number, payload)) = connection.open(initial) {
                 return Ok(Some((index, number, payload)));
@@ -184,16 +186,16 @@ impl InitialReader {
         let Some((number, payload)) = keys.open(initial, None) else {
             return Ok(None);
         };
-        let index = self.admit(Connection::new(initial, keys))?;
+        let index = self.admit(QuicConnection::new(initial, keys))?;
         Ok(Some((index, number, payload)))
     }
 
     /// The place of a new connection: its own, or the oldest one's whose ClientHello is read.
-    fn admit(&mut self, connection: Connection) -> Result<usize, Fault> {
+    fn admit(&mut self, connection: QuicConnection) -> Result<usize, QuicError> {
         if self.connections.len() == CONNECTIONS_MAX {
-            let read = self.connections.iter().position(Connection::is_read);
+            let read = self.connections.iter().position(QuicConnection::is_read);
             self.connections
-                .remove(read.ok_or(Fault::TooManyConnections)?);
+                .remove(read.ok_or(QuicError::TooManyConnections)?);
         }
         self.connections.push(connection);
         Ok(self.connections.len() - 1)
@@ -219,7 +221,7 @@ impl fmt::Display for Version {
     }
 }
 
-impl fmt::Display for Packet {
+impl fmt::Display for PacketType {
     /// As the RFCs write it, in lower case: "version negotiation".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -4,7 +4,7 @@ use super::{RAW, Seen, Sniffed};
 
 pub(super) mod hello;
 
-use hello::{ClientHello, Message};
+use hello::{ClientHello, HandshakeMessage};
 
 pub use hello::{ALPN_ENTRIES_MAX, VERSIONS_MAX};
 
@@ -16,43 +16,45 @@ pub(super) const HANDSHAKE: u8 = 22;
 
 pub(super) fn sniff(bytes: &[u8]) -> Sniffed {
     let bytes = &bytes[..bytes.len().min(HELLO_SIZE_MAX)];
-    match gather(bytes) {
-        Gathered::Hello(hello) => Sniffed::Seen(hello.into()),
-        Gathered::Part if bytes.len() < HELLO_SIZE_MAX => Sniffed::More,
-        Gathered::Part | Gathered::Other => RAW,
+    match reassemble(bytes) {
+        Reassembled::Hello(hello) => Sniffed::Seen(hello.into()),
+        Reassembled::Incomplete if bytes.len() < HELLO_SIZE_MAX => Sniffed::More,
+        Reassembled::Incomplete | Reassembled::Other => RAW,
     }
 }
 
 const RECORD_HEADER_SIZE: usize = 5;
 const RECORD_SIZE_MAX: usize = 16 * 1024;
 
-enum Gathered {
+enum Reassembled {
     Hello(ClientHello),
-    Part,
+    Incomplete,
     Other,
 }
 
 /// Joins the records' contents until the handshake message is whole.
-fn gather(bytes: &[u8]) -> Gathered {
+fn reassemble(bytes: &[u8]) -> Reassembled {
     let mut message = Vec::new();
     let mut rest = bytes;
     loop {
         if !may_be_record(rest) {
-            return Gathered::Other;
+            return Reassembled::Other;
         }
         let Some((header, after)) = rest.split_at_checked(RECORD_HEADER_SIZE) else {
-            return Gathered::Part;
+            return Reassembled::Incomplete;
         };
         let size = usize::from(u16::from_be_bytes([header[3], header[4]]));
         let (fragment, after) = after.split_at(size.min(after.len()));
         message.extend_from_slice(fragment);
         match hello::read(&message, HELLO_SIZE_MAX) {
-            Message::Hello(hello) => return Gathered::Hello(hello),
-            Message::Part => {}
-            Message::TooLong | Message::Other | Message::Damaged => return Gathered::Other,
+            HandshakeMessage::Hello(hello) => return Reassembled::Hello(hello),
+            HandshakeMessage::Incomplete => {}
+            HandshakeMessage::TooLong | HandshakeMessage::Other | HandshakeMessage::Malformed => {
+                return Reassembled::Other;
+            }
         }
         if fragment.len() < size {
-            return Gathered::Part;
+            return Reassembled::Incomplete;
         }
         rest = after;
     }

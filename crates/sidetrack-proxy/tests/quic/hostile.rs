@@ -34,7 +34,7 @@ fn every_cut_of_an_initial_packet_is_malformed() {
     for end in 0..whole.len() {
         let wanted = match end {
             0..5 => Reading::NotQuic,
-            _ => Reading::Malformed(Fault::Header),
+            _ => Reading::Malformed(QuicError::Header),
         };
         assert_eq!(reading(&whole[..end]), wanted, "{end}");
     }
@@ -51,7 +51,7 @@ fn headers_that_are_not_possible() {
         let bytes = [b"\xc0\x00\x00\x00\x01", rest].concat();
         assert_eq!(
             reading(&bytes),
-            Reading::Malformed(Fault::Header),
+            Reading::Malformed(QuicError::Header),
             "{rest:?}"
         );
     }
@@ -72,23 +72,23 @@ fn after(frames: &[Vec<u8>]) -> [Reading; 2] {
 #[test]
 fn a_faulty_hello_stays_so() {
     let hello = hello("b.example");
-    for (frames, fault) in [
-        (vec![vec![0x08, 0, 0, 0]], Fault::Frame),
-        (vec![crypto(CRYPTO_SIZE_MAX, b"a")], Fault::TooLong),
-        (vec![crypto(0, &[1, 1, 0, 0])], Fault::TooLong),
-        (vec![crypto(0, &[2])], Fault::NoHello),
-        (vec![crypto(0, &[1, 0, 0, 1, 0])], Fault::NoHello),
-        (vec![crypto(4, b"ab"), crypto(5, b"a")], Fault::Conflict),
+    for (frames, error) in [
+        (vec![vec![0x08, 0, 0, 0]], QuicError::Frame),
+        (vec![crypto(CRYPTO_SIZE_MAX, b"a")], QuicError::TooLong),
+        (vec![crypto(0, &[1, 1, 0, 0])], QuicError::TooLong),
+        (vec![crypto(0, &[2])], QuicError::NoHello),
+        (vec![crypto(0, &[1, 0, 0, 1, 0])], QuicError::NoHello),
+        (vec![crypto(4, b"ab"), crypto(5, b"a")], QuicError::Conflict),
         (
             vec![crypto(0, &hello), crypto(60, b"other")],
-            Fault::Conflict,
+            QuicError::Conflict,
         ),
         (
             vec![vec![1, 0, 0, 0]; DATAGRAMS_MAX],
-            Fault::TooManyDatagrams,
+            QuicError::TooManyDatagrams,
         ),
     ] {
-        let wanted = Reading::Malformed(fault);
+        let wanted = Reading::Malformed(error);
         assert_eq!(after(&frames), [wanted.clone(), wanted]);
     }
     let [last, whole] = after(&vec![vec![1, 0, 0, 0]; DATAGRAMS_MAX - 1]);
@@ -101,7 +101,10 @@ fn what_servers_discard_is_not_taken() {
     let client = Sealer::new(V1, ID);
     let small = client.seal(0, &crypto(0, &hello));
     assert!(small.len() < INITIAL_SIZE_MIN);
-    assert_eq!(reading(&small), Reading::Malformed(Fault::Small));
+    assert_eq!(
+        reading(&small),
+        Reading::Malformed(QuicError::DatagramTooShort)
+    );
 
     // A number that was there before.
     let mut reader = InitialReader::new();
@@ -113,7 +116,10 @@ fn what_servers_discard_is_not_taken() {
     // Damaged: skipped, and malformed if nothing else is there.
     let mut damaged = first.clone();
     damaged[50] ^= 1;
-    assert_eq!(reading(&damaged), Reading::Malformed(Fault::Unopened));
+    assert_eq!(
+        reading(&damaged),
+        Reading::Malformed(QuicError::Undecryptable)
+    );
     damaged.extend(client.seal(1, &crypto(0, &hello)));
     assert_eq!(reading(&damaged), read("a.example"));
 }
@@ -124,7 +130,7 @@ fn one_datagram_is_of_one_connection_and_of_few_packets() {
     let client = Sealer::new(V1, ID);
     let mut datagram = client.datagram(0, &crypto(0, &hello));
     datagram.extend(Sealer::new(V1, b"other").seal(1, &[1; 4]));
-    assert_eq!(reading(&datagram), Reading::Malformed(Fault::Coalesced));
+    assert_eq!(reading(&datagram), Reading::Malformed(QuicError::Coalesced));
 
     let mut datagram = client.datagram(0, &crypto(0, &hello));
     for number in 1..PACKETS_MAX as u64 {
@@ -134,7 +140,7 @@ fn one_datagram_is_of_one_connection_and_of_few_packets() {
     datagram.extend(client.seal(99, &[1; 4]));
     assert_eq!(
         reading(&datagram),
-        Reading::Malformed(Fault::TooManyPackets)
+        Reading::Malformed(QuicError::TooManyPackets)
     );
 }
 
@@ -185,11 +191,11 @@ proptest! {
         pieces.sort_by_key(|(begin, _)| order.wrapping_mul(2 * *begin as u64 + 1));
         let client = Sealer::new(V1, &ids);
         let mut reader = InitialReader::new();
-        let mut come = 0;
+        let mut received = 0;
         for (number, (begin, piece)) in (0..).zip(pieces) {
             let reading = reader.datagram(&client.datagram(number, &crypto(begin, piece)));
-            come += piece.len();
-            let wanted = if come == hello.len() { read("a.example") } else { Reading::NeedMore };
+            received += piece.len();
+            let wanted = if received == hello.len() { read("a.example") } else { Reading::NeedMore };
             prop_assert_eq!(reading, wanted);
         }
     }

@@ -98,12 +98,12 @@ fn a_client_that_has_learnt_the_servers_id() {
     let mut reader = InitialReader::new();
     let first = client.datagram(0, &crypto(0, &hello[..90]));
     assert_eq!(reader.datagram(&first), Reading::NeedMore);
-    client.renamed = Some(b"server".to_vec());
+    client.new_destination = Some(b"server".to_vec());
     let last = client.datagram(1, &crypto(90, &hello[90..]));
     assert_eq!(reader.datagram(&last), read("a.example"));
     assert_eq!(
         InitialReader::new().datagram(&last),
-        Reading::Malformed(Fault::Unopened)
+        Reading::Malformed(QuicError::Undecryptable)
     );
 }
 
@@ -117,11 +117,11 @@ fn a_client_whose_server_goes_over_to_the_other_version() {
         let wanted = read_in(version, "a.example");
         assert_eq!(reader.datagram(&whole), wanted);
         let mut client = Sealer::new(other, ID);
-        client.renamed = Some(b"server".to_vec());
+        client.new_destination = Some(b"server".to_vec());
         let acknowledges = client.datagram(1, &[2, 0, 0, 0, 0]);
         assert_eq!(reader.datagram(&acknowledges), wanted);
         let contradicts = client.datagram(0, &crypto(0, &[1, 2]));
-        let conflict = Reading::Malformed(Fault::Conflict);
+        let conflict = Reading::Malformed(QuicError::Conflict);
         assert_eq!(reader.datagram(&contradicts), conflict);
     }
 }
@@ -150,7 +150,7 @@ fn connections_take_turns() {
         assert_eq!(reader.datagram(&first), Reading::NeedMore);
     }
     let fifth = Sealer::new(V1, b"fifth").datagram(0, &crypto(0, &hello("e.example")));
-    let too_many = Reading::Malformed(Fault::TooManyConnections);
+    let too_many = Reading::Malformed(QuicError::TooManyConnections);
     assert_eq!(reader.datagram(&fifth), too_many);
     for (client, hello, name) in &clients {
         let rest = client.datagram(1, &crypto(50, &hello[50..]));
@@ -163,7 +163,7 @@ fn connections_take_turns() {
 fn without_the_mark_only_the_keys_tell() {
     let hello = hello("a.example");
     let mut client = Sealer::new(V1, ID);
-    client.marked = false;
+    client.fixed_bit = false;
     let mut datagram = client.datagram(0, &crypto(0, &hello));
     assert_eq!(InitialReader::new().datagram(&datagram), read("a.example"));
     datagram[100] ^= 1;
@@ -180,16 +180,16 @@ fn long(first: u8, version: u32, rest: &[u8]) -> Vec<u8> {
 fn other_packets_are_told_apart() {
     let protected = [&[20][..], &[9; 20]].concat();
     for (bytes, wanted) in [
-        (long(0xd0, V1, &protected), Packet::ZeroRtt),
-        (long(0xe0, V1, &protected), Packet::Handshake),
-        (long(0xf0, V1, &[9; 16]), Packet::Retry),
-        (long(0xe0, V2, &protected), Packet::ZeroRtt),
-        (long(0xf0, V2, &protected), Packet::Handshake),
-        (long(0xc0, V2, &[9; 16]), Packet::Retry),
-        (long(0x80, 0, &[0, 0, 0, 1]), Packet::VersionNegotiation),
-        (long(0xc5, 0, &[9; 8]), Packet::VersionNegotiation),
-        (vec![0x40; 21], Packet::Short),
-        (vec![0x7f; 1500], Packet::Short),
+        (long(0xd0, V1, &protected), PacketType::ZeroRtt),
+        (long(0xe0, V1, &protected), PacketType::Handshake),
+        (long(0xf0, V1, &[9; 16]), PacketType::Retry),
+        (long(0xe0, V2, &protected), PacketType::ZeroRtt),
+        (long(0xf0, V2, &protected), PacketType::Handshake),
+        (long(0xc0, V2, &[9; 16]), PacketType::Retry),
+        (long(0x80, 0, &[0, 0, 0, 1]), PacketType::VersionNegotiation),
+        (long(0xc5, 0, &[9; 8]), PacketType::VersionNegotiation),
+        (vec![0x40; 21], PacketType::Short),
+        (vec![0x7f; 1500], PacketType::Short),
     ] {
         let reading = InitialReader::new().datagram(&bytes);
         assert_eq!(reading, Reading::NotInitial(wanted), "{bytes:?}");

@@ -31,11 +31,11 @@ pub(crate) struct Sealer {
     /// Sent in each packet.
     pub(crate) token: Vec<u8>,
     /// Where packets go to, once the server has chosen another connection ID.
-    pub(crate) renamed: Option<Vec<u8>>,
+    pub(crate) new_destination: Option<Vec<u8>>,
     /// The packet numbers' bytes, 1 to 4.
     pub(crate) number_size: usize,
     /// Whether the bit is set that tells QUIC from other protocols.
-    pub(crate) marked: bool,
+    pub(crate) fixed_bit: bool,
 }
 
 impl Sealer {
@@ -56,9 +56,9 @@ impl Sealer {
             iv,
             header: HeaderProtectionKey::new(&aead::quic::AES_128, &header).unwrap(),
             token: Vec::new(),
-            renamed: None,
+            new_destination: None,
             number_size: 4,
-            marked: true,
+            fixed_bit: true,
         }
     }
 
@@ -94,11 +94,11 @@ impl Sealer {
     }
 
     fn header(&self, number: u64, frames: usize) -> Vec<u8> {
-        let destination = self.renamed.as_ref().unwrap_or(&self.destination);
+        let destination = self.new_destination.as_ref().unwrap_or(&self.destination);
         let kind = if self.version == V2 { 0x10 } else { 0 };
-        let mark = if self.marked { 0x40 } else { 0 };
+        let fixed_bit = if self.fixed_bit { 0x40 } else { 0 };
         let size = (self.number_size + frames + 16) as u16 | 0x4000;
-        let mut header = vec![0x80 | mark | kind | (self.number_size as u8 - 1)];
+        let mut header = vec![0x80 | fixed_bit | kind | (self.number_size as u8 - 1)];
         header.extend(self.version.to_be_bytes());
         header.push(destination.len() as u8);
         header.extend(destination);

@@ -1,14 +1,14 @@
 //! One connection's beginning.
 
-use super::frames::{self, Crypto};
+use super::frames::{self, CryptoFrame};
 use super::keys::Keys;
 use super::packet::Initial;
-use super::stream::{Stream, agrees};
-use super::{CRYPTO_SIZE_MAX, DATAGRAMS_MAX, Fault, Hello, Reading, Version};
-use crate::sniff::tls::hello::{self, Message};
+use super::stream::{CryptoStream, agrees};
+use super::{CRYPTO_SIZE_MAX, DATAGRAMS_MAX, Hello, QuicError, Reading, Version};
+use crate::sniff::tls::hello::{self, HandshakeMessage};
 
 /// A connection of which an Initial packet was opened.
-pub(super) struct Connection {
+pub(super) struct QuicConnection {
     /// Of the first packet.
     version: Version,
     /// From the first packet's destination: they stay when the client learns the server's connection
@@ -19,16 +19,16 @@ pub(super) struct Connection {
     largest: Option<u64>,
     /// How many did not complete the ClientHello.
     datagrams: usize,
-    state: State,
+    state: HelloState,
 }
 
-enum State {
-    Open(Stream),
+enum HelloState {
+    Reassembling(CryptoStream),
     Read { message: Vec<u8>, hello: Hello },
-    Failed(Fault),
+    Failed(QuicError),
 }
 
-impl Connection {
+impl QuicConnection {
     /// A connection whose first packet this is, which `keys` open.
     pub(super) fn new(first: &Initial<'_>, keys: Keys) -> Self {
         let other = match first.version {
@@ -42,13 +42,13 @@ impl Connection {
             numbers: Vec::new(),
             largest: None,
             datagrams: 0,
-            state: State::Open(Stream::default()),
+            state: HelloState::Reassembling(CryptoStream::default()),
         }
     }
 
     /// Whether its ClientHello was read.
     pub(super) fn is_read(&self) -> bool {
-        matches!(self.state, State::Read { .. })
+        matches!(self.state, HelloState::Read { .. })
     }
 
     /// The number and payload of a packet that is this connection's.
@@ -59,38 +59,48 @@ impl Connection {
     }
 
     /// Takes in what was opened of a packet of this version.
-    pub(super) fn packet(&mut self, version: Version, number: u64, payload: &[u8]) {
+    pub(super) fn add_packet(&mut self, version: Version, number: u64, payload: &[u8]) {
         self.largest = self.largest.max(Some(number));
-        let taken = match frames::crypto(payload) {
-            Some(pieces) => self.pieces((version, number), &pieces),
-            None => Err(Fault::Frame),
+        let added = match frames::crypto(payload) {
+            Some(frames) => self.add_frames((version, number), &frames),
+            None => Err(QuicError::Frame),
         };
-        if let (Err(fault), false) = (taken, matches!(self.state, State::Failed(_))) {
-            self.state = State::Failed(fault);
+        if let (Err(error), false) = (added, matches!(self.state, HelloState::Failed(_))) {
+            self.state = HelloState::Failed(error);
         }
     }
 
-    fn pieces(&mut self, number: (Version, u64), pieces: &[Crypto<'_>]) -> Result<(), Fault> {
+    fn add_frames(
+        &mut self,
+        number: (Version, u64),
+        frames: &[CryptoFrame<'_>],
+    ) -> Result<(), QuicError> {
         let stream = match &mut self.state {
-            State::Failed(_) => return Ok(()),
-            State::Read { message, .. } => {
-                let agree = pieces.iter().all(|piece| agrees(message, piece));
-                return if agree { Ok(()) } else { Err(Fault::Conflict) };
+            HelloState::Failed(_) => return Ok(()),
+            HelloState::Read { message, .. } => {
+                let agree = frames.iter().all(|frame| agrees(message, frame));
+                return if agree {
+                    Ok(())
+                } else {
+                    Err(QuicError::Conflict)
+                };
             }
             // Servers take a number once only (RFC 9000, 12.3).
-            State::Open(_) if self.numbers.contains(&number) => return Ok(()),
-            State::Open(stream) => stream,
+            HelloState::Reassembling(_) if self.numbers.contains(&number) => return Ok(()),
+            HelloState::Reassembling(stream) => stream,
         };
         self.numbers.push(number);
-        for piece in pieces {
-            stream.insert(piece)?;
+        for frame in frames {
+            stream.insert(frame)?;
         }
         match hello::read(stream.beginning(), CRYPTO_SIZE_MAX) {
-            Message::Part => {}
-            Message::TooLong => return Err(Fault::TooLong),
-            Message::Other | Message::Damaged => return Err(Fault::NoHello),
-            Message::Hello(hello) => {
-                self.state = State::Read {
+            HandshakeMessage::Incomplete => {}
+            HandshakeMessage::TooLong => return Err(QuicError::TooLong),
+            HandshakeMessage::Other | HandshakeMessage::Malformed => {
+                return Err(QuicError::NoHello);
+            }
+            HandshakeMessage::Hello(hello) => {
+                self.state = HelloState::Read {
                     message: stream.beginning().to_vec(),
                     hello: Hello {
                         sni: hello.sni,
@@ -106,16 +116,16 @@ impl Connection {
 
     /// What can be said after a datagram.
     pub(super) fn reading(&mut self) -> Reading {
-        if let State::Open(_) = self.state {
+        if let HelloState::Reassembling(_) = self.state {
             self.datagrams += 1;
             if self.datagrams == DATAGRAMS_MAX {
-                self.state = State::Failed(Fault::TooManyDatagrams);
+                self.state = HelloState::Failed(QuicError::TooManyDatagrams);
             }
         }
         match &self.state {
-            State::Open(_) => Reading::NeedMore,
-            State::Read { hello, .. } => Reading::Hello(hello.clone()),
-            State::Failed(fault) => Reading::Malformed(*fault),
+            HelloState::Reassembling(_) => Reading::NeedMore,
+            HelloState::Read { hello, .. } => Reading::Hello(hello.clone()),
+            HelloState::Failed(error) => Reading::Malformed(*error),
         }
     }
 }

@@ -4,15 +4,15 @@ use super::cursor::Cursor;
 
 /// A piece of the handshake.
 #[derive(Debug, PartialEq)]
-pub(super) struct Crypto<'a> {
+pub(super) struct CryptoFrame<'a> {
     /// Its place, in bytes from the handshake's beginning.
     pub(super) offset: u64,
     pub(super) data: &'a [u8],
 }
 
 /// The CRYPTO frames, once all are known to be right; `None` if one is cut or may not be there.
-pub(super) fn crypto(payload: &[u8]) -> Option<Vec<Crypto<'_>>> {
-    let mut pieces = Vec::new();
+pub(super) fn crypto(payload: &[u8]) -> Option<Vec<CryptoFrame<'_>>> {
+    let mut frames = Vec::new();
     let mut cursor = Cursor::new(payload);
     if payload.is_empty() {
         return None; // RFC 9000, 12.4
@@ -30,7 +30,7 @@ pub(super) fn crypto(payload: &[u8]) -> Option<Vec<Crypto<'_>>> {
                 let offset = cursor.varint()?;
                 let size = cursor.varint()?;
                 let data = cursor.take(size)?;
-                pieces.push(Crypto { offset, data });
+                frames.push(CryptoFrame { offset, data });
             }
             CONNECTION_CLOSE => {
                 varints(&mut cursor, 2)?; // the error, the frame that made it
@@ -40,7 +40,7 @@ pub(super) fn crypto(payload: &[u8]) -> Option<Vec<Crypto<'_>>> {
             _ => return None,
         }
     }
-    Some(pieces)
+    Some(frames)
 }
 
 const PADDING: u8 = 0x00;
@@ -80,9 +80,9 @@ mod tests {
             &[CONNECTION_CLOSE, 0, 6, 2, b'n', b'o'],
             &[CRYPTO, 0, 0],
         ];
-        let pieces = [(2, &b"abc"[..]), (0, b"")];
-        let pieces = pieces.map(|(offset, data)| Crypto { offset, data });
-        assert_eq!(crypto(&payload.concat()).unwrap(), pieces);
+        let frames = [(2, &b"abc"[..]), (0, b"")];
+        let frames = frames.map(|(offset, data)| CryptoFrame { offset, data });
+        assert_eq!(crypto(&payload.concat()).unwrap(), frames);
     }
 
     #[test]

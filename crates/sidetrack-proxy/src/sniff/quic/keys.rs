@@ -58,7 +58,7 @@ impl Keys {
         for (byte, mask) in bytes[number_at..payload_at].iter_mut().zip(number_mask) {
             *byte ^= mask;
         }
-        let number = whole_number(number(&bytes[number_at..payload_at]), number_size, largest);
+        let number = full_number(number(&bytes[number_at..payload_at]), number_size, largest);
 
         let (header, sealed) = bytes.split_at_mut(payload_at);
         let nonce = self.nonce(number);
@@ -112,7 +112,7 @@ fn expand<const SIZE: usize>(secret: &Prk, label: &[u8]) -> [u8; SIZE] {
 }
 
 /// The number next to the expected one that ends so (RFC 9000, A.3).
-fn whole_number(cut: u64, size: usize, largest: Option<u64>) -> u64 {
+fn full_number(cut: u64, size: usize, largest: Option<u64>) -> u64 {
     let expected = largest.map_or(0, |largest| largest + 1);
     let window = 1_u64 << (8 * size);
     let near = expected & !(window - 1) | cut;
@@ -131,13 +131,13 @@ mod tests {
 
     #[test]
     fn numbers_are_completed() {
-        assert_eq!(whole_number(0x9b32, 2, Some(0xa82f_30ea)), 0xa82f_9b32); // RFC 9000, A.3
-        assert_eq!(whole_number(3, 1, None), 3);
-        assert_eq!(whole_number(0, 1, Some(255)), 256);
-        assert_eq!(whole_number(1, 1, Some(254)), 257);
-        assert_eq!(whole_number(255, 1, Some(256)), 255);
+        assert_eq!(full_number(0x9b32, 2, Some(0xa82f_30ea)), 0xa82f_9b32); // RFC 9000, A.3
+        assert_eq!(full_number(3, 1, None), 3);
+        assert_eq!(full_number(0, 1, Some(255)), 256);
+        assert_eq!(full_number(1, 1, Some(254)), 257);
+        assert_eq!(full_number(255, 1, Some(256)), 255);
         assert_eq!(
-            whole_number(0, 4, Some((1 << 62) - 3)),
+            full_number(0, 4, Some((1 << 62) - 3)),
             (1 << 62) - (1 << 32)
         );
     }

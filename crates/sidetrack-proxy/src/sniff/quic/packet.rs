@@ -1,7 +1,7 @@
 //! The packets of a datagram, by what their headers tell unprotected (RFC 9000, 17).
 
 use super::cursor::{Cursor, number};
-use super::{Fault, PACKETS_MAX, Packet, Reading, Version};
+use super::{PACKETS_MAX, PacketType, QuicError, Reading, Version};
 
 /// A client's Initial packet, still protected.
 #[derive(Debug)]
@@ -15,17 +15,17 @@ pub(super) struct Initial<'a> {
     pub(super) number_at: usize,
     /// Whether it has the bit that tells QUIC from other protocols. Clients may leave it out if
     /// their servers allow (RFC 9287); then only the keys tell.
-    pub(super) is_marked: bool,
+    pub(super) has_fixed_bit: bool,
 }
 
 /// A packet number, and the sample of 16 bytes that begins where a number of 4 bytes would end
 /// (RFC 9001, 5.4.2).
 const PROTECTED_SIZE_MIN: usize = 4 + 16;
 
-const LONG: u8 = 0x80;
-const MARK: u8 = 0x40;
+const LONG_HEADER: u8 = 0x80;
+const FIXED_BIT: u8 = 0x40;
 /// A first byte, a packet number, and what must follow it so that a sample can be taken.
-const SHORT_SIZE_MIN: usize = 1 + PROTECTED_SIZE_MIN;
+const SHORT_PACKET_SIZE_MIN: usize = 1 + PROTECTED_SIZE_MIN;
 /// In the versions that are read (RFC 9000, 17.2).
 const CONNECTION_ID_SIZE_MAX: u8 = 20;
 /// RFC 9000, 17.2.5.
@@ -35,26 +35,26 @@ const RETRY_TAG_SIZE: usize = 16;
 /// through.
 pub(super) fn initials(bytes: &[u8]) -> Result<Vec<Initial<'_>>, Reading> {
     let mut initials = Vec::new();
-    let (mut next, mut rest) = split(bytes)?;
+    let (mut next, mut rest) = next_packet(bytes)?;
     let mut instead = Reading::NotQuic;
     for count in 1.. {
         match next {
-            Split::Initial(initial) => initials.push(initial),
-            Split::Other(reading) if count == 1 => instead = reading,
-            Split::Other(_) => {}
+            ParsedPacket::Initial(initial) => initials.push(initial),
+            ParsedPacket::Other(reading) if count == 1 => instead = reading,
+            ParsedPacket::Other(_) => {}
         }
         // What is no packet pads the datagram; servers ignore it.
-        let Ok(split) = split(rest) else {
+        let Ok(parsed) = next_packet(rest) else {
             break;
         };
         if count == PACKETS_MAX {
-            return Err(Reading::Malformed(Fault::TooManyPackets));
+            return Err(Reading::Malformed(QuicError::TooManyPackets));
         }
-        (next, rest) = split;
+        (next, rest) = parsed;
     }
     let mut pairs = initials.windows(2);
     if pairs.any(|pair| pair[0].destination != pair[1].destination) {
-        return Err(Reading::Malformed(Fault::Coalesced));
+        return Err(Reading::Malformed(QuicError::Coalesced));
     }
     if initials.is_empty() {
         return Err(instead);
@@ -62,19 +62,19 @@ pub(super) fn initials(bytes: &[u8]) -> Result<Vec<Initial<'_>>, Reading> {
     Ok(initials)
 }
 
-enum Split<'a> {
+enum ParsedPacket<'a> {
     Initial(Initial<'a>),
     Other(Reading),
 }
 
 /// The first packet, and what follows it; nothing does if it does not tell its length.
-fn split(bytes: &[u8]) -> Result<(Split<'_>, &[u8]), Reading> {
+fn next_packet(bytes: &[u8]) -> Result<(ParsedPacket<'_>, &[u8]), Reading> {
     let first = *bytes.first().ok_or(Reading::NotQuic)?;
-    let is_marked = first & MARK != 0;
-    let last = |reading| Ok((Split::Other(reading), &[][..]));
-    if first & LONG == 0 {
-        return match is_marked && bytes.len() >= SHORT_SIZE_MIN {
-            true => last(Reading::NotInitial(Packet::Short)),
+    let has_fixed_bit = first & FIXED_BIT != 0;
+    let last = |reading| Ok((ParsedPacket::Other(reading), &[][..]));
+    if first & LONG_HEADER == 0 {
+        return match has_fixed_bit && bytes.len() >= SHORT_PACKET_SIZE_MIN {
+            true => last(Reading::NotInitial(PacketType::Short)),
             false => Err(Reading::NotQuic),
         };
     }
@@ -83,52 +83,56 @@ fn split(bytes: &[u8]) -> Result<(Split<'_>, &[u8]), Reading> {
     let version = number(version) as u32;
     match Version::of_number(version) {
         Some(version) => {
-            let wrong = match is_marked {
-                true => Reading::Malformed(Fault::Header),
+            let wrong = match has_fixed_bit {
+                true => Reading::Malformed(QuicError::Header),
                 false => Reading::NotQuic,
             };
-            split_known(bytes, version, cursor).ok_or(wrong)
+            read_known_version(bytes, version, cursor).ok_or(wrong)
         }
-        None => last(unknown(version, is_marked, cursor).ok_or(Reading::NotQuic)?),
+        None => last(read_unknown_version(version, has_fixed_bit, cursor).ok_or(Reading::NotQuic)?),
     }
 }
 
 /// What is the same in all versions (RFC 8999).
-fn unknown(version: u32, is_marked: bool, mut cursor: Cursor<'_>) -> Option<Reading> {
+fn read_unknown_version(
+    version: u32,
+    has_fixed_bit: bool,
+    mut cursor: Cursor<'_>,
+) -> Option<Reading> {
     for _ in 0..2 {
         let size = cursor.byte()?;
         cursor.take(size.into())?;
     }
     match version {
         0 if !cursor.rest().is_empty() && cursor.rest().len().is_multiple_of(4) => {
-            Some(Reading::NotInitial(Packet::VersionNegotiation))
+            Some(Reading::NotInitial(PacketType::VersionNegotiation))
         }
         0 => None,
         // Without the mark it is RTP, rather (RFC 9443).
-        _ => is_marked.then_some(Reading::OtherVersion(version)),
+        _ => has_fixed_bit.then_some(Reading::OtherVersion(version)),
     }
 }
 
 /// `cursor` is behind the version.
-fn split_known<'a>(
+fn read_known_version<'a>(
     bytes: &'a [u8],
     version: Version,
     mut cursor: Cursor<'a>,
-) -> Option<(Split<'a>, &'a [u8])> {
-    let is_marked = bytes[0] & MARK != 0;
+) -> Option<(ParsedPacket<'a>, &'a [u8])> {
+    let has_fixed_bit = bytes[0] & FIXED_BIT != 0;
     let destination = connection_id(&mut cursor)?;
     connection_id(&mut cursor)?;
-    let kind = version.packet(bytes[0]);
-    match kind {
+    let packet_type = version.packet_type(bytes[0]);
+    match packet_type {
         None => {
             let size = cursor.varint()?;
             cursor.take(size)?; // the token
         }
-        Some(_) if !is_marked => return None,
-        Some(Packet::Retry) => {
+        Some(_) if !has_fixed_bit => return None,
+        Some(PacketType::Retry) => {
             let long_enough = cursor.rest().len() >= RETRY_TAG_SIZE;
-            let split = Split::Other(Reading::NotInitial(Packet::Retry));
-            return long_enough.then_some((split, &[]));
+            let parsed = ParsedPacket::Other(Reading::NotInitial(PacketType::Retry));
+            return long_enough.then_some((parsed, &[]));
         }
         Some(_) => {}
     }
@@ -138,17 +142,17 @@ fn split_known<'a>(
     if protected.len() < PROTECTED_SIZE_MIN {
         return None;
     }
-    let split = match kind {
-        Some(packet) => Split::Other(Reading::NotInitial(packet)),
-        None => Split::Initial(Initial {
+    let parsed = match packet_type {
+        Some(packet) => ParsedPacket::Other(Reading::NotInitial(packet)),
+        None => ParsedPacket::Initial(Initial {
             version,
             destination,
             bytes: &bytes[..number_at + protected.len()],
             number_at,
-            is_marked,
+            has_fixed_bit,
         }),
     };
-    Some((split, cursor.rest()))
+    Some((parsed, cursor.rest()))
 }
 
 fn connection_id<'a>(cursor: &mut Cursor<'a>) -> Option<&'a [u8]> {
@@ -170,17 +174,17 @@ impl Version {
 
     /// The type of a long header that begins so (RFC 9000, 17.2; RFC 9369, 3.2); `None` of the
     /// Initial packet.
-    fn packet(self, first: u8) -> Option<Packet> {
-        let kind = first >> 4 & 3;
-        let place = match self {
-            Self::V1 => kind,
-            Self::V2 => kind.wrapping_sub(1) & 3,
+    fn packet_type(self, first: u8) -> Option<PacketType> {
+        let number = first >> 4 & 3;
+        let index = match self {
+            Self::V1 => number,
+            Self::V2 => number.wrapping_sub(1) & 3,
         };
         [
             None,
-            Some(Packet::ZeroRtt),
-            Some(Packet::Handshake),
-            Some(Packet::Retry),
-        ][usize::from(place)]
+            Some(PacketType::ZeroRtt),
+            Some(PacketType::Handshake),
+            Some(PacketType::Retry),
+        ][usize::from(index)]
     }
 }

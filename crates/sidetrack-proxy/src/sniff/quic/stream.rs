@@ -1,57 +1,59 @@
 //! The handshake's bytes, put together from pieces in any order.
 
-use super::frames::Crypto;
-use super::{CRYPTO_SIZE_MAX, Fault};
+use super::frames::CryptoFrame;
+use super::{CRYPTO_SIZE_MAX, QuicError};
 
 /// The bytes that have come.
 #[derive(Debug, Default)]
-pub(super) struct Stream {
+pub(super) struct CryptoStream {
     bytes: Vec<u8>,
     /// Which of `bytes` have come.
-    come: Vec<bool>,
+    received: Vec<bool>,
     /// How many at the beginning have all come.
-    whole: usize,
+    contiguous: usize,
 }
 
-impl Stream {
+impl CryptoStream {
     /// Puts a piece to its place. What has come before must be the same.
-    pub(super) fn insert(&mut self, piece: &Crypto<'_>) -> Result<(), Fault> {
-        let begin = usize::try_from(piece.offset).map_err(|_| Fault::TooLong)?;
-        let end = begin.saturating_add(piece.data.len());
+    pub(super) fn insert(&mut self, frame: &CryptoFrame<'_>) -> Result<(), QuicError> {
+        let begin = usize::try_from(frame.offset).map_err(|_| QuicError::TooLong)?;
+        let end = begin.saturating_add(frame.data.len());
         if end > CRYPTO_SIZE_MAX {
-            return Err(Fault::TooLong);
+            return Err(QuicError::TooLong);
         }
         if end > self.bytes.len() {
             self.bytes.resize(end, 0);
-            self.come.resize(end, false);
+            self.received.resize(end, false);
         }
         let places = self.bytes[begin..end]
             .iter_mut()
-            .zip(&mut self.come[begin..end]);
-        for ((byte, come), &new) in places.zip(piece.data) {
-            if *come && *byte != new {
-                return Err(Fault::Conflict);
+            .zip(&mut self.received[begin..end]);
+        for ((byte, received), &new) in places.zip(frame.data) {
+            if *received && *byte != new {
+                return Err(QuicError::Conflict);
             }
-            (*byte, *come) = (new, true);
+            (*byte, *received) = (new, true);
         }
-        let more = self.come[self.whole..].iter().take_while(|come| **come);
-        self.whole += more.count();
+        let more = self.received[self.contiguous..]
+            .iter()
+            .take_while(|received| **received);
+        self.contiguous += more.count();
         Ok(())
     }
 
     /// What has come without a gap.
     pub(super) fn beginning(&self) -> &[u8] {
-        &self.bytes[..self.whole]
+        &self.bytes[..self.contiguous]
     }
 }
 
 /// Whether the piece is part of `message`, as far as it is not behind it.
-pub(super) fn agrees(message: &[u8], piece: &Crypto<'_>) -> bool {
-    let begin = usize::try_from(piece.offset).unwrap_or(usize::MAX);
+pub(super) fn agrees(message: &[u8], frame: &CryptoFrame<'_>) -> bool {
+    let begin = usize::try_from(frame.offset).unwrap_or(usize::MAX);
     let known = message.get(begin..).unwrap_or_default();
     known
         .iter()
-        .zip(piece.data)
+        .zip(frame.data)
         .all(|(known, new)| known == new)
 }
 
@@ -61,13 +63,13 @@ mod tests {
 
     use super::*;
 
-    fn piece(offset: u64, data: &[u8]) -> Crypto<'_> {
-        Crypto { offset, data }
+    fn frame(offset: u64, data: &[u8]) -> CryptoFrame<'_> {
+        CryptoFrame { offset, data }
     }
 
     #[test]
     fn pieces_in_any_order() {
-        let mut stream = Stream::default();
+        let mut stream = CryptoStream::default();
         for (offset, data, beginning) in [
             (4, &b"efg"[..], &b""[..]),
             (1, b"bcd", b""),
@@ -75,19 +77,19 @@ mod tests {
             (0, b"ab", b"abcdefg"),
             (3, b"defgh", b"abcdefgh"),
         ] {
-            stream.insert(&piece(offset, data)).unwrap();
+            stream.insert(&frame(offset, data)).unwrap();
             assert_eq!(stream.beginning(), beginning);
         }
-        assert_eq!(stream.insert(&piece(2, b"cX")), Err(Fault::Conflict));
+        assert_eq!(stream.insert(&frame(2, b"cX")), Err(QuicError::Conflict));
     }
 
     #[test]
     fn the_limit() {
-        let mut stream = Stream::default();
+        let mut stream = CryptoStream::default();
         let last = CRYPTO_SIZE_MAX as u64 - 1;
-        assert_eq!(stream.insert(&piece(last, b"z")), Ok(()));
+        assert_eq!(stream.insert(&frame(last, b"z")), Ok(()));
         for offset in [last + 1, u64::MAX, 1 << 61] {
-            assert_eq!(stream.insert(&piece(offset, b"z")), Err(Fault::TooLong));
+            assert_eq!(stream.insert(&frame(offset, b"z")), Err(QuicError::TooLong));
         }
     }
 
@@ -100,7 +102,7 @@ mod tests {
             (u64::MAX, b"x", true),
             (0, b"abx", false),
         ] {
-            assert_eq!(agrees(b"abc", &piece(offset, data)), wanted);
+            assert_eq!(agrees(b"abc", &frame(offset, data)), wanted);
         }
     }
 
@@ -110,14 +112,14 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 1..300),
             cuts in prop::collection::vec((any::<prop::sample::Index>(), 0..60_usize), 0..30),
         ) {
-            let mut stream = Stream::default();
+            let mut stream = CryptoStream::default();
             for (begin, size) in cuts {
                 let begin = begin.index(bytes.len());
                 let end = (begin + size).min(bytes.len());
-                stream.insert(&piece(begin as u64, &bytes[begin..end])).unwrap();
+                stream.insert(&frame(begin as u64, &bytes[begin..end])).unwrap();
                 prop_assert!(bytes.starts_with(stream.beginning()));
             }
-            stream.insert(&piece(0, &bytes)).unwrap();
+            stream.insert(&frame(0, &bytes)).unwrap();
             prop_assert_eq!(stream.beginning(), bytes);
         }
     }

@@ -22,35 +22,35 @@ pub(in crate::sniff) struct ClientHello {
 
 /// What can be said of a handshake's bytes so far.
 #[derive(Debug)]
-pub(in crate::sniff) enum Message {
+pub(in crate::sniff) enum HandshakeMessage {
     /// The ClientHello; what follows it was not looked at.
     Hello(ClientHello),
     /// Not whole yet.
-    Part,
+    Incomplete,
     /// It says that it is longer than it may be.
     TooLong,
     /// Another message.
     Other,
     /// Whole, but not to be understood.
-    Damaged,
+    Malformed,
 }
 
 /// Reads the message that `bytes` begin with (RFC 8446, 4). Its body may have `size_max` bytes.
-pub(in crate::sniff) fn read(bytes: &[u8], size_max: usize) -> Message {
+pub(in crate::sniff) fn read(bytes: &[u8], size_max: usize) -> HandshakeMessage {
     if bytes.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
-        return Message::Other;
+        return HandshakeMessage::Other;
     }
     let Some((header, rest)) = bytes.split_at_checked(HEADER_SIZE) else {
-        return Message::Part;
+        return HandshakeMessage::Incomplete;
     };
     let size = u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
     if size > size_max {
-        return Message::TooLong;
+        return HandshakeMessage::TooLong;
     }
     match rest.get(..size).map(read_body) {
-        Some(Some(hello)) => Message::Hello(hello),
-        Some(None) => Message::Damaged,
-        None => Message::Part,
+        Some(Some(hello)) => HandshakeMessage::Hello(hello),
+        Some(None) => HandshakeMessage::Malformed,
+        None => HandshakeMessage::Incomplete,
     }
 }
 
