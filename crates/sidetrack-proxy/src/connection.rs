@@ -126,7 +126,7 @@ struct Idleness {
 impl<U: Upstream> Connection<U> {
     /// Takes the accepted connection `client`, which is non-blocking and was [prepared](prepare).
     pub(crate) fn new(client: TcpStream, upstream: U, rules: &Rules) -> Self {
-        let verdict = rules.before(upstream.destination());
+        let verdict = rules.decide_by_address(upstream.destination());
         let phase = match &verdict {
             Some(verdict) if verdict.is_deny() => Phase::SniffingToRefuse,
             _ => Phase::Sniffing,

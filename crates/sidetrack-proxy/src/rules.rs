@@ -43,30 +43,30 @@ pub enum Decision {
 impl Rules {
     /// The rules of these patterns.
     pub fn new(mut deny: Vec<Pattern>, mut allow: Vec<Pattern>) -> Self {
-        // Addresses first: so `before` and `decide` name the same rule where one on them decides.
+        // Addresses first: so `decide_by_address` and `decide` name the same rule where one on them decides.
         deny.sort_by_key(Pattern::needs_host);
         allow.sort_by_key(Pattern::needs_host);
         Self { deny, allow }
     }
 
     /// The verdict, where the address alone decides and no host name could change it.
-    pub fn before(&self, destination: SocketAddr) -> Option<Verdict> {
+    pub fn decide_by_address(&self, destination: SocketAddr) -> Option<Verdict> {
         let may_match = |rules: &[Pattern]| rules.iter().any(|rule| rule.may_match(destination));
         let unnamed = self.decide(destination, None);
-        let settled = match (unnamed.decision, &unnamed.rule) {
+        let is_final = match (unnamed.decision, &unnamed.rule) {
             (Decision::Deny, Some(rule)) if rule == NO_ALLOW_RULE => !may_match(&self.allow),
             (Decision::Deny, _) => true,
             (Decision::Allow, _) => !may_match(&self.deny),
         };
-        settled.then_some(unnamed)
+        is_final.then_some(unnamed)
     }
 
     /// The verdict, with the host name seen, if there was one.
     ///
-    /// Decides as [`Self::before`] has, if that has; but may name a rule on the host for it.
+    /// Decides as [`Self::decide_by_address`] has, if that has; but may name a rule on the host for it.
     pub fn decide(&self, destination: SocketAddr, host: Option<&str>) -> Verdict {
         let matches = |rule: &Pattern| rule.matches(destination, host);
-        self.decide_by(matches, matches)
+        self.decide_with(matches, matches)
     }
 
     /// The verdict on a DNS query for `name` that goes to `destination`.
@@ -76,10 +76,10 @@ impl Rules {
     pub fn decide_name(&self, destination: SocketAddr, name: &str) -> Verdict {
         let denied = |rule: &Pattern| rule.matches(destination, Some(name));
         let allowed = |rule: &Pattern| denied(rule) || rule.matches_name(name);
-        self.decide_by(denied, allowed)
+        self.decide_with(denied, allowed)
     }
 
-    fn decide_by(
+    fn decide_with(
         &self,
         denied: impl Fn(&Pattern) -> bool,
         allowed: impl Fn(&Pattern) -> bool,
@@ -128,8 +128,8 @@ mod tests {
     fn decided(rules: &Rules, destination: &str, host: Option<&str>) -> String {
         let destination = destination.parse().unwrap();
         let verdict = rules.decide(destination, host);
-        if let Some(before) = rules.before(destination) {
-            assert_eq!(before.decision, verdict.decision);
+        if let Some(by_address) = rules.decide_by_address(destination) {
+            assert_eq!(by_address.decision, verdict.decision);
         }
         format!(
             "{:?}: {}",
@@ -142,7 +142,10 @@ mod tests {
     fn nothing_denies_nothing() {
         let none = Rules::default();
         assert_eq!(decided(&none, "192.0.2.1:80", Some("a.example")), "Allow: ");
-        assert!(none.before("192.0.2.1:80".parse().unwrap()).is_some());
+        assert!(
+            none.decide_by_address("192.0.2.1:80".parse().unwrap())
+                .is_some()
+        );
         assert!(!none.needs_host());
     }
 
@@ -174,10 +177,13 @@ mod tests {
             decided(&rules, "192.0.2.1:80", host),
             "Deny: no allow rule matches"
         );
-        assert_eq!(rules.before("192.0.2.1:443".parse().unwrap()), None);
+        assert_eq!(
+            rules.decide_by_address("192.0.2.1:443".parse().unwrap()),
+            None
+        );
         assert!(
             rules
-                .before("192.0.2.1:80".parse().unwrap())
+                .decide_by_address("192.0.2.1:80".parse().unwrap())
                 .unwrap()
                 .is_deny()
         );
@@ -206,13 +212,13 @@ mod tests {
             &["bad.example", "10.0.0.0/8"],
             &["192.0.2.0/24", "good.example"],
         );
-        let before = |text: &str| rules.before(text.parse().unwrap());
+        let by_address = |text: &str| rules.decide_by_address(text.parse().unwrap());
         assert_eq!(
-            before("10.1.2.3:80").unwrap().rule.unwrap(),
+            by_address("10.1.2.3:80").unwrap().rule.unwrap(),
             "deny 10.0.0.0/8"
         );
-        assert_eq!(before("192.0.2.1:80"), None); // bad.example may live there
-        assert_eq!(before("[2001:db8::1]:80"), None);
+        assert_eq!(by_address("192.0.2.1:80"), None); // bad.example may live there
+        assert_eq!(by_address("[2001:db8::1]:80"), None);
     }
 
     const PATTERNS: [&str; 8] = [
@@ -228,7 +234,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_host_changes_what_was_settled_before(
+        fn no_host_changes_a_decision_by_address(
             deny in subsequence(&PATTERNS, 0..4),
             allow in subsequence(&PATTERNS, 0..4),
             destination in select(&["10.0.0.1:80", "10.9.0.1:443", "[::1]:80", "192.0.2.1:443"]),

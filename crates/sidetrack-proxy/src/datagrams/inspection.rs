@@ -75,9 +75,9 @@ pub(super) struct Inspection {
 
 impl Inspection {
     pub(super) fn new(destination: SocketAddr, rules: &Rules) -> Self {
-        let before = rules.before(destination);
-        let is_final = before.is_some();
-        let verdict = before.unwrap_or_else(|| rules.decide(destination, None));
+        let by_address = rules.decide_by_address(destination);
+        let is_final = by_address.is_some();
+        let verdict = by_address.unwrap_or_else(|| rules.decide(destination, None));
         Self {
             destination,
             inspected: 0,

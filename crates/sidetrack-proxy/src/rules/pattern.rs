@@ -97,7 +97,7 @@ impl FromStr for Pattern {
 
     /// Case and a dot at the end of a name do not matter; nor do the bits behind a prefix.
     fn from_str(text: &str) -> Result<Self, PatternError> {
-        parse(text).map_err(|Wrong { at, expected }| PatternError {
+        parse(text).map_err(|SyntaxError { at, expected }| PatternError {
             pattern: text.chars().take(PATTERN_SIZE_MAX).collect(),
             column: text[..at].chars().count() + 1,
             expected,
@@ -106,29 +106,29 @@ impl FromStr for Pattern {
 }
 
 /// At a byte of the text, which begins a character or ends the text.
-struct Wrong {
+struct SyntaxError {
     at: usize,
     expected: &'static str,
 }
 
-fn parse(text: &str) -> Result<Pattern, Wrong> {
-    let wrong = |at, expected| Err(Wrong { at, expected });
+fn parse(text: &str) -> Result<Pattern, SyntaxError> {
+    let error = |at, expected| Err(SyntaxError { at, expected });
     if text.is_empty() || text.len() > PATTERN_SIZE_MAX {
-        return wrong(
+        return error(
             0,
             "a host name, `*`, an address or a network of at most 300 bytes",
         );
     }
     if let Some(rest) = text.strip_prefix('[') {
         let Some((inner, rest)) = rest.split_once(']') else {
-            return wrong(text.len(), "`]`");
+            return error(text.len(), "`]`");
         };
         let Some(net @ IpNet::V6(_)) = network(inner) else {
-            return wrong(1, "an IPv6 address or network");
+            return error(1, "an IPv6 address or network");
         };
         let port = match rest.strip_prefix(':') {
             _ if rest.is_empty() => None,
-            None => return wrong(inner.len() + 2, "`:` and a port"),
+            None => return error(inner.len() + 2, "`:` and a port"),
             Some(digits) => Some(port(digits, inner.len() + 3)?),
         };
         return Ok(pattern(Subject::Net(net), port));
@@ -138,7 +138,7 @@ fn parse(text: &str) -> Result<Pattern, Wrong> {
     }
     match text.split_once(':') {
         None => Ok(pattern(subject(text)?, None)),
-        Some((before, after)) if after.contains(':') => wrong(
+        Some((before, after)) if after.contains(':') => error(
             before.len(),
             "an IPv6 address or network, in brackets if a port follows",
         ),
@@ -153,12 +153,12 @@ fn pattern(subject: Subject, port: Option<u16>) -> Pattern {
     Pattern { subject, port }
 }
 
-fn port(digits: &str, at: usize) -> Result<u16, Wrong> {
+fn port(digits: &str, at: usize) -> Result<u16, SyntaxError> {
     let expected = "a port from 1 to 65535";
-    let plain = digits.bytes().all(|byte| byte.is_ascii_digit()); // `parse` would take "+1"
+    let only_digits = digits.bytes().all(|byte| byte.is_ascii_digit()); // `parse` would take "+1"
     match digits.parse() {
-        Ok(port) if plain && port > 0 => Ok(port),
-        _ => Err(Wrong { at, expected }),
+        Ok(port) if only_digits && port > 0 => Ok(port),
+        _ => Err(SyntaxError { at, expected }),
     }
 }
 
@@ -176,7 +176,7 @@ fn network(text: &str) -> Option<IpNet> {
     }
 }
 
-fn subject(text: &str) -> Result<Subject, Wrong> {
+fn subject(text: &str) -> Result<Subject, SyntaxError> {
     if text == "*" {
         return Ok(Subject::Any);
     }
@@ -185,11 +185,11 @@ fn subject(text: &str) -> Result<Subject, Wrong> {
     }
     if let Some(slash) = text.find('/') {
         return Err(match text[..slash].parse::<IpAddr>() {
-            Ok(_) => Wrong {
+            Ok(_) => SyntaxError {
                 at: slash + 1,
                 expected: "a prefix length that the address has",
             },
-            Err(_) => Wrong {
+            Err(_) => SyntaxError {
                 at: 0,
                 expected: "an address before the `/`",
             },
@@ -202,36 +202,36 @@ fn subject(text: &str) -> Result<Subject, Wrong> {
 }
 
 /// The name in lower case. `at` is where it begins.
-fn host_name(text: &str, at: usize) -> Result<String, Wrong> {
-    let wrong = |place, expected| {
-        Err(Wrong {
-            at: at + place,
+fn host_name(text: &str, at: usize) -> Result<String, SyntaxError> {
+    let error = |offset, expected| {
+        Err(SyntaxError {
+            at: at + offset,
             expected,
         })
     };
     let name = text.strip_suffix('.').unwrap_or(text);
-    if let Some((place, other)) = name.char_indices().find(|(_, c)| !is_name_character(*c)) {
+    if let Some((offset, other)) = name.char_indices().find(|(_, c)| !is_name_character(*c)) {
         return match other {
-            '*' => wrong(place, "`*` only alone or as `*.` in front of a name"),
-            _ => wrong(
-                place,
+            '*' => error(offset, "`*` only alone or as `*.` in front of a name"),
+            _ => error(
+                offset,
                 "a letter, a digit, `-`, `_` or `.` (other letters as `xn--…`)",
             ),
         };
     }
     if name.len() > NAME_SIZE_MAX {
-        return wrong(NAME_SIZE_MAX, "a name of at most 253 bytes");
+        return error(NAME_SIZE_MAX, "a name of at most 253 bytes");
     }
-    let mut place = 0;
+    let mut offset = 0;
     for label in name.split('.') {
         if label.is_empty() || label.len() > LABEL_SIZE_MAX {
-            return wrong(place, "a name's part of 1 to 63 bytes");
+            return error(offset, "a name's part of 1 to 63 bytes");
         }
-        place += label.len() + 1;
+        offset += label.len() + 1;
     }
     let last = name.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
-        return wrong(
+        return error(
             0,
             "a whole IPv4 address, or a name whose last part is no number",
         );
