@@ -174,7 +174,9 @@ impl<U: Upstream> Connection<U> {
             Phase::Sniffing => self.sniff(context),
             Phase::Connecting(since) => self.check_connect(since, context),
             Phase::Relaying => self.relay(context),
-            Phase::Refusing(ref mut refusal) => refusal.advance(&mut self.client, context.scratch),
+            Phase::Refusing(ref mut refusal) => {
+                refusal.advance(&mut self.client, context.copy_buffer)
+            }
         };
         match progress {
             Err(CloseReason::Denied) if !matches!(self.phase, Phase::Refusing(_)) => {
@@ -241,7 +243,7 @@ impl<U: Upstream> Connection<U> {
     fn sniff_to_refuse(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         match self
             .opening
-            .read_until_decided(&mut self.client, context.scratch)
+            .read_until_decided(&mut self.client, context.copy_buffer)
         {
             Ok(()) if !self.opening.is_decided() => Ok(Progress::Waiting),
             _ => Err(CloseReason::Denied),
@@ -250,7 +252,7 @@ impl<U: Upstream> Connection<U> {
 
     fn sniff(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         self.opening
-            .read_until_decided(&mut self.client, context.scratch)?;
+            .read_until_decided(&mut self.client, context.copy_buffer)?;
         if self.opening.is_decided() {
             self.decide(context.rules)?;
             self.connect(context)?;
@@ -295,7 +297,7 @@ impl<U: Upstream> Connection<U> {
             return self.relay(context);
         }
         self.opening
-            .read_until_decided(&mut self.client, context.scratch)?;
+            .read_until_decided(&mut self.client, context.copy_buffer)?;
         Ok(Progress::Waiting)
     }
 
@@ -322,7 +324,7 @@ impl<U: Upstream> Connection<U> {
     fn pump_up(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         if self.verdict.is_none() {
             self.opening
-                .read_until_decided(&mut self.client, context.scratch)?;
+                .read_until_decided(&mut self.client, context.copy_buffer)?;
             if !self.opening.is_decided() {
                 return Ok(Progress::Waiting);
             }
@@ -332,7 +334,7 @@ impl<U: Upstream> Connection<U> {
             return Ok(Progress::Waiting);
         };
         if self.opening.is_passed_on() {
-            (self.up).pump(&mut self.client, origin, context.scratch, context.pipes)
+            (self.up).pump(&mut self.client, origin, context.copy_buffer, context.pipes)
         } else {
             (self.opening).pass_on(&mut self.client, origin, &mut self.up, context)
         }
@@ -342,7 +344,7 @@ impl<U: Upstream> Connection<U> {
         let Some(origin) = &mut self.origin else {
             return Ok(Progress::Waiting);
         };
-        (self.down).pump(origin, &mut self.client, context.scratch, context.pipes)
+        (self.down).pump(origin, &mut self.client, context.copy_buffer, context.pipes)
     }
 
     fn refuse(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {

@@ -72,7 +72,7 @@ pub(crate) struct ConnectionLoop<'a, S: Source> {
     ended: Vec<(usize, CloseReason)>,
     next_idle_check: Instant,
     pipes: Pipes,
-    scratch: Box<[u8]>,
+    copy_buffer: Box<[u8]>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
             ended: Vec::new(),
             next_idle_check: Instant::now(),
             pipes: Pipes::default(),
-            scratch: vec![0; COPY_SIZE].into(),
+            copy_buffer: vec![0; COPY_SIZE].into(),
         };
         event_loop.watch_listener()?;
         Ok(event_loop)
@@ -221,7 +221,7 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
         };
         let mut context = LoopContext {
             rules: &self.settings.rules,
-            scratch: &mut self.scratch,
+            copy_buffer: &mut self.copy_buffer,
             pipes: &mut self.pipes,
             epoll: &self.epoll,
             timers: &mut self.timers,

@@ -23,19 +23,23 @@ impl Opening {
     pub(super) fn read_until_decided(
         &mut self,
         client: &mut Peer,
-        scratch: &mut [u8],
+        copy_buffer: &mut [u8],
     ) -> Result<(), CloseReason> {
-        while !self.is_decided() && self.read_some(client, scratch)? {}
+        while !self.is_decided() && self.read_some(client, copy_buffer)? {}
         Ok(())
     }
 
     /// Reads one chunk, or the end; false if there is nothing yet.
-    fn read_some(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<bool, CloseReason> {
-        let Some(read) = client.receive(&mut scratch[..COPY_SIZE])? else {
+    fn read_some(
+        &mut self,
+        client: &mut Peer,
+        copy_buffer: &mut [u8],
+    ) -> Result<bool, CloseReason> {
+        let Some(read) = client.receive(&mut copy_buffer[..COPY_SIZE])? else {
             return Ok(false);
         };
         self.bytes.reserve_exact(read);
-        self.bytes.extend_from_slice(&scratch[..read]);
+        self.bytes.extend_from_slice(&copy_buffer[..read]);
         self.count += read as u64;
         if read == 0 {
             self.seen = Some(Seen::at_end(&self.bytes));
@@ -58,9 +62,9 @@ impl Opening {
             self.passed = self.bytes.len();
             if self.is_decided() {
                 (self.bytes, self.passed) = (Vec::new(), 0);
-                return up.pump(client, origin, context.scratch, context.pipes);
+                return up.pump(client, origin, context.copy_buffer, context.pipes);
             }
-            if !self.read_some(client, context.scratch)? {
+            if !self.read_some(client, context.copy_buffer)? {
                 break;
             }
         }

@@ -43,10 +43,10 @@ impl Refusal {
     pub(super) fn advance(
         &mut self,
         client: &mut Peer,
-        scratch: &mut [u8],
+        copy_buffer: &mut [u8],
     ) -> Result<Progress, CloseReason> {
         let progress = self.send_answer(client).and_then(|is_sent| match is_sent {
-            true => self.drain(client, scratch),
+            true => self.drain(client, copy_buffer),
             false => Ok(Progress::Waiting),
         });
         progress.map_err(|_| CloseReason::Denied)
@@ -66,8 +66,12 @@ impl Refusal {
         Ok(true)
     }
 
-    fn drain(&mut self, client: &mut Peer, scratch: &mut [u8]) -> Result<Progress, CloseReason> {
-        while let Some(read) = client.receive(scratch)? {
+    fn drain(
+        &mut self,
+        client: &mut Peer,
+        copy_buffer: &mut [u8],
+    ) -> Result<Progress, CloseReason> {
+        while let Some(read) = client.receive(copy_buffer)? {
             if read == 0 {
                 client.deliver_on_close(); // else its close is a reset
                 return Err(CloseReason::Denied);

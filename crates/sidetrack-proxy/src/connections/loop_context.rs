@@ -28,7 +28,7 @@ impl Timer {
 /// What a connection's turn needs of its loop.
 pub(crate) struct LoopContext<'a> {
     pub(crate) rules: &'a Rules,
-    pub(crate) scratch: &'a mut [u8],
+    pub(crate) copy_buffer: &'a mut [u8],
     pub(crate) pipes: &'a mut Pipes,
     pub(super) epoll: &'a OwnedFd,
     pub(super) timers: &'a mut [VecDeque<(Instant, ConnectionId)>; 2],

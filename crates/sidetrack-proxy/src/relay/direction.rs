@@ -53,14 +53,14 @@ impl Direction {
         &mut self,
         from: &mut Peer,
         to: &mut Peer,
-        scratch: &mut [u8],
+        copy_buffer: &mut [u8],
         pipes: &mut Pipes,
     ) -> Result<Progress, CloseReason> {
         for _ in 0..CHUNKS_MAX {
             if self.is_finished || !self.flush(to, pipes)? {
                 return Ok(Progress::Waiting);
             }
-            match self.transfer_chunk(from, to, scratch, pipes)? {
+            match self.transfer_chunk(from, to, copy_buffer, pipes)? {
                 None => return Ok(Progress::Waiting),
                 Some(0) => self.is_finished = true,
                 Some(length) => self.last_chunk_large = length >= COPY_SIZE,
@@ -104,7 +104,7 @@ impl Direction {
         &mut self,
         from: &mut Peer,
         to: &mut Peer,
-        scratch: &mut [u8],
+        copy_buffer: &mut [u8],
         pipes: &mut Pipes,
     ) -> Result<Option<usize>, CloseReason> {
         if self.last_chunk_large
@@ -117,30 +117,30 @@ impl Direction {
             }
             return Ok(filled);
         }
-        self.copy(from, to, scratch)
+        self.copy(from, to, copy_buffer)
     }
 
     fn copy(
         &mut self,
         from: &mut Peer,
         to: &mut Peer,
-        scratch: &mut [u8],
+        copy_buffer: &mut [u8],
     ) -> Result<Option<usize>, CloseReason> {
-        let (mut length, mut next) = match from.receive(&mut scratch[..COPY_SIZE])? {
+        let (mut length, mut next) = match from.receive(&mut copy_buffer[..COPY_SIZE])? {
             None => return Ok(None),
             Some(0) => return Ok(Some(0)),
             Some(length) => (length, Ok(None)),
         };
         if length < COPY_SIZE && from.may_be_at_end() {
-            next = from.receive(&mut scratch[length..COPY_SIZE]);
+            next = from.receive(&mut copy_buffer[length..COPY_SIZE]);
             length += next.as_ref().ok().and_then(|next| *next).unwrap_or(0);
         }
         if let Ok(Some(0)) = next {
-            let sent = to.send_last(&scratch[..length])?;
+            let sent = to.send_last(&copy_buffer[..length])?;
             self.is_finished = sent == length;
-            self.count_sent(&scratch[..length], sent);
+            self.count_sent(&copy_buffer[..length], sent);
         } else {
-            self.send(&scratch[..length], to)?;
+            self.send(&copy_buffer[..length], to)?;
         }
         next.map(|_| Some(length)) // an error is told after the bytes before it
     }
