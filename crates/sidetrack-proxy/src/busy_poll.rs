@@ -1,8 +1,9 @@
-//! Waiting for events, of which the next may come at once.
+//! Waiting for epoll events, with a short busy poll before the thread sleeps.
 //!
-//! To sleep and be woken takes a processor tens of microseconds where it has to leave its idle state first (more in
-//! a virtual machine), several times what a datagram's way through the proxy takes. So whoever has just been
-//! waited for briefly is waited for awake.
+//! To put a thread to sleep and wake it again takes tens of microseconds if the processor has to
+//! leave its idle state first, and more in a virtual machine. That is several times what relaying
+//! one datagram takes. So if the last wait was short, the next one polls for a moment before it
+//! sleeps.
 
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -13,17 +14,18 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event};
 use rustix::io::Errno;
 
-/// After a wait shorter than this, the next one is awake for so long before it sleeps, and gives way to whoever
-/// else wants the processor. A lone event costs no more than without; events at this distance cost a processor's
-/// idle time between them, at most.
+/// How long a wait polls before it sleeps, if the previous wait was shorter than this. Between two
+/// polls the thread yields the processor. A single event costs no more than without busy polling;
+/// frequent events cost at most the processor's idle time between them.
 pub const BUSY_POLL_TIME: Duration = Duration::from_micros(30);
-/// Events taken at once.
+/// The number of events that one call of `epoll_wait` returns at most.
 const EVENTS: usize = 256;
 
-/// A loop's way to wait.
+/// Waits for the events of one event loop.
 pub(crate) struct Poller {
     events: Vec<Event>,
-    /// Whether the last wait was shorter than [`BRISK`].
+    /// Whether the next wait begins with a busy poll: the last one returned events within
+    /// [`BUSY_POLL_TIME`].
     next_is_busy: bool,
 }
 
@@ -35,7 +37,9 @@ impl Poller {
         }
     }
 
-    /// Waits until there are events, or for `timeout`; none means for ever.
+    /// Waits until there are events, but no longer than `timeout`; `None` means without a limit.
+    ///
+    /// Returns the events: none after the time-out, or if a signal interrupted the wait.
     pub(crate) fn wait(
         &mut self,
         epoll: &OwnedFd,

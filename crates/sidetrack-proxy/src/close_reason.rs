@@ -1,47 +1,48 @@
-//! How a connection ended.
+//! Why a connection or a UDP flow ended.
 
 use std::{fmt, io};
 
-/// How a connection ended; prints as the flow line's `ended`.
+/// Why a connection or a UDP flow ended. `Display` prints the flow line's `ended`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// Both sides had sent all they wanted to: "closed".
+    /// Client and origin both closed their direction: "closed".
     Closed,
-    /// One side reset it: "reset by client".
+    /// Client or origin reset the connection: "reset by client".
     Reset(RelaySide),
-    /// One side's connection failed otherwise: "origin failed: timed out".
+    /// The connection to the client or the origin failed otherwise: "origin failed: timed out".
     Failed(RelaySide, io::ErrorKind),
-    /// No byte went either way for the idle time-out: "idle".
+    /// Nothing passed in either direction for the idle time-out: "idle".
     Idle,
-    /// A rule refused it: "denied".
+    /// A rule denied it: "denied".
     Denied,
-    /// The origin could not be reached: "connect failed: connection refused".
+    /// The proxy could not connect to the origin: "connect failed: connection refused".
     ConnectFailed(String),
     /// The proxy was stopped: "stopped".
     Stopped,
-    /// Datagrams: all DNS queries were answered: "answered".
+    /// UDP only: all DNS queries of the flow were answered: "answered".
     Answered,
-    /// Datagrams: nobody is there, says the origin's host: "refused by origin".
+    /// UDP only: the origin's host reported that no process listens on the port: "refused by origin".
     Refused,
-    /// Datagrams: it had been silent for longest when another flow needed its place: "made room".
+    /// UDP only: the flow was among the longest silent ones when a new flow needed a place: "made
+    /// room".
     MadeRoom,
 }
 
-/// One of the proxy's two peers.
+/// One of the two connections of a relay, by its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelaySide {
-    /// The program that was diverted.
+    /// The connection from the redirected program.
     Client,
-    /// Where it wanted to go.
+    /// The connection to the server that the program asked for.
     Origin,
 }
 
 impl CloseReason {
-    /// Sorts an error on the connection to `side`.
+    /// The reason for an I/O error on the connection to `side`.
     pub(crate) fn from_io(side: RelaySide, error: &io::Error) -> Self {
         match error.kind() {
-            // What the kernel says of a socket that was reset depends on the call that meets it.
+            // Which of these errors the kernel returns for a reset socket depends on the system call.
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe
@@ -50,7 +51,8 @@ impl CloseReason {
         }
     }
 
-    /// The reason without its number, such as "connection refused".
+    /// The reason for a failed connect. Its text is the error's kind without the error number, such
+    /// as "connection refused"; the system's whole text, if the kind says nothing.
     pub(crate) fn from_connect(error: &sidetrack::Error) -> Self {
         Self::ConnectFailed(match error {
             sidetrack::Error::System { source, .. } => match source.kind().to_string() {

@@ -1,22 +1,23 @@
 //! One redirected connection, from accept to its end.
 //!
 //! ```text
-//!   rules.before ─denied────────▶ Condemned ─────────▶ Refusing ──▶ over
-//!      │   └─depends on the host─▶ Sniffing ──denied──────▶ ▲
-//!      └─allowed─▶ Connecting ◀───────┘ allowed, or         │
-//!                      │                silent for SNIFF_WAIT
-//!                      ▼                                    │
-//!                  Relaying                                 │
-//!                    client→origin: opening, rules if still open ─denied
-//!                                   then pumped
-//!                    origin→client: pumped
+//!   decide_by_address ─ denied ───────────▶ SniffingToRefuse ─────▶ Refusing ──▶ end
+//!      │      └──────── needs the host ───▶ Sniffing ── denied ──────▶ ▲
+//!      └─ allowed ──▶ Connecting ◀─────────────┘ allowed, or           │
+//!                         │                      silent for SNIFF_WAIT │
+//!                         ▼                                            │
+//!                     Relaying                                         │
+//!                       client to origin: the opening; decided now ─── denied
+//!                                         if it was not; then all else
+//!                       origin to client: everything
 //! ```
 //!
-//! What the client sends is held back until no rule can refuse it any more; what the origin sends
-//! is not. So protocols in which the server speaks first work, and nobody evades a rule by waiting.
+//! Bytes from the client are held back until no rule can deny the connection any more. Bytes from the
+//! origin are not. So protocols in which the server speaks first work, and a client cannot evade a
+//! rule by waiting.
 //!
-//! A connection never waits: its `turn` does what can be done, and is called again at the
-//! next event of its sockets.
+//! A connection never blocks: `advance` does what can be done at once, and the event loop calls it
+//! again at the next event of its sockets.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,19 +41,19 @@ use refusal::Refusal;
 
 pub use refusal::{REFUSAL_SIZE_MAX, REFUSAL_WAIT};
 
-/// How long a client may be silent before the origin is connected to all the same, as its server
-/// may be the one to speak first.
+/// How long the proxy waits for a client's first bytes. If the client is silent for this long, the
+/// proxy connects to the origin without them, since in some protocols the server speaks first.
 pub const SNIFF_WAIT: Duration = Duration::from_millis(200);
-/// How often within the idle time-out the counts are looked at: a connection ends at most a quarter
-/// of the time-out late, and no timer is set anew for each chunk.
+/// How many times within the idle time-out the byte counts are checked. So no timer has to be reset
+/// for each chunk, and an idle connection ends at most a quarter of the time-out late.
 pub const IDLE_CHECKS: u32 = 4;
 
-/// The way on from an accepted connection.
+/// How to go on from an accepted connection to its origin.
 pub trait Upstream {
-    /// Where the client wanted to go.
+    /// The address that the client asked for.
     fn destination(&self) -> SocketAddr;
-    /// A non-blocking connection to the origin, made or under way. Called once, and only if the
-    /// connection may go on.
+    /// Connects to the origin with a non-blocking socket. The connect may still be in progress when
+    /// this returns. Called at most once, and only if no rule has denied the connection.
     fn connect(&self) -> Result<TcpStream, sidetrack::Error>;
 }
 
@@ -66,38 +67,41 @@ impl Upstream for Flow {
     }
 }
 
-/// What became of one connection.
+/// The result of a finished connection or UDP flow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// What the client began with.
     pub seen: Seen,
-    /// What the rules said. Of a connection that ended before: what they say of what was seen.
+    /// The verdict of the rules. If the connection ended before they decided, the verdict on what
+    /// was seen until then.
     pub verdict: Verdict,
-    /// How long it took to connect to the origin; `None` if it was not tried or did not succeed.
+    /// How long it took to connect to the origin; `None` if that was not tried or failed.
     pub connect_time: Option<Duration>,
-    /// The counts, and how it ended.
+    /// The byte counts, and why it ended.
     pub relayed: Relayed,
 }
 
-/// What a relay did.
+/// What was relayed, and why that ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relayed {
-    /// Bytes handed to the origin's connection.
+    /// Number of bytes that the socket to the origin has taken.
     pub bytes_up: u64,
-    /// Bytes handed to the client's connection.
+    /// Number of bytes that the socket to the client has taken.
     pub bytes_down: u64,
-    /// Why it is over.
+    /// Why the relay ended.
     pub reason: CloseReason,
 }
 
-/// Dropping it resets both connections, unless it ended well.
+/// A connection of a client and, once it is made, the one to its origin. When it is dropped, both
+/// are reset, unless it was [closed](Self::close) with [`CloseReason::Closed`].
 pub(crate) struct Connection<U> {
     upstream: U,
     client: Peer,
+    /// `None` before the proxy connects, and after a denial.
     origin: Option<Peer>,
     phase: Phase,
     opening: Opening,
-    /// `None` as long as it depends on what the client will send.
+    /// `None` while it depends on what the client will send.
     verdict: Option<Verdict>,
     connect_time: Option<Duration>,
     up: Direction,
@@ -106,25 +110,29 @@ pub(crate) struct Connection<U> {
 }
 
 enum Phase {
-    /// Denied already; the client is listened to only to refuse it in its own language.
+    /// A rule denied it by its address. The opening is read only to learn the protocol in which to
+    /// refuse.
     SniffingToRefuse,
-    /// The rules depend on what it will say.
+    /// The verdict depends on the opening.
     Sniffing,
-    /// Since then.
+    /// The connect to the origin began at this time.
     Connecting(Instant),
     Relaying,
+    /// A rule denied it, and the client receives the refusal.
     Refusing(Refusal),
 }
 
-/// The bytes that had gone at the last look, and for how many looks it has been so many.
+/// What the idle check remembers.
 #[derive(Default)]
 struct Idleness {
+    /// Number of bytes read and relayed, as of the last check.
     sum: Option<u64>,
+    /// How many checks in a row found `sum` unchanged.
     checks: u32,
 }
 
 impl<U: Upstream> Connection<U> {
-    /// Takes the accepted connection `client`, which is non-blocking and was [prepared](prepare).
+    /// Takes the accepted socket `client`, which must be non-blocking and [prepared](prepare).
     pub(crate) fn new(client: TcpStream, upstream: U, rules: &Rules) -> Self {
         let verdict = rules.decide_by_address(upstream.destination());
         let phase = match &verdict {
@@ -145,7 +153,8 @@ impl<U: Upstream> Connection<U> {
         }
     }
 
-    /// The first turn.
+    /// Adds the client's socket to epoll and takes the first step: connects, or waits for the
+    /// opening.
     pub(crate) fn begin(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         context.watch(&self.client, RelaySide::Client)?;
         match self.phase {
@@ -155,16 +164,17 @@ impl<U: Upstream> Connection<U> {
         Ok(Progress::Waiting)
     }
 
-    /// Notes an event of one of its sockets.
+    /// Notes an event of one of its sockets; [`advance`](Self::advance) acts on it.
     pub(crate) fn note(&mut self, side: RelaySide, events: EventFlags) {
         match (side, &mut self.origin) {
             (RelaySide::Client, _) => self.client.note(events),
             (RelaySide::Origin, Some(origin)) => origin.note(events),
-            (RelaySide::Origin, None) => {} // it was closed after the event
+            (RelaySide::Origin, None) => {} // closed since the event was reported
         }
     }
 
-    /// Goes on as far as that is possible without waiting; an error is its end.
+    /// Does everything that can be done without waiting. An error is the reason to close the
+    /// connection.
     pub(crate) fn advance(
         &mut self,
         context: &mut LoopContext<'_>,
@@ -186,7 +196,7 @@ impl<U: Upstream> Connection<U> {
         }
     }
 
-    /// It has waited as long as it wanted to.
+    /// Continues after `timer`, which the connection had started, has expired.
     pub(crate) fn timer_expired(
         &mut self,
         timer: Timer,
@@ -199,11 +209,12 @@ impl<U: Upstream> Connection<U> {
                 self.advance(context)
             }
             (Phase::Refusing(_), Timer::Refusal) => Err(CloseReason::Denied),
-            _ => Ok(Progress::Waiting), // it is further already
+            _ => Ok(Progress::Waiting), // the timer is of an earlier phase
         }
     }
 
-    /// To be called [`IDLE_CHECKS`] times within the time-out: whether no byte has gone for so long.
+    /// Returns whether no byte has passed for the idle time-out. The loop calls this
+    /// [`IDLE_CHECKS`] times within the time-out.
     pub(crate) fn check_idle(&mut self) -> bool {
         let sum = self.up.count() + self.down.count() + self.opening.count();
         if self.idleness.sum != Some(sum) {
@@ -217,7 +228,8 @@ impl<U: Upstream> Connection<U> {
         self.idleness.checks >= IDLE_CHECKS
     }
 
-    /// Closes both connections, and tells of them.
+    /// Closes both connections and returns the outcome. Sent bytes are still delivered after
+    /// [`CloseReason::Closed`]; with any other reason both connections are reset.
     pub(crate) fn close(self, reason: CloseReason, rules: &Rules) -> (U, Outcome) {
         if reason == CloseReason::Closed {
             self.client.deliver_on_close();
@@ -260,7 +272,7 @@ impl<U: Upstream> Connection<U> {
         Ok(Progress::Waiting)
     }
 
-    /// Decides by what was seen.
+    /// Decides by the opening, which is decided or has ended.
     fn decide(&mut self, rules: &Rules) -> Result<(), CloseReason> {
         let verdict = rules.decide(self.upstream.destination(), self.opening.host());
         let denied = verdict.is_deny();
@@ -309,7 +321,8 @@ impl<U: Upstream> Connection<U> {
             self.down.is_finished(),
             &mut self.origin,
         ) {
-            // Both are closed then, which says the same as the second half-close, and spares a call.
+            // Both are closed next, which has the same effect as the second half-close and saves a
+            // call.
             (true, true, _) => return Err(CloseReason::Closed),
             (true, false, Some(origin)) => origin.half_close()?,
             (false, true, _) => self.client.half_close()?,
@@ -355,7 +368,7 @@ impl<U: Upstream> Connection<U> {
             .and_then(|verdict| verdict.rule.as_deref());
         let refusal = match self.down.count() {
             0 => Refusal::new(self.opening.seen(), rule.unwrap_or_default()),
-            _ => None, // it would be taken for more of the origin's bytes
+            _ => None, // the client would take a refusal for more bytes of the origin
         };
         self.phase = Phase::Refusing(refusal.ok_or(CloseReason::Denied)?);
         context.start_timer(Timer::Refusal);
@@ -363,14 +376,15 @@ impl<U: Upstream> Connection<U> {
     }
 }
 
-/// Sends what there is to send at once, and resets on close. Accepted sockets inherit both.
+/// Sets TCP_NODELAY, and makes a close a reset. Called on a listener, as accepted sockets inherit
+/// both, or on an accepted socket.
 pub(crate) fn prepare(socket: BorrowedFd<'_>) {
-    let _ = SockRef::from(&socket).set_tcp_nodelay(true); // fails only on a connection that is gone
+    let _ = SockRef::from(&socket).set_tcp_nodelay(true); // fails only if the connection is gone
     reset_on_close(socket);
 }
 
-/// Makes any end a reset, so that nobody takes half of what was sent for the whole. Set first, as the process
-/// may end at any time.
+/// Makes a close a reset, so that a peer does not take a part of what was sent for the whole. It is
+/// set at the beginning, since the process may end at any time.
 fn reset_on_close(socket: BorrowedFd<'_>) {
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO)); // cannot fail on a TCP socket
 }

@@ -1,14 +1,18 @@
-//! All connections of one loop: accepted, carried, ended.
+//! The event loop that serves TCP connections: it accepts them, advances them at each event, and
+//! closes them.
 //!
 //! ```text
-//!   wait ─┬─ a listener ── accept ── Connection::begin ─┐
-//!         ├─ a socket ──── note ──── Connection::advance ──┼── over ── close, and tell
-//!         ├─ a wait that is over ─── has_waited ────────┘
-//!         └─ the stop
+//!   epoll ─┬─ listener ────────── accept ── Connection::begin ─────┐
+//!          ├─ client or origin ── note ──── Connection::advance ───┼─ ended ── close ── on_end
+//!          ├─ timer ───────────── Connection::timer_expired ───────┘
+//!          └─ stop
 //! ```
 //!
-//! A thread for each loop, a loop for each processor; the kernel hands each connection to one of them,
-//! and that one keeps it. So nothing is shared, locked or woken for a connection.
+//! Each loop has its thread, and a server has one loop for each processor. The loop that accepts a
+//! connection keeps it until its end. So while a connection is relayed, its thread takes no lock
+//! and wakes no other thread. What loops share is the listener, the stop, and the count of open
+//! pipes, which is atomic. The caller's `on_end` may lock: [`serve`](mod@crate::serve) locks the
+//! table of names once at the end of each connection.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -40,54 +44,70 @@ pub use stop::Stop;
 
 pub(crate) use loop_context::{LoopContext, Timer};
 
-/// The pause before the next accept when one has failed for want of something, such as descriptors.
+/// How long a loop stops accepting after an accept failed for a reason that may pass, such as a
+/// lack of descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Tokens: the stop, below it the listener's sockets, and from 0 upwards two for each connection.
+/// Values of epoll's event data: [`STOP`], below it one for each socket of the listener from
+/// [`LISTENER`] down to [`LISTENER_LAST`], and from 0 up two for each connection, see
+/// `ConnectionId::token`.
 const STOP: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 1;
 const LISTENER_LAST: u64 = LISTENER - 15;
 
+/// A connection in the loop's table.
 struct TrackedConnection<U> {
     connection: Connection<U>,
+    /// Distinguishes it from other connections that had the same key before, see `ConnectionId`.
     serial: u64,
-    /// It has ended, and is closed when all of a round's events are done, as some may be its own.
+    /// Whether it has ended. It is closed only after all events of the round are handled, as some
+    /// of them may be its own.
     has_ended: bool,
 }
 
-/// See the module's description.
+/// The event loop of one thread, see the module's description.
 pub(crate) struct ConnectionLoop<'a, S: Source> {
     source: &'a S,
     settings: &'a Settings,
     stop: &'a Stop,
+    /// Called once for each connection after it was closed.
     on_end: &'a dyn Fn(S::Upstream, Outcome),
     epoll: OwnedFd,
     connections: Slab<TrackedConnection<S::Upstream>>,
+    /// The serial of the newest connection.
     serial: u64,
-    /// How many connections there may be.
+    /// The number of connections that the loop handles at a time.
     connections_max: usize,
     accepting: Accepting,
+    /// For each kind of [`Timer`], when it expires for which connection, in order of time.
     timers: [VecDeque<(Instant, ConnectionId)>; 2],
+    /// The connections that can continue without an event.
     ready: Vec<ConnectionId>,
+    /// The connections that have ended and are not closed yet, by key.
     ended: Vec<(usize, CloseReason)>,
     next_idle_check: Instant,
     pipes: Pipes,
+    /// Where bytes are copied through, for all connections of the loop.
     copy_buffer: Box<[u8]>,
 }
 
+/// Whether the loop accepts connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Accepting {
     Yes,
-    /// Until one ends.
+    /// Not before a connection ends, as there are `connections_max`.
     Full,
-    /// After a failure that may pass.
+    /// Not before this time, as an accept failed for a reason that may pass.
     Paused(Instant),
-    /// No more: it ends with its connections, at the latest then.
+    /// Not any more. The loop ends when its connections have ended, or at this time.
     Stopping(Option<Instant>),
 }
 
 impl<'a, S: Source> ConnectionLoop<'a, S> {
-    /// At most `most` connections at a time; each is handed to `on_end` after its end.
+    /// Makes a loop that takes connections from `source`, at most `connections_max` at a time.
+    /// `on_end` is called with each connection's outcome after its end.
+    ///
+    /// Errors: [`Error::System`], if the kernel refuses what an event loop needs.
     pub(crate) fn new(
         source: &'a S,
         settings: &'a Settings,
@@ -119,7 +139,10 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
         Ok(event_loop)
     }
 
-    /// Until it was stopped and its connections have ended, or accepting can never work again.
+    /// Runs until the loop was stopped and its connections have ended.
+    ///
+    /// Errors: the source's, if accepting cannot work again; [`Error::System`], if waiting for
+    /// events fails.
     pub(crate) fn run(&mut self) -> Result<(), Error> {
         let mut poller = Poller::new();
         loop {
@@ -142,7 +165,7 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
         }
     }
 
-    /// Until the next thing that is not an event.
+    /// The time until the loop has something to do without an event; `None` if there is nothing.
     fn timeout(&self) -> Option<Duration> {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
@@ -177,7 +200,7 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
         Ok(())
     }
 
-    /// Takes over a connection.
+    /// Adds a connection to the table and begins with it.
     fn begin(&mut self, client: TcpStream, upstream: S::Upstream) {
         if self.connections.is_empty() {
             self.next_idle_check = Instant::now() + self.idle_check_interval();
@@ -238,13 +261,14 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
         }
     }
 
-    /// What had more to do than one turn.
+    /// Advances the connections that were not done at their last event.
     fn advance_ready(&mut self) {
         for id in std::mem::take(&mut self.ready) {
             self.advance(id, Connection::advance);
         }
     }
 
+    /// Calls what is due at `now`: connections' timers, the idle check, accepting after a pause.
     fn run_timers(&mut self, now: Instant) {
         for (timer, _) in Timer::ALL {
             while let Some((until, id)) = self.timers[timer as usize].front().copied()
@@ -276,6 +300,7 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
         self.settings.idle_timeout / IDLE_CHECKS
     }
 
+    /// Closes the connections that have ended in this round, and accepts again if there is a place.
     fn close_ended(&mut self) {
         for (key, reason) in std::mem::take(&mut self.ended) {
             let connection = self.connections.remove(key).connection;
@@ -288,13 +313,13 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
     }
 
     fn begin_stop(&mut self) -> Result<(), Error> {
-        // It stays readable, for the other loops.
+        // The event stays readable, since the other loops wait for it too.
         epoll::delete(&self.epoll, self.stop.event()).map_err(wait_error)?;
         self.stop_accepting(Accepting::Stopping(Some(self.stop.deadline())));
         Ok(())
     }
 
-    /// Whether the time has come; if so, ends what is left.
+    /// Closes all connections if the deadline has passed. Returns whether it has.
     fn stop_at(&mut self, deadline: Option<Instant>) -> bool {
         if deadline.is_none_or(|deadline| Instant::now() < deadline) {
             return false;
@@ -308,10 +333,11 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
         true
     }
 
+    /// Stops waiting for the listener, with the reason in `accepting`.
     fn stop_accepting(&mut self, accepting: Accepting) {
         if self.accepting == Accepting::Yes {
             for socket in self.source.sockets() {
-                let _ = epoll::delete(&self.epoll, socket); // fails only if it is not in it
+                let _ = epoll::delete(&self.epoll, socket); // fails only if the socket was not added
             }
         }
         self.accepting = accepting;
@@ -325,7 +351,7 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
     }
 
     fn watch_listener(&self) -> Result<(), Error> {
-        // A connection wakes one of the loops only.
+        // Without EXCLUSIVE each new connection would wake all loops.
         let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
         for (token, socket) in (LISTENER_LAST..=LISTENER).rev().zip(self.source.sockets()) {
             match epoll::add(&self.epoll, socket, EventData::new_u64(token), flags) {
@@ -337,9 +363,10 @@ impl<'a, S: Source> ConnectionLoop<'a, S> {
     }
 }
 
-/// Carries one connection, which was accepted otherwise and is non-blocking, to its end.
+/// Relays one connection to its end, in the calling thread. `client` is the accepted socket and
+/// must be non-blocking.
 ///
-/// Errors: [`Error::System`], if the kernel refuses what waiting takes.
+/// Errors: [`Error::System`], if the kernel refuses what an event loop needs.
 pub fn relay_connection<U: Upstream>(
     client: TcpStream,
     upstream: U,
@@ -363,8 +390,8 @@ fn wait_error(source: Errno) -> Error {
     }
 }
 
-/// Whether accepting will fail for ever. Unknown errors of the system are taken to pass: the pause
-/// keeps them from spinning, and they may be one connection's own.
+/// Whether accepting cannot work again after this error. Unknown system errors are taken as ones
+/// that pass: they may concern one connection only, and the pause keeps the loop from spinning.
 fn is_final(error: &Error) -> bool {
     match error {
         Error::System { source, .. } => source.kind() == io::ErrorKind::InvalidInput,

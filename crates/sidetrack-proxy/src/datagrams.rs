@@ -6,9 +6,9 @@
 //!            └◀──── batch ──────── Inspection::down ◀─ recv ──  its records
 //! ```
 //!
-//! Nothing waits for room: where a socket's buffer is full, datagrams are lost, as on any network, and
-//! counted. What a client sends is held back only while a QUIC ClientHello that a rule may deny is not
-//! whole yet.
+//! Nothing waits for room: where a socket's buffer is full, datagrams are lost, as on any network,
+//! and counted. What a client sends is held back only while a QUIC ClientHello that a rule may deny
+//! is not whole yet.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -40,8 +40,9 @@ pub use inspection::{DNS_PORT, HELD_BACK_SIZE_MAX, INSPECTED_MAX, PENDING_MAX, Q
 pub use queries::{ADDRESSES_MAX, QUERIES_MAX, QueryLine};
 pub(crate) use udp_flow::label;
 
-/// Flows at a time; each takes a descriptor. For another one, those end that have been silent longest:
-/// one in [`ROOM_SHARE`] of all, so that not every new flow searches them. So too without descriptors.
+/// Flows at a time; each takes a descriptor. For another one, those end that have been silent
+/// longest: one in [`ROOM_SHARE`] of all, so that not every new flow searches them. So too without
+/// descriptors.
 pub const FLOWS_MAX: usize = 16_384;
 /// See [`FLOWS_MAX`].
 pub const ROOM_SHARE: usize = 64;

@@ -1,7 +1,7 @@
-//! Sidetrack's built-in inspecting proxy: reads a connection's first bytes, decides by the rules,
-//! relays, and writes one line for each connection.
+//! Sidetrack's built-in inspecting proxy. It reads the first bytes of each connection, decides by the
+//! rules whether the connection may go on, relays it, and writes one line when it has ended.
 //!
-//! It knows of the kernel side only what the SDK, `sidetrack`, offers to any proxy.
+//! It uses the kernel side only through the SDK, `sidetrack`, as any other proxy can.
 //!
 //! ```no_run
 //! use sidetrack_proxy::{Rules, Server, Settings};
@@ -16,20 +16,22 @@
 //! # }
 //! ```
 //!
-//! What happens to a connection:
+//! The path of a connection:
 //!
 //! ```text
-//! Server::run ── Loop ── sniff ── Rules::decide ── Flow::connect_nonblocking ── Direction ── FlowLine
+//! Server::run ── ConnectionLoop ── sniff ── Rules::decide ── Flow::connect_nonblocking ── Direction ── FlowLine
 //! ```
 //!
-//! Of datagrams, [`dns`] reads queries and responses, [`sniff::quic`] a client's first packets, and
-//! [`names`] remembers which name an address was asked for by.
+//! Modules for TCP: [`sniff`](mod@sniff) reads the first bytes, [`rules`] decides,
+//! [`relay`](mod@relay) moves bytes, [`connection`] does all that for one connection,
+//! [`connections`] for the connections of one thread, and [`serve`](mod@serve) for all connections
+//! of a service.
 //!
-//! Datagrams have a loop of their own, see [`datagrams`].
+//! Modules for UDP: [`datagrams`] relays all flows in one separate event loop, [`dns`] reads
+//! queries and responses, [`sniff::quic`] reads a client's first packets, and [`names`] remembers
+//! the name for which DNS last returned an address.
 //!
-//! Modules: [`sniff`](mod@sniff) reads first bytes, [`rules`] decides, [`relay`](mod@relay) moves
-//! bytes, [`connection`] does all that for one connection, [`connections`] for all of a thread,
-//! [`serve`](mod@serve) for all of a service. The process must ignore SIGPIPE, as Rust programs do unless told otherwise.
+//! The process must ignore SIGPIPE. Rust programs do so by default.
 #![forbid(unsafe_code)]
 
 pub mod busy_poll;

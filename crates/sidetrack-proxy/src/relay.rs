@@ -1,17 +1,19 @@
-//! Relays bytes both ways between two connections.
+//! Relays bytes in both directions between two connections.
 //!
 //! ```text
 //!            ┌─ up: Direction ────────▶┐
-//!   client ──┤                         ├── origin      each ends by its own half-close
+//!   client ──┤                         ├── origin      each direction has its own half-close
 //!            └◀────── down: Direction ─┘
 //! ```
 //!
-//! Small amounts are copied; where more is waiting, a direction borrows a pipe and the kernel moves
-//! the data (`splice`). A direction that waits for the writer holds neither; one that waits for the
-//! reader holds one pipe or one buffer at most, so a slow reader slows the writer.
+//! Small amounts are copied. Where more is waiting, a direction borrows a pipe, and the kernel
+//! moves the data with `splice`. A direction that waits for the sender holds no memory; one that
+//! waits for the receiver holds one buffer or one pipe at most, so that a slow receiver slows the
+//! sender.
 //!
-//! Nothing here waits: what would block is left for the next event. A process that relays must ignore
-//! SIGPIPE, as Rust programs do: splicing to a closed connection raises it, and has no flag against that.
+//! Nothing here blocks: what would block waits for the next event. A process that relays must
+//! ignore SIGPIPE, as Rust programs do by default, since `splice` to a closed connection raises it,
+//! and no flag prevents that.
 
 mod direction;
 mod peer;

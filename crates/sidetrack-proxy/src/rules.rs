@@ -43,7 +43,8 @@ pub enum Decision {
 impl Rules {
     /// The rules of these patterns.
     pub fn new(mut deny: Vec<Pattern>, mut allow: Vec<Pattern>) -> Self {
-        // Addresses first: so `decide_by_address` and `decide` name the same rule where one on them decides.
+        // Addresses first: so `decide_by_address` and `decide` name the same rule where one on them
+        // decides.
         deny.sort_by_key(Pattern::needs_host);
         allow.sort_by_key(Pattern::needs_host);
         Self { deny, allow }
@@ -63,7 +64,8 @@ impl Rules {
 
     /// The verdict, with the host name seen, if there was one.
     ///
-    /// Decides as [`Self::decide_by_address`] has, if that has; but may name a rule on the host for it.
+    /// Decides as [`Self::decide_by_address`] has, if that has; but may name a rule on the host for
+    /// it.
     pub fn decide(&self, destination: SocketAddr, host: Option<&str>) -> Verdict {
         let matches = |rule: &Pattern| rule.matches(destination, host);
         self.decide_with(matches, matches)
@@ -71,8 +73,8 @@ impl Rules {
 
     /// The verdict on a DNS query for `name` that goes to `destination`.
     ///
-    /// A name that may be connected to at some port may be asked for; a rule that denies it at another
-    /// port than DNS's does not deny the query.
+    /// A name that may be connected to at some port may be asked for; a rule that denies it at
+    /// another port than DNS's does not deny the query.
     pub fn decide_name(&self, destination: SocketAddr, name: &str) -> Verdict {
         let denied = |rule: &Pattern| rule.matches(destination, Some(name));
         let allowed = |rule: &Pattern| denied(rule) || rule.matches_name(name);

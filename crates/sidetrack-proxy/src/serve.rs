@@ -1,4 +1,4 @@
-//! All connections of a service, and all its datagrams.
+//! Serves one service: all its connections and all its datagrams.
 
 use std::num::NonZero;
 use std::sync::{Arc, Mutex};
@@ -17,15 +17,17 @@ use crate::names::Names;
 use crate::relay::{descriptors, pipes_max};
 use crate::settings::Settings;
 
-/// Connections handled at a time, if there are descriptors for so many, see `connections_max`; more wait
-/// in the listeners' queues.
+/// The number of connections that a server handles at a time, if the limit of descriptors allows as
+/// many. The loops share it evenly, each share rounded up. Further connections wait in the
+/// listeners' backlog.
 pub const CONNECTIONS_MAX: usize = 16_384;
-/// Loops, each a thread, that share them; one for each processor, if those are fewer.
+/// The largest number of event loops that share the connections, each with its thread. A server has
+/// one for each processor, up to this number.
 pub const LOOPS_MAX: usize = 16;
-/// Descriptors kept for all but connections and their pipes.
+/// The number of descriptors that are kept for everything but connections and their pipes.
 const DESCRIPTORS_SPARE: usize = 256;
 
-/// A service's listeners, ready to accept.
+/// The listeners of a service, for TCP and UDP, ready to [`run`](Server::run).
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
@@ -34,9 +36,10 @@ pub struct Server {
     names: Arc<Mutex<Names>>,
 }
 
-/// Accepts the connections of `service` for ever, and hands over each one's line when it has ended.
+/// Serves `service` without end, and passes each flow line to `lines`. Use [`Server`] to be able to
+/// stop.
 ///
-/// Returns only an error that is final, see [`Server::run`]; [`Server`] can also be stopped.
+/// Returns only with an error: those of [`Server::bind`] and [`Server::run`].
 pub async fn serve(
     service: &Service,
     settings: Settings,
@@ -47,12 +50,13 @@ pub async fn serve(
 }
 
 impl Server {
-    /// Listens; connections wait from now on.
+    /// Makes the listeners. From now on connections are accepted by the kernel and wait for
+    /// [`run`](Self::run).
     ///
-    /// Errors: as [`sidetrack::Listener::bind`] and [`sidetrack::DatagramListener::bind`].
+    /// Errors: those of [`sidetrack::Listener::bind`] and [`sidetrack::DatagramListener::bind`].
     pub fn bind(service: &Service, settings: Settings) -> Result<Self, Error> {
         let names = Arc::new(Mutex::new(Names::new()));
-        // First: who waits for the other one finds both.
+        // The UDP listener comes first, so that a process that waits for the TCP listener finds both.
         let datagrams = DatagramRelay::bind(service, settings.clone(), Arc::clone(&names))?;
         let listener = Listener::bind(service)?;
         listener.sockets().for_each(prepare);
@@ -64,14 +68,17 @@ impl Server {
         })
     }
 
-    /// Accepts until `stop` gives a grace period: then no more, and those open have that long to
-    /// end by themselves; the rest is ended, with lines that say "stopped".
+    /// Serves until `stop` resolves to a grace period. Then no connection is accepted any more, and
+    /// open connections have this long to end; those that are left are closed, and their lines say
+    /// "stopped". UDP flows are ended after the connections, since they have no end that could be
+    /// waited for.
     ///
-    /// Flows of datagrams have no end by themselves: they are ended after that.
+    /// Returns what no flow line reports. `lines` is called from the event loops' threads and must
+    /// not block.
     ///
-    /// `lines` is called from the threads that carry the connections, and must not block. An error is
-    /// returned only if accepting can never work again (the engine is gone). After it, and if the future is
-    /// dropped, connections that are open are ended as by a stop without grace.
+    /// Errors: one after which accepting cannot work again, such as [`Error::NoEngine`], and
+    /// [`Error::System`] if the kernel refuses what an event loop needs. After an error, or if the
+    /// future is dropped, open connections are closed at once.
     pub async fn run(
         self,
         stop: impl Future<Output = Duration>,
@@ -105,7 +112,7 @@ impl Server {
     }
 }
 
-/// What the loops have in common.
+/// What all event loops share.
 struct Shared<L> {
     listener: Listener,
     settings: Settings,
@@ -122,7 +129,10 @@ impl<L> Drop for StopOnDrop<L> {
     }
 }
 
-/// Ends when all loops have ended, the first error being the end of all.
+/// Runs the event loops of the connections until all have ended. An error of one loop stops the
+/// others.
+///
+/// Returns the error of the first loop in order that has one.
 async fn run_loops<L>(shared: &Arc<Shared<L>>) -> Result<(), Error>
 where
     L: Fn(FlowLine) + Send + Sync + 'static,
@@ -148,7 +158,9 @@ where
 }
 
 impl<L: Fn(FlowLine)> Shared<L> {
-    /// One loop, until its end.
+    /// Runs one event loop, with at most `loop_max` connections, until it ends.
+    ///
+    /// When a connection has ended, the lock of `names` is taken once, for the name on its line.
     fn run_loop(&self, loop_max: usize) -> Result<(), Error> {
         let on_end = |flow: Flow, outcome: Outcome| {
             let mut line = FlowLine::new(&flow, outcome);
@@ -166,17 +178,18 @@ impl<L: Fn(FlowLine)> Shared<L> {
     }
 }
 
-/// In a thread of its own, for what waits by itself.
+/// Runs a blocking function in a new thread. The future resolves to its result.
 fn in_a_thread<T: Send + 'static>(
     run: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = T> {
     let (done, ended) = oneshot::channel();
     thread::spawn(move || done.send(run()));
-    async { ended.await.expect("it does not panic") }
+    async { ended.await.expect("the thread does not panic") }
 }
 
-/// Each connection takes two descriptors for its sockets; what is left is for pipes, of which there are few:
-/// see [`crate::relay::pipes_max`].
+/// The number of connections for which the process has descriptors, [`CONNECTIONS_MAX`] at most:
+/// two for each connection's sockets, after those of the pipes ([`crate::relay::pipes_max`]) and
+/// [`DESCRIPTORS_SPARE`].
 fn connections_max() -> usize {
     let descriptors = descriptors();
     let pipes = 2 * pipes_max(descriptors);

@@ -1,4 +1,4 @@
-//! How connections and datagrams are treated.
+//! The settings of a [`Server`](crate::Server).
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use crate::datagrams::{DATAGRAM_IDLE, Quic};
 use crate::dns::Denial;
 use crate::rules::Rules;
 
-/// The idle time-out unless told otherwise.
+/// Default of [`Settings::idle_timeout`].
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How connections are treated.
+/// How the proxy treats connections and datagrams.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Which may go on.
+    /// Which connections, flows and DNS names are allowed.
     pub rules: Rules,
-    /// A connection over which no byte goes for so long is ended.
+    /// A connection on which no byte passes for this long is closed.
     pub idle_timeout: Duration,
-    /// A flow of datagrams that is silent for so long is ended.
+    /// A UDP flow without a datagram for this long ends.
     pub datagram_idle: Duration,
-    /// How a DNS query for a denied name is answered.
+    /// How the proxy answers a DNS query for a denied name.
     pub denial: Denial,
-    /// What QUIC may do.
+    /// Whether QUIC is allowed.
     pub quic: Quic,
 }
 
 impl Default for Settings {
-    /// No rules, [`IDLE_TIMEOUT`], [`DATAGRAM_IDLE`].
+    /// No rules, [`IDLE_TIMEOUT`], [`DATAGRAM_IDLE`], [`Denial::NoSuchName`], [`Quic::Allow`].
     fn default() -> Self {
         Self {
             rules: Rules::default(),

@@ -1,25 +1,30 @@
-//! The client's first bytes: read to be looked at, then passed on unchanged.
+//! The opening: the client's first bytes, which are read to recognise the protocol and then passed on
+//! unchanged.
 //!
-//! Read, not peeked: a peeked socket stays readable, and waiting for a slow client would spin.
+//! They are read and not peeked (`MSG_PEEK`), since a peeked socket stays readable, so that waiting
+//! for a slow client would spin.
 
 use crate::close_reason::CloseReason;
 use crate::connections::LoopContext;
 use crate::relay::{COPY_SIZE, Direction, Peer, Progress};
 use crate::sniff::{Seen, Sniffed, sniff};
 
-/// Holds at most [`SNIFF_SIZE_MAX`](crate::sniff::SNIFF_SIZE_MAX) bytes and one chunk.
+/// The bytes read so far, and what was recognised in them. Holds at most
+/// [`SNIFF_SIZE_MAX`](crate::sniff::SNIFF_SIZE_MAX) bytes and one chunk.
 #[derive(Debug, Default)]
 pub(super) struct Opening {
+    /// What was read; empty after all of it was passed on.
     bytes: Vec<u8>,
     /// How many of `bytes` were passed on already.
     passed: usize,
-    /// Bytes read, in all.
+    /// Number of bytes read in total.
     count: u64,
+    /// What was recognised; `None` while undecided.
     seen: Option<Seen>,
 }
 
 impl Opening {
-    /// Reads until decided, or until there is no more just now.
+    /// Reads until the protocol is decided, or until the socket has no more for now.
     pub(super) fn read_until_decided(
         &mut self,
         client: &mut Peer,
@@ -29,7 +34,7 @@ impl Opening {
         Ok(())
     }
 
-    /// Reads one chunk, or the end; false if there is nothing yet.
+    /// Reads one chunk, or the end of the stream. Returns false if there is nothing to read for now.
     fn read_some(
         &mut self,
         client: &mut Peer,
@@ -49,7 +54,8 @@ impl Opening {
         Ok(true)
     }
 
-    /// Reads until decided, and passes on what comes.
+    /// Passes the opening on to the origin, and reads more of it until the protocol is decided.
+    /// After that, relays what follows.
     pub(super) fn pass_on(
         &mut self,
         client: &mut Peer,
@@ -71,22 +77,22 @@ impl Opening {
         Ok(Progress::Waiting)
     }
 
-    /// Whether nothing of it is left to be passed on by [`pass_on`](Self::pass_on).
+    /// Whether all of it was passed on by [`pass_on`](Self::pass_on), or it was empty.
     pub(super) fn is_passed_on(&self) -> bool {
         self.is_decided() && self.bytes.is_empty()
     }
 
-    /// Whether the client was silent up to now.
+    /// Whether the client has sent nothing so far, not even the end of the stream.
     pub(super) fn is_silent(&self) -> bool {
         self.count == 0 && !self.is_decided()
     }
 
-    /// Bytes read.
+    /// Number of bytes read.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Whether further bytes change nothing.
+    /// Whether the protocol is decided, so that further bytes do not change what was seen.
     pub(super) fn is_decided(&self) -> bool {
         self.seen.is_some()
     }
@@ -99,7 +105,7 @@ impl Opening {
         self.seen()?.host()
     }
 
-    /// What was seen, as if there came no more.
+    /// What was seen, taking the bytes so far for the whole.
     pub(super) fn into_seen(self) -> Seen {
         self.seen.unwrap_or_else(|| Seen::at_end(&self.bytes))
     }
@@ -118,7 +124,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_given_back() {
-        let hello = b"\x16\x03\x01\x40\x00\x01\x00\xff\xf0".as_slice(); // of nearly 64 KiB
+        let hello = b"\x16\x03\x01\x40\x00\x01\x00\xff\xf0".as_slice(); // a ClientHello of nearly 64 KiB
         for (beginning, limit) in [
             (b"GET / HTTP/1.1\r\nA: ".as_slice(), HEAD_SIZE_MAX),
             (hello, SNIFF_SIZE_MAX),
@@ -126,11 +132,11 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let mut accepted = Peer::client(listener.accept().unwrap().0);
-            accepted.note(EventFlags::IN | EventFlags::RDHUP); // to read on, whatever a read gives
+            accepted.note(EventFlags::IN | EventFlags::RDHUP); // stays readable after a short read
             let mut bytes = beginning.to_vec();
             for _ in 0..32 {
                 bytes.resize(bytes.len().next_multiple_of(0x4005), b'a');
-                bytes.extend(&beginning[..5]); // where a TLS record would begin
+                bytes.extend(&beginning[..5]); // the header of the next TLS record
             }
             let sending = thread::spawn(move || client.write_all(&bytes));
             let mut opening = Opening::default();
@@ -141,7 +147,7 @@ mod tests {
             let held = opening.bytes.len();
             assert!((limit..limit + COPY_SIZE).contains(&held), "{held} bytes");
             assert!(opening.bytes.capacity() <= limit + 2 * COPY_SIZE);
-            drop(accepted); // ends the sending
+            drop(accepted); // ends the sending thread
             let _ = sending.join().unwrap();
         }
     }

@@ -1,4 +1,4 @@
-//! How a denied client is told, in the language it speaks.
+//! The refusal that a denied client receives, in the protocol that it uses.
 
 use std::time::Duration;
 
@@ -6,25 +6,27 @@ use crate::close_reason::CloseReason;
 use crate::relay::{Peer, Progress};
 use crate::sniff::Seen;
 
-/// How long a denied client may take to read its answer and close, before it is cut off.
+/// How long a denied client has to read its refusal and close, before the connection is reset.
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
-/// What a denied client may go on sending until then, in bytes.
+/// How many bytes a denied client may send until then, before the connection is reset.
 pub const REFUSAL_SIZE_MAX: usize = 1024 * 1024;
 
-/// A fatal alert, access_denied, in a TLS record of its own.
+/// A TLS record with the fatal alert access_denied.
 const ACCESS_DENIED: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 49];
 
-/// An answer on its way to the client.
+/// A refusal that is being sent to the client.
 #[derive(Debug)]
 pub(super) struct Refusal {
     answer: Box<[u8]>,
+    /// How many bytes of `answer` were sent.
     sent: usize,
-    /// What the client may still send.
+    /// How many bytes the client may still send.
     unread_max: usize,
 }
 
 impl Refusal {
-    /// HTTP is answered with 403 and TLS with an alert; anything else is reset.
+    /// The refusal for a client that began with `seen`: status 403 in HTTP, an alert in TLS. `None`
+    /// for anything else, where the connection can only be reset.
     pub(super) fn new(seen: Option<&Seen>, rule: &str) -> Option<Self> {
         let answer = match seen {
             Some(Seen::Http { .. }) => forbidden(rule).into_bytes(),
@@ -38,8 +40,10 @@ impl Refusal {
         })
     }
 
-    /// Tells the client, and reads on to its end: closing with bytes unread would be a reset, which can
-    /// overtake the answer.
+    /// Sends the refusal, then reads until the client closes. To close with bytes unread would
+    /// reset the connection, and the reset can overtake the refusal.
+    ///
+    /// Ends with [`CloseReason::Denied`], whatever happens.
     pub(super) fn advance(
         &mut self,
         client: &mut Peer,
@@ -52,6 +56,7 @@ impl Refusal {
         progress.map_err(|_| CloseReason::Denied)
     }
 
+    /// Returns whether all of the answer was sent, and the sending direction closed.
     fn send_answer(&mut self, client: &mut Peer) -> Result<bool, CloseReason> {
         if self.sent == self.answer.len() {
             return Ok(true);
@@ -66,6 +71,7 @@ impl Refusal {
         Ok(true)
     }
 
+    /// Reads and discards what the client sends.
     fn drain(
         &mut self,
         client: &mut Peer,
@@ -73,7 +79,7 @@ impl Refusal {
     ) -> Result<Progress, CloseReason> {
         while let Some(read) = client.receive(copy_buffer)? {
             if read == 0 {
-                client.deliver_on_close(); // else its close is a reset
+                client.deliver_on_close(); // otherwise the close would be a reset
                 return Err(CloseReason::Denied);
             }
             self.unread_max = self

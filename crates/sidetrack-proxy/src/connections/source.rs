@@ -1,4 +1,4 @@
-//! Where a loop's connections come from.
+//! The sources of connections for an event loop.
 
 use std::iter;
 use std::marker::PhantomData;
@@ -9,13 +9,16 @@ use sidetrack::{Error, Flow};
 
 use crate::connection::Upstream;
 
-/// Where a loop's connections come from.
+/// Accepts connections for a [`ConnectionLoop`](super::ConnectionLoop).
 pub(crate) trait Source {
-    /// Their way on.
+    /// What the loop needs to connect to the origin of each connection.
     type Upstream: Upstream;
-    /// Non-blocking; told of by epoll when a connection waits.
+    /// The listening sockets, which are non-blocking: readable when a connection waits to be
+    /// accepted.
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>>;
-    /// One connection, non-blocking and [prepared](crate::connection::prepare); `None` if there is none.
+    /// Accepts one connection from the socket with this index in [`sockets`](Self::sockets). The
+    /// connection is non-blocking and [prepared](crate::connection::prepare). Returns `None` if
+    /// none waits.
     fn accept(&self, socket: usize) -> Result<Option<(TcpStream, Self::Upstream)>, Error>;
 }
 
@@ -32,7 +35,7 @@ impl Source for sidetrack::Listener {
     }
 }
 
-/// Where no connections come from.
+/// A source that never has a connection, for a loop that serves one connection which it was given.
 pub(super) struct NoSource<U>(pub(super) PhantomData<U>);
 
 impl<U: Upstream> Source for NoSource<U> {

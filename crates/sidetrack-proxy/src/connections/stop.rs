@@ -1,4 +1,4 @@
-//! How loops are stopped.
+//! Stopping event loops.
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use sidetrack::Error;
 
-/// Tells any number of loops to stop.
+/// Stops any number of event loops. Each loop waits for the eventfd in it.
 #[derive(Debug)]
 pub struct Stop {
     event: OwnedFd,
@@ -15,7 +15,10 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Not stopped. Errors: [`Error::System`], if there is no descriptor left.
+    /// Makes a stop that has not been requested yet.
+    ///
+    /// Errors: [`Error::System`], if the kernel cannot make an eventfd, for example for lack of
+    /// descriptors.
     pub fn new() -> Result<Self, Error> {
         let event = eventfd(0, EventfdFlags::CLOEXEC).map_err(|source| Error::System {
             what: "make an event",
@@ -25,11 +28,11 @@ impl Stop {
         Ok(Self { event, deadline })
     }
 
-    /// No connection is accepted any more, and those open have so long to end by themselves. Only the
-    /// first call counts.
+    /// Stops the loops: they accept no connection any more, and open connections have the time
+    /// `grace` to end. Only the first call has an effect.
     pub fn stop(&self, grace: Duration) {
         if self.deadline.set(Instant::now() + grace).is_ok() {
-            let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes()); // cannot fail: it is the first
+            let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes()); // the first write to an eventfd cannot fail
         }
     }
 
@@ -37,7 +40,7 @@ impl Stop {
         &self.event
     }
 
-    /// Of a stop that was told.
+    /// When the grace period ends; now, if [`stop`](Self::stop) was not called.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline.get().copied().unwrap_or_else(Instant::now)
     }

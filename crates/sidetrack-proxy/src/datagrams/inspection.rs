@@ -18,8 +18,8 @@ pub const DNS_PORT: u16 = 53;
 pub const INSPECTED_MAX: u64 = 16;
 /// What is held back of one flow until its QUIC ClientHello is whole, in bytes; more is dropped.
 pub const HELD_BACK_SIZE_MAX: usize = 16 * 1024;
-/// The flows whose QUIC ClientHello is not whole yet. Another one's first datagrams are not read: they
-/// are dropped while a rule may deny them, and the client sends them again.
+/// The flows whose QUIC ClientHello is not whole yet. Another one's first datagrams are not read:
+/// they are dropped while a rule may deny them, and the client sends them again.
 pub const PENDING_MAX: usize = 512;
 
 /// What QUIC may do.

@@ -26,8 +26,8 @@ pub(super) struct UdpFlow {
     pub(super) last_datagram: Instant,
     inspection: Inspection,
     origin: Option<UdpSocket>,
-    /// Datagrams to be looked for at the next event: twice what the last one brought, so that who waits
-    /// for one answer after another does not also pay for a look that finds nothing.
+    /// Datagrams to be looked for at the next event: twice what the last one brought, so that who
+    /// waits for one answer after another does not also pay for a look that finds nothing.
     reads: usize,
     /// When that was connected, and whether it has been answered since.
     connected: (Instant, bool),
@@ -191,8 +191,8 @@ impl UdpFlow {
         }
     }
 
-    /// If nobody is there any more, it may have been a proxy that has died: then another connect is judged
-    /// anew. Not for each datagram to where nobody ever was.
+    /// If nobody is there any more, it may have been a proxy that has died: then another connect is
+    /// judged anew. Not for each datagram to where nobody ever was.
     fn reconnect_if_refused(&mut self, epoll: &OwnedFd) {
         let (since, answered) = self.connected;
         if self.refused && (answered || self.last_datagram.duration_since(since) >= FINISHED_IDLE) {

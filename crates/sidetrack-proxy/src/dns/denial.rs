@@ -17,10 +17,10 @@ pub enum Denial {
 
 /// The response that denies this query; `None` if it is not DNS, or malformed.
 ///
-/// It repeats the id, the first question as the client wrote it, and the client's RD and CD bits. If the
-/// client speaks EDNS, so does it: with the client's DO bit, and "Blocked" as the reason (RFC 8914,
-/// 4.16); a version other than 0 is answered with BADVERS (RFC 6891, 6.1.3). It has less than 512
-/// bytes.
+/// It repeats the id, the first question as the client wrote it, and the client's RD and CD bits.
+/// If the client speaks EDNS, so does it: with the client's DO bit, and "Blocked" as the reason
+/// (RFC 8914, 4.16); a version other than 0 is answered with BADVERS (RFC 6891, 6.1.3). It has less
+/// than 512 bytes.
 pub fn deny(query: &[u8], denial: Denial) -> Option<Vec<u8>> {
     let asked = query::read(query).ok()?;
     let mut response = Message::response(asked.header.id, asked.header.op_code);

@@ -173,7 +173,8 @@ fn the_opt_record_has_the_response_codes_upper_bits() {
     let bytes = message.to_vec().unwrap();
     let rcode = |bytes: &[u8]| read_response(bytes).unwrap().rcode.to_string();
     assert_eq!(rcode(&bytes), "BADCOOKIE");
-    // Cut within what is behind the answers, or with too much of it, only the header's bits are known.
+    // Cut within what is behind the answers, or with too much of it, only the header's bits are
+    // known.
     assert_eq!(rcode(&bytes[..bytes.len() - 1]), "YXRRSET");
     for _ in 0..RESPONSE_RECORDS_MAX {
         message.add_authority(message.answers[0].clone());

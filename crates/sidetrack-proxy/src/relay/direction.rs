@@ -4,51 +4,56 @@ use super::peer::Peer;
 use super::pipe::{Pipe, Pipes};
 use crate::close_reason::CloseReason;
 
-/// What is read at once where bytes are copied. Who has filled it has more: that goes through a pipe.
+/// How many bytes are read at once where they are copied. After a read that fills the buffer, more is
+/// waiting, so the next chunk goes through a pipe.
 pub const COPY_SIZE: usize = 16 * 1024;
-/// So many chunks of one direction are moved, then it is another connection's turn.
+/// How many chunks of one direction are moved before other connections are served.
 pub const CHUNKS_MAX: usize = 8;
 
-/// How far an advance came, see `Connection::advance`.
+/// Whether a connection can continue without an event, see `Connection::advance`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Nothing more can be done before the next event.
     Waiting,
-    /// More can be done at once, after the other connections had their share.
+    /// More can be done at once, after other connections were served.
     Ready,
 }
 
-/// Bytes on their way from one peer to the other.
+/// One direction of a relay, from a sending to a receiving peer.
 #[derive(Debug, Default)]
 pub(crate) struct Direction {
-    /// What the receiver has taken.
+    /// Number of bytes that the receiver's socket has taken.
     count: u64,
     unsent: Unsent,
-    /// Whether the last chunk was a large one.
+    /// Whether the last chunk filled the copy buffer, so that the next one goes through a pipe.
     last_chunk_large: bool,
+    /// See [`is_finished`](Self::is_finished).
     is_finished: bool,
 }
 
-/// What was read, and the receiver had no room for.
+/// What was read from the sender, but did not fit into the receiver's socket.
 #[derive(Debug, Default)]
 enum Unsent {
     #[default]
     Nothing,
     Bytes(Box<[u8]>),
+    /// A pipe with this number of bytes in it.
     Pipe(Pipe, usize),
 }
 
 impl Direction {
+    /// Number of bytes that the receiver's socket has taken.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Whether the sender has ended and the receiver has taken all it sent.
+    /// Whether the sender has closed its direction and the receiver's socket has taken all bytes.
     pub(crate) fn is_finished(&self) -> bool {
         self.is_finished
     }
 
-    /// Moves bytes until one of the two has no more, or no room.
+    /// Moves bytes until the sender has no more for now or the receiver's socket is full,
+    /// [`CHUNKS_MAX`] chunks at most.
     pub(crate) fn pump(
         &mut self,
         from: &mut Peer,
@@ -69,13 +74,15 @@ impl Direction {
         Ok(Progress::Ready)
     }
 
-    /// Hands over bytes that were read otherwise. Call it only after a [`flush`](Self::flush).
+    /// Sends bytes, and keeps those for which the receiver's socket has no room. Call it only after
+    /// [`flush`](Self::flush) has returned true.
     pub(crate) fn send(&mut self, bytes: &[u8], to: &mut Peer) -> Result<(), CloseReason> {
         let sent = to.send(bytes)?;
         self.count_sent(bytes, sent);
         Ok(())
     }
 
+    /// Counts the first `sent` bytes, and keeps the rest.
     fn count_sent(&mut self, bytes: &[u8], sent: usize) {
         self.count += sent as u64;
         if sent < bytes.len() {
@@ -83,7 +90,7 @@ impl Direction {
         }
     }
 
-    /// Whether nothing is held any more.
+    /// Sends what was kept. Returns whether nothing is left of it.
     pub(crate) fn flush(&mut self, to: &mut Peer, pipes: &mut Pipes) -> Result<bool, CloseReason> {
         if matches!(self.unsent, Unsent::Nothing) {
             return Ok(true);
@@ -99,7 +106,8 @@ impl Direction {
         Ok(matches!(self.unsent, Unsent::Nothing))
     }
 
-    /// Reads one chunk, and hands it over as far as there is room; 0 at the end.
+    /// Reads one chunk and sends as much of it as the receiver's socket has room for. Returns its
+    /// length: 0 at the end of the stream, `None` if there is nothing to read for now.
     fn transfer_chunk(
         &mut self,
         from: &mut Peer,
@@ -120,6 +128,10 @@ impl Direction {
         self.copy(from, to, copy_buffer)
     }
 
+    /// As [`transfer_chunk`](Self::transfer_chunk), through the copy buffer.
+    ///
+    /// If the end of the stream may follow the chunk, this reads again, so that the last bytes can
+    /// leave together with the half-close.
     fn copy(
         &mut self,
         from: &mut Peer,
@@ -142,9 +154,11 @@ impl Direction {
         } else {
             self.send(&copy_buffer[..length], to)?;
         }
-        next.map(|_| Some(length)) // an error is told after the bytes before it
+        next.map(|_| Some(length)) // an error counts only after the bytes before it were sent
     }
 
+    /// Moves the `left` bytes in the pipe to the receiver's socket, and keeps the pipe if it does
+    /// not become empty.
     fn drain_pipe(
         &mut self,
         pipe: Pipe,

@@ -1,4 +1,4 @@
-//! One of the two connections, and what it is known to be ready for.
+//! One of the two connections of a relay: its socket, and what that is known to be ready for.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -15,24 +15,24 @@ use crate::close_reason::{CloseReason, RelaySide};
 
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
-/// A non-blocking connection whose events come once each (edge-triggered).
+/// A non-blocking socket whose events are edge-triggered: epoll reports each once.
 #[derive(Debug)]
 pub(crate) struct Peer {
     stream: TcpStream,
     side: RelaySide,
-    /// Whether there may be something to read: until a read finds nothing more.
+    /// Whether there may be something to read; set by an event, cleared when a read finds no more.
     readable: bool,
-    /// Whether there may be room to write.
+    /// Whether there may be room to write; set by an event, cleared when a write finds too little.
     writable: bool,
-    /// Whether its end, or an error, is among what there is to read.
+    /// Whether an event reported the end of the stream or an error, which a later read will return.
     may_be_at_end: bool,
-    /// Whether it was told that no more will come.
+    /// Whether the sending direction was closed.
     has_half_closed: bool,
     no_delay: NoDelay,
 }
 
-/// Whether it sends what there is to send at once (TCP_NODELAY). The first bytes are sent at once in any
-/// case: only who sends again has to ask for it.
+/// When TCP_NODELAY is set on a socket. The kernel sends the first bytes at once in any case, so the
+/// option is set only before the second send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NoDelay {
     BeforeFirstSend,
@@ -41,18 +41,18 @@ enum NoDelay {
 }
 
 impl Peer {
-    /// What it waits for.
+    /// The events for which it waits.
     pub(crate) const EVENTS: EventFlags = EventFlags::IN
         .union(EventFlags::OUT)
         .union(EventFlags::RDHUP)
         .union(EventFlags::ET);
 
-    /// Of the client: connected.
+    /// The peer of an accepted socket, which is connected. Its TCP_NODELAY is set already.
     pub(crate) fn client(stream: TcpStream) -> Self {
         Self::new(stream, RelaySide::Client, NoDelay::Set)
     }
 
-    /// Of the origin: its connect is under way.
+    /// The peer of a socket to the origin, whose connect may be in progress.
     pub(crate) fn origin(stream: TcpStream) -> Self {
         Self::new(stream, RelaySide::Origin, NoDelay::BeforeFirstSend)
     }
@@ -69,7 +69,7 @@ impl Peer {
         }
     }
 
-    /// Notes an event.
+    /// Notes the flags of an event.
     pub(crate) fn note(&mut self, events: EventFlags) {
         self.writable |= events.contains(EventFlags::OUT);
         self.may_be_at_end |=
@@ -77,7 +77,7 @@ impl Peer {
         self.readable |= events.contains(EventFlags::IN) || self.may_be_at_end;
     }
 
-    /// Whether its connect has come to an end; the error if it failed.
+    /// Whether its connect has finished. Errors: the one with which it failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         if self.may_be_at_end
             && let Some(error) = self.stream.take_error()?
@@ -87,12 +87,13 @@ impl Peer {
         Ok(self.writable || self.may_be_at_end)
     }
 
-    /// Whether its end may be what there is to read next.
+    /// Whether the end of the stream may follow what is there to be read.
     pub(crate) fn may_be_at_end(&self) -> bool {
         self.may_be_at_end
     }
 
-    /// Reads once; 0 at the end, `None` if there is nothing yet.
+    /// Reads once into `buffer`. Returns the number of bytes: 0 at the end of the stream, `None` if
+    /// there is nothing for now.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, CloseReason> {
         if !self.readable {
             return Ok(None);
@@ -100,7 +101,7 @@ impl Peer {
         let size = buffer.len();
         match retry_on_intr(|| recv(&self.stream, &mut *buffer, RecvFlags::empty())) {
             Ok((_, length)) => {
-                // What did not fill the room was all there is: the next call would find nothing.
+                // After a short read the socket is empty: another call would find nothing.
                 self.readable = length == size || length == 0 || self.may_be_at_end;
                 Ok(Some(length))
             }
@@ -108,7 +109,8 @@ impl Peer {
         }
     }
 
-    /// Moves what there is into an empty pipe; as [`receive`](Self::receive).
+    /// Moves what there is to read into an empty pipe. Returns the same as
+    /// [`receive`](Self::receive).
     pub(crate) fn fill(&mut self, pipe: &Pipe) -> Result<Option<usize>, CloseReason> {
         if !self.readable {
             return Ok(None);
@@ -130,12 +132,13 @@ impl Peer {
         }
     }
 
-    /// Writes what there is room for.
+    /// Writes as many of the bytes as the socket has room for. Returns how many.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<usize, CloseReason> {
         self.send_with(bytes, SendFlags::NOSIGNAL)
     }
 
-    /// The same with the last bytes: they leave together with the end, which the caller sends next.
+    /// The same for the last bytes. They leave together with the half-close, which the caller does
+    /// next.
     pub(crate) fn send_last(&mut self, bytes: &[u8]) -> Result<usize, CloseReason> {
         self.send_with(bytes, SendFlags::NOSIGNAL | SendFlags::MORE)
     }
@@ -148,28 +151,31 @@ impl Peer {
         let stream = &self.stream;
         let sent = retry_on_intr(|| send(stream, bytes, flags));
         let sent = self.after_send(sent)?;
-        // A part only: there was no room for more, and the kernel knows that it is waited for.
+        // After a partial write the socket is full, and the kernel reports when there is room again.
         self.writable = sent == bytes.len();
         Ok(sent)
     }
 
-    /// Moves up to `left` bytes out of the pipe; 0 if there is no room.
+    /// Moves up to `left` bytes from the pipe to the socket. Returns how many; 0 if there is no room.
     pub(crate) fn drain(&mut self, pipe: &Pipe, left: usize) -> Result<usize, CloseReason> {
         self.advance_no_delay();
-        // Exactly what is left, lest the kernel holds back a segment for more to come.
+        // With a larger length than what is left, the kernel would expect more and hold back a
+        // segment.
         let stream = &self.stream;
         let moved = retry_on_intr(|| splice(&pipe.read, None, stream, None, left, FLAGS));
         match self.after_send(moved) {
-            Ok(0) if self.writable => Err(CloseReason::Failed(self.side, io::ErrorKind::WriteZero)), // would spin
+            // Trying again would spin.
+            Ok(0) if self.writable => Err(CloseReason::Failed(self.side, io::ErrorKind::WriteZero)),
             sent => sent,
         }
     }
 
+    /// Called before each send: sets TCP_NODELAY before the second one.
     fn advance_no_delay(&mut self) {
         match self.no_delay {
             NoDelay::BeforeFirstSend => self.no_delay = NoDelay::BeforeSecondSend,
             NoDelay::BeforeSecondSend => {
-                let _ = self.stream.set_nodelay(true); // fails only on a connection that is gone
+                let _ = self.stream.set_nodelay(true); // fails only if the connection is gone
                 self.no_delay = NoDelay::Set;
             }
             NoDelay::Set => {}
@@ -191,7 +197,7 @@ impl Peer {
         self.writable
     }
 
-    /// Tells the peer that no more will come, if it was not told before.
+    /// Closes the sending direction, if that was not done before.
     pub(crate) fn half_close(&mut self) -> Result<(), CloseReason> {
         if std::mem::replace(&mut self.has_half_closed, true) {
             return Ok(());
@@ -200,8 +206,8 @@ impl Peer {
         done.map_err(|error| CloseReason::from_io(self.side, &error))
     }
 
-    /// Lets what was sent be delivered still when it is closed, instead of a reset; see
-    /// [`prepare`](crate::connection::prepare).
+    /// Makes the close deliver what was sent, instead of resetting the connection as
+    /// [`prepare`](crate::connection::prepare) has set it.
     pub(crate) fn deliver_on_close(&self) {
         let _ = SockRef::from(&self.stream).set_linger(None); // cannot fail on a TCP socket
     }

@@ -1,4 +1,4 @@
-//! Pipes, through which the kernel moves bytes from one connection to another.
+//! Pipes, through which `splice` moves bytes from one connection to another.
 
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
@@ -7,30 +7,33 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 use rustix::process::{Resource, getrlimit};
 
-/// The size asked for a pipe, in bytes. The kernel gives users that have many pipes less.
+/// The size requested for a pipe, in bytes. A user who has many pipes gets smaller ones from the
+/// kernel.
 pub const PIPE_SIZE: usize = 256 * 1024;
-/// Empty pipes that a loop keeps for the next direction that wants one.
+/// The number of empty pipes that an event loop keeps for later use.
 pub const SPARE_MAX: usize = 32;
 
-/// Empty or filled; open pipes are counted.
+/// A pipe, empty or filled. The process counts its open pipes.
 #[derive(Debug)]
 pub(crate) struct Pipe {
     pub(super) read: OwnedFd,
     pub(super) write: OwnedFd,
+    /// How many bytes it holds.
     pub(super) size: usize,
 }
 
-/// The pipes that nobody uses just now.
+/// The empty pipes of an event loop that no direction uses.
 #[derive(Debug, Default)]
 pub(crate) struct Pipes(Vec<Pipe>);
 
 impl Pipes {
-    /// None if there are enough of them, or no descriptors: then copying does as well.
+    /// Takes an empty pipe. Returns `None` if the process has its limit of pipes or no descriptors
+    /// left; the caller copies instead.
     pub(super) fn borrow(&mut self) -> Option<Pipe> {
         self.0.pop().or_else(Pipe::new)
     }
 
-    /// Takes an empty one back.
+    /// Takes back an empty pipe.
     pub(super) fn give_back(&mut self, pipe: Pipe) {
         if self.0.len() < SPARE_MAX {
             self.0.push(pipe);
@@ -38,7 +41,7 @@ impl Pipes {
     }
 }
 
-/// Pipes that are open in this process.
+/// The number of open pipes in this process.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 impl Pipe {
@@ -54,7 +57,7 @@ impl Pipe {
         if count >= *LIMIT {
             return None;
         }
-        let _ = fcntl_setpipe_size(&pipe.write, PIPE_SIZE); // a user of many pipes gets less
+        let _ = fcntl_setpipe_size(&pipe.write, PIPE_SIZE); // for a user of many pipes it fails or gives less
         pipe.size = fcntl_getpipe_size(&pipe.write).ok()?;
         Some(pipe)
     }
@@ -66,14 +69,14 @@ impl Drop for Pipe {
     }
 }
 
-/// The process's limit, in descriptors.
+/// The process's limit of open descriptors.
 pub(crate) fn descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| limit as usize)
 }
 
-/// How many pipes there may be in a process of so many descriptors: a sixteenth of those is for pipes.
-/// Directions that find none copy.
+/// How many pipes a process with this limit of descriptors may have: a sixteenth of the descriptors
+/// is for pipes, and each takes two. A direction that finds none copies.
 pub(crate) fn pipes_max(descriptors: usize) -> usize {
     descriptors / 16 / 2
 }
