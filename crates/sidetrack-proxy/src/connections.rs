@@ -8,11 +8,12 @@
 //!          └─ stop
 //! ```
 //!
-//! Each loop has its thread, and a server has one loop for each processor. The loop that accepts a
-//! connection keeps it until its end. So while a connection is relayed, its thread takes no lock
-//! and wakes no other thread. What loops share is the listener, the stop, and the count of open
-//! pipes, which is atomic. The caller's `on_end` may lock: [`serve`](mod@crate::serve) locks the
-//! table of names once at the end of each connection.
+//! Each loop has its thread, and a server has one loop for each processor, up to
+//! [`LOOPS_MAX`](crate::serve::LOOPS_MAX). The loop that accepts a connection keeps it until its
+//! end. So while a connection is relayed, its thread takes no lock and wakes no other thread. What
+//! loops share is the listener, the stop, and the count of open pipes, which is atomic. The
+//! caller's `on_end` may lock: [`serve`](mod@crate::serve) locks the table of names once at the end
+//! of each connection.
 
 use std::cell::Cell;
 use std::collections::VecDeque;

@@ -1,14 +1,14 @@
-//! Datagrams: all flows of a service in one loop, which waits for the listener and for every origin.
+//! Relays datagrams: one event loop serves all UDP flows of a service.
 //!
 //! ```text
-//!            ┌─ listener ─ batch ─ Inspection::up ── send ──▶ one connected socket
-//!   clients ─┤                                                  for each flow, with
-//!            └◀──── batch ──────── Inspection::down ◀─ recv ──  its records
+//!            ┌─ listener ─ batch ─ Inspection::on_client_datagram ─ send ─▶ one connected socket
+//!   clients ─┤                                                              for each flow, with
+//!            └◀─ batch ─────────── Inspection::on_origin_datagram ◀─ recv ─ its records
 //! ```
 //!
-//! Nothing waits for room: where a socket's buffer is full, datagrams are lost, as on any network,
-//! and counted. What a client sends is held back only while a QUIC ClientHello that a rule may deny
-//! is not whole yet.
+//! The loop never waits for space in a socket's buffer. Where a buffer is full, datagrams are lost,
+//! as on any network, and counted. Datagrams of a client are held back only while a QUIC
+//! ClientHello that a rule may deny is incomplete.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -40,49 +40,52 @@ pub use inspection::{DNS_PORT, HELD_BACK_SIZE_MAX, INSPECTED_MAX, PENDING_MAX, Q
 pub use queries::{ADDRESSES_MAX, QUERIES_MAX, QueryLine};
 pub(crate) use udp_flow::label;
 
-/// Flows at a time; each takes a descriptor. For another one, those end that have been silent
-/// longest: one in [`ROOM_SHARE`] of all, so that not every new flow searches them. So too without
-/// descriptors.
+/// The number of flows at a time; each takes a descriptor. If a new flow finds no place or no
+/// descriptor, the flows that have been silent longest end, one in [`ROOM_SHARE`] of all, so that
+/// not every new flow has to search for them.
 pub const FLOWS_MAX: usize = 16_384;
 /// See [`FLOWS_MAX`].
 pub const ROOM_SHARE: usize = 64;
-/// When a silent flow ends, unless told otherwise (WFP specification, 2.4).
+/// Default of [`Settings::datagram_idle`], as on Windows (docs/wfp.md, 2.4.4).
 pub const DATAGRAM_IDLE: Duration = Duration::from_secs(60);
-/// When a flow ends that expects no more: its DNS queries are answered, nobody is there, or it could
-/// not go on. A datagram after that begins another one.
+/// The idle time-out of a flow that expects no more: all its DNS queries are answered, no process
+/// listens on the origin's port, or its socket failed. A later datagram begins a new flow.
 pub const FINISHED_IDLE: Duration = Duration::from_secs(1);
-/// When a denied flow ends. Clients that are not told try again for some seconds.
+/// The idle time-out of a denied flow. Its client does not notice the denial and sends again for
+/// some seconds.
 pub const DENIED_IDLE: Duration = Duration::from_secs(5);
-/// How often it is looked for flows that are over.
-pub const SWEEP: Duration = Duration::from_millis(250);
-/// Datagrams that are taken from the clients at once.
-pub const BATCH: usize = 64;
-/// Datagrams that are taken from one origin before it is another's turn.
+/// How often the loop looks for flows that have ended.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// The number of datagrams that are received from clients at once.
+pub const BATCH_SIZE: usize = 64;
+/// The number of datagrams that are received from one origin before other sockets are served.
 pub const READS_MAX: usize = 32;
-/// Longer than any datagram.
+/// The size of a receive buffer, in bytes; no datagram is longer.
 pub const DATAGRAM_SIZE_MAX: usize = 65_536;
 
-/// The pause after a failure of the listener that may pass.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long the loop sleeps after an error of the listener that may pass.
+const LISTENER_PAUSE: Duration = Duration::from_millis(50);
+/// Epoll's event data for the stop.
 const STOP: u64 = u64::MAX;
-/// The listener's sockets, downwards from here; flows' ids never come so far.
+/// Epoll's event data for the listener's first socket; the second one's is one less. The socket to
+/// an origin has its flow's id, which never grows that large.
 const LISTENER: u64 = u64::MAX - 1;
 
-/// What no flow line tells.
+/// What happened to datagrams and is on no flow line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Datagrams that were not redirected to this service.
+    /// Number of datagrams that were dropped because they were not redirected to this service.
     pub refused: u64,
-    /// Datagrams that the kernel dropped, as they came faster than they were taken.
+    /// Number of datagrams that the kernel dropped because the listener's receive buffer was full.
     pub overflowed: u64,
-    /// Flows that ended because others needed their place.
+    /// Number of flows that ended because new ones needed their place.
     pub made_room: u64,
-    /// Errors of origins, and of the way there, that clients could not be told of.
+    /// Number of errors of origins, and on the way there, that could not be reported to the clients.
     pub unreported: u64,
 }
 
-/// A service's datagrams, ready to be relayed.
+/// The UDP listener of a service, ready to [`run`](Self::run).
 #[derive(Debug)]
 pub(crate) struct DatagramRelay {
     listener: DatagramListener,
@@ -92,16 +95,17 @@ pub(crate) struct DatagramRelay {
     names: Arc<Mutex<Names>>,
 }
 
-/// Stops a [`Relay`] when it is dropped.
+/// Stops a [`DatagramRelay`] when it is dropped.
 pub(crate) struct Stopper(Arc<OwnedFd>);
 
 impl Drop for Stopper {
     fn drop(&mut self) {
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes()); // cannot fail: it is the first
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes()); // the first write to an eventfd cannot fail
     }
 }
 
 impl DatagramRelay {
+    /// Makes the listener and its epoll.
     pub(crate) fn bind(
         service: &Service,
         settings: Settings,
@@ -122,7 +126,7 @@ impl DatagramRelay {
         Stopper(Arc::clone(&self.stop))
     }
 
-    /// Relays until it is stopped, or can never work again.
+    /// Relays until it is stopped. Errors: one after which relaying cannot work again.
     pub(crate) fn run(&self, lines: &dyn Fn(FlowLine)) -> Result<Counts, Error> {
         DatagramLoop {
             relay: self,
@@ -138,6 +142,7 @@ impl DatagramRelay {
     }
 }
 
+/// Makes an epoll that waits for the listener, and an eventfd that stops the loop.
 fn make_epoll(listener: &DatagramListener) -> Result<(OwnedFd, OwnedFd), Errno> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
@@ -158,9 +163,12 @@ fn wait_error(source: Errno) -> Error {
 struct DatagramLoop<'a> {
     relay: &'a DatagramRelay,
     lines: &'a dyn Fn(FlowLine),
+    /// The flows, by their id.
     flows: HashMap<u64, UdpFlow>,
     answers: AnswerQueue,
+    /// Its reference count is the number of pending flows, and one for the loop; see [`PENDING_MAX`].
     pending: Arc<()>,
+    /// The time of the last wake-up, used for all that is done before the next one.
     now: Instant,
     made_room: u64,
     unreported: u64,
@@ -168,11 +176,11 @@ struct DatagramLoop<'a> {
 
 impl DatagramLoop<'_> {
     fn run(mut self) -> Result<Counts, Error> {
-        let mut batch = Batch::new(BATCH, DATAGRAM_SIZE_MAX);
+        let mut batch = Batch::new(BATCH_SIZE, DATAGRAM_SIZE_MAX);
         let mut poller = Poller::new();
         let mut last_sweep = self.now;
         loop {
-            let timeout = (!self.flows.is_empty()).then_some(SWEEP);
+            let timeout = (!self.flows.is_empty()).then_some(SWEEP_INTERVAL);
             let events = poller.wait(&self.relay.epoll, timeout);
             let events = events.map_err(wait_error)?;
             self.now = Instant::now();
@@ -189,14 +197,14 @@ impl DatagramLoop<'_> {
                 }
             }
             self.answers.send(&self.relay.listener, &mut self.flows);
-            if self.now.duration_since(last_sweep) >= SWEEP {
+            if self.now.duration_since(last_sweep) >= SWEEP_INTERVAL {
                 last_sweep = self.now;
                 self.sweep();
             }
         }
     }
 
-    /// From the clients.
+    /// Receives a batch from one of the listener's sockets, and relays it.
     fn receive_from_clients(&mut self, socket: usize, batch: &mut Batch) -> Result<(), Error> {
         match self.relay.listener.try_receive(socket, batch) {
             Ok(()) => {}
@@ -204,7 +212,7 @@ impl DatagramLoop<'_> {
             Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => {
                 return Err(Error::NoEngine);
             }
-            Err(Error::System { .. } | Error::NoContext) => thread::sleep(PAUSE),
+            Err(Error::System { .. } | Error::NoContext) => thread::sleep(LISTENER_PAUSE),
             Err(error) => return Err(error),
         }
         let datagrams: Vec<Datagram<'_>> = batch.iter().collect();
@@ -214,7 +222,7 @@ impl DatagramLoop<'_> {
         Ok(())
     }
 
-    /// Datagrams of one flow, one after another.
+    /// Relays consecutive datagrams of one flow.
     fn relay_run(&mut self, flow: &Arc<Flow>, run: &[Datagram<'_>]) {
         if !self.flows.contains_key(&flow.id()) && self.flows.len() >= FLOWS_MAX {
             self.make_room();
@@ -235,7 +243,7 @@ impl DatagramLoop<'_> {
             return;
         }
         if !udp_flow.is_connected() && !udp_flow.connect(&relay.epoll) {
-            self.make_room(); // this one is not silent
+            self.make_room(); // does not end this flow: its last datagram came just now
             if let Some(udp_flow) = self.flows.get_mut(&flow.id()) {
                 udp_flow.connect(&relay.epoll);
             }
@@ -245,7 +253,7 @@ impl DatagramLoop<'_> {
         }
     }
 
-    /// From an origin. What is left there is told of again.
+    /// Receives answers from the flow's origin. Epoll reports the socket again if more are left.
     fn receive_from_origin(&mut self, flow: u64) {
         let reads = self.flows.get(&flow).map_or(0, UdpFlow::reads);
         let mut count = 0;
@@ -254,7 +262,7 @@ impl DatagramLoop<'_> {
                 self.answers.send(&self.relay.listener, &mut self.flows);
             }
             let Some(udp_flow) = self.flows.get_mut(&flow) else {
-                return; // it has just ended
+                return; // the flow has ended since the event was reported
             };
             if !udp_flow.receive_answer(&mut self.answers, self.relay, self.now) {
                 break;
@@ -266,6 +274,7 @@ impl DatagramLoop<'_> {
         }
     }
 
+    /// Ends the flows that have a reason to end.
     fn sweep(&mut self) {
         let (now, idle) = (self.now, self.relay.settings.datagram_idle);
         let ended =
@@ -276,6 +285,7 @@ impl DatagramLoop<'_> {
         }
     }
 
+    /// Ends the flows that have been silent longest, see [`FLOWS_MAX`].
     fn make_room(&mut self) {
         let mut silent: Vec<_> = (self.flows.iter())
             .map(|(id, udp_flow)| (udp_flow.last_datagram, *id))
@@ -292,6 +302,7 @@ impl DatagramLoop<'_> {
         }
     }
 
+    /// Removes the flow and writes its line.
     fn end(&mut self, id: u64, reason: CloseReason) {
         if let Some(udp_flow) = self.flows.remove(&id) {
             self.relay.listener.forget(&udp_flow.flow);
@@ -300,6 +311,7 @@ impl DatagramLoop<'_> {
         }
     }
 
+    /// Ends all flows.
     fn stop(mut self) -> Counts {
         let all: Vec<_> = self.flows.keys().copied().collect();
         for id in all {

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Small amounts are copied. Where more is waiting, a direction borrows a pipe, and the kernel
-//! moves the data with `splice`. A direction that waits for the sender holds no memory; one that
-//! waits for the receiver holds one buffer or one pipe at most, so that a slow receiver slows the
+//! moves the data with `splice`. A direction that waits for the sender holds neither buffer nor
+//! pipe; one that waits for the receiver holds one of them at most, so that a slow receiver slows the
 //! sender.
 //!
 //! Nothing here blocks: what would block waits for the next event. A process that relays must

@@ -1,4 +1,4 @@
-//! Answers on their way to the clients, many in one system call.
+//! Answers that wait to be sent to the clients, many in one system call.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,14 +10,17 @@ use sidetrack::{DatagramListener, Error, Flow};
 use super::DATAGRAM_SIZE_MAX;
 use super::udp_flow::UdpFlow;
 
-/// Answers sent at once.
+/// The number of answers that are sent at once.
 const ANSWERS_MAX: usize = 64;
-/// Bytes of answers sent at once.
+/// The number of bytes in the answers that are sent at once.
 const BYTES_MAX: usize = 8 * DATAGRAM_SIZE_MAX;
 
+/// Received answers, and to which flows' clients they go.
 pub(super) struct AnswerQueue {
     buffer: Box<[u8]>,
+    /// How many bytes of `buffer` hold answers.
     used: usize,
+    /// Each answer's flow and its place in `buffer`.
     queued: Vec<(Arc<Flow>, Range<usize>)>,
 }
 
@@ -32,17 +35,18 @@ impl Default for AnswerQueue {
 }
 
 impl AnswerQueue {
-    /// No room for another one, if it should be the longest there is.
+    /// Whether there is no space for another answer of the largest size.
     pub(super) fn is_full(&self) -> bool {
         self.queued.len() >= ANSWERS_MAX || BYTES_MAX - self.used < DATAGRAM_SIZE_MAX
     }
 
-    /// Room for one.
+    /// The free part of the buffer, into which the next answer is received.
     pub(super) fn free_space(&mut self) -> &mut [u8] {
         &mut self.buffer[self.used..]
     }
 
-    /// The next `length` bytes are an answer to the flow's client. Returns them.
+    /// Adds the first `length` bytes of [`free_space`](Self::free_space) as an answer to the flow's
+    /// client. Returns these bytes.
     pub(super) fn add(&mut self, flow: &Arc<Flow>, length: usize) -> &[u8] {
         let bytes = self.used..self.used + length;
         self.used = bytes.end;
@@ -50,7 +54,7 @@ impl AnswerQueue {
         &self.buffer[bytes]
     }
 
-    /// Sends all, and counts what was sent and what was lost.
+    /// Sends all answers, and counts in each flow what was sent and what was lost.
     pub(super) fn send(&mut self, listener: &DatagramListener, flows: &mut HashMap<u64, UdpFlow>) {
         let answers: Vec<(&Flow, &[u8])> = (self.queued.iter())
             .map(|(flow, bytes)| (&**flow, &self.buffer[bytes.clone()]))
@@ -67,7 +71,8 @@ impl AnswerQueue {
                 Err(error) => (0, is_full(&error)),
             };
             rest[..sent].iter().for_each(|one| count(one, true));
-            // The next one cannot be sent; nor can any other if there is no room.
+            // The next answer cannot be sent. If the socket's buffer is full, no other one can
+            // either.
             let lost = if is_full {
                 rest.len()
             } else {

@@ -1,4 +1,7 @@
-//! What the datagrams of one flow tell, and what the rules make of it. Knows nothing of sockets.
+//! Inspects the datagrams of one flow: reads DNS and QUIC in them, and decides by the rules which
+//! may pass.
+//!
+//! This module does not use sockets.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -12,68 +15,77 @@ use crate::rules::{Decision, Rules, Verdict};
 use crate::sniff::Seen;
 use crate::sniff::quic::{Hello, InitialReader, Reading};
 
-/// The port of DNS: there, what cannot be read does not pass while a rule asks for names.
+/// The port of DNS. A malformed datagram to it is dropped while a rule that needs names may apply.
 pub const DNS_PORT: u16 = 53;
-/// The first datagrams of a flow that are looked at, if no rule asks for names; DNS is always.
+/// How many datagrams of a flow are inspected if the decision does not depend on a name. Flows with
+/// DNS queries are always inspected.
 pub const INSPECTED_MAX: u64 = 16;
-/// What is held back of one flow until its QUIC ClientHello is whole, in bytes; more is dropped.
+/// How many bytes of one flow are held back until its QUIC ClientHello is complete. Further
+/// datagrams are dropped.
 pub const HELD_BACK_SIZE_MAX: usize = 16 * 1024;
-/// The flows whose QUIC ClientHello is not whole yet. Another one's first datagrams are not read:
-/// they are dropped while a rule may deny them, and the client sends them again.
+/// How many flows may have an incomplete QUIC ClientHello at a time. The first datagrams of a
+/// further one are not read: they are dropped while a rule may deny them, and the client sends them
+/// again.
 pub const PENDING_MAX: usize = 512;
 
-/// What QUIC may do.
+/// Whether QUIC is allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quic {
-    /// It goes on, as far as the rules let it.
+    /// QUIC is relayed, if the rules allow the flow.
     #[default]
     Allow,
-    /// It does not begin.
+    /// Flows that begin with QUIC are denied.
     Refuse,
 }
 
-/// What the flows are judged by.
+/// What an inspection needs besides the flow: rules and settings.
 pub(super) struct InspectionContext<'a> {
     pub(super) rules: &'a Rules,
     pub(super) denial: Denial,
     pub(super) quic: Quic,
-    /// Held by each flow that is pending, see [`PENDING_MAX`].
+    /// Cloned by each flow that is pending, so that its reference count limits them, see
+    /// [`PENDING_MAX`].
     pub(super) pending: &'a Arc<()>,
 }
 
-/// What becomes of a datagram from the client.
+/// What the proxy does with a datagram from the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ruling {
-    /// It goes on, behind those that were held.
+    /// Sends it to the origin, after those that were held back.
     Pass,
-    /// It was kept.
+    /// Has kept it, and waits for more.
     HoldBack,
-    /// It does not go on; nor do those that were held, if the flow is denied now.
+    /// Drops it; also those that were held back, if the flow is denied now.
     Drop,
-    /// It does not go on; the client gets this.
+    /// Drops it, and sends these bytes to the client.
     Answer(Vec<u8>),
 }
 
-/// One flow.
+/// The state of one flow's inspection.
 pub(super) struct Inspection {
     destination: SocketAddr,
+    /// Number of datagrams from the client that were inspected.
     inspected: u64,
+    /// The flow's DNS queries; `None` if there were none.
     queries: Option<Queries>,
+    /// The QUIC ClientHello, once it is complete.
     hello: Option<Hello>,
     reader: Option<Box<InitialReader>>,
     held_back: Vec<Vec<u8>>,
+    /// Set while the QUIC ClientHello is incomplete, see [`PENDING_MAX`].
     pending: Option<Arc<()>>,
-    /// What the line tells: a denied query's, if there was one.
+    /// The verdict on the flow line: that of a denied query, if there was one.
     verdict: Verdict,
-    /// Of datagrams without a name of their own.
+    /// The decision on datagrams that name no host.
     decision: Decision,
-    /// Whether no name can change that.
+    /// Whether no host name can change `decision`.
     is_final: bool,
-    /// QUIC whose ClientHello was not read.
+    /// Whether there was QUIC whose ClientHello was not read.
     unread_quic: bool,
 }
 
 impl Inspection {
+    /// Begins with what the rules decide by the address alone.
     pub(super) fn new(destination: SocketAddr, rules: &Rules) -> Self {
         let by_address = rules.decide_by_address(destination);
         let is_final = by_address.is_some();
@@ -93,7 +105,7 @@ impl Inspection {
         }
     }
 
-    /// A datagram from the client.
+    /// Inspects a datagram from the client.
     pub(super) fn on_client_datagram(
         &mut self,
         bytes: &[u8],
@@ -119,7 +131,8 @@ impl Inspection {
         }
     }
 
-    /// A datagram from the origin.
+    /// Inspects a datagram from the origin: an answer to a query is noted, and its addresses are
+    /// learnt.
     pub(super) fn on_origin_datagram(&mut self, bytes: &[u8], names: &Mutex<Names>) {
         if let Some(queries) = &mut self.queries
             && let Ok(response) = dns::read_response(bytes)
@@ -130,20 +143,25 @@ impl Inspection {
         }
     }
 
-    /// What is to go on, or was lost: as the ruling says.
+    /// Takes the datagrams that were held back. The last ruling says whether they pass or are
+    /// dropped.
     pub(super) fn take_held_back(&mut self) -> Vec<Vec<u8>> {
         mem::take(&mut self.held_back)
     }
 
-    /// All of its DNS queries have been answered, and there was nothing else.
+    /// Whether all of the flow's DNS queries have been answered. False if there were none, or if
+    /// there was a QUIC ClientHello.
     pub(super) fn is_answered(&self) -> bool {
         self.hello.is_none() && self.queries.as_ref().is_some_and(Queries::are_answered)
     }
 
+    /// Whether the flow itself is denied. A flow with DNS queries is not, as each query has its own
+    /// verdict.
     pub(super) fn is_denied(&self) -> bool {
         self.decision == Decision::Deny && self.queries.is_none()
     }
 
+    /// What the flow line reports.
     pub(super) fn into_seen(self) -> (Seen, Verdict) {
         let seen = match (self.hello, self.queries) {
             (Some(hello), _) => Seen::Quic {
@@ -165,6 +183,7 @@ impl Inspection {
         (seen, self.verdict)
     }
 
+    /// The ruling on a datagram that names no host.
     fn ruling(&self) -> Ruling {
         match self.decision {
             Decision::Allow => Ruling::Pass,
@@ -172,6 +191,7 @@ impl Inspection {
         }
     }
 
+    /// Decides on a DNS query, which is denied if one of its questions is.
     fn decide_query(
         &mut self,
         bytes: &[u8],
@@ -202,7 +222,8 @@ impl Inspection {
         dns::deny(bytes, context.denial).map_or(Ruling::Drop, Ruling::Answer)
     }
 
-    /// `None` if it is not the beginning of QUIC.
+    /// Reads a datagram as QUIC, and decides by the ClientHello. Returns `None` if it is not the
+    /// beginning of QUIC.
     fn read_quic(&mut self, bytes: &[u8], context: &InspectionContext<'_>) -> Option<Ruling> {
         let is_new = self.reader.is_none();
         let mut reader = self.reader.take().unwrap_or_default();
@@ -221,7 +242,7 @@ impl Inspection {
             });
         }
         match reading {
-            // Another version's looks are four bytes that anything may have.
+            // An unknown version is four bytes that other protocols may have too.
             Reading::NotQuic | Reading::NotInitial(_) | Reading::OtherVersion(_) => return None,
             _ if context.quic == Quic::Refuse => {
                 self.unread_quic = true;
@@ -240,11 +261,12 @@ impl Inspection {
         Some(self.ruling())
     }
 
-    /// Whether there is room for what this reading needs remembered.
+    /// Makes the flow pending while its ClientHello is incomplete. Returns false if [`PENDING_MAX`]
+    /// flows are.
     fn reserve_pending(&mut self, reading: &Reading, all: &Arc<()>) -> bool {
         match reading {
             Reading::NeedMore if self.pending.is_none() => {
-                let has_room = Arc::strong_count(all) <= PENDING_MAX; // one is the loop's
+                let has_room = Arc::strong_count(all) <= PENDING_MAX; // one reference is the loop's
                 self.pending = has_room.then(|| Arc::clone(all));
                 has_room
             }
@@ -256,6 +278,7 @@ impl Inspection {
         }
     }
 
+    /// Decides by the server name of a complete ClientHello.
     fn decide_hello(&mut self, hello: Hello, rules: &Rules) {
         if !self.is_final && self.hello.as_ref() != Some(&hello) {
             self.verdict = rules.decide(self.destination, hello.sni.as_deref());
@@ -264,6 +287,7 @@ impl Inspection {
         self.hello = Some(hello);
     }
 
+    /// Denies the flow by a rule that no name can change.
     fn refuse(&mut self, rule: &str) {
         self.verdict = Verdict {
             decision: Decision::Deny,
@@ -283,6 +307,7 @@ impl Inspection {
     }
 }
 
+/// The rule on the flow line if QUIC is refused.
 const QUIC_REFUSED: &str = "quic refuse";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The DNS queries of one flow, and what they were answered.
+//! The DNS queries of one flow, and the answers to them.
 
 use std::net::IpAddr;
 
@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::dns::{DnsQuery, DnsQuestion, DnsResponse};
 
-/// The queries of one flow that its line tells; more are counted.
+/// The number of questions that a flow's line reports; further ones are counted.
 pub const QUERIES_MAX: usize = 16;
-/// The addresses of one answer that the line tells.
+/// The number of addresses that the line reports of one answer.
 pub const ADDRESSES_MAX: usize = 8;
 
-/// A question of a DNS query, and what it was answered. The name comes from the client.
+/// A question of a DNS query, and the answer to it. The name comes from the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QueryLine {
     /// The name asked for, in lower case and without a dot at the end.
@@ -20,41 +20,45 @@ pub struct QueryLine {
     /// The type of record asked for, such as "A".
     #[serde(rename = "type")]
     pub record_type: String,
-    /// What became of it, such as "NOERROR" or "NXDOMAIN"; absent while there is no answer.
+    /// The response code, such as "NOERROR" or "NXDOMAIN"; absent if there was no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
-    /// The name's addresses, 8 at most.
+    /// The addresses in the answer, 8 at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-    /// How long the first address holds, in seconds.
+    /// How long the first address is valid, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
-    /// It was denied, and so answered by the proxy.
+    /// True if a rule denied the query, so that the proxy answered it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub denied: bool,
 }
 
-/// All of a flow.
+/// All queries of one flow.
 #[derive(Debug, Default)]
 pub(super) struct Queries {
+    /// The first [`QUERIES_MAX`] questions.
     reported: Vec<ReportedQuestion>,
+    /// Number of questions that are not in `reported`.
     more: u64,
-    /// How many queries there were.
+    /// Number of queries, without repeated ones.
     query_count: u64,
-    /// Queries without an answer, however many questions each has.
+    /// Number of queries without an answer, however many questions each has.
     unanswered: u64,
 }
 
-/// A question that the line tells.
+/// A question that the flow line reports.
 #[derive(Debug)]
 struct ReportedQuestion {
+    /// The id of its query's message.
     id: u16,
-    /// By number. A client may give an id again.
+    /// The number of its query in the flow, from 1. A client may reuse an id.
     query_number: u64,
     line: QueryLine,
 }
 
 impl Queries {
+    /// Adds the questions of a query, unless all of them wait for an answer already.
     pub(super) fn add(&mut self, query: &DnsQuery) {
         let is_repeat = |asked: &DnsQuestion| {
             let record_type = asked.record_type.to_string();
@@ -67,7 +71,7 @@ impl Queries {
                 })
         };
         if query.questions().all(is_repeat) {
-            return; // sent again
+            return; // the client has sent the query again
         }
         self.unanswered += 1;
         self.query_count += 1;
@@ -84,7 +88,7 @@ impl Queries {
         }
     }
 
-    /// The last query was denied.
+    /// Notes that the last query was denied, and with which response code.
     pub(super) fn deny(&mut self, answer: &str) {
         self.unanswered = self.unanswered.saturating_sub(1);
         for line in self.open_lines(self.query_count) {
@@ -93,7 +97,9 @@ impl Queries {
         }
     }
 
-    /// Returns whether it answers a query that is open, as far as that is known.
+    /// Notes a response. Returns whether it answers a query that was unanswered. Whether it belongs
+    /// to a question that is only counted cannot be known; if there are such questions, that is
+    /// assumed.
     pub(super) fn answer(&mut self, response: &DnsResponse) -> bool {
         let asked = self
             .reported
@@ -109,7 +115,7 @@ impl Queries {
             ..
         }) = asked
         else {
-            let is_unreported = self.more > 0 && self.unanswered > 0; // one of those that are only counted
+            let is_unreported = self.more > 0 && self.unanswered > 0; // of a question that is only counted
             self.unanswered -= u64::from(is_unreported);
             return is_unreported;
         };
@@ -125,7 +131,7 @@ impl Queries {
         true
     }
 
-    /// Of a query by its number: the lines of its questions, while they have no answer.
+    /// The unanswered questions of the query with this number.
     fn open_lines(&mut self, query_number: u64) -> impl Iterator<Item = &mut QueryLine> {
         let is_open = move |reported: &&mut ReportedQuestion| {
             reported.query_number == query_number && reported.line.answer.is_none()
@@ -136,10 +142,12 @@ impl Queries {
             .map(|reported| &mut reported.line)
     }
 
+    /// Whether every query has an answer.
     pub(super) fn are_answered(&self) -> bool {
         self.unanswered == 0
     }
 
+    /// The reported questions, and the number of further ones.
     pub(super) fn into_lines(self) -> (Vec<QueryLine>, u64) {
         let lines = self
             .reported

@@ -1,4 +1,4 @@
-//! One flow, from its first datagram to its line.
+//! One UDP flow, from its first datagram to its line.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
@@ -20,21 +20,24 @@ use crate::names::Names;
 use crate::rules::Rules;
 use crate::sniff::Seen;
 
+/// The state of one UDP flow.
 pub(super) struct UdpFlow {
     pub(super) flow: Arc<Flow>,
-    /// When its last datagram came, from either side.
+    /// When its last datagram came, from the client or the origin.
     pub(super) last_datagram: Instant,
     inspection: Inspection,
+    /// The socket to the origin; `None` before the first allowed datagram, and after a failure.
     origin: Option<UdpSocket>,
-    /// Datagrams to be looked for at the next event: twice what the last one brought, so that who
-    /// waits for one answer after another does not also pay for a look that finds nothing.
+    /// How many datagrams are received from the origin at its next event: twice as many as at the
+    /// last one. So a client that waits for each answer before it asks again does not pay for a
+    /// second, empty `recv`.
     reads: usize,
-    /// When that was connected, and whether it has been answered since.
+    /// When `origin` was connected, and whether a datagram has come from it since.
     connected: (Instant, bool),
     failure: Option<Failure>,
-    /// Nobody was there, when it was last heard of.
+    /// Whether the last that came from the origin was the error that no process listens on its port.
     refused: bool,
-    /// Errors that the client could not be told of.
+    /// Number of errors that could not be reported to the client.
     pub(super) unreported: u64,
     connect_time: Option<Duration>,
     datagrams: Datagrams,
@@ -42,11 +45,11 @@ pub(super) struct UdpFlow {
     bytes_down: u64,
 }
 
-/// It cannot go on.
+/// Why a flow cannot reach its origin any more.
 struct Failure {
     since: Instant,
     reason: CloseReason,
-    /// What its client is told of it.
+    /// What is reported to the client.
     unreachable: Option<Unreachable>,
 }
 
@@ -69,7 +72,8 @@ impl UdpFlow {
         }
     }
 
-    /// Which datagrams go on now, in their order; those that were held before among them.
+    /// Inspects datagrams from the client. Returns those to be sent to the origin now, in order,
+    /// including those that were held back before. Denied queries are answered.
     pub(super) fn inspect<'a>(
         &mut self,
         run: &[Datagram<'a>],
@@ -104,12 +108,15 @@ impl UdpFlow {
         allowed
     }
 
-    /// Or has failed to be.
+    /// Whether the socket to the origin was made, or making it has failed.
     pub(super) fn is_connected(&self) -> bool {
         self.origin.is_some() || self.failure.is_some()
     }
 
-    /// Returns false if there is no descriptor left, once: then another call is the last one.
+    /// Connects a socket to the origin. An error becomes the flow's failure.
+    ///
+    /// Returns false if there was no descriptor left and the flow had not failed before: the caller
+    /// then frees descriptors and calls again.
     pub(super) fn connect(&mut self, epoll: &OwnedFd) -> bool {
         let begun = Instant::now();
         self.origin = None;
@@ -149,7 +156,8 @@ impl UdpFlow {
         Ok(origin)
     }
 
-    /// Sends them on, in as few calls as can be; what cannot be sent is lost.
+    /// Sends datagrams to the origin, in as few system calls as possible. What cannot be sent is
+    /// lost, and counted.
     pub(super) fn forward(&mut self, allowed: &[Cow<'_, [u8]>], relay: &DatagramRelay) {
         let payloads: Vec<&[u8]> = allowed.iter().map(|one| &**one).collect();
         let mut rest = &payloads[..];
@@ -164,14 +172,16 @@ impl UdpFlow {
         }
     }
 
-    /// Returns how many were taken, from the first on.
+    /// Sends as many of the payloads as possible, from the first one on. Returns how many; 0 if the
+    /// first one cannot be sent.
     fn send(&mut self, payloads: &[&[u8]], relay: &DatagramRelay) -> usize {
         self.reconnect_if_refused(&relay.epoll);
         let mut sent = self.try_send(payloads);
         if let Err(Some(Unreachable::Port)) = sent
             && self.origin.is_some()
         {
-            self.note_refusal(&relay.listener); // of an earlier one; these have not been sent
+            // The error answers an earlier datagram, and these have not been sent.
+            self.note_refusal(&relay.listener);
             self.reconnect_if_refused(&relay.epoll);
             sent = self.try_send(payloads);
         }
@@ -191,8 +201,9 @@ impl UdpFlow {
         }
     }
 
-    /// If nobody is there any more, it may have been a proxy that has died: then another connect is
-    /// judged anew. Not for each datagram to where nobody ever was.
+    /// Connects again if the origin refused. It may be the next proxy, which has died: then a new
+    /// connect is classified again. To an origin that has never answered, this happens once in
+    /// [`FINISHED_IDLE`] at most.
     fn reconnect_if_refused(&mut self, epoll: &OwnedFd) {
         let (since, answered) = self.connected;
         if self.refused && (answered || self.last_datagram.duration_since(since) >= FINISHED_IDLE) {
@@ -200,29 +211,31 @@ impl UdpFlow {
         }
     }
 
+    /// Notes and reports that no process listens on the origin's port.
     fn note_refusal(&mut self, listener: &DatagramListener) {
         self.refused = true;
         self.report(Some(Unreachable::Port), listener);
     }
 
-    /// The client is told as it would be without us.
+    /// Reports an error to the client as the network would without the proxy.
     fn report(&mut self, unreachable: Option<Unreachable>, listener: &DatagramListener) {
         if let Some(unreachable) = unreachable {
             self.unreported += u64::from(listener.report(&self.flow, unreachable).is_err());
         }
     }
 
-    /// How many datagrams to look for now.
+    /// How many datagrams to receive from the origin at this event.
     pub(super) fn reads(&self) -> usize {
         self.reads
     }
 
-    /// So many came.
+    /// Sets [`reads`](Self::reads) for the next event, after `count` datagrams came at this one.
     pub(super) fn adapt_reads(&mut self, count: usize) {
         self.reads = (2 * count).clamp(1, READS_MAX);
     }
 
-    /// Takes a datagram from the origin. Returns false if there was none.
+    /// Receives a datagram from the origin into the queue. Returns false if there was none, or an
+    /// error.
     pub(super) fn receive_answer(
         &mut self,
         answers: &mut AnswerQueue,
@@ -257,11 +270,11 @@ impl UdpFlow {
             reason: CloseReason::from_io(RelaySide::Origin, error),
             unreachable,
         });
-        self.origin = None; // or it would be told again and again
+        self.origin = None; // otherwise epoll would report the error again and again
         self.report(unreachable, listener);
     }
 
-    /// What became of a datagram that was taken.
+    /// Counts a datagram from the origin, which was sent to the client or lost.
     pub(super) fn count_answer(&mut self, length: usize, sent: bool) {
         if sent {
             self.datagrams.down += 1;
@@ -271,7 +284,7 @@ impl UdpFlow {
         }
     }
 
-    /// How it has ended, if it has.
+    /// Why the flow has ended; `None` if it has not.
     pub(super) fn close_reason(&self, now: Instant, idle: Duration) -> Option<CloseReason> {
         let (since, wait, reason) = match &self.failure {
             Some(Failure { since, reason, .. }) => (*since, FINISHED_IDLE, reason.clone()),
@@ -287,11 +300,12 @@ impl UdpFlow {
         (now.duration_since(since) >= wait.min(idle)).then_some(reason)
     }
 
+    /// The flow line of an ended flow.
     pub(super) fn into_line(mut self, reason: CloseReason, names: &Mutex<Names>) -> FlowLine {
-        self.datagrams.lost += self.inspection.take_held_back().len() as u64; // nobody has decided
+        self.datagrams.lost += self.inspection.take_held_back().len() as u64; // no verdict was reached
         let (seen, verdict) = self.inspection.into_seen();
         let label = match seen {
-            Seen::Dns { .. } => None, // the name of a name server is of no interest
+            Seen::Dns { .. } => None, // the name of the name server is of no interest
             _ => label(self.flow.original_destination().ip(), names),
         };
         let outcome = Outcome {
@@ -312,13 +326,14 @@ impl UdpFlow {
     }
 }
 
-/// The name that an address was last asked for by.
+/// The name for which DNS last returned this address.
 pub(crate) fn label(address: IpAddr, names: &Mutex<Names>) -> Option<String> {
     let names = names.lock().unwrap_or_else(PoisonError::into_inner);
     names.label(address, Instant::now()).map(str::to_owned)
 }
 
-/// Not one datagram's own: ICMP tells of hosts that cannot be reached, and they may come back.
+/// Whether an error of a socket lasts. ICMP errors concern earlier datagrams, and an unreachable
+/// host may become reachable again.
 fn is_permanent(kind: ErrorKind) -> bool {
     !matches!(
         kind,
