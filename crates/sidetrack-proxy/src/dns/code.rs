@@ -1,30 +1,31 @@
-//! The numbers of DNS, and what people call them.
+//! The numbers of DNS and their names: types, classes and response codes.
 
 use std::fmt;
 
 use hickory_proto::rr::{DNSClass, RecordType};
 
-/// A type of record. Shown as "A", or as "TYPE65280" if it has no name here (RFC 3597, 5).
+/// A record type. `Display` prints "A", or "TYPE65280" if the type is not known here (RFC 3597, 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DnsType(pub u16);
 
-/// A class of records. Shown as "IN", or as "CLASS42" if it has no name here (RFC 3597, 5).
+/// A class of records. `Display` prints "IN", or "CLASS42" if the class is not known here (RFC
+/// 3597, 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DnsClass(pub u16);
 
-/// What became of a query: the header's four bits, below the eight that EDNS adds (RFC 6891, 6.1.3).
-/// Shown as "NXDOMAIN", or as "RCODE15" if it has no name.
+/// A response code: the header's four bits, below the eight that EDNS adds (RFC 6891, 6.1.3).
+/// `Display` prints "NXDOMAIN", or "RCODE15" if the code has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rcode(pub u16);
 
 impl DnsType {
     /// An IPv4 address.
     pub const A: Self = Self(1);
-    /// Another name for it.
+    /// An alias: the canonical name of the record's name.
     pub const CNAME: Self = Self(5);
     /// An IPv6 address.
     pub const AAAA: Self = Self(28);
-    /// What the sender can do; no record of any name (RFC 6891).
+    /// The pseudo-record of EDNS, with the sender's capabilities (RFC 6891).
     pub const OPT: Self = Self(41);
 }
 
@@ -62,12 +63,12 @@ impl fmt::Display for Rcode {
     }
 }
 
-/// As IANA lists them, from 0.
+/// The names of the response codes from 0, as IANA lists them.
 const RCODES: [&str; 11] = [
     "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET",
     "NXRRSET", "NOTAUTH", "NOTZONE",
 ];
-/// The same from here.
+/// The names of the response codes from [`EDNS_RCODES_FIRST`].
 const EDNS_RCODES: [&str; 8] = [
     "BADVERS",
     "BADKEY",

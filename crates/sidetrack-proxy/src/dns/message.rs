@@ -1,4 +1,4 @@
-//! A message's parts, one after the other.
+//! Reads the parts of a message, one after the other.
 
 use hickory_proto::op::{Header, MessageType, OpCode, Query};
 use hickory_proto::rr::Name;
@@ -7,28 +7,28 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use super::code::{DnsClass, DnsType};
 use super::{DnsError, DnsQuestion, MESSAGE_SIZE_MAX, MalformedDns, QUESTIONS_MAX, name};
 
-/// A message that is read so far.
+/// A message, read up to some point.
 pub(super) struct MessageReader<'a> {
     pub(super) header: Header,
     bytes: &'a [u8],
     decoder: BinDecoder<'a>,
 }
 
-/// A record whose data were not looked at.
+/// A record whose data are not parsed.
 pub(super) struct RawRecord<'a> {
     pub(super) name: Name,
     pub(super) record_type: DnsType,
     pub(super) class: DnsClass,
     pub(super) ttl: u32,
     pub(super) data: &'a [u8],
-    /// The whole message, as a name in the data may lead out of them.
+    /// The whole message, since a name in the data may point out of them.
     message: &'a [u8],
-    /// At the data.
+    /// Positioned at the beginning of the data.
     decoder: BinDecoder<'a>,
 }
 
 impl<'a> MessageReader<'a> {
-    /// Reads the header, and tells by it whether this is DNS at all.
+    /// Reads the header, and decides by it whether this is DNS and a message of the expected type.
     pub(super) fn open(bytes: &'a [u8], direction: MessageType) -> Result<Self, DnsError> {
         let mut decoder = BinDecoder::new(bytes);
         let header = Header::read(&mut decoder).map_err(|_| DnsError::NotDns)?;
@@ -63,7 +63,7 @@ impl<'a> MessageReader<'a> {
             .collect()
     }
 
-    /// Reads the next record, whatever its section.
+    /// Reads the next record, of any section.
     pub(super) fn record(&mut self) -> Result<RawRecord<'a>, MalformedDns> {
         let name = name::read(self.bytes, &mut self.decoder)?;
         let record_type = DnsType(self.u16()?);
@@ -97,7 +97,7 @@ impl<'a> MessageReader<'a> {
 }
 
 impl RawRecord<'_> {
-    /// Its data as a name, and nothing more.
+    /// Reads the data as one name. Errors: [`MalformedDns::Data`], if more follows it.
     pub(super) fn data_as_name(mut self) -> Result<Name, MalformedDns> {
         let end = self.decoder.index() + self.data.len();
         let name = name::read(self.message, &mut self.decoder)?;

@@ -1,4 +1,4 @@
-//! Names: from the wire, and as text.
+//! Names: reading them from a message, and writing them as text.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
 
 use super::{MalformedDns, POINTERS_MAX};
 
-/// Reads the name at the decoder's place in `message`.
+/// Reads the name at the decoder's position in `message`.
 pub(super) fn read(message: &[u8], decoder: &mut BinDecoder<'_>) -> Result<Name, MalformedDns> {
     if pointers(message, decoder.index()) > POINTERS_MAX {
         return Err(MalformedDns::Name);
@@ -18,8 +18,8 @@ pub(super) fn read(message: &[u8], decoder: &mut BinDecoder<'_>) -> Result<Name,
     })
 }
 
-/// How many pointers the name at `place` leads through, as far as it can be told. It stops after
-/// one more than allowed, and after as many labels as no name has.
+/// The number of compression pointers through which the name at offset `place` leads, as far as the
+/// message goes. Counting stops after as many steps as no valid name has.
 fn pointers(message: &[u8], mut place: usize) -> usize {
     let mut count = 0;
     for _ in 0..LABELS_MAX + POINTERS_MAX {
@@ -38,10 +38,10 @@ fn pointers(message: &[u8], mut place: usize) -> usize {
     count
 }
 
-/// Each has at least 2 bytes, of 255 in all.
+/// The largest number of labels in a name: each has at least 2 bytes, and a name has at most 255.
 const LABELS_MAX: usize = 127;
 
-/// As [`DnsQuestion::name`](super::DnsQuestion::name) says.
+/// Writes a name as [`DnsQuestion::name`](super::DnsQuestion::name) describes.
 pub(super) fn text(name: &Name) -> String {
     if name.is_root() {
         return ".".into();
@@ -60,8 +60,9 @@ pub(super) fn text(name: &Name) -> String {
 
 fn push(text: &mut String, byte: u8) {
     match byte {
-        // Not as `\.`: a rule on names below another would take it for the dot before that.
+        // A dot is not written as `\.`, since a rule on subdomains would take that for the end of a
+        // label.
         0x21..=0x7e if byte != b'.' && byte != b'\\' => text.push(char::from(byte)),
-        _ => write!(text, "\\{byte:03}").expect("a String takes all"),
+        _ => write!(text, "\\{byte:03}").expect("writing to a String does not fail"),
     }
 }

@@ -1,4 +1,4 @@
-//! What a client asks.
+//! Reading queries.
 
 use hickory_proto::op::{self, Header, MessageType};
 
@@ -9,26 +9,26 @@ use super::{DnsError, DnsQuestion, MalformedDns, QUERY_RECORDS_MAX};
 /// A query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsQuery {
-    /// Chosen by the client, to know the response by.
+    /// The id, which the client has chosen and the response repeats.
     pub id: u16,
     /// The first question.
     pub question: DnsQuestion,
-    /// Questions beyond the first. Servers refuse more than one (RFC 9619), or should.
+    /// Further questions. Servers should refuse a query that has any (RFC 9619).
     pub others: Vec<DnsQuestion>,
 }
 
 impl DnsQuery {
-    /// All that it asks, the first first.
+    /// All questions, in order.
     pub fn questions(&self) -> impl Iterator<Item = &DnsQuestion> {
         std::iter::once(&self.question).chain(&self.others)
     }
 }
 
-/// Reads a datagram that a client sent.
+/// Reads a datagram from a client as a query.
 ///
 /// # Errors
 ///
-/// [`DnsError`], of all of the message: what is behind the questions must be right too.
+/// [`DnsError`], also if only the records after the questions are malformed.
 pub fn read_query(datagram: &[u8]) -> Result<DnsQuery, DnsError> {
     let asked = read(datagram)?;
     Ok(DnsQuery {
@@ -38,24 +38,26 @@ pub fn read_query(datagram: &[u8]) -> Result<DnsQuery, DnsError> {
     })
 }
 
-/// As much of a query as its response depends on.
+/// The parts of a query on which its response depends.
 pub(super) struct ParsedQuery {
     pub(super) header: Header,
     pub(super) question: op::Query,
     others: Vec<op::Query>,
+    /// The query's OPT record, if it has one.
     pub(super) edns: Option<EdnsHeader>,
 }
 
-/// What an OPT record says (RFC 6891, 6.1.3).
+/// The fields of an OPT record (RFC 6891, 6.1.3).
 #[derive(Clone, Copy)]
 pub(super) struct EdnsHeader {
-    /// The response code's upper bits.
+    /// The upper eight bits of the response code.
     pub(super) rcode: u8,
     pub(super) version: u8,
-    /// Whether DNSSEC's records are wanted (RFC 3225).
+    /// The DO bit: whether the sender wants DNSSEC's records (RFC 3225).
     pub(super) dnssec_ok: bool,
 }
 
+/// Reads a query with all its records.
 pub(super) fn read(datagram: &[u8]) -> Result<ParsedQuery, DnsError> {
     let mut message = MessageReader::open(datagram, MessageType::Query)?;
     let mut questions = message.questions()?.into_iter();

@@ -1,4 +1,4 @@
-//! What a client is answered.
+//! Reading responses.
 
 use std::net::IpAddr;
 
@@ -14,60 +14,60 @@ use super::{
 /// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsResponse {
-    /// The query's.
+    /// The id of the query.
     pub id: u16,
-    /// What became of the query.
+    /// The response code.
     pub rcode: Rcode,
-    /// Whether it was cut; the client will ask again over TCP.
+    /// Whether the server has truncated it, so that the client will ask again over TCP.
     pub truncated: bool,
-    /// The first question; some responses that tell of errors have none.
+    /// The first question; some responses with an error have none.
     pub question: Option<DnsQuestion>,
     /// The answers, [`ANSWERS_MAX`] at most; none if it responds to anything but a standard query.
     pub answers: Vec<DnsAnswer>,
-    /// The answers that were not read, as there were more than [`ANSWERS_MAX`].
+    /// Number of answers beyond [`ANSWERS_MAX`], which were not read.
     pub left_out: u16,
 }
 
-/// A record that answers.
+/// A record of the answer section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsAnswer {
-    /// Whose record it is; written as [`DnsQuestion::name`].
+    /// The name that has the record; written as [`DnsQuestion::name`].
     pub name: String,
-    /// Its type.
+    /// The record's type.
     pub record_type: DnsType,
-    /// How long it holds, in seconds.
+    /// How long the record is valid, in seconds.
     pub ttl: u32,
-    /// What it says.
+    /// The record's data.
     pub data: DnsData,
 }
 
-/// What an answer says.
+/// The data of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DnsData {
-    /// The name's address (A, AAAA).
+    /// An address of the name (A, AAAA).
     Address(IpAddr),
-    /// The name that it stands for (CNAME); written as [`DnsQuestion::name`].
+    /// The name for which the record's name is an alias (CNAME); written as [`DnsQuestion::name`].
     Alias(String),
-    /// Anything else; not looked at.
+    /// Anything else; not read.
     Other,
 }
 
-/// Reads a datagram that a server sent.
+/// Reads a datagram from a server as a response.
 ///
-/// Of what is behind the answers, only the OPT record is looked for, which has the upper bits of the
-/// response code. It is done without where that cannot be read, or is behind more than
-/// [`RESPONSE_RECORDS_MAX`] records.
+/// After the answers, only the OPT record is searched for, which has the upper bits of the response
+/// code. If it cannot be read, or does not follow within [`RESPONSE_RECORDS_MAX`] records, these
+/// bits are 0.
 ///
 /// # Errors
 ///
-/// [`DnsError`], of the header, the questions, and those answers that are read.
+/// [`DnsError`], if the header, the questions, or the first [`ANSWERS_MAX`] answers cannot be read.
 pub fn read_response(datagram: &[u8]) -> Result<DnsResponse, DnsError> {
     let mut message = MessageReader::open(datagram, MessageType::Response)?;
     let questions = message.questions()?;
     let header = message.header;
     let count = match header.op_code {
         OpCode::Query => header.counts.answers,
-        _ => 0, // an update has prerequisites there
+        _ => 0, // in an update this section has prerequisites
     };
     let read = (0..count.min(ANSWERS_MAX)).map(|_| read_answer(message.record()?));
     let answers = read.collect::<Result<Vec<_>, MalformedDns>>()?;
@@ -82,7 +82,7 @@ pub fn read_response(datagram: &[u8]) -> Result<DnsResponse, DnsError> {
     })
 }
 
-/// What the OPT record adds to the response code; `None` if there is none, or it was not found.
+/// The upper bits of the response code, from the OPT record; `None` if it was not found.
 fn read_upper_rcode(message: &mut MessageReader<'_>, records_read: usize) -> Option<u8> {
     let counts = message.header.counts;
     let others = usize::from(counts.answers) + usize::from(counts.authorities) - records_read;
@@ -97,10 +97,11 @@ fn read_upper_rcode(message: &mut MessageReader<'_>, records_read: usize) -> Opt
 }
 
 impl DnsResponse {
-    /// The addresses of the name asked for, each with how many seconds it is that name's.
+    /// The addresses of the name in the question, each with the number of seconds for which it is
+    /// valid.
     ///
-    /// Aliases are followed, [`ALIASES_MAX`] at most: an address at their end is the asked name's for
-    /// as long as every record on the way holds.
+    /// Aliases are followed, [`ALIASES_MAX`] at most. An address at their end is valid for as long
+    /// as every record on the way is.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, u32)> {
         let names = self.names_asked_for();
         self.answers.iter().filter_map(move |answer| {
@@ -112,7 +113,8 @@ impl DnsResponse {
         })
     }
 
-    /// The name asked for and those that it stands for, each with how many seconds it does.
+    /// The name in the question and the names for which it is an alias, each with the number of
+    /// seconds for which that is valid.
     fn names_asked_for(&self) -> Vec<(&str, u32)> {
         let mut names = Vec::new();
         let mut next = self
@@ -143,7 +145,7 @@ impl DnsResponse {
 fn read_answer(record: RawRecord<'_>) -> Result<DnsAnswer, MalformedDns> {
     let name = name::text(&record.name);
     let record_type = record.record_type;
-    // With the first bit set it would be negative, which counts as nothing (RFC 2181, 8).
+    // A TTL with the highest bit set is taken as 0 (RFC 2181, 8).
     let ttl = i32::try_from(record.ttl).map_or(0, |_| record.ttl);
     let data = match record_type {
         _ if record.class != DnsClass::IN => DnsData::Other,

@@ -1,4 +1,4 @@
-//! On messages as hickory makes them, and on what is made to harm.
+//! Tests with messages that hickory makes; those with hostile ones are in `hostile`.
 
 use std::net::IpAddr;
 
@@ -83,7 +83,7 @@ fn names_are_printable() {
 }
 
 #[test]
-fn a_dot_within_a_label_is_below_nothing() {
+fn a_dot_within_a_label_makes_no_subdomain() {
     let mut message = query(".", RecordType::A);
     message.queries[0].set_name(Name::from_labels([&b"x.good"[..], b"example"]).unwrap());
     let read = read_query(&message.to_vec().unwrap()).unwrap();
@@ -93,7 +93,7 @@ fn a_dot_within_a_label_is_below_nothing() {
 }
 
 #[test]
-fn numbers_without_names_are_shown() {
+fn numbers_without_names_are_displayed() {
     let shown = [DnsType(65280).to_string(), DnsClass(42).to_string()];
     assert_eq!(shown, ["TYPE65280", "CLASS42"]);
     assert_eq!(
@@ -103,7 +103,7 @@ fn numbers_without_names_are_shown() {
 }
 
 #[test]
-fn an_address_is_that_of_the_name_asked_for() {
+fn an_address_belongs_to_the_name_in_the_question() {
     let message = response(
         "a.example.",
         &[
@@ -128,7 +128,7 @@ fn an_address_is_that_of_the_name_asked_for() {
 }
 
 #[test]
-fn aliases_in_a_circle_or_too_many_end() {
+fn circular_and_too_many_aliases_are_not_followed() {
     let circle = [("a.", 1, "b."), ("b.", 1, "a."), ("b.", 5, "192.0.2.1")];
     assert_eq!(addresses(&response("a.", &circle)), ["192.0.2.1 1"]);
     assert_eq!(addresses(&response("a.", &[("a.", 1, "a.")])), [""; 0]);
@@ -142,7 +142,7 @@ fn aliases_in_a_circle_or_too_many_end() {
 }
 
 #[test]
-fn other_answers_are_no_addresses() {
+fn other_answers_give_no_addresses() {
     let mut message = response("a.", &[("a.", 1 << 31, "192.0.2.1")]);
     assert_eq!(addresses(&message), ["192.0.2.1 0"]); // a negative TTL
     message.answers[0].dns_class = hickory_proto::rr::DNSClass::CH;
@@ -154,7 +154,7 @@ fn other_answers_are_no_addresses() {
 }
 
 #[test]
-fn what_became_of_the_query() {
+fn the_response_code_and_truncation_are_read() {
     let mut message = query("a.", RecordType::A).into_response();
     message.metadata.response_code = ResponseCode::NXDomain;
     message.metadata.truncation = true;
@@ -173,8 +173,8 @@ fn the_opt_record_has_the_response_codes_upper_bits() {
     let bytes = message.to_vec().unwrap();
     let rcode = |bytes: &[u8]| read_response(bytes).unwrap().rcode.to_string();
     assert_eq!(rcode(&bytes), "BADCOOKIE");
-    // Cut within what is behind the answers, or with too much of it, only the header's bits are
-    // known.
+    // If the message is cut after the answers, or has too many records there, only the header's
+    // bits are known.
     assert_eq!(rcode(&bytes[..bytes.len() - 1]), "YXRRSET");
     for _ in 0..RESPONSE_RECORDS_MAX {
         message.add_authority(message.answers[0].clone());
@@ -196,7 +196,7 @@ fn denied(query: &Message, denial: Denial) -> Message {
 }
 
 #[test]
-fn a_denial_repeats_what_was_asked() {
+fn a_denial_repeats_the_question() {
     let mut plain = query("wWw.eXample.com.", RecordType::AAAA);
     let response = denied(&plain, Denial::NoSuchName);
     assert_eq!(response.response_code, ResponseCode::NXDomain);
@@ -212,7 +212,7 @@ fn a_denial_repeats_what_was_asked() {
 }
 
 #[test]
-fn a_denial_speaks_edns_if_the_client_does() {
+fn a_denial_uses_edns_if_the_query_does() {
     let mut message = query("a.", RecordType::A);
     let mut theirs = edns();
     theirs.set_dnssec_ok(true);
@@ -230,7 +230,7 @@ fn a_denial_speaks_edns_if_the_client_does() {
 }
 
 #[test]
-fn what_is_no_standard_query_is_refused() {
+fn a_query_that_is_not_a_standard_one_is_refused() {
     let mut message = query("example.", RecordType::SOA);
     message.metadata.op_code = OpCode::Notify;
     let response = denied(&message, Denial::NoSuchName);

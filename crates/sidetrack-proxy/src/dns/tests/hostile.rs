@@ -1,4 +1,4 @@
-//! Messages that are cut, too large, circular, or no messages.
+//! Tests with messages that are cut, too large or circular, and with bytes that are not DNS.
 
 use hickory_proto::op::{self, Message, OpCode};
 use hickory_proto::rr::rdata::A;
@@ -34,7 +34,7 @@ fn malformed<T>(error: MalformedDns) -> Result<T, DnsError> {
 }
 
 #[test]
-fn what_has_no_header_of_dns_is_not_dns() {
+fn bytes_without_a_dns_header_are_not_dns() {
     let mut odd = query("a.", RecordType::A);
     odd.metadata.op_code = OpCode::Unknown(9);
     for bytes in [
@@ -57,7 +57,7 @@ fn what_has_no_header_of_dns_is_not_dns() {
 }
 
 #[test]
-fn the_other_direction_is_malformed() {
+fn a_message_in_the_other_direction_is_malformed() {
     let question = [&[0][..], &[0, 1, 0, 1]].concat();
     let request = [header(false, [1, 0, 0, 0]), question.clone()].concat();
     let reply = [header(true, [1, 0, 0, 0]), question].concat();
@@ -66,7 +66,7 @@ fn the_other_direction_is_malformed() {
 }
 
 #[test]
-fn every_beginning_is_cut() {
+fn every_beginning_of_a_message_is_truncated() {
     let mut request = query("www.example.com.", RecordType::A);
     request.set_edns(edns());
     let request = request.to_vec().unwrap();
@@ -90,13 +90,13 @@ fn every_beginning_is_cut() {
 }
 
 #[test]
-fn names_in_circles_and_other_wrong_ones() {
+fn circular_and_invalid_names_are_malformed() {
     for wrong in [
         &[0xc0, 12][..],             // to itself
         &[1, b'a', 0xc0, 12],        // to its own beginning
         &[0xc0, 14, 0xc0, 12],       // to each other
         &[0xff, 0xff],               // forward
-        &[0x40, 1],                  // a kind of label that never came to be
+        &[0x40, 1],                  // an extended label type, of which none is in use
         &[[63; 64]; 5].concat()[..], // too long
     ] {
         let bytes = [&header(false, [1, 0, 0, 0])[..], wrong, &[0, 1, 0, 1]].concat();
@@ -109,7 +109,7 @@ fn names_in_circles_and_other_wrong_ones() {
 }
 
 #[test]
-fn data_that_do_not_fit() {
+fn data_that_do_not_fit_the_type_are_malformed() {
     for (kind, data) in [
         (1, &[192, 0, 2][..]),
         (1, &[192, 0, 2, 1, 0]),
@@ -125,14 +125,14 @@ fn data_that_do_not_fit() {
             "{kind} {data:?}"
         );
     }
-    // A name that goes on behind its record.
+    // A name that continues after the end of its record.
     let head = [0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 1];
     let bytes = [&header(true, [0, 1, 0, 0])[..], &head, &[1, b'a', 0]].concat();
     assert_eq!(read_response(&bytes), malformed(MalformedDns::Data));
 }
 
 #[test]
-fn one_opt_record_at_the_root() {
+fn one_opt_record_with_the_root_as_name_is_allowed() {
     let question = [0, 0, 1, 0, 1];
     let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
     let named = [&[1, b'a'][..], &opt].concat();
@@ -185,8 +185,9 @@ fn counts_are_bounded() {
     );
 }
 
-/// A response with 65,535 answers, as far as they fit: a TXT of pointers to pointers, and then
-/// records whose name leads through the first `pointers` of them to the root.
+/// A response that announces 65,535 answers and has as many as fit: a TXT record whose data are a
+/// chain of pointers that ends at the root, and then records whose name leads through `pointers`
+/// pointers.
 fn chained(pointers: u16) -> Vec<u8> {
     let mut bytes = header(true, [0; 4]);
     bytes[6..8].fill(0xff);
@@ -230,7 +231,7 @@ fn the_largest_datagrams_are_read() {
     assert_eq!(read_query(&request), malformed(MalformedDns::TooLong));
 }
 
-/// Bytes that lead deep into the readers more often than plain random ones.
+/// Bytes that get further into the readers than random ones.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let pieces = prop_oneof![
         Just(vec![3, b'w', b'w', b'w']),
