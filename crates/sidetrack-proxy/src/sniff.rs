@@ -1,7 +1,8 @@
-//! What a client's first bytes tell: TLS with its names, HTTP with its host, or neither.
+//! Recognises the protocol of a connection by the client's first bytes: TLS with its server name,
+//! HTTP with its host, or neither.
 //!
-//! Pure functions over untrusted bytes. Only the connection's beginning is looked at: a second
-//! request on the same connection, HTTP/2 without TLS, and an encrypted ClientHello stay unseen.
+//! All are pure functions of untrusted bytes. Only the beginning of a connection is read: a second
+//! request on the same connection, HTTP/2 without TLS, and an encrypted ClientHello are not seen.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,26 +16,27 @@ mod tls;
 pub use http::{HEAD_SIZE_MAX, HEADERS_MAX, METHOD_SIZE_MAX, PATH_SIZE_MAX};
 pub use tls::{ALPN_ENTRIES_MAX, HELLO_SIZE_MAX, VERSIONS_MAX};
 
-/// The longest host name that is reported, in bytes; DNS has none longer. A longer one is left out,
-/// as a part of it would match the wrong rules.
+/// The longest host name that is reported, in bytes; DNS has no longer ones. A longer one is left
+/// out, since a part of it could match the wrong rules.
 pub const HOST_SIZE_MAX: usize = 255;
-/// With so many bytes [`sniff`] is always decided: the larger one of its formats' limits.
+/// The number of bytes after which [`sniff`] has always decided: the larger limit of its two
+/// protocols.
 pub const SNIFF_SIZE_MAX: usize = if HELLO_SIZE_MAX > HEAD_SIZE_MAX {
     HELLO_SIZE_MAX
 } else {
     HEAD_SIZE_MAX
 };
 
-/// What can be said of the bytes so far.
+/// The result of [`sniff`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sniffed {
-    /// Undecided: more bytes are needed, [`SNIFF_SIZE_MAX`] in all at most.
+    /// Undecided: more bytes are needed, [`SNIFF_SIZE_MAX`] in total at most.
     More,
-    /// Decided: further bytes will not change it.
+    /// Decided: further bytes do not change it.
     Seen(Seen),
 }
 
-/// What the client began with. Its texts come from the client and may hold any character.
+/// What the client began with. The texts come from the client and may contain any character.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Seen {
@@ -51,23 +53,23 @@ pub enum Seen {
     },
     /// An HTTP/1 request.
     Http {
-        /// The host asked for, in lower case and without port; absent if the client named none.
+        /// The requested host, in lower case and without the port; absent if the client named none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
-        /// Such as "GET".
+        /// The request's method, such as "GET".
         method: String,
         /// The request's target as sent, cut after 2,048 bytes.
         path: String,
     },
-    /// Datagrams of DNS.
+    /// DNS in datagrams.
     Dns {
-        /// The first 16 queries, each with its answer.
+        /// The questions of the first queries, 16 at most, each with its answer.
         queries: Vec<QueryLine>,
-        /// How many more there were.
+        /// The number of further questions.
         #[serde(default, skip_serializing_if = "is_zero")]
         more: u64,
     },
-    /// Datagrams of QUIC.
+    /// QUIC.
     Quic {
         /// The server's name, in lower case; absent if the client sent none, or if it was not read.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,13 +83,13 @@ pub enum Seen {
     },
     /// Anything else.
     Raw,
-    /// Nothing was sent.
+    /// The client sent nothing.
     Silent,
 }
 
-/// Reads a connection's first bytes, as far as they have come.
+/// Recognises the protocol by the first bytes of a connection, as far as they were received.
 ///
-/// Never panics, and never changes its mind: once `Seen`, it stays that with any more bytes.
+/// Does not panic. Once the result is [`Sniffed::Seen`], further bytes do not change it.
 pub fn sniff(bytes: &[u8]) -> Sniffed {
     match bytes.first() {
         None => Sniffed::More,
@@ -97,7 +99,7 @@ pub fn sniff(bytes: &[u8]) -> Sniffed {
 }
 
 impl Seen {
-    /// What a client sent that will send no more.
+    /// What the client began with, if it will send no more than these bytes.
     pub fn at_end(bytes: &[u8]) -> Self {
         match sniff(bytes) {
             Sniffed::Seen(seen) => seen,
@@ -106,7 +108,7 @@ impl Seen {
         }
     }
 
-    /// The host the client asked for, by TLS or by HTTP.
+    /// The host that the client named in TLS, QUIC or HTTP.
     pub fn host(&self) -> Option<&str> {
         match self {
             Self::Tls { sni: host, .. } | Self::Quic { sni: host, .. } => host.as_deref(),
@@ -122,6 +124,7 @@ fn is_zero(number: &u64) -> bool {
 
 const RAW: Sniffed = Sniffed::Seen(Seen::Raw);
 
+/// A host name as it is reported: in lower case; `None` if it is empty or too long.
 fn host(name: &[u8]) -> Option<String> {
     if name.is_empty() || name.len() > HOST_SIZE_MAX {
         return None;
@@ -135,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes that lead deep into the parsers more often than plain random ones.
+    /// Bytes that get further into the parsers than random ones.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
         let pieces = prop_oneof![
             Just(b"\x16\x03\x01".to_vec()),
@@ -153,9 +156,9 @@ mod tests {
         #[test]
         fn no_input_panics_or_changes_a_decision(bytes in hostile(), cut in 0..500usize) {
             let whole = sniff(&bytes);
-            let begun = sniff(&bytes[..cut.min(bytes.len())]);
-            if begun != Sniffed::More {
-                prop_assert_eq!(begun, whole);
+            let beginning = sniff(&bytes[..cut.min(bytes.len())]);
+            if beginning != Sniffed::More {
+                prop_assert_eq!(beginning, whole);
             }
         }
 
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_decides_the_undecided() {
+    fn the_end_of_the_stream_decides() {
         assert_eq!(Seen::at_end(b""), Seen::Silent);
         assert_eq!(Seen::at_end(b"GET / HT"), Seen::Raw);
         assert_eq!(sniff(b"GET / HT"), Sniffed::More);

@@ -1,18 +1,19 @@
-//! An HTTP/1 request's head.
+//! Reads the head of an HTTP/1 request.
 
 use httparse::{EMPTY_HEADER, Request, Status};
 
 use super::{RAW, Seen, Sniffed, host};
 
-/// The longest head that is read, in bytes; a longer one is raw.
+/// The longest head that is read, in bytes. A connection with a longer one is raw.
 pub const HEAD_SIZE_MAX: usize = 16 * 1024;
-/// The most header fields; a head with more is raw.
+/// The largest number of header fields. A connection with more in its head is raw.
 pub const HEADERS_MAX: usize = 256;
-/// The longest method, in bytes; with a longer first word it is not HTTP.
+/// The longest method, in bytes. A connection that begins with a longer word is not HTTP.
 pub const METHOD_SIZE_MAX: usize = 32;
-/// Where a longer path is cut, in bytes.
+/// The number of bytes after which a path is cut.
 pub const PATH_SIZE_MAX: usize = 2048;
 
+/// Decides whether the bytes begin with an HTTP/1 request, as far as they were received.
 pub(super) fn sniff(bytes: &[u8]) -> Sniffed {
     let bytes = &bytes[..bytes.len().min(HEAD_SIZE_MAX)];
     if !has_short_method(bytes) {
@@ -27,7 +28,8 @@ pub(super) fn sniff(bytes: &[u8]) -> Sniffed {
     }
 }
 
-/// Spares protocols that begin with a long run of text the wait for a whole head.
+/// Whether the first word may be a method. So protocols that begin with a long word are decided
+/// without waiting for a whole head.
 fn has_short_method(bytes: &[u8]) -> bool {
     let mut line = bytes.iter().skip_while(|byte| b"\r\n".contains(byte));
     let method = line.by_ref().take_while(|&&byte| byte != b' ');
@@ -51,7 +53,8 @@ fn read_head(request: &Request<'_, '_>) -> Option<Seen> {
     })
 }
 
-/// The authority, if the request's target has one; it goes before the Host field (RFC 9112, 3.2).
+/// The authority in the request's target, if there is one. It takes precedence over the Host field
+/// (RFC 9112, 3.2).
 fn target_authority<'a>(method: &str, target: &'a str) -> Option<&'a str> {
     if method.eq_ignore_ascii_case("CONNECT") {
         return Some(target);
@@ -63,7 +66,7 @@ fn target_authority<'a>(method: &str, target: &'a str) -> Option<&'a str> {
     rest.split(['/', '?', '#']).next()
 }
 
-/// An authority's host, without user, port and brackets.
+/// The host of an authority, without user, port and brackets.
 fn host_of(authority: &[u8]) -> Option<String> {
     let authority = authority.trim_ascii();
     let authority = match authority.iter().rposition(|&byte| byte == b'@') {
@@ -83,6 +86,7 @@ fn host_of(authority: &[u8]) -> Option<String> {
     host(&authority[begin..end])
 }
 
+/// The path, cut after [`PATH_SIZE_MAX`] bytes or a few less, so that no character is cut.
 fn cut(path: &str) -> &str {
     let mut end = path.len().min(PATH_SIZE_MAX);
     while !path.is_char_boundary(end) {
@@ -148,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_over_the_limit_is_raw_whenever_asked() {
+    fn a_head_over_the_limit_is_raw_with_any_number_of_bytes() {
         let head = format!(
             "GET / HTTP/1.1\r\nA: {}\r\nHost: a\r\n\r\n",
             "a".repeat(HEAD_SIZE_MAX)

@@ -1,11 +1,13 @@
-//! What a QUIC client begins with: the Initial packets of version 1 (RFC 9000, RFC 9001) and
-//! version 2 (RFC 9369), and the ClientHello in them.
+//! Reads the first datagrams of a QUIC client: the Initial packets of version 1 (RFC 9000, RFC
+//! 9001) and version 2 (RFC 9369), and the ClientHello in them.
 //!
-//! Everybody can read a client's Initial packets: their keys come from the connection ID that the
-//! client chose for the server. Pure functions over untrusted bytes; none panics. Where servers may
-//! take a datagram in different ways, it is malformed, lest the reader see another name than they.
-//! The ClientHello that a client sends again after a HelloRetryRequest is not read; it may not name
-//! another server (RFC 8446, 4.1.2).
+//! Anyone can decrypt a client's Initial packets, since their keys are derived from the connection
+//! ID that the client chose for the server. All are pure functions of untrusted bytes, and do not
+//! panic.
+//!
+//! A datagram that servers may understand in different ways is malformed. Otherwise the reader
+//! could see another name than the server. The second ClientHello, which a client sends after a
+//! HelloRetryRequest, is not read; it must not name another server (RFC 8446, 4.1.2).
 
 use std::fmt;
 
@@ -22,60 +24,63 @@ use connection::QuicConnection;
 use keys::Keys;
 use packet::Initial;
 
-/// The longest ClientHello that is read, with what follows it in the CRYPTO frames, in bytes.
+/// The number of bytes of CRYPTO frames that are read: the ClientHello and what follows it.
 pub const CRYPTO_SIZE_MAX: usize = 16 * 1024;
-/// The datagrams over which a ClientHello may be spread. Browsers need two or three.
+/// The number of datagrams over which a ClientHello may be spread. Browsers need two or three.
 pub const DATAGRAMS_MAX: usize = 8;
-/// The packets that one datagram may hold.
+/// The number of packets that one datagram may contain.
 pub const PACKETS_MAX: usize = 16;
-/// The connections that one reader follows. Clients may open several from one socket, and a Retry
-/// begins another.
+/// The number of connections that one reader follows. A client may open several from one socket,
+/// and a Retry begins another one.
 pub const CONNECTIONS_MAX: usize = 4;
-/// The shortest datagram with an Initial packet, in bytes; servers discard a shorter one, or should
-/// (RFC 9000, 14.1).
+/// The shortest datagram with an Initial packet, in bytes. Servers must discard shorter ones (RFC
+/// 9000, 14.1).
 pub const INITIAL_SIZE_MIN: usize = 1200;
 
-/// Reads what one client sends from one address to another, datagram by datagram.
+/// Reads the datagrams that one client sends from one address to another.
 ///
-/// Holds 32 KiB at most for each connection, and after its ClientHello only that.
+/// For each connection it keeps at most [`CRYPTO_SIZE_MAX`] bytes with a flag for each, and after
+/// the ClientHello was read, only these bytes.
 #[derive(Default)]
 pub struct InitialReader {
     connections: Vec<QuicConnection>,
 }
 
-/// What can be said of a datagram, after those before it.
+/// What a datagram is, taking into account those before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// Not QUIC.
     NotQuic,
-    /// QUIC of a version that is not read; or four bytes that look so.
+    /// QUIC of a version that is not read, or another protocol whose bytes look like one.
     OtherVersion(u32),
-    /// QUIC, but nothing that a client begins with.
+    /// QUIC, but no packet with which a client begins.
     NotInitial(PacketType),
-    /// Initial packets, but the ClientHello is not whole yet.
+    /// Initial packets, but the ClientHello is still incomplete.
     NeedMore,
-    /// The ClientHello, now or since an earlier datagram of its connection.
+    /// Initial packets of a connection whose ClientHello is complete, since this datagram or an
+    /// earlier one.
     Hello(Hello),
-    /// QUIC, but wrong. What is wrong with a connection's ClientHello stays wrong.
+    /// QUIC, but malformed. A connection whose ClientHello is malformed stays malformed.
     Malformed(QuicError),
 }
 
-/// Packets other than the Initial.
+/// The types of packets other than Initial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketType {
-    /// Version Negotiation; only servers send it.
+    /// Version Negotiation, which only servers send.
     VersionNegotiation,
-    /// Data before the handshake.
+    /// 0-RTT: data before the handshake has completed.
     ZeroRtt,
-    /// The rest of the handshake.
+    /// Handshake: the rest of the handshake.
     Handshake,
-    /// Retry; only servers send it.
+    /// Retry, which only servers send.
     Retry,
-    /// A short header: data. Little is known by its looks: a quarter of all first bytes would do.
+    /// A packet with a short header: data. This is uncertain, since a quarter of all first bytes
+    /// look like one.
     Short,
 }
 
-/// What a client asks for. Its texts come from the client and may hold any character.
+/// The reported parts of a ClientHello. The texts come from the client and may contain any character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The server's name, in lower case; `None` if the client sent none.
@@ -90,60 +95,62 @@ pub struct Hello {
 /// A version of QUIC that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// RFC 9000.
+    /// Version 1 (RFC 9000).
     V1,
-    /// RFC 9369.
+    /// Version 2 (RFC 9369).
     V2,
 }
 
 /// Why QUIC is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum QuicError {
-    /// A long header whose lengths are not possible.
+    /// A long header has lengths that are not possible.
     #[error("a header that cannot be read")]
     Header,
-    /// Shorter than [`INITIAL_SIZE_MIN`].
+    /// A datagram with an Initial packet is shorter than [`INITIAL_SIZE_MIN`].
     #[error("an Initial packet in too short a datagram")]
     DatagramTooShort,
-    /// Packets to different connection IDs in one datagram (RFC 9000, 12.2).
+    /// A datagram has packets to different connection IDs (RFC 9000, 12.2).
     #[error("packets of different connections in one datagram")]
     Coalesced,
-    /// More than [`PACKETS_MAX`].
+    /// A datagram has more than [`PACKETS_MAX`] packets.
     #[error("too many packets in one datagram")]
     TooManyPackets,
-    /// No key opens it: it is damaged, or belongs to a connection whose beginning was not read.
-    #[error("an Initial packet that no key opens")]
+    /// An Initial packet cannot be decrypted: it is damaged, or belongs to a connection whose
+    /// beginning was not read.
+    #[error("an Initial packet that cannot be decrypted")]
     Undecryptable,
-    /// A frame that is cut, or that may not be in a client's Initial packet (RFC 9000, 12.4).
-    #[error("a frame that may not be there")]
+    /// A frame is cut, or is not allowed in a client's Initial packet (RFC 9000, 12.4).
+    #[error("a frame that is not allowed")]
     Frame,
-    /// More than [`CRYPTO_SIZE_MAX`].
+    /// The CRYPTO frames have more than [`CRYPTO_SIZE_MAX`] bytes.
     #[error("the ClientHello is too long")]
     TooLong,
-    /// Two CRYPTO frames differ about the same bytes.
+    /// Two CRYPTO frames have different bytes for the same offset.
     #[error("the ClientHello contradicts itself")]
     Conflict,
-    /// The handshake begins with something else, or with a ClientHello that cannot be read.
+    /// The handshake does not begin with a ClientHello, or with one that cannot be parsed.
     #[error("no ClientHello")]
     NoHello,
-    /// More than [`DATAGRAMS_MAX`].
+    /// The ClientHello is still incomplete after [`DATAGRAMS_MAX`] datagrams.
     #[error("the ClientHello is spread over too many datagrams")]
     TooManyDatagrams,
-    /// More than [`CONNECTIONS_MAX`] whose ClientHello is not read.
+    /// A connection begins while the ClientHellos of [`CONNECTIONS_MAX`] others were not read.
     #[error("too many connections")]
     TooManyConnections,
 }
 
 impl InitialReader {
-    /// A reader that has seen nothing.
+    /// Makes a reader that has read nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Reads the next datagram that the client sent.
     ///
-    /// As soon as a connection's ClientHello is whole, every datagram with its Initial packets is
-    /// [`Reading::Hello`]. A later connection on the same addresses is read by itself.
+    /// From the datagram that completes a connection's ClientHello on, every datagram with its
+    /// Initial packets is [`Reading::Hello`], unless it is malformed. A later connection on the
+    /// same addresses is read separately.
     pub fn datagram(&mut self, bytes: &[u8]) -> Reading {
         match packet::initials(bytes) {
             Ok(initials) => self
@@ -156,7 +163,7 @@ impl InitialReader {
     fn initials(&mut self, initials: &[Initial<'_>], size: usize) -> Result<Reading, QuicError> {
         let mut reader = None;
         for initial in initials {
-            // One that no key opens is skipped, as servers do: another may follow it.
+            // A packet that cannot be decrypted is skipped, as servers do: another one may follow it.
             let Some((index, number, payload)) = self.open(initial)? else {
                 continue;
             };
@@ -175,7 +182,8 @@ impl InitialReader {
         }
     }
 
-    /// Tells whose packet it is, its number, and its payload.
+    /// Decrypts a packet. Returns the index of its connection, which may be new, with the packet's
+    /// number and payload; `None` if no keys fit.
     fn open(&mut self, initial: &Initial<'_>) -> Result<Option<(usize, u64, Vec<u8>)>, QuicError> {
         for (index, connection) in self.connections.iter().enumerate() {
             if let Some((number, payload)) = connection.open(initial) {
@@ -190,7 +198,8 @@ impl InitialReader {
         Ok(Some((index, number, payload)))
     }
 
-    /// The place of a new connection: its own, or the oldest one's whose ClientHello is read.
+    /// Adds a connection, and returns its index. If there are [`CONNECTIONS_MAX`], the oldest one
+    /// whose ClientHello was read is removed.
     fn admit(&mut self, connection: QuicConnection) -> Result<usize, QuicError> {
         if self.connections.len() == CONNECTIONS_MAX {
             let read = self.connections.iter().position(QuicConnection::is_read);
@@ -203,7 +212,7 @@ impl InitialReader {
 }
 
 impl fmt::Debug for InitialReader {
-    /// Without keys.
+    /// Prints no keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InitialReader")
             .field("connections", &self.connections.len())
@@ -212,7 +221,7 @@ impl fmt::Debug for InitialReader {
 }
 
 impl fmt::Display for Version {
-    /// "1" or "2".
+    /// Prints "1" or "2".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::V1 => "1",
@@ -222,7 +231,7 @@ impl fmt::Display for Version {
 }
 
 impl fmt::Display for PacketType {
-    /// As the RFCs write it, in lower case: "version negotiation".
+    /// Prints the name that the RFCs use, in lower case: "version negotiation".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::VersionNegotiation => "version negotiation",

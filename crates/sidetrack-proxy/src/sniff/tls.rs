@@ -1,4 +1,4 @@
-//! The ClientHello, which may come in several TLS records.
+//! Reads a TLS ClientHello, which may be spread over several records.
 
 use super::{RAW, Seen, Sniffed};
 
@@ -8,12 +8,14 @@ use hello::{ClientHello, HandshakeMessage};
 
 pub use hello::{ALPN_ENTRIES_MAX, VERSIONS_MAX};
 
-/// The longest ClientHello that is read, in bytes on the wire; a longer one is raw.
+/// The longest ClientHello that is read, in bytes with the record headers. A connection with a
+/// longer one is raw.
 pub const HELLO_SIZE_MAX: usize = 64 * 1024;
 
-/// The record type of handshakes, a TLS connection's first byte.
+/// The record type of handshakes: the first byte of a TLS connection.
 pub(super) const HANDSHAKE: u8 = 22;
 
+/// Decides whether the bytes begin with a ClientHello, as far as they were received.
 pub(super) fn sniff(bytes: &[u8]) -> Sniffed {
     let bytes = &bytes[..bytes.len().min(HELLO_SIZE_MAX)];
     match reassemble(bytes) {
@@ -26,13 +28,14 @@ pub(super) fn sniff(bytes: &[u8]) -> Sniffed {
 const RECORD_HEADER_SIZE: usize = 5;
 const RECORD_SIZE_MAX: usize = 16 * 1024;
 
+/// What the records contain so far.
 enum Reassembled {
     Hello(ClientHello),
     Incomplete,
     Other,
 }
 
-/// Joins the records' contents until the handshake message is whole.
+/// Joins the contents of the records until the handshake message is complete.
 fn reassemble(bytes: &[u8]) -> Reassembled {
     let mut message = Vec::new();
     let mut rest = bytes;
@@ -60,7 +63,7 @@ fn reassemble(bytes: &[u8]) -> Reassembled {
     }
 }
 
-/// Judges as much of a record's header as has come.
+/// Whether the bytes may begin a handshake record, as far as its header was received.
 fn may_be_record(bytes: &[u8]) -> bool {
     let size = match bytes {
         [_, _, _, high, low, ..] => usize::from(u16::from_be_bytes([*high, *low])),

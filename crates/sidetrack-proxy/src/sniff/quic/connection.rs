@@ -1,4 +1,4 @@
-//! One connection's beginning.
+//! The beginning of one QUIC connection, up to its ClientHello.
 
 use super::frames::{self, CryptoFrame};
 use super::keys::Keys;
@@ -7,29 +7,36 @@ use super::stream::{CryptoStream, agrees};
 use super::{CRYPTO_SIZE_MAX, DATAGRAMS_MAX, Hello, QuicError, Reading, Version};
 use crate::sniff::tls::hello::{self, HandshakeMessage};
 
-/// A connection of which an Initial packet was opened.
+/// A connection of which an Initial packet was decrypted.
 pub(super) struct QuicConnection {
-    /// Of the first packet.
+    /// The version of the first packet.
     version: Version,
-    /// From the first packet's destination: they stay when the client learns the server's connection
-    /// ID. Of both versions, as the server may go over to the other (RFC 9369, 4.1).
+    /// The keys derived from the destination of the first packet. They stay the same when the
+    /// client learns the server's connection ID. There are keys for both versions, since the server
+    /// may choose the other one (RFC 9369, 4.1).
     keys: [(Version, Keys); 2],
-    /// The packets' numbers, while the ClientHello is read.
+    /// The numbers of the packets so far, while the ClientHello is incomplete.
     numbers: Vec<(Version, u64)>,
+    /// The largest packet number.
     largest: Option<u64>,
-    /// How many did not complete the ClientHello.
+    /// Number of datagrams that did not complete the ClientHello.
     datagrams: usize,
     state: HelloState,
 }
 
+/// What is known of the ClientHello.
 enum HelloState {
     Reassembling(CryptoStream),
-    Read { message: Vec<u8>, hello: Hello },
+    /// It was read. `message` has its bytes, and those that were received after it.
+    Read {
+        message: Vec<u8>,
+        hello: Hello,
+    },
     Failed(QuicError),
 }
 
 impl QuicConnection {
-    /// A connection whose first packet this is, which `keys` open.
+    /// Makes a connection from its first packet, which `keys` decrypt.
     pub(super) fn new(first: &Initial<'_>, keys: Keys) -> Self {
         let other = match first.version {
             Version::V1 => Version::V2,
@@ -51,14 +58,14 @@ impl QuicConnection {
         matches!(self.state, HelloState::Read { .. })
     }
 
-    /// The number and payload of a packet that is this connection's.
+    /// Decrypts a packet. Returns its number and payload, or `None` if it is not of this connection.
     pub(super) fn open(&self, packet: &Initial<'_>) -> Option<(u64, Vec<u8>)> {
         let mut keys = self.keys.iter();
         let (_, keys) = keys.find(|(version, _)| *version == packet.version)?;
         keys.open(packet, self.largest)
     }
 
-    /// Takes in what was opened of a packet of this version.
+    /// Adds the decrypted payload of a packet.
     pub(super) fn add_packet(&mut self, version: Version, number: u64, payload: &[u8]) {
         self.largest = self.largest.max(Some(number));
         let added = match frames::crypto(payload) {
@@ -85,7 +92,7 @@ impl QuicConnection {
                     Err(QuicError::Conflict)
                 };
             }
-            // Servers take a number once only (RFC 9000, 12.3).
+            // Servers discard a packet whose number they have received before (RFC 9000, 12.3).
             HelloState::Reassembling(_) if self.numbers.contains(&number) => return Ok(()),
             HelloState::Reassembling(stream) => stream,
         };
@@ -114,7 +121,7 @@ impl QuicConnection {
         Ok(())
     }
 
-    /// What can be said after a datagram.
+    /// What a datagram is. Call it once after all packets of the datagram were added.
     pub(super) fn reading(&mut self) -> Reading {
         if let HelloState::Reassembling(_) = self.state {
             self.datagrams += 1;

@@ -1,5 +1,6 @@
-//! Reading on in bytes. All fail with `None` at their end.
+//! A cursor that reads bytes from the beginning to the end.
 
+/// Reads bytes. Each function returns `None` if there are too few left.
 pub(super) struct Cursor<'a> {
     rest: &'a [u8],
 }
@@ -26,7 +27,8 @@ impl<'a> Cursor<'a> {
         Some(first)
     }
 
-    /// RFC 9000, 16: the first two bits tell whether it has 1, 2, 4 or 8 bytes.
+    /// Reads a number of variable length: its first two bits say whether it has 1, 2, 4 or 8 bytes
+    /// (RFC 9000, 16).
     pub(super) fn varint(&mut self) -> Option<u64> {
         let size = 1 << (self.rest.first()? >> 6);
         let taken = self.take(size)?;
@@ -35,7 +37,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Of at most 8 bytes, the highest first.
+/// The number in at most 8 bytes, most significant first.
 pub(super) fn number(bytes: &[u8]) -> u64 {
     bytes
         .iter()
@@ -46,9 +48,9 @@ pub(super) fn number(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// RFC 9000, A.1.
+    /// The examples of RFC 9000, A.1.
     #[test]
-    fn variable_lengths() {
+    fn numbers_of_variable_length() {
         for (bytes, value) in [
             (
                 &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c][..],

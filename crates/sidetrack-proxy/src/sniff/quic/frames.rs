@@ -2,23 +2,25 @@
 
 use super::cursor::Cursor;
 
-/// A piece of the handshake.
+/// A CRYPTO frame: a part of the handshake.
 #[derive(Debug, PartialEq)]
 pub(super) struct CryptoFrame<'a> {
-    /// Its place, in bytes from the handshake's beginning.
+    /// The position of `data`, in bytes from the beginning of the handshake.
     pub(super) offset: u64,
     pub(super) data: &'a [u8],
 }
 
-/// The CRYPTO frames, once all are known to be right; `None` if one is cut or may not be there.
+/// The CRYPTO frames of a payload. Returns `None` if any frame in it is cut, or is not allowed in a
+/// client's Initial packet.
 pub(super) fn crypto(payload: &[u8]) -> Option<Vec<CryptoFrame<'_>>> {
     let mut frames = Vec::new();
     let mut cursor = Cursor::new(payload);
     if payload.is_empty() {
-        return None; // RFC 9000, 12.4
+        return None; // a packet must have a frame (RFC 9000, 12.4)
     }
     while !cursor.rest().is_empty() {
-        // All of them are below 64, so one byte each: the shortest form is due (RFC 9000, 12.4).
+        // The allowed types are below 64, and must have their shortest form of one byte (RFC 9000,
+        // 12.4).
         match cursor.byte()? {
             PADDING | PING => {}
             ACK => ack(&mut cursor)?,
@@ -33,9 +35,9 @@ pub(super) fn crypto(payload: &[u8]) -> Option<Vec<CryptoFrame<'_>>> {
                 frames.push(CryptoFrame { offset, data });
             }
             CONNECTION_CLOSE => {
-                varints(&mut cursor, 2)?; // the error, the frame that made it
+                varints(&mut cursor, 2)?; // the error code, and the type of the frame that caused it
                 let size = cursor.varint()?;
-                cursor.take(size)?; // the reason
+                cursor.take(size)?; // the reason as text
             }
             _ => return None,
         }
@@ -48,17 +50,19 @@ const PING: u8 = 0x01;
 const ACK: u8 = 0x02;
 const ACK_ECN: u8 = 0x03;
 const CRYPTO: u8 = 0x06;
-/// Of the transport; an application has nothing to say yet.
+/// The type for errors of the transport; that for errors of an application is not allowed in an
+/// Initial packet.
 const CONNECTION_CLOSE: u8 = 0x1c;
 
-/// Behind its type: the largest number, the delay, the count of ranges, the first range, and two
-/// for each other range.
+/// Reads an ACK frame after its type: the largest number, the delay, the number of further ranges,
+/// the first range, and two numbers for each further range.
 fn ack(cursor: &mut Cursor<'_>) -> Option<()> {
     varints(cursor, 2)?;
     let ranges = cursor.varint()?;
     varints(cursor, 1 + 2 * ranges)
 }
 
+/// Skips `count` numbers of variable length.
 fn varints(cursor: &mut Cursor<'_>, count: u64) -> Option<()> {
     for _ in 0..count {
         cursor.varint()?;
@@ -71,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_may_be_there() {
+    fn all_allowed_frames_are_read() {
         let payload = [
             &[PADDING, PING, PADDING][..],
             &[ACK, 9, 0, 1, 0, 0, 0],
@@ -86,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_or_forbidden() {
+    fn cut_and_forbidden_frames_are_rejected() {
         for payload in [
             &[][..],
             &[ACK, 9, 0, 1, 0, 0],

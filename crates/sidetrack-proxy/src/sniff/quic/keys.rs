@@ -8,7 +8,7 @@ use super::Version;
 use super::cursor::number;
 use super::packet::Initial;
 
-/// Opens what a client sends.
+/// The keys that decrypt a client's Initial packets.
 pub(super) struct Keys {
     packet: LessSafeKey,
     iv: [u8; aead::NONCE_LEN],
@@ -16,7 +16,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Of a client that sent its first packet to this connection ID.
+    /// The keys of a client that sent its first packet to this connection ID.
     pub(super) fn of_client(version: Version, destination: &[u8]) -> Self {
         let (salt, [key, iv, header]) = match version {
             Version::V1 => (SALT_V1, [&b"quic key"[..], b"quic iv", b"quic hp"]),
@@ -37,8 +37,8 @@ impl Keys {
         }
     }
 
-    /// The packet's number and payload; `None` if the keys are not its own. `largest` is the highest
-    /// number before it.
+    /// Decrypts a packet. Returns its number and payload, or `None` if it was not encrypted with
+    /// these keys. `largest` is the largest packet number before it.
     pub(super) fn open(
         &self,
         packet: &Initial<'_>,
@@ -107,11 +107,12 @@ fn expand<const SIZE: usize>(secret: &Prk, label: &[u8]) -> [u8; SIZE] {
     secret
         .expand(&info, Size(SIZE))
         .and_then(|expanded| expanded.fill(&mut output))
-        .expect("32 bytes are not too many");
+        .expect("HKDF gives as many bytes");
     output
 }
 
-/// The number next to the expected one that ends so (RFC 9000, A.3).
+/// The full packet number for a truncated one of `size` bytes: the number closest to the expected
+/// one that ends with these bytes (RFC 9000, A.3).
 fn full_number(cut: u64, size: usize, largest: Option<u64>) -> u64 {
     let expected = largest.map_or(0, |largest| largest + 1);
     let window = 1_u64 << (8 * size);
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_completed() {
+    fn truncated_numbers_are_completed() {
         assert_eq!(full_number(0x9b32, 2, Some(0xa82f_30ea)), 0xa82f_9b32); // RFC 9000, A.3
         assert_eq!(full_number(3, 1, None), 3);
         assert_eq!(full_number(0, 1, Some(255)), 256);

@@ -1,4 +1,4 @@
-//! The packets of a datagram, by what their headers tell unprotected (RFC 9000, 17).
+//! The packets of a datagram, by the unprotected part of their headers (RFC 9000, 17).
 
 use super::cursor::{Cursor, number};
 use super::{PACKETS_MAX, PacketType, QuicError, Reading, Version};
@@ -7,32 +7,35 @@ use super::{PACKETS_MAX, PacketType, QuicError, Reading, Version};
 #[derive(Debug)]
 pub(super) struct Initial<'a> {
     pub(super) version: Version,
-    /// The connection ID that the client sends to.
+    /// The destination connection ID.
     pub(super) destination: &'a [u8],
-    /// The whole packet. Behind the packet number's place it has [`PROTECTED_SIZE_MIN`] bytes or
-    /// more.
+    /// The whole packet. From `number_at` on it has [`PROTECTED_SIZE_MIN`] bytes or more.
     pub(super) bytes: &'a [u8],
+    /// The offset of the packet number.
     pub(super) number_at: usize,
-    /// Whether it has the bit that tells QUIC from other protocols. Clients may leave it out if
-    /// their servers allow (RFC 9287); then only the keys tell.
+    /// Whether the fixed bit is set, which distinguishes QUIC from other protocols. Clients may
+    /// leave it unset if their servers allow that (RFC 9287); then a packet is known as QUIC only
+    /// if it can be decrypted.
     pub(super) has_fixed_bit: bool,
 }
 
-/// A packet number, and the sample of 16 bytes that begins where a number of 4 bytes would end
-/// (RFC 9001, 5.4.2).
+/// The size of a packet number of 4 bytes and the sample of 16 bytes after it (RFC 9001, 5.4.2).
 const PROTECTED_SIZE_MIN: usize = 4 + 16;
 
+/// The bit of the first byte that is set in a long header.
 const LONG_HEADER: u8 = 0x80;
+/// The bit of the first byte that is set in all packets, unless the peers have agreed otherwise.
 const FIXED_BIT: u8 = 0x40;
-/// A first byte, a packet number, and what must follow it so that a sample can be taken.
+/// The smallest packet with a short header: its first byte and what is protected.
 const SHORT_PACKET_SIZE_MIN: usize = 1 + PROTECTED_SIZE_MIN;
-/// In the versions that are read (RFC 9000, 17.2).
+/// The longest connection ID of the versions that are read (RFC 9000, 17.2).
 const CONNECTION_ID_SIZE_MAX: u8 = 20;
-/// RFC 9000, 17.2.5.
+/// The size of a Retry packet's integrity tag (RFC 9000, 17.2.5).
 const RETRY_TAG_SIZE: usize = 16;
 
-/// The datagram's Initial packets; what it is instead, if there are none or it cannot be gone
-/// through.
+/// The Initial packets of a datagram.
+///
+/// Errors: what the datagram is, if it has none or its packets cannot be separated.
 pub(super) fn initials(bytes: &[u8]) -> Result<Vec<Initial<'_>>, Reading> {
     let mut initials = Vec::new();
     let (mut next, mut rest) = next_packet(bytes)?;
@@ -43,7 +46,7 @@ pub(super) fn initials(bytes: &[u8]) -> Result<Vec<Initial<'_>>, Reading> {
             ParsedPacket::Other(reading) if count == 1 => instead = reading,
             ParsedPacket::Other(_) => {}
         }
-        // What is no packet pads the datagram; servers ignore it.
+        // What does not begin a packet is padding of the datagram, which servers ignore.
         let Ok(parsed) = next_packet(rest) else {
             break;
         };
@@ -62,12 +65,16 @@ pub(super) fn initials(bytes: &[u8]) -> Result<Vec<Initial<'_>>, Reading> {
     Ok(initials)
 }
 
+/// A packet, read as far as it is unprotected.
 enum ParsedPacket<'a> {
     Initial(Initial<'a>),
     Other(Reading),
 }
 
-/// The first packet, and what follows it; nothing does if it does not tell its length.
+/// Reads the first packet. Returns it and what follows it: nothing, if the packet has no length
+/// field.
+///
+/// Errors: what the bytes are, if they do not begin with a packet.
 fn next_packet(bytes: &[u8]) -> Result<(ParsedPacket<'_>, &[u8]), Reading> {
     let first = *bytes.first().ok_or(Reading::NotQuic)?;
     let has_fixed_bit = first & FIXED_BIT != 0;
@@ -93,7 +100,7 @@ fn next_packet(bytes: &[u8]) -> Result<(ParsedPacket<'_>, &[u8]), Reading> {
     }
 }
 
-/// What is the same in all versions (RFC 8999).
+/// Reads a packet of an unknown version as far as all versions are the same (RFC 8999).
 fn read_unknown_version(
     version: u32,
     has_fixed_bit: bool,
@@ -108,12 +115,12 @@ fn read_unknown_version(
             Some(Reading::NotInitial(PacketType::VersionNegotiation))
         }
         0 => None,
-        // Without the mark it is RTP, rather (RFC 9443).
+        // Without the fixed bit it is more likely RTP (RFC 9443).
         _ => has_fixed_bit.then_some(Reading::OtherVersion(version)),
     }
 }
 
-/// `cursor` is behind the version.
+/// Reads the first packet in `bytes`, of a known version. `cursor` is after the version.
 fn read_known_version<'a>(
     bytes: &'a [u8],
     version: Version,
@@ -172,8 +179,8 @@ impl Version {
         }
     }
 
-    /// The type of a long header that begins so (RFC 9000, 17.2; RFC 9369, 3.2); `None` of the
-    /// Initial packet.
+    /// The packet type in the first byte of a long header (RFC 9000, 17.2; RFC 9369, 3.2); `None`
+    /// for an Initial packet.
     fn packet_type(self, first: u8) -> Option<PacketType> {
         let number = first >> 4 & 3;
         let index = match self {

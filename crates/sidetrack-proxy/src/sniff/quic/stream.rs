@@ -1,20 +1,21 @@
-//! The handshake's bytes, put together from pieces in any order.
+//! The bytes of the handshake, joined from CRYPTO frames in any order.
 
 use super::frames::CryptoFrame;
 use super::{CRYPTO_SIZE_MAX, QuicError};
 
-/// The bytes that have come.
+/// The received bytes of a handshake.
 #[derive(Debug, Default)]
 pub(super) struct CryptoStream {
     bytes: Vec<u8>,
-    /// Which of `bytes` have come.
+    /// Which of `bytes` were received.
     received: Vec<bool>,
-    /// How many at the beginning have all come.
+    /// How many bytes at the beginning were received without a gap.
     contiguous: usize,
 }
 
 impl CryptoStream {
-    /// Puts a piece to its place. What has come before must be the same.
+    /// Adds the bytes of a frame. Errors: [`QuicError::Conflict`], if they differ from what was
+    /// received before, and [`QuicError::TooLong`].
     pub(super) fn insert(&mut self, frame: &CryptoFrame<'_>) -> Result<(), QuicError> {
         let begin = usize::try_from(frame.offset).map_err(|_| QuicError::TooLong)?;
         let end = begin.saturating_add(frame.data.len());
@@ -41,13 +42,13 @@ impl CryptoStream {
         Ok(())
     }
 
-    /// What has come without a gap.
+    /// The bytes at the beginning that were received without a gap.
     pub(super) fn beginning(&self) -> &[u8] {
         &self.bytes[..self.contiguous]
     }
 }
 
-/// Whether the piece is part of `message`, as far as it is not behind it.
+/// Whether the frame has the same bytes as `message`. Bytes after the end of `message` do not matter.
 pub(super) fn agrees(message: &[u8], frame: &CryptoFrame<'_>) -> bool {
     let begin = usize::try_from(frame.offset).unwrap_or(usize::MAX);
     let known = message.get(begin..).unwrap_or_default();
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_in_any_order() {
+    fn frames_in_any_order_are_joined() {
         let mut stream = CryptoStream::default();
         for (offset, data, beginning) in [
             (4, &b"efg"[..], &b""[..]),
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit() {
+    fn the_limit_holds() {
         let mut stream = CryptoStream::default();
         let last = CRYPTO_SIZE_MAX as u64 - 1;
         assert_eq!(stream.insert(&frame(last, b"z")), Ok(()));
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_agrees() {
+    fn frames_agree_with_a_message_or_not() {
         for (offset, data, wanted) in [
             (0, &b"abc"[..], true),
             (1, b"bcd", true),

@@ -1,4 +1,4 @@
-//! The handshake message itself, which TLS brings in records and QUIC in CRYPTO frames.
+//! Reads the ClientHello message, which TLS sends in records and QUIC in CRYPTO frames.
 
 use tls_parser::{
     SNIType, TlsClientHelloContents, TlsExtension, TlsVersion, parse_tls_client_hello_extension,
@@ -7,12 +7,12 @@ use tls_parser::{
 
 use crate::sniff::host;
 
-/// The application protocols that are reported; the rest is left out.
+/// The number of application protocols that are reported. Further ones are left out.
 pub const ALPN_ENTRIES_MAX: usize = 16;
-/// The versions that are reported; the rest is left out.
+/// The number of TLS versions that are reported. Further ones are left out.
 pub const VERSIONS_MAX: usize = 16;
 
-/// What a ClientHello tells; see [`Seen::Tls`](crate::sniff::Seen::Tls).
+/// The reported parts of a ClientHello; see [`Seen::Tls`](crate::sniff::Seen::Tls).
 #[derive(Debug)]
 pub(in crate::sniff) struct ClientHello {
     pub(in crate::sniff) sni: Option<String>,
@@ -20,22 +20,22 @@ pub(in crate::sniff) struct ClientHello {
     pub(in crate::sniff) versions: Vec<String>,
 }
 
-/// What can be said of a handshake's bytes so far.
+/// What the first bytes of a handshake are.
 #[derive(Debug)]
 pub(in crate::sniff) enum HandshakeMessage {
-    /// The ClientHello; what follows it was not looked at.
+    /// A ClientHello; what follows it was not read.
     Hello(ClientHello),
-    /// Not whole yet.
+    /// The beginning of a ClientHello.
     Incomplete,
-    /// It says that it is longer than it may be.
+    /// A ClientHello whose header announces more bytes than allowed.
     TooLong,
     /// Another message.
     Other,
-    /// Whole, but not to be understood.
+    /// A complete ClientHello that cannot be parsed.
     Malformed,
 }
 
-/// Reads the message that `bytes` begin with (RFC 8446, 4). Its body may have `size_max` bytes.
+/// Reads the message at the beginning of `bytes` (RFC 8446, 4). Its body may have `size_max` bytes.
 pub(in crate::sniff) fn read(bytes: &[u8], size_max: usize) -> HandshakeMessage {
     if bytes.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
         return HandshakeMessage::Other;
@@ -80,7 +80,7 @@ fn read_body(body: &[u8]) -> Option<ClientHello> {
         }
     }
     if versions.is_empty() {
-        versions.extend(version(&hello.version)); // TLS 1.2 and before name only their newest
+        versions.extend(version(&hello.version)); // clients of TLS 1.2 and older send only the newest version
     }
     Some(ClientHello {
         sni,
@@ -89,7 +89,8 @@ fn read_body(body: &[u8]) -> Option<ClientHello> {
     })
 }
 
-/// Reads each by itself, so that one the parser does not understand hides none of the others.
+/// The extensions, each parsed separately, so that one that the parser rejects does not hide
+/// the others.
 fn extensions<'a>(hello: &TlsClientHelloContents<'a>) -> impl Iterator<Item = TlsExtension<'a>> {
     let mut rest = hello.ext.unwrap_or_default();
     let slices = std::iter::from_fn(move || {
@@ -122,7 +123,8 @@ fn version(version: &TlsVersion) -> Option<String> {
     }
 }
 
-/// Values that clients throw in so that servers keep ignoring what they do not know (RFC 8701).
+/// Whether the value is reserved for GREASE: clients send such values so that servers keep ignoring
+/// unknown ones (RFC 8701).
 fn is_grease(value: u16) -> bool {
     let [high, low] = value.to_be_bytes();
     high == low && low & 0x0f == 0x0a

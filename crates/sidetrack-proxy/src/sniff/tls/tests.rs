@@ -1,4 +1,4 @@
-//! On ClientHellos as rustls makes them.
+//! Tests with ClientHellos that rustls makes.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ fn modern_seen() -> Sniffed {
     })
 }
 
-/// The same handshake bytes in records of `size`.
+/// The same handshake message in records of `size` bytes.
 fn fragmented(bytes: &[u8], size: usize) -> Vec<u8> {
     bytes[RECORD_HEADER_SIZE..]
         .chunks(size)
@@ -48,7 +48,7 @@ fn names_protocols_and_versions_are_read() {
 }
 
 #[test]
-fn every_beginning_is_undecided_whole_or_fragmented() {
+fn every_beginning_is_undecided_in_one_record_or_many() {
     let whole = hello(modern(), "example.com");
     for size in [whole.len(), 1, 2, 3, 50] {
         let bytes = fragmented(&whole, size);
@@ -61,7 +61,7 @@ fn every_beginning_is_undecided_whole_or_fragmented() {
 }
 
 #[test]
-fn no_name_and_no_versions_extension() {
+fn a_hello_without_name_and_versions_is_read() {
     let mut config = ClientConfig::builder_with_protocol_versions(&[&TLS12])
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
@@ -96,16 +96,16 @@ fn grease_is_skipped_and_unknown_versions_are_numbers() {
 }
 
 #[test]
-fn what_only_begins_like_tls_is_raw() {
+fn bytes_that_only_begin_like_tls_are_raw() {
     for bytes in [
         &[22, 2][..],
         &[22, 3, 9],
         &[22, 3, 1, 0, 0],
         &[22, 3, 1, 0xff, 0xff],
         &[22, 3, 1, 0, 9, 2],             // a ServerHello
-        &[22, 3, 1, 0, 9, 1, 2, 0, 0],    // 128 KiB of ClientHello
-        &[22, 3, 1, 0, 5, 1, 0, 0, 1, 0], // 1 byte of it
-        &[22, 3, 1, 0, 1, 1, 23],         // application data within
+        &[22, 3, 1, 0, 9, 1, 2, 0, 0],    // a ClientHello of 128 KiB
+        &[22, 3, 1, 0, 5, 1, 0, 0, 1, 0], // a ClientHello of 1 byte
+        &[22, 3, 1, 0, 1, 1, 23],         // application data within the ClientHello
     ] {
         assert_eq!(sniff(bytes), RAW, "{bytes:?}");
     }
