@@ -1,4 +1,4 @@
-//! The flow line: what is written of each connection when it has ended.
+//! The flow line, which is written for each connection and each UDP flow when it has ended.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -16,69 +16,71 @@ mod text;
 
 pub use text::size;
 
-/// One connection, as one line of JSON; `Display` is the same for people. Texts that come from the
-/// client are as it sent them in JSON, and escaped in `Display`.
+/// One connection or UDP flow, as one line of JSON. `Display` prints it for people. Texts that come
+/// from the client are unchanged in JSON, and escaped by `Display`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowLine {
-    /// When the program called connect: RFC 3339, UTC, with milliseconds.
+    /// When the program called connect, or sent the first datagram: RFC 3339, UTC, with milliseconds.
     pub time: String,
-    /// Names this hop of the connection, for as long as the engine runs.
+    /// Identifies the flow, which is one hop of the connection. Unique while the engine runs.
     pub flow_id: u64,
-    /// Names the connection through all its hops: lines of one connection share it.
+    /// Identifies the connection: the lines of all its hops have the same value.
     pub origin_id: u64,
-    /// The service that wrote the line.
+    /// The service whose proxy wrote the line.
     pub service: String,
     /// The transport protocol: "tcp" or "udp".
     pub protocol: String,
-    /// Where the program wanted to go, as "IP:PORT".
+    /// The original destination, as "IP:PORT".
     pub destination: SocketAddr,
-    /// The program's own address, as "IP:PORT".
+    /// The address from which the connection came, as "IP:PORT".
     pub client: SocketAddr,
-    /// Whose connection it is.
+    /// The original program.
     pub program: ProgramLine,
-    /// The services that have seen the connection, in order, the one that wrote the line last.
+    /// The services that the connection has passed, in order. The last one wrote the line.
     pub chain: Vec<String>,
-    /// The name that the destination was last asked for by, as DNS answers through this proxy told;
-    /// absent if it is not known.
+    /// The name for which DNS through this proxy last returned the destination's address; absent if
+    /// there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What the client began with; of datagrams, what they are.
+    /// What the client began with, or what its datagrams are.
     pub seen: Seen,
-    /// Whether the connection might go on.
+    /// Whether the rules allow the connection.
     pub verdict: Decision,
-    /// The rule that decided, such as "deny *.example.com"; absent if there was none.
+    /// The rule that decided, such as "deny *.example.com"; absent if none applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Bytes relayed from the client to the origin.
+    /// Number of bytes relayed from the client to the origin.
     pub bytes_up: u64,
-    /// Bytes relayed from the origin to the client.
+    /// Number of bytes relayed from the origin to the client.
     pub bytes_down: u64,
-    /// UDP: the datagrams.
+    /// Counts of datagrams; absent for TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datagrams: Option<Datagrams>,
-    /// The time it took to connect onward, in milliseconds; absent if that did not come about.
+    /// How long it took to connect to the origin, in milliseconds; absent if the proxy did not
+    /// connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_ms: Option<f64>,
-    /// From the program's connect to the end, in milliseconds.
+    /// The time from the program's connect to the end, in milliseconds.
     pub duration_ms: f64,
-    /// How it ended: "closed", "denied", "idle", "stopped", "reset by client", "reset by origin",
-    /// "connect failed: …", "client failed: …", "origin failed: …"; of datagrams also "answered",
+    /// Why it ended: "closed", "denied", "idle", "stopped", "reset by client", "reset by origin",
+    /// "connect failed: …", "client failed: …", "origin failed: …"; for UDP also "answered",
     /// "refused by origin", "made room".
     pub ended: String,
 }
 
-/// How many datagrams there were.
+/// Counts of the datagrams of a UDP flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Datagrams {
-    /// Relayed from the client to the origin.
+    /// Number of datagrams relayed from the client to the origin.
     pub up: u64,
-    /// Relayed from the origin to the client.
+    /// Number of datagrams relayed from the origin to the client.
     pub down: u64,
-    /// From the client, denied.
+    /// Number of datagrams from the client that the proxy dropped: because of a rule, or because
+    /// they could not be read while a rule needs a name.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub denied: u64,
-    /// Lost here, either way: a socket's buffer was full, the kernel refused to send it, or the flow
-    /// ended before a QUIC ClientHello was whole.
+    /// Number of datagrams lost in the proxy, in both directions: a socket's buffer was full, the
+    /// kernel refused to send them, or the flow ended before a QUIC ClientHello was complete.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost: u64,
 }
@@ -87,21 +89,21 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// The program that opened a connection.
+/// The program that opened the first connection of a chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProgramLine {
-    /// Its file; bytes that are not UTF-8 are replaced by U+FFFD.
+    /// The path of its executable; bytes that are not UTF-8 are replaced by U+FFFD.
     pub executable: String,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
-    /// Its real user.
+    /// Its real user id.
     pub uid: u32,
-    /// The task's name, at most 15 bytes; bytes that are not UTF-8 are replaced by U+FFFD.
+    /// The name of its task, 15 bytes at most; bytes that are not UTF-8 are replaced by U+FFFD.
     pub comm: String,
 }
 
 impl FlowLine {
-    /// The line of a connection that has just ended.
+    /// The line of a connection or UDP flow that has just ended, without `name` and `datagrams`.
     pub fn new(flow: &Flow, outcome: Outcome) -> Self {
         let age = flow.age();
         let chain: Vec<String> = flow.chain().map(str::to_owned).collect();
@@ -138,13 +140,14 @@ impl FlowLine {
     }
 }
 
-/// The epoch for a clock that is set before it.
+/// A time as RFC 3339 with milliseconds. A time before 1970, to which the clock may be set, becomes
+/// the epoch.
 fn rfc3339(time: Option<SystemTime>) -> String {
     let time = time.and_then(|time| Timestamp::try_from(time).ok());
     format!("{:.3}", time.unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
-/// To a microsecond; the rest would be noise.
+/// A duration in milliseconds, with a resolution of one microsecond.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn json() {
+    fn a_line_is_written_and_read_as_json() {
         let json = serde_json::to_string(&line()).unwrap();
         assert_eq!(
             json,
@@ -206,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_requires_what_is_always_there() {
+    fn the_schema_requires_the_fields_that_are_always_there() {
         let schema = schemars::schema_for!(FlowLine).to_value();
         let required = schema["required"].as_array().unwrap();
         assert!(required.contains(&"ended".into()) && !required.contains(&"rule".into()));

@@ -1,7 +1,7 @@
-//! Which name an address was last known by, learnt from DNS responses.
+//! The names of addresses, learnt from DNS responses.
 //!
-//! A label for what goes to the address later, not a proof: the client may go there for another
-//! name, and whoever can answer in the server's place can teach what he likes.
+//! A name labels later flows to the address. It is no proof: the client may connect to the address
+//! for another name, and an attacker who can forge DNS responses can have any name learnt.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -10,42 +10,45 @@ use std::time::{Duration, Instant};
 
 use crate::dns::DnsResponse;
 
-/// The most addresses; for another one, the least recently learnt is forgotten.
+/// The largest number of addresses. For a further one, the least recently learnt is removed.
 pub const ADDRESSES_MAX: usize = 4096;
-/// How long a label holds at least. Programs keep addresses for longer than they are told: with a
-/// TTL of 0, the connection comes after it has ended.
+/// How long a name is valid at least. Programs use addresses for longer than their TTL: with a TTL
+/// of 0, each connection begins after the TTL has ended.
 pub const TTL_MIN: Duration = Duration::from_secs(60);
-/// How long a label holds at most, whatever the TTL; addresses become others'.
+/// How long a name is valid at most, since addresses get other owners.
 pub const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// The names of addresses.
+/// A table of the names of addresses.
 #[derive(Debug, Default)]
 pub struct Names {
     labels: HashMap<IpAddr, Label>,
-    /// The addresses by when they were learnt; as many as `labels`.
+    /// The addresses in `labels` in the order in which they were learnt.
     order: BTreeMap<u64, IpAddr>,
+    /// Number of addresses learnt so far, which is the next label's `sequence`.
     learnt: u64,
+    /// See [`evicted`](Self::evicted).
     evicted: u64,
 }
 
+/// The name of one address.
 #[derive(Debug)]
 struct Label {
     name: Arc<str>,
     until: Instant,
-    /// Its place in `order`.
+    /// Its key in `order`.
     sequence: u64,
 }
 
 impl Names {
-    /// A table that knows nothing.
+    /// Makes an empty table.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Learns that the response's addresses are those of the name asked for.
+    /// Learns the name in the response's question as the name of the response's addresses.
     ///
-    /// Each holds for its TTL, but [`TTL_MIN`] at least and [`TTL_MAX`] at most. An address that
-    /// has a name already gets the new one.
+    /// It is valid for the TTL, but [`TTL_MIN`] at least and [`TTL_MAX`] at most. It replaces the
+    /// name that an address had before.
     pub fn learn(&mut self, response: &DnsResponse, now: Instant) {
         let Some(asked) = &response.question else {
             return;
@@ -58,24 +61,24 @@ impl Names {
         }
     }
 
-    /// The name that the address was last learnt by, if that still holds; as
-    /// [`DnsQuestion::name`](crate::dns::DnsQuestion::name) has it.
+    /// The name that was last learnt for the address, if it is still valid, in the form of
+    /// [`DnsQuestion::name`](crate::dns::DnsQuestion::name).
     pub fn label(&self, address: IpAddr, now: Instant) -> Option<&str> {
         let label = self.labels.get(&address.to_canonical())?;
         (now < label.until).then_some(&*label.name)
     }
 
-    /// How many addresses are kept, with those whose label has ended.
+    /// Number of addresses in the table, including those whose name is not valid any more.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether none is kept.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// How many labels were forgotten for want of room while they still held.
+    /// Number of names that were removed for a new address while they were still valid.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }

@@ -1,8 +1,8 @@
-//! Which connections may go on: the rules of `--deny PATTERN` and `--allow PATTERN`.
+//! The rules that allow or deny connections, as given by `--deny PATTERN` and `--allow PATTERN`.
 //!
-//! Deny wins over allow. If there is any allow rule, what matches none is denied. Host names are
-//! what the client claims: a rule on them binds only clients that speak truly, while a rule on
-//! addresses binds all.
+//! Deny takes precedence over allow. If there are allow rules, a connection that matches none of
+//! them is denied. A host name is what the client claims. So a rule on host names is effective only
+//! for honest clients, while a rule on addresses is for all.
 
 use std::net::SocketAddr;
 
@@ -13,24 +13,24 @@ mod pattern;
 
 pub use pattern::{PATTERN_SIZE_MAX, Pattern, PatternError};
 
-/// What is denied and what is allowed. The default allows everything.
+/// The patterns that are denied and allowed. The default allows everything.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     deny: Vec<Pattern>,
     allow: Vec<Pattern>,
 }
 
-/// What becomes of a connection, and why.
+/// Whether a connection is allowed, and by which rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether it may go on.
+    /// Whether it is allowed.
     pub decision: Decision,
-    /// What decided: "deny *.example.com", "no allow rule matches"; `None` if there was nothing to
-    /// decide by.
+    /// The rule that decided, such as "deny *.example.com" or "no allow rule matches"; `None` if no
+    /// rule applied.
     pub rule: Option<String>,
 }
 
-/// Whether a connection may go on.
+/// Whether a connection is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
@@ -41,16 +41,16 @@ pub enum Decision {
 }
 
 impl Rules {
-    /// The rules of these patterns.
+    /// Makes rules from the patterns to deny and to allow.
     pub fn new(mut deny: Vec<Pattern>, mut allow: Vec<Pattern>) -> Self {
-        // Addresses first: so `decide_by_address` and `decide` name the same rule where one on them
-        // decides.
+        // Patterns of addresses come first, so that `decide_by_address` and `decide` name the same
+        // rule if one of them decides.
         deny.sort_by_key(Pattern::needs_host);
         allow.sort_by_key(Pattern::needs_host);
         Self { deny, allow }
     }
 
-    /// The verdict, where the address alone decides and no host name could change it.
+    /// The verdict by the address alone; `None` if a host name could change it.
     pub fn decide_by_address(&self, destination: SocketAddr) -> Option<Verdict> {
         let may_match = |rules: &[Pattern]| rules.iter().any(|rule| rule.may_match(destination));
         let unnamed = self.decide(destination, None);
@@ -62,10 +62,10 @@ impl Rules {
         is_final.then_some(unnamed)
     }
 
-    /// The verdict, with the host name seen, if there was one.
+    /// The verdict by the address and the host name that the client named, if any.
     ///
-    /// Decides as [`Self::decide_by_address`] has, if that has; but may name a rule on the host for
-    /// it.
+    /// If [`decide_by_address`](Self::decide_by_address) returns a verdict, this one has the same
+    /// decision, but may name another rule.
     pub fn decide(&self, destination: SocketAddr, host: Option<&str>) -> Verdict {
         let matches = |rule: &Pattern| rule.matches(destination, host);
         self.decide_with(matches, matches)
@@ -73,8 +73,8 @@ impl Rules {
 
     /// The verdict on a DNS query for `name` that goes to `destination`.
     ///
-    /// A name that may be connected to at some port may be asked for; a rule that denies it at
-    /// another port than DNS's does not deny the query.
+    /// A query is allowed if connections to the name are allowed at some port. A rule that denies
+    /// the name at another port than that of `destination` does not deny the query.
     pub fn decide_name(&self, destination: SocketAddr, name: &str) -> Verdict {
         let denied = |rule: &Pattern| rule.matches(destination, Some(name));
         let allowed = |rule: &Pattern| denied(rule) || rule.matches_name(name);
@@ -100,19 +100,20 @@ impl Rules {
         Verdict { decision, rule }
     }
 
-    /// Whether any rule asks for a host name.
+    /// Whether any rule has a host name.
     pub fn needs_host(&self) -> bool {
         self.deny.iter().chain(&self.allow).any(Pattern::needs_host)
     }
 }
 
 impl Verdict {
-    /// Whether the connection is refused.
+    /// Whether the connection is denied.
     pub fn is_deny(&self) -> bool {
         self.decision == Decision::Deny
     }
 }
 
+/// The rule in a verdict if there are allow rules, but none matches.
 const NO_ALLOW_RULE: &str = "no allow rule matches";
 
 #[cfg(test)]
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_denies_nothing() {
+    fn no_rules_allow_everything() {
         let none = Rules::default();
         assert_eq!(decided(&none, "192.0.2.1:80", Some("a.example")), "Allow: ");
         assert!(
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn deny_wins_over_allow() {
+    fn deny_takes_precedence_over_allow() {
         let rules = rules(&["*.example.com"], &["*", "www.example.com"]);
         let host = Some("www.example.com");
         assert_eq!(
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_may_be_connected_to_may_be_asked_for() {
+    fn a_query_is_allowed_for_a_name_that_is_allowed_at_some_port() {
         let rules = rules(
             &["b.example:443", "c.example"],
             &["a.example:443", "*.example"],
@@ -219,7 +220,7 @@ mod tests {
             by_address("10.1.2.3:80").unwrap().rule.unwrap(),
             "deny 10.0.0.0/8"
         );
-        assert_eq!(by_address("192.0.2.1:80"), None); // bad.example may live there
+        assert_eq!(by_address("192.0.2.1:80"), None); // bad.example may have this address
         assert_eq!(by_address("[2001:db8::1]:80"), None);
     }
 

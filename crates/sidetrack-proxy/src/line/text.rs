@@ -1,4 +1,4 @@
-//! The flow line for people.
+//! The flow line as text for people.
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -9,8 +9,9 @@ use crate::rules::Decision;
 use crate::sniff::Seen;
 
 impl fmt::Display for FlowLine {
-    /// `curl[4242]  198.51.100.7:443  tls example.com h2  allow  1.2 KiB up  34.0 KiB down  12.3 ms
-    /// via a → b`, in columns that hold for usual lengths. Control characters are escaped.
+    /// Prints `curl[4242]  198.51.100.7:443  tls example.com h2  allow  1.2 KiB up  34.0 KiB down
+    /// 12.3 ms via a → b`, in columns that are aligned for usual lengths. Control characters are
+    /// escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let program = format!("{}[{}]", Escaped(&self.program.comm), self.program.pid);
         let destination = self.destination.to_string();
@@ -37,7 +38,7 @@ impl fmt::Display for FlowLine {
         }
         match self.ended.as_str() {
             "closed" | "denied" | "answered" => Ok(()),
-            "idle" | "stopped" if self.datagrams.is_some() => Ok(()), // they have no other end
+            "idle" | "stopped" if self.datagrams.is_some() => Ok(()), // the usual ends of UDP flows
             ended => write!(f, "  {}", Escaped(ended)),
         }
     }
@@ -127,7 +128,7 @@ fn seen(seen: &Seen) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// In the largest unit that leaves at least 1: "0 B", "1.2 KiB".
+/// A number of bytes in the largest unit that makes it at least 1: "0 B", "1.2 KiB".
 pub fn size(bytes: u64) -> String {
     let mut size = bytes as f64;
     let mut units = ["KiB", "MiB", "GiB", "TiB"].iter();
@@ -149,14 +150,15 @@ fn duration(milliseconds: f64) -> String {
     format!("{:.1} s", milliseconds / 1000.0)
 }
 
-/// Untrusted text: what would move a terminal's cursor or turn its text around is shown by number.
+/// Prints untrusted text. Characters that would move a terminal's cursor or reverse its text are
+/// printed as their number.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.chars() {
             match character {
-                '\'' | '"' => f.write_char(character)?, // `escape_debug` is meant for literals
+                '\'' | '"' => f.write_char(character)?, // `escape_debug` would escape them, as in a literal
                 _ => write!(f, "{}", character.escape_debug())?,
             }
         }
@@ -170,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_usual_line() {
+    fn a_usual_line_is_in_columns() {
         assert_eq!(
             line().to_string(),
             "curl[4242]              198.51.100.7:443       tls example.com h2                    \
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_line_names_the_rule_and_an_odd_end_is_told() {
+    fn a_denied_line_names_the_rule_and_an_unusual_end_is_printed() {
         let mut line = line();
         line.verdict = Decision::Deny;
         line.rule = Some("deny *.example.com".into());
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_tell_queries_names_and_losses() {
+    fn a_line_of_datagrams_has_queries_names_and_losses() {
         let query = |name: &str, answer: Option<&str>, addresses: &[&str]| QueryLine {
             name: name.into(),
             record_type: "A".into(),
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn units() {
+    fn sizes_and_durations_have_fitting_units() {
         let sizes = [0, 1023, 1024, 1 << 20, u64::MAX].map(size);
         assert_eq!(
             sizes,

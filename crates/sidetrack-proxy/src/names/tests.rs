@@ -13,7 +13,7 @@ fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(number).into()
 }
 
-/// A response about `name`, with its addresses and their TTL.
+/// A response for `name`, with addresses and their TTL.
 fn response(name: &str, addresses: &[(IpAddr, u32)]) -> DnsResponse {
     let answers = addresses.iter().map(|&(address, ttl)| DnsAnswer {
         name: name.into(),
@@ -36,7 +36,7 @@ fn response(name: &str, addresses: &[(IpAddr, u32)]) -> DnsResponse {
 }
 
 #[test]
-fn a_label_holds_for_its_time() {
+fn a_label_is_valid_for_its_time() {
     let now = Instant::now();
     let mut names = Names::new();
     let ttls = [(1, 0), (2, 300), (3, u32::MAX)];
@@ -83,7 +83,7 @@ fn a_mapped_address_is_the_ipv4_one() {
 }
 
 #[test]
-fn an_address_behind_an_alias_has_the_name_asked_for() {
+fn an_address_of_an_alias_has_the_name_in_the_question() {
     let now = Instant::now();
     let mut names = Names::new();
     let mut response = response("edge.example", &[(address(1), 600)]);
@@ -105,21 +105,21 @@ fn an_address_behind_an_alias_has_the_name_asked_for() {
 }
 
 #[test]
-fn the_least_recently_learnt_goes_and_is_counted() {
+fn the_least_recently_learnt_is_removed_and_counted() {
     let now = Instant::now();
     let mut names = Names::new();
     let full = 0..ADDRESSES_MAX as u32;
     for number in full.clone() {
         names.learn(&response("a.example", &[(address(number), 600)]), now);
     }
-    names.learn(&response("b.example", &[(address(0), 600)]), now); // learnt again: not the next
+    names.learn(&response("b.example", &[(address(0), 600)]), now); // learnt again, so not the next to be removed
     names.learn(&response("c.example", &[(address(full.end), 600)]), now);
     assert_eq!((names.len(), names.evicted()), (ADDRESSES_MAX, 1));
     assert_eq!(names.label(address(0), now), Some("b.example"));
     assert_eq!(names.label(address(1), now), None);
     assert_eq!(names.label(address(full.end), now), Some("c.example"));
 
-    // One that no longer held is no loss.
+    // A name that is not valid any more is not counted.
     let later = now + second(600);
     names.learn(
         &response("d.example", &[(address(full.end + 1), 600)]),
@@ -129,9 +129,9 @@ fn the_least_recently_learnt_goes_and_is_counted() {
 }
 
 proptest! {
-    /// Against a list that is searched from its end.
+    /// Compares the table with a list that is searched from its end.
     #[test]
-    fn the_table_says_what_was_learnt_last(
+    fn the_table_has_what_was_learnt_last(
         steps in prop::collection::vec((0..20_u32, 0..400_u32, 0..5_usize, 0..200_u64), 1..60),
         asked in 0..20_u32,
     ) {
@@ -152,7 +152,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))] // each fills the table
+    #![proptest_config(ProptestConfig::with_cases(16))] // each case fills the table
 
     #[test]
     fn the_table_is_bounded(responses in prop::collection::vec(any::<u32>(), 30..60)) {

@@ -1,4 +1,4 @@
-//! One PATTERN: a host name, an address or a range of them, with a port or without.
+//! The patterns of rules: a host name, an address or a network, each with or without a port.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,39 +10,39 @@ use ipnet::{IpNet, Ipv4Net};
 pub const PATTERN_SIZE_MAX: usize = 300;
 
 /// What a rule matches: `example.com`, `*.example.com` (its subdomains, at any depth), `*`,
-/// `192.0.2.1`, `10.0.0.0/8`, `2001:db8::/32`, each with `:PORT` or without; IPv6 with a port
-/// stands in brackets.
+/// `192.0.2.1`, `10.0.0.0/8` or `2001:db8::/32`, each with or without `:PORT`. IPv6 with a port is
+/// written in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     subject: Subject,
     port: Option<u16>,
 }
 
-/// Why a text is no pattern.
+/// Why a text is not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("pattern `{}` is wrong at column {column}: expected {expected}", .pattern.escape_debug())]
 pub struct PatternError {
     /// The text, cut after [`PATTERN_SIZE_MAX`] characters.
     pub pattern: String,
-    /// Where, in characters from 1.
+    /// The position of the error, in characters from 1.
     pub column: usize,
-    /// What should be there.
+    /// What was expected there.
     pub expected: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Subject {
     Any,
-    /// In lower case, without a dot at the end; so the names of `Below`.
+    /// A host name, in lower case and without a dot at the end.
     Host(String),
-    /// What is below this name.
+    /// The subdomains of this name, which has the same form.
     Below(String),
-    /// A single address is a network of one.
+    /// A network; a single address is a network of one.
     Net(IpNet),
 }
 
 impl Pattern {
-    /// Whether a connection to `destination`, on which the client asked for `host`, is meant.
+    /// Whether the pattern matches a connection to `destination` on which the client named `host`.
     pub fn matches(&self, destination: SocketAddr, host: Option<&str>) -> bool {
         let host = host.map(|host| host.strip_suffix('.').unwrap_or(host));
         self.has_port(destination)
@@ -55,7 +55,7 @@ impl Pattern {
             }
     }
 
-    /// Whether it is about a host of this name, at whatever port.
+    /// Whether the pattern matches a host of this name at some port.
     pub fn matches_name(&self, name: &str) -> bool {
         match &self.subject {
             Subject::Any => true,
@@ -65,7 +65,7 @@ impl Pattern {
         }
     }
 
-    /// Whether some host name could make a connection to `destination` match.
+    /// Whether the pattern matches a connection to `destination` with some host name.
     pub fn may_match(&self, destination: SocketAddr) -> bool {
         match self.needs_host() {
             true => self.has_port(destination),
@@ -73,7 +73,7 @@ impl Pattern {
         }
     }
 
-    /// Whether it matches by the host name.
+    /// Whether the pattern has a host name, so that only connections with a host name match.
     pub fn needs_host(&self) -> bool {
         matches!(self.subject, Subject::Host(_) | Subject::Below(_))
     }
@@ -83,7 +83,8 @@ impl Pattern {
     }
 }
 
-/// Compares bytes: a host name that was sent may have any characters.
+/// Whether `host` is a subdomain of `name`. Compares bytes, since a client's host name may contain
+/// any characters.
 fn is_below(host: &str, name: &str) -> bool {
     let (host, name) = (host.as_bytes(), name.as_bytes());
     let Some(dot) = host.len().checked_sub(name.len() + 1) else {
@@ -95,7 +96,8 @@ fn is_below(host: &str, name: &str) -> bool {
 impl FromStr for Pattern {
     type Err = PatternError;
 
-    /// Case and a dot at the end of a name do not matter; nor do the bits behind a prefix.
+    /// Parses a pattern. Case, a dot at the end of a name, and the bits of an address after the
+    /// prefix do not matter.
     fn from_str(text: &str) -> Result<Self, PatternError> {
         parse(text).map_err(|SyntaxError { at, expected }| PatternError {
             pattern: text.chars().take(PATTERN_SIZE_MAX).collect(),
@@ -105,8 +107,9 @@ impl FromStr for Pattern {
     }
 }
 
-/// At a byte of the text, which begins a character or ends the text.
+/// What is wrong with a text.
 struct SyntaxError {
+    /// The offset in bytes, at the beginning of a character or the end of the text.
     at: usize,
     expected: &'static str,
 }
@@ -162,7 +165,7 @@ fn port(digits: &str, at: usize) -> Result<u16, SyntaxError> {
     }
 }
 
-/// IPv4-mapped ones are taken as IPv4: so destinations are given.
+/// Parses an address or a network. IPv4-mapped ones become IPv4, as destinations do.
 fn network(text: &str) -> Option<IpNet> {
     let net: IpNet = match text.parse::<IpAddr>() {
         Ok(address) => address.into(),
@@ -201,7 +204,7 @@ fn subject(text: &str) -> Result<Subject, SyntaxError> {
     }
 }
 
-/// The name in lower case. `at` is where it begins.
+/// Parses a host name, and returns it in lower case. `at` is its offset in the pattern.
 fn host_name(text: &str, at: usize) -> Result<String, SyntaxError> {
     let error = |offset, expected| {
         Err(SyntaxError {
@@ -215,7 +218,7 @@ fn host_name(text: &str, at: usize) -> Result<String, SyntaxError> {
             '*' => error(offset, "`*` only alone or as `*.` in front of a name"),
             _ => error(
                 offset,
-                "a letter, a digit, `-`, `_` or `.` (other letters as `xn--…`)",
+                "an ASCII letter, a digit, `-`, `_` or `.` (other letters as `xn--…`)",
             ),
         };
     }
@@ -233,7 +236,7 @@ fn host_name(text: &str, at: usize) -> Result<String, SyntaxError> {
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
         return error(
             0,
-            "a whole IPv4 address, or a name whose last part is no number",
+            "a complete IPv4 address, or a name whose last part is not a number",
         );
     }
     Ok(name.to_ascii_lowercase())
@@ -247,7 +250,7 @@ const NAME_SIZE_MAX: usize = 253;
 const LABEL_SIZE_MAX: usize = 63;
 
 impl fmt::Display for Pattern {
-    /// Parses to the same pattern again.
+    /// Prints a text that parses to the same pattern.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let brackets = matches!(self.subject, Subject::Net(IpNet::V6(_))) && self.port.is_some();
         if brackets {
