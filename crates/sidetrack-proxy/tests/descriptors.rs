@@ -1,4 +1,5 @@
-//! A relay without a descriptor left. By itself, as the limit is the whole process's.
+//! A relay in a process without a free descriptor. This test has its own process, since the limit
+//! is the process's.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +12,8 @@ use sidetrack_proxy::connection::Upstream;
 use sidetrack_proxy::connections::{Stop, relay_connection};
 use sidetrack_proxy::relay::COPY_SIZE;
 
-/// Is connected already, and takes the last descriptors when it is asked.
+/// An upstream that is connected already, and lowers the limit of descriptors in `connect` so that
+/// none is free.
 struct ConnectedUpstream(TcpStream);
 
 impl Upstream for ConnectedUpstream {

@@ -10,7 +10,7 @@ use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Where a test's listener listens, and where what it accepts goes on to.
+/// A source with a test's listener, whose connections all go to `origin`.
 struct Local {
     listener: TcpListener,
     origin: SocketAddr,
@@ -24,8 +24,8 @@ impl Upstream for TestUpstream {
     }
 
     fn connect(&self) -> Result<TcpStream, Error> {
-        let stream = TcpStream::connect(self.0).map_err(of_accept)?;
-        stream.set_nonblocking(true).map_err(of_accept)?;
+        let stream = TcpStream::connect(self.0).map_err(accept_error)?;
+        stream.set_nonblocking(true).map_err(accept_error)?;
         Ok(stream)
     }
 }
@@ -38,13 +38,13 @@ impl Source for Local {
     }
 
     fn accept(&self, _: usize) -> Result<Option<(TcpStream, TestUpstream)>, Error> {
-        let (stream, _) = self.listener.accept().map_err(of_accept)?;
-        stream.set_nonblocking(true).map_err(of_accept)?;
+        let (stream, _) = self.listener.accept().map_err(accept_error)?;
+        stream.set_nonblocking(true).map_err(accept_error)?;
         Ok(Some((stream, TestUpstream(self.origin))))
     }
 }
 
-fn of_accept(source: io::Error) -> Error {
+fn accept_error(source: io::Error) -> Error {
     let what = "accept";
     Error::System { what, source }
 }
@@ -55,7 +55,8 @@ fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Runs a loop for `most` connections, in a thread.
+/// Runs an event loop for `connections_max` connections in a thread. Returns the outcomes, and the
+/// thread.
 fn serve(
     listener: TcpListener,
     origin: SocketAddr,
@@ -75,7 +76,8 @@ fn serve(
     (ended, served)
 }
 
-/// Connects through the loop, and waits until a byte has come to the origin.
+/// Connects through the loop, and waits until the origin has received a byte. Returns the client's
+/// and the origin's socket.
 fn connect(proxy: SocketAddr, origin: &TcpListener) -> (TcpStream, TcpStream) {
     let mut client = TcpStream::connect(proxy).unwrap();
     client.write_all(b"\0").unwrap();
@@ -85,7 +87,7 @@ fn connect(proxy: SocketAddr, origin: &TcpListener) -> (TcpStream, TcpStream) {
 }
 
 #[test]
-fn a_stop_waits_for_the_open_and_then_ends_them() {
+fn a_stop_waits_for_open_connections_and_then_closes_them() {
     for (grace, wanted) in [
         (DEADLINE, CloseReason::Closed),
         (Duration::ZERO, CloseReason::Stopped),
@@ -109,16 +111,16 @@ fn a_stop_waits_for_the_open_and_then_ends_them() {
 }
 
 #[test]
-fn accepting_waits_while_all_places_are_taken() {
+fn no_more_than_the_largest_number_of_connections_are_accepted() {
     let ((proxy, proxy_address), (origin, origin_address)) = (listener(), listener());
     let stop = Arc::new(Stop::new().unwrap());
     let (ended, served) = serve(proxy, origin_address, 2, Arc::clone(&stop));
     let first = connect(proxy_address, &origin);
     let second = connect(proxy_address, &origin);
-    let mut third = TcpStream::connect(proxy_address).unwrap(); // the kernel has it
+    let mut third = TcpStream::connect(proxy_address).unwrap(); // in the listener's backlog
     third.write_all(b"\0").unwrap();
     origin.set_nonblocking(true).unwrap();
-    // The loop is not asleep meanwhile, and does not take the third one.
+    // The loop handles events during this time, and does not accept the third one.
     let (mut client, mut at_origin) = second;
     for _ in 0..100 {
         client.write_all(b"x").unwrap();
@@ -136,9 +138,10 @@ fn accepting_waits_while_all_places_are_taken() {
     served.join().unwrap().unwrap();
 }
 
-/// Has a connection waiting for ever, and fails to accept it.
+/// A source that always has a waiting connection, and fails to accept it.
 struct Failing {
     listener: TcpListener,
+    /// What accept returns, the last one first.
     errors: RefCell<Vec<Error>>,
 }
 
@@ -155,10 +158,10 @@ impl Source for Failing {
 }
 
 #[test]
-fn passing_errors_pause_and_final_ones_end() {
+fn errors_that_pass_pause_the_loop_and_final_ones_end_it() {
     let (listener, address) = listener();
     let _waiting = TcpStream::connect(address).unwrap();
-    let no_descriptors = of_accept(io::Error::from_raw_os_error(24)); // EMFILE
+    let no_descriptors = accept_error(io::Error::from_raw_os_error(24)); // EMFILE
     let errors = vec![Error::NoEngine, no_descriptors, Error::NoContext];
     let errors = RefCell::new(errors);
     let failing = Failing { listener, errors };

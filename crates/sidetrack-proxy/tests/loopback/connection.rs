@@ -1,4 +1,4 @@
-//! Allowed connections.
+//! Tests of allowed connections.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::peers::{
     Diverted, TestUpstream, expect, expect_end, expect_reset, in_time, pair, relay, reset, settings,
 };
 
-/// Rules that leave everything open until the host is known.
+/// Patterns to deny that need the host name for every connection.
 const BY_HOST: &[&str] = &["*.denied.example"];
 
 fn client_hello() -> Vec<u8> {
@@ -32,7 +32,7 @@ fn client_hello() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn an_exchange_is_seen_and_unchanged() {
+async fn an_exchange_is_recognised_and_relayed_unchanged() {
     for deny in [&[][..], BY_HOST] {
         let mut diverted = Diverted::start(deny, &[]).await;
         let head = b"GET /x HTTP/1.1\r\nHost: example.com\r\n\r\n";
@@ -62,14 +62,14 @@ async fn an_exchange_is_seen_and_unchanged() {
 }
 
 #[tokio::test]
-async fn a_drip_of_single_bytes_is_read_as_one_hello() {
+async fn a_hello_in_single_bytes_is_recognised() {
     for deny in [&[][..], BY_HOST] {
         let hello = client_hello();
         let mut diverted = Diverted::start(deny, &["example.com"]).await;
         diverted.client.set_nodelay(true).unwrap();
         for byte in &hello {
             diverted.client.write_all(&[*byte]).await.unwrap();
-            tokio::task::yield_now().await; // lets the proxy take it by itself
+            tokio::task::yield_now().await; // lets the proxy read the byte alone
         }
         let mut origin = diverted.accept().await;
         expect(&mut origin, &hello).await;
@@ -90,9 +90,9 @@ async fn a_drip_of_single_bytes_is_read_as_one_hello() {
 }
 
 #[tokio::test]
-async fn without_host_rules_bytes_go_on_before_they_are_understood() {
+async fn without_host_rules_bytes_are_relayed_before_they_are_recognised() {
     let mut diverted = Diverted::start(&["10.0.0.0/8"], &[]).await;
-    let mut origin = diverted.accept().await; // before the client said anything
+    let mut origin = diverted.accept().await; // before the client has sent anything
     for part in ["GET / HT", "TP/1.1\r\nHo", "st: a.example\r\n\r\n", "body"] {
         diverted.client.write_all(part.as_bytes()).await.unwrap();
         expect(&mut origin, part.as_bytes()).await;
@@ -215,7 +215,7 @@ async fn resets_are_passed_on() {
 }
 
 #[tokio::test]
-async fn the_idle_time_out_holds_in_every_phase() {
+async fn the_idle_time_out_applies_in_every_phase() {
     for (deny, opening) in [
         (&[][..], &b""[..]),
         (BY_HOST, b""),
@@ -232,7 +232,7 @@ async fn the_idle_time_out_holds_in_every_phase() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_it_with_its_counts() {
+async fn a_stop_closes_a_connection_and_keeps_its_counts() {
     let (mut client, accepted) = pair().await;
     let (connected, mut origin) = pair().await;
     let stop = Arc::new(Stop::new().unwrap());

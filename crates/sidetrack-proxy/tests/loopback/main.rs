@@ -1,4 +1,4 @@
-//! The proxy's parts between real sockets on the loopback device, without the kernel side.
+//! Tests of the proxy with real sockets on the loopback device, without the kernel side.
 
 mod connection;
 mod peers;

@@ -1,4 +1,4 @@
-//! Connections, and waiting for what they do.
+//! The clients and origins of the tests, and functions that wait for them.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -14,14 +14,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-/// What takes longer has failed.
+/// How long a test waits for anything before it fails.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     timeout(DEADLINE, future).await.expect("not done in time")
 }
 
-/// Two ends of one connection.
+/// Makes a connection, and returns its two sockets.
 pub(crate) async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -29,21 +29,21 @@ pub(crate) async fn pair() -> (TcpStream, TcpStream) {
     (connected.unwrap(), accepted.unwrap().0)
 }
 
-/// Closes with a reset.
+/// Closes a connection with a reset.
 pub(crate) fn reset(stream: TcpStream) {
     SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
 }
 
-/// The way on: to where the tests want it.
+/// An upstream that goes where the test wants it.
 pub(crate) struct TestUpstream {
     destination: SocketAddr,
     connect: Box<dyn Fn() -> io::Result<std::net::TcpStream> + Send>,
 }
 
 impl TestUpstream {
-    /// Connects to `address`.
+    /// An upstream that connects to `address`, although the client asked for `destination`.
     pub(crate) fn address(destination: SocketAddr, address: SocketAddr) -> Self {
         let connect = move || {
             let kind = Type::STREAM.nonblocking();
@@ -60,7 +60,7 @@ impl TestUpstream {
         }
     }
 
-    /// Is connected already.
+    /// An upstream that is connected already, by `origin`.
     pub(crate) fn connected(origin: TcpStream) -> Self {
         let origin = Mutex::new(Some(origin.into_std().unwrap()));
         Self {
@@ -87,7 +87,7 @@ impl Upstream for TestUpstream {
     }
 }
 
-/// Carries one connection, in a thread.
+/// Relays one connection in a thread.
 pub(crate) fn relay(
     accepted: TcpStream,
     upstream: TestUpstream,
@@ -98,7 +98,8 @@ pub(crate) fn relay(
     spawn_blocking(move || relay_connection(accepted, upstream, &settings, &stop).unwrap())
 }
 
-/// A client whose connection the proxy carries to an origin at `destination`, as it believes.
+/// A client whose connection the proxy relays. The client believes that the origin has the address
+/// `destination`.
 pub(crate) struct Diverted {
     pub(crate) client: TcpStream,
     pub(crate) origin: TcpListener,
@@ -124,22 +125,22 @@ impl Diverted {
         }
     }
 
-    /// The origin's end of the proxy's connection.
+    /// The origin's socket of the proxy's connection.
     pub(crate) async fn accept(&self) -> TcpStream {
         in_time(self.origin.accept()).await.unwrap().0
     }
 
-    /// What became of it, after the client has gone.
+    /// Closes the client's socket, and returns the outcome of the connection.
     pub(crate) async fn outcome(self) -> Outcome {
         drop(self.client);
         in_time(self.relay).await.unwrap()
     }
 
-    /// As [`outcome`](Self::outcome), where the proxy must never have connected.
+    /// The same as [`outcome`](Self::outcome). Checks that the proxy has not connected to the origin.
     pub(crate) async fn outcome_without_connect(self) -> Outcome {
         drop(self.client);
         let outcome = in_time(self.relay).await.unwrap();
-        // Whoever connected would be in the queue by now.
+        // If the proxy had connected, the connection would be in the listener's backlog by now.
         self.origin
             .into_std()
             .unwrap()
@@ -166,7 +167,7 @@ pub(crate) async fn expect(stream: &mut TcpStream, wanted: &[u8]) {
     assert_eq!(got, wanted);
 }
 
-/// Reads the end.
+/// Reads the end of the stream.
 pub(crate) async fn expect_end(stream: &mut TcpStream) {
     assert_eq!(in_time(stream.read(&mut [0; 1])).await.unwrap(), 0);
 }

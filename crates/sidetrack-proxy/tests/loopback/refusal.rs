@@ -1,4 +1,4 @@
-//! Denied connections.
+//! Tests of denied connections.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::peers::{Diverted, expect, expect_reset, in_time};
 
-/// Denied by the host, and denied by the address: told the same.
+/// Patterns that deny by the host and by the address. The client receives the same refusal.
 const DENIALS: [&[&str]; 2] = [&["*.denied.example"], &["192.0.2.0/24"]];
 
 #[tokio::test]
@@ -92,10 +92,10 @@ async fn anything_else_is_reset() {
 }
 
 #[tokio::test]
-async fn nobody_evades_a_rule_by_waiting() {
+async fn a_client_cannot_evade_a_rule_by_waiting() {
     for server_speaks in [true, false] {
         let mut diverted = Diverted::start(&["*.denied.example"], &[]).await;
-        let mut origin = diverted.accept().await; // as the client was silent
+        let mut origin = diverted.accept().await; // since the client was silent
         if server_speaks {
             origin.write_all(b"220 hello\r\n").await.unwrap();
             expect(&mut diverted.client, b"220 hello\r\n").await;
@@ -123,7 +123,7 @@ async fn nobody_evades_a_rule_by_waiting() {
 }
 
 #[tokio::test]
-async fn a_denied_client_cannot_send_for_ever() {
+async fn a_denied_client_cannot_send_without_end() {
     let mut diverted = Diverted::start(&["*"], &[]).await;
     diverted
         .client

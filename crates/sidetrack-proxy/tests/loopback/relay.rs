@@ -1,4 +1,4 @@
-//! The relay, on loopback connections.
+//! Tests of the relay.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::peers::{TestUpstream, in_time, pair, relay, reset};
 const LONG: Duration = Duration::from_secs(60);
 
 /// A client and a server with a relay between them.
-async fn related(idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Outcome>) {
+async fn connect_through_relay(idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Outcome>) {
     let (client, accepted) = pair().await;
     let (connected, server) = pair().await;
     let mut settings = Settings::default();
@@ -33,14 +33,14 @@ async fn relayed(relay: JoinHandle<Outcome>) -> Relayed {
     in_time(relay).await.unwrap().relayed
 }
 
-/// A sum that depends on the order, as the tests' data do not repeat.
+/// A checksum that depends on the order of the bytes.
 fn checksum(sum: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(sum, |sum, &byte| {
         sum.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte)
     })
 }
 
-/// Sends `size` bytes in chunks of changing sizes and half-closes; gives their sum.
+/// Sends `size` bytes in chunks of changing sizes, and half-closes. Returns their checksum.
 async fn send(mut to: impl AsyncWriteExt + Unpin, size: usize) -> u64 {
     let (mut sent, mut sum, mut seed) = (0, 0, size as u64);
     while sent < size {
@@ -60,6 +60,7 @@ async fn send(mut to: impl AsyncWriteExt + Unpin, size: usize) -> u64 {
     sum
 }
 
+/// Reads to the end of the stream. Returns the checksum.
 async fn receive(mut from: impl AsyncReadExt + Unpin) -> u64 {
     let (mut sum, mut buffer) = (0, vec![0; 100_000]);
     loop {
@@ -74,7 +75,7 @@ async fn receive(mut from: impl AsyncReadExt + Unpin) -> u64 {
 async fn much_data_both_ways_arrives_unchanged() {
     const UP: usize = 64 << 20;
     const DOWN: usize = (64 << 20) + 12_345;
-    let (client, server, relay) = related(LONG).await;
+    let (client, server, relay) = connect_through_relay(LONG).await;
     let (from_server, to_server) = client.into_split();
     let (from_client, to_client) = server.into_split();
     let (sent_up, sent_down, got_up, got_down) = in_time(async {
@@ -102,7 +103,7 @@ async fn much_data_both_ways_arrives_unchanged() {
 #[tokio::test]
 async fn a_half_close_leaves_the_other_direction_open() {
     for client_first in [true, false] {
-        let (client, server, relay) = related(LONG).await;
+        let (client, server, relay) = connect_through_relay(LONG).await;
         let (mut first, mut second) = if client_first {
             (client, server)
         } else {
@@ -113,7 +114,7 @@ async fn a_half_close_leaves_the_other_direction_open() {
         let mut got = Vec::new();
         in_time(second.read_to_end(&mut got)).await.unwrap();
         assert_eq!(got, b"question");
-        // Its end was passed on; the other way still works, and for more than one chunk.
+        // The half-close was passed on. The other direction still works, and for more than one chunk.
         for _ in 0..3 {
             second.write_all(b"answer").await.unwrap();
             in_time(first.read_exact(&mut [0; 6])).await.unwrap();
@@ -128,7 +129,7 @@ async fn a_half_close_leaves_the_other_direction_open() {
 async fn a_reset_is_passed_on_with_the_counts_kept() {
     for size in [8, 8 * COPY_SIZE] {
         for side in [RelaySide::Client, RelaySide::Origin] {
-            let (client, server, relay) = related(LONG).await;
+            let (client, server, relay) = connect_through_relay(LONG).await;
             let (mut who, mut other) = match side {
                 RelaySide::Client => (client, server),
                 RelaySide::Origin => (server, client),
@@ -151,9 +152,9 @@ async fn a_reset_is_passed_on_with_the_counts_kept() {
 }
 
 #[tokio::test]
-async fn a_reader_that_left_is_a_reset() {
-    let (mut client, server, relay) = related(LONG).await;
-    drop(server); // closed in both directions: what the client sends is answered by a reset
+async fn a_reader_that_has_closed_resets_the_connection() {
+    let (mut client, server, relay) = connect_through_relay(LONG).await;
+    drop(server); // closed in both directions, so what the client sends is answered by a reset
     let error = in_time(async {
         loop {
             if let Err(error) = client.write_all(&[0; 4096]).await {
@@ -174,22 +175,22 @@ async fn a_reader_that_left_is_a_reset() {
 
 #[tokio::test]
 async fn a_slow_reader_slows_the_writer() {
-    let (client, server, relay) = related(LONG).await;
+    let (client, server, relay) = connect_through_relay(LONG).await;
     SockRef::from(&server).set_recv_buffer_size(4096).unwrap();
-    // All there is to fill is the sockets' buffers and one pipe; without bounds this would not end.
+    // Only the sockets' buffers and one pipe can be filled. Without a bound this would not end.
     let mut written = 0usize;
     while in_time_or_full(&client).await {
         written += client.try_write(&[0; 65536]).unwrap_or(0);
         assert!(
             written < 64 << 20,
-            "{written} bytes were taken while nobody read"
+            "{written} bytes were taken without a reader"
         );
     }
     drop((client, server));
     assert!(matches!(relayed(relay).await.reason, CloseReason::Reset(_)));
 }
 
-/// Whether it becomes writable; full if not for a while.
+/// Whether the socket becomes writable. If it does not for a while, all buffers are full.
 async fn in_time_or_full(stream: &TcpStream) -> bool {
     let full = Duration::from_millis(300);
     tokio::time::timeout(full, stream.writable()).await.is_ok()
@@ -198,7 +199,7 @@ async fn in_time_or_full(stream: &TcpStream) -> bool {
 #[tokio::test]
 async fn an_idle_connection_ends_and_a_busy_one_does_not() {
     let idle = Duration::from_millis(200);
-    let (mut client, mut server, relay) = related(idle).await;
+    let (mut client, mut server, relay) = connect_through_relay(idle).await;
     let begun = std::time::Instant::now();
     let mut turns = tokio::time::interval(idle / 8);
     while begun.elapsed() < 3 * idle {

@@ -1,4 +1,4 @@
-//! The first datagrams of a quinn client, as a socket on the loopback device gets them.
+//! Tests with the first datagrams of a quinn client, received by a socket on the loopback device.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use sidetrack_proxy::sniff::quic::{Hello, InitialReader, Reading, Version};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-/// What takes longer has failed.
+/// How long a test waits for a datagram before it fails.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn config(alpn: &[String]) -> ClientConfig {
@@ -59,7 +59,7 @@ async fn the_first_datagram_names_the_server() {
 }
 
 #[tokio::test]
-async fn a_long_hello_in_more_datagrams_and_in_any_order() {
+async fn a_long_hello_in_several_datagrams_is_read_in_any_order() {
     let (socket, address) = silent().await;
     let alpn: Vec<_> = (0..200).map(|n| format!("protocol-{n:03}")).collect();
     let client = endpoint();
@@ -88,7 +88,7 @@ async fn a_long_hello_in_more_datagrams_and_in_any_order() {
 }
 
 #[tokio::test]
-async fn connections_of_one_socket() {
+async fn several_connections_of_one_socket_are_read() {
     let (socket, address) = silent().await;
     let client = endpoint();
     let mut reader = InitialReader::new();
@@ -97,7 +97,7 @@ async fn connections_of_one_socket() {
         reader.datagram(&next(&socket).await),
         hello("a.example", &[])
     );
-    drop(first); // it says goodbye, in an Initial packet too
+    drop(first); // it sends CONNECTION_CLOSE, also in an Initial packet
     let _second = client.connect_with(config(&[]), address, "b.example");
     loop {
         let reading = reader.datagram(&next(&socket).await);

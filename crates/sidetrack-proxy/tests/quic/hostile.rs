@@ -1,4 +1,4 @@
-//! What no client should do.
+//! Tests with what no client should send.
 
 use proptest::prelude::*;
 use sidetrack_proxy::sniff::quic::*;
@@ -17,12 +17,12 @@ fn other_protocols_are_not_quic() {
         b"\x40",
         &[0x40; 20],
         b"\xc0\x00\x00\x00",
-        &[0x16; 1200],                                       // DTLS, STUN and the like
+        &[0x16; 1200],                                       // like DTLS or STUN
         b"\x80\x60\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00", // RTP
         b"\xc0\x00\x00\x00\x00\x00\x00",                     // no versions to choose from
         b"\xc0\x00\x00\x00\x00\x00\x00\x01\x02\x03",
         b"\xc0abcd\xff\x00", // no room for an ID of 255 bytes
-        b"\xa0\x00\x00\x00\x01\x00\x00\x14aaaaaaaaaaaaaaaaaaaa", // a handshake without the mark
+        b"\xa0\x00\x00\x00\x01\x00\x00\x14aaaaaaaaaaaaaaaaaaaa", // a handshake without the fixed bit
     ] {
         assert_eq!(reading(bytes), Reading::NotQuic, "{bytes:?}");
     }
@@ -41,10 +41,10 @@ fn every_cut_of_an_initial_packet_is_malformed() {
 }
 
 #[test]
-fn headers_that_are_not_possible() {
+fn headers_with_impossible_lengths_are_malformed() {
     for rest in [
         &[21; 40][..],                                              // an ID of 21 bytes
-        &[0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0], // a token without end
+        &[0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0], // a token that is too long
         &[&[0, 0, 0, 19][..], &[0; 19]].concat(),                   // too short for a sample
         &[0, 0, 0],                                                 // no length
     ] {
@@ -57,7 +57,7 @@ fn headers_that_are_not_possible() {
     }
 }
 
-/// What becomes of datagrams with these frames, and of the whole ClientHello after them.
+/// The readings of the last datagram with these frames, and of a complete ClientHello after it.
 fn after(frames: &[Vec<u8>]) -> [Reading; 2] {
     let client = Sealer::new(V1, ID);
     let mut reader = InitialReader::new();
@@ -70,7 +70,7 @@ fn after(frames: &[Vec<u8>]) -> [Reading; 2] {
 }
 
 #[test]
-fn a_faulty_hello_stays_so() {
+fn a_malformed_hello_stays_malformed() {
     let hello = hello("b.example");
     for (frames, error) in [
         (vec![vec![0x08, 0, 0, 0]], QuicError::Frame),
@@ -96,7 +96,7 @@ fn a_faulty_hello_stays_so() {
 }
 
 #[test]
-fn what_servers_discard_is_not_taken() {
+fn datagrams_that_servers_discard_are_not_read() {
     let hello = hello("a.example");
     let client = Sealer::new(V1, ID);
     let small = client.seal(0, &crypto(0, &hello));
@@ -106,14 +106,14 @@ fn what_servers_discard_is_not_taken() {
         Reading::Malformed(QuicError::DatagramTooShort)
     );
 
-    // A number that was there before.
+    // A packet number that was received before.
     let mut reader = InitialReader::new();
     let first = client.datagram(0, &crypto(0, &hello[..50]));
     let again = client.datagram(0, &crypto(50, &hello[50..]));
     assert_eq!(reader.datagram(&first), Reading::NeedMore);
     assert_eq!(reader.datagram(&again), Reading::NeedMore);
 
-    // Damaged: skipped, and malformed if nothing else is there.
+    // A damaged packet is skipped. Without another one, the datagram is malformed.
     let mut damaged = first.clone();
     damaged[50] ^= 1;
     assert_eq!(
@@ -125,7 +125,7 @@ fn what_servers_discard_is_not_taken() {
 }
 
 #[test]
-fn one_datagram_is_of_one_connection_and_of_few_packets() {
+fn a_datagram_has_packets_of_one_connection_and_only_a_few() {
     let hello = hello("a.example");
     let client = Sealer::new(V1, ID);
     let mut datagram = client.datagram(0, &crypto(0, &hello));
@@ -145,7 +145,7 @@ fn one_datagram_is_of_one_connection_and_of_few_packets() {
 }
 
 #[test]
-fn the_largest_datagram() {
+fn the_largest_datagram_is_read() {
     let mut datagram = Sealer::new(V1, ID).seal(0, &crypto(0, &hello("a.example")));
     while datagram.len() < 65_000 {
         datagram.extend(Sealer::new(V1, ID).seal(1, &[1; 16_000]));
@@ -178,7 +178,7 @@ proptest! {
     }
 
     #[test]
-    fn however_it_is_cut_and_shuffled_it_is_read(
+    fn a_hello_in_any_pieces_and_any_order_is_read(
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
         order in any::<u64>(),
         ids in prop::collection::vec(any::<u8>(), 0..=20),

@@ -1,4 +1,5 @@
-//! What a QUIC client sends first: as the RFCs have it, as quinn sends it, and as it should not be.
+//! Tests of the reader of a QUIC client's first datagrams: those of the RFCs, those of quinn, and
+//! hostile ones.
 
 mod client;
 mod hostile;

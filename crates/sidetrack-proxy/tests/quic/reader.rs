@@ -1,4 +1,5 @@
-//! What clients may do: pieces, other connections, other packets.
+//! Tests with what clients may send: ClientHellos in several frames, several connections, other
+//! packets.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use sidetrack_proxy::sniff::quic::*;
 
 use crate::seal::{Sealer, V1, V2, crypto};
 
-/// The handshake message, as rustls makes it for TLS.
+/// The handshake message with the ClientHello that rustls makes for TLS.
 pub(crate) fn hello(name: &str) -> Vec<u8> {
     let mut config = ClientConfig::builder()
         .with_root_certificates(RootCertStore::empty())
@@ -20,6 +21,7 @@ pub(crate) fn hello(name: &str) -> Vec<u8> {
     record.split_off(5)
 }
 
+/// The reading of a ClientHello for this name.
 pub(crate) fn read(name: &str) -> Reading {
     read_in(Version::V1, name)
 }
@@ -35,7 +37,7 @@ fn read_in(version: Version, name: &str) -> Reading {
 pub(crate) const ID: &[u8] = b"\x83\x94\xc8\xf0\x3e\x51\x57\x08";
 
 #[test]
-fn frames_of_all_kinds_in_any_order() {
+fn frames_of_all_types_are_read_in_any_order() {
     let hello = hello("a.example");
     let (begin, end) = hello.split_at(100);
     let (middle, end) = end.split_at(1);
@@ -53,7 +55,7 @@ fn frames_of_all_kinds_in_any_order() {
 }
 
 #[test]
-fn pieces_over_packets_and_datagrams() {
+fn a_hello_in_several_packets_and_datagrams_is_read() {
     for (number, version) in [(V1, Version::V1), (V2, Version::V2)] {
         let hello = hello("a.example");
         let client = Sealer::new(number, ID);
@@ -70,12 +72,12 @@ fn pieces_over_packets_and_datagrams() {
         let rest = client.datagram(10, &piece(200, hello.len()));
         let wanted = read_in(version, "a.example");
         assert_eq!(reader.datagram(&rest), wanted);
-        assert_eq!(reader.datagram(&last), wanted); // again; it stays so
+        assert_eq!(reader.datagram(&last), wanted); // repeated: the reading stays the same
     }
 }
 
 #[test]
-fn short_numbers_tokens_and_padding_behind_the_packet() {
+fn short_numbers_tokens_and_padding_after_the_packet_are_read() {
     let hello = hello("a.example");
     for number_size in 1..=4 {
         let mut client = Sealer::new(V1, b"");
@@ -84,7 +86,7 @@ fn short_numbers_tokens_and_padding_behind_the_packet() {
         let mut reader = InitialReader::new();
         let first = client.datagram(200, &crypto(0, &hello[..90]));
         assert_eq!(reader.datagram(&first), Reading::NeedMore);
-        // 300 does not fit into one byte, but is near enough.
+        // 300 does not fit into one byte, but is close enough to 200 to be completed.
         let mut last = client.seal(300, &crypto(90, &hello[90..]));
         last.resize(1400, 0);
         assert_eq!(reader.datagram(&last), read("a.example"));
@@ -92,7 +94,7 @@ fn short_numbers_tokens_and_padding_behind_the_packet() {
 }
 
 #[test]
-fn a_client_that_has_learnt_the_servers_id() {
+fn a_client_that_uses_the_servers_connection_id_is_read() {
     let hello = hello("a.example");
     let mut client = Sealer::new(V1, ID);
     let mut reader = InitialReader::new();
@@ -107,9 +109,9 @@ fn a_client_that_has_learnt_the_servers_id() {
     );
 }
 
-/// RFC 9369, 4.1: the keys of the other version come from the same connection ID.
+/// The keys of the other version are derived from the same connection ID (RFC 9369, 4.1).
 #[test]
-fn a_client_whose_server_goes_over_to_the_other_version() {
+fn a_client_whose_server_chooses_the_other_version_is_read() {
     for (first, other, version) in [(V1, V2, Version::V1), (V2, V1, Version::V2)] {
         let hello = hello("a.example");
         let mut reader = InitialReader::new();
@@ -127,7 +129,7 @@ fn a_client_whose_server_goes_over_to_the_other_version() {
 }
 
 #[test]
-fn a_retry_begins_anew() {
+fn a_retry_begins_another_connection() {
     let hello = hello("a.example");
     let mut reader = InitialReader::new();
     let first = Sealer::new(V1, ID).datagram(0, &crypto(0, &hello));
@@ -141,7 +143,7 @@ fn a_retry_begins_anew() {
 }
 
 #[test]
-fn connections_take_turns() {
+fn interleaved_connections_are_read() {
     let names = ["a.example", "b.example", "c.example", "d.example"];
     let clients = names.map(|name| (Sealer::new(V1, name.as_bytes()), hello(name), name));
     let mut reader = InitialReader::new();
@@ -160,7 +162,7 @@ fn connections_take_turns() {
 }
 
 #[test]
-fn without_the_mark_only_the_keys_tell() {
+fn without_the_fixed_bit_only_a_decryptable_packet_is_quic() {
     let hello = hello("a.example");
     let mut client = Sealer::new(V1, ID);
     client.fixed_bit = false;
@@ -170,14 +172,14 @@ fn without_the_mark_only_the_keys_tell() {
     assert_eq!(InitialReader::new().datagram(&datagram), Reading::NotQuic);
 }
 
-/// A long header with a connection ID of 4 bytes each way.
+/// A packet with a long header, whose two connection IDs have 4 bytes each.
 fn long(first: u8, version: u32, rest: &[u8]) -> Vec<u8> {
     let ids = b"\x04abcd\x04efgh";
     [&[first][..], &version.to_be_bytes(), ids, rest].concat()
 }
 
 #[test]
-fn other_packets_are_told_apart() {
+fn other_packet_types_are_distinguished() {
     let protected = [&[20][..], &[9; 20]].concat();
     for (bytes, wanted) in [
         (long(0xd0, V1, &protected), PacketType::ZeroRtt),
@@ -202,7 +204,7 @@ fn other_packets_are_told_apart() {
 }
 
 #[test]
-fn an_initial_packet_behind_another() {
+fn an_initial_packet_after_another_packet_is_read() {
     let handshake = long(0xe0, V1, &[&[20][..], &[9; 20]].concat());
     let initial = Sealer::new(V1, ID).datagram(0, &crypto(0, &hello("a.example")));
     let datagram = [handshake, initial].concat();

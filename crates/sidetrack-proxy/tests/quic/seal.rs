@@ -1,16 +1,16 @@
-//! A client's Initial packets, sealed as RFC 9001, 5 has it; also for the fuzz target.
+//! Makes a client's Initial packets, encrypted as in RFC 9001, 5. The fuzz target uses this file too.
 
 use ring::aead::quic::HeaderProtectionKey;
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hmac;
 
-/// The number of version 1.
+/// The number of QUIC version 1.
 pub(crate) const V1: u32 = 1;
-/// The number of version 2.
+/// The number of QUIC version 2.
 pub(crate) const V2: u32 = 0x6b33_43cf;
 
-/// The CRYPTO frame, with a ClientHello, that begins the packets of RFC 9001, A.2 and RFC 9369, A.2;
-/// PADDING follows there, to 1,162 bytes.
+/// The CRYPTO frame with a ClientHello in the packets of RFC 9001, A.2 and RFC 9369, A.2, as
+/// hexadecimal digits. There PADDING follows, up to 1,162 bytes.
 pub(crate) const FRAME: &str = "\
     060040f1010000ed0303ebf8fa56f12939b9584a3896472ec40bb863cfd3e868\
     04fe3a47f06a2b69484c00000413011302010000c000000010000e00000b6578\
@@ -21,25 +21,25 @@ pub(crate) const FRAME: &str = "\
     3900320408ffffffffffffffff05048000ffff07048000ffff08011001048000\
     75300901100f088394c8f03e51570806048000ffff";
 
-/// A client that has chosen its server's connection ID.
+/// Encrypts the packets of a client, with the keys of the connection ID that it chose for the server.
 pub(crate) struct Sealer {
     version: u32,
     destination: Vec<u8>,
     key: LessSafeKey,
     iv: Vec<u8>,
     header: HeaderProtectionKey,
-    /// Sent in each packet.
+    /// The token in each packet.
     pub(crate) token: Vec<u8>,
-    /// Where packets go to, once the server has chosen another connection ID.
+    /// The destination of packets after the server has chosen another connection ID.
     pub(crate) new_destination: Option<Vec<u8>>,
-    /// The packet numbers' bytes, 1 to 4.
+    /// The size of packet numbers, 1 to 4 bytes.
     pub(crate) number_size: usize,
-    /// Whether the bit is set that tells QUIC from other protocols.
+    /// Whether packets have the fixed bit, which distinguishes QUIC from other protocols.
     pub(crate) fixed_bit: bool,
 }
 
 impl Sealer {
-    /// Of a client that speaks this version.
+    /// Makes the keys of a client that uses this version and sends to this connection ID.
     pub(crate) fn new(version: u32, destination: &[u8]) -> Self {
         let (salt, prefix) = match version {
             V2 => ("0dede3def700a6db819381be6e269dcbf9bd2ed9", "quicv2"),
@@ -62,7 +62,7 @@ impl Sealer {
         }
     }
 
-    /// A packet with these frames; they should have 4 bytes or more.
+    /// A packet with these frames, which should have 4 bytes or more.
     pub(crate) fn seal(&self, number: u64, frames: &[u8]) -> Vec<u8> {
         let mut header = self.header(number, frames.len());
         let number_at = header.len() - self.number_size;
@@ -85,7 +85,7 @@ impl Sealer {
         header
     }
 
-    /// As [`Self::seal`], padded so that the datagram has 1,200 bytes or more.
+    /// The same as [`Self::seal`], padded so that the datagram has 1,200 bytes or more.
     pub(crate) fn datagram(&self, number: u64, frames: &[u8]) -> Vec<u8> {
         let around = self.header(number, frames.len()).len() + 16;
         let mut padded = frames.to_vec();
@@ -116,7 +116,7 @@ pub(crate) fn crypto(offset: usize, data: &[u8]) -> Vec<u8> {
     [&[6][..], &long(offset), &long(data.len()), data].concat()
 }
 
-/// HKDF-Expand-Label (RFC 8446, 7.1) of 32 bytes at most: one round of HMAC.
+/// HKDF-Expand-Label (RFC 8446, 7.1) for 32 bytes at most, which takes one round of HMAC.
 fn expand(secret: &[u8], label: &str, size: usize) -> Vec<u8> {
     let label = format!("tls13 {label}");
     let mut info = vec![0, size as u8, label.len() as u8];
@@ -130,7 +130,7 @@ fn mac(key: &[u8], bytes: &[u8]) -> Vec<u8> {
     hmac::sign(&key, bytes).as_ref().to_vec()
 }
 
-/// The bytes that these digits are.
+/// Decodes hexadecimal digits.
 pub(crate) fn unhex(digits: &str) -> Vec<u8> {
     let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
     (0..digits.len()).step_by(2).map(byte).collect()

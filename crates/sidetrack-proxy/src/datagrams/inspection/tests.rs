@@ -8,10 +8,10 @@ mod seal;
 
 use seal::{FRAME, Sealer, V1, crypto, unhex};
 
-/// Bytes of the frame before the ClientHello in it.
+/// The size of the CRYPTO frame's header, which is before the ClientHello.
 const CRYPTO_HEAD: usize = 4;
 
-/// The ClientHello in two datagrams.
+/// Two datagrams with the two parts of a ClientHello.
 fn initials() -> [Vec<u8>; 2] {
     let client = Sealer::new(V1, &unhex("8394c8f03e515708"));
     let frame = unhex(FRAME);
@@ -20,7 +20,7 @@ fn initials() -> [Vec<u8>; 2] {
         .map(|(number, from, to)| client.datagram(number, &crypto(from, &hello[from..to])))
 }
 
-/// A query for a name's address.
+/// A query for the IPv4 address of a name.
 fn query(id: u16, name: &str) -> Vec<u8> {
     let mut bytes = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
     for label in name.split('.') {
@@ -31,7 +31,7 @@ fn query(id: u16, name: &str) -> Vec<u8> {
     bytes
 }
 
-/// The response to it, with one address.
+/// The response to this query, with one address.
 fn response(id: u16, name: &str) -> Vec<u8> {
     let mut bytes = query(id, name);
     bytes[2] |= 0x80;
@@ -61,7 +61,7 @@ fn inspection(destination: &str, rules: &Rules) -> Inspection {
 }
 
 #[test]
-fn a_query_and_its_answer_are_told_and_learnt() {
+fn a_query_and_its_answer_are_reported_and_learnt() {
     let (rules, names) = (Rules::default(), Mutex::default());
     let mut flow = inspection("192.0.2.53:53", &rules);
     assert_eq!(
@@ -69,7 +69,7 @@ fn a_query_and_its_answer_are_told_and_learnt() {
         Ruling::Pass
     );
     assert!(!flow.is_answered());
-    flow.on_origin_datagram(&response(2, "shop.example"), &names); // nobody asked that
+    flow.on_origin_datagram(&response(2, "shop.example"), &names); // no query has this id
     assert!(!flow.is_answered() && names.lock().unwrap().is_empty());
     flow.on_origin_datagram(&response(1, "shop.example"), &names);
     assert!(flow.is_answered());
@@ -88,7 +88,7 @@ fn a_query_and_its_answer_are_told_and_learnt() {
 }
 
 #[test]
-fn a_denied_query_is_answered_and_others_go_on() {
+fn a_denied_query_is_answered_and_others_pass() {
     let rules = rules(&["*.ads.example"], &[]);
     let mut flow = inspection("192.0.2.53:53", &rules);
     let Ruling::Answer(answer) =
@@ -115,7 +115,7 @@ fn double_query(id: u16, names: [&str; 2]) -> Vec<u8> {
 }
 
 #[test]
-fn each_question_of_a_query_is_told_and_may_be_denied() {
+fn each_question_of_a_query_is_reported_and_may_be_denied() {
     let rules = rules(&["*.ads.example"], &[]);
     for (names, denied) in [
         (["a.example", "b.example"], false),
@@ -147,7 +147,7 @@ fn each_question_of_a_query_is_told_and_may_be_denied() {
 }
 
 #[test]
-fn an_allowed_query_does_not_open_the_way_for_anything_else() {
+fn an_allowed_query_does_not_allow_other_datagrams() {
     let rules = rules(&[], &["shop.example:443"]);
     let mut flow = inspection("192.0.2.53:53", &rules);
     assert_eq!(
@@ -165,7 +165,7 @@ fn an_allowed_query_does_not_open_the_way_for_anything_else() {
 }
 
 #[test]
-fn what_cannot_be_read_does_not_pass_where_names_matter() {
+fn malformed_dns_is_dropped_if_a_rule_needs_names() {
     let rules = rules(&["bad.example"], &[]);
     let cut = &query(1, "bad.example")[..20];
     let mut flow = inspection("192.0.2.53:53", &rules);
@@ -184,7 +184,7 @@ fn what_cannot_be_read_does_not_pass_where_names_matter() {
 }
 
 #[test]
-fn a_hello_is_held_until_it_is_whole_if_a_rule_may_deny_it() {
+fn a_hello_is_held_back_until_complete_if_a_rule_may_deny_it() {
     let [first, second] = initials();
     let rules = rules(&["bad.example"], &[]);
     let mut flow = inspection("192.0.2.1:443", &rules);
@@ -220,7 +220,7 @@ fn a_hello_is_held_until_it_is_whole_if_a_rule_may_deny_it() {
 }
 
 #[test]
-fn a_denied_hello_is_dropped_and_all_that_follows() {
+fn a_denied_hello_and_all_that_follows_are_dropped() {
     let [first, second] = initials();
     let rules = rules(&["example.com"], &[]);
     let mut flow = inspection("192.0.2.1:443", &rules);
@@ -246,7 +246,7 @@ fn a_denied_hello_is_dropped_and_all_that_follows() {
 }
 
 #[test]
-fn beyond_the_limit_a_hello_is_not_waited_for() {
+fn beyond_the_limit_of_pending_flows_a_hello_is_dropped_or_passes_unread() {
     let [first, _] = initials();
     let all = Arc::default();
     let (free, named) = (Rules::default(), rules(&["bad.example"], &[]));
@@ -281,7 +281,7 @@ fn beyond_the_limit_a_hello_is_not_waited_for() {
 }
 
 #[test]
-fn refused_quic_does_not_begin() {
+fn refused_quic_is_dropped() {
     let [first, _] = initials();
     let rules = Rules::default();
     let mut refusing = context(&rules);
@@ -297,7 +297,7 @@ fn refused_quic_does_not_begin() {
 }
 
 #[test]
-fn anything_else_is_raw_of_any_length() {
+fn other_datagrams_of_any_length_are_raw() {
     let rules = Rules::default();
     let mut flow = inspection("192.0.2.1:9", &rules);
     for length in [0, 1, 11, 12, 1200, 65_507] {
@@ -312,13 +312,13 @@ fn anything_else_is_raw_of_any_length() {
 }
 
 #[test]
-fn queries_beyond_the_limit_are_counted() {
+fn questions_beyond_the_limit_are_counted() {
     let (rules, names) = (Rules::default(), Mutex::default());
     let mut flow = inspection("192.0.2.53:53", &rules);
     for id in 0..20 {
         flow.on_client_datagram(&query(id, "shop.example"), &context(&rules));
     }
-    flow.on_client_datagram(&query(0, "shop.example"), &context(&rules)); // sent again
+    flow.on_client_datagram(&query(0, "shop.example"), &context(&rules)); // repeated, so not counted
     for id in 0..20 {
         assert!(!flow.is_answered());
         flow.on_origin_datagram(&response(id, "shop.example"), &names);
