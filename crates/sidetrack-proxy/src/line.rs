@@ -24,7 +24,8 @@ pub struct FlowLine {
     pub time: String,
     /// Identifies the flow, which is one hop of the connection. Unique while the engine runs.
     pub flow_id: u64,
-    /// Identifies the connection: the lines of all its hops have the same value.
+    /// Identifies the connection: the lines of all its hops have the same value, except behind a
+    /// legacy proxy.
     pub origin_id: u64,
     /// The service whose proxy wrote the line.
     pub service: String,
