@@ -6,7 +6,7 @@ use std::cell::LazyCell;
 
 use libfuzzer_sys::fuzz_target;
 use sidetrack_proxy::sniff::HOST_SIZE_MAX;
-use sidetrack_proxy::sniff::quic::{CONNECTIONS_MAX, DATAGRAMS_MAX, Fault, InitialReader, Reading};
+use sidetrack_proxy::sniff::quic::{CONNECTIONS_MAX, DATAGRAMS_MAX, InitialReader, QuicError, Reading};
 
 #[allow(dead_code)] // the tests use more of it
 #[path = "../../crates/sidetrack-proxy/tests/quic/seal.rs"]
@@ -47,7 +47,7 @@ fuzz_target!(|input: (&[u8], Vec<(u8, u8, u16, &[u8])>)| {
             Reading::Hello(hello) => {
                 assert!(hello.sni.is_none_or(|sni| sni.len() <= 3 * HOST_SIZE_MAX))
             }
-            Reading::Malformed(fault) => assert!(!matches!(fault, Fault::Header | Fault::Unopened)),
+            Reading::Malformed(error) => assert!(!matches!(error, QuicError::Header | QuicError::Undecryptable)),
             other => panic!("{other:?}"),
         }
     }

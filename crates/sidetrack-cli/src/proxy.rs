@@ -69,7 +69,7 @@ fn report_counts(counts: &Counts) {
             "UDP flows ended early to make room for new ones",
         ),
         (
-            counts.untold,
+            counts.unreported,
             "errors not passed on to UDP clients because the proxy has no CAP_NET_RAW",
         ),
     ] {
