@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Accepted sockets: how one is known as the child of a marked listener, and which flow it carries.
+ * Accepted sockets: how one is recognised as accepted from a marked listener, and which flow it
+ * carries.
  *
- * A child begins as a copy of its listener. So LISTEN sets one of the listener's sockops callback
- * flags, which nobody but an eBPF program can set, and a child that has it needs no storage to
- * prove where it comes from: where its own address tells its flow's slot, it costs no memory at
- * all. Kernels before 6.12 cannot set the flag from an option: there each child gets a copy of its
- * listener's storage.
+ * An accepted socket begins as a copy of its listener. LISTEN therefore sets one of the listener's
+ * sockops callback flags. Only an eBPF program can set it, so an accepted socket that has the flag
+ * comes from a marked listener, and needs no storage to prove it. If its local address identifies
+ * the slot of its flow, it needs no memory at all. Before Linux 6.12, the flag cannot be set in a
+ * socket option's program: there each accepted socket inherits a copy of its listener's storage.
  */
 #ifndef SIDETRACK_ACCEPTED_H
 #define SIDETRACK_ACCEPTED_H
 
 #define SOL_TCP 6
 #define TCP_BPF_SOCK_OPS_CB_FLAGS 1008
-/* It asks for a call at a retransmission's time-out, which nobody answers. */
+/* Requests a callback at each retransmission time-out. Our sockops program ignores it. */
 #define ACCEPTED_MARK BPF_SOCK_OPS_RTO_CB_FLAG
 
-/* LISTEN: all children of this listener will be known. Fails if there is no memory. */
+/* LISTEN: makes the accepted sockets of this listener recognisable. Fails if there is no memory. */
 static __always_inline int listener_mark_accepted(struct bpf_sock *listener)
 {
 	int flags = 0;
@@ -33,20 +34,21 @@ static __always_inline int listener_mark_accepted(struct bpf_sock *listener)
 		       -1;
 }
 
+/* Does this accepted socket come from a marked listener? */
 static __always_inline int accepted_is_marked(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
 	return ops->bpf_sock_ops_cb_flags & ACCEPTED_MARK ||
 	       bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
 }
 
-/* The accepted socket takes its flow. Fails if it needs storage and there is no memory. */
-static __always_inline int accepted_attach_flow(struct bpf_sock *sk, __be32 own_address,
+/* Gives the accepted socket its flow. Fails if that needs storage and there is no memory. */
+static __always_inline int accepted_attach_flow(struct bpf_sock *sk, __be32 local_address,
 						struct sidetrack_flow_entry *entry, __u64 id)
 {
 	struct sidetrack_accepted *accepted;
 
-	if (flow_at_address(own_address) == entry) {
-		entry->socket = (__u64)sk;
+	if (flow_at_address(local_address) == entry) {
+		entry->socket_pointer = (__u64)sk;
 		return 0;
 	}
 	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL,
@@ -57,28 +59,29 @@ static __always_inline int accepted_attach_flow(struct bpf_sock *sk, __be32 own_
 	return 0;
 }
 
-/* The flow that a socket with this address carries; NULL if none. */
+/* The flow that a socket with this local address carries; NULL if it carries none. */
 static __always_inline struct sidetrack_flow_entry *accepted_flow(struct bpf_sock *sk,
-								  __be32 own_address)
+								  __be32 local_address)
 {
-	struct sidetrack_flow_entry *entry = flow_at_address(own_address);
+	struct sidetrack_flow_entry *entry = flow_at_address(local_address);
 	struct sidetrack_accepted *accepted;
 
-	if (entry && entry->socket == (__u64)sk)
+	if (entry && entry->socket_pointer == (__u64)sk)
 		return entry;
 	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
 	return accepted && accepted->flow_id ? flow_find(accepted->flow_id) : NULL;
 }
 
-/* The socket ends: takes its flow from it. Returns the flow's id; 0 if it carries none. */
-static __always_inline __u64 accepted_detach_flow(struct bpf_sock *sk, __be32 own_address)
+/* At the end of the socket: takes its flow from it. Returns the flow's id; 0 if it has none. */
+static __always_inline __u64 accepted_detach_flow(struct bpf_sock *sk, __be32 local_address)
 {
-	struct sidetrack_flow_entry *entry = flow_at_address(own_address);
+	struct sidetrack_flow_entry *entry = flow_at_address(local_address);
 	struct sidetrack_accepted *accepted;
 
-	if (entry && entry->socket == (__u64)sk)
-		return __sync_lock_test_and_set(&entry->socket, 0) ? FLOW_STATE_ID(entry->state) :
-								     0;
+	if (entry && entry->socket_pointer == (__u64)sk)
+		return __sync_lock_test_and_set(&entry->socket_pointer, 0) ?
+			       FLOW_STATE_ID(entry->state) :
+			       0;
 	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
 	return accepted ? __sync_lock_test_and_set(&accepted->flow_id, 0) : 0;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Addresses as 16 bytes, IPv4 as IPv4-mapped. */
+/* Addresses of 16 bytes, IPv4 as IPv4-mapped, and the loopback addresses that identify flows. */
 #ifndef SIDETRACK_ADDRESS_H
 #define SIDETRACK_ADDRESS_H
 
-/* Keeps clang from merging stores to the context's fields, which the verifier would refuse. */
-#define apart() asm volatile("" ::: "memory")
+/* Keeps clang from merging accesses to fields of the context, which the verifier would reject. */
+#define keep_separate() asm volatile("" ::: "memory")
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -37,41 +37,42 @@ static __always_inline int address_is_equal(const union address *a, const union 
 	return a->halves[0] == b->halves[0] && a->halves[1] == b->halves[1];
 }
 
-/* A socket's own address. */
+/* The local address of a socket. */
 static __always_inline void address_from_socket(union address *to, struct bpf_sock *sk)
 {
 	__be32 v4 = sk->src_ip4;
 
-	apart(); /* clang would point to one of the two, and read there */
+	/* Otherwise clang selects one of two pointers into the context, and reads through it. */
+	keep_separate();
 	if (sk->family == AF_INET) {
 		address_from_v4(to, v4);
 		return;
 	}
 	to->words[0] = sk->src_ip6[0];
-	apart();
+	keep_separate();
 	to->words[1] = sk->src_ip6[1];
-	apart();
+	keep_separate();
 	to->words[2] = sk->src_ip6[2];
-	apart();
+	keep_separate();
 	to->words[3] = sk->src_ip6[3];
 }
 
-/* A connected socket's other end. */
+/* The remote address of a connected socket. */
 static __always_inline void address_from_peer(union address *to, struct bpf_sock *sk)
 {
 	__be32 v4 = sk->dst_ip4;
 
-	apart();
+	keep_separate();
 	if (sk->family == AF_INET) {
 		address_from_v4(to, v4);
 		return;
 	}
 	to->words[0] = sk->dst_ip6[0];
-	apart();
+	keep_separate();
 	to->words[1] = sk->dst_ip6[1];
-	apart();
+	keep_separate();
 	to->words[2] = sk->dst_ip6[2];
-	apart();
+	keep_separate();
 	to->words[3] = sk->dst_ip6[3];
 }
 
@@ -80,7 +81,7 @@ static __always_inline int address_is_loopback6(const union address *a)
 	return a->halves[0] == 0 && a->words[2] == 0 && a->words[3] == bpf_htonl(1);
 }
 
-/* The wildcard, of either family. */
+/* Is it the wildcard address, 0.0.0.0 or ::? */
 static __always_inline int address_is_any(const union address *a)
 {
 	return !(a->words[3] |
@@ -93,11 +94,14 @@ static __always_inline int address_is_link_local6(const union address *a)
 }
 
 /*
- * Loopback addresses that stand for something, so that one source port may go to many destinations:
- * 127.1.0.0 to 127.63.255.255	for a flow's slot;
- * 127.64.0.0 to 127.127.255.255	for a destination, where the slot is not known yet.
- * 127.128.0.0 to 127.255.255.255	for a flow of datagrams.
- * Below people listen.
+ * Ranges of loopback addresses to which connections are diverted. With several addresses, one
+ * source port can be used for several destinations at the same time.
+ *
+ *	127.1.0.0 to 127.63.255.255	the slot of a TCP flow
+ *	127.64.0.0 to 127.127.255.255	a TCP destination, while the slot is not known yet
+ *	127.128.0.0 to 127.255.255.255	a UDP flow
+ *
+ * 127.0.0.0 to 127.0.255.255 are left to ordinary listeners.
  */
 #define SLOT_ADDRESS_FIRST 0x7f010000
 #define SLOT_ADDRESSES (63U << 16)
@@ -107,19 +111,22 @@ static __always_inline __be32 address_of_slot(__u32 slot)
 	return bpf_htonl(SLOT_ADDRESS_FIRST + slot);
 }
 
-/* SLOT_ADDRESSES or more: the address is of no slot. */
+/* Returns SLOT_ADDRESSES or more if the address identifies no slot. */
 static __always_inline __u32 slot_of_address(__be32 v4)
 {
 	return bpf_ntohl(v4) - SLOT_ADDRESS_FIRST;
 }
 
-/* Of flows of datagrams: by their ids, in turn, so that an address comes again late. */
+/* UDP flows use the addresses in turn, by their ids, so an address is not reused soon. */
 #define DATAGRAM_ADDRESS_FIRST 0x7f800000
 #define DATAGRAM_ADDRESSES (1U << 23)
-#define DATAGRAM_PREFIX6                                                                           \
-	0xfd5354ULL /* "ST", a unique local address; 40 bits of the engine's id                    \
-		     */
+/*
+ * The upper 24 bits of the IPv6 addresses of UDP flows: a unique local prefix (fd, then "ST"). The
+ * next 40 bits are the upper bits of the engine's id, and the lower 64 bits are the flow's id.
+ */
+#define DATAGRAM_PREFIX6 0xfd5354ULL
 
+/* An address of the second range, by a hash of the destination. */
 static __always_inline __be32 address_spread(const union address *to, __be16 port)
 {
 	__u64 mixed = (to->halves[0] ^ (__u64)port << 40 ^ to->halves[1]) * 0x9e3779b97f4a7c15ULL;
@@ -127,6 +134,7 @@ static __always_inline __be32 address_spread(const union address *to, __be16 por
 	return bpf_htonl(0x7f400000 | mixed >> 42 | 1);
 }
 
+/* Is it in the first or second range? */
 static __always_inline int address_is_spread(const union address *a)
 {
 	__u32 v4 = bpf_ntohl(a->words[3]);

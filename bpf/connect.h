@@ -1,23 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The connect hooks: judge a connection, and divert it or let it go. */
+/*
+ * The connect hooks: classify a connection, and divert it, refuse it or let it proceed. sendmsg
+ * shares most of this, see message.h.
+ *
+ * The verdict is the result of a layer's classification; the decision is what the hook does.
+ */
 #ifndef SIDETRACK_CONNECT_H
 #define SIDETRACK_CONNECT_H
 
 static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct classify_context *classify,
 				       const struct connection *c);
-static __always_inline int endpoint_wanted(__u32 layers, __u32 protocol);
-static __noinline int datagram_begun(struct bpf_sock_addr *ctx, struct classify_context *classify,
-				     struct connection *c);
+static __always_inline int endpoint_is_needed(__u32 layers, __u32 protocol);
+static __noinline int datagram_sent_first(struct bpf_sock_addr *ctx,
+					  struct classify_context *classify, struct connection *c);
 
-static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct connection *c,
-				    const struct sidetrack_filter *f,
-				    struct sidetrack_scratch *scratch, __u64 parent_id,
-				    struct target *target)
+/* The filter f redirects: diverts the connection to its service. Returns the decision. */
+static __always_inline int redirect_connection(struct bpf_sock_addr *ctx,
+					       const struct connection *c,
+					       const struct sidetrack_filter *f,
+					       struct sidetrack_scratch *scratch, __u64 parent_id,
+					       struct target *target)
 {
 	struct chain *chain = &scratch->chain;
 	struct sidetrack_service *service;
 	__u32 number = f->service;
-	int verdict;
+	int decision;
 
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	if (!service)
@@ -27,20 +34,24 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct conn
 			      c, f->id, f->service);
 	chain_add(chain, number);
 	if (c->protocol == IPPROTO_TCP)
-		verdict = divert_connection(ctx, c, f, service, scratch, parent_id, target);
+		decision = divert_connection(ctx, c, f, service, scratch, parent_id, target);
 	else
-		verdict = divert_datagram(ctx, c, service,
-					  remember_in_scratch(scratch, c, f, parent_id), target);
-	if (verdict == NO_ROOM)
+		decision = divert_datagram(
+			ctx, c, service, client_fill_in_scratch(scratch, c, f, parent_id), target);
+	if (decision == NO_ROOM)
 		return refuse_full(c, f);
-	if (verdict == DIVERT)
+	if (decision == DIVERT)
 		count(SIDETRACK_COUNT_REDIRECTED);
-	return verdict;
+	return decision;
 }
 
-/* What a service's own socket, without records, is due. Returns the floor to judge it from. */
-static __always_inline int own_connect(__u32 number, void *policy, int v6, __u32 *legacy_min_rank,
-				       int *straight)
+/*
+ * A service's process uses a socket without records. Sets `permitted` if the connection may proceed
+ * undiverted, and for a legacy service the rank from which it is classified. Returns nonzero if it
+ * is refused.
+ */
+static __always_inline int own_traffic_check(__u32 number, void *policy, int v6,
+					     __u32 *legacy_min_rank, int *permitted)
 {
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
 
@@ -50,11 +61,14 @@ static __always_inline int own_connect(__u32 number, void *policy, int v6, __u32
 		*legacy_min_rank = policy_place(policy, number & (SIDETRACK_SERVICES_MAX - 1), v6);
 		return 0;
 	}
-	*straight = service->flags & SIDETRACK_OWN_TRAFFIC_PERMIT;
-	return *straight ? 0 : -1;
+	*permitted = service->flags & SIDETRACK_OWN_TRAFFIC_PERMIT;
+	return *permitted ? 0 : -1;
 }
 
-/* A proxy that is sent to its own listener would answer itself for ever. */
+/*
+ * Does the connection go to a listener of this service? Its proxy would connect to itself
+ * endlessly.
+ */
 static __always_inline int is_own_listener(__u32 number, const struct connection *c)
 {
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
@@ -63,7 +77,7 @@ static __always_inline int is_own_listener(__u32 number, const struct connection
 	if (!service)
 		return 0;
 	if (c->protocol == IPPROTO_UDP)
-		return datagrams_come_to(service, c);
+		return datagrams_reach_service(service, c);
 	if (c->family == AF_INET)
 		return c->port == service->port4 && service->listeners4 &&
 		       (service->addr4 ? service->addr4 == c->remote.words[3] :
@@ -80,39 +94,47 @@ static __always_inline int refuse_own_listener(const struct connection *c, __u32
 		      service);
 }
 
-/* A filter matches, and the socket has no records: a program's, or a service's own? */
-static __noinline int judge_caller(struct classify_context *classify, const struct connection *c)
+/*
+ * A filter matches, and the socket has no records: is the caller a program in the scope, or a
+ * process of a service? Returns DIVERT if the classification is to continue.
+ */
+static __noinline int decide_for_caller(struct classify_context *classify,
+					const struct connection *c)
 {
-	__u32 own = program_service(), legacy_min_rank = 0;
-	int straight = 0;
+	__u32 service = program_service(), legacy_min_rank = 0;
+	int permitted = 0;
 
-	if (!own && !program_in_scope())
+	if (!service && !program_in_scope())
 		return PROCEED;
-	if (own && is_reply(c, own))
+	if (service && is_service_reply(c, service))
 		return PROCEED;
-	if (own && is_own_listener(own, c))
-		return refuse_own_listener(c, own);
-	if (own &&
-	    own_connect(own, classify->policy, c->family == AF_INET6, &legacy_min_rank, &straight))
+	if (service && is_own_listener(service, c))
+		return refuse_own_listener(c, service);
+	if (service && own_traffic_check(service, classify->policy, c->family == AF_INET6,
+					 &legacy_min_rank, &permitted))
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_MISSING,
-			      SIDETRACK_EVENT_RECORDS_MISSING, c, 0, own);
-	if (straight)
+			      SIDETRACK_EVENT_RECORDS_MISSING, c, 0, service);
+	if (permitted)
 		return PROCEED;
 	classify->scratch->search.mode.caller_known = 1;
 	if (legacy_min_rank)
-		classify_assume(&classify->scratch->search, legacy_min_rank);
+		classify_assume_chain(&classify->scratch->search, legacy_min_rank);
 	return DIVERT;
 }
 
-static __always_inline int refuse_judged(struct classify_context *classify,
-					 const struct connection *c)
+/* The verdict of a layer refuses the connection. */
+static __always_inline int refuse_by_verdict(struct classify_context *classify,
+					     const struct connection *c)
 {
 	bpf_set_retval(-refusal_report(classify, c));
 	return REFUSE;
 }
 
-/* To the next layer: what redirects is known now. Returns 1 if there is none. */
-static __always_inline long judge_next_layer(struct classify_context *classify)
+/*
+ * A layer permits: goes on to the next one. After connect redirect, it is known which filter
+ * redirects. Returns 1 if there is no further layer.
+ */
+static __always_inline long decide_next_layer(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
 
@@ -130,10 +152,11 @@ static __always_inline long judge_next_layer(struct classify_context *classify)
 }
 
 /*
- * One turn of the judgement of a connect: its layers one after another. A callback, so that the
- * verifier sees a classification once and not once for each. Returns 1 to end; decision says how.
+ * One step of a decision, which classifies at connect redirect and then at auth connect. This is a
+ * callback of bpf_loop, so that the verifier checks the classification once and not for each layer.
+ * Returns 1 at the end; then mode.decision is set.
  */
-static long judge_step(__u32 i, struct classify_context *classify)
+static long decide_step(__u32 i, struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
 	struct connection *c = classify->connection;
@@ -142,25 +165,26 @@ static long judge_step(__u32 i, struct classify_context *classify)
 		s->mode.entered = 1;
 		c->layer = s->mode.connect_layer + (c->family == AF_INET6);
 		if (!classify_begin(classify, c->layer))
-			return judge_next_layer(classify);
+			return decide_next_layer(classify);
 	}
 	classify_run(classify);
 	if (s->mode.paused) {
-		s->mode.decision = judge_caller(classify, c);
+		s->mode.decision = decide_for_caller(classify, c);
 		return s->mode.decision != DIVERT;
 	}
 	if (!verdict_refuses(s))
-		return judge_next_layer(classify);
-	s->mode.decision = refuse_judged(classify, c);
+		return decide_next_layer(classify);
+	s->mode.decision = refuse_by_verdict(classify, c);
 	return 1;
 }
 
-#define JUDGE_STEPS_MAX 8 /* two for each layer: until it matters who asks, and then */
+/* Each of the two layers takes up to two steps: until the caller must be known, and after that. */
+#define DECIDE_STEPS_MAX 8
 
-/* A socket with records: its chain is its parent's, and so is its program. */
-static __always_inline int judge_parent(struct sidetrack_scratch *scratch,
-					const struct connection *c, __u64 parent_id,
-					struct sidetrack_flow_entry *parent)
+/* The socket has records: its chain and its original program are those of the parent flow. */
+static __always_inline int decide_for_parent(struct sidetrack_scratch *scratch,
+					     const struct connection *c, __u64 parent_id,
+					     struct sidetrack_flow_entry *parent)
 {
 	if (!parent)
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_STALE, SIDETRACK_EVENT_RECORDS_STALE,
@@ -172,10 +196,11 @@ static __always_inline int judge_parent(struct sidetrack_scratch *scratch,
 	return DIVERT;
 }
 
-static __always_inline void fields_of_connect(struct bpf_sock_addr *ctx,
-					      struct classify_context *classify,
-					      const struct connection *c,
-					      struct sidetrack_flow_entry *parent)
+/* Reads the field values that the connect layers need. */
+static __always_inline void fields_of_connect_hook(struct bpf_sock_addr *ctx,
+						   struct classify_context *classify,
+						   const struct connection *c,
+						   struct sidetrack_flow_entry *parent)
 {
 	__u32 v6 = c->family == AF_INET6;
 	__u32 wants = layer_wants(classify->policy, SIDETRACK_LAYER_CONNECT_REDIRECT + v6);
@@ -190,10 +215,10 @@ static __always_inline void fields_of_connect(struct bpf_sock_addr *ctx,
 		field_set(classify->scratch, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
 }
 
-/* Some layer has filters, or the socket has records. */
-static __noinline int judge_with_scratch(struct bpf_sock_addr *ctx,
-					 struct classify_context *classify, struct connection *c,
-					 struct target *target, __u64 parent_id)
+/* Decides with a scratch buffer, after policy_applies and prefilter_excludes. */
+static __noinline int decide_in_scratch(struct bpf_sock_addr *ctx,
+					struct classify_context *classify, struct connection *c,
+					struct target *target, __u64 parent_id)
 {
 	struct sidetrack_flow_entry *parent = parent_id ? flow_find(parent_id) : NULL;
 	struct sidetrack_scratch *scratch = classify->scratch;
@@ -206,41 +231,44 @@ static __noinline int judge_with_scratch(struct bpf_sock_addr *ctx,
 	scratch->search.mode.absent_given = 0;
 	scratch->search.verdict.absent_passed = 0;
 	if (parent_id) {
-		decision = judge_parent(scratch, c, parent_id, parent);
+		decision = decide_for_parent(scratch, c, parent_id, parent);
 		if (decision != DIVERT)
 			return decision;
 	}
-	fields_of_connect(ctx, classify, c, parent);
+	fields_of_connect_hook(ctx, classify, c, parent);
 	scratch->search.mode.connect_layer = SIDETRACK_LAYER_CONNECT_REDIRECT;
 	scratch->search.mode.entered = 0;
 	scratch->search.mode.decision = REFUSE;
-	bpf_loop(JUDGE_STEPS_MAX, judge_step, classify, 0);
+	bpf_loop(DECIDE_STEPS_MAX, decide_step, classify, 0);
 	decision = scratch->search.mode.decision;
 	if (decision != DIVERT)
-		return decision == PROCEED ? go_straight(ctx) : REFUSE;
+		return decision == PROCEED ? proceed_undiverted(ctx) : REFUSE;
 	endpoint_connect(ctx, classify, c);
 	rank = scratch->search.mode.redirect_rank;
 	f = rank == SIDETRACK_NO_RANK ? NULL : filter_at(classify->policy, rank);
 	if (!f)
-		return go_straight(ctx);
-	return redirect(ctx, c, f, scratch, parent_id, target);
+		return proceed_undiverted(ctx);
+	return redirect_connection(ctx, c, f, scratch, parent_id, target);
 }
 
-/* Bits of the layers that a connect may meet; and a UDP socket that sends. */
+/* Bits of the IPv4 layers for a TCP connect, and for a UDP connect or sendmsg. */
 #define CONNECT_LAYERS                                                                             \
 	(1U << SIDETRACK_LAYER_CONNECT_REDIRECT | 1U << SIDETRACK_LAYER_AUTH_CONNECT |             \
 	 1U << SIDETRACK_LAYER_FLOW_ESTABLISHED | 1U << SIDETRACK_LAYER_ENDPOINT_CLOSURE)
 #define DATAGRAM_LAYERS (CONNECT_LAYERS | 1U << SIDETRACK_LAYER_AUTH_RECV_ACCEPT)
 
-/* The flow whose records a socket has; 0 if none. */
-static __always_inline __u64 parent_of(struct bpf_sock *sk)
+/* The flow whose records the socket has; 0 if it has none. */
+static __always_inline __u64 parent_id_of(struct bpf_sock *sk)
 {
 	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
 
-	return socket ? socket->linked : 0;
+	return socket ? socket->parent_id : 0;
 }
 
-/* The policy in force, and whether it has anything to say. */
+/*
+ * Reads the policy in force. Returns 0 if it cannot affect the connection, because it has no
+ * filters at these layers and the socket has no records.
+ */
 static __always_inline int policy_applies(struct classify_context *classify, struct connection *c,
 					  __u64 parent_id)
 {
@@ -256,14 +284,17 @@ static __always_inline int policy_applies(struct classify_context *classify, str
 	return 1;
 }
 
-/* Is it beside all filters that a program's connect may meet, at a glance? */
+/*
+ * Do the prefilters rule out that any filter matches? Not tested for sockets with records, whose
+ * flow must be checked in any case, nor if an endpoint is needed.
+ */
 static __noinline int prefilter_excludes(const struct classify_context *classify,
 					 const struct connection *c, __u64 parent_id)
 {
 	__u32 v6 = c->family == AF_INET6;
 	__u8 first_byte = c->remote.bytes[v6 ? 0 : 12];
 
-	if (parent_id || endpoint_wanted(classify->layers, c->protocol))
+	if (parent_id || endpoint_is_needed(classify->layers, c->protocol))
 		return 0;
 	for (__u32 layer = SIDETRACK_LAYER_CONNECT_REDIRECT; layer <= SIDETRACK_LAYER_AUTH_CONNECT;
 	     layer += 2)
@@ -274,8 +305,10 @@ static __noinline int prefilter_excludes(const struct classify_context *classify
 	return 1;
 }
 
-static __always_inline int judge(struct bpf_sock_addr *ctx, struct classify_context *classify,
-				 struct connection *c, __u64 parent_id, struct target *target)
+/* Decides by a policy that may affect the connection. Returns the decision. */
+static __always_inline int decide_by_policy(struct bpf_sock_addr *ctx,
+					    struct classify_context *classify, struct connection *c,
+					    __u64 parent_id, struct target *target)
 {
 	int decision;
 
@@ -283,27 +316,28 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct classify_cont
 	if (!classify->scratch)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,
 			      0);
-	/* From here on at the scratch, where the verifier need not follow what is in it. */
+	/* From here on in the scratch buffer, whose contents the verifier does not track. */
 	classify->scratch->connection = *c;
 	classify->connection = &classify->scratch->connection;
-	decision = judge_with_scratch(ctx, classify, classify->connection, target, parent_id);
+	decision = decide_in_scratch(ctx, classify, classify->connection, target, parent_id);
 	c->cacheable = !classify->scratch->search.verdict.absent_passed;
 	scratch_release(classify->scratch);
 	if (c->protocol == IPPROTO_UDP && (decision == PROCEED || decision == DIVERT) &&
-	    endpoint_wanted(classify->layers, IPPROTO_UDP))
-		datagram_begun(ctx, classify, c);
+	    endpoint_is_needed(classify->layers, IPPROTO_UDP))
+		datagram_sent_first(ctx, classify, c);
 	return decision;
 }
 
-static __always_inline int judge_connect(struct bpf_sock_addr *ctx, struct connection *c,
-					 struct target *target)
+/* Decides about a connect. */
+static __always_inline int decide_connect(struct bpf_sock_addr *ctx, struct connection *c,
+					  struct target *target)
 {
-	__u64 parent_id = parent_of(ctx->sk);
+	__u64 parent_id = parent_id_of(ctx->sk);
 	struct classify_context classify = {};
 
 	if (!policy_applies(&classify, c, parent_id) || prefilter_excludes(&classify, c, parent_id))
-		return go_straight(ctx);
-	return judge(ctx, &classify, c, parent_id, target);
+		return proceed_undiverted(ctx);
+	return decide_by_policy(ctx, &classify, c, parent_id, target);
 }
 
 static __always_inline void read_address6(struct bpf_sock_addr *ctx, union address *address)
@@ -315,15 +349,15 @@ static __always_inline void read_address6(struct bpf_sock_addr *ctx, union addre
 static __always_inline void write_address6(struct bpf_sock_addr *ctx, const union address *address)
 {
 	ctx->user_ip6[0] = address->words[0];
-	apart();
+	keep_separate();
 	ctx->user_ip6[1] = address->words[1];
-	apart();
+	keep_separate();
 	ctx->user_ip6[2] = address->words[2];
-	apart();
+	keep_separate();
 	ctx->user_ip6[3] = address->words[3];
 }
 
-/* The socket's own end. A socket of IPv6 that goes to IPv4 is of IPv4, bound or not. */
+/* The local end. If an IPv6 socket connects to IPv4, its unspecified address is IPv4 as well. */
 static __always_inline void connection_local(struct connection *c, struct bpf_sock *sk)
 {
 	address_from_socket(&c->local, sk);
@@ -332,53 +366,56 @@ static __always_inline void connection_local(struct connection *c, struct bpf_so
 	c->local_port = bpf_htons(sk->src_port);
 }
 
-/* Nothing can be sent to port 0: such a connect only asks which address it would come from. */
-static __always_inline int is_judged(struct bpf_sock_addr *ctx)
+/*
+ * Are the programs concerned with this call? Not with a UDP connect to port 0: nothing can be sent
+ * there, and such a connect only finds out the local address.
+ */
+static __always_inline int is_handled(struct bpf_sock_addr *ctx)
 {
 	return ctx->sk &&
 	       (ctx->protocol == IPPROTO_TCP || (ctx->protocol == IPPROTO_UDP && ctx->user_port));
 }
 
-/* What judges: a connect, or a datagram. */
-typedef int (*judge_fn)(struct bpf_sock_addr *ctx, struct connection *c, struct target *target);
+/* Decides about a connect or a datagram: PROCEED, REFUSE, or DIVERT after setting the target. */
+typedef int (*decide_fn)(struct bpf_sock_addr *ctx, struct connection *c, struct target *target);
 
 /* The hooks of connect and sendmsg, for IPv4. */
-static __always_inline int divert4(struct bpf_sock_addr *ctx, int sending, judge_fn judged)
+static __always_inline int divert4(struct bpf_sock_addr *ctx, int sending, decide_fn decide)
 {
 	struct connection c = { .port = ctx->user_port, .family = AF_INET, .sending = sending };
 	struct target target = {};
-	int verdict;
+	int decision;
 
-	if (!is_judged(ctx))
+	if (!is_handled(ctx))
 		return PROCEED;
 	address_from_v4(&c.remote, ctx->user_ip4);
 	connection_local(&c, ctx->sk);
 	c.protocol = ctx->protocol;
-	verdict = judged(ctx, &c, &target);
-	if (verdict != DIVERT)
-		return verdict;
+	decision = decide(ctx, &c, &target);
+	if (decision != DIVERT)
+		return decision;
 	ctx->user_ip4 = target.address.words[3];
 	ctx->user_port = target.port;
 	return PROCEED;
 }
 
 /* The same for IPv6. */
-static __always_inline int divert6(struct bpf_sock_addr *ctx, int sending, judge_fn judged)
+static __always_inline int divert6(struct bpf_sock_addr *ctx, int sending, decide_fn decide)
 {
 	struct connection c = { .port = ctx->user_port, .family = AF_INET6, .sending = sending };
 	struct target target = {};
-	int verdict;
+	int decision;
 
-	if (!is_judged(ctx))
+	if (!is_handled(ctx))
 		return PROCEED;
 	read_address6(ctx, &c.remote);
 	if (address_is_mapped(&c.remote))
 		c.family = AF_INET;
 	connection_local(&c, ctx->sk);
 	c.protocol = ctx->protocol;
-	verdict = judged(ctx, &c, &target);
-	if (verdict != DIVERT)
-		return verdict;
+	decision = decide(ctx, &c, &target);
+	if (decision != DIVERT)
+		return decision;
 	write_address6(ctx, &target.address);
 	ctx->user_port = target.port;
 	return PROCEED;
@@ -386,87 +423,91 @@ static __always_inline int divert6(struct bpf_sock_addr *ctx, int sending, judge
 
 static __always_inline int connect4(struct bpf_sock_addr *ctx)
 {
-	return divert4(ctx, 0, judge_connect);
+	return divert4(ctx, 0, decide_connect);
 }
 
 static __always_inline int connect6(struct bpf_sock_addr *ctx)
 {
-	return divert6(ctx, 0, judge_connect);
+	return divert6(ctx, 0, decide_connect);
 }
 
-/* ---- getpeername: the program sees the peer it asked for --------------------------------- */
+/* ---- getpeername: the program sees the peer that it connected to ------------------------- */
 
-/* Where a flow was going. */
-static __always_inline int flow_remote(const struct sidetrack_flow *flow, struct target *to)
+/* The original destination of a flow. */
+static __always_inline int flow_original_destination(const struct sidetrack_flow *flow,
+						     struct target *to)
 {
 	__builtin_memcpy(&to->address, flow->remote_addr, sizeof(to->address));
 	to->port = flow->remote_port;
 	return 0;
 }
 
-/* Where this socket thinks it goes. Fails if that is where it goes. */
-static __always_inline int peer_read(struct bpf_sock_addr *ctx, const union address *connected,
-				     struct target *peer)
+/* The peer to which this socket was connecting. Fails if the socket was not diverted. */
+static __always_inline int peer_original(struct bpf_sock_addr *ctx, const union address *connected,
+					 struct target *original)
 {
 	struct sidetrack_flow_entry *entry;
 	struct sidetrack_client *client;
 
 	if (ctx->protocol == IPPROTO_UDP)
-		entry = datagram_at(connected);
+		entry = datagram_flow_at(connected);
 	else
 		entry = flow_at_address(connected->words[3]);
-	if (entry && entry->client == bpf_get_socket_cookie(ctx))
-		return flow_remote(&entry->flow, peer);
+	if (entry && entry->client_cookie == bpf_get_socket_cookie(ctx))
+		return flow_original_destination(&entry->flow, original);
 	if (ctx->protocol == IPPROTO_UDP)
 		return -1;
 	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
 	if (!client)
 		return -1;
-	__builtin_memcpy(&peer->address, client->remote_addr, sizeof(peer->address));
-	peer->port = client->remote_port;
+	__builtin_memcpy(&original->address, client->remote_addr, sizeof(original->address));
+	original->port = client->remote_port;
 	return 0;
 }
 
-/* What tells who stands behind an address. Fails if nobody does. */
-typedef int (*name_fn)(struct bpf_sock_addr *ctx, const union address *address, struct target *who);
+/* Finds the original destination of the flow with this address. Fails if there is no such flow. */
+typedef int (*original_fn)(struct bpf_sock_addr *ctx, const union address *address,
+			   struct target *original);
 
-/* The hooks of getpeername and recvmsg, for IPv4: a flow's address is shown as where it was going.
+/*
+ * The hooks of getpeername and recvmsg, for IPv4: replace the address of a flow by its original
+ * destination.
  */
-static __always_inline int name4(struct bpf_sock_addr *ctx, name_fn named)
+static __always_inline int restore_original4(struct bpf_sock_addr *ctx, original_fn find_original)
 {
 	union address address;
-	struct target who;
+	struct target original;
 
 	address_from_v4(&address, ctx->user_ip4);
-	if (!is_judged(ctx) || named(ctx, &address, &who))
+	if (!is_handled(ctx) || find_original(ctx, &address, &original))
 		return PROCEED;
-	ctx->user_ip4 = who.address.words[3];
-	ctx->user_port = who.port;
+	ctx->user_ip4 = original.address.words[3];
+	ctx->user_port = original.port;
 	return PROCEED;
 }
 
 /* The same for IPv6. */
-static __always_inline int name6(struct bpf_sock_addr *ctx, name_fn named)
+static __always_inline int restore_original6(struct bpf_sock_addr *ctx, original_fn find_original)
 {
 	union address address;
-	struct target who;
+	struct target original;
 
 	read_address6(ctx, &address);
-	if (!is_judged(ctx) || named(ctx, &address, &who))
+	if (!is_handled(ctx) || find_original(ctx, &address, &original))
 		return PROCEED;
-	write_address6(ctx, &who.address);
-	ctx->user_port = who.port;
+	write_address6(ctx, &original.address);
+	ctx->user_port = original.port;
 	return PROCEED;
 }
 
 static __always_inline int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return name4(ctx, peer_read);
+	return restore_original4(ctx, peer_original);
 }
 
 static __always_inline int getpeername6(struct bpf_sock_addr *ctx)
 {
-	return name6(ctx, peer_read);
+	return restore_original6(ctx, peer_original);
 }
 
 #endif /* SIDETRACK_CONNECT_H */

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Flows of datagrams. Each has a loopback address of its own, to which its datagrams are sent and
- * from which it is answered: so a service's one socket tells its flows apart.
+ * UDP flows. Each has its own address, to which its datagrams are diverted and from which the
+ * service answers: so a service can distinguish its flows on a single socket.
  */
 #ifndef SIDETRACK_DATAGRAM_H
 #define SIDETRACK_DATAGRAM_H
 
-/* ---- Which flow an address is of ---------------------------------------------------------- */
+/* ---- The address of a flow ---------------------------------------------------------------- */
 
-static __always_inline struct sidetrack_flow_entry *datagram_at4(__be32 address)
+static __always_inline struct sidetrack_flow_entry *datagram_flow_at4(__be32 address)
 {
 	__u32 number = bpf_ntohl(address) - DATAGRAM_ADDRESS_FIRST, slot = number % flows_max;
 	struct sidetrack_flow_entry *entry;
@@ -19,19 +19,19 @@ static __always_inline struct sidetrack_flow_entry *datagram_at4(__be32 address)
 	return entry && datagram_address4(FLOW_STATE_ID(entry->state)) == address ? entry : NULL;
 }
 
-/* The flow whose address this is, open or closed; NULL if none. */
-static __always_inline struct sidetrack_flow_entry *datagram_at(const union address *address)
+/* The UDP flow with this address, open or closed; NULL if there is none. */
+static __always_inline struct sidetrack_flow_entry *datagram_flow_at(const union address *address)
 {
 	struct sidetrack_flow_entry *entry;
-	union address own;
+	union address expected;
 	__u64 id;
 
 	if (address_is_mapped(address)) {
-		entry = datagram_at4(address->words[3]);
+		entry = datagram_flow_at4(address->words[3]);
 	} else {
 		id = bpf_be64_to_cpu(address->halves[1]);
-		datagram_address6(id, &own);
-		entry = own.halves[0] == address->halves[0] ? flow_find(id) : NULL;
+		datagram_address6(id, &expected);
+		entry = expected.halves[0] == address->halves[0] ? flow_find(id) : NULL;
 	}
 	return entry && entry->flow.protocol == IPPROTO_UDP ? entry : NULL;
 }
@@ -49,37 +49,37 @@ static __always_inline __be16 datagram_port(const struct sidetrack_service *serv
 	return family == AF_INET ? service->datagram_port4 : service->datagram_port6;
 }
 
-/* How many sockets the service has for them. */
+/* The number of UDP sockets that the service has for a family. */
 static __always_inline __u32 datagram_sockets(const struct sidetrack_service *service, __u32 family)
 {
 	return family == AF_INET ? service->datagrams4 : service->datagrams6;
 }
 
-/* Would a datagram to there come to the service? */
-static __always_inline int datagrams_come_to(const struct sidetrack_service *service,
-					     const struct connection *c)
+/* Would a datagram to this destination reach a UDP socket of the service? */
+static __always_inline int datagrams_reach_service(const struct sidetrack_service *service,
+						   const struct connection *c)
 {
 	return datagram_sockets(service, c->family) &&
 	       c->port == datagram_port(service, c->family) &&
 	       (address_is_loopback6(&c->remote) ||
 		(address_is_mapped(&c->remote) && c->remote.bytes[12] == 127) ||
-		datagram_at(&c->remote));
+		datagram_flow_at(&c->remote));
 }
 
-/* Is it a service's answer, from a socket that is bound to one of its flows' address? */
-static __always_inline int is_reply(const struct connection *c, __u32 service)
+/* Is this an answer by the service, from a socket that is bound to the address of its flow? */
+static __always_inline int is_service_reply(const struct connection *c, __u32 service)
 {
 	struct sidetrack_flow_entry *entry;
 
 	if (c->protocol != IPPROTO_UDP)
 		return 0;
-	entry = datagram_at(&c->local);
+	entry = datagram_flow_at(&c->local);
 	return entry && flow_service(&entry->flow) == service;
 }
 
-/* ---- A flow begins and ends ---------------------------------------------------------------- */
+/* ---- The flow of a destination, and its end ------------------------------------------------ */
 
-/* It is over for its client. The proxies that go on with it may still have sockets. */
+/* Ends a flow for its client. Outgoing sockets of proxies may still refer to it. */
 static __always_inline void datagram_flow_end(struct sidetrack_flow_entry *entry, __u64 id)
 {
 	for (int i = 0; i < FLOW_STATE_RETRIES; i++) {
@@ -99,43 +99,44 @@ static __always_inline void datagram_flow_end(struct sidetrack_flow_entry *entry
 	}
 }
 
-/* The flow that this destination has; NULL if it has none, or one that is over. */
+/* The flow of a destination; NULL if there is none, or if it is over. */
 static __always_inline struct sidetrack_flow_entry *
 destination_find(const struct sidetrack_destination *destination, __u64 now)
 {
-	__u64 *known = bpf_map_lookup_elem(&sidetrack_destinations, destination);
-	struct sidetrack_flow_entry *entry = known ? flow_find(*known) : NULL;
+	__u64 *id = bpf_map_lookup_elem(&sidetrack_destinations, destination);
+	struct sidetrack_flow_entry *entry = id ? flow_find(*id) : NULL;
 
 	if (!entry || FLOW_STATE_STAGE(entry->state) != FLOW_DATAGRAM ||
-	    now - entry->closed_at >= idle_ns)
+	    now - entry->idle_since >= idle_ns)
 		return NULL;
 	return entry;
 }
 
 /*
- * Makes a new flow that of its destination. Another thread may have been faster: then its flow is
- * taken. Returns the flow that counts; NULL if the map is full.
+ * Makes a new flow the flow of its destination. If another thread was faster, the other thread's
+ * flow to the same service is used instead. Returns the flow in use; NULL if the map is full.
  */
 static __always_inline struct sidetrack_flow_entry *
 destination_set(struct sidetrack_flow_entry *entry, __u64 id)
 {
 	struct sidetrack_flow_entry *other;
 	struct sidetrack_destination key;
-	__u64 *known;
+	__u64 *current;
 
-	destination_of(entry, &key);
+	destination_fill(entry, &key);
 	if (!bpf_map_update_elem(&sidetrack_destinations, &key, &id, BPF_NOEXIST))
 		return entry;
-	other = destination_find(&key, entry->closed_at);
+	other = destination_find(&key, entry->idle_since);
 	if (other && flow_service(&other->flow) == flow_service(&entry->flow))
 		return other;
-	known = bpf_map_lookup_elem(&sidetrack_destinations, &key);
-	other = known ? flow_find(*known) : NULL;
+	current = bpf_map_lookup_elem(&sidetrack_destinations, &key);
+	other = current ? flow_find(*current) : NULL;
 	if (other)
 		datagram_flow_end(other, FLOW_STATE_ID(other->state));
 	return bpf_map_update_elem(&sidetrack_destinations, &key, &id, BPF_ANY) ? NULL : entry;
 }
 
+/* Fills in what only UDP flows have, or what a TCP flow gets later. */
 static __always_inline void datagram_fill(struct bpf_sock_addr *ctx,
 					  struct sidetrack_flow_entry *entry,
 					  const struct connection *c)
@@ -144,7 +145,7 @@ static __always_inline void datagram_fill(struct bpf_sock_addr *ctx,
 
 	if (lifted)
 		entry->flow.bound_ifindex = lifted->bound_ifindex;
-	entry->socket = (__u64)ctx->sk;
+	entry->socket_pointer = (__u64)ctx->sk;
 	entry->flow.netns_cookie = bpf_get_netns_cookie(ctx);
 	__builtin_memcpy(entry->flow.local_addr, c->local.bytes, sizeof(c->local));
 	entry->flow.local_port = c->local_port;
@@ -152,17 +153,19 @@ static __always_inline void datagram_fill(struct bpf_sock_addr *ctx,
 		entry->flow.flags |= SIDETRACK_FLOW_CONNECTED;
 }
 
-/* ---- Who began ------------------------------------------------------------------------------- */
+/* ---- Which side sent first ------------------------------------------------------------------- */
 
-static __noinline int verdict_cache_has(__u64 client, __u16 kind, const struct connection *c);
-static __noinline int verdict_cache_add(__u64 client, __u16 kind, const struct connection *c);
+static __noinline int verdict_cache_has(__u64 client_cookie, __u16 kind,
+					const struct connection *c);
+static __noinline int verdict_cache_add(__u64 client_cookie, __u16 kind,
+					const struct connection *c);
 
 /*
- * Who has heard from a peer before sending there is a server to it: its answers go as that came.
- * A proxy's own socket never is.
+ * Did the peer send to this socket before the socket sent to it? Then the program is a server, and
+ * its answers are not diverted. A proxy's outgoing socket never counts as a server's.
  */
-static __always_inline int is_served(struct bpf_sock_addr *ctx, const struct connection *c,
-				     __u64 parent_id)
+static __always_inline int peer_sent_first(struct bpf_sock_addr *ctx, const struct connection *c,
+					   __u64 parent_id)
 {
 	return !parent_id &&
 	       verdict_cache_has(bpf_get_socket_cookie(ctx), CACHED_RECEIVED_FIRST, c);
@@ -171,11 +174,12 @@ static __always_inline int is_served(struct bpf_sock_addr *ctx, const struct con
 /* ---- Diverting ------------------------------------------------------------------------------ */
 
 /*
- * A datagram's way out of the host is chosen before we are asked. Of a socket that is bound to a
- * device, the binding is lifted, and the program is to send again (EINTR); to a link's address
- * there is no other way. A connect is in time.
+ * Lifts the socket's binding to a device. The kernel chooses the route of a datagram before the
+ * sendmsg hook runs, so the program must send again after that (EINTR); a datagram to a link-local
+ * address cannot be diverted at all. A connect hook runs before the route is chosen. Returns an
+ * errno, or 0.
  */
-static __noinline int datagram_free_device(struct bpf_sock_addr *ctx, const struct connection *c)
+static __noinline int datagram_lift_device(struct bpf_sock_addr *ctx, const struct connection *c)
 {
 	struct sidetrack_client *client;
 	int bound = ctx->sk->bound_dev_if;
@@ -192,6 +196,7 @@ static __noinline int datagram_free_device(struct bpf_sock_addr *ctx, const stru
 	return c->sending ? EINTR : 0;
 }
 
+/* The datagram cannot be diverted because of its route. */
 static __always_inline int refuse_unrouted(int error)
 {
 	count(SIDETRACK_COUNT_DATAGRAMS_UNROUTED);
@@ -199,6 +204,7 @@ static __always_inline int refuse_unrouted(int error)
 	return REFUSE;
 }
 
+/* Diverts to the address of a flow. */
 static __always_inline int datagram_target(const struct sidetrack_flow *flow,
 					   const struct sidetrack_service *service,
 					   struct target *target)
@@ -208,18 +214,18 @@ static __always_inline int datagram_target(const struct sidetrack_flow *flow,
 	return DIVERT;
 }
 
-/* A new flow for it, unless it is an answer. */
+/* Diverts a connect or datagram to a new flow, unless the program is a server that answers. */
 static __noinline int divert_datagram(struct bpf_sock_addr *ctx, const struct connection *c,
 				      const struct sidetrack_service *service,
 				      const struct sidetrack_client *client, struct target *target)
 {
-	struct sidetrack_flow_entry *entry, *of_destination;
+	struct sidetrack_flow_entry *entry, *chosen;
 	__u64 id;
 	int error;
 
-	if (is_served(ctx, c, client->parent_id))
-		return go_straight(ctx);
-	error = datagram_free_device(ctx, c);
+	if (peer_sent_first(ctx, c, client->parent_id))
+		return proceed_undiverted(ctx);
+	error = datagram_lift_device(ctx, c);
 	if (error)
 		return refuse_unrouted(error);
 	entry = flow_make(client, bpf_get_socket_cookie(ctx));
@@ -230,12 +236,12 @@ static __noinline int divert_datagram(struct bpf_sock_addr *ctx, const struct co
 	__sync_fetch_and_add(&flows_datagram, 1);
 	__sync_lock_test_and_set(&entry->state, FLOW_STATE(id, FLOW_DATAGRAM, 0));
 	if (c->sending) {
-		of_destination = destination_set(entry, id);
-		if (of_destination != entry)
+		chosen = destination_set(entry, id);
+		if (chosen != entry)
 			datagram_flow_end(entry, id);
-		if (!of_destination)
+		if (!chosen)
 			return NO_ROOM;
-		entry = of_destination;
+		entry = chosen;
 	}
 	return datagram_target(&entry->flow, service, target);
 }

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* To divert a connection, to refuse it, or to let it go straight on. */
+/* Divert a connection, refuse it, or let it proceed. */
 #ifndef SIDETRACK_DIVERT_H
 #define SIDETRACK_DIVERT_H
 
-#define PROCEED 1
+/* Decisions. The first two are return values of the kernel's hooks, the others are internal. */
 #define REFUSE 0
-#define DIVERT 2    /* ours alone: the hook writes the target and proceeds */
-#define NO_ROOM 3   /* ours alone: no flow could be made; the caller refuses */
-#define UNDECIDED 4 /* ours alone: it must be judged */
+#define PROCEED 1
+#define DIVERT 2    /* the hook writes the target, and proceeds */
+#define NO_ROOM 3   /* no flow could be made, and the caller refuses */
+#define UNDECIDED 4 /* the policy must decide */
 
 /* Where a connection is diverted to. */
 struct target {
@@ -18,6 +19,7 @@ struct target {
 #define SO_BINDTOIFINDEX 62
 #define LOOPBACK_IFINDEX 1
 
+/* Refuses with an error, and counts and reports it. */
 static __always_inline int refuse(int error, __u32 counter, __u32 event, const struct connection *c,
 				  __u64 filter_id, __u32 service)
 {
@@ -27,14 +29,18 @@ static __always_inline int refuse(int error, __u32 counter, __u32 event, const s
 	return REFUSE;
 }
 
+/* There is no room for the flow of this filter's redirection. */
 static __always_inline int refuse_full(const struct connection *c, const struct sidetrack_filter *f)
 {
 	return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, f->id,
 		      f->service);
 }
 
-/* A socket may come back after AF_UNSPEC: what an earlier connect left must not speak for it. */
-static __always_inline int go_straight(struct bpf_sock_addr *ctx)
+/*
+ * Lets the connection proceed undiverted. A socket can connect again (after AF_UNSPEC): then what
+ * an earlier connect decided no longer applies, and the socket gets back its binding to a device.
+ */
+static __always_inline int proceed_undiverted(struct bpf_sock_addr *ctx)
 {
 	struct sidetrack_client *client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
 
@@ -50,8 +56,9 @@ static __always_inline int go_straight(struct bpf_sock_addr *ctx)
 }
 
 /*
- * A socket bound to a device would never reach the loopback device: lift that. The flow tells the
- * proxy, and a later connect that is not redirected gets it back.
+ * Lifts the socket's binding to a device, with which it would never reach the loopback device. The
+ * proxy finds the device in the flow, and a later connect that is not diverted restores the
+ * binding.
  */
 static __always_inline int lift_device(struct bpf_sock_addr *ctx, struct sidetrack_client *client)
 {
@@ -63,9 +70,10 @@ static __always_inline int lift_device(struct bpf_sock_addr *ctx, struct sidetra
 	return bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &none, sizeof(none));
 }
 
-static __always_inline void remember(struct sidetrack_client *client, const struct connection *c,
-				     const struct sidetrack_filter *f, const struct chain *chain,
-				     __u64 parent_id)
+/* Writes down what was decided, for the flow that is made from it. */
+static __always_inline void client_fill(struct sidetrack_client *client, const struct connection *c,
+					const struct sidetrack_filter *f, const struct chain *chain,
+					__u64 parent_id)
 {
 	client->parent_id = parent_id;
 	client->filter_id = f->id;
@@ -79,9 +87,9 @@ static __always_inline void remember(struct sidetrack_client *client, const stru
 	__builtin_memcpy(client->chain, chain->services, sizeof(client->chain));
 }
 
-/* Where the service listens, in the connection's own family. */
-static __always_inline void target_of(const struct sidetrack_service *service,
-				      const struct connection *c, struct target *target)
+/* The service's listener for the connection's family. */
+static __always_inline void target_fill(const struct sidetrack_service *service,
+					const struct connection *c, struct target *target)
 {
 	if (c->family == AF_INET) {
 		address_from_v4(&target->address, service->addr4 ?
@@ -97,10 +105,11 @@ static __always_inline void target_of(const struct sidetrack_service *service,
 }
 
 /*
- * May the target's address tell the flow's slot? Then the socket needs no storage, and the
- * four-tuple no map. Not if the listener has but one address; not if a device must be given back
- * some day; nor for TCP Fast Open, which knows a peer again by its address. And where many connects
- * never came to a SYN, the slots are kept for others.
+ * Can the target address alone identify the flow's slot? Then the socket needs no storage, and the
+ * flow needs no entry in sidetrack_four_tuples. It cannot if the service listens at one address
+ * only; if the socket has storage already or is bound to a device, a binding that must be restored
+ * some day; or for TCP Fast Open, which recognises peers by their address. Nor is it done while too
+ * many slots are reserved by connects whose SYN was never sent.
  */
 static __always_inline int address_identifies_slot(struct bpf_sock_addr *ctx,
 						   const struct connection *c,
@@ -116,22 +125,22 @@ static __always_inline int address_identifies_slot(struct bpf_sock_addr *ctx,
 	return tcp && !tcp->fastopen_req && !BPF_CORE_READ_BITFIELD(tcp, fastopen_connect);
 }
 
-/* The same where no socket needs to remember. */
+/* The same in the scratch buffer, for a socket that needs no storage. */
 static __always_inline const struct sidetrack_client *
-remember_in_scratch(struct sidetrack_scratch *scratch, const struct connection *c,
-		    const struct sidetrack_filter *f, __u64 parent_id)
+client_fill_in_scratch(struct sidetrack_scratch *scratch, const struct connection *c,
+		       const struct sidetrack_filter *f, __u64 parent_id)
 {
 	scratch->client.bound_ifindex = 0;
-	remember(&scratch->client, c, f, &scratch->chain, parent_id);
+	client_fill(&scratch->client, c, f, &scratch->chain, parent_id);
 	return &scratch->client;
 }
 
-/* The flow is made here, and found again by the address. */
+/* Makes the flow now; the address of its slot identifies it. */
 static __always_inline int divert_to_slot(struct bpf_sock_addr *ctx,
 					  const struct sidetrack_client *client,
 					  struct target *target)
 {
-	__be32 address = flow_call(ctx, client);
+	__be32 address = flow_reserve(ctx, client);
 
 	if (!address)
 		return NO_ROOM;
@@ -139,7 +148,10 @@ static __always_inline int divert_to_slot(struct bpf_sock_addr *ctx,
 	return DIVERT;
 }
 
-/* The flow is made when the SYN leaves; until then, and for getpeername, the socket remembers. */
+/*
+ * Stores the decision with the socket. The flow is made from it when the SYN is sent, and
+ * getpeername reads it.
+ */
 static __always_inline int divert_by_storage(struct bpf_sock_addr *ctx, const struct connection *c,
 					     const struct sidetrack_filter *f,
 					     const struct chain *chain, __u64 parent_id)
@@ -149,7 +161,7 @@ static __always_inline int divert_by_storage(struct bpf_sock_addr *ctx, const st
 
 	if (!client)
 		return NO_ROOM;
-	remember(client, c, f, chain, parent_id);
+	client_fill(client, c, f, chain, parent_id);
 	if (!lift_device(ctx, client))
 		return DIVERT;
 	bpf_sk_storage_delete(&sidetrack_clients, ctx->sk);
@@ -165,9 +177,10 @@ static __always_inline int divert_connection(struct bpf_sock_addr *ctx, const st
 {
 	if (!flows_have_room())
 		return NO_ROOM;
-	target_of(service, c, target);
+	target_fill(service, c, target);
 	if (address_identifies_slot(ctx, c, service))
-		return divert_to_slot(ctx, remember_in_scratch(scratch, c, f, parent_id), target);
+		return divert_to_slot(ctx, client_fill_in_scratch(scratch, c, f, parent_id),
+				      target);
 	return divert_by_storage(ctx, c, f, &scratch->chain, parent_id);
 }
 

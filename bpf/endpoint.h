@@ -1,31 +1,35 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The layers beside connect: bind redirect, auth recv-accept, flow established, endpoint closure.
+ * The layers bind redirect, auth recv-accept, flow established and endpoint closure, for TCP; bind
+ * redirect and some helpers also for UDP (see datagram_layers.h).
  *
- * The last three run for a packet or a state, when any program may be the current one: so a socket
- * is given its program when it connects or listens, if the policy then has filters at these layers.
+ * The last three layers are classified when a packet arrives or a socket changes its state, and
+ * then the current process can be any. So a socket gets an endpoint, which describes its program,
+ * when the program binds, connects or listens, if the policy has filters at these layers at that
+ * time.
  */
 #ifndef SIDETRACK_ENDPOINT_H
 #define SIDETRACK_ENDPOINT_H
 
-#define LAYER_BITS(layer) (3U << (layer)) /* of both families */
+#define LAYER_BITS(layer) (3U << (layer)) /* the layer of both families */
 
+/* Describes the current program. */
 static __always_inline void endpoint_fill(struct sidetrack_endpoint *e)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	e->pid = process_number(task);
+	e->pid = engine_pid(task);
 	bpf_probe_read_kernel(e->comm, sizeof(e->comm), task->comm);
 	e->state = ENDPOINT_OPEN;
 	program_read(&e->program);
-	endpoints_made = 1;
+	endpoints_exist = 1;
 }
 
 /*
- * Does a socket of a program that connects need to be remembered? For when the connection is
- * established, and for when it closes; a UDP socket may receive as well.
+ * Does the socket of a program that connects need an endpoint? The layers flow established and
+ * endpoint closure read it; for a UDP socket, which can also receive, auth recv-accept does too.
  */
-static __always_inline int endpoint_wanted(__u32 layers, __u32 protocol)
+static __always_inline int endpoint_is_needed(__u32 layers, __u32 protocol)
 {
 	return layers &
 	       (LAYER_BITS(SIDETRACK_LAYER_FLOW_ESTABLISHED) |
@@ -33,12 +37,13 @@ static __always_inline int endpoint_wanted(__u32 layers, __u32 protocol)
 		(protocol == IPPROTO_UDP ? LAYER_BITS(SIDETRACK_LAYER_AUTH_RECV_ACCEPT) : 0));
 }
 
+/* connect or sendmsg: gives the socket an endpoint, if it needs one. */
 static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct classify_context *classify,
 				       const struct connection *c)
 {
 	struct sidetrack_endpoint *e;
 
-	if (!endpoint_wanted(classify->layers, c->protocol) || !program_in_scope())
+	if (!endpoint_is_needed(classify->layers, c->protocol) || !program_in_scope())
 		return 0;
 	e = bpf_sk_storage_get(&sidetrack_endpoints, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!e) {
@@ -75,8 +80,9 @@ static __always_inline void endpoint_listen(struct bpf_sock_ops *ops)
 	e->connecting = 0;
 }
 
-/* ---- Judging without a connect ------------------------------------------------------------ */
+/* ---- Classifying outside of a connect ----------------------------------------------------- */
 
+/* Reads the field values, those of the program from the endpoint; without one they are 0. */
 static __always_inline void fields_of_endpoint(struct classify_context *classify,
 					       const struct connection *c, __u32 wants)
 {
@@ -90,12 +96,15 @@ static __always_inline void fields_of_endpoint(struct classify_context *classify
 		count(SIDETRACK_COUNT_PROGRAM_UNKNOWN);
 		__builtin_memset(&scratch->program, 0, sizeof(scratch->program));
 	}
-	fields_of_program(scratch, e ? &e->program : &scratch->program, FIRST_PROGRAM,
+	fields_of_program(scratch, e ? &e->program : &scratch->program, ORIGINAL_PROGRAM,
 			  SIDETRACK_FIELD_CGROUP_LEVELS);
 	field_set(scratch, SIDETRACK_FIELD_NETNS, e ? e->netns_cookie : 0);
 }
 
-/* For events: who. Nobody, rather than whoever is the current program. */
+/*
+ * For events: the identity of the endpoint's program. Without one it is unknown, not the current
+ * process.
+ */
 static __always_inline void endpoint_identify(struct connection *c,
 					      const struct sidetrack_endpoint *e)
 {
@@ -107,9 +116,9 @@ static __always_inline void endpoint_identify(struct connection *c,
 	__builtin_memcpy(c->comm, e->comm, sizeof(c->comm));
 }
 
-/* Asks one layer about a connection that no connect call is waiting for. 0: blocked. */
-static __noinline int endpoint_judge(struct classify_context *classify, struct connection *c,
-				     __u32 layer)
+/* Classifies at one layer, outside of a connect. Returns 0 if the connection is blocked. */
+static __noinline int endpoint_classify(struct classify_context *classify, struct connection *c,
+					__u32 layer)
 {
 	struct sidetrack_scratch *scratch = scratch_acquire();
 	struct search *s;
@@ -141,8 +150,8 @@ static __noinline int endpoint_judge(struct classify_context *classify, struct c
 	return permitted;
 }
 
-/* The policy, if it has filters at a layer of either family. */
-static __always_inline void *policy_with(__u32 layer, struct connection *c)
+/* The policy in force, if it has filters at this layer for either family; else NULL. */
+static __always_inline void *policy_with_layer(__u32 layer, struct connection *c)
 {
 	void *policy = policy_in_force();
 	struct sidetrack_policy *head = policy ? policy_line(policy, 0) : NULL;
@@ -155,7 +164,8 @@ static __always_inline void *policy_with(__u32 layer, struct connection *c)
 
 /* ---- bind ---------------------------------------------------------------------------------- */
 
-static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connection *c)
+/* Classifies at bind redirect, which can permit or block. */
+static __always_inline int bind_classify(struct bpf_sock_addr *ctx, struct connection *c)
 {
 	struct classify_context classify = {};
 	struct sidetrack_scratch *scratch;
@@ -163,7 +173,7 @@ static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connecti
 	__u32 wants;
 	int permitted;
 
-	classify.policy = policy_with(layer, c);
+	classify.policy = policy_with_layer(layer, c);
 	if (!classify.policy || !program_in_scope())
 		return PROCEED;
 	scratch = scratch_acquire();
@@ -188,7 +198,7 @@ static __always_inline int bind_judge(struct bpf_sock_addr *ctx, struct connecti
 		classify_run(&classify);
 	permitted = !verdict_refuses(&scratch->search);
 	if (!permitted)
-		refuse_judged(&classify, c);
+		refuse_by_verdict(&classify, c);
 	scratch_release(scratch);
 	return permitted ? PROCEED : REFUSE;
 }
@@ -198,7 +208,7 @@ static __always_inline int bind4(struct bpf_sock_addr *ctx)
 	struct connection c = { .family = AF_INET, .local_port = ctx->user_port };
 
 	address_from_v4(&c.local, ctx->user_ip4);
-	return bind_judge(ctx, &c);
+	return bind_classify(ctx, &c);
 }
 
 static __always_inline int bind6(struct bpf_sock_addr *ctx)
@@ -209,10 +219,10 @@ static __always_inline int bind6(struct bpf_sock_addr *ctx)
 		c.local.words[i] = ctx->user_ip6[i];
 	if (address_is_mapped(&c.local))
 		c.family = AF_INET;
-	return bind_judge(ctx, &c);
+	return bind_classify(ctx, &c);
 }
 
-/* ---- A SYN comes in ------------------------------------------------------------------------ */
+/* ---- ingress: a SYN arrives ---------------------------------------------------------------- */
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
@@ -220,13 +230,14 @@ static __always_inline int bind6(struct bpf_sock_addr *ctx)
 #define HEADER_IPV6 40
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
-#define TCP_FLAGS_AT 13
+#define TCP_FLAGS_OFFSET 13
 #define INGRESS_PERMIT 1
 #define INGRESS_DROP 0
 
 /*
- * Where the packet's TCP or UDP header is; negative if it has none that we look for. The caller has
- * said which of the two.
+ * Reads the addresses of a packet of the connection's protocol, TCP or UDP. Returns the offset of
+ * the protocol's header; negative for any other packet, also if an IPv6 extension header comes
+ * first.
  */
 static __always_inline int packet_addresses(struct __sk_buff *skb, struct connection *c)
 {
@@ -249,17 +260,18 @@ static __always_inline int packet_addresses(struct __sk_buff *skb, struct connec
 	return HEADER_IPV6;
 }
 
-static __always_inline int accept_judge(struct __sk_buff *skb, struct bpf_sock *sk)
+/* ingress: a SYN for a listener. Other packets for listeners are permitted. */
+static __always_inline int accept_classify(struct __sk_buff *skb, struct bpf_sock *sk)
 {
 	struct connection c = { .protocol = IPPROTO_TCP, .inbound = 1 };
 	struct classify_context classify = {};
 	__u8 head[14] = {};
-	int at = packet_addresses(skb, &c);
+	int offset = packet_addresses(skb, &c);
 
-	if (at < 0 || bpf_skb_load_bytes(skb, at, head, sizeof(head)) ||
-	    (head[TCP_FLAGS_AT] & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+	if (offset < 0 || bpf_skb_load_bytes(skb, offset, head, sizeof(head)) ||
+	    (head[TCP_FLAGS_OFFSET] & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return INGRESS_PERMIT;
-	classify.policy = policy_with(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
+	classify.policy = policy_with_layer(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
 	if (!classify.policy)
 		return INGRESS_PERMIT;
 	c.port = *(__be16 *)head;
@@ -267,16 +279,19 @@ static __always_inline int accept_judge(struct __sk_buff *skb, struct bpf_sock *
 	sk = bpf_sk_fullsock(sk);
 	if (sk)
 		classify.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
-	return endpoint_judge(&classify, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT) ? INGRESS_PERMIT :
-										 INGRESS_DROP;
+	return endpoint_classify(&classify, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT) ? INGRESS_PERMIT :
+										    INGRESS_DROP;
 }
 
 /* ---- Established, and closed ---------------------------------------------------------------- */
 
-/* Both ends of a TCP connection. A function of its own: what it needs is off the stack when it is
- * judged. */
-static __noinline int endpoint_ends(struct bpf_sock_ops *ops, const struct sidetrack_endpoint *e,
-				    struct connection *c)
+/*
+ * Reads both ends of a TCP connection. A separate function, so that its variables are not on the
+ * stack during the classification.
+ */
+static __noinline int endpoint_connection_fill(struct bpf_sock_ops *ops,
+					       const struct sidetrack_endpoint *e,
+					       struct connection *c)
 {
 	struct sidetrack_four_tuple tuple;
 
@@ -300,17 +315,18 @@ static __noinline int endpoint_ends(struct bpf_sock_ops *ops, const struct sidet
 	return 0;
 }
 
-static __always_inline void endpoint_event(struct bpf_sock_ops *ops, struct sidetrack_endpoint *e,
-					   __u32 layer)
+/* Classifies a TCP connection that is established, or over. The verdict has no effect. */
+static __always_inline void endpoint_classify_tcp(struct bpf_sock_ops *ops,
+						  struct sidetrack_endpoint *e, __u32 layer)
 {
 	struct connection c = { .protocol = IPPROTO_TCP };
 	struct classify_context classify = { .endpoint = e };
 
-	classify.policy = policy_with(layer, &c);
+	classify.policy = policy_with_layer(layer, &c);
 	if (!classify.policy)
 		return;
-	endpoint_ends(ops, e, &c);
-	endpoint_judge(&classify, &c, layer);
+	endpoint_connection_fill(ops, e, &c);
+	endpoint_classify(&classify, &c, layer);
 }
 
 static __always_inline struct sidetrack_endpoint *endpoint_of(struct bpf_sock_ops *ops)
@@ -320,7 +336,7 @@ static __always_inline struct sidetrack_endpoint *endpoint_of(struct bpf_sock_op
 	return sk ? bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0) : NULL;
 }
 
-/* sockops, ACTIVE_ESTABLISHED or PASSIVE_ESTABLISHED. */
+/* sockops, ACTIVE_ESTABLISHED and PASSIVE_ESTABLISHED. */
 static __noinline int endpoint_established(struct bpf_sock_ops *ops)
 {
 	struct sidetrack_endpoint *e = endpoint_of(ops);
@@ -329,11 +345,11 @@ static __noinline int endpoint_established(struct bpf_sock_ops *ops)
 		return 0;
 	e->state = ENDPOINT_ESTABLISHED;
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-	endpoint_event(ops, e, SIDETRACK_LAYER_FLOW_ESTABLISHED);
+	endpoint_classify_tcp(ops, e, SIDETRACK_LAYER_FLOW_ESTABLISHED);
 	return 0;
 }
 
-/* sockops, a socket reaches CLOSE. */
+/* sockops: a socket reaches CLOSE. */
 static __noinline int endpoint_close(struct bpf_sock_ops *ops)
 {
 	struct sidetrack_endpoint *e = endpoint_of(ops);
@@ -341,13 +357,13 @@ static __noinline int endpoint_close(struct bpf_sock_ops *ops)
 	if (!e || e->state != ENDPOINT_ESTABLISHED)
 		return 0;
 	e->state = ENDPOINT_OPEN;
-	endpoint_event(ops, e, SIDETRACK_LAYER_ENDPOINT_CLOSURE);
+	endpoint_classify_tcp(ops, e, SIDETRACK_LAYER_ENDPOINT_CLOSURE);
 	return 0;
 }
 
-/* ---- Asked by hand -------------------------------------------------------------------------- */
+/* ---- Requests to classify ------------------------------------------------------------------- */
 
-/* As a connect is told beside all filters at a glance: what is answered is true of it as well. */
+/* Applies the same prefilter as a real connect, so that the answer is the same. */
 static __always_inline int prefilter_admits_request(const struct classify_context *classify,
 						    __u32 layer)
 {
@@ -362,8 +378,11 @@ static __always_inline int prefilter_admits_request(const struct classify_contex
 				scratch->values[SIDETRACK_FIELD_PROTOCOL][1]);
 }
 
-/* What the policy in force says to values that the caller makes up. Tells nobody. */
-static __always_inline int classify_by_request(struct sidetrack_classify_request *q)
+/*
+ * Classifies by the policy in force and the field values of a request, which the engine makes.
+ * Counts nothing and emits no events.
+ */
+static __always_inline int classify_by_request(struct sidetrack_classify_request *request)
 {
 	struct classify_context classify = { .policy = policy_in_force() };
 	struct sidetrack_policy *head;
@@ -371,7 +390,7 @@ static __always_inline int classify_by_request(struct sidetrack_classify_request
 	struct search *s;
 
 	head = classify.policy ? policy_line(classify.policy, 0) : NULL;
-	if (!head || q->layer >= SIDETRACK_LAYERS)
+	if (!head || request->layer >= SIDETRACK_LAYERS)
 		return 0;
 	scratch = scratch_acquire();
 	if (!scratch)
@@ -379,24 +398,25 @@ static __always_inline int classify_by_request(struct sidetrack_classify_request
 	classify.scratch = scratch;
 	s = &scratch->search;
 	chain_clear(&scratch->chain);
-	__builtin_memcpy(scratch->chain.seen, q->seen, sizeof(q->seen));
-	__builtin_memcpy(scratch->absent, q->absent, sizeof(q->absent));
-	__builtin_memcpy(scratch->values, q->values, sizeof(q->values));
+	__builtin_memcpy(scratch->chain.seen, request->seen, sizeof(request->seen));
+	__builtin_memcpy(scratch->absent, request->absent, sizeof(request->absent));
+	__builtin_memcpy(scratch->values, request->values, sizeof(request->values));
 	s->mode.caller_known = 1;
-	s->mode.absent_given = q->absent_given;
-	if (classify_begin(&classify, q->layer) && prefilter_admits_request(&classify, q->layer)) {
-		if (q->legacy_min_rank)
-			classify_assume(s, q->legacy_min_rank);
+	s->mode.absent_given = request->absent_given;
+	if (classify_begin(&classify, request->layer) &&
+	    prefilter_admits_request(&classify, request->layer)) {
+		if (request->legacy_min_rank)
+			classify_assume_chain(s, request->legacy_min_rank);
 		classify_run(&classify);
 	}
-	q->completed = !s->walk.step_limit_hit;
-	q->generation = head->generation;
-	q->blocked = s->verdict.blocked;
-	q->hard = s->verdict.hard;
-	q->vetoed = s->verdict.vetoed;
-	q->absent_blocked = s->verdict.absent_blocked;
-	q->decided_by = s->verdict.decided_by;
-	q->redirect = s->verdict.redirect;
+	request->completed = !s->walk.step_limit_hit;
+	request->generation = head->generation;
+	request->blocked = s->verdict.blocked;
+	request->hard = s->verdict.hard;
+	request->vetoed = s->verdict.vetoed;
+	request->absent_blocked = s->verdict.absent_blocked;
+	request->decided_by = s->verdict.decided_by;
+	request->redirect = s->verdict.redirect;
 	scratch_release(scratch);
 	return 0;
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What operators are told. Only exceptions: a redirect that goes well costs no event. */
+/* Events for operators. There is no event for a redirection that succeeds. */
 #ifndef SIDETRACK_EVENT_H
 #define SIDETRACK_EVENT_H
 
-static __always_inline void event_who(struct sidetrack_event *e, const struct connection *c)
+static __always_inline void event_identify(struct sidetrack_event *e, const struct connection *c)
 {
-	/* Read from the task: some programs have no helpers for these before Linux 6.10. */
+	/* Read from the task: before Linux 6.10, some program types have no helpers for these. */
 	struct task_struct *task = bpf_get_current_task_btf();
 
 	if (c->has_identity) {
@@ -14,11 +14,12 @@ static __always_inline void event_who(struct sidetrack_event *e, const struct co
 		__builtin_memcpy(e->comm, c->comm, sizeof(e->comm));
 		return;
 	}
-	e->pid = process_number(task);
+	e->pid = engine_pid(task);
 	e->uid = task->cred->uid.val;
 	bpf_probe_read_kernel(e->comm, sizeof(e->comm), task->comm);
 }
 
+/* Without a connection, which a request to classify does not have, there is no event. */
 __noinline int event_emit(__u32 kind, const struct connection *c, __u64 filter_id, __u32 service)
 {
 	struct sidetrack_event *e;
@@ -35,7 +36,7 @@ __noinline int event_emit(__u32 kind, const struct connection *c, __u64 filter_i
 	e->filter_id = filter_id;
 	e->kind = kind;
 	e->service = service;
-	event_who(e, c);
+	event_identify(e, c);
 	__builtin_memcpy(e->remote_addr, c->remote.bytes, sizeof(e->remote_addr));
 	e->remote_port = c->port;
 	__builtin_memcpy(e->local_addr, c->local.bytes, sizeof(e->local_addr));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What is known of a connection when a layer asks: the values of its fields. */
+/* Field values: the properties of a connection that the conditions of a layer test. */
 #ifndef SIDETRACK_FIELD_VALUES_H
 #define SIDETRACK_FIELD_VALUES_H
 
@@ -42,8 +42,8 @@ static __always_inline __u32 address_type(const union address *a, __u32 family)
 #define WANTS_LOCAL (WANTS(LOCAL_ADDRESS) | WANTS(LOCAL_ADDRESS_TYPE) | WANTS(LOCAL_PORT))
 
 /*
- * Where a connection goes from and to; of its own end only what is asked for, as few policies do.
- * The flags are always there.
+ * The fields of the connection itself. Those of its local end are only set if some condition tests
+ * them, since few policies do; the others are always set.
  */
 static __always_inline void fields_of_connection(struct sidetrack_scratch *scratch,
 						 const struct connection *c, __u32 wants,
@@ -66,7 +66,10 @@ static __always_inline void fields_of_connection(struct sidetrack_scratch *scrat
 	field_set(scratch, SIDETRACK_FIELD_LOCAL_ADDRESS_TYPE, address_type(&c->local, c->family));
 }
 
-/* Who. `field` and `levels` are those of the first program, or of the current one. */
+/*
+ * The fields of one program. `current` is ORIGINAL_PROGRAM or CURRENT_PROGRAM, and `levels` is the
+ * first of that program's fields for the levels of cgroups.
+ */
 static __always_inline void fields_of_program(struct sidetrack_scratch *scratch,
 					      const struct sidetrack_program *p, __u32 current,
 					      __u32 levels)
@@ -81,22 +84,27 @@ static __always_inline void fields_of_program(struct sidetrack_scratch *scratch,
 		field_set(scratch, levels + i, p->cgroups[i]);
 }
 
-#define FIRST_PROGRAM 0
+/* Offsets from the fields of the original program to those of either program. */
+#define ORIGINAL_PROGRAM 0
 #define CURRENT_PROGRAM 1
 
-/* The current program, and the chain's first: the same, or the parent flow's. */
+/*
+ * The fields of the current program, and of the original one. Behind a proxy, that is the parent
+ * flow's, `original`; if that is NULL, the two are the same.
+ */
 static __always_inline void fields_of_task(struct sidetrack_scratch *scratch, __u32 wants,
-					   const struct sidetrack_program *first)
+					   const struct sidetrack_program *original)
 {
 	if (!(wants & WANTS_PROGRAM))
 		return;
 	program_read(&scratch->program);
-	fields_of_program(scratch, first ? first : &scratch->program, FIRST_PROGRAM,
+	fields_of_program(scratch, original ? original : &scratch->program, ORIGINAL_PROGRAM,
 			  SIDETRACK_FIELD_CGROUP_LEVELS);
 	fields_of_program(scratch, &scratch->program, CURRENT_PROGRAM,
 			  SIDETRACK_FIELD_CURRENT_CGROUP_LEVELS);
 }
 
+/* The fields that the conditions of a layer test: bit n is field n. */
 static __always_inline __u32 layer_wants(void *policy, __u32 layer)
 {
 	struct sidetrack_layer *l = policy_line(policy, SIDETRACK_LAYER_LINE + layer);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The matcher: what a policy says to a connection at a layer. It does what
- * crates/sidetrack-policy/src/reference.rs defines, by the image that compile.rs makes.
+ * The matcher: classifies a connection at a layer. crates/sidetrack-policy/src/reference.rs defines
+ * the result; the image that the matcher reads is made by compile.rs there.
  *
- * All that changes is on the scratch; the stack has only pointers, so that the verifier need not
- * follow each number through each step.
+ * All changing values are in the scratch buffer, and the stack holds pointers only, so that the
+ * verifier does not have to track each number through each step.
  */
 #ifndef SIDETRACK_FILTER_H
 #define SIDETRACK_FILTER_H
@@ -19,6 +19,7 @@ static __always_inline int chain_has(const struct chain *chain, __u32 service)
 	return chain->seen[(service >> 6) & 3] >> (service & 63) & 1;
 }
 
+/* A chain that has become too long is refused by the caller, see redirect_connection. */
 static __always_inline void chain_add(struct chain *chain, __u32 service)
 {
 	chain->seen[(service >> 6) & 3] |= 1ULL << (service & 63);
@@ -38,7 +39,7 @@ static __always_inline void chain_load(struct chain *chain, const struct sidetra
 
 /* ---- The image ---------------------------------------------------------------------------- */
 
-/* The policy in force. Asked once for each connection: so one generation judges it. */
+/* The policy in force. Read once for each connection, so that one generation classifies it. */
 static __always_inline void *policy_in_force(void)
 {
 	__u32 key = 0;
@@ -56,6 +57,7 @@ static __always_inline struct sidetrack_filter *filter_at(void *policy, __u32 ra
 	return policy_line(policy, SIDETRACK_FILTER_LINE + rank);
 }
 
+/* Bit n: layer n has filters. */
 static __always_inline __u32 layers_in_force(void *policy)
 {
 	struct sidetrack_policy *head = policy_line(policy, 0);
@@ -63,7 +65,7 @@ static __always_inline __u32 layers_in_force(void *policy)
 	return head ? head->layers : 0;
 }
 
-/* The rank behind a service's last redirect, at the layer of its family. */
+/* The place of a service at connect redirect of a family, see policy.h. */
 static __always_inline __u32 policy_place(void *policy, __u32 service, int v6)
 {
 	__u32 line = service / SIDETRACK_PLACES_IN_LINE + (v6 ? SIDETRACK_PLACE_LINES : 0);
@@ -74,46 +76,48 @@ static __always_inline __u32 policy_place(void *policy, __u32 service, int v6)
 
 /* ---- Conditions --------------------------------------------------------------------------- */
 
-/* One classification: what it reads. */
+/* What a classification works with. */
 struct classify_context {
-	void *policy;
-	__u32 layers; /* of a connect: which have filters */
+	void *policy; /* the inner map */
+	__u32 layers; /* bit n: layer n has filters; set for connects and datagrams only */
 	struct sidetrack_scratch *scratch;
-	struct connection *connection; /* for events; none if nobody is to be told */
-	/* Of a socket whose program is not the current one. */
-	struct sidetrack_endpoint *endpoint;
+	struct connection *connection; /* for counters and events; NULL for a request to classify */
+	struct sidetrack_endpoint *endpoint; /* the program, if that is not the current process */
 };
+
+/* Does the test of a condition hold? */
 
 static __always_inline int test_holds(__u32 kind, __u32 negate, const __u64 *low, const __u64 *high,
 				      const __u64 *value)
 {
-	int held;
+	int holds;
 
 	if (kind == SIDETRACK_TEST_MASKED)
-		held = (value[0] & high[0]) == low[0] && (value[1] & high[1]) == low[1];
+		holds = (value[0] & high[0]) == low[0] && (value[1] & high[1]) == low[1];
 	else
-		held = (value[0] > low[0] || (value[0] == low[0] && value[1] >= low[1])) &&
-		       (value[0] < high[0] || (value[0] == high[0] && value[1] <= high[1]));
-	return held != negate;
+		holds = (value[0] > low[0] || (value[0] == low[0] && value[1] >= low[1])) &&
+			(value[0] < high[0] || (value[0] == high[0] && value[1] <= high[1]));
+	return holds != negate;
 }
 
+/* One condition. Returns 1 once it is known that the filter does not match. */
 static long condition_step(__u32 i, struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
 	struct sidetrack_condition *c = policy_line(classify->policy, s->walk.conditions + i);
 
 	if (!c) {
-		s->walk.failed = 1;
+		s->walk.mismatch = 1;
 		return 1;
 	}
 	if (test_holds(c->kind, c->negate, c->low, c->high,
 		       classify->scratch->values[c->field & (SIDETRACK_FIELDS - 1)]))
-		s->walk.any = 1;
+		s->walk.field_holds = 1;
 	if (!c->last_of_field)
 		return 0;
-	s->walk.failed = !s->walk.any;
-	s->walk.any = 0;
-	return s->walk.failed;
+	s->walk.mismatch = !s->walk.field_holds;
+	s->walk.field_holds = 0;
+	return s->walk.mismatch;
 }
 
 static __always_inline int filter_matches(struct classify_context *classify,
@@ -128,15 +132,15 @@ static __always_inline int filter_matches(struct classify_context *classify,
 	if (!f->condition_count)
 		return 1;
 	s->walk.conditions = f->conditions;
-	s->walk.any = 0;
-	s->walk.failed = 0;
+	s->walk.field_holds = 0;
+	s->walk.mismatch = 0;
 	bpf_loop(f->condition_count, condition_step, classify, 0);
-	return !s->walk.failed;
+	return !s->walk.mismatch;
 }
 
-/* ---- The search: the first filter, from the cursor on, that matches and may act ------------ */
+/* ---- The search for the first filter from the cursor on that matches and may act ----------- */
 
-/* Multicast and broadcast reach many, and a proxy only one. */
+/* Multicast and broadcast reach many receivers, which a redirection to one proxy would not. */
 static __always_inline int is_to_group(const struct sidetrack_scratch *scratch)
 {
 	__u64 type = scratch->values[SIDETRACK_FIELD_DESTINATION_ADDRESS_TYPE][1];
@@ -144,7 +148,10 @@ static __always_inline int is_to_group(const struct sidetrack_scratch *scratch)
 	return type == SIDETRACK_ADDRESS_MULTICAST || type == SIDETRACK_ADDRESS_BROADCAST;
 }
 
-/* A redirect may not act for whoever has seen it, from before a legacy place, or without the right.
+/*
+ * May a matching filter act? Not on multicast and broadcast, unless it is made for them. A redirect
+ * may not act if the connection has passed its service, if it ranks below the place of a legacy
+ * proxy's service, or if a higher sublayer has made the verdict hard without redirecting.
  */
 static __always_inline int filter_may_act(struct sidetrack_scratch *scratch,
 					  const struct sidetrack_filter *f, __u32 rank)
@@ -153,7 +160,7 @@ static __always_inline int filter_may_act(struct sidetrack_scratch *scratch,
 
 	if (!(f->flags & SIDETRACK_FILTER_GROUPS) && is_to_group(scratch))
 		return 0;
-	if (s->mode.collecting)
+	if (s->mode.assuming_chain)
 		return f->action == SIDETRACK_ACTION_REDIRECT && rank < s->mode.legacy_min_rank &&
 		       !chain_has(&scratch->chain, f->service);
 	if (f->action != SIDETRACK_ACTION_REDIRECT)
@@ -168,26 +175,26 @@ static __always_inline void search_push(struct search *s, __u32 line)
 	if (!line)
 		return;
 	s->walk.stack[s->walk.depth & (SIDETRACK_SEARCH_DEPTH_MAX - 1)] = line;
-	s->walk.depth++; /* the compiler asks each field once on a way: it cannot overflow */
+	s->walk.depth++; /* no overflow: on a way down the index, each field occurs once */
 }
 
-/* One filter of a list. */
+/* Examines one filter of a list. */
 static __always_inline long search_list(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
 	struct sidetrack_list *list = policy_line(classify->policy, s->walk.list);
 	struct sidetrack_filter *f;
-	__u32 at = s->walk.list_at, rank;
+	__u32 index = s->walk.list_index, rank;
 
 	if (!list)
 		return 1;
-	if (at >= list->count || at >= SIDETRACK_LIST_RANKS) {
+	if (index >= list->count || index >= SIDETRACK_LIST_RANKS) {
 		s->walk.list = list->next;
-		s->walk.list_at = 0;
+		s->walk.list_index = 0;
 		return 0;
 	}
-	s->walk.list_at = at + 1;
-	rank = list->ranks[at];
+	s->walk.list_index = index + 1;
+	rank = list->ranks[index];
 	if (rank < s->walk.cursor)
 		return 0;
 	if (rank >= s->walk.best) {
@@ -204,12 +211,13 @@ static __always_inline long search_list(struct classify_context *classify)
 	return 0;
 }
 
-/* Where a value is in a hash; mix in crates/sidetrack-abi is the same. */
+/* The hash of a value; `mix` in crates/sidetrack-abi/src/kernel/policy.rs is the same. */
 static __always_inline __u32 value_mix(const __u64 *value)
 {
 	return ((value[0] * 0xff51afd7ed558ccdULL ^ value[1]) * 0x9e3779b97f4a7c15ULL) >> 32;
 }
 
+/* Examines one bucket of a hash. */
 static __always_inline long search_bucket(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
@@ -229,6 +237,7 @@ static __always_inline long search_bucket(struct classify_context *classify)
 	return 0;
 }
 
+/* Does the value have the prefix of this branch? */
 static __always_inline int branch_covers(const struct sidetrack_branch *b, const __u64 *value)
 {
 	__u32 length = b->length;
@@ -240,7 +249,7 @@ static __always_inline int branch_covers(const struct sidetrack_branch *b, const
 	return !length || !((b->key[0] ^ value[0]) >> (64 - length));
 }
 
-/* One branch downwards. At its end, the last that had a group is put aside. */
+/* Goes down one branch of a tree. At the end, pushes the last branch that had a group. */
 static __always_inline long search_branch(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
@@ -266,7 +275,7 @@ static __always_inline long search_branch(struct classify_context *classify)
 	return 0;
 }
 
-/* A node that was put aside. */
+/* Pops a node. The search is done if there is none. */
 static __always_inline long search_node(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
@@ -292,7 +301,7 @@ static __always_inline long search_node(struct classify_context *classify)
 	}
 	if (node->kind == SIDETRACK_NODE_LIST) {
 		s->walk.list = line;
-		s->walk.list_at = 0;
+		s->walk.list_index = 0;
 		return 0;
 	}
 	if (node->lowest >= s->walk.best)
@@ -309,6 +318,7 @@ static __always_inline long search_node(struct classify_context *classify)
 	return 0;
 }
 
+/* One step of a search. */
 static long search_step(__u32 i, struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
@@ -322,7 +332,7 @@ static long search_step(__u32 i, struct classify_context *classify)
 	return search_node(classify);
 }
 
-/* Sets best; to SIDETRACK_NO_RANK if there is none. */
+/* Searches from the cursor on. Sets walk.best, to SIDETRACK_NO_RANK if no filter is found. */
 static __noinline int search_run(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
@@ -340,7 +350,7 @@ static __noinline int search_run(struct classify_context *classify)
 	return 0;
 }
 
-/* ---- Arbitration: sublayer after sublayer (specification, 4.7) ----------------------------- */
+/* ---- Arbitration, one sublayer after another (docs/wfp.md, 4.7) ---------------------------- */
 
 static __always_inline int service_is_absent(struct sidetrack_scratch *scratch, __u32 number)
 {
@@ -377,7 +387,7 @@ static __always_inline void verdict_block(struct search *s, __u32 rank)
 	s->verdict.hard = 1;
 }
 
-/* A callout's block: soft, but it overrules even a hard permit. */
+/* A veto, in WFP the block of a callout: soft, but it overrules even a hard permit. */
 static __always_inline void verdict_veto(struct search *s, __u32 rank)
 {
 	if (s->verdict.blocked)
@@ -387,7 +397,7 @@ static __always_inline void verdict_veto(struct search *s, __u32 rank)
 	s->verdict.decided_by = rank;
 }
 
-/* Returns 1 if its sublayer has had its say. */
+/* Applies a redirect. Returns 1 if its sublayer is decided. */
 static __always_inline int verdict_redirect(struct classify_context *classify,
 					    const struct sidetrack_filter *f, __u32 rank)
 {
@@ -417,9 +427,9 @@ static __always_inline int verdict_redirect(struct classify_context *classify,
 	return 1;
 }
 
-/* Returns 1 if its sublayer has had its say. */
-static __always_inline int verdict_take(struct classify_context *classify,
-					const struct sidetrack_filter *f, __u32 rank)
+/* Applies a filter that matches. Returns 1 if its sublayer is decided. */
+static __always_inline int verdict_apply(struct classify_context *classify,
+					 const struct sidetrack_filter *f, __u32 rank)
 {
 	struct search *s = &classify->scratch->search;
 
@@ -444,14 +454,14 @@ static __always_inline int verdict_take(struct classify_context *classify,
 	}
 }
 
-/* One service before a legacy proxy's place. */
-static __always_inline long assume_step(struct classify_context *classify)
+/* Adds one service below the place of a legacy proxy's service to the chain. */
+static __always_inline long assume_chain_step(struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
 	struct sidetrack_filter *f;
 
 	if (s->walk.best == SIDETRACK_NO_RANK) {
-		s->mode.collecting = 0; /* those are all; now to the verdict */
+		s->mode.assuming_chain = 0; /* the chain is complete; now the verdict */
 		s->walk.cursor = 0;
 		return 0;
 	}
@@ -463,7 +473,7 @@ static __always_inline long assume_step(struct classify_context *classify)
 	return 0;
 }
 
-/* One filter that matches. Returns 1 to end. */
+/* Finds and applies one filter that matches. Returns 1 at the end of the classification. */
 static long verdict_step(__u32 i, struct classify_context *classify)
 {
 	struct search *s = &classify->scratch->search;
@@ -474,37 +484,38 @@ static long verdict_step(__u32 i, struct classify_context *classify)
 	s->mode.paused = 0;
 	if (s->walk.step_limit_hit)
 		return 1;
-	if (s->mode.collecting)
-		return assume_step(classify);
+	if (s->mode.assuming_chain)
+		return assume_chain_step(classify);
 	if (s->walk.best == SIDETRACK_NO_RANK)
 		return 1;
 	if (!s->mode.caller_known) {
-		s->mode.paused = 1; /* it matches: now it matters who asks, see connect.h */
+		s->mode.paused = 1; /* a filter matches: see decide_for_caller in connect.h */
 		return 1;
 	}
 	f = filter_at(classify->policy, s->walk.best);
 	if (!f)
 		return 1;
 	s->walk.cursor =
-		verdict_take(classify, f, s->walk.best) ? f->sublayer_end : s->walk.best + 1;
+		verdict_apply(classify, f, s->walk.best) ? f->sublayer_end : s->walk.best + 1;
 	if (s->walk.cursor >= s->walk.end)
 		return 1;
 	return s->verdict.hard && (s->verdict.blocked || !s->mode.beyond_hard_permit);
 }
 
 /*
- * What matches before the floor joins the chain: a legacy proxy's place tells that it was seen. The
- * search for these comes first.
+ * The caller is a legacy proxy: the services of all redirects that match and rank below the place
+ * of its service join the chain, as they are taken to have seen the connection. The search for them
+ * comes first.
  */
-static __always_inline void classify_assume(struct search *s, __u32 legacy_min_rank)
+static __always_inline void classify_assume_chain(struct search *s, __u32 legacy_min_rank)
 {
 	s->mode.legacy_min_rank = legacy_min_rank;
 	s->walk.cursor = 0;
-	s->mode.collecting = 1;
+	s->mode.assuming_chain = 1;
 	s->mode.paused = 0;
 }
 
-/* May any filter of a layer match? Its prefilter says so of most connections that none matches. */
+/* Can any filter of a layer match? If none does, the prefilter mostly finds that out. */
 static __always_inline int prefilter_admits(void *policy, __u32 layer, __u8 first_byte, __u16 port,
 					    __u32 protocol)
 {
@@ -517,7 +528,7 @@ static __always_inline int prefilter_admits(void *policy, __u32 layer, __u8 firs
 		      l->addresses[first_byte >> 6] >> (first_byte & 63) & 1);
 }
 
-/* Begins at a layer. Returns 0 if it has no filters. */
+/* Begins a classification at a layer. Returns 0 if the layer has no filters. */
 static __always_inline int classify_begin(struct classify_context *classify, __u32 layer)
 {
 	struct search *s = &classify->scratch->search;
@@ -526,7 +537,7 @@ static __always_inline int classify_begin(struct classify_context *classify, __u
 	s->mode.layer = layer;
 	s->walk.cursor = 0;
 	s->mode.legacy_min_rank = 0;
-	s->mode.collecting = 0;
+	s->mode.assuming_chain = 0;
 	s->mode.paused = 0;
 	s->walk.step_limit_hit = 0;
 	s->verdict.blocked = 0;
@@ -543,7 +554,7 @@ static __always_inline int classify_begin(struct classify_context *classify, __u
 	return 1;
 }
 
-/* Goes on until there is a verdict, or until it matters who asks (held). */
+/* Continues a classification until there is a verdict, or it is paused for the caller. */
 static __noinline int classify_run(struct classify_context *classify)
 {
 	bpf_loop(SIDETRACK_FILTERS_MAX + SIDETRACK_SERVICES_MAX, verdict_step, classify, 0);
@@ -555,7 +566,7 @@ static __always_inline int verdict_refuses(const struct search *s)
 	return s->verdict.blocked || s->walk.step_limit_hit;
 }
 
-/* Counts and tells why a verdict refuses. Returns the error for whoever asked. */
+/* Counts a refusal and emits its event. Returns the errno for the caller. */
 static __always_inline int refusal_report(struct classify_context *classify,
 					  const struct connection *c)
 {

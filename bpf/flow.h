@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A connection's flow: made at connect or SYN, handed to the accepted socket, left at its close. */
+/*
+ * The flow of a TCP connection: made at connect or when the SYN is sent, handed over to the
+ * accepted socket, and released when the sockets close.
+ */
 #ifndef SIDETRACK_FLOW_H
 #define SIDETRACK_FLOW_H
 
 /* ---- From the connect to the accepted socket --------------------------------------------- */
 
+/* Fills in a flow. Fails if its parent flow is gone. */
 static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
 				     const struct sidetrack_client *client, __u64 id, __u64 now)
 {
@@ -36,8 +40,9 @@ static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
 }
 
 /*
- * A new flow, with all that is known before the SYN. Its slot is the caller's until it says
- * otherwise. NULL: none is free, or its parent has gone.
+ * Makes a flow with everything that is known before the SYN. It is in the stage filling, so its
+ * slot belongs to the caller, who sets the next stage. Returns NULL if no slot is free or the
+ * parent flow is gone.
  */
 static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidetrack_client *client,
 							      __u64 socket_cookie)
@@ -47,10 +52,10 @@ static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidet
 
 	if (!id || !entry)
 		return NULL;
-	entry->closed_at = now;
-	entry->client = socket_cookie;
-	entry->socket = 0;
-	entry->parent = client->parent_id;
+	entry->idle_since = now;
+	entry->client_cookie = socket_cookie;
+	entry->socket_pointer = 0;
+	entry->parent_id = client->parent_id;
 	entry->handed_over = 0;
 	if (!flow_fill(entry, client, id, now))
 		return entry;
@@ -59,11 +64,11 @@ static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidet
 }
 
 /*
- * connect: makes the flow, and finds the address that tells the kernel's other hooks its slot.
- * Returns 0 if there is none.
+ * connect: makes the flow in the stage reserved. Returns the address of its slot, by which the
+ * later hooks find it; 0 if no flow could be made.
  */
-static __always_inline __be32 flow_call(struct bpf_sock_addr *ctx,
-					const struct sidetrack_client *client)
+static __always_inline __be32 flow_reserve(struct bpf_sock_addr *ctx,
+					   const struct sidetrack_client *client)
 {
 	struct sidetrack_flow_entry *entry = flow_make(client, bpf_get_socket_cookie(ctx));
 	__u64 id;
@@ -76,7 +81,7 @@ static __always_inline __be32 flow_call(struct bpf_sock_addr *ctx,
 	return address_of_slot(id % flows_max);
 }
 
-/* The SYN is about to leave: the flow is pending, with its client tied to it. */
+/* The SYN is about to be sent: the flow is connecting, and its client refers to it. */
 static __always_inline void flow_start(struct bpf_sock_ops *ops, struct sidetrack_flow_entry *entry)
 {
 	union address *local = (union address *)entry->flow.local_addr;
@@ -93,7 +98,7 @@ static __always_inline void flow_start(struct bpf_sock_ops *ops, struct sidetrac
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-/* The client was sent to its slot's address. */
+/* The client was diverted to the address of its flow's slot. */
 static __always_inline void flow_begin_reserved(struct bpf_sock_ops *ops,
 						struct sidetrack_flow_entry *entry)
 {
@@ -106,7 +111,7 @@ static __always_inline void flow_begin_reserved(struct bpf_sock_ops *ops,
 	flow_start(ops, entry);
 }
 
-/* The client was sent to an address that tells no slot: its four-tuple is to tell it. */
+/* The client was diverted to an address that identifies no slot, so it needs a four-tuple. */
 static __always_inline int flow_begin_by_four_tuple(struct bpf_sock_ops *ops,
 						    struct sidetrack_client *client)
 {
@@ -123,7 +128,7 @@ static __always_inline int flow_begin_by_four_tuple(struct bpf_sock_ops *ops,
 	return 0;
 }
 
-/* sockops, TCP_CONNECT: the client has its source port, and the SYN has not left yet. */
+/* sockops, TCP_CONNECT: the client has its source port, and the SYN is not sent yet. */
 static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 {
 	struct sidetrack_flow_entry *entry;
@@ -133,7 +138,7 @@ static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 	if (!sk)
 		return;
 	entry = flow_at_address(ops->remote_ip4);
-	if (entry && entry->client == bpf_get_socket_cookie(ops)) {
+	if (entry && entry->client_cookie == bpf_get_socket_cookie(ops)) {
 		flow_begin_reserved(ops, entry);
 		return;
 	}
@@ -142,8 +147,9 @@ static __always_inline void flow_begin(struct bpf_sock_ops *ops)
 		count(SIDETRACK_COUNT_FLOWS_LOST);
 }
 
-/* Is this the connection that the slot's flow waits for? Nobody else has its four-tuple. */
-static __always_inline int flow_is_of(const struct sidetrack_flow *flow, struct bpf_sock_ops *ops)
+/* Is this the connection of the slot's flow? No other connection has the same four-tuple. */
+static __always_inline int flow_has_four_tuple(const struct sidetrack_flow *flow,
+					       struct bpf_sock_ops *ops)
 {
 	const union address *local = (const union address *)flow->local_addr;
 
@@ -152,8 +158,8 @@ static __always_inline int flow_is_of(const struct sidetrack_flow *flow, struct 
 	       flow->netns_cookie == bpf_get_netns_cookie(ops);
 }
 
-/* The id of the flow that a new connection carries; 0 if none. */
-static __always_inline __u64 flow_of_arrival(struct bpf_sock_ops *ops)
+/* The id of the flow that a new accepted socket carries; 0 if it carries none. */
+static __always_inline __u64 flow_of_accepted(struct bpf_sock_ops *ops)
 {
 	struct sidetrack_flow_entry *entry = flow_at_address(ops->local_ip4);
 	__u64 id;
@@ -161,13 +167,13 @@ static __always_inline __u64 flow_of_arrival(struct bpf_sock_ops *ops)
 	if (!entry)
 		return four_tuple_take(ops);
 	id = FLOW_STATE_ID(entry->state);
-	if (id && flow_is_of(&entry->flow, ops))
+	if (id && flow_has_four_tuple(&entry->flow, ops))
 		return id;
 	count(SIDETRACK_COUNT_FLOWS_LOST);
 	return 0;
 }
 
-/* May the service of a flow have this child? One that has gone, or listens elsewhere, may not. */
+/* Does the service listen where this socket was accepted? It may be gone, or listen elsewhere. */
 static __always_inline int service_listens_at(__u32 number, struct bpf_sock_ops *ops)
 {
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
@@ -179,7 +185,7 @@ static __always_inline int service_listens_at(__u32 number, struct bpf_sock_ops 
 					service->listeners6 && service->port6 == port;
 }
 
-/* sockops, PASSIVE_ESTABLISHED: runs before accept returns; the new socket takes its flow. */
+/* sockops, PASSIVE_ESTABLISHED: gives the accepted socket its flow, before accept returns. */
 static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 {
 	struct sidetrack_flow_entry *entry;
@@ -188,13 +194,13 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 
 	if (!sk || !accepted_is_marked(ops, sk))
 		return;
-	id = flow_of_arrival(ops);
+	id = flow_of_accepted(ops);
 	entry = id ? flow_find(id) : NULL;
 	if (!entry || !service_listens_at(flow_service(&entry->flow), ops))
-		return; /* nobody's, or of another service that had the port: not its flow */
+		return; /* no flow, or that of a service that had the port before */
 	if (!flow_state_exchange(entry, FLOW_STATE(id, FLOW_CONNECTING, 1),
 				 FLOW_STATE(id, FLOW_ESTABLISHED, 2)))
-		return; /* the client has just gone */
+		return; /* the client has just closed */
 	if (accepted_attach_flow(sk, ops->local_ip4, entry, id)) {
 		flow_put(id);
 		count(SIDETRACK_COUNT_FLOWS_LOST);
@@ -206,13 +212,13 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 
 /* ---- Closing ------------------------------------------------------------------------------ */
 
-/* A client reaches CLOSE: if nobody accepted it, there is nothing left to keep. */
+/* The client reaches CLOSE. If its connection was not accepted, its slot is free at once. */
 static __always_inline void flow_client_closed(struct sidetrack_flow_entry *entry,
 					       __u64 socket_cookie)
 {
 	__u64 id = FLOW_STATE_ID(entry->state);
 
-	if (__sync_val_compare_and_swap(&entry->client, socket_cookie, 0) != socket_cookie)
+	if (__sync_val_compare_and_swap(&entry->client_cookie, socket_cookie, 0) != socket_cookie)
 		return;
 	if (flow_state_exchange(entry, FLOW_STATE(id, FLOW_CONNECTING, 1), 0))
 		__sync_fetch_and_sub(&flows_live, 1);
@@ -222,13 +228,14 @@ static __always_inline void flow_client_closed(struct sidetrack_flow_entry *entr
 		flow_put(id);
 }
 
+/* sockops: a socket reaches CLOSE. If it is a client, its flow loses it. */
 static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
 	struct sidetrack_flow_entry *entry = flow_at_address(ops->remote_ip4);
 	__u64 socket_cookie = bpf_get_socket_cookie(ops);
 	struct sidetrack_client *client;
 
-	if (!entry || entry->client != socket_cookie) {
+	if (!entry || entry->client_cookie != socket_cookie) {
 		client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
 		entry = client ? flow_find(client->flow_id) : NULL;
 		if (!entry)
@@ -240,8 +247,8 @@ static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf
 }
 
 /*
- * sockops, an accepted socket reaches CLOSE. If no program ever held it (its listener closed with
- * it still in the queue), no release will come.
+ * sockops: a socket reaches CLOSE. If it is an accepted socket that no program ever got, because
+ * its listener closed while it was in the queue, sock_release does not run for it.
  */
 static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
@@ -256,7 +263,7 @@ static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops, struc
 		flow_put(id);
 }
 
-/* sockops, a socket of either side reaches CLOSE. */
+/* sockops: a socket reaches CLOSE, a client or an accepted socket. */
 static __always_inline void flow_end(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;

@@ -1,29 +1,31 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A flow's state: its slot, the sockets tied to it, and when it is over. */
+/* The state of a flow: its slot, its reference count, and when it is over. */
 #ifndef SIDETRACK_FLOW_STATE_H
 #define SIDETRACK_FLOW_STATE_H
 
-/* The service that a flow was diverted to: the chain's last. */
+/* The service that a flow was diverted to: the last one of its chain. */
 static __always_inline __u32 flow_service(const struct sidetrack_flow *flow)
 {
 	return flow->chain[(flow->chain_length - 1) & (SIDETRACK_CHAIN_MAX - 1)];
 }
 
-/* ---- The client of datagrams --------------------------------------------------------------- */
+/* ---- The client of a UDP flow --------------------------------------------------------------- */
 
 /*
- * Nobody tells when an unconnected UDP socket closes: it is looked at when somebody wants to know.
- * Its memory may be another's by now, so it is read as such, and known by its cookie, which no
- * other socket ever has.
+ * Is the client's socket open? There is no event when an unconnected UDP socket closes, so its
+ * kernel structure is inspected. That memory may have been reused, so it is read as untrusted
+ * memory, and recognised by the socket's cookie, which is never reused.
  */
 static __always_inline int client_is_open(const struct sidetrack_flow_entry *entry)
 {
-	struct sock *sk = (struct sock *)entry->socket;
+	struct sock *sk = (struct sock *)entry->socket_pointer;
 
-	return sk && (__u64)BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) == entry->client &&
+	return sk &&
+	       (__u64)BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) == entry->client_cookie &&
 	       BPF_CORE_READ(sk, sk_socket);
 }
 
+/* The address of a UDP flow. */
 static __always_inline __be32 datagram_address4(__u64 id)
 {
 	return bpf_htonl(DATAGRAM_ADDRESS_FIRST +
@@ -36,10 +38,10 @@ static __always_inline void datagram_address6(__u64 id, union address *to)
 	to->halves[1] = bpf_cpu_to_be64(id);
 }
 
-/* Where the client's datagrams come from, as far as it is known: a connect is before its port. */
-static __always_inline void client_learn(struct sidetrack_flow_entry *entry)
+/* Reads the client's local address and port, which a socket may not have yet when it connects. */
+static __always_inline void client_learn_address(struct sidetrack_flow_entry *entry)
 {
-	struct sock *sk = (struct sock *)entry->socket;
+	struct sock *sk = (struct sock *)entry->socket_pointer;
 	struct sidetrack_flow *flow = &entry->flow;
 	__be32 v4;
 
@@ -54,61 +56,64 @@ static __always_inline void client_learn(struct sidetrack_flow_entry *entry)
 	flow->local_port = bpf_htons(BPF_CORE_READ(sk, __sk_common.skc_num));
 }
 
-/* Is the socket still connected to its flow? It may have been connected elsewhere, or nowhere. */
+/* Is the client still connected to its flow? It may have connected elsewhere, or disconnected. */
 static __always_inline int client_is_connected(const struct sidetrack_flow_entry *entry)
 {
-	struct sock *sk = (struct sock *)entry->socket;
+	struct sock *sk = (struct sock *)entry->socket_pointer;
 	__u64 id = entry->flow.id;
-	union address remote, own;
+	union address remote, flow_address;
 
 	if (entry->flow.family == AF_INET)
 		return BPF_CORE_READ(sk, __sk_common.skc_daddr) == datagram_address4(id);
 	BPF_CORE_READ_INTO(&remote, sk, __sk_common.skc_v6_daddr);
-	datagram_address6(id, &own);
-	return address_is_equal(&remote, &own);
+	datagram_address6(id, &flow_address);
+	return address_is_equal(&remote, &flow_address);
 }
 
-/* A connected socket keeps its flow however long it is silent. */
-static __always_inline int datagrams_are_over(const struct sidetrack_flow_entry *entry, __u64 now)
+/* Is a UDP flow over? A connected client keeps its flow even if it sends nothing. */
+static __always_inline int datagram_flow_is_over(const struct sidetrack_flow_entry *entry,
+						 __u64 now)
 {
-	if (now - entry->closed_at < idle_ns)
+	if (now - entry->idle_since < idle_ns)
 		return 0;
 	return !(entry->flow.flags & SIDETRACK_FLOW_CONNECTED) || !client_is_open(entry) ||
 	       !client_is_connected(entry);
 }
 
-static __always_inline void destination_of(const struct sidetrack_flow_entry *entry,
-					   struct sidetrack_destination *to)
+/* The key of a flow's entry in sidetrack_destinations. */
+static __always_inline void destination_fill(const struct sidetrack_flow_entry *entry,
+					     struct sidetrack_destination *to)
 {
 	__builtin_memset(to, 0, sizeof(*to));
-	to->client = entry->client;
-	to->parent = entry->parent;
+	to->client_cookie = entry->client_cookie;
+	to->parent_id = entry->parent_id;
 	__builtin_memcpy(to->remote_addr, entry->flow.remote_addr, sizeof(to->remote_addr));
 	to->remote_port = entry->flow.remote_port;
 }
 
-/* A flow of datagrams is over: its destination has none any more, or another one. */
+/* A UDP flow is over: deletes the entry of its destination, unless another flow has it by now. */
 __noinline int destination_delete(const struct sidetrack_flow_entry *entry, __u64 id)
 {
 	struct sidetrack_destination destination;
-	__u64 *known;
+	__u64 *current;
 
 	if (!entry)
 		return 0;
 	__sync_fetch_and_sub(&flows_datagram, 1);
-	destination_of(entry, &destination);
-	known = bpf_map_lookup_elem(&sidetrack_destinations, &destination);
-	if (known && *known == id)
+	destination_fill(entry, &destination);
+	current = bpf_map_lookup_elem(&sidetrack_destinations, &destination);
+	if (current && *current == id)
 		bpf_map_delete_elem(&sidetrack_destinations, &destination);
 	return 0;
 }
 
-/* ---- A flow's state ------------------------------------------------------------------------ */
+/* ---- Slots --------------------------------------------------------------------------------- */
 
-#define FLOW_STATE_RETRIES 16 /* of a change that others raced */
-#define FLOW_TRIES_MAX 4096   /* slots looked at for a free one */
-#define FLOW_TRIES_GRACE 4    /* of them, before a closed flow must give way */
+#define FLOW_STATE_RETRIES 16 /* attempts to change a state that other CPUs change too */
+#define FLOW_TRIES_MAX 4096   /* slots examined to find a free one */
+#define FLOW_TRIES_GRACE 4    /* slots examined before a reclaimable one is taken */
 
+/* The slot that a flow of this id has, or had. */
 static __always_inline struct sidetrack_flow_entry *flow_slot(__u64 id)
 {
 	__u32 slot = id % flows_max;
@@ -116,7 +121,10 @@ static __always_inline struct sidetrack_flow_entry *flow_slot(__u64 id)
 	return bpf_map_lookup_elem(&sidetrack_flows, &slot);
 }
 
-/* Whatever is in the slot that this address tells; NULL if it tells none. */
+/*
+ * The entry of the slot that this address identifies, whatever its flow; NULL if it identifies
+ * none.
+ */
 static __always_inline struct sidetrack_flow_entry *flow_at_address(__be32 address)
 {
 	__u32 slot = slot_of_address(address);
@@ -124,7 +132,7 @@ static __always_inline struct sidetrack_flow_entry *flow_at_address(__be32 addre
 	return slot < SLOT_ADDRESSES ? bpf_map_lookup_elem(&sidetrack_flows, &slot) : NULL;
 }
 
-/* The flow of this id, if its slot is still its own. */
+/* The flow of this id; NULL if its slot was given to another flow. */
 static __always_inline struct sidetrack_flow_entry *flow_find(__u64 id)
 {
 	struct sidetrack_flow_entry *entry = flow_slot(id);
@@ -132,6 +140,7 @@ static __always_inline struct sidetrack_flow_entry *flow_find(__u64 id)
 	return entry && FLOW_STATE_ID(entry->state) == id ? entry : NULL;
 }
 
+/* Changes a state atomically. Returns 0 if it was not `from`. */
 static __always_inline int flow_state_exchange(struct sidetrack_flow_entry *entry, __u64 from,
 					       __u64 to)
 {
@@ -139,8 +148,8 @@ static __always_inline int flow_state_exchange(struct sidetrack_flow_entry *entr
 }
 
 /*
- * May another flow have this slot? A closed one's token must have had its time; and as long we wait
- * for the SYN of a connect that was judged: nobody tells when it has failed before.
+ * Can a new flow have this slot? The token of a closed flow stays valid for the grace period. A
+ * reserved flow waits as long for the SYN: there is no event if the connect fails before that.
  */
 static __always_inline int slot_is_reusable(const struct sidetrack_flow_entry *entry, __u64 state,
 					    __u64 now)
@@ -148,12 +157,12 @@ static __always_inline int slot_is_reusable(const struct sidetrack_flow_entry *e
 	__u32 stage = FLOW_STATE_STAGE(state);
 
 	if (stage == FLOW_DATAGRAM)
-		return !FLOW_STATE_REFCOUNT(state) && datagrams_are_over(entry, now);
+		return !FLOW_STATE_REFCOUNT(state) && datagram_flow_is_over(entry, now);
 	return !state || ((stage == FLOW_CLOSED || stage == FLOW_RESERVED) &&
-			  now - entry->closed_at >= grace_ns);
+			  now - entry->idle_since >= grace_ns);
 }
 
-/* Only its token is still good: its time may be cut short. */
+/* Can the slot be had before its grace period is over? No socket refers to its flow. */
 static __always_inline int slot_is_reclaimable(const struct sidetrack_flow_entry *entry,
 					       __u64 state)
 {
@@ -163,7 +172,7 @@ static __always_inline int slot_is_reclaimable(const struct sidetrack_flow_entry
 	       (stage == FLOW_DATAGRAM && !FLOW_STATE_REFCOUNT(state) && !client_is_open(entry));
 }
 
-/* Whoever has taken a slot does away with what an earlier flow left. */
+/* Undoes what the earlier flow of a slot, now taken, had counted and entered. */
 static __always_inline void slot_reclaim(struct sidetrack_flow_entry *entry, __u64 state)
 {
 	if (FLOW_STATE_STAGE(state) == FLOW_RESERVED)
@@ -172,12 +181,12 @@ static __always_inline void slot_reclaim(struct sidetrack_flow_entry *entry, __u
 		destination_delete(entry, FLOW_STATE_ID(state));
 }
 
-/* One look for a slot. */
+/* A search for a slot. */
 struct flow_search {
 	__u64 now;
-	__u64 found;  /* the id that has got one */
-	__u64 before; /* the state that was in it */
-	__u64 closed; /* the first that could be had by cutting a token's time short */
+	__u64 found;	   /* the id for which a slot was taken; 0 if none was */
+	__u64 old_state;   /* the state that this slot had */
+	__u64 reclaimable; /* the first id whose slot is reclaimable; 0 if there is none */
 };
 
 static long flow_search_step(__u32 i, struct flow_search *search)
@@ -193,17 +202,17 @@ static long flow_search_step(__u32 i, struct flow_search *search)
 		if (!flow_state_exchange(entry, state, FLOW_STATE(id, FLOW_FILLING, 0)))
 			return 0;
 		search->found = id;
-		search->before = state;
+		search->old_state = state;
 		return 1;
 	}
-	if (!search->closed && slot_is_reclaimable(entry, state))
-		search->closed = id;
-	return search->closed && i + 1 >= FLOW_TRIES_GRACE;
+	if (!search->reclaimable && slot_is_reclaimable(entry, state))
+		search->reclaimable = id;
+	return search->reclaimable && i + 1 >= FLOW_TRIES_GRACE;
 }
 
 /*
- * The next slot was used long ago, and reading it would wait for memory. A store does not wait: so
- * it is on its way into the cache until somebody takes it.
+ * Prefetches the next slot, which was used long ago and is not in the cache. A load would wait for
+ * the memory; a store does not wait, and brings the cache line in before the slot is taken.
  */
 static __always_inline void flow_prefetch(__u64 id)
 {
@@ -213,7 +222,7 @@ static __always_inline void flow_prefetch(__u64 id)
 		*(volatile __u32 *)&next->prefetched = 0;
 }
 
-/* A slot for a new flow. Returns its id; 0 if there is none. */
+/* Takes a slot for a new flow. Returns the flow's id; 0 if no slot can be had. */
 __noinline __u64 flow_acquire_slot(__u64 now)
 {
 	__u32 tries = flows_max < FLOW_TRIES_MAX ? flows_max : FLOW_TRIES_MAX;
@@ -223,33 +232,34 @@ __noinline __u64 flow_acquire_slot(__u64 now)
 
 	if (!flow_search_step(0, &search))
 		bpf_loop(tries, flow_search_step, &search, 0);
-	entry = flow_slot(search.found ? search.found : search.closed);
+	entry = flow_slot(search.found ? search.found : search.reclaimable);
 	if (!entry)
 		return 0;
-	if (search.found || !search.closed) {
-		slot_reclaim(entry, search.before);
+	if (search.found || !search.reclaimable) {
+		slot_reclaim(entry, search.old_state);
 		flow_prefetch(search.found);
 		return search.found;
 	}
 	state = entry->state;
 	if (!slot_is_reclaimable(entry, state) ||
-	    !flow_state_exchange(entry, state, FLOW_STATE(search.closed, FLOW_FILLING, 0)))
+	    !flow_state_exchange(entry, state, FLOW_STATE(search.reclaimable, FLOW_FILLING, 0)))
 		return 0;
 	slot_reclaim(entry, state);
-	flow_prefetch(search.closed);
+	flow_prefetch(search.reclaimable);
 	count(SIDETRACK_COUNT_GRACE_CUT);
-	return search.closed;
+	return search.reclaimable;
 }
 
+/* Checked at connect, where a refusal has an errno; the hooks that come later cannot refuse. */
 static __always_inline int flows_have_room(void)
 {
 	return flows_live + flows_reserved < (__s64)flows_max &&
 	       flows_by_four_tuple < SIDETRACK_FOUR_TUPLES_MAX;
 }
 
-/* ---- Ties: sockets that keep a flow alive ------------------------------------------------ */
+/* ---- References: sockets that keep a flow open --------------------------------------------- */
 
-/* The same state with so many ties. */
+/* The state with another reference count, and the stage that follows from it. */
 static __always_inline __u64 flow_state_with_refcount(__u64 state, __u32 refcount)
 {
 	__u32 stage = FLOW_STATE_STAGE(state) == FLOW_DATAGRAM ? FLOW_DATAGRAM :
@@ -259,7 +269,10 @@ static __always_inline __u64 flow_state_with_refcount(__u64 state, __u32 refcoun
 	return FLOW_STATE(FLOW_STATE_ID(state), stage, refcount);
 }
 
-/* Ties one more socket to an accepted flow. Fails if the flow is gone, or closed too long ago. */
+/*
+ * A socket takes a reference to a flow that was accepted once. Fails if the flow is gone or its
+ * grace period is over.
+ */
 static __always_inline int flow_get(struct sidetrack_flow_entry *entry, __u64 id)
 {
 	for (int i = 0; i < FLOW_STATE_RETRIES; i++) {
@@ -281,6 +294,7 @@ static __always_inline int flow_get(struct sidetrack_flow_entry *entry, __u64 id
 	return -1;
 }
 
+/* A socket drops its reference. Without any reference the flow is closed. */
 static __always_inline void flow_put(__u64 id)
 {
 	struct sidetrack_flow_entry *entry = flow_slot(id);
@@ -292,7 +306,7 @@ static __always_inline void flow_put(__u64 id)
 		if (FLOW_STATE_ID(state) != id || !refcount)
 			return;
 		if (refcount == 1)
-			entry->closed_at = bpf_ktime_get_ns();
+			entry->idle_since = bpf_ktime_get_ns();
 		if (!flow_state_exchange(entry, state,
 					 flow_state_with_refcount(state, refcount - 1)))
 			continue;

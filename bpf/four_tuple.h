@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Which flow a connection in the making carries, where its address tells no slot. */
+/* Finds the flow of a connecting socket by its four-tuple, if its address identifies no slot. */
 #ifndef SIDETRACK_FOUR_TUPLE_H
 #define SIDETRACK_FOUR_TUPLE_H
 
-/* The four-tuple as the client sees it; the accepted socket has it the other way round. */
+/* Reads the four-tuple from the client's side. At the accepted socket, the ends are swapped. */
 static __always_inline void four_tuple_read(struct sidetrack_four_tuple *tuple,
 					    struct bpf_sock_ops *ops, int accepted)
 {
@@ -28,7 +28,7 @@ static __always_inline void four_tuple_read(struct sidetrack_four_tuple *tuple,
 	tuple->target_port = bpf_htons(accepted ? ops->local_port : remote_port);
 }
 
-/* At the client: its connection carries this flow. */
+/* At the client: enters the flow of its connection. Fails if the map is full. */
 static __always_inline int four_tuple_add(struct bpf_sock_ops *ops, __u64 id)
 {
 	struct sidetrack_four_tuple tuple;
@@ -41,34 +41,37 @@ static __always_inline int four_tuple_add(struct bpf_sock_ops *ops, __u64 id)
 	return bpf_map_update_elem(&sidetrack_four_tuples, &tuple, &id, BPF_EXIST);
 }
 
-/* At the accepted socket: the flow that its connection carries, taken out of the map; 0 if none. */
+/*
+ * At the accepted socket: removes the entry of its connection and returns the flow's id; 0 if there
+ * is none.
+ */
 static __always_inline __u64 four_tuple_take(struct bpf_sock_ops *ops)
 {
 	struct sidetrack_four_tuple tuple;
-	__u64 *carried, id;
+	__u64 *entry, id;
 
 	four_tuple_read(&tuple, ops, 1);
-	carried = bpf_map_lookup_elem(&sidetrack_four_tuples, &tuple);
-	if (!carried) {
+	entry = bpf_map_lookup_elem(&sidetrack_four_tuples, &tuple);
+	if (!entry) {
 		if (address_is_spread((union address *)tuple.target_addr))
 			count(SIDETRACK_COUNT_FLOWS_LOST);
 		return 0;
 	}
-	id = *carried;
+	id = *entry;
 	if (!bpf_map_delete_elem(&sidetrack_four_tuples, &tuple))
 		__sync_fetch_and_sub(&flows_by_four_tuple, 1);
 	return id;
 }
 
-/* At the client, which goes before it was accepted. */
+/* At the client, if it closes before its connection was accepted. */
 static __always_inline void four_tuple_delete(struct bpf_sock_ops *ops, __u64 id)
 {
 	struct sidetrack_four_tuple tuple;
-	__u64 *carried;
+	__u64 *entry;
 
 	four_tuple_read(&tuple, ops, 0);
-	carried = bpf_map_lookup_elem(&sidetrack_four_tuples, &tuple);
-	if (carried && *carried == id && !bpf_map_delete_elem(&sidetrack_four_tuples, &tuple))
+	entry = bpf_map_lookup_elem(&sidetrack_four_tuples, &tuple);
+	if (entry && *entry == id && !bpf_map_delete_elem(&sidetrack_four_tuples, &tuple))
 		__sync_fetch_and_sub(&flows_by_four_tuple, 1);
 }
 

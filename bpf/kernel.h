@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The few fields of the running kernel's own structures that we read. libbpf finds their offsets in
- * the kernel's BTF at load (CO-RE), so this is no layout, only names.
+ * The few fields of the kernel's own structures that the programs read. libbpf finds their offsets
+ * in the BTF of the running kernel at load (CO-RE): only the names matter here, not the layout.
  */
 #ifndef SIDETRACK_KERNEL_H
 #define SIDETRACK_KERNEL_H

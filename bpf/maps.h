@@ -1,44 +1,48 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Every map: its key and value, who writes it, who reads it, and what happens when it is full.
+ * Every map: its key and value, which programs write and read it, and what happens when it is full.
+ * Also the state that the hooks share outside of maps, and the scratch buffers.
+ *
+ * Programs are named after their hooks. "sockops (connect)" and the like name an operation of
+ * sockops; "client release" and "service release" are the two sock_release programs.
  */
 #ifndef SIDETRACK_MAPS_H
 #define SIDETRACK_MAPS_H
 
-/* Set by the engine before load. */
-const volatile __u64 engine_id;	   /* names this engine in tokens and LISTEN */
-const volatile __u64 token_key[2]; /* SipHash key; random, never leaves the kernel and the engine */
-const volatile __u64 scope_id;	   /* cgroup whose programs are judged, with all below it */
-const volatile __u32 scope_level;  /* that cgroup's depth; the root has 0 */
-const volatile __u32 pid_level;	   /* the engine's namespace of processes; the first has 0 */
-const volatile __u32 pid_inode;	   /* and its number */
+/* Constants. The engine sets them before it loads the programs. */
+const volatile __u64 engine_id;	   /* identifies this engine in tokens and in LISTEN */
+const volatile __u64 token_key[2]; /* SipHash key: random, known to kernel and engine only */
+const volatile __u64 scope_id;	   /* cgroup of the scope, which includes all cgroups below it */
+const volatile __u32 scope_level;  /* that cgroup's level; the root has 0 */
+const volatile __u32 pid_level;	   /* level of the engine's PID namespace; the initial one has 0 */
+const volatile __u32 pid_inode;	   /* inode number of that namespace */
 const volatile __u32 flows_max = SIDETRACK_FLOWS_MAX;
 const volatile __u64 grace_ns = SIDETRACK_GRACE_NS;
 const volatile __u64 idle_ns = SIDETRACK_IDLE_NS;
 
 /*
- * Counted with atomics, not per CPU: the limits must hold across CPUs.
- * flow_last: the last flow id tried. flows_live: flows pending or tied. flows_by_four_tuple: those
- * in pairs. flows_reserved: those whose SYN has not left. flows_datagram: those of datagrams, until
- * it is seen that they are over.
+ * Numbers of flows, changed by atomic operations. They are not per CPU, because the limits must
+ * hold for all CPUs together.
  */
-__u64 flow_last;
-__s64 flows_live;
-__s64 flows_by_four_tuple;
-__s64 flows_reserved;
-__s64 flows_datagram;
+__u64 flow_last;  /* the last flow id that was tried */
+__s64 flows_live; /* flows that are connecting, or established: some socket refers to them */
+__s64 flows_by_four_tuple; /* entries of sidetrack_four_tuples */
+__s64 flows_reserved;	   /* reserved flows: the client's SYN has not been sent */
+__s64 flows_datagram;	   /* UDP flows, until a program notices that they are over */
 
 /*
- * The policy in force. Outer key 0; inner key a line's number, value a line of the image
- * (policy.h). Writer: the engine, which makes a new inner map for each commit and swaps it in
- * whole. Readers: all that judge. Never full: an inner map is as large as its image; the compiler
- * refuses a policy of more than SIDETRACK_FILTERS_MAX filters.
+ * The policy in force. The key of the outer map is 0, and its value is the inner map. The key of an
+ * inner map is the number of a line, and its value is this line of the image (policy.h).
+ * The engine writes it: each commit makes a new inner map and replaces the old one as a whole.
+ * Every program that classifies reads it.
+ * It is never full: an inner map is as large as its image, and the compiler refuses a policy with
+ * more than SIDETRACK_FILTERS_MAX filters.
  */
 struct sidetrack_policy_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_INNER_MAP); /* each has a size of its own */
-	/* Sizes, not types: Linux 6.1 takes no inner map that differs in having BTF. */
+	__uint(map_flags, BPF_F_INNER_MAP); /* inner maps differ in size */
+	/* Sizes, not types: Linux 6.1 accepts no inner map that differs in whether it has BTF. */
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, SIDETRACK_LINE_SIZE);
 };
@@ -51,8 +55,11 @@ struct {
 } sidetrack_policies SEC(".maps");
 
 /*
- * Services by number. Writer: the engine (identity), setsockopt and release (listeners).
- * Readers: connect, setsockopt, getsockopt. Never full: the engine refuses the 256th service.
+ * Services. The key is the service's number, and the value describes the service and its listeners.
+ * The engine writes what the service is; setsockopt (LISTEN) and service release write the
+ * listeners.
+ * Every program that classifies, diverts, hands over or answers reads it; so does collect_owners.
+ * It is never full: the engine refuses the 256th service.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -62,8 +69,12 @@ struct {
 } sidetrack_services SEC(".maps");
 
 /*
- * Fixed contexts by id, never changed once given. Writer: the engine. Reader: getsockopt.
- * Full: the engine refuses the filter.
+ * Fixed contexts. The key is the context's number, and the value holds its bytes, which do not
+ * change as long as the entry exists.
+ * The engine writes it. It deletes an entry only if neither the policy nor a flow with sockets uses
+ * its number.
+ * getsockopt reads it.
+ * If it is full, the engine refuses the policy (Error::TooManyContexts).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -74,11 +85,13 @@ struct {
 } sidetrack_contexts SEC(".maps");
 
 /*
- * Which processes belong to which service: by process id (SIDETRACK_OWNER_NAMED says when it is
- * the engine's namespace's), and by cgroup id.
- * Writers: setsockopt (whoever calls LISTEN), release, the engine (legacy proxies; cgroups), forget
- * (when a service is taken away).
- * Reader: connect, once a filter matched a socket without records. Full: LISTEN fails with ENOSPC.
+ * Processes that belong to a service. The key is the process's id in the initial PID namespace, or
+ * in the engine's if it has the bit SIDETRACK_OWNER_NAMED; the value names the service.
+ * setsockopt (LISTEN) adds the calling process, and service release removes it. The engine adds the
+ * processes of legacy proxies. collect_owners removes the processes of services that are gone.
+ * Connect and sendmsg read it, once a filter matches a socket without records; getsockopt reads it
+ * for connected UDP sockets.
+ * If it is full, LISTEN fails with ENOSPC, and the engine cannot add a legacy proxy.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -87,6 +100,14 @@ struct {
 	__type(value, struct sidetrack_owner);
 } sidetrack_owners SEC(".maps");
 
+/*
+ * Cgroups that contain processes of services, so that other cgroups need no search for an owner.
+ * The key is the cgroup's id, and the value names the service that owns the whole cgroup, if any,
+ * and counts the owners in it.
+ * The writers and readers are those of sidetrack_owners; the engine also adds cgroups that belong
+ * to one service.
+ * If it is full, LISTEN fails with ENOSPC, and the engine cannot add the service.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, SIDETRACK_SERVICES_MAX);
@@ -99,19 +120,21 @@ struct {
 
 /* A proxy's socket. */
 struct sidetrack_socket {
-	__u64 linked;	     /* the flow whose records were set on it; 0 if none */
-	__u64 selected;	     /* of a UDP listener: the flow that DATAGRAM named last */
-	__u64 owner_started; /* of the process that marked it, as in struct sidetrack_owner */
-	__u32 owner;	     /* that process; 0 if the engine did, for a legacy proxy */
-	__u32 service;	     /* whose listener it is */
-	__u32 role;	     /* SOCKET_* */
-	__u32 epoch;	     /* of that service */
+	__u64 parent_id;	/* the flow whose records were set on it; 0 if none were */
+	__u64 datagram_flow_id; /* UDP listener: the flow that DATAGRAM selected; 0 if none */
+	__u64 owner_started;	/* as in struct sidetrack_owner, of the process that marked it */
+	__u32 owner_pid;	/* that process; 0 if the engine marked it for a legacy proxy */
+	__u32 service;		/* listener: number of its service */
+	__u32 role;		/* SOCKET_* */
+	__u32 epoch;		/* listener: epoch of its service */
 };
 
 /*
- * Proxies' listeners and outgoing sockets. Freed with the socket.
- * Writers: setsockopt, release. Readers: connect, getsockopt.
- * No memory: LISTEN and RECORDS fail with ENOMEM.
+ * Listeners and outgoing sockets of proxies. The key is the socket, and the value is its role.
+ * setsockopt (LISTEN, RECORDS, DATAGRAM) and service release write it.
+ * Connect, sendmsg, recvmsg, getsockopt and setsockopt read it.
+ * It has no limit of entries, and an entry is freed with its socket. If there is no memory, LISTEN
+ * and RECORDS fail with ENOMEM.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -120,17 +143,20 @@ struct {
 	__type(value, struct sidetrack_socket);
 } sidetrack_sockets SEC(".maps");
 
-/* An accepted socket whose own address does not tell its flow's slot. */
+/* An accepted socket whose own address does not identify the slot of its flow. */
 struct sidetrack_accepted {
-	__u64 flow_id; /* the flow that arrived on it; 0 if none */
+	__u64 flow_id; /* the flow that the socket carries; 0 if it carries none */
 };
 
 /*
- * Such sockets; and, before Linux 6.12, marked listeners, of which each child inherits a copy
- * (BPF_F_CLONE), see child.h. Freed with the socket. Writers: setsockopt (LISTEN), sockops (hand
- * over), release. Readers: getsockopt, sockops.
- * No memory: LISTEN fails with ENOMEM; an accepted socket has no flow, which is counted
- * (FLOWS_LOST), and answers no query; a child without its copy the kernel refuses itself.
+ * Accepted sockets whose own address does not identify a slot. Before Linux 6.12 it also holds
+ * marked listeners, of which each accepted socket inherits a copy (BPF_F_CLONE), see accepted.h.
+ * The key is the socket, and the value is the id of its flow.
+ * setsockopt (LISTEN), sockops (passive established, close) and service release write it.
+ * sockops (passive established, close), getsockopt and service release read it.
+ * It has no limit of entries, and an entry is freed with its socket. If there is no memory, LISTEN
+ * fails with ENOMEM; an accepted socket gets no flow, which is counted (FLOWS_LOST), and answers no
+ * query. A connection whose accepted socket cannot inherit the copy is dropped by the kernel.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -139,28 +165,32 @@ struct {
 	__type(value, struct sidetrack_accepted);
 } sidetrack_accepted_sockets SEC(".maps");
 
-/* A redirected client socket whose flow is made at SYN only, see address_identifies_slot: what
- * connect decided. */
+/* What connect decided about a client's socket, from which its flow is filled in. */
 struct sidetrack_client {
-	__u64 flow_id;
-	__u64 parent_id; /* flow of the proxy that goes on here; 0 for a program */
+	__u64 flow_id;	 /* set when the SYN is sent; 0 if there was no room for the flow */
+	__u64 parent_id; /* the parent flow; 0 if a program opened the connection */
 	__u64 filter_id;
-	__u8 remote_addr[16];
+	__u8 remote_addr[16]; /* where the connection was going */
 	__be16 remote_port;
-	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
+	__u8 family; /* of the addresses; AF_INET for IPv4-mapped ones too */
 	__u8 protocol;
 	__u32 context_id;
-	__u32 bound_ifindex;
-	__u32 flags;
+	__u32 bound_ifindex; /* the device that the socket was bound to; 0 if none */
+	__u32 flags;	     /* SIDETRACK_FLOW_* */
 	__u16 chain_length;
 	__u16 reserved2;
 	__u16 chain[SIDETRACK_CHAIN_MAX];
 };
 
 /*
- * Clients, on such sockets only: one that no filter touches, and one that was sent to its slot's
- * own address, have none. Writer: connect. Readers: sockops (connect), getpeername. Freed with the
- * socket. No memory: the connect is refused with ENOBUFS and counted (FLOWS_FULL).
+ * Client sockets that need storage: TCP sockets whose flow is only made when the SYN is sent (see
+ * address_identifies_slot), and UDP sockets whose binding to a device was lifted. The key is the
+ * socket, and the value is what connect decided. A socket that no filter matches has no entry, and
+ * neither has one that was diverted to the address of its flow's slot.
+ * Connect and sendmsg write it; sockops (connect) adds the flow's id.
+ * Connect, sendmsg, sockops (connect, close) and getpeername read it.
+ * It has no limit of entries, and an entry is freed with its socket. If there is no memory, the
+ * connect is refused with ENOBUFS and counted: TCP as FLOWS_FULL, UDP as DATAGRAMS_UNROUTED.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -170,45 +200,51 @@ struct {
 } sidetrack_clients SEC(".maps");
 
 /*
- * A flow's state, in one word so that it changes whole: whose slot it is, what stage it is in, and
- * how many sockets are tied to it. A free slot's is 0.
+ * A flow's state, in one word so that it changes atomically: the id of the flow that has the slot,
+ * the stage of this flow, and its reference count. The state of a free slot is 0.
  */
 #define FLOW_STATE(id, stage, refcount) ((__u64)(id) << 20 | (__u64)(stage) << 16 | (refcount))
 #define FLOW_STATE_ID(state) ((state) >> 20)
 #define FLOW_STATE_STAGE(state) ((state) >> 16 & 0xf)
 #define FLOW_STATE_REFCOUNT(state) ((state)&0xffff)
-#define FLOW_FILLING 1	   /* being written */
-#define FLOW_CONNECTING 2  /* connecting; nobody has accepted it */
-#define FLOW_ESTABLISHED 3 /* accepted; some socket is tied to it */
-#define FLOW_CLOSED 4	   /* no socket any more; its token is good for a while */
-#define FLOW_RESERVED 5	   /* connect was judged; its SYN has not left */
-#define FLOW_DATAGRAM 6	   /* of datagrams; the reference count counts proxies' sockets only */
+#define FLOW_FILLING 1	   /* a program is writing the entry */
+#define FLOW_CONNECTING 2  /* the SYN is sent, and no socket was accepted yet */
+#define FLOW_ESTABLISHED 3 /* a socket was accepted, and some socket refers to the flow */
+#define FLOW_CLOSED 4	   /* no socket refers to it; its token is valid for the grace period */
+#define FLOW_RESERVED 5	   /* the connect was classified, and its SYN is not sent yet */
+#define FLOW_DATAGRAM 6	   /* a UDP flow; the reference count counts proxies' sockets only */
 
-/* A socket of a program, for the layers that ask when its program is not the current one. */
+/* A socket together with its program, for layers that are classified in another process. */
 struct sidetrack_endpoint {
 	struct sidetrack_program program;
 	__u64 netns_cookie;
-	__u8 remote_addr[16]; /* where the program meant to go */
+	__u8 remote_addr[16]; /* where the program wanted to connect */
 	__be16 remote_port;
-	__u8 family;
-	__u8 connecting; /* it called connect; 0: listen */
+	__u8 family;	 /* of remote_addr; for a bound UDP socket, that of the bind hook */
+	__u8 connecting; /* 1: the program called connect or sendmsg; 0: it called listen or bind */
 	__u32 flags;	 /* SIDETRACK_FLAG_* */
 	__u32 pid;
 	__u32 state; /* ENDPOINT_* */
 	char comm[SIDETRACK_COMM_SIZE];
 };
 
-/* Some socket has one: until then nobody looks for any. */
-__u32 endpoints_made;
+/* 1 once some socket has an endpoint; until then, sockops looks for none. */
+__u32 endpoints_exist;
 
 #define ENDPOINT_OPEN 0
+/* The socket has a flow, so endpoint closure is classified when it closes. */
 #define ENDPOINT_ESTABLISHED 1
 
 /*
- * Endpoints, only while the policy has filters at the layers auth recv-accept, flow established or
- * endpoint closure. An accepted child inherits a copy of its listener's. Freed with the socket.
- * Writers: connect, sockops (listen). Readers: ingress, sockops (established, close).
- * No memory: the layer judges without a program, and counts it (PROGRAM_UNKNOWN).
+ * Endpoints, which are only made while the policy has filters at the layers auth recv-accept, flow
+ * established or endpoint closure. The key is the socket, and the value is its endpoint. An
+ * accepted socket inherits a copy of its listener's.
+ * Connect, sendmsg, bind (UDP) and sockops (listen) make entries; sockops (established, close),
+ * ingress and, for UDP, connect and sendmsg change their state.
+ * Ingress, connect, sendmsg, sockops (established, close) and client release read it.
+ * It has no limit of entries, and an entry is freed with its socket. If there is no memory, auth
+ * recv-accept is classified without a program, and the other two layers are not classified;
+ * PROGRAM_UNKNOWN counts the missing program.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -218,11 +254,16 @@ struct {
 } sidetrack_endpoints SEC(".maps");
 
 /*
- * Flows, in slots that are used in turn: a flow's is its id modulo flows_max, or told by an
- * address. Found without a search, and the slots at hand are those that closed longest ago.
- * Writers: connect, sockops, setsockopt, release. Readers: all.
- * Full: a closed flow makes room before its time (GRACE_CUT); if all are live, connect refuses with
- * ENOBUFS and counts it (FLOWS_FULL). No live flow is ever evicted.
+ * Flows, in slots that are used in turn. The key is the slot: the flow's id modulo flows_max, which
+ * an address can identify as well. The value is the flow. So a flow is found without a search, and
+ * the next slots are those whose flows closed longest ago.
+ * Every program that makes, hands over, refers to or ends flows writes it: connect, sendmsg,
+ * sockops, getsockopt (UDP), setsockopt, the two release programs, and sweep.
+ * Those programs, getpeername, recvmsg, ingress and the engine read it.
+ * If it is full, a closed flow gives up its slot before its grace period is over (GRACE_CUT). If
+ * none of the next FLOW_TRIES_MAX slots can be had, connect and sendmsg are refused with ENOBUFS,
+ * which is counted (FLOWS_FULL); a flow that would be made when the SYN is sent is missing, which
+ * is counted as well (FLOWS_LOST). A live flow never loses its slot.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -231,13 +272,16 @@ struct {
 	__type(value, struct sidetrack_flow_entry);
 } sidetrack_flows SEC(".maps");
 
-/* The number that was found last; it is there as long as none has been learnt since. */
+/* The key that was found last in sidetrack_executables. It is there as long as none was added. */
 __u64 executable_last;
 
 /*
- * Programs' files by a number made of all folders and names on their way: whatever is renamed has
- * another number, so what is written here never changes. Writer: sockops (connect). Reader:
- * getsockopt. Full: the least recently used is forgotten, and its flows have no path any more.
+ * Executables. The key is a number that is computed from the inodes and names of all folders on the
+ * file's path, so a renamed file has another key, and the value never changes. The value is the
+ * file's path.
+ * Connect, sendmsg and sockops (connect) write it.
+ * getsockopt and the engine read it.
+ * If it is full, the least recently used entry is dropped, and its flows have no path any more.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -246,13 +290,10 @@ struct {
 	__type(value, struct sidetrack_executable);
 } sidetrack_executables SEC(".maps");
 
-#define FOUR_TUPLES_SLACK 1024 /* room for connects that are in a race */
-#define RESERVED_SHARE 64      /* one slot in so many may wait for its SYN */
+#define FOUR_TUPLES_SLACK 1024 /* room for connects that race for the last entries */
+#define RESERVED_SHARE 64      /* at most one slot in so many may be reserved */
 
-/*
- * A connection on the loopback device whose address tells no slot, seen from the client: until the
- * accepted socket exists.
- */
+/* The four-tuple of a diverted connection, as seen by the client. */
 struct sidetrack_four_tuple {
 	__u64 netns_cookie;
 	__u8 client_addr[16];
@@ -263,9 +304,12 @@ struct sidetrack_four_tuple {
 };
 
 /*
- * Which flow a connection in the making carries. Value: the flow's id.
- * Writer: sockops (connect). Reader and eraser: sockops (established), or the client's end.
- * Full: connect refuses with ENOBUFS before it comes to that (FLOWS_FULL).
+ * Connecting flows whose target address does not identify their slot. The key is the four-tuple,
+ * and the value is the flow's id.
+ * sockops (connect) writes it. sockops (passive established), or sockops (close) of the client,
+ * reads and deletes the entry.
+ * Connect refuses with ENOBUFS before it is full (FLOWS_FULL); if it is full nevertheless, the
+ * connection has no flow, which is counted (FLOWS_LOST).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -276,17 +320,21 @@ struct {
 
 /* A destination of a client's UDP socket. */
 struct sidetrack_destination {
-	__u64 client; /* the socket's cookie */
-	__u64 parent; /* the flow whose records it had; 0 if none */
+	__u64 client_cookie; /* the socket */
+	__u64 parent_id;     /* the flow whose records the socket has; 0 if none */
 	__u8 remote_addr[16];
 	__be16 remote_port;
 	__u16 reserved[3];
 };
 
 /*
- * The flow of each destination that an unconnected UDP socket was diverted from. Value: its id.
- * Writers: sendmsg; whoever takes an ended flow's slot, sweep (erase). Reader: sendmsg.
- * As many entries as flows. Full: sendmsg is refused with ENOBUFS and counted (FLOWS_FULL).
+ * The flow of each destination to which an unconnected UDP socket sends. The key is the socket with
+ * the destination, and the value is the flow's id.
+ * sendmsg adds entries. The program that takes the slot of a flow that is over deletes its entry,
+ * as do sendmsg, client release and sweep when they end the flow.
+ * sendmsg reads it.
+ * It has as many entries as there are flows. If it is full, sendmsg is refused with ENOBUFS, which
+ * is counted (FLOWS_FULL).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -296,30 +344,39 @@ struct {
 	__type(value, __u64);
 } sidetrack_destinations SEC(".maps");
 
-#define CACHED_PERMIT 0	     /* it may go straight: who sends it where, by which policy */
-#define CACHED_SENT 1	     /* a socket has sent there: what comes from there are answers */
-#define CACHED_RECV_ACCEPT 2 /* the layer auth recv-accept has let it in, by this policy */
-#define CACHED_ESTABLISHED 3 /* the layer flow established has been told */
-#define CACHED_RECEIVED_FIRST                                                                      \
-	4 /* a socket has heard from there first: what it sends there are answers */
+/* This sender may send there undiverted, by this generation of the policy. */
+#define CACHED_PERMIT 0
+/* The socket has sent to this peer: what arrives from it is an answer. */
+#define CACHED_SENT 1
+/* The layer auth recv-accept permitted this peer, by this generation of the policy. */
+#define CACHED_RECV_ACCEPT 2
+/* The layer flow established was classified for this peer. */
+#define CACHED_ESTABLISHED 3
+/* This peer sent to the socket first: what the socket sends to it is an answer. */
+#define CACHED_RECEIVED_FIRST 4
 
-/* A datagram that needs no judgement, and why. Who sends it is known for CACHED_PERMIT only. */
+/*
+ * A cached verdict on the datagrams between a socket and a peer. CACHED_PERMIT also depends on the
+ * parent flow and the sender, CACHED_PERMIT and CACHED_RECV_ACCEPT on the generation; members that
+ * a kind does not depend on are 0.
+ */
 struct sidetrack_verdict_key {
-	__u64 client; /* the socket's cookie */
-	__u64 parent;
-	__u64 cgroup_id; /* of the sender, as are the next two */
-	__u32 pid;
-	__u32 uid;
+	__u64 client_cookie; /* the socket */
+	__u64 parent_id;     /* the flow whose records the socket has; 0 if none */
+	__u64 cgroup_id;     /* of the sender */
+	__u32 pid;	     /* of the sender */
+	__u32 uid;	     /* of the sender */
 	__u8 remote_addr[16];
 	__be16 remote_port;
-	__u16 kind; /* PASSED_* */
+	__u16 kind; /* CACHED_* */
 	__u32 generation;
 };
 
 /*
- * Datagrams that were judged: those that follow need no judgement. Value: unused. Writers and
- * readers: sendmsg, recvmsg, connect (UDP), ingress. Full: the least recently used is forgotten,
- * and judged again; of CACHED_SENT, as if the other side had begun.
+ * The verdict cache. The key is a socket, a peer and the kind of the verdict; the value is unused.
+ * sendmsg, recvmsg, connect (UDP) and ingress write and read it.
+ * If it is full, the least recently used entry is dropped, and the next datagram is classified
+ * again; without its CACHED_SENT entry, it is classified as if the peer had sent first.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -329,8 +386,11 @@ struct {
 } sidetrack_verdict_cache SEC(".maps");
 
 /*
- * Network namespaces, by cookie, that have the IPv6 addresses of this engine's flows. Writer: the
- * engine, which makes the route. Reader: setsockopt (LISTEN). Full: the engine refuses one more.
+ * Network namespaces that have IPv6 addresses for this engine's flows. The key is the namespace's
+ * cookie, and the value is unused.
+ * The engine writes it, after it has added the route for the addresses.
+ * setsockopt (LISTEN) reads it.
+ * If it is full, the engine fails to load.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -339,7 +399,11 @@ struct {
 	__type(value, __u32);
 } sidetrack_networks SEC(".maps");
 
-/* Counters by enum sidetrack_counter, per CPU. Writers: all. Reader: the engine. */
+/*
+ * Counters. The key is an enum sidetrack_counter, and the value is the count of one CPU.
+ * All programs write it, and the engine reads it.
+ * It is never full, as it has an entry for each counter.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, SIDETRACK_COUNT_MAX);
@@ -348,88 +412,93 @@ struct {
 } sidetrack_counters SEC(".maps");
 
 /*
- * Events for people. Writer: connect. Reader: the engine. Full: the event is dropped and counted
- * (EVENTS_DROPPED).
+ * Events for operators: a ring buffer of struct sidetrack_event, without keys.
+ * Every program that classifies writes it, and the engine reads it.
+ * If it is full, the event is dropped and counted (EVENTS_DROPPED).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, SIDETRACK_EVENTS_SIZE);
 } sidetrack_events SEC(".maps");
 
-/* The services that a connection has seen, in order, and as a set. */
+/* The services that a connection has passed, as a set and in order. */
 struct chain {
-	__u64 seen[SIDETRACK_SERVICES_MAX / 64];
+	__u64 seen[SIDETRACK_SERVICES_MAX / 64]; /* a bit for each number */
 	__u16 services[SIDETRACK_CHAIN_MAX];
 	__u32 length;
 	__u32 reserved;
 };
 
-/* A connection under judgement, whatever its family and direction. */
+/* A connection, or a datagram with its peer, that is classified. */
 struct connection {
 	union address remote;
 	union address local; /* unspecified if the socket is not bound */
-	__u32 generation;    /* of the policy that judges */
-	/* Who, if it is not the current program. */
-	__u32 has_identity;
+	__u32 generation;    /* of the policy that classifies */
+	__u32 has_identity;  /* pid, uid and comm are valid; else events show the current program */
 	__u32 pid;
 	__u32 uid;
 	char comm[SIDETRACK_COMM_SIZE];
 	__be16 port; /* of the remote end */
 	__be16 local_port;
-	__u8 family; /* of the addresses; AF_INET for IPv4-mapped too */
+	__u8 family; /* of the addresses; AF_INET for IPv4-mapped ones too */
 	__u8 protocol;
-	__u8 inbound;
-	__u8 layer;	/* which is asked now */
-	__u8 sending;	/* a datagram; 0: a connect */
-	__u8 cacheable; /* who asks the same again is told the same, until the next policy */
+	__u8 inbound;	/* the remote end began */
+	__u8 layer;	/* SIDETRACK_LAYER_* in progress, of the connection's family */
+	__u8 sending;	/* 1: a datagram is sent; 0: connect was called */
+	__u8 cacheable; /* the verdict may be cached until the next generation of the policy */
 };
 
-/* Where the search for the next filter that matches stands. See filter.h. */
+/*
+ * Where the search for the next matching filter stands; see filter.h. Lines are numbers of lines of
+ * the image; 0 means none.
+ */
 struct walk {
 	__u32 root;	      /* line of the layer's index */
-	__u32 end;	      /* one more than the layer's last rank */
-	__u32 cursor;	      /* ranks below it have been dealt with */
-	__u32 best;	      /* the lowest rank found so far; SIDETRACK_NO_RANK if none */
-	__u32 done;	      /* the search has come to its end */
-	__u32 step_limit_hit; /* it has not: it took SIDETRACK_STEPS_MAX steps */
-	__u32 depth;	      /* nodes on the stack */
-	__u32 field;	      /* that the present hash or tree is about */
-	__u32 list;	      /* line of the present list; 0 if none */
-	__u32 list_at;	      /* next entry of that list */
-	__u32 bucket;	      /* line of the present hash bucket; 0 if none */
-	__u32 branch;	      /* line of the present branch of a tree; 0 if none */
-	__u32 deepest;	      /* the last branch on the way that had a group; 0 if none */
-	__u32 conditions;     /* line of the present filter's conditions */
-	__u32 any;	      /* one condition on the present field holds */
-	__u32 failed;	      /* no condition on some field holds */
+	__u32 end;	      /* rank after the layer's last filter */
+	__u32 cursor;	      /* filters of lower rank need not be examined any more */
+	__u32 best;	      /* lowest matching rank found so far, or SIDETRACK_NO_RANK */
+	__u32 done;	      /* the search is complete */
+	__u32 step_limit_hit; /* the search is not complete after SIDETRACK_STEPS_MAX steps */
+	__u32 depth;	      /* number of nodes on the stack */
+	__u32 field;	      /* field of the current hash or tree */
+	__u32 list;	      /* line of the current list */
+	__u32 list_index;     /* next entry of that list */
+	__u32 bucket;	      /* line of the current hash bucket */
+	__u32 branch;	      /* line of the current branch of a tree */
+	__u32 deepest;	      /* line of the last branch on the way down that has a group */
+	__u32 conditions;     /* line of the first condition of the current filter */
+	__u32 field_holds;    /* a condition on the current field holds */
+	__u32 mismatch;	      /* for some field, no condition holds */
 	__u32 stack[SIDETRACK_SEARCH_DEPTH_MAX]; /* lines of nodes that are still to be searched */
 };
 
-/* What the filters that have matched so far amount to. Ranks are SIDETRACK_NO_RANK if there is
- * none. */
+/*
+ * The verdict of the filters that have matched so far. Without a filter, a rank is
+ * SIDETRACK_NO_RANK.
+ */
 struct verdict {
 	__u32 blocked;
-	__u32 hard;	      /* lower sublayers cannot change it */
+	__u32 hard;	      /* lower sublayers cannot change the verdict */
 	__u32 vetoed;	      /* a veto overruled a hard permit */
-	__u32 absent_blocked; /* blocked as the service of a redirect is absent */
-	__u32 absent_passed;  /* a redirect was passed over as its service is absent */
+	__u32 absent_blocked; /* blocked because the service of a redirect is absent */
+	__u32 absent_passed;  /* a redirect was passed over because its service is absent */
 	__u32 decided_by;     /* rank of the filter that decided */
 	__u32 redirect;	      /* rank of the filter that redirects */
 };
 
-/* How a classification is carried out: for which layer and for whom. */
+/* How a classification is carried out: for which layer, and for which caller. */
 struct mode {
 	__u32 layer;		  /* SIDETRACK_LAYER_*, of the connection's family */
 	__u32 beyond_hard_permit; /* the layer has filters that can overrule a hard permit */
-	__u32 connect_layer;	  /* of a connect: the layer in progress, as for IPv4 */
-	__u32 entered;		  /* that layer's classification has begun */
-	__u32 redirect_rank;	  /* of a connect: the redirect that the first layer chose */
-	__s32 decision;		  /* of a connect: PROCEED, REFUSE or DIVERT */
-	__u32 legacy_min_rank;	  /* redirects of lower rank have been seen by a legacy proxy */
-	__u32 caller_known;	  /* it is settled that this caller is subject to the policy */
-	__u32 paused;		  /* walk.best waits until the caller is known */
-	__u32 collecting;	  /* the search is for services below legacy_min_rank */
-	__u32 absent_given;	  /* the caller supplied the set of absent services */
+	__u32 connect_layer;	  /* connect: the layer in progress, by its IPv4 number */
+	__u32 entered;		  /* connect: the classification at that layer has begun */
+	__u32 redirect_rank;	  /* connect: the filter by which connect redirect redirects */
+	__s32 decision;		  /* connect: PROCEED, REFUSE or DIVERT */
+	__u32 legacy_min_rank;	  /* redirects of lower rank have passed a legacy proxy's service */
+	__u32 caller_known;	  /* the caller is known to be subject to the policy */
+	__u32 paused;		  /* walk.best has matched and waits until the caller is known */
+	__u32 assuming_chain;	  /* the search is for redirects below legacy_min_rank */
+	__u32 absent_given;	  /* the request contains the set of absent services */
 };
 
 /* A classification in progress. */
@@ -439,18 +508,21 @@ struct search {
 	struct verdict verdict;
 };
 
-#define PATH_SIZE 256 /* a power of two, no less than SIDETRACK_EXECUTABLE_SIZE */
+#define PATH_SIZE 256 /* a power of two, not below SIDETRACK_EXECUTABLE_SIZE */
 
-/* What one call works on, too large for the stack. The path's room is twice its size and written
- * from its middle downwards: so every index below the size is in bounds wherever it starts. */
+/*
+ * A scratch buffer: what one run of a program works with and the eBPF stack has no room for. A path
+ * is written downwards from the middle of its room, which is twice as large as a path can be: so
+ * every index below PATH_SIZE is within bounds, wherever the path starts.
+ */
 struct sidetrack_scratch {
 	__u32 in_use;
 	__u32 reserved;
 	struct connection connection;
 	struct chain chain;
 	struct search search;
-	__u64 values[SIDETRACK_FIELDS][2];
-	__u64 absent[4];
+	__u64 values[SIDETRACK_FIELDS][2]; /* field values */
+	__u64 absent[4];		   /* absent services of a request: a bit for each number */
 	struct sidetrack_program program;
 	struct sidetrack_client client;
 	struct sidetrack_executable executable;
@@ -460,9 +532,13 @@ struct sidetrack_scratch {
 #define SCRATCH_BUFFERS_PER_CPU 4
 
 /*
- * Desks, per CPU. A call may be preempted by another on its CPU, so each takes a scratch and gives
- * it back. Writers and readers: connect, sockops (connect). All taken: the connect is refused with
- * ENOBUFS (FLOWS_FULL); a file not known yet is learnt at its next connect.
+ * Scratch buffers. The key is 0 to 3, and the value is one buffer of this CPU. A run of a program
+ * can be preempted by another one on its CPU, so each acquires a buffer and releases it.
+ * Every program that classifies, and those that add an executable, write and read it; the engine
+ * does not.
+ * If all are in use, connect and sendmsg are refused with ENOBUFS (FLOWS_FULL), bind is refused
+ * with ENOBUFS (SEARCH_CUT), an inbound packet is dropped (SEARCH_CUT), and an executable is added
+ * at its next connect.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -471,6 +547,7 @@ struct {
 	__type(value, struct sidetrack_scratch);
 } sidetrack_scratch_buffers SEC(".maps");
 
+/* Returns NULL if all buffers of this CPU are in use. */
 static __noinline struct sidetrack_scratch *scratch_acquire(void)
 {
 	for (__u32 i = 0; i < SCRATCH_BUFFERS_PER_CPU; i++) {
@@ -484,11 +561,11 @@ static __noinline struct sidetrack_scratch *scratch_acquire(void)
 	return NULL;
 }
 
+/* The buffer belongs to this CPU alone, so a plain store suffices. */
 static __always_inline void scratch_release(struct sidetrack_scratch *scratch)
 {
 	barrier();
-	*(volatile __u32 *)&scratch->in_use =
-		0; /* of this CPU alone: no lock is needed to give it back */
+	*(volatile __u32 *)&scratch->in_use = 0;
 }
 
 static __always_inline void count(__u32 counter)
@@ -496,7 +573,7 @@ static __always_inline void count(__u32 counter)
 	__u64 *value = bpf_map_lookup_elem(&sidetrack_counters, &counter);
 
 	if (value)
-		__sync_fetch_and_add(value, 1); /* an interrupt may count here meanwhile */
+		__sync_fetch_and_add(value, 1); /* an interrupt on this CPU may count as well */
 }
 
 #endif /* SIDETRACK_MAPS_H */

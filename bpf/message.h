@@ -1,26 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The message hooks: datagrams of unconnected sockets, and who they say they come from. */
+/*
+ * The message hooks: sendmsg classifies and diverts datagrams of unconnected sockets, and recvmsg
+ * restores the source address of answers. Also the end of UDP flows.
+ */
 #ifndef SIDETRACK_MESSAGE_H
 #define SIDETRACK_MESSAGE_H
 
 /* ---- sendmsg -------------------------------------------------------------------------------- */
 
-#define SEEN_AGAIN_NS 1000000000ULL /* a flow's last datagram is known to the second */
+/* The time of a flow's last datagram is updated at most once in this time. */
+#define IDLE_RESOLUTION_NS 1000000000ULL
 
 /*
- * The destination has a flow, and its service listens: the datagram follows the others.
+ * Diverts to the existing flow of the destination, if there is one and its service listens.
+ * Otherwise returns UNDECIDED.
  */
-static __noinline int datagram_follow(struct bpf_sock_addr *ctx, const struct connection *c,
-				      __u64 parent_id, struct target *target)
+static __noinline int datagram_to_existing_flow(struct bpf_sock_addr *ctx,
+						const struct connection *c, __u64 parent_id,
+						struct target *target)
 {
-	struct sidetrack_destination destination = { .parent = parent_id };
+	struct sidetrack_destination destination = { .parent_id = parent_id };
 	__u64 now = bpf_ktime_get_ns();
 	struct sidetrack_flow_entry *entry;
 	struct sidetrack_service *service;
 	__u32 number;
 	int error;
 
-	destination.client = bpf_get_socket_cookie(ctx);
+	destination.client_cookie = bpf_get_socket_cookie(ctx);
 	__builtin_memcpy(destination.remote_addr, c->remote.bytes, sizeof(destination.remote_addr));
 	destination.remote_port = c->port;
 	entry = destination_find(&destination, now);
@@ -30,25 +36,27 @@ static __noinline int datagram_follow(struct bpf_sock_addr *ctx, const struct co
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	if (!service || !datagram_sockets(service, c->family))
 		return UNDECIDED;
-	error = datagram_free_device(ctx, c);
+	error = datagram_lift_device(ctx, c);
 	if (error)
 		return refuse_unrouted(error);
-	if (now - entry->closed_at >= SEEN_AGAIN_NS)
-		entry->closed_at = now;
+	if (now - entry->idle_since >= IDLE_RESOLUTION_NS)
+		entry->idle_since = now;
 	return datagram_target(&entry->flow, service, target);
 }
 
 /*
- * An IPv6 socket that is connected to an IPv4 address names it with each datagram: its connect was
- * diverted already.
+ * Does the datagram go to the socket's own flow already? For an IPv6 socket that is connected to an
+ * IPv4 address, the sendmsg hook runs with the address that the connect was diverted to.
  */
-static __always_inline int is_on_its_way(struct bpf_sock_addr *ctx, const struct connection *c)
+static __always_inline int is_diverted_already(struct bpf_sock_addr *ctx,
+					       const struct connection *c)
 {
-	struct sidetrack_flow_entry *entry = datagram_at(&c->remote);
+	struct sidetrack_flow_entry *entry = datagram_flow_at(&c->remote);
 
-	return entry && entry->client == bpf_get_socket_cookie(ctx);
+	return entry && entry->client_cookie == bpf_get_socket_cookie(ctx);
 }
 
+/* The key of CACHED_PERMIT. */
 static __always_inline void sender_key_fill(struct sidetrack_verdict_key *key,
 					    struct bpf_sock_addr *ctx, const struct connection *c,
 					    __u64 parent_id)
@@ -56,17 +64,17 @@ static __always_inline void sender_key_fill(struct sidetrack_verdict_key *key,
 	struct task_struct *task = bpf_get_current_task_btf();
 
 	__builtin_memset(key, 0, sizeof(*key));
-	key->client = bpf_get_socket_cookie(ctx);
-	key->parent = parent_id;
+	key->client_cookie = bpf_get_socket_cookie(ctx);
+	key->parent_id = parent_id;
 	key->cgroup_id = bpf_get_current_cgroup_id();
-	key->pid = process_number(task);
+	key->pid = engine_pid(task);
 	key->uid = task->cred->uid.val;
 	__builtin_memcpy(key->remote_addr, c->remote.bytes, sizeof(key->remote_addr));
 	key->remote_port = c->port;
 	key->generation = c->generation;
 }
 
-/* Was one like it let go by this policy? */
+/* Did this policy let the sender proceed to this destination before? */
 static __noinline int sender_is_cached(struct bpf_sock_addr *ctx, const struct connection *c,
 				       __u64 parent_id)
 {
@@ -76,8 +84,9 @@ static __noinline int sender_is_cached(struct bpf_sock_addr *ctx, const struct c
 	return bpf_map_lookup_elem(&sidetrack_verdict_cache, &key) != NULL;
 }
 
-static __noinline int sender_cache(struct bpf_sock_addr *ctx, const struct connection *c,
-				   __u64 parent_id)
+/* Writes down that this policy lets the sender proceed to this destination. */
+static __noinline int sender_cache_add(struct bpf_sock_addr *ctx, const struct connection *c,
+				       __u64 parent_id)
 {
 	struct sidetrack_verdict_key key;
 	__u8 one = 1;
@@ -86,110 +95,113 @@ static __noinline int sender_cache(struct bpf_sock_addr *ctx, const struct conne
 	return bpf_map_update_elem(&sidetrack_verdict_cache, &key, &one, BPF_ANY);
 }
 
-/* Judges a datagram, unless one like it was let go by the policy in force. */
-static __always_inline int judge_first(struct bpf_sock_addr *ctx, struct connection *c,
-				       __u64 parent_id, struct target *target)
+/* Decides about the first datagram to a destination, or one whose verdict is not cached. */
+static __always_inline int decide_first_datagram(struct bpf_sock_addr *ctx, struct connection *c,
+						 __u64 parent_id, struct target *target)
 {
 	struct classify_context classify = {};
-	int verdict;
+	int decision;
 
 	if (!policy_applies(&classify, c, parent_id) || sender_is_cached(ctx, c, parent_id))
-		return go_straight(ctx);
+		return proceed_undiverted(ctx);
 	c->cacheable = prefilter_excludes(&classify, c, parent_id);
-	verdict = c->cacheable ? go_straight(ctx) : judge(ctx, &classify, c, parent_id, target);
-	if (verdict != PROCEED)
-		return verdict;
-	if (!is_served(ctx, c, parent_id))
+	decision = c->cacheable ? proceed_undiverted(ctx) :
+				  decide_by_policy(ctx, &classify, c, parent_id, target);
+	if (decision != PROCEED)
+		return decision;
+	if (!peer_sent_first(ctx, c, parent_id))
 		verdict_cache_add(bpf_get_socket_cookie(ctx), CACHED_SENT, c);
 	if (c->cacheable)
-		sender_cache(ctx, c, parent_id);
+		sender_cache_add(ctx, c, parent_id);
 	return PROCEED;
 }
 
-static __always_inline int judge_datagram(struct bpf_sock_addr *ctx, struct connection *c,
-					  struct target *target)
+/* Decides about a datagram. */
+static __always_inline int decide_datagram(struct bpf_sock_addr *ctx, struct connection *c,
+					   struct target *target)
 {
 	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
-	__u64 parent_id = socket ? socket->linked : 0;
-	int verdict;
+	__u64 parent_id = socket ? socket->parent_id : 0;
+	int decision;
 
 	if (socket && socket->role == SOCKET_LISTENER && !listener_is_stale(socket))
-		return PROCEED; /* a service's answers */
-	if (is_on_its_way(ctx, c))
+		return PROCEED; /* an answer of a service */
+	if (is_diverted_already(ctx, c))
 		return PROCEED;
-	verdict = datagram_follow(ctx, c, parent_id, target);
-	return verdict == UNDECIDED ? judge_first(ctx, c, parent_id, target) : verdict;
+	decision = datagram_to_existing_flow(ctx, c, parent_id, target);
+	return decision == UNDECIDED ? decide_first_datagram(ctx, c, parent_id, target) : decision;
 }
 
 static __always_inline int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return divert4(ctx, 1, judge_datagram);
+	return divert4(ctx, 1, decide_datagram);
 }
 
 static __always_inline int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return divert6(ctx, 1, judge_datagram);
+	return divert6(ctx, 1, decide_datagram);
 }
 
-/* ---- recvmsg: an answer comes from where the program sent to ------------------------------- */
+/* ---- recvmsg: an answer appears to come from the original destination ---------------------- */
 
-#define LAYERS_THAT_ASK_WHO_BEGAN                                                                  \
+/* Layers whose classification depends on which side sent first. */
+#define LAYERS_BY_FIRST_SENDER                                                                     \
 	(3U << SIDETRACK_LAYER_CONNECT_REDIRECT | 3U << SIDETRACK_LAYER_AUTH_RECV_ACCEPT)
 
-/* A datagram of no flow has come: perhaps to a server, if the socket has not sent there before. */
-static __noinline int hear(struct bpf_sock_addr *ctx, const union address *from)
+/* A datagram of no flow: if the socket has not sent to its peer yet, the peer sent first. */
+static __noinline int note_received_first(struct bpf_sock_addr *ctx, const union address *from)
 {
 	struct connection c = { .port = ctx->user_port, .remote = *from };
-	__u64 client = bpf_get_socket_cookie(ctx);
+	__u64 client_cookie = bpf_get_socket_cookie(ctx);
 	void *policy = policy_in_force();
 	struct sidetrack_socket *socket;
 
-	if (!policy || !(layers_in_force(policy) & LAYERS_THAT_ASK_WHO_BEGAN) || !ctx->sk ||
+	if (!policy || !(layers_in_force(policy) & LAYERS_BY_FIRST_SENDER) || !ctx->sk ||
 	    ctx->sk->state == BPF_TCP_ESTABLISHED)
 		return 0;
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
 	if (socket && socket->role == SOCKET_LISTENER)
-		return 0; /* a service hears from everybody */
-	if (verdict_cache_has(client, CACHED_SENT, &c) ||
-	    verdict_cache_has(client, CACHED_RECEIVED_FIRST, &c))
+		return 0; /* a service receives from all clients */
+	if (verdict_cache_has(client_cookie, CACHED_SENT, &c) ||
+	    verdict_cache_has(client_cookie, CACHED_RECEIVED_FIRST, &c))
 		return 0;
-	return verdict_cache_add(client, CACHED_RECEIVED_FIRST, &c);
+	return verdict_cache_add(client_cookie, CACHED_RECEIVED_FIRST, &c);
 }
 
-/* Whom this socket thinks it hears from. Fails if that is who it is. */
-static __always_inline int sender_read(struct bpf_sock_addr *ctx, const union address *from,
-				       struct target *sender)
+/* The original destination from which this answer appears to come. Fails if it is of no flow. */
+static __always_inline int sender_original(struct bpf_sock_addr *ctx, const union address *from,
+					   struct target *original)
 {
-	struct sidetrack_flow_entry *entry = datagram_at(from);
+	struct sidetrack_flow_entry *entry = datagram_flow_at(from);
 	struct sidetrack_service *service;
 	__u32 number;
 
 	if (!entry) {
-		hear(ctx, from);
+		note_received_first(ctx, from);
 		return -1;
 	}
-	if (entry->client != bpf_get_socket_cookie(ctx))
+	if (entry->client_cookie != bpf_get_socket_cookie(ctx))
 		return -1;
 	number = flow_service(&entry->flow);
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	if (!service || ctx->user_port != datagram_port(service, entry->flow.family))
 		return -1;
-	return flow_remote(&entry->flow, sender);
+	return flow_original_destination(&entry->flow, original);
 }
 
 static __always_inline int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return name4(ctx, sender_read);
+	return restore_original4(ctx, sender_original);
 }
 
 static __always_inline int recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return name6(ctx, sender_read);
+	return restore_original6(ctx, sender_original);
 }
 
-/* ---- Closing -------------------------------------------------------------------------------- */
+/* ---- sock_release, and sweep ---------------------------------------------------------------- */
 
-/* A program closes a UDP socket: if it was connected to a flow, that has no client any more. */
+/* A program closes a UDP socket. If it was connected to a flow, the flow is over. */
 static __always_inline void client_release(struct bpf_sock *sk)
 {
 	struct sidetrack_flow_entry *entry;
@@ -198,26 +210,27 @@ static __always_inline void client_release(struct bpf_sock *sk)
 	if (sk->protocol != IPPROTO_UDP || sk->state != BPF_TCP_ESTABLISHED)
 		return;
 	address_from_peer(&connected, sk);
-	entry = datagram_at(&connected);
-	if (!entry || entry->client != bpf_get_socket_cookie(sk))
+	entry = datagram_flow_at(&connected);
+	if (!entry || entry->client_cookie != bpf_get_socket_cookie(sk))
 		return;
-	client_learn(entry);
-	entry->closed_at = bpf_ktime_get_ns();
+	client_learn_address(entry);
+	entry->idle_since = bpf_ktime_get_ns();
 	datagram_flow_end(entry, FLOW_STATE_ID(entry->state));
 }
 
+/* One slot: ends its flow if that is a UDP flow that is over. */
 static long sweep_step(__u32 slot, __u64 *now)
 {
 	struct sidetrack_flow_entry *entry = bpf_map_lookup_elem(&sidetrack_flows, &slot);
 	__u64 state = entry ? entry->state : 0;
 
 	if (FLOW_STATE_STAGE(state) == FLOW_DATAGRAM && !FLOW_STATE_REFCOUNT(state) &&
-	    (datagrams_are_over(entry, *now) || !client_is_open(entry)))
+	    (datagram_flow_is_over(entry, *now) || !client_is_open(entry)))
 		datagram_flow_end(entry, FLOW_STATE_ID(state));
 	return 0;
 }
 
-/* Ends the flows of datagrams that are over, so that who counts the flows counts none of them. */
+/* Ends the UDP flows that are over, so that they are not counted any more. The engine runs it. */
 static __always_inline int sweep(void)
 {
 	__u64 now = bpf_ktime_get_ns();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * How deep the asking process is. In a namespace of cgroups or processes, as containers have, that
- * is seen in the kernel's own structures only. Loaded only there, run once, and gone.
+ * Programs that return how deep the calling process is in the hierarchies of cgroups and of PID
+ * namespaces. Inside a namespace, as containers have, only the kernel's own structures show that.
+ * The engine loads them only there, runs them once, and unloads them.
  */
 #include <linux/bpf.h>
 #include <linux/in6.h>
@@ -12,7 +13,7 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* The level of its cgroup; the hierarchy's root has 0. */
+/* Returns the level of the process's cgroup; the root of the hierarchy has 0. */
 SEC("syscall")
 int sidetrack_cgroup_level(void *none)
 {
@@ -21,7 +22,7 @@ int sidetrack_cgroup_level(void *none)
 	return task->cgroups->dfl_cgrp->level;
 }
 
-/* The level of its namespace of processes; the first one has 0. */
+/* Returns the level of the process's PID namespace; the initial one has 0. */
 SEC("syscall")
 int sidetrack_pid_level(void *none)
 {

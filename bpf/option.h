@@ -1,40 +1,48 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The socket options: what a proxy asks and sets, and what legacy proxies ask. */
+/*
+ * The socket options: those of SOL_SIDETRACK, and SO_ORIGINAL_DST for legacy proxies. Also the end
+ * of a proxy's sockets. The errors are listed in sidetrack.h.
+ */
 #ifndef SIDETRACK_OPTION_H
 #define SIDETRACK_OPTION_H
 
 #define SOL_IP 0
 #define SOL_IPV6 41
-#define SO_ORIGINAL_DST 80   /* the same number at both levels */
-#define OPTION_SEEN_MAX 4096 /* bytes of a buffer that eBPF is shown */
+#define SO_ORIGINAL_DST 80	/* the same number at both levels */
+#define OPTION_VISIBLE_MAX 4096 /* bytes of an option's buffer that eBPF can see */
 
-#define ANSWERED 1
-#define FAILED 0
+/*
+ * Return values of the hooks. After PROCEED, getsockopt returns ctx->retval, which the kernel's own
+ * handler has set before, and setsockopt calls the kernel's own handler. After FAILED, the call
+ * fails with the errno of bpf_set_retval.
+ */
+#define OPTION_PROCEED 1
+#define OPTION_FAILED 0
 
 static __always_inline int option_fail(int error)
 {
 	bpf_set_retval(-error);
-	return FAILED;
+	return OPTION_FAILED;
 }
 
 static __always_inline int option_done(struct bpf_sockopt *ctx, int length)
 {
 	ctx->optlen = length;
-	apart();
+	keep_separate();
 	ctx->retval = 0;
 	count(SIDETRACK_COUNT_QUERIED);
-	return ANSWERED;
+	return OPTION_PROCEED;
 }
 
 /*
- * Copies whole 8-byte words into the option's buffer, from offset at, as far as buffer and source
- * go. The caller has seen to it that they go far enough.
+ * Copies `wanted` words of 8 bytes to an offset of the option's buffer. The caller has checked that
+ * source and buffer are large enough; the bounds in the loop are for the verifier.
  */
-static __always_inline void option_write(struct bpf_sockopt *ctx, __u32 at, const __u64 *words,
+static __always_inline void option_write(struct bpf_sockopt *ctx, __u32 offset, const __u64 *words,
 					 __u32 wanted)
 {
 	void *end = ctx->optval_end;
-	__u64 *to = ctx->optval + at;
+	__u64 *to = ctx->optval + offset;
 
 	for (__u32 i = 0; i < SIDETRACK_CONTEXT_SIZE_MAX / 8; i++) {
 		if (i >= wanted || (void *)(to + 1) > end)
@@ -43,12 +51,12 @@ static __always_inline void option_write(struct bpf_sockopt *ctx, __u32 at, cons
 	}
 }
 
-/* The last bytes of a context whose length is no multiple of eight. */
-static __always_inline void option_write_tail(struct bpf_sockopt *ctx, __u32 at, const __u8 *bytes,
-					      __u32 length)
+/* Copies the last bytes of a context whose length is not a multiple of eight. */
+static __always_inline void option_write_tail(struct bpf_sockopt *ctx, __u32 offset,
+					      const __u8 *bytes, __u32 length)
 {
 	void *end = ctx->optval_end;
-	__u8 *to = ctx->optval + at;
+	__u8 *to = ctx->optval + offset;
 
 	for (__u32 i = 0; i < 7; i++) {
 		if (i >= length || (void *)(to + 1) > end)
@@ -59,6 +67,7 @@ static __always_inline void option_write_tail(struct bpf_sockopt *ctx, __u32 at,
 
 /* ---- Contexts ---------------------------------------------------------------------------- */
 
+/* The length of a flow's context, 0 if it has none. Sets `fixed` if the context is a fixed one. */
 static __always_inline __u32 context_length(const struct sidetrack_flow *flow,
 					    struct sidetrack_context **fixed)
 {
@@ -73,7 +82,7 @@ static __always_inline __u32 context_length(const struct sidetrack_flow *flow,
 	return *fixed ? (*fixed)->length : 0;
 }
 
-/* The caller has seen to it that the buffer has room. */
+/* Writes an automatic context. The caller has checked that the buffer is large enough. */
 static __always_inline void context_write_auto(struct sidetrack_auto_context *to,
 					       const struct sidetrack_flow *flow,
 					       const struct sidetrack_executable *executable)
@@ -94,8 +103,8 @@ static __always_inline void context_write_auto(struct sidetrack_auto_context *to
 		__builtin_memset(to->executable, 0, sizeof(to->executable));
 }
 
-/* Returns the bytes written: all, or 0 if the buffer has no room. */
-static __noinline int context_write(struct bpf_sockopt *ctx, __u32 at,
+/* Writes a context, automatic if `fixed` is NULL. Returns its length; 0 if it does not fit. */
+static __noinline int context_write(struct bpf_sockopt *ctx, __u32 offset,
 				    const struct sidetrack_flow *flow,
 				    const struct sidetrack_executable *executable,
 				    struct sidetrack_context *fixed)
@@ -103,9 +112,9 @@ static __noinline int context_write(struct bpf_sockopt *ctx, __u32 at,
 	struct sidetrack_auto_context *automatic;
 	__u32 length, whole;
 
-	if (at > sizeof(struct sidetrack_info))
+	if (offset > sizeof(struct sidetrack_info))
 		return 0;
-	automatic = ctx->optval + at;
+	automatic = ctx->optval + offset;
 	if (!fixed) {
 		if ((void *)(automatic + 1) > ctx->optval_end)
 			return 0;
@@ -114,15 +123,15 @@ static __noinline int context_write(struct bpf_sockopt *ctx, __u32 at,
 	}
 	length = fixed->length;
 	whole = length & ~7U & 0xfff;
-	if (length > SIDETRACK_CONTEXT_SIZE_MAX || ctx->optval + at + length > ctx->optval_end)
+	if (length > SIDETRACK_CONTEXT_SIZE_MAX || ctx->optval + offset + length > ctx->optval_end)
 		return 0;
-	option_write(ctx, at, (const __u64 *)fixed->bytes, whole / 8);
+	option_write(ctx, offset, (const __u64 *)fixed->bytes, whole / 8);
 	if (whole <= SIDETRACK_CONTEXT_SIZE_MAX - 8)
-		option_write_tail(ctx, at + whole, fixed->bytes + whole, length & 7);
+		option_write_tail(ctx, offset + whole, fixed->bytes + whole, length & 7);
 	return length;
 }
 
-/* ---- Getting ----------------------------------------------------------------------------- */
+/* ---- getsockopt -------------------------------------------------------------------------- */
 
 static __always_inline void info_write_names(struct sidetrack_info *info,
 					     const struct sidetrack_flow *flow)
@@ -140,10 +149,10 @@ static __always_inline void info_write_names(struct sidetrack_info *info,
 }
 
 static __always_inline void info_write_executable(struct sidetrack_info *info,
-						  const struct sidetrack_executable *known)
+						  const struct sidetrack_executable *executable)
 {
-	if (known)
-		__builtin_memcpy(&info->executable, known, sizeof(*known));
+	if (executable)
+		__builtin_memcpy(&info->executable, executable, sizeof(*executable));
 	else
 		__builtin_memset(&info->executable, 0, sizeof(info->executable));
 }
@@ -153,7 +162,7 @@ static __always_inline int get_info(struct bpf_sockopt *ctx,
 {
 	const struct sidetrack_flow *flow = &entry->flow;
 	struct sidetrack_info *info = ctx->optval;
-	__u64 number = entry->executable;
+	__u64 id = entry->executable_id;
 	struct sidetrack_executable *executable;
 	struct sidetrack_context *context;
 	struct sidetrack_records token;
@@ -174,14 +183,14 @@ static __always_inline int get_info(struct bpf_sockopt *ctx,
 		address_from_socket((union address *)info->target_addr, ctx->sk);
 	info->target_port = bpf_htons(ctx->sk->src_port);
 	__builtin_memcpy(&info->flow, flow, sizeof(*flow));
-	executable = bpf_map_lookup_elem(&sidetrack_executables, &number);
+	executable = bpf_map_lookup_elem(&sidetrack_executables, &id);
 	info_write_executable(info, executable);
 	info->records = token;
 	info_write_names(info, flow);
 	given = length ? context_write(ctx, sizeof(*info), flow, executable, context) : 0;
 	info = ctx->optval;
 	if ((void *)(info + 1) > ctx->optval_end)
-		return option_fail(ENOBUFS); /* cannot be; the verifier has forgotten */
+		return option_fail(ENOBUFS); /* impossible, but the verifier has lost the bounds */
 	info->context_given = given != 0;
 	return option_done(ctx, sizeof(*info) + given);
 }
@@ -189,14 +198,14 @@ static __always_inline int get_info(struct bpf_sockopt *ctx,
 static __always_inline int get_context(struct bpf_sockopt *ctx,
 				       const struct sidetrack_flow_entry *entry)
 {
-	__u64 number = entry->executable;
+	__u64 id = entry->executable_id;
 	struct sidetrack_context *fixed;
 	__u32 length = context_length(&entry->flow, &fixed);
 
 	if (!length)
 		return option_fail(ENODATA);
-	if (!context_write(ctx, 0, &entry->flow,
-			   bpf_map_lookup_elem(&sidetrack_executables, &number), fixed))
+	if (!context_write(ctx, 0, &entry->flow, bpf_map_lookup_elem(&sidetrack_executables, &id),
+			   fixed))
 		return option_fail(ENOBUFS);
 	return option_done(ctx, length);
 }
@@ -212,7 +221,7 @@ static __always_inline int get_records(struct bpf_sockopt *ctx, const struct sid
 	return option_done(ctx, sizeof(token));
 }
 
-/* Legacy proxies take what conntrack would say: the original destination as a sockaddr. */
+/* SO_ORIGINAL_DST: the original destination as a sockaddr, as conntrack returns it. */
 static __always_inline int get_original_dst(struct bpf_sockopt *ctx,
 					    const struct sidetrack_flow *flow)
 {
@@ -222,7 +231,7 @@ static __always_inline int get_original_dst(struct bpf_sockopt *ctx,
 		struct sockaddr_in *to = ctx->optval;
 
 		if (flow->family != AF_INET)
-			return ANSWERED; /* not an IPv4 connection: the kernel's own answer */
+			return OPTION_PROCEED; /* not IPv4: the kernel's own answer stands */
 		if ((void *)(to + 1) > ctx->optval_end)
 			return option_fail(EINVAL);
 		__builtin_memset(to, 0, sizeof(*to));
@@ -234,7 +243,7 @@ static __always_inline int get_original_dst(struct bpf_sockopt *ctx,
 	struct sockaddr_in6 *to6 = ctx->optval;
 
 	if (flow->family != AF_INET6)
-		return ANSWERED;
+		return OPTION_PROCEED;
 	if ((void *)(to6 + 1) > ctx->optval_end)
 		return option_fail(EINVAL);
 	to6->sin6_family = AF_INET6;
@@ -246,16 +255,23 @@ static __always_inline int get_original_dst(struct bpf_sockopt *ctx,
 	return option_done(ctx, sizeof(*to6));
 }
 
-static __always_inline int not_ours(struct bpf_sockopt *ctx)
+/*
+ * An option that is not ours. If eBPF can see only a part of the buffer, optlen 0 makes the kernel
+ * go on with the caller's buffer and not with this part.
+ */
+static __always_inline int leave_to_kernel(struct bpf_sockopt *ctx)
 {
-	if (ctx->optlen > OPTION_SEEN_MAX)
-		ctx->optlen = 0; /* we were shown only a part: let the kernel's own stand */
-	return ANSWERED;
+	if (ctx->optlen > OPTION_VISIBLE_MAX)
+		ctx->optlen = 0;
+	return OPTION_PROCEED;
 }
 
-/* ---- Which flow of datagrams -------------------------------------------------------------- */
+/* ---- UDP flows of a proxy's socket --------------------------------------------------------- */
 
-/* Did the flow's client send this? Returns 0 if it did; then the flow has its address in full. */
+/*
+ * Is this address and port that of the flow's client? Returns 0 if it is; then the flow's local
+ * address is complete.
+ */
 static __always_inline int client_check(struct sidetrack_flow_entry *entry, __u64 netns_cookie,
 					const union address *client, __be16 port)
 {
@@ -263,7 +279,7 @@ static __always_inline int client_check(struct sidetrack_flow_entry *entry, __u6
 
 	if (entry->flow.netns_cookie != netns_cookie)
 		return -1;
-	client_learn(entry);
+	client_learn_address(entry);
 	if (!port || entry->flow.local_port != port)
 		return -1;
 	if (address_is_any(local))
@@ -276,29 +292,30 @@ static __always_inline int client_check(struct sidetrack_flow_entry *entry, __u6
 }
 
 /*
- * The flow that a UDP socket asks about: which a listener has named, or that of the address to
- * which a socket of the service's own is bound. NULL if there is none.
+ * The flow that an option on a UDP socket is about: on a listener, the flow that DATAGRAM selected;
+ * on another socket of the service, the flow of the address that the socket is bound to. NULL if
+ * there is none.
  */
 static __noinline struct sidetrack_flow_entry *
 datagram_of_socket(struct bpf_sockopt *ctx, const struct sidetrack_socket *socket)
 {
 	struct sidetrack_flow_entry *entry;
-	union address own, peer;
+	union address local, peer;
 
 	if (socket && socket->role == SOCKET_LISTENER)
-		return socket->selected ? flow_find(socket->selected) : NULL;
+		return socket->datagram_flow_id ? flow_find(socket->datagram_flow_id) : NULL;
 	if (!ctx->sk || ctx->sk->state != BPF_TCP_ESTABLISHED)
 		return NULL;
-	address_from_socket(&own, ctx->sk);
+	address_from_socket(&local, ctx->sk);
 	address_from_peer(&peer, ctx->sk);
-	entry = datagram_at(&own);
+	entry = datagram_flow_at(&local);
 	if (!entry || program_service() != flow_service(&entry->flow) ||
 	    client_check(entry, bpf_get_netns_cookie(ctx), &peer, ctx->sk->dst_port))
 		return NULL;
 	return entry;
 }
 
-static __always_inline int is_ours_to_answer(struct bpf_sockopt *ctx)
+static __always_inline int is_supported_socket(struct bpf_sockopt *ctx)
 {
 	return ctx->sk && (ctx->sk->protocol == IPPROTO_TCP || ctx->sk->protocol == IPPROTO_UDP);
 }
@@ -311,18 +328,18 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 	__u32 state;
 
 	if (ctx->level != SOL_SIDETRACK && !original_dst)
-		return not_ours(ctx);
-	if (!is_ours_to_answer(ctx))
-		return original_dst ? not_ours(ctx) : option_fail(EPROTONOSUPPORT);
+		return leave_to_kernel(ctx);
+	if (!is_supported_socket(ctx))
+		return original_dst ? leave_to_kernel(ctx) : option_fail(EPROTONOSUPPORT);
 	if (ctx->sk->protocol == IPPROTO_UDP)
 		entry = datagram_of_socket(
 			ctx, bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0));
 	else
 		entry = accepted_flow(ctx->sk, ctx->sk->src_ip4);
 	if (original_dst)
-		return entry ? get_original_dst(ctx, &entry->flow) : not_ours(ctx);
+		return entry ? get_original_dst(ctx, &entry->flow) : leave_to_kernel(ctx);
 	if (!entry && !ctx->retval)
-		return ANSWERED; /* another engine's, and answered */
+		return OPTION_PROCEED; /* another engine has answered */
 	if (!entry) {
 		state = ctx->sk->state;
 		return option_fail(state == BPF_TCP_LISTEN || state == BPF_TCP_CLOSE ||
@@ -338,23 +355,24 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 	case SIDETRACK_RECORDS:
 		return get_records(ctx, &entry->flow);
 	}
-	return ANSWERED; /* no such option: ENOPROTOOPT, as the kernel has said */
+	return OPTION_PROCEED; /* no such option: the kernel's own error stands */
 }
 
-/* ---- Setting ----------------------------------------------------------------------------- */
+/* ---- setsockopt -------------------------------------------------------------------------- */
 
 static __always_inline int set_done(struct bpf_sockopt *ctx)
 {
-	ctx->optlen = -1; /* the kernel's own handler, which knows no such level, is left out */
-	return ANSWERED;
+	ctx->optlen = -1; /* skips the kernel's own handler, which does not know this level */
+	return OPTION_PROCEED;
 }
 
+/* Gives an outgoing socket its parent flow, to which it refers from now on. */
 static __always_inline int set_records(struct bpf_sockopt *ctx)
 {
 	struct sidetrack_records *token = ctx->optval, copy;
 	struct sidetrack_flow_entry *entry;
 	struct sidetrack_socket *socket;
-	__u64 before;
+	__u64 old_parent_id;
 
 	if (ctx->sk->state != BPF_TCP_CLOSE)
 		return option_fail(EISCONN);
@@ -372,28 +390,32 @@ static __always_inline int set_records(struct bpf_sockopt *ctx)
 		return option_fail(ENOMEM);
 	}
 	socket->role = SOCKET_OUTGOING;
-	before = __sync_lock_test_and_set(&socket->linked, copy.flow_id);
-	if (before)
-		flow_put(before);
+	old_parent_id = __sync_lock_test_and_set(&socket->parent_id, copy.flow_id);
+	if (old_parent_id)
+		flow_put(old_parent_id);
 	count(SIDETRACK_COUNT_LINKED);
 	return set_done(ctx);
 }
 
-/* UDP: bound to a port of the wildcard address, as each flow comes to an address of its own. */
+/*
+ * Can this socket be a listener? A TCP socket must be listening. A UDP socket must be bound to a
+ * port of the wildcard address, since each flow arrives at a different address.
+ */
 static __always_inline int may_listen(struct bpf_sock *sk)
 {
-	union address own;
+	union address local;
 
 	if (sk->protocol == IPPROTO_TCP)
 		return sk->state == BPF_TCP_LISTEN;
-	address_from_socket(&own, sk);
-	return sk->state == BPF_TCP_CLOSE && sk->src_port && address_is_any(&own);
+	address_from_socket(&local, sk);
+	return sk->state == BPF_TCP_CLOSE && sk->src_port && address_is_any(&local);
 }
 
+/* Marks a listener of a service. */
 static __always_inline int set_listen(struct bpf_sockopt *ctx)
 {
 	struct sidetrack_listen *listen = ctx->optval;
-	const __u64 *theirs, *ours;
+	const __u64 *given, *secret;
 	struct sidetrack_service *service;
 	struct sidetrack_socket *socket;
 	__u32 number;
@@ -403,11 +425,11 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 		return option_fail(EINVAL);
 	number = listen->service;
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
-	theirs = (const __u64 *)listen->secret;
-	ours = service ? (const __u64 *)service->secret : theirs;
+	given = (const __u64 *)listen->secret;
+	secret = service ? (const __u64 *)service->secret : given;
 	if (!service || !number || listen->version != SIDETRACK_ABI_VERSION ||
-	    listen->engine_id != engine_id || !(ours[0] | ours[1]) ||
-	    ((theirs[0] ^ ours[0]) | (theirs[1] ^ ours[1]))) {
+	    listen->engine_id != engine_id || !(secret[0] | secret[1]) ||
+	    ((given[0] ^ secret[0]) | (given[1] ^ secret[1]))) {
 		count(SIDETRACK_COUNT_BAD_SECRET);
 		return option_fail(EINVAL);
 	}
@@ -426,18 +448,18 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 	else
 		error = listener_add(ctx->sk, service, number);
 	if (!error && owner_add(socket, service)) {
-		listener_count(ctx->sk, service, -1);
+		listener_count_change(ctx->sk, service, -1);
 		error = -ENOSPC;
 	}
 	if (error) {
-		socket->role = socket->linked ? SOCKET_OUTGOING : 0;
+		socket->role = socket->parent_id ? SOCKET_OUTGOING : 0;
 		bpf_set_retval(error);
-		return FAILED;
+		return OPTION_FAILED;
 	}
 	return set_done(ctx);
 }
 
-/* A service says which datagram it is going to ask about. */
+/* Selects the flow of a datagram for the options that follow on this socket. */
 static __noinline int set_datagram(struct bpf_sockopt *ctx, struct sidetrack_socket *socket)
 {
 	struct sidetrack_datagram *datagram = ctx->optval;
@@ -449,23 +471,23 @@ static __noinline int set_datagram(struct bpf_sockopt *ctx, struct sidetrack_soc
 	d = *datagram;
 	if (!socket || socket->role != SOCKET_LISTENER || listener_is_stale(socket))
 		return option_fail(EINVAL);
-	socket->selected = 0;
-	entry = datagram_at((const union address *)d.flow_addr);
+	socket->datagram_flow_id = 0;
+	entry = datagram_flow_at((const union address *)d.flow_addr);
 	if (!entry || flow_service(&entry->flow) != socket->service ||
 	    client_check(entry, bpf_get_netns_cookie(ctx), (const union address *)d.client_addr,
 			 d.client_port)) {
 		count(SIDETRACK_COUNT_DATAGRAMS_FORGED);
 		return option_fail(ENODATA);
 	}
-	socket->selected = entry->flow.id;
+	socket->datagram_flow_id = entry->flow.id;
 	return set_done(ctx);
 }
 
 static __always_inline int set_option(struct bpf_sockopt *ctx)
 {
 	if (ctx->level != SOL_SIDETRACK)
-		return not_ours(ctx);
-	if (!is_ours_to_answer(ctx))
+		return leave_to_kernel(ctx);
+	if (!is_supported_socket(ctx))
 		return option_fail(EPROTONOSUPPORT);
 	if (ctx->optname == SIDETRACK_RECORDS)
 		return set_records(ctx);
@@ -473,30 +495,32 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 		return set_datagram(ctx, bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0));
 	if (ctx->optname == SIDETRACK_LISTEN)
 		return set_listen(ctx);
-	return ANSWERED;
+	return OPTION_PROCEED;
 }
 
-/* ---- Closing ----------------------------------------------------------------------------- */
+/* ---- sock_release ------------------------------------------------------------------------ */
 
+/* sock_release of a proxy's socket: a listener, an accepted or an outgoing one. */
 static __always_inline void service_release(struct bpf_sock *sk)
 {
 	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
-	struct sock *kept = (struct sock *)sk; /* the hook does not show a socket's own address */
-	__u64 accepted, linked;
+	struct sock *kernel_socket =
+		(struct sock *)sk; /* the hook does not give the local address */
+	__u64 accepted_id, parent_id;
 
-	accepted =
-		sk->protocol == IPPROTO_TCP ?
-			accepted_detach_flow(sk, BPF_CORE_READ(kept, __sk_common.skc_rcv_saddr)) :
-			0;
-	if (accepted)
-		flow_put(accepted);
+	accepted_id = sk->protocol == IPPROTO_TCP ?
+			      accepted_detach_flow(
+				      sk, BPF_CORE_READ(kernel_socket, __sk_common.skc_rcv_saddr)) :
+			      0;
+	if (accepted_id)
+		flow_put(accepted_id);
 	if (!socket)
 		return;
 	if (socket->role == SOCKET_LISTENER)
 		listener_remove(sk, socket);
-	linked = __sync_lock_test_and_set(&socket->linked, 0);
-	if (linked)
-		flow_put(linked);
+	parent_id = __sync_lock_test_and_set(&socket->parent_id, 0);
+	if (parent_id)
+		flow_put(parent_id);
 }
 
 #endif /* SIDETRACK_OPTION_H */

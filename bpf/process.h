@@ -1,37 +1,40 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A process's number, which is another one in each namespace of processes that has it. */
+/* Process ids as the engine sees them: a process has another id in each PID namespace. */
 #ifndef SIDETRACK_PROCESS_H
 #define SIDETRACK_PROCESS_H
 
-/* Its number in the engine's namespace, if that is not the first; 0 if that does not have it. */
-static __noinline __u32 process_number_inside(struct task_struct *task)
+/*
+ * The process's id in the engine's PID namespace, which is not the initial one. Returns 0 if the
+ * process is not in that namespace.
+ */
+static __noinline __u32 engine_pid_nested(struct task_struct *task)
 {
-	__u64 place, namespace,
-		start = bpf_core_field_offset(struct pid, numbers) +
-			pid_level * bpf_core_type_size(struct upid);
+	__u64 upid, namespace,
+		offset = bpf_core_field_offset(struct pid, numbers) +
+			 pid_level * bpf_core_type_size(struct upid);
 	struct task_struct *leader = task->group_leader;
 	struct pid *pid = leader->thread_pid;
-	__u32 number = 0;
+	__u32 id = 0;
 
 	if (!pid || pid->level < pid_level)
 		return 0;
-	if (bpf_probe_read_kernel(&place, sizeof(place), &leader->thread_pid))
+	if (bpf_probe_read_kernel(&upid, sizeof(upid), &leader->thread_pid))
 		return 0;
-	place += start;
+	upid += offset;
 	if (bpf_probe_read_kernel(&namespace, sizeof(namespace),
-				  (void *)(place + bpf_core_field_offset(struct upid, ns))))
+				  (void *)(upid + bpf_core_field_offset(struct upid, ns))))
 		return 0;
 	if (BPF_CORE_READ((struct pid_namespace *)namespace, ns.inum) != pid_inode)
 		return 0;
-	bpf_probe_read_kernel(&number, sizeof(number),
-			      (void *)(place + bpf_core_field_offset(struct upid, nr)));
-	return number;
+	bpf_probe_read_kernel(&id, sizeof(id),
+			      (void *)(upid + bpf_core_field_offset(struct upid, nr)));
+	return id;
 }
 
-/* Its number as the engine knows it, and so do those who are told. */
-static __always_inline __u32 process_number(struct task_struct *task)
+/* The process's id in the engine's PID namespace: the one that flows and events show. */
+static __always_inline __u32 engine_pid(struct task_struct *task)
 {
-	return pid_level ? process_number_inside(task) : task->tgid;
+	return pid_level ? engine_pid_nested(task) : task->tgid;
 }
 
 #endif /* SIDETRACK_PROCESS_H */

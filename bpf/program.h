@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The program that connects: who it is, and whether it belongs to a service. */
+/* The current program: its properties, whether it belongs to a service, and its executable. */
 #ifndef SIDETRACK_PROGRAM_H
 #define SIDETRACK_PROGRAM_H
 
 /*
- * Pointers that come from bpf_get_current_task_btf are read directly; whatever is out of reach
- * reads as 0. Helpers that copy kernel memory cost ten times as much. But each such read costs the
- * verifier a search of the kernel's types, most of what loading takes: so walks are bpf_loops, not
- * unrolled.
+ * Pointers that start at bpf_get_current_task_btf are read directly; memory that cannot be read
+ * reads as 0. Helpers that copy kernel memory cost ten times as much. But for each direct read the
+ * verifier searches the kernel's types, which takes most of the time of loading: so walks are
+ * bpf_loops and not unrolled.
  */
 
-/* When the process started, as userspace reads it: a number alone may have been given anew. */
+/* The process's start time, in userspace's unit. With it, a reused process id is recognised. */
 static __always_inline __u64 program_started(struct task_struct *task)
 {
 	return task->group_leader->start_boottime / 10000000;
@@ -18,7 +18,7 @@ static __always_inline __u64 program_started(struct task_struct *task)
 
 static __always_inline __u32 program_pid(void)
 {
-	return process_number(bpf_get_current_task_btf());
+	return engine_pid(bpf_get_current_task_btf());
 }
 
 static __always_inline __u64 program_cgroup(struct task_struct *task)
@@ -26,9 +26,10 @@ static __always_inline __u64 program_cgroup(struct task_struct *task)
 	return task->cgroups->dfl_cgrp->kn->id;
 }
 
-#define CGROUP_WALK_MAX 32 /* levels; of a deeper cgroup the upper ones are not seen */
+/* Levels of a walk to the root. For a deeper cgroup, the levels nearest to the root read as 0. */
+#define CGROUP_WALK_MAX 32
 
-/* A walk from a cgroup upwards. */
+/* A walk from a cgroup to the root. */
 struct cgroup_walk {
 	struct cgroup *cgroup;
 	struct sidetrack_program *program;
@@ -49,7 +50,7 @@ static long cgroup_step(__u32 i, struct cgroup_walk *walk)
 	return !walk->cgroup;
 }
 
-/* The current program, as conditions ask about it. */
+/* Reads the properties of the current program that conditions test. */
 __noinline int program_read(struct sidetrack_program *p)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -69,17 +70,17 @@ __noinline int program_read(struct sidetrack_program *p)
 	return 0;
 }
 
-/* A walk from a process to those it descends from, in one cgroup. */
+/* A walk from a process to its ancestors, which looks for an owner in one cgroup. */
 struct owner_walk {
 	struct task_struct *task;
 	__u64 cgroup;
-	__u32 service;
+	__u32 service; /* of the owner that was found; 0 if none was */
 };
 
-/* The key of an owner that the engine has named. */
-static __always_inline __u32 owner_named(struct task_struct *task)
+/* The key of a process in sidetrack_owners, if the engine entered it. */
+static __always_inline __u32 owner_named_key(struct task_struct *task)
 {
-	return pid_level ? process_number_inside(task) | SIDETRACK_OWNER_NAMED : task->tgid;
+	return pid_level ? engine_pid_nested(task) | SIDETRACK_OWNER_NAMED : task->tgid;
 }
 
 static long owner_step(__u32 i, struct owner_walk *walk)
@@ -92,7 +93,7 @@ static long owner_step(__u32 i, struct owner_walk *walk)
 		return 1;
 	owner = bpf_map_lookup_elem(&sidetrack_owners, &key);
 	if (!owner && pid_level) {
-		key = owner_named(task);
+		key = owner_named_key(task);
 		owner = bpf_map_lookup_elem(&sidetrack_owners, &key);
 	}
 	if (owner && owner->cgroup_id == walk->cgroup && owner->started == program_started(task)) {
@@ -103,7 +104,7 @@ static long owner_step(__u32 i, struct owner_walk *walk)
 	return !walk->task;
 }
 
-/* The service of a process, or of one it descends from, in the same cgroup; 0 if none. */
+/* The service of the current process, or of an ancestor in the same cgroup; 0 if none. */
 __noinline __u32 owner_of_current(__u64 cgroup)
 {
 	struct owner_walk walk = { .task = bpf_get_current_task_btf(), .cgroup = cgroup };
@@ -112,16 +113,16 @@ __noinline __u32 owner_of_current(__u64 cgroup)
 	return walk.service;
 }
 
-/* The service whose process this is; 0 if none. Most cgroups have none, and that is soon known. */
+/* The service that the current process belongs to; 0 if none. Most cgroups contain no owners. */
 static __always_inline __u32 program_service(void)
 {
 	__u64 cgroup = bpf_get_current_cgroup_id();
-	struct sidetrack_owner_cgroup *known;
+	struct sidetrack_owner_cgroup *entry;
 
-	known = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
-	if (!known)
+	entry = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
+	if (!entry)
 		return 0;
-	return known->service ? known->service : owner_of_current(cgroup);
+	return entry->service ? entry->service : owner_of_current(cgroup);
 }
 
 static __always_inline int program_in_scope(void)
@@ -130,8 +131,8 @@ static __always_inline int program_in_scope(void)
 }
 
 /*
- * Writes one name before what is there. Returns the new start, or a negative number when it no
- * longer fits: then the path's tail stays.
+ * Writes one name in front of a path. Returns the path's new start, or a negative number if the
+ * name does not fit: then the tail stays as it is.
  */
 static __always_inline int path_prepend(char *path, int start, __u32 length, const void *name)
 {
@@ -147,18 +148,18 @@ static __always_inline int path_prepend(char *path, int start, __u32 length, con
 	return from;
 }
 
-/* A walk from a file upwards, which writes its path from its end. */
+/* A walk from a file to the root of its mount, which writes the path from its end to its start. */
 struct path_walk {
 	char *path;
 	struct dentry *dentry;
-	struct dentry *root; /* of the mount */
+	struct dentry *root; /* root of the mount */
 	int start;
 	int ended; /* PATH_* */
 };
 
-#define PATH_CUT 0
-#define PATH_AT_ROOT 1	 /* of its mount */
-#define PATH_OF_NOBODY 2 /* a file in no mount, such as memfd */
+#define PATH_CUT 0	 /* the walk ended before the root */
+#define PATH_AT_ROOT 1	 /* at the root of the mount, or of the namespace */
+#define PATH_UNMOUNTED 2 /* the file is in no mount, for example a memfd */
 
 static long path_step(__u32 i, struct path_walk *walk)
 {
@@ -170,7 +171,7 @@ static long path_step(__u32 i, struct path_walk *walk)
 		return 1;
 	}
 	if (dentry == parent) {
-		walk->ended = PATH_OF_NOBODY;
+		walk->ended = PATH_UNMOUNTED;
 		return 1;
 	}
 	next = path_prepend(walk->path, walk->start, dentry->d_name.len, dentry->d_name.name);
@@ -181,7 +182,10 @@ static long path_step(__u32 i, struct path_walk *walk)
 	return 0;
 }
 
-/* The same from a mount upwards: by helpers, as no typed pointer leads to a mount's parent. */
+/*
+ * The same walk from a mount to the root of its namespace. It uses helpers, because no pointer
+ * whose type the verifier knows leads to the parent of a mount.
+ */
 struct mount_walk {
 	char *path;
 	struct dentry *dentry;
@@ -190,7 +194,7 @@ struct mount_walk {
 	int ended; /* PATH_* */
 };
 
-/* To where the mount is mounted. Returns 1 if it is its namespace's root. */
+/* Goes to the mount point of a mount. Returns 1 if the mount is the root of its namespace. */
 static __always_inline int mount_ascend(struct mount_walk *walk)
 {
 	struct mount *mount = walk->mount, *above = BPF_CORE_READ(mount, mnt_parent);
@@ -221,7 +225,10 @@ static long mount_step(__u32 i, struct mount_walk *walk)
 	return 0;
 }
 
-/* The rest of a path whose file may not be on its namespace's root mount. Negative if cut. */
+/*
+ * Writes the part of a path that is above the file's mount. Returns the path's start; negative if
+ * the path was cut.
+ */
 static __noinline int path_walk_mounts(char *path, int start, struct vfsmount *from)
 {
 	struct mount_walk walk = {
@@ -236,7 +243,7 @@ static __noinline int path_walk_mounts(char *path, int start, struct vfsmount *f
 	return walk.ended == PATH_AT_ROOT ? walk.start : -1;
 }
 
-/* The path of a file, from its end upwards. Returns where it starts in the buffer. */
+/* Writes the path of a file. Returns its start in the buffer. */
 static __always_inline int path_walk(char *path, struct file *file, __u32 *flags)
 {
 	struct path_walk walk = {
@@ -249,7 +256,7 @@ static __always_inline int path_walk(char *path, struct file *file, __u32 *flags
 
 	path[PATH_SIZE - 1] = 0;
 	bpf_loop(SIDETRACK_PATH_DEPTH_MAX, path_step, &walk, 0);
-	if (walk.ended == PATH_OF_NOBODY)
+	if (walk.ended == PATH_UNMOUNTED)
 		return walk.start;
 	start = walk.ended == PATH_AT_ROOT ? path_walk_mounts(path, walk.start, file->f_path.mnt) :
 					     -1;
@@ -260,26 +267,26 @@ static __always_inline int path_walk(char *path, struct file *file, __u32 *flags
 }
 
 /*
- * A number for a file by where it is: of the device, and of each folder up to the mount's root,
- * which one it is (its inode) and how it is called. It begins with a secret, so that nobody can
- * make a file whose number is another's.
+ * The key of an executable: a hash of the device, and of the inode and name of the file and of each
+ * folder up to the root of its mount. It starts from a secret, so that no user can construct a file
+ * with the key of another one.
  */
-static __always_inline __u64 executable_number(struct file *file)
+static __always_inline __u64 executable_id(struct file *file)
 {
 	struct dentry *root = file->f_path.mnt->mnt_root;
 	struct dentry *dentry = file->f_path.dentry;
-	__u64 number = token_key[0] ^ file->f_inode->i_sb->s_dev;
+	__u64 id = token_key[0] ^ file->f_inode->i_sb->s_dev;
 
 	for (int i = 0; i < SIDETRACK_PATH_DEPTH_MAX && dentry != root; i++) {
-		number = (number ^ dentry->d_inode->i_ino) * 0x9e3779b97f4a7c15ULL;
-		number = (number ^ number >> 32 ^ dentry->d_name.hash) * 0xff51afd7ed558ccdULL;
+		id = (id ^ dentry->d_inode->i_ino) * 0x9e3779b97f4a7c15ULL;
+		id = (id ^ id >> 32 ^ dentry->d_name.hash) * 0xff51afd7ed558ccdULL;
 		dentry = dentry->d_parent;
 	}
-	return number ^ root->d_inode->i_ino;
+	return id ^ root->d_inode->i_ino;
 }
 
-/* Writes a file down that is not known yet. */
-__noinline int executable_learn(__u64 number)
+/* Adds the current program's executable to the map. */
+__noinline int executable_add(__u64 id)
 {
 	struct file *file = bpf_get_current_task_btf()->mm->exe_file;
 	struct sidetrack_executable *executable;
@@ -287,7 +294,7 @@ __noinline int executable_learn(__u64 number)
 	__u32 start;
 
 	if (!scratch)
-		return 0; /* it will be learnt at its next connect */
+		return 0; /* it is added at its next connect */
 	if (file) {
 		executable = &scratch->executable;
 		executable->inode = file->f_inode->i_ino;
@@ -296,56 +303,59 @@ __noinline int executable_learn(__u64 number)
 		start = path_walk(scratch->path, file, &executable->flags) & (PATH_SIZE - 1);
 		bpf_probe_read_kernel(executable->path, sizeof(executable->path),
 				      scratch->path + start);
-		bpf_map_update_elem(&sidetrack_executables, &number, executable, BPF_ANY);
+		bpf_map_update_elem(&sidetrack_executables, &id, executable, BPF_ANY);
 	}
 	scratch_release(scratch);
 	return 0;
 }
 
-/* The number of the current program's file, which is known from now on; 0 for a kernel thread. */
+/*
+ * The key of the current program's executable, which is in the map after this; 0 for a kernel
+ * thread.
+ */
 static __always_inline __u64 program_executable(struct task_struct *task)
 {
 	struct file *file = task->mm->exe_file;
-	__u64 number;
+	__u64 id;
 
 	if (!file)
 		return 0;
-	number = executable_number(file);
-	if (number == executable_last)
-		return number;
-	if (bpf_map_lookup_elem(&sidetrack_executables, &number)) {
-		executable_last = number;
+	id = executable_id(file);
+	if (id == executable_last)
+		return id;
+	if (bpf_map_lookup_elem(&sidetrack_executables, &id)) {
+		executable_last = id;
 	} else {
-		executable_last = 0; /* to learn one may be to forget another */
-		executable_learn(number);
+		executable_last = 0; /* adding one can drop the one that was found last */
+		executable_add(id);
 	}
-	return number;
+	return id;
 }
 
-/* Fills in the current program as the one that opened the chain. */
+/* The current program is the original program of this flow. */
 static __always_inline int program_describe(struct sidetrack_flow_entry *entry)
 {
 	/* Read from the task: sockops programs have no helpers for these before Linux 6.10. */
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct sidetrack_flow *flow = &entry->flow;
 
-	flow->pid = process_number(task);
+	flow->pid = engine_pid(task);
 	flow->uid = task->cred->uid.val;
 	flow->gid = task->cred->gid.val;
 	flow->cgroup_id = program_cgroup(task);
 	__builtin_memcpy(flow->comm, task->comm, sizeof(flow->comm));
-	entry->executable = program_executable(task);
+	entry->executable_id = program_executable(task);
 	program_read(&entry->program);
 	return 0;
 }
 
-/* The original program is the parent flow's, however long the chain (WFP: ALE_ORIGINAL_APP_ID). */
+/* The original program is that of the parent flow (in WFP, ALE_ORIGINAL_APP_ID). */
 static __always_inline void program_inherit(struct sidetrack_flow_entry *entry,
 					    const struct sidetrack_flow_entry *parent)
 {
 	struct sidetrack_flow *flow = &entry->flow;
 
-	entry->executable = parent->executable;
+	entry->executable_id = parent->executable_id;
 	entry->program = parent->program;
 	flow->origin_id = parent->flow.origin_id;
 	flow->pid = parent->flow.pid;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A service's listeners, and the processes that are its own. */
+/* The listeners of a service, and the processes that belong to it. */
 #ifndef SIDETRACK_SERVICE_H
 #define SIDETRACK_SERVICE_H
 
-static __always_inline void listener_count(struct bpf_sock *sk, struct sidetrack_service *service,
-					   int change)
+/* Changes the number of listeners of the socket's protocol and family. */
+static __always_inline void listener_count_change(struct bpf_sock *sk,
+						  struct sidetrack_service *service, int change)
 {
 	if (sk->protocol == IPPROTO_UDP && sk->family == AF_INET)
 		__sync_fetch_and_add(&service->datagrams4, change);
@@ -19,10 +20,10 @@ static __always_inline void listener_count(struct bpf_sock *sk, struct sidetrack
 #define SOL_SOCKET 1
 #define SO_REUSEPORT 15
 
-/* A look for the service that listens at a port. */
+/* A search for a service that listens at a port. */
 struct port_search {
-	__u32 but; /* this one aside */
-	__u32 found;
+	__u32 except; /* number of the service that does not count */
+	__u32 found;  /* 1 once there is one */
 	__u8 family;
 	__be16 port;
 };
@@ -31,7 +32,7 @@ static long port_search_step(__u32 number, struct port_search *search)
 {
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
 
-	if (!service || number == search->but)
+	if (!service || number == search->except)
 		return 0;
 	search->found = search->family == AF_INET ?
 				service->listeners4 && service->port4 == search->port :
@@ -40,13 +41,13 @@ static long port_search_step(__u32 number, struct port_search *search)
 }
 
 /*
- * Listeners that share a port (SO_REUSEPORT) get each other's connections: a service's must not be
- * another's.
+ * Does the listener share its port with a listener of another service? Listeners that share a port
+ * (SO_REUSEPORT) receive each other's connections, so two services must not.
  */
 static __always_inline int port_is_shared(struct bpf_sock *sk, __u32 number)
 {
 	struct port_search search = {
-		.but = number,
+		.except = number,
 		.family = sk->family,
 		.port = bpf_htons(sk->src_port),
 	};
@@ -58,36 +59,36 @@ static __always_inline int port_is_shared(struct bpf_sock *sk, __u32 number)
 	return search.found;
 }
 
-/* Takes the listener's address as the service's, or finds that it is another one. */
+/* Adds a TCP listener. All of a service of one family have the same address and port. */
 static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_service *service,
 					__u32 number)
 {
-	union address *addr6 = (union address *)service->addr6, own;
+	union address *addr6 = (union address *)service->addr6, local;
 	__be16 port = bpf_htons(sk->src_port);
 
 	if (port_is_shared(sk, number))
 		return -EADDRINUSE;
 	if (listener_mark_accepted(sk))
 		return -ENOMEM;
-	address_from_socket(&own, sk);
+	address_from_socket(&local, sk);
 	if (sk->family == AF_INET) {
 		if (service->listeners4 &&
-		    (service->addr4 != own.words[3] || service->port4 != port))
+		    (service->addr4 != local.words[3] || service->port4 != port))
 			return -EADDRINUSE;
-		service->addr4 = own.words[3];
+		service->addr4 = local.words[3];
 		service->port4 = port;
 	} else {
 		if (service->listeners6 &&
-		    (!address_is_equal(addr6, &own) || service->port6 != port))
+		    (!address_is_equal(addr6, &local) || service->port6 != port))
 			return -EADDRINUSE;
-		*addr6 = own;
+		*addr6 = local;
 		service->port6 = port;
 	}
-	listener_count(sk, service, 1);
+	listener_count_change(sk, service, 1);
 	return 0;
 }
 
-/* A UDP socket: all of a family are bound to one port, of the wildcard address. */
+/* Adds a UDP socket. All of a service's UDP sockets of one family are bound to the same port. */
 static __always_inline int
 datagram_listener_add(struct bpf_sock *sk, struct sidetrack_service *service, __u64 netns_cookie)
 {
@@ -104,58 +105,60 @@ datagram_listener_add(struct bpf_sock *sk, struct sidetrack_service *service, __
 			return -EADDRINUSE;
 		service->datagram_port6 = port;
 	}
-	listener_count(sk, service, 1);
+	listener_count_change(sk, service, 1);
 	return 0;
 }
 
-/* A cgroup has one more process that is an owner. */
+/* Counts one more owner in a cgroup. Fails if the map is full. */
 static __always_inline int owner_cgroup_add(__u64 cgroup)
 {
-	struct sidetrack_owner_cgroup first = { .owners = 1 }, *known;
+	struct sidetrack_owner_cgroup first = { .owners = 1 }, *entry;
 
 	if (!bpf_map_update_elem(&sidetrack_owner_cgroups, &cgroup, &first, BPF_NOEXIST))
 		return 0;
-	known = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
-	if (!known)
-		return -1; /* the map is full */
-	__sync_fetch_and_add(&known->owners, 1);
+	entry = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
+	if (!entry)
+		return -1;
+	__sync_fetch_and_add(&entry->owners, 1);
 	return 0;
 }
 
+/* Counts one owner less, and deletes the entry if nothing is left in it. */
 static __always_inline void owner_cgroup_remove(__u64 cgroup)
 {
-	struct sidetrack_owner_cgroup *known;
+	struct sidetrack_owner_cgroup *entry;
 
-	known = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
-	if (known && __sync_fetch_and_add(&known->owners, -1) == 1 && !known->service)
+	entry = bpf_map_lookup_elem(&sidetrack_owner_cgroups, &cgroup);
+	if (entry && __sync_fetch_and_add(&entry->owners, -1) == 1 && !entry->service)
 		bpf_map_delete_elem(&sidetrack_owner_cgroups, &cgroup);
 }
 
 /*
- * Whoever brings the secret speaks for the service, with all its children. Not so for a legacy
- * proxy: the engine brings it in its stead, and says itself whose the listener is.
+ * LISTEN makes the calling process, with its descendants, an owner: it knows the service's secret.
+ * Not so for a legacy proxy: there the engine calls LISTEN, and enters the owners itself. Fails if
+ * a map is full.
  */
 static __always_inline int owner_add(struct sidetrack_socket *socket,
 				     const struct sidetrack_service *service)
 {
 	struct sidetrack_owner owner = { .service = socket->service, .listeners = 1 };
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct sidetrack_owner *known;
+	struct sidetrack_owner *existing;
 
 	if (service->records == SIDETRACK_RECORDS_LEGACY)
 		return 0;
 	owner.cgroup_id = bpf_get_current_cgroup_id();
 	owner.started = program_started(bpf_get_current_task_btf());
-	socket->owner = tgid;
+	socket->owner_pid = tgid;
 	socket->owner_started = owner.started;
-	known = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
-	if (known && known->service == owner.service && known->started == owner.started &&
-	    known->cgroup_id == owner.cgroup_id) {
-		__sync_fetch_and_add(&known->listeners, 1);
+	existing = bpf_map_lookup_elem(&sidetrack_owners, &tgid);
+	if (existing && existing->service == owner.service && existing->started == owner.started &&
+	    existing->cgroup_id == owner.cgroup_id) {
+		__sync_fetch_and_add(&existing->listeners, 1);
 		return 0;
 	}
-	if (known)
-		owner_cgroup_remove(known->cgroup_id);
+	if (existing)
+		owner_cgroup_remove(existing->cgroup_id);
 	if (owner_cgroup_add(owner.cgroup_id))
 		return -1;
 	if (!bpf_map_update_elem(&sidetrack_owners, &tgid, &owner, BPF_ANY))
@@ -165,18 +168,20 @@ static __always_inline int owner_add(struct sidetrack_socket *socket,
 }
 
 /*
- * A process is its service's as long as a listener that it marked is open, whoever closes it. One
- * that the engine named: until it closes the service's last.
+ * A listener has closed. A process stays an owner as long as a listener that it marked is open, no
+ * matter which process closes it. A process that the engine named stays an owner until it closes
+ * the service's last listener.
  */
 static __always_inline void owner_remove(const struct sidetrack_socket *socket,
 					 __u32 listeners_left)
 {
-	__u32 key = socket->owner ? socket->owner : owner_named(bpf_get_current_task_btf());
+	__u32 key =
+		socket->owner_pid ? socket->owner_pid : owner_named_key(bpf_get_current_task_btf());
 	struct sidetrack_owner *owner = bpf_map_lookup_elem(&sidetrack_owners, &key);
 
 	if (!owner || owner->service != socket->service)
 		return;
-	if (socket->owner) {
+	if (socket->owner_pid) {
 		if (owner->started != socket->owner_started ||
 		    __sync_fetch_and_add(&owner->listeners, -1) != 1)
 			return;
@@ -187,9 +192,9 @@ static __always_inline void owner_remove(const struct sidetrack_socket *socket,
 	bpf_map_delete_elem(&sidetrack_owners, &key);
 }
 
-/* ---- The engine has taken a service away ---------------------------------------------------- */
+/* ---- The engine has removed a service -------------------------------------------------------- */
 
-/* Nobody has this number: the engine has wiped it, and the secret with it. */
+/* Is there no service of this number? The engine zeroes one that it removes. */
 static __always_inline int service_is_gone(__u32 number)
 {
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
@@ -212,19 +217,20 @@ static long owner_collect(void *map, __u32 *tgid, struct sidetrack_owner *owner,
 	return 0;
 }
 
-static long owner_cgroup_collect(void *map, __u64 *cgroup, struct sidetrack_owner_cgroup *known,
+static long owner_cgroup_collect(void *map, __u64 *cgroup, struct sidetrack_owner_cgroup *entry,
 				 void *none)
 {
 	__u64 key = *cgroup;
 
-	if (!known->service || !service_is_gone(known->service))
+	if (!entry->service || !service_is_gone(entry->service))
 		return 0;
-	known->service = 0;
-	if (!known->owners)
+	entry->service = 0;
+	if (!entry->owners)
 		bpf_map_delete_elem(&sidetrack_owner_cgroups, &key);
 	return 0;
 }
 
+/* Removes the owners, and the ownership of cgroups, of services that no longer exist. */
 static __always_inline int owners_collect(void)
 {
 	bpf_for_each_map_elem(&sidetrack_owners, owner_collect, NULL, 0);
@@ -232,7 +238,7 @@ static __always_inline int owners_collect(void)
 	return 0;
 }
 
-/* Its service was taken away: it is nobody's, and may be marked again. */
+/* Was the listener's service removed? Then it belongs to no service, and can be marked again. */
 static __always_inline int listener_is_stale(const struct sidetrack_socket *socket)
 {
 	__u32 number = socket->service;
@@ -248,8 +254,8 @@ static __always_inline void listener_remove(struct bpf_sock *sk,
 	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
 
 	if (!service || service->epoch != socket->epoch)
-		return; /* it is of a service that was taken away */
-	listener_count(sk, service, -1);
+		return; /* its service was removed */
+	listener_count_change(sk, service, -1);
 	owner_remove(socket, service->listeners4 + service->listeners6 + service->datagrams4 +
 				     service->datagrams6);
 }

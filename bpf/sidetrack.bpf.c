@@ -1,12 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Sidetrack's kernel side: every hook, thin. What each does is in the header of its name.
+ * Sidetrack's kernel side: every program, each only a call of what a header implements. Programs
+ * are named after their hooks, with the prefix sidetrack_.
  *
- * Client side, attached where programs run:	connect4/6, getpeername4/6, sendmsg4/6, recvmsg4/6,
- * sockops (begin), sock_release (leave).
- * Service side, attached where proxies run:	getsockopt, setsockopt, sock_release, sockops
- * (accept).
- * Attached nowhere, run by the engine itself:	forget.
+ * Client side. Attached to the scope, and to each cgroup of proxies outside of it:
+ *
+ *	connect4, connect6		cgroup/connect4, connect6		connect.h
+ *	getpeername4, getpeername6	cgroup/getpeername4, getpeername6	connect.h
+ *	sendmsg4, sendmsg6		cgroup/sendmsg4, sendmsg6		message.h
+ *	recvmsg4, recvmsg6		cgroup/recvmsg4, recvmsg6		message.h
+ *	client_release			cgroup/sock_release			message.h,
+ *										datagram_layers.h
+ *	sockops				sockops					flow.h, endpoint.h
+ *
+ * For layers. Attached to the scope, while the policy has filters at a layer that needs them:
+ *
+ *	bind4, bind6			cgroup/bind4, bind6			endpoint.h,
+ *										datagram_layers.h
+ *	ingress				cgroup_skb/ingress			endpoint.h,
+ *										datagram_layers.h
+ *
+ * Service side. Attached to the cgroups of proxies:
+ *
+ *	getsockopt, setsockopt		cgroup/getsockopt, setsockopt		option.h
+ *	service_release			cgroup/sock_release			option.h
+ *
+ * Not attached. The engine runs them (BPF_PROG_TEST_RUN):
+ *
+ *	classify			syscall					endpoint.h
+ *	sweep				syscall					message.h
+ *	collect_owners			syscall					service.h
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>
@@ -101,7 +124,10 @@ int sidetrack_client_release(struct bpf_sock *sk)
 	return 1;
 }
 
-/* One program for both sides: each further one would cost every call, and most are not for us. */
+/*
+ * One program for both clients and listeners: each further one would add its cost to every
+ * callback, and most callbacks are not about our sockets.
+ */
 SEC("sockops")
 int sidetrack_sockops(struct bpf_sock_ops *ops)
 {
@@ -113,18 +139,18 @@ int sidetrack_sockops(struct bpf_sock_ops *ops)
 		endpoint_listen(ops);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		if (endpoints_made)
+		if (endpoints_exist)
 			endpoint_established(ops);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		flow_hand_over(ops);
-		if (endpoints_made)
+		if (endpoints_exist)
 			endpoint_established(ops);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ops->args[1] == BPF_TCP_CLOSE) {
 			flow_end(ops);
-			if (endpoints_made)
+			if (endpoints_exist)
 				endpoint_close(ops);
 		}
 		break;
@@ -132,7 +158,8 @@ int sidetrack_sockops(struct bpf_sock_ops *ops)
 	return 1;
 }
 
-/* Attached only while the policy has filters at their layers. */
+/* ---- For layers: attached while the policy has filters at a layer that needs them ---------- */
+
 SEC("cgroup/bind4")
 int sidetrack_bind4(struct bpf_sock_addr *ctx)
 {
@@ -153,22 +180,8 @@ int sidetrack_ingress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 
 	if (sk && sk->state == BPF_TCP_LISTEN)
-		return accept_judge(skb, sk);
-	return sk && sk->state == BPF_TCP_CLOSE ? receive_judge(skb, sk) : INGRESS_PERMIT;
-}
-
-/* ---- By hand ------------------------------------------------------------------------------ */
-
-SEC("syscall")
-int sidetrack_classify(struct sidetrack_classify_request *request)
-{
-	return classify_by_request(request);
-}
-
-SEC("syscall")
-int sidetrack_sweep(void *ctx)
-{
-	return sweep();
+		return accept_classify(skb, sk);
+	return sk && sk->state == BPF_TCP_CLOSE ? receive_classify(skb, sk) : INGRESS_PERMIT;
 }
 
 /* ---- Service side ------------------------------------------------------------------------ */
@@ -193,6 +206,18 @@ int sidetrack_service_release(struct bpf_sock *sk)
 }
 
 /* ---- Run by the engine --------------------------------------------------------------------- */
+
+SEC("syscall")
+int sidetrack_classify(struct sidetrack_classify_request *request)
+{
+	return classify_by_request(request);
+}
+
+SEC("syscall")
+int sidetrack_sweep(void *ctx)
+{
+	return sweep();
+}
 
 SEC("syscall")
 int sidetrack_collect_owners(void *none)

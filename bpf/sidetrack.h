@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Sidetrack's ABI: what the kernel programs, the engine and every proxy agree upon.
+ * Sidetrack's ABI: the interface between the kernel programs, the engine and every proxy.
  *
- * A proxy needs only the first two parts of this file: the socket options and their structures.
- * The rest is between the engine and the kernel programs.
+ * A proxy needs only the socket options and the structures that they carry. The last part of this
+ * file, "Between the engine and the programs", is internal to Sidetrack.
  *
  * crates/sidetrack-abi/src/kernel.rs mirrors this file in the same order, and
- * crates/sidetrack-engine/tests/abi_layout.rs holds the mirror to the BTF of the built object.
- * Whoever changes one changes both, and SIDETRACK_ABI_VERSION, in one commit.
+ * crates/sidetrack-engine/tests/abi_layout.rs compares the mirror with the BTF of the built object.
+ * A change here changes the mirror and SIDETRACK_ABI_VERSION in the same commit.
  *
- * How a proxy uses it:
+ * How a proxy uses the options:
  *
  *	fd = socket(...); bind(fd, ...); listen(fd, ...);
  *	setsockopt(fd, SOL_SIDETRACK, SIDETRACK_LISTEN, &listen, sizeof(listen));
@@ -34,11 +34,11 @@
  *flows
  *
  * Datagrams: the service's UDP socket is bound to a port of the wildcard address and marked by
- * LISTEN. Each flow comes to an address of its own (IP_PKTINFO, IPV6_PKTINFO tell it) and is
- * answered from there. DATAGRAM says which datagram the next INFO, CONTEXT or RECORDS on this
- * socket is about; it fails with ENODATA, and is counted, for one that the kernel did not divert.
- * A socket of the service's own that is bound to a flow's address and connected to its client
- * answers without.
+ * LISTEN. The datagrams of each flow arrive at an address that belongs to this flow alone
+ * (IP_PKTINFO and IPV6_PKTINFO return it), and the service answers from that address. DATAGRAM
+ * selects the datagram that the next INFO, CONTEXT or RECORDS on this socket is about. A socket of
+ * the service that is bound to a flow's address and connected to the flow's client needs no
+ * DATAGRAM.
  */
 #ifndef SIDETRACK_H
 #define SIDETRACK_H
@@ -54,132 +54,164 @@
 #define SOL_SIDETRACK 0x5354 /* "ST"; no kernel protocol has this level */
 
 #define SIDETRACK_INFO 1     /* get: struct sidetrack_info, then the context if there is room */
-#define SIDETRACK_CONTEXT 2  /* get: the redirect context, as many bytes as info says */
+#define SIDETRACK_CONTEXT 2  /* get: the redirect context, of the length that INFO returns */
 #define SIDETRACK_RECORDS 3  /* get: struct sidetrack_records; set: the same, before connect */
 #define SIDETRACK_LISTEN 4   /* set: struct sidetrack_listen, on a listening socket */
 #define SIDETRACK_DATAGRAM 5 /* set: struct sidetrack_datagram, on a marked UDP socket */
 
 /* ---- Limits ------------------------------------------------------------------------------ */
 
-#define SIDETRACK_CHAIN_MAX 16		/* services one connection may pass; the next is refused */
-#define SIDETRACK_CONTEXT_SIZE_MAX 4000 /* bytes of a redirect context */
-#define SIDETRACK_NAME_SIZE 32		/* bytes of a service's name, ending NUL included */
-#define SIDETRACK_EXECUTABLE_SIZE 248	/* bytes of a path, ending NUL included; the tail is kept */
-#define SIDETRACK_COMM_SIZE 16		/* bytes of a task's name, as in the kernel */
-#define SIDETRACK_SERVICES_MAX 256	/* services of one engine; number 0 means none */
-#define SIDETRACK_CONTEXTS_MAX 256	/* different fixed contexts of one engine */
-#define SIDETRACK_OWNERS_MAX 1024	/* processes known to belong to a service */
-#define SIDETRACK_ANCESTORS_MAX 16	/* parents looked at to find a service's process */
-#define SIDETRACK_PATH_DEPTH_MAX 24	/* folders in an executable's path; the tail is kept */
-#define SIDETRACK_EXECUTABLES_MAX 4096	/* files remembered; the least used is forgotten */
-#define SIDETRACK_FLOWS_MAX 65536	/* flows of one engine, unless the engine says otherwise */
-#define SIDETRACK_FOUR_TUPLES_MAX 16384 /* flows in the making that are found by four-tuple */
-#define SIDETRACK_VERDICT_CACHE_MAX 8192  /* destinations of unredirected datagrams remembered */
-#define SIDETRACK_NETWORKS_MAX 64	  /* network namespaces that have flows' IPv6 addresses */
-#define SIDETRACK_EVENTS_SIZE 262144	  /* bytes of the event ring */
-#define SIDETRACK_GRACE_NS 60000000000ULL /* how long a token outlives its flow's last socket */
-#define SIDETRACK_IDLE_NS                                                                          \
-	60000000000ULL /* without a datagram, the flow of an unconnected socket ends */
+/* Services in the chain of one connection; the next redirection is refused. */
+#define SIDETRACK_CHAIN_MAX 16
+/* Bytes of a redirect context. */
+#define SIDETRACK_CONTEXT_SIZE_MAX 4000
+/* Bytes of a service's name, including the ending NUL. */
+#define SIDETRACK_NAME_SIZE 32
+/* Bytes of an executable's path, including the ending NUL; of a longer path, the tail is kept. */
+#define SIDETRACK_EXECUTABLE_SIZE 248
+/* Bytes of a task's name, as in the kernel. */
+#define SIDETRACK_COMM_SIZE 16
+/* Service numbers of one engine; number 0 means no service, so there are up to 255 services. */
+#define SIDETRACK_SERVICES_MAX 256
+/* Different fixed contexts of one engine. */
+#define SIDETRACK_CONTEXTS_MAX 256
+/* Processes that are known to belong to a service. */
+#define SIDETRACK_OWNERS_MAX 1024
+/* Processes examined to find the owner of a socket: the caller, its parent, and so on. */
+#define SIDETRACK_ANCESTORS_MAX 16
+/*
+ * Steps up an executable's path: so many within the file's mount, and so many again from that mount
+ * to the root of the mount namespace. Of a longer path, the tail is kept.
+ */
+#define SIDETRACK_PATH_DEPTH_MAX 24
+/* Executables whose paths are kept; the least recently used is dropped. */
+#define SIDETRACK_EXECUTABLES_MAX 4096
+/* Flows of one engine, unless the engine sets another number. */
+#define SIDETRACK_FLOWS_MAX 65536
+/* Connecting flows that are found by their four-tuple. */
+#define SIDETRACK_FOUR_TUPLES_MAX 16384
+/* Entries of the verdict cache. */
+#define SIDETRACK_VERDICT_CACHE_MAX 8192
+/* Network namespaces that have IPv6 addresses for this engine's flows. */
+#define SIDETRACK_NETWORKS_MAX 64
+/* Bytes of the ring buffer of events. */
+#define SIDETRACK_EVENTS_SIZE 262144
+/* The grace period: nanoseconds for which a token outlives the last socket of its flow. */
+#define SIDETRACK_GRACE_NS 60000000000ULL
+/*
+ * The idle time-out: the flow of an unconnected UDP socket ends after so many nanoseconds without a
+ * datagram.
+ */
+#define SIDETRACK_IDLE_NS 60000000000ULL
 
 /* ---- What the options carry -------------------------------------------------------------- */
 
-/* The redirect records: an opaque token. Copy it byte for byte; never look inside. */
+/* The redirect records: an opaque token. Copy it byte for byte, and never interpret it. */
 struct sidetrack_records {
 	__u64 flow_id;
 	__u64 engine_id;
 	__u8 mac[16]; /* SipHash-2-4 (128 bits) of the flow id under the engine's key */
 };
 
-/* Makes a listening socket one of a service's. The engine issues it. */
+/* The credentials that mark a listening socket as a service's listener; issued by the engine. */
 struct sidetrack_listen {
 	__u32 version; /* SIDETRACK_ABI_VERSION */
-	__u32 service;
+	__u32 service; /* the service's number */
 	__u64 engine_id;
 	__u8 secret[16];
 };
 
-/* Which datagram the next question is about. Addresses as in struct sidetrack_flow. */
+/*
+ * Selects the datagram that the next INFO, CONTEXT or RECORDS is about. Addresses are written as in
+ * struct sidetrack_flow.
+ */
 struct sidetrack_datagram {
-	__u8 flow_addr[16];   /* where it came to */
-	__u8 client_addr[16]; /* where it came from */
-	__be16 client_port;
+	__u8 flow_addr[16];   /* the address at which the datagram arrived */
+	__u8 client_addr[16]; /* the address from which it came */
+	__be16 client_port;   /* the port from which it came */
 	__u16 reserved[3];
 };
 
 /*
- * A redirected connection. Addresses are 16 bytes, IPv4 as IPv4-mapped; ports are in network order.
- * The program is the one that opened the chain's first connection, however long the chain.
+ * A redirected connection, or UDP conversation. Addresses are 16 bytes, IPv4 as IPv4-mapped; ports
+ * are in network order. The original program is the one that opened the first connection of the
+ * chain. Process ids are those of the engine's PID namespace, and 0 for a process outside of it.
  */
 struct sidetrack_flow {
 	__u64 id;
-	__u64 origin_id;    /* the id of the chain's first flow; the same at every service */
-	__u64 filter_id;    /* the filter that redirected */
-	__u64 connected_at; /* CLOCK_MONOTONIC, nanoseconds */
-	__u64 netns_cookie; /* the client socket's network namespace */
-	__u64 cgroup_id;    /* of the original program */
-	__u32 pid;	    /* of the original program (thread group) */
-	__u32 uid;
-	__u32 gid;
-	__u32 opener_pid;     /* the process that opened this hop: the program, or a proxy */
-	__u32 bound_ifindex;  /* the device the client socket was bound to; 0 if none */
+	__u64 origin_id;      /* id of the chain's first flow; the same at every service */
+	__u64 filter_id;      /* id of the filter that redirected */
+	__u64 connected_at;   /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 netns_cookie;   /* network namespace of the client's socket */
+	__u64 cgroup_id;      /* cgroup of the original program */
+	__u32 pid;	      /* process (thread group) of the original program */
+	__u32 uid;	      /* real user of the original program */
+	__u32 gid;	      /* real group of the original program */
+	__u32 opener_pid;     /* process that opened this hop: the original program, or a proxy */
+	__u32 bound_ifindex;  /* the device that the client's socket was bound to; 0 if none */
 	__u32 flags;	      /* SIDETRACK_FLOW_* */
 	__u8 remote_addr[16]; /* where the connection was going */
-	__u8 local_addr[16];  /* the client socket's own address, as the accepted socket's peer */
+	__u8 local_addr[16];  /* address of the client's socket: the accepted socket's peer */
 	__be16 remote_port;
 	__be16 local_port;
 	__u8 protocol;	    /* IPPROTO_TCP or IPPROTO_UDP */
 	__u8 family;	    /* AF_INET or AF_INET6, of the addresses (IPv4-mapped is AF_INET) */
-	__u16 chain_length; /* services in the chain, this one last */
-	__u16 chain[SIDETRACK_CHAIN_MAX];
-	__u32 context_id; /* 0 none, SIDETRACK_CONTEXT_AUTO, else a fixed context */
+	__u16 chain_length; /* services in the chain */
+	__u16 chain[SIDETRACK_CHAIN_MAX]; /* numbers of the services, in order; this one is last */
+	__u32 context_id; /* 0: no context; SIDETRACK_CONTEXT_AUTO; or a fixed context's number */
 	__u32 reserved;
-	char comm[SIDETRACK_COMM_SIZE];
+	char comm[SIDETRACK_COMM_SIZE]; /* task name of the original program */
 };
 
-#define SIDETRACK_FLOW_CHAIN_ASSUMED 0x1 /* a legacy proxy is in it: what is before is inferred */
-#define SIDETRACK_FLOW_CONNECTED 0x2	 /* datagrams: the client called connect */
+/* The chain contains a legacy proxy: the services before it are inferred from the policy. */
+#define SIDETRACK_FLOW_CHAIN_ASSUMED 0x1
+/* UDP: the client called connect. */
+#define SIDETRACK_FLOW_CONNECTED 0x2
+/* The context_id of a filter whose context is made from the flow. */
 #define SIDETRACK_CONTEXT_AUTO 0xffffffffU
 
-/* The file of the program that opened the chain's first connection. */
+/* The executable of the original program. */
 struct sidetrack_executable {
 	__u64 inode;
 	__u32 device; /* as the kernel numbers devices: major << 20 | minor */
 	__u32 flags;  /* SIDETRACK_EXECUTABLE_* */
-	char path[SIDETRACK_EXECUTABLE_SIZE]; /* as the kernel saw it at connect; NUL-ended */
+	char path[SIDETRACK_EXECUTABLE_SIZE]; /* as the kernel saw it at connect; ends with NUL */
 };
 
-#define SIDETRACK_EXECUTABLE_CUT 0x1 /* the path was longer; its tail is given */
+#define SIDETRACK_EXECUTABLE_CUT 0x1 /* the path is longer: only its tail is given */
 
-/* FWPS_CONNECTION_REDIRECT_STATE, for the service that asks. */
+/* FWPS_CONNECTION_REDIRECT_STATE, as seen by the service that asks (docs/wfp.md, 3.2). */
 #define SIDETRACK_NOT_REDIRECTED 0
 #define SIDETRACK_REDIRECTED_BY_SELF 1
 #define SIDETRACK_REDIRECTED_BY_OTHER 2
 #define SIDETRACK_PREVIOUSLY_REDIRECTED_BY_SELF 3
 
 /*
- * The answer to INFO. The context follows at once if the buffer has room for it. 1,024 bytes, and
- * not to exceed that: some languages' getsockopt takes no more.
+ * The answer to INFO. If the buffer has room for the context as well, the context follows directly.
+ * The structure has 1,024 bytes and must not grow: some languages' getsockopt accepts no larger
+ * buffer.
  */
 struct sidetrack_info {
-	__u32 version;	      /* SIDETRACK_ABI_VERSION */
-	__u32 size;	      /* of this struct; the context starts here */
-	__u32 state;	      /* always REDIRECTED_BY_SELF: else the option answers ENODATA */
-	__u32 context_length; /* bytes; 0 if there is none */
+	__u32 version; /* SIDETRACK_ABI_VERSION */
+	__u32 size;    /* bytes of this struct: the offset of the context */
+	__u32 state;   /* always REDIRECTED_BY_SELF: otherwise the option fails with ENODATA */
+	__u32 context_length; /* bytes of the context; 0 if there is none */
 	__u32 context_given;  /* 1 if the context follows this struct */
-	__u32 records_length; /* bytes */
-	__u8 target_addr[16]; /* where it was diverted to: the accepted socket's own address */
+	__u32 records_length; /* bytes of the records */
+	__u8 target_addr[16]; /* address of the accepted socket, or of the UDP flow */
 	__be16 target_port;
 	__u16 reserved[3];
 	struct sidetrack_flow flow;
-	struct sidetrack_executable executable; /* all zero if forgotten, see EXECUTABLES_MAX */
+	struct sidetrack_executable executable; /* all zero if no longer kept (EXECUTABLES_MAX) */
 	struct sidetrack_records records;
-	char names[SIDETRACK_CHAIN_MAX][SIDETRACK_NAME_SIZE]; /* the chain's services, in order */
+	char names[SIDETRACK_CHAIN_MAX]
+		  [SIDETRACK_NAME_SIZE]; /* of the chain's services, in order */
 };
 
-/* The context that a filter with context = auto gives. */
+/* The context that is given by a filter with an automatic context; fields as in the flow. */
 struct sidetrack_auto_context {
 	__u32 version; /* SIDETRACK_ABI_VERSION */
-	__u32 size;    /* of this struct */
+	__u32 size;    /* bytes of this struct */
 	__u64 flow_id;
 	__u8 remote_addr[16];
 	__be16 remote_port;
@@ -193,110 +225,157 @@ struct sidetrack_auto_context {
 
 /* ---- Between the engine and the programs ------------------------------------------------- */
 
-#define SIDETRACK_RECORDS_REQUIRED                                                                 \
-	0			   /* a connect of the service's own without records is blocked    \
-				    */
-#define SIDETRACK_RECORDS_LEGACY 1 /* it is judged from behind the service's place */
-#define SIDETRACK_OWN_TRAFFIC_PERMIT 0x1 /* required: let such a connect go straight on */
+/* A connect by the service itself, without records, is refused if a filter matches. */
+#define SIDETRACK_RECORDS_REQUIRED 0
+/* Such a connect is classified by the filters that come after the service's place (policy.h). */
+#define SIDETRACK_RECORDS_LEGACY 1
+/* With RECORDS_REQUIRED: such a connect proceeds undiverted. */
+#define SIDETRACK_OWN_TRAFFIC_PERMIT 0x1
 
-/* A service and its listeners. The engine writes the first part, the programs the second. */
+/*
+ * A service and its listeners. The engine writes the members up to epoch, the programs those from
+ * listeners4 on. TCP listeners of one family share one address and port; UDP sockets share a port.
+ */
 struct sidetrack_service {
-	__u8 secret[16];
-	__u8 key[16]; /* the object's UUID; zero if there is none */
+	__u8 secret[16]; /* the secret of struct sidetrack_listen; zero if there is no service */
+	__u8 key[16];	 /* the object's UUID; zero if there is none */
 	char name[SIDETRACK_NAME_SIZE];
-	__u32 records; /* SIDETRACK_RECORDS_* */
+	__u32 records; /* SIDETRACK_RECORDS_REQUIRED or SIDETRACK_RECORDS_LEGACY */
 	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_* */
-	__u32 epoch;   /* tells it from an earlier service of the same number */
+	__u32 epoch;   /* distinguishes the service from earlier ones of the same number */
 
-	__u32 listeners4;
-	__u32 listeners6;
-	__be32 addr4; /* 0: any, so targets are spread over 127.0.0.0/8 */
+	__u32 listeners4; /* open TCP listeners of AF_INET */
+	__u32 listeners6; /* open TCP listeners of AF_INET6 */
+	__be32 addr4;	  /* 0: the wildcard, so targets are spread over 127.0.0.0/8 */
 	__be16 port4;
 	__be16 port6;
-	__u8 addr6[16];
+	__u8 addr6[16]; /* zero: the wildcard, so the target is ::1 */
 
-	__u32 datagrams4; /* UDP sockets, at any address */
-	__u32 datagrams6;
+	__u32 datagrams4; /* open UDP sockets of AF_INET, bound to the wildcard address */
+	__u32 datagrams6; /* open UDP sockets of AF_INET6, bound to the wildcard address */
 	__be16 datagram_port4;
 	__be16 datagram_port6;
 };
 
+/* A fixed redirect context. */
 struct sidetrack_context {
-	__u32 length;
+	__u32 length; /* bytes in use */
 	__u8 bytes[SIDETRACK_CONTEXT_SIZE_MAX];
 };
 
-/* In an owner's key: what follows is its number in the engine's namespace; the engine named it. */
+/*
+ * A bit in the key of an owner that the engine named from inside a PID namespace: the lower bits
+ * are the process id in that namespace, not in the initial one.
+ */
 #define SIDETRACK_OWNER_NAMED (1U << 30)
 
 /*
- * A process that belongs to a service, with its descendants in the same cgroup. A child that was
- * put into another cgroup is a program of its own: so a supervisor may be proxy and parent at once.
+ * A process that belongs to a service, together with its descendants in the same cgroup. A
+ * descendant that was moved to another cgroup is a separate program: so one process can be both
+ * supervisor and proxy.
  */
 struct sidetrack_owner {
-	__u64 started; /* in hundredths of a second since boot, as in /proc/PID/stat */
-	__u64 cgroup_id;
-	__u32 service;
-	__u32 listeners; /* that it marked and that are open; 0 if the engine named it */
+	__u64 started;	 /* hundredths of a second since boot, as in /proc/PID/stat */
+	__u64 cgroup_id; /* the cgroup in which it marked its listener, or was named */
+	__u32 service;	 /* the service's number */
+	__u32 listeners; /* open listeners that it marked; 0 if the engine named it */
 };
 
-/* A cgroup in which processes of services are. */
+/* A cgroup that contains processes of services. */
 struct sidetrack_owner_cgroup {
-	__u32 service; /* whose all its processes are; 0 if nobody's */
-	__u32 owners;  /* processes in it that are owners by themselves */
+	__u32 service; /* the service that all its processes belong to; 0 if there is none */
+	__u32 owners;  /* processes in it that are owners themselves */
 };
 
-/* A program, as conditions ask about it. */
+/* A program, with the properties that conditions test. */
 struct sidetrack_program {
-	__u64 inode;
-	__u64 cgroup_id;
-	__u64 cgroups[SIDETRACK_CGROUP_LEVELS_MAX]; /* from level 1 on; 0: not so deep */
-	__u32 device;
-	__u32 uid;
+	__u64 inode;				    /* of its executable */
+	__u64 cgroup_id;			    /* 0: the root */
+	__u64 cgroups[SIDETRACK_CGROUP_LEVELS_MAX]; /* ids from level 1 on; 0: not so deep */
+	__u32 device;				    /* of its executable: major << 20 | minor */
+	__u32 uid;				    /* real user */
 };
 
+/* A slot: a flow with what only the kernel programs and the engine need. */
 struct sidetrack_flow_entry {
-	__u64 state;
-	__u32 handed_over; /* datagrams: the service has asked about it */
-	__u32 prefetched;  /* nobody reads it, see flow_prefetch */
-	__u64 closed_at;   /* or called at, or last datagram at; nanoseconds */
-	__u64 executable;  /* its number in sidetrack_executables */
-	__u64 client;	   /* the client socket's cookie; 0 once that has closed (TCP) */
-	__u64 socket;	   /* where the kernel keeps the accepted socket; datagrams: the client's */
-	__u64 parent;	   /* datagrams: the flow of the proxy that goes on here; 0 for a program */
+	__u64 state;	   /* FLOW_STATE in maps.h */
+	__u32 handed_over; /* UDP: 1 once the service has asked for this flow */
+	__u32 prefetched;  /* never read; see flow_prefetch in flow_state.h */
+	/*
+	 * Nanoseconds: when a reserved flow's connect was classified, when a closed flow's last
+	 * socket closed, or when a UDP flow's last datagram was sent.
+	 */
+	__u64 idle_since;
+	__u64 executable_id; /* key in sidetrack_executables; 0 if there is none */
+	__u64 client_cookie; /* the client's socket; TCP: 0 once it has closed */
+	/* Address of the kernel's structure of the accepted socket; UDP: of the client's socket. */
+	__u64 socket_pointer;
+	__u64 parent_id; /* the parent flow; 0 if a program opened this one */
 	struct sidetrack_flow flow;
-	struct sidetrack_program program; /* that opened the chain's first connection */
+	struct sidetrack_program program; /* the original program */
 };
 
+/* What the programs count. A refused connect or send has failed with an error. */
 enum sidetrack_counter {
-	SIDETRACK_COUNT_REDIRECTED,	  /* connects rewritten to a service */
-	SIDETRACK_COUNT_HANDED_OVER,	  /* accepted sockets that took their flow */
-	SIDETRACK_COUNT_QUERIED,	  /* INFO, RECORDS, CONTEXT, SO_ORIGINAL_DST answered */
-	SIDETRACK_COUNT_LINKED,		  /* records set on an outgoing socket */
-	SIDETRACK_COUNT_ABSENT_BLOCKED,	  /* service absent, connect refused */
-	SIDETRACK_COUNT_ABSENT_PERMITTED, /* service absent, filter passed over */
-	SIDETRACK_COUNT_CHAIN_TOO_LONG,	  /* a 17th service matched: refused */
-	SIDETRACK_COUNT_RECORDS_MISSING,  /* a service's own connect without records: refused */
-	SIDETRACK_COUNT_SELF_CONNECT,	  /* a service connecting to its own listener: refused */
-	SIDETRACK_COUNT_RECORDS_STALE,	  /* linked to a flow that is gone: refused */
-	SIDETRACK_COUNT_BAD_TOKEN,	  /* RECORDS set with a token that is wrong or too old */
-	SIDETRACK_COUNT_BAD_SECRET,	  /* LISTEN with a wrong secret */
-	SIDETRACK_COUNT_FLOWS_FULL,	  /* no room for another flow: refused */
-	SIDETRACK_COUNT_FLOWS_LOST,	  /* the kernel had no memory to hand a flow over */
-	SIDETRACK_COUNT_GRACE_CUT,	  /* a closed flow's token ended early, to make room */
-	SIDETRACK_COUNT_EVENTS_DROPPED,	  /* the event ring was full */
-	SIDETRACK_COUNT_BLOCKED,	  /* a filter's block: refused */
-	SIDETRACK_COUNT_VETOED,		  /* of these, a veto over a hard permit */
-	SIDETRACK_COUNT_INSPECTED,	  /* events of inspect filters */
-	SIDETRACK_COUNT_SEARCH_CUT,	  /* a policy took too many steps: refused */
-	SIDETRACK_COUNT_PROGRAM_UNKNOWN, /* judged without a program: its listener is older than the
-					    filters that ask */
-	SIDETRACK_COUNT_DATAGRAMS_FORGED, /* to a service's port, or to a flow's address, by others
-					   */
-	SIDETRACK_COUNT_DATAGRAMS_UNROUTED, /* of a socket bound to a device or a link: refused */
+	/* Connects, and first datagrams to a destination, that were diverted to a service. */
+	SIDETRACK_COUNT_REDIRECTED,
+	/* Accepted sockets that got their flow, and UDP flows that their service has asked for. */
+	SIDETRACK_COUNT_HANDED_OVER,
+	/* INFO, RECORDS, CONTEXT and SO_ORIGINAL_DST options that were answered. */
+	SIDETRACK_COUNT_QUERIED,
+	/* Records set on an outgoing socket. */
+	SIDETRACK_COUNT_LINKED,
+	/* The service is absent, and the connect was refused. */
+	SIDETRACK_COUNT_ABSENT_BLOCKED,
+	/* The service is absent, and the filter was passed over. */
+	SIDETRACK_COUNT_ABSENT_PERMITTED,
+	/* A 17th service matched: refused. */
+	SIDETRACK_COUNT_CHAIN_TOO_LONG,
+	/* A service connected without records: refused. */
+	SIDETRACK_COUNT_RECORDS_MISSING,
+	/* A service connected to its own listener: refused. */
+	SIDETRACK_COUNT_SELF_CONNECT,
+	/* The socket's records are of a flow that no longer exists: refused. */
+	SIDETRACK_COUNT_RECORDS_STALE,
+	/* RECORDS was set with a wrong or expired token. */
+	SIDETRACK_COUNT_BAD_TOKEN,
+	/* LISTEN was set with wrong credentials. */
+	SIDETRACK_COUNT_BAD_SECRET,
+	/* There was no room for another flow, or no free scratch buffer: refused. */
+	SIDETRACK_COUNT_FLOWS_FULL,
+	/*
+	 * A connection reached a listener without a flow: a map was full, the kernel had no memory,
+	 * or some process connected to the address of another client's flow.
+	 */
+	SIDETRACK_COUNT_FLOWS_LOST,
+	/* A closed flow gave up its slot before its grace period was over. */
+	SIDETRACK_COUNT_GRACE_CUT,
+	/* Events lost because the ring buffer was full. */
+	SIDETRACK_COUNT_EVENTS_DROPPED,
+	/* A filter blocked: refused. */
+	SIDETRACK_COUNT_BLOCKED,
+	/* Those of the blocked ones where a veto overruled a hard permit. */
+	SIDETRACK_COUNT_VETOED,
+	/* Events of inspect filters. */
+	SIDETRACK_COUNT_INSPECTED,
+	/* A search took too many steps, or there was no free scratch buffer: refused. */
+	SIDETRACK_COUNT_SEARCH_CUT,
+	/*
+	 * Classified without the program, because its socket is older than the filters that need it
+	 * or the kernel had no memory.
+	 */
+	SIDETRACK_COUNT_PROGRAM_UNKNOWN,
+	/* DATAGRAM named a datagram that the kernel had not diverted to the service. */
+	SIDETRACK_COUNT_DATAGRAMS_FORGED,
+	/*
+	 * A datagram could not be diverted because of its socket's device or its link-local
+	 * destination: refused, or to be sent again (EINTR).
+	 */
+	SIDETRACK_COUNT_DATAGRAMS_UNROUTED,
 	SIDETRACK_COUNT_MAX,
 };
 
+/* The meaning of each is that of the counter of the same name. */
 enum sidetrack_event_kind {
 	SIDETRACK_EVENT_ABSENT_BLOCKED = 1,
 	SIDETRACK_EVENT_ABSENT_PERMITTED,
@@ -311,25 +390,25 @@ enum sidetrack_event_kind {
 	SIDETRACK_EVENT_SEARCH_CUT,
 };
 
-/* Something an operator wants to know. In the ring, one each. */
+/* A record in the ring buffer of events. */
 struct sidetrack_event {
-	__u64 time; /* CLOCK_MONOTONIC, nanoseconds */
-	__u64 filter_id;
-	__u32 kind; /* enum sidetrack_event_kind */
-	__u32 service;
-	__u32 pid;
-	__u32 uid;
-	__u8 remote_addr[16];
+	__u64 time;	      /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 filter_id;      /* the filter that matched; 0 if none */
+	__u32 kind;	      /* enum sidetrack_event_kind */
+	__u32 service;	      /* number of the service it is about; 0 if none */
+	__u32 pid;	      /* process of the program; 0 if unknown */
+	__u32 uid;	      /* user of the program */
+	__u8 remote_addr[16]; /* where the connection goes; inbound: where it comes from */
 	__be16 remote_port;
-	__u8 protocol;
-	__u8 family;
-	__u8 layer; /* SIDETRACK_LAYER_*, of the family's own */
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 family;   /* AF_INET or AF_INET6 */
+	__u8 layer;    /* SIDETRACK_LAYER_*, plus 1 for IPv6 */
 	__u8 reserved[3];
-	__u8 local_addr[16];
+	__u8 local_addr[16]; /* the other end, as far as it is known */
 	__be16 local_port;
-	__u16 generation; /* of the policy, its lower bits */
+	__u16 generation; /* the lower 16 bits of the policy's generation */
 	__u32 reserved2;
-	char comm[SIDETRACK_COMM_SIZE];
+	char comm[SIDETRACK_COMM_SIZE]; /* task name of the program */
 };
 
 #endif /* SIDETRACK_H */

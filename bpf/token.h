@@ -2,9 +2,9 @@
 /*
  * Redirect records: a flow's id and a message authentication code over it.
  *
- * The kernel offers eBPF no random number fit for secrets, so the engine brings one secret key and
- * each flow's code is SipHash-2-4 with 128 bits of output (Aumasson, Bernstein; 2012) of its id.
- * Nothing is stored for it: it is computed when a proxy asks, and again when one sets it.
+ * eBPF has no random numbers that are fit for secrets. So the engine supplies one secret key, and
+ * the code of each flow is SipHash-2-4 with 128 bits of output (Aumasson, Bernstein; 2012) of the
+ * flow's id. No token is stored: it is computed when a proxy gets it, and again when one sets it.
  */
 #ifndef SIDETRACK_TOKEN_H
 #define SIDETRACK_TOKEN_H
@@ -49,7 +49,8 @@ static __always_inline void token_make(__u64 flow_id, struct sidetrack_records *
 	__u64 mac[2];
 
 	siphash_absorb(&s, flow_id);
-	siphash_absorb(&s, (__u64)sizeof(flow_id) << 56); /* the input's length ends it */
+	siphash_absorb(&s, (__u64)sizeof(flow_id)
+				   << 56); /* the last word holds the length of the input */
 	s.v2 ^= 0xee;
 	siphash_rounds(&s, 4);
 	mac[0] = s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
@@ -62,7 +63,9 @@ static __always_inline void token_make(__u64 flow_id, struct sidetrack_records *
 	__builtin_memcpy(token->mac, mac, sizeof(mac));
 }
 
-/* Is this a token of ours, for whatever flow? No early end: nothing to learn from the time taken.
+/*
+ * Is this a token of this engine, for any flow? All words are compared, so that the time taken
+ * reveals nothing about the code.
  */
 static __always_inline int token_is_ours(const struct sidetrack_records *token)
 {

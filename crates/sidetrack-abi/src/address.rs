@@ -1,8 +1,8 @@
-//! Addresses as the ABI has them: 16 bytes, IPv4 as IPv4-mapped IPv6, ports in network order.
+//! The addresses of the ABI: 16 bytes, IPv4 as IPv4-mapped IPv6, with ports in network order.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// The 16 bytes of an address, IPv4 as `::ffff:a.b.c.d`.
+/// Returns the 16 bytes of an address, for IPv4 those of `::ffff:a.b.c.d`.
 pub fn to_bytes(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -10,17 +10,17 @@ pub fn to_bytes(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The address of 16 bytes; an IPv4-mapped one is returned as IPv4.
+/// Returns the address that 16 bytes stand for; an IPv4-mapped one is returned as IPv4.
 pub fn from_bytes(bytes: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(bytes).to_canonical()
 }
 
-/// A socket address of the ABI's two fields; `port` in network order.
+/// Returns the socket address of an address and a port in network order.
 pub fn socket_address(bytes: [u8; 16], port: [u8; 2]) -> SocketAddr {
     SocketAddr::new(from_bytes(bytes), u16::from_be_bytes(port))
 }
 
-/// The bytes before the first NUL of a fixed field.
+/// Returns the bytes of a field before its first NUL; all of them if it has none.
 pub fn text(field: &[u8]) -> &[u8] {
     let end = field
         .iter()
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ipv4_is_kept_as_mapped_and_comes_back_as_ipv4() {
+    fn ipv4_is_written_as_mapped_and_read_as_ipv4() {
         let v4: IpAddr = "192.0.2.7".parse().unwrap();
         assert_eq!(to_bytes(v4)[10..], [0xff, 0xff, 192, 0, 2, 7]);
         assert_eq!(from_bytes(to_bytes(v4)), v4);
@@ -44,8 +44,8 @@ mod tests {
 
     #[test]
     fn ports_are_in_network_order() {
-        let at = socket_address(to_bytes("::1".parse().unwrap()), [0x01, 0xbb]);
-        assert_eq!(at, "[::1]:443".parse().unwrap());
+        let address = socket_address(to_bytes("::1".parse().unwrap()), [0x01, 0xbb]);
+        assert_eq!(address, "[::1]:443".parse().unwrap());
     }
 
     #[test]

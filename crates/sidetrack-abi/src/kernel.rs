@@ -1,74 +1,75 @@
-//! `bpf/sidetrack.h`, item by item. Meanings, errors and writers are documented there.
+//! The items of `bpf/sidetrack.h`. The header also documents errors, writers and sources.
 //!
-//! `__be16` is `[u8; 2]` here, so that a port cannot be used without a thought for its order.
+//! `__be16` is `[u8; 2]` here, so that no code can use a port without regard to its byte order.
 
 mod policy;
 
 pub use policy::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Of the options' structures and of everything below.
+/// Version of the options' structures and of everything else in this module.
 pub const ABI_VERSION: u32 = 2;
 
-/// The socket options' level: "ST".
+/// Level of the socket options: "ST".
 pub const SOL_SIDETRACK: i32 = 0x5354;
-/// get: [`Info`], then the context if there is room.
+/// Option, get: [`Info`], then the context if there is room.
 pub const INFO: i32 = 1;
-/// get: the redirect context.
+/// Option, get: the redirect context.
 pub const CONTEXT: i32 = 2;
-/// get, and set before connect: [`Records`].
+/// Option, get; and set, before connect: [`Records`].
 pub const RECORDS: i32 = 3;
-/// set, on a listening socket: [`Listen`].
+/// Option, set on a listening socket: [`Listen`].
 pub const LISTEN: i32 = 4;
-/// set, on a marked UDP socket: [`Datagram`].
+/// Option, set on a marked UDP socket: [`Datagram`].
 pub const DATAGRAM: i32 = 5;
 
-/// Services one connection may pass; the next is refused.
+/// Services in the chain of one connection; the next redirection is refused.
 pub const CHAIN_MAX: usize = 16;
 /// Bytes of a redirect context.
 pub const CONTEXT_SIZE_MAX: usize = 4000;
-/// Bytes of a service's name, ending NUL included.
+/// Bytes of a service's name, including the ending NUL.
 pub const NAME_SIZE: usize = 32;
-/// Bytes of an executable's path, ending NUL included.
+/// Bytes of an executable's path, including the ending NUL.
 pub const EXECUTABLE_SIZE: usize = 248;
 /// Bytes of a task's name.
 pub const COMM_SIZE: usize = 16;
-/// Services of one engine; number 0 means none.
+/// Service numbers of one engine; number 0 means no service.
 pub const SERVICES_MAX: usize = 256;
 /// Different fixed contexts of one engine.
 pub const CONTEXTS_MAX: usize = 256;
-/// Processes known to belong to a service.
+/// Processes that are known to belong to a service.
 pub const OWNERS_MAX: usize = 1024;
-/// Parents looked at to find a service's process.
+/// Processes examined to find the owner of a socket: the caller, its parent, and so on.
 pub const ANCESTORS_MAX: usize = 16;
-/// Programs' files that an engine remembers.
+/// Executables whose paths are kept.
 pub const EXECUTABLES_MAX: usize = 4096;
-/// Flows of one engine, unless the engine says otherwise.
+/// Flows of one engine, unless the engine sets another number.
 pub const FLOWS_MAX: u32 = 65_536;
-/// Flows in the making that are found by their four-tuple.
+/// Connecting flows that are found by their four-tuple.
 pub const FOUR_TUPLES_MAX: u32 = 16_384;
-/// How long a token outlives its flow's last socket, in nanoseconds.
+/// The grace period: nanoseconds for which a token outlives the last socket of its flow.
 pub const GRACE_NS: u64 = 60_000_000_000;
-/// How long the flow of an unconnected socket lasts without a datagram, in nanoseconds.
+/// The idle time-out: nanoseconds without a datagram after which the flow of an unconnected UDP
+/// socket ends.
 pub const IDLE_NS: u64 = 60_000_000_000;
-/// Destinations of unredirected datagrams remembered.
+/// Entries of the verdict cache.
 pub const VERDICT_CACHE_MAX: u32 = 8_192;
-/// Network namespaces that have the IPv6 addresses of one engine's flows.
+/// Network namespaces that have IPv6 addresses for one engine's flows.
 pub const NETWORKS_MAX: u32 = 64;
 
-/// The redirect records: an opaque token, to be copied byte for byte.
+/// The redirect records: an opaque token. Copy it byte for byte, and never interpret it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Records {
-    /// Names the flow.
+    /// Id of the flow.
     pub flow_id: u64,
-    /// Names the engine that made it.
+    /// Id of the engine that made the token.
     pub engine_id: u64,
     /// SipHash-2-4 (128 bits) of the flow id under the engine's key.
     pub mac: [u8; 16],
 }
 
-/// Makes a listening socket one of a service's.
+/// The credentials that mark a listening socket as a service's listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Listen {
@@ -76,213 +77,215 @@ pub struct Listen {
     pub version: u32,
     /// The service's number.
     pub service: u32,
-    /// Names the engine.
+    /// Id of the engine.
     pub engine_id: u64,
     /// The service's secret.
     pub secret: [u8; 16],
 }
 
-/// Which datagram the next question is about. Addresses as in [`Flow`].
+/// Selects the datagram that the next option is about. Addresses are written as in [`Flow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Datagram {
-    /// Where it came to.
+    /// The address at which the datagram arrived.
     pub flow_addr: [u8; 16],
-    /// Where it came from.
+    /// The address from which it came.
     pub client_addr: [u8; 16],
-    /// Network order.
+    /// The port from which it came, in network order.
     pub client_port: [u8; 2],
     /// Zero.
     pub reserved: [u16; 3],
 }
 
-/// A redirected connection.
+/// A redirected connection, or UDP conversation.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Flow {
-    /// This hop.
+    /// Id of this flow.
     pub id: u64,
-    /// The chain's first hop; the same at every service.
+    /// Id of the chain's first flow; the same at every service.
     pub origin_id: u64,
-    /// The filter that redirected.
+    /// Id of the filter that redirected.
     pub filter_id: u64,
-    /// CLOCK_MONOTONIC, nanoseconds.
+    /// When it began: CLOCK_MONOTONIC, nanoseconds.
     pub connected_at: u64,
-    /// The client socket's network namespace.
+    /// Cookie of the network namespace of the client's socket.
     pub netns_cookie: u64,
-    /// Of the original program.
+    /// Cgroup of the original program.
     pub cgroup_id: u64,
-    /// Of the original program (thread group).
+    /// Process (thread group) of the original program; 0 if it is outside of the engine's PID
+    /// namespace.
     pub pid: u32,
-    /// Of the original program.
+    /// Real user of the original program.
     pub uid: u32,
-    /// Of the original program.
+    /// Real group of the original program.
     pub gid: u32,
-    /// The process that opened this hop.
+    /// The process that opened this hop: the original program, or a proxy.
     pub opener_pid: u32,
-    /// The device the client socket was bound to; 0 if none.
+    /// The device that the client's socket was bound to; 0 if none.
     pub bound_ifindex: u32,
     /// [`FLOW_CHAIN_ASSUMED`], [`FLOW_CONNECTED`].
     pub flags: u32,
     /// Where the connection was going.
     pub remote_addr: [u8; 16],
-    /// The client socket's own address.
+    /// Address of the client's socket.
     pub local_addr: [u8; 16],
-    /// Network order.
+    /// Port of `remote_addr`, in network order.
     pub remote_port: [u8; 2],
-    /// Network order.
+    /// Port of `local_addr`, in network order.
     pub local_port: [u8; 2],
     /// IPPROTO_TCP or IPPROTO_UDP.
     pub protocol: u8,
-    /// AF_INET or AF_INET6.
+    /// AF_INET or AF_INET6, of the addresses (IPv4-mapped is AF_INET).
     pub family: u8,
-    /// Services in the chain, this one last.
+    /// Number of services in the chain.
     pub chain_length: u16,
-    /// The services' numbers, in order.
+    /// Numbers of the services, in order; this one is last.
     pub chain: [u16; CHAIN_MAX],
-    /// 0 none, [`CONTEXT_AUTO`], else a fixed context.
+    /// 0: no context; [`CONTEXT_AUTO`]; or a fixed context's number.
     pub context_id: u32,
     /// Zero.
     pub reserved: u32,
-    /// The original program's task name.
+    /// Task name of the original program.
     pub comm: [u8; COMM_SIZE],
 }
 
-/// A legacy proxy is in the chain: what stands before it is inferred.
+/// The chain contains a legacy proxy: the services before it are inferred from the policy.
 pub const FLOW_CHAIN_ASSUMED: u32 = 0x1;
-/// Datagrams: the client called connect.
+/// UDP: the client called connect.
 pub const FLOW_CONNECTED: u32 = 0x2;
-/// [`Flow::context_id`] of a filter whose context is made from the flow.
+/// The [`Flow::context_id`] of a filter whose context is made from the flow.
 pub const CONTEXT_AUTO: u32 = u32::MAX;
 
-/// The file of the program that opened the chain's first connection; all zero if forgotten.
+/// The executable of the original program; all zero if it is no longer kept.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Executable {
-    /// Of the file.
+    /// Inode of the file.
     pub inode: u64,
-    /// As the kernel numbers devices: major << 20 | minor.
+    /// Device of the file, as the kernel numbers devices: major << 20 | minor.
     pub device: u32,
     /// [`EXECUTABLE_CUT`].
     pub flags: u32,
-    /// As the kernel saw it at connect.
+    /// Path as the kernel saw it at connect; ends with NUL.
     pub path: [u8; EXECUTABLE_SIZE],
 }
 
-/// The path was longer; its tail is given.
+/// The path is longer: only its tail is given.
 pub const EXECUTABLE_CUT: u32 = 0x1;
 
-/// No redirect record (spec 3.2, state 0).
+/// There is no redirect record (docs/wfp.md, 3.2, state 0).
 pub const NOT_REDIRECTED: u32 = 0;
-/// The latest redirection is this service's (state 1).
+/// The latest redirection was to this service (state 1).
 pub const REDIRECTED_BY_SELF: u32 = 1;
-/// The latest redirection is another's, and this service is not in the chain (state 2).
+/// The latest redirection was to another service, and this one is not in the chain (state 2).
 pub const REDIRECTED_BY_OTHER: u32 = 2;
-/// This service is in the chain, and another redirected after it (state 3).
+/// This service is in the chain, and a later redirection was to another one (state 3).
 pub const PREVIOUSLY_REDIRECTED_BY_SELF: u32 = 3;
 
-/// The answer to [`INFO`]; the context follows at once if the buffer has room for it.
+/// The answer to [`INFO`]. If the buffer has room for the context as well, it follows directly.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Info {
     /// [`ABI_VERSION`].
     pub version: u32,
-    /// Of this struct; the context starts here.
+    /// Bytes of this struct: the offset of the context.
     pub size: u32,
-    /// [`REDIRECTED_BY_SELF`].
+    /// Always [`REDIRECTED_BY_SELF`]: otherwise the option fails.
     pub state: u32,
-    /// Bytes; 0 if there is none.
+    /// Bytes of the context; 0 if there is none.
     pub context_length: u32,
     /// 1 if the context follows this struct.
     pub context_given: u32,
-    /// Bytes.
+    /// Bytes of the records.
     pub records_length: u32,
-    /// Where it was diverted to: the accepted socket's own address.
+    /// Where the connection was diverted to: the address of the accepted socket, or of the UDP flow.
     pub target_addr: [u8; 16],
-    /// Network order.
+    /// Port of `target_addr`, in network order.
     pub target_port: [u8; 2],
     /// Zero.
     pub reserved: [u16; 3],
-    /// The connection.
+    /// The redirected connection.
     pub flow: Flow,
-    /// The program's file.
+    /// The executable of the original program.
     pub executable: Executable,
-    /// The token.
+    /// The records of the flow.
     pub records: Records,
     /// Names of the chain's services, in order.
     pub names: [[u8; NAME_SIZE]; CHAIN_MAX],
 }
 
-/// The context that a filter with an automatic context gives.
+/// The context that is given by a filter with an automatic context.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct AutoContext {
     /// [`ABI_VERSION`].
     pub version: u32,
-    /// Of this struct.
+    /// Bytes of this struct.
     pub size: u32,
     /// As in [`Flow::id`].
     pub flow_id: u64,
-    /// As in [`Flow`].
+    /// As in [`Flow::remote_addr`].
     pub remote_addr: [u8; 16],
-    /// Network order.
+    /// As in [`Flow::remote_port`].
     pub remote_port: [u8; 2],
-    /// As in [`Flow`].
+    /// As in [`Flow::protocol`].
     pub protocol: u8,
-    /// As in [`Flow`].
+    /// As in [`Flow::family`].
     pub family: u8,
-    /// As in [`Flow`].
+    /// As in [`Flow::pid`].
     pub pid: u32,
-    /// As in [`Flow`].
+    /// As in [`Flow::uid`].
     pub uid: u32,
     /// Zero.
     pub reserved: u32,
-    /// As in [`Executable`].
+    /// As in [`Executable::path`].
     pub executable: [u8; EXECUTABLE_SIZE],
 }
 
-/// A connect of the service's own without records is blocked.
+/// A connect by the service itself, without records, is refused if a filter matches.
 pub const RECORDS_REQUIRED: u32 = 0;
-/// It is judged from behind the service's place.
+/// Such a connect is classified by the filters that come after the service's place.
 pub const RECORDS_LEGACY: u32 = 1;
-/// Required: let such a connect go straight on.
+/// With [`RECORDS_REQUIRED`]: such a connect proceeds undiverted.
 pub const OWN_TRAFFIC_PERMIT: u32 = 0x1;
 
-/// A service and its listeners; the kernel writes from `listeners4` on.
+/// A service and its listeners. The engine writes the members up to `epoch`, the kernel programs the
+/// others.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Service {
-    /// What [`Listen`] must bring.
+    /// The secret of [`Listen`].
     pub secret: [u8; 16],
     /// The object's UUID; zero if there is none.
     pub key: [u8; 16],
-    /// Shown in flows.
+    /// Name that flows show.
     pub name: [u8; NAME_SIZE],
     /// [`RECORDS_REQUIRED`] or [`RECORDS_LEGACY`].
     pub records: u32,
-    /// [`OWN_TRAFFIC_PERMIT`].
+    /// [`OWN_TRAFFIC_PERMIT`], or 0.
     pub flags: u32,
-    /// Tells it from an earlier service of the same number.
+    /// Distinguishes the service from earlier ones of the same number.
     pub epoch: u32,
-    /// Open listeners that take IPv4.
+    /// Open TCP listeners of AF_INET.
     pub listeners4: u32,
-    /// Open listeners that take IPv6.
+    /// Open TCP listeners of AF_INET6.
     pub listeners6: u32,
-    /// Zero: any address of the loopback range.
+    /// Their address; zero for the wildcard, so targets are spread over the loopback range.
     pub addr4: [u8; 4],
-    /// Network order.
+    /// Their port, in network order.
     pub port4: [u8; 2],
-    /// Network order.
+    /// Port of `addr6`, in network order.
     pub port6: [u8; 2],
-    /// All zero: `::1`.
+    /// Address of the IPv6 listeners; zero for the wildcard, so the target is `::1`.
     pub addr6: [u8; 16],
-    /// Open UDP sockets that take IPv4, at any address.
+    /// Open UDP sockets of AF_INET, bound to the wildcard address.
     pub datagrams4: u32,
-    /// Likewise IPv6.
+    /// Open UDP sockets of AF_INET6, bound to the wildcard address.
     pub datagrams6: u32,
-    /// Network order.
+    /// Port of the IPv4 UDP sockets, in network order.
     pub datagram_port4: [u8; 2],
-    /// Network order.
+    /// Port of the IPv6 UDP sockets, in network order.
     pub datagram_port6: [u8; 2],
 }
 
@@ -290,82 +293,84 @@ pub struct Service {
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Context {
-    /// Bytes in use.
+    /// Number of bytes in use.
     pub length: u32,
     /// The context.
     pub bytes: [u8; CONTEXT_SIZE_MAX],
 }
 
-/// In an owner's key: what follows is its number in the engine's namespace; the engine named it.
+/// A bit in the key of an owner that the engine named from inside a PID namespace: the lower bits are
+/// the process id in that namespace.
 pub const OWNER_NAMED: u32 = 1 << 30;
 
-/// A process that belongs to a service, with its descendants in the same cgroup.
+/// A process that belongs to a service, together with its descendants in the same cgroup.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Owner {
-    /// In hundredths of a second since boot, as in `/proc/PID/stat`.
+    /// Start time in hundredths of a second since boot, as in `/proc/PID/stat`.
     pub started: u64,
-    /// Its cgroup.
+    /// The cgroup in which it marked its listener, or was named.
     pub cgroup_id: u64,
     /// The service's number.
     pub service: u32,
-    /// That it marked and that are open; 0 if the engine named it.
+    /// Open listeners that it marked; 0 if the engine named it.
     pub listeners: u32,
 }
 
-/// A cgroup in which processes of services are.
+/// A cgroup that contains processes of services.
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct OwnerCgroup {
-    /// Whose all its processes are; 0 if nobody's.
+    /// The service that all its processes belong to; 0 if there is none.
     pub service: u32,
-    /// Processes in it that are owners by themselves.
+    /// Number of processes in it that are owners themselves.
     pub owners: u32,
 }
 
-/// A program, as conditions ask about it.
+/// A program, with the properties that conditions test.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Program {
-    /// Of its executable.
+    /// Inode of its executable.
     pub inode: u64,
-    /// 0: the root.
+    /// Id of its cgroup; 0 for the root.
     pub cgroup_id: u64,
-    /// From level 1 on; 0: not so deep.
+    /// Ids of its cgroups from level 1 on; 0 where it is not so deep.
     pub cgroups: [u64; CGROUP_LEVELS_MAX],
-    /// Of its executable: major << 20 | minor.
+    /// Device of its executable: major << 20 | minor.
     pub device: u32,
     /// Real user.
     pub uid: u32,
 }
 
-/// A flow's slot.
+/// A slot: a flow with what only the kernel programs and the engine need.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct FlowEntry {
-    /// Id << 20 | stage << 16 | ties; 0: free.
+    /// Id << 20 | stage << 16 | reference count; 0 if the slot is free.
     pub state: u64,
-    /// Datagrams: the service has asked about it.
+    /// UDP: 1 once the service has asked for this flow.
     pub handed_over: u32,
-    /// Nothing: who takes a slot writes it in the next one, which is in the processor's cache then.
+    /// Never read: written to bring the slot into the processor's cache.
     pub prefetched: u32,
-    /// Or called at, or last datagram at. CLOCK_MONOTONIC, nanoseconds.
-    pub closed_at: u64,
-    /// Its number among the executables.
-    pub executable: u64,
-    /// The client socket's cookie; 0 once that has closed (TCP).
-    pub client: u64,
-    /// Where the kernel keeps the accepted socket; datagrams: the client's.
-    pub socket: u64,
-    /// Datagrams: the flow of the proxy that goes on here; 0 for a program.
-    pub parent: u64,
-    /// What INFO tells.
+    /// When a reserved flow's connect was classified, when a closed flow's last socket closed, or when a
+    /// UDP flow's last datagram was sent: CLOCK_MONOTONIC, nanoseconds.
+    pub idle_since: u64,
+    /// Key of its executable; 0 if there is none.
+    pub executable_id: u64,
+    /// Cookie of the client's socket; TCP: 0 once it has closed.
+    pub client_cookie: u64,
+    /// Address of the kernel's structure of the accepted socket; UDP: of the client's socket.
+    pub socket_pointer: u64,
+    /// Id of the parent flow; 0 if a program opened this one.
+    pub parent_id: u64,
+    /// The flow as [`INFO`] returns it.
     pub flow: Flow,
-    /// That opened the chain's first connection.
+    /// The original program.
     pub program: Program,
 }
 
-/// The counters, by their index in the kernel's array, with the names shown to people.
+/// The names of the counters that users see, by their index in the kernel's array.
 pub const COUNTERS: [&str; 23] = [
     "redirected",
     "handed over",
@@ -392,43 +397,43 @@ pub const COUNTERS: [&str; 23] = [
     "datagrams unrouted",
 ];
 
-/// Something an operator wants to know.
+/// A record in the ring buffer of events.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Event {
-    /// CLOCK_MONOTONIC, nanoseconds.
+    /// When it happened: CLOCK_MONOTONIC, nanoseconds.
     pub time: u64,
-    /// The filter that matched.
+    /// Id of the filter that matched; 0 if none.
     pub filter_id: u64,
     /// `SIDETRACK_EVENT_*`, from 1.
     pub kind: u32,
-    /// The service it matched for.
+    /// Number of the service that it is about; 0 if none.
     pub service: u32,
-    /// Who connected.
+    /// Process of the program; 0 if unknown.
     pub pid: u32,
-    /// Who connected.
+    /// User of the program.
     pub uid: u32,
-    /// Where to.
+    /// Where the connection goes; inbound: where it comes from.
     pub remote_addr: [u8; 16],
-    /// Network order.
+    /// Port of `remote_addr`, in network order.
     pub remote_port: [u8; 2],
-    /// As in [`Flow`].
+    /// IPPROTO_TCP or IPPROTO_UDP.
     pub protocol: u8,
-    /// As in [`Flow`].
+    /// AF_INET or AF_INET6.
     pub family: u8,
-    /// Which layer asked.
+    /// Number of the layer that was classified.
     pub layer: u8,
     /// Zero.
     pub reserved: [u8; 3],
-    /// The other end.
+    /// The other end, as far as it is known.
     pub local_addr: [u8; 16],
-    /// Network order.
+    /// Port of `local_addr`, in network order.
     pub local_port: [u8; 2],
-    /// Of the policy, its lower bits.
+    /// The lower 16 bits of the policy's generation.
     pub generation: u16,
     /// Zero.
     pub reserved2: u32,
-    /// Who connected.
+    /// Task name of the program.
     pub comm: [u8; COMM_SIZE],
 }
 

@@ -1,10 +1,11 @@
-//! What Sidetrack's kernel side and userspace share: a mirror of `bpf/sidetrack.h`.
+//! The interface between Sidetrack's kernel side and userspace: a mirror of `bpf/sidetrack.h`.
 //!
-//! [`kernel`] has the same items in the same order under the same names as the header, less the
+//! [`kernel`] has the items of the header in the same order and under the same names, without the
 //! prefix. A test of `sidetrack-engine` compares each with the BTF of the built object. [`address`]
-//! turns the ABI's 16-byte addresses into those of the standard library and back.
+//! converts between the ABI's 16-byte addresses and the types of the standard library.
 //!
-//! The crate is a leaf: it builds everywhere, needs no libbpf, and has no unsafe code.
+//! The crate depends on no other crate of the workspace. It builds on every system, needs no libbpf,
+//! and has no unsafe code.
 #![forbid(unsafe_code)]
 
 pub mod address;

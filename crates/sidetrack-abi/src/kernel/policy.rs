@@ -1,219 +1,220 @@
-//! `bpf/policy.h`, item by item: the image of a policy.
+//! The items of `bpf/policy.h`: the image of a policy, an array of lines.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes of a line.
+/// Number of bytes of a line.
 pub const LINE_SIZE: usize = 64;
 
-/// Filters of one policy.
+/// Largest number of filters of one policy.
 pub const FILTERS_MAX: usize = 100_000;
-/// Cgroups below the root that a condition can be below of.
+/// Levels of cgroups below the root at which a condition can test for an ancestor.
 pub const CGROUP_LEVELS_MAX: usize = 8;
 
-/// Layers of both families.
+/// Number of layers, counting both families.
 pub const LAYERS: usize = 12;
-/// Fields, the levels of cgroups included.
+/// Number of fields, counting each level of cgroups.
 pub const FIELDS: usize = 32;
 
-/// Line 0.
+/// Line 0: the head.
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Policy {
-    /// Counts commits.
+    /// Number of the policy; each commit increments it.
     pub generation: u32,
     /// Bit n: layer n has filters.
     pub layers: u32,
-    /// How many filters there are.
+    /// Number of filters.
     pub filters: u32,
-    /// How many lines there are.
+    /// Number of lines.
     pub lines: u32,
     /// Zero.
     pub reserved: [u32; 12],
 }
 
-/// The first layer's line.
+/// Line of the first layer.
 pub const LAYER_LINE: u32 = 1;
 
-/// A layer.
+/// A layer: where its filters and its index are, and its prefilter.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Layer {
-    /// Line of its index.
+    /// Line of the root of its index; 0 if it has no filters.
     pub root: u32,
-    /// Bit n: some condition asks about field n.
+    /// Bit n: some condition tests field n.
     pub wants: u32,
     /// Rank of its first filter.
     pub first: u32,
-    /// Rank after its last.
+    /// Rank after that of its last filter.
     pub end: u32,
-    /// `LAYER_*`.
+    /// [`LAYER_BEYOND_HARD_PERMIT`], or 0.
     pub flags: u32,
-    /// `PREFILTER_*`: the protocols that some filter may match.
+    /// Prefilter, `PREFILTER_*`: some filter may match these protocols.
     pub protocols: u32,
-    /// Bit n: some filter may match a remote address whose first byte is n.
+    /// Prefilter, bit n: some filter may match a remote address whose first byte is n.
     pub addresses: [u64; 4],
-    /// Bit n: some filter may match a remote port with these lower six bits.
+    /// Prefilter, bit n: some filter may match a remote port that is n modulo 64.
     pub ports: u64,
 }
 
-/// TCP.
+/// The prefilter's bit for TCP.
 pub const PREFILTER_TCP: u32 = 0x1;
-/// UDP.
+/// The prefilter's bit for UDP.
 pub const PREFILTER_UDP: u32 = 0x2;
-/// Any other protocol.
+/// The prefilter's bit for all other protocols.
 pub const PREFILTER_OTHER_PROTOCOL: u32 = 0x4;
 
-/// It has vetoes or inspections.
+/// The layer has veto or inspect filters, so a hard permit does not end its evaluation.
 pub const LAYER_BEYOND_HARD_PERMIT: u32 = 0x1;
 
-/// The first of the services' places, of IPv4 and then of IPv6.
+/// Line of the places of the services, first those of IPv4 and then those of IPv6. A place is 1 + the
+/// rank of the service's last filter at the connect redirect layer, or 0 if it has none.
 pub const PLACE_LINE: u32 = LAYER_LINE + LAYERS as u32;
-/// Lines of one family's places.
+/// Number of lines for the places of one family.
 pub const PLACE_LINES: u32 = 16;
-/// The first filter's line.
+/// Line of the first filter; that of the filter with rank n is n lines further.
 pub const FILTER_LINE: u32 = PLACE_LINE + 2 * PLACE_LINES;
 
-/// Soft, unless the right to act is cleared.
+/// The filter permits: softly, unless it has [`FILTER_CLEAR_ACTION_RIGHT`].
 pub const ACTION_PERMIT: u8 = 1;
-/// Hard.
+/// The filter blocks, with a hard verdict.
 pub const ACTION_BLOCK: u8 = 2;
-/// As a callout blocks.
+/// The filter vetoes, as a WFP callout blocks.
 pub const ACTION_VETO: u8 = 3;
-/// An event.
+/// The filter only emits an event.
 pub const ACTION_INSPECT: u8 = 4;
-/// To a service.
+/// The filter redirects to a service.
 pub const ACTION_REDIRECT: u8 = 5;
 
-/// Its permit is hard.
+/// The filter's permit is hard.
 pub const FILTER_CLEAR_ACTION_RIGHT: u8 = 0x1;
-/// Passed over while its service is absent.
+/// The filter is passed over while its service is absent.
 pub const FILTER_ABSENT_PERMIT: u8 = 0x2;
-/// It may act on multicast and broadcast.
+/// The filter may match multicast and broadcast.
 pub const FILTER_GROUPS: u8 = 0x4;
 
-/// A filter; its line tells its rank.
+/// A filter. Its line determines its rank.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Filter {
-    /// Shown in flows and events.
+    /// Id that flows and events show.
     pub id: u64,
-    /// Rank of the next sublayer's first.
+    /// Rank of the first filter of the next sublayer.
     pub sublayer_end: u32,
-    /// Of a redirect: 0 none, `CONTEXT_AUTO`, else a fixed context.
+    /// Redirect: 0 for no context, `CONTEXT_AUTO`, or a fixed context's number.
     pub context_id: u32,
-    /// Line of the first; the others follow.
+    /// Line of the first condition; the others follow it.
     pub conditions: u32,
-    /// How many.
+    /// Number of these conditions.
     pub condition_count: u32,
-    /// Of a redirect.
+    /// Redirect: number of the service.
     pub service: u16,
     /// `ACTION_*`.
     pub action: u8,
     /// `FILTER_*`.
     pub flags: u8,
-    /// Of the condition that is tested first: as in [`Condition`].
+    /// [`Condition::field`] of the one condition that is tested first and is not among the others.
     pub field: u8,
-    /// As in [`Condition`].
+    /// [`Condition::kind`] of this condition.
     pub kind: u8,
-    /// As in [`Condition`].
+    /// [`Condition::negate`] of this condition.
     pub negate: u8,
-    /// 0: it has no condition that stands alone for its field.
+    /// 0: no field has one condition only, so there is no such condition.
     pub has_first: u8,
-    /// As in [`Condition`].
+    /// [`Condition::low`] of this condition.
     pub low: [u64; 2],
-    /// As in [`Condition`].
+    /// [`Condition::high`] of this condition.
     pub high: [u64; 2],
 }
 
-/// Equal to `low` under the mask `high`.
+/// The value, under the mask `high`, equals `low`.
 pub const TEST_MASKED: u8 = 0;
-/// From `low` to `high`, both included.
+/// The value is not below `low` and not above `high`.
 pub const TEST_BETWEEN: u8 = 1;
 
-/// A condition of a filter.
+/// A condition of a filter. Those of one field follow one another; of each field, one must hold.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Condition {
-    /// The upper half first.
+    /// Operand of the test, the upper half first.
     pub low: [u64; 2],
-    /// Likewise.
+    /// Operand of the test, the upper half first.
     pub high: [u64; 2],
-    /// Of whose value.
+    /// The field whose value is tested.
     pub field: u8,
     /// `TEST_*`.
     pub kind: u8,
-    /// The answer is turned round.
+    /// 1: the condition holds if the test does not.
     pub negate: u8,
-    /// The next one is of another field.
+    /// 1: the next condition tests another field.
     pub last_of_field: u8,
     /// Zero.
     pub reserved: [u32; 7],
 }
 
-/// [`List`].
+/// The kind of a [`List`].
 pub const NODE_LIST: u8 = 1;
-/// [`Index`] with [`Bucket`]s.
+/// The kind of an [`Index`] with [`Bucket`]s.
 pub const NODE_HASH: u8 = 2;
-/// [`Index`] with [`Branch`]es.
+/// The kind of an [`Index`] with [`Branch`]es.
 pub const NODE_TREE: u8 = 3;
-/// [`Branch`].
+/// The kind of a [`Branch`].
 pub const NODE_BRANCH: u8 = 4;
 
-/// Ranks in one line.
+/// Number of ranks in one line.
 pub const LIST_RANKS: usize = 13;
 
-/// Filters that may match, in rising order.
+/// A leaf of the index: filters that may match, in rising order of their ranks.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct List {
     /// [`NODE_LIST`].
     pub kind: u8,
-    /// How many ranks.
+    /// Number of ranks in this line.
     pub count: u8,
     /// Zero.
     pub reserved: u16,
-    /// Line of the list that goes on; 0 none.
+    /// Line of the continuation; 0 if there is none.
     pub next: u32,
-    /// Of the ranks in it and after it.
+    /// Lowest rank in it and in its continuations.
     pub lowest: u32,
-    /// Ranks.
+    /// Ranks of the filters.
     pub ranks: [u32; LIST_RANKS],
 }
 
-/// A node that asks about one field.
+/// A node of the index that decides by the value of one field.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Index {
     /// [`NODE_HASH`] or [`NODE_TREE`].
     pub kind: u8,
-    /// Which field.
+    /// The field.
     pub field: u8,
     /// Zero.
     pub reserved: u16,
-    /// Of the ranks below it.
+    /// Lowest rank below this node.
     pub lowest: u32,
-    /// Line of the index of those that do not fix the field; 0 none.
+    /// Line of the node for filters that do not fix the field; 0 if none.
     pub rest: u32,
     /// Line of the first bucket, or of the tree's first branch.
     pub first: u32,
-    /// Of a hash: buckets - 1.
+    /// Hash: number of buckets - 1.
     pub mask: u32,
     /// Zero.
     pub reserved2: [u32; 11],
 }
 
-/// Values in one line.
+/// Number of values in one line.
 pub const BUCKET_KEYS: usize = 3;
 
-/// Values of a field, each with its node.
+/// A bucket of a hash: values of its field, each with a node.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Bucket {
-    /// Values.
+    /// The values.
     pub keys: [[u64; 2]; BUCKET_KEYS],
-    /// Line of the node for each value; 0 none.
+    /// Line of the node for each value; 0 if none.
     pub child: [u32; BUCKET_KEYS],
-    /// Line of the bucket that goes on; 0 none.
+    /// Line of the overflow bucket; 0 if none.
     pub next: u32,
 }
 
@@ -223,66 +224,66 @@ pub struct Bucket {
 pub struct Branch {
     /// [`NODE_BRANCH`].
     pub kind: u8,
-    /// Bits of `key` that count.
+    /// Number of bits of the prefix.
     pub length: u8,
     /// Zero.
     pub reserved: u16,
-    /// Line of the branch for each value of the next bit; 0 none.
+    /// Line of the branch for each value of the next bit; 0 if none.
     pub child: [u32; 2],
-    /// Line of the node for exactly this prefix; 0 none.
+    /// Line of the node for filters with exactly this prefix; 0 if none.
     pub group: u32,
-    /// The prefix.
+    /// The prefix; its other bits are 0.
     pub key: [u64; 2],
-    /// Line of the nearest branch above that has a group; 0 none.
+    /// Line of the nearest branch above that has a group; 0 if none.
     pub up: u32,
     /// Zero.
     pub reserved2: [u32; 7],
 }
 
-/// Where a value is in a hash; `value_mix` in `bpf/filter.h` is the same.
+/// Returns the hash of a value; `value_mix` in `bpf/filter.h` is the same.
 pub fn mix(value: [u64; 2]) -> u32 {
     let mixed = (value[0].wrapping_mul(0xff51_afd7_ed55_8ccd) ^ value[1])
         .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 32) as u32
 }
 
-/// What the classify program is asked, and answers.
+/// Argument and result of the kernel program `classify`.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct ClassifyRequest {
-    /// Which layer.
+    /// Layer to classify at, of one family.
     pub layer: u32,
-    /// Redirects of a lower rank count as seen.
+    /// Services of redirects with a lower rank count as passed.
     pub legacy_min_rank: u32,
-    /// Services, one bit each.
+    /// Services that the connection has passed: a bit for each number.
     pub seen: [u64; 4],
-    /// Likewise, if `absent_given`.
+    /// Absent services, if `absent_given`: a bit for each number.
     pub absent: [u64; 4],
-    /// 0: those that have no listener are absent.
+    /// 0: services without a listener are absent.
     pub absent_given: u32,
     /// Zero.
     pub reserved: u32,
-    /// Each field's.
+    /// The values of all fields.
     pub values: [[u64; 2]; FIELDS],
-    /// 1 if the rest is filled in.
+    /// 1: the members that follow are valid.
     pub completed: u32,
-    /// Of the policy that answered.
+    /// Generation of the policy that was used.
     pub generation: u32,
-    /// Not permitted.
+    /// 1: the verdict is a block.
     pub blocked: u32,
-    /// Lower sublayers could not change it.
+    /// 1: the verdict is hard.
     pub hard: u32,
-    /// A hard permit was overruled.
+    /// 1: a veto overruled a hard permit.
     pub vetoed: u32,
-    /// Blocked because the service is absent.
+    /// 1: blocked because the service of a redirect is absent.
     pub absent_blocked: u32,
-    /// Rank, or [`NO_RANK`].
+    /// Rank of the filter that decided; [`NO_RANK`] if none matched.
     pub decided_by: u32,
-    /// Rank, or [`NO_RANK`].
+    /// Rank of the filter that redirects; [`NO_RANK`] if none does.
     pub redirect: u32,
 }
 
-/// None.
+/// Instead of a rank: there is no such filter.
 pub const NO_RANK: u32 = u32::MAX;
 
 const _: () = {

@@ -137,7 +137,7 @@ impl Engine {
             .skeleton
             .maps
             .sidetrack_executables
-            .lookup(entry.executable.as_bytes(), MapFlags::ANY)
+            .lookup(entry.executable_id.as_bytes(), MapFlags::ANY)
             .map_err(Error::bpf("read an executable"))?;
         let executable =
             executable.and_then(|bytes| kernel::Executable::read_from_bytes(&bytes).ok());
