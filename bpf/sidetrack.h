@@ -19,20 +19,6 @@
  *	setsockopt(out, SOL_SIDETRACK, SIDETRACK_RECORDS, info.records, sizeof(info.records));
  *	connect(out, info.flow.remote_addr : info.flow.remote_port);
  *
- * Errors of the options (design: one errno, one meaning):
- *
- *	ENOPROTOOPT	no engine is attached where this socket was made: the kernel's own answer to
- *set; EOPNOTSUPP	its own answer to get EPROTONOSUPPORT	not a TCP or UDP socket, or an MPTCP
- *one ENOTCONN	the socket is a listener, or not connected ENODATA		connected, but not
- *redirected to this service; or no context
- *	ENOBUFS		the buffer is smaller than the answer; INFO tells each length
- *	EINVAL		a wrong or expired token, a wrong secret, a LISTEN on a socket that is not
- *listening, or (UDP) not bound to a port of the wildcard address EISCONN		RECORDS set
- *on a socket that is connected already EADDRINUSE LISTEN: the service has listeners of this family
- *at
- *another address EADDRNOTAVAIL	LISTEN, UDP over IPv6: the network namespace has no addresses for
- *flows
- *
  * Datagrams: the service's UDP socket is bound to a port of the wildcard address and marked by
  * LISTEN. The datagrams of each flow arrive at an address that belongs to this flow alone
  * (IP_PKTINFO and IPV6_PKTINFO return it), and the service answers from that address. DATAGRAM
@@ -40,6 +26,35 @@
  * the service that is bound to a flow's address and connected to the flow's client needs no
  * DATAGRAM.
  */
+
+/* clang-format off */
+/*
+ * Errors of the socket options. The kernel's general errors of getsockopt and setsockopt, for
+ * example for a bad descriptor or pointer, come in addition. The table in docs/proxies.md has the
+ * same errors and says what to do; crates/sidetrack-engine/tests/option_errors.rs compares the two.
+ *
+ * ENOPROTOOPT	set, and get on an IPv6 socket: no engine is attached where this socket was made, or it has no such option
+ * EOPNOTSUPP	get on an IPv4 socket: the same; both are the kernel's own answers
+ * EPROTONOSUPPORT	any: the socket is neither TCP nor UDP; an MPTCP socket is not TCP
+ * ENOTCONN	get: the socket is a listener, or not connected; or, for UDP, DATAGRAM has selected no flow that still exists
+ * ENODATA	get: the socket is connected, but was not redirected to this service; CONTEXT: the flow has no context
+ * ENODATA	DATAGRAM: the kernel did not divert this datagram to this service; this is counted (DATAGRAMS_FORGED)
+ * ENOBUFS	get: the buffer is smaller than the answer; INFO returns the length of each answer
+ * EINVAL	set RECORDS: the value is not 32 bytes long; or it is not a token of this engine, or it has expired
+ * EINVAL	LISTEN: the value is not 32 bytes long, or its version, engine, service or secret is wrong
+ * EINVAL	LISTEN: the TCP socket is not listening; or the UDP socket is connected, or not bound to a port of the wildcard address
+ * EINVAL	DATAGRAM: the value is not 40 bytes long, or the socket is not marked by LISTEN
+ * EINVAL	SO_ORIGINAL_DST: the buffer is smaller than the address
+ * EISCONN	set RECORDS: the socket is connected, connecting or listening
+ * EALREADY	LISTEN: the socket is marked already
+ * EADDRINUSE	LISTEN: the service has a listener of this protocol and family at another address or port
+ * EADDRINUSE	LISTEN: the listener shares its port (SO_REUSEPORT), and another service listens at this port
+ * EADDRNOTAVAIL	LISTEN, UDP over IPv6: the network namespace has no addresses for flows
+ * ENOMEM	LISTEN, set RECORDS: the kernel has no memory for the socket's state
+ * ENOSPC	LISTEN: the table of the services' processes, or of their cgroups, is full
+ */
+/* clang-format on */
+
 #ifndef SIDETRACK_H
 #define SIDETRACK_H
 
