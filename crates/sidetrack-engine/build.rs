@@ -1,4 +1,4 @@
-//! Compiles `bpf/` with clang and makes the skeletons.
+//! Compiles `bpf/` with clang, and generates the skeletons.
 
 use std::env;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ fn main() {
     }
 }
 
-/// v3 for atomics that return a value; the multiarch folder is where Debian keeps asm/types.h.
+/// `-mcpu=v3` is needed for atomics that return a value. Debian keeps asm/types.h in the multiarch folder.
 fn clang_args() -> Vec<String> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
     vec![

@@ -1,4 +1,4 @@
-//! Folders of the cgroup v2 hierarchy, wherever it is mounted.
+//! Cgroups: folders of the cgroup v2 hierarchy, wherever it is mounted.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -15,10 +15,10 @@ use crate::Error;
 
 mod level;
 
-/// How long [`Cgroup::remove`] waits for processes to be gone.
+/// How long [`Cgroup::remove`] waits for processes to end.
 const REMOVE_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Between two looks, if the kernel's notice should fail to come.
-const REMOVE_LOOK: Duration = Duration::from_millis(20);
+/// How often [`Cgroup::wait_empty`] checks without a notification from the kernel.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An open cgroup (v2).
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// The hierarchy's root. Errors: [`Error::NoCgroup2`].
+    /// The root of the mounted hierarchy. Errors: [`Error::NoCgroup2`].
     pub fn root() -> Result<Self, Error> {
         Self::at(&mount_point()?)
     }
@@ -53,40 +53,42 @@ impl Cgroup {
         })
     }
 
-    /// The cgroup of a process, `None` for this one. Errors: [`Error::NoCgroup2`], [`Error::System`].
+    /// The cgroup of a process; with `None`, that of this process. Errors: [`Error::NoCgroup2`], [`Error::System`].
     pub fn of_process(pid: Option<i32>) -> Result<Self, Error> {
         let below = path_of(pid)?;
         Self::at(&mount_point()?.join(below.strip_prefix("/").unwrap_or(&below)))
     }
 
-    /// Makes a cgroup below this one.
+    /// Makes a cgroup directly below this one. Errors: [`Error::Cgroup`].
     pub fn make(&self, name: &str) -> Result<Self, Error> {
         let path = self.path.join(name);
         fs::create_dir(&path).map_err(failed("make", &path))?;
         Self::at(&path)
     }
 
-    /// Moves a process here, with the sockets it makes from now on; those it has stay where they are.
+    /// Moves a process here. Sockets that it makes from now on belong to this cgroup; those that it has stay
+    /// in theirs. Errors: [`Error::Cgroup`].
     pub fn add(&self, pid: u32) -> Result<(), Error> {
         fs::write(self.path.join("cgroup.procs"), pid.to_string())
             .map_err(failed("move a process to", &self.path))
     }
 
-    /// Whether a process is here or below.
+    /// Whether there is a process in this cgroup or below it.
     pub fn is_populated(&self) -> bool {
         fs::read_to_string(self.path.join("cgroup.events"))
             .is_ok_and(|events| events.contains("populated 1"))
     }
 
-    /// Ends every process here and below by SIGKILL.
+    /// Ends every process in this cgroup and below it with SIGKILL. Errors: [`Error::Cgroup`].
     pub fn kill(&self) -> Result<(), Error> {
         fs::write(self.path.join("cgroup.kill"), "1")
             .map_err(failed("end the processes of", &self.path))
     }
 
-    /// Waits until nobody is left here or below, at most so long. Returns whether it is so.
-    pub fn wait_empty(&self, most: Duration) -> bool {
-        let deadline = Instant::now() + most;
+    /// Waits until there is no process in this cgroup or below it, but no longer than `limit`. Returns whether
+    /// there is none.
+    pub fn wait_empty(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
         let Ok(events) = File::open(self.path.join("cgroup.events")) else {
             return true;
         };
@@ -95,41 +97,44 @@ impl Cgroup {
             if left.is_zero() {
                 return false;
             }
-            let wait = left.min(REMOVE_LOOK);
+            let wait = left.min(CHECK_INTERVAL);
             let wait = Timespec {
                 tv_sec: 0,
                 tv_nsec: wait.as_nanos() as i64,
             };
-            // The kernel tells of a change by POLLPRI; a lost notice costs one more look.
+            // The kernel notifies of a change by POLLPRI; a lost notification costs one interval.
             let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&wait));
         }
         true
     }
 
-    /// Removes it and all below it, once their processes are gone (waits up to 5 s for that).
+    /// Removes this cgroup and all below it. Waits up to 5 s for their processes to end.
+    ///
+    /// Errors: [`Error::Cgroup`].
     pub fn remove(&self) -> Result<(), Error> {
         self.wait_empty(REMOVE_WAIT_MAX);
         remove_tree(&self.path).map_err(failed("remove", &self.path))
     }
 
-    /// Whether the other one is this one or below it.
+    /// Whether the other cgroup is this one, or is below it.
     pub fn contains(&self, other: &Self) -> bool {
         other.path.starts_with(&self.path)
     }
 
-    /// Where it is.
+    /// Its path in the mounted hierarchy.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// As the kernel numbers it.
+    /// Its id in the kernel.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// How deep it is; the root has 0, even where a namespace of cgroups hides it.
+    /// Its level. The root of the hierarchy has 0, even where a cgroup namespace hides it.
     ///
-    /// Errors: in such a namespace, without the privilege to ask the kernel, [`Error::Kernel`] or [`Error::Bpf`].
+    /// Errors: in a cgroup namespace, without the privilege to load programs, [`Error::Kernel`] or
+    /// [`Error::Bpf`].
     pub fn level(&self) -> Result<u32, Error> {
         let below = self.path.strip_prefix(&self.mount);
         let below = below.map_or(0, |below| below.components().count());
@@ -143,7 +148,7 @@ impl AsFd for Cgroup {
     }
 }
 
-/// The path of a process's cgroup, from its namespace's root; `None` for this process.
+/// The path of a process's cgroup, from the root of the cgroup namespace; with `None`, of this process.
 fn path_of(pid: Option<i32>) -> Result<PathBuf, Error> {
     let process = match pid {
         Some(pid) => Process::new(pid),
@@ -160,6 +165,8 @@ fn path_of(pid: Option<i32>) -> Result<PathBuf, Error> {
 }
 
 /// Where cgroup v2 is mounted: often `/sys/fs/cgroup`, on hybrid hosts a folder below it.
+///
+/// Errors: [`Error::NoCgroup2`], [`Error::System`].
 pub fn mount_point() -> Result<PathBuf, Error> {
     let mounts = Process::myself()
         .and_then(|process| process.mountinfo())
@@ -172,7 +179,7 @@ pub fn mount_point() -> Result<PathBuf, Error> {
         .ok_or(Error::NoCgroup2)
 }
 
-/// All cgroups below a folder, itself not included, deepest first.
+/// All cgroups below a folder, without the folder itself, the deepest first.
 pub fn below(path: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
@@ -184,7 +191,7 @@ pub fn below(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Every cgroup by its number.
+/// The paths of all cgroups, by their ids.
 pub(crate) fn by_id() -> Result<HashMap<u64, PathBuf>, Error> {
     let root = mount_point()?;
     let mut paths = below(&root);

@@ -1,18 +1,18 @@
-//! What the kernel side has counted.
+//! Counters of the kernel side.
 
 use sidetrack_abi::kernel::COUNTERS;
 
-/// A reading of all counters, since the engine was loaded.
+/// A reading of all counters. They count from the time when the engine was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub(crate) values: Vec<u64>,
-    /// Flows that are connecting, or have a socket, now.
+    /// Number of flows that are connecting or established now: `flows_live` in `bpf/maps.h`.
     pub flows: u64,
 }
 
-/// A counter, in the kernel's order.
+/// The counters, in the kernel's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // each is described in bpf/sidetrack.h, enum sidetrack_counter
+#[allow(missing_docs)] // bpf/sidetrack.h, enum sidetrack_counter, documents each
 pub enum Counter {
     Redirected,
     HandedOver,
@@ -40,12 +40,12 @@ pub enum Counter {
 }
 
 impl Counters {
-    /// One value.
+    /// The value of one counter.
     pub fn value(&self, counter: Counter) -> u64 {
         self.values.get(counter as usize).copied().unwrap_or(0)
     }
 
-    /// All, with the names shown to people.
+    /// All counters, with the names that users see.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         COUNTERS.into_iter().zip(self.values.iter().copied())
     }

@@ -1,4 +1,4 @@
-//! The engine: programs loaded, attached to cgroups, and told of services and filters.
+//! The engine: loads the programs, attaches them to cgroups, and gives them services and policies.
 
 mod attachment;
 mod classify;
@@ -29,26 +29,27 @@ use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
 use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, namespace, sys};
 
-use attachment::{Attachment, Side};
+use attachment::{Attachment, ProgramSet};
 use context::Contexts;
-use pins::{Identity, Pins};
+use pins::{EngineIdentity, Pins};
 
 pub use classify::Classification;
 pub use flow::{FlowEntry, Table};
 pub use pins::{pinned_programs, pins_at, remove_pins};
 pub use policy::Committed;
 
-/// What can be set before load.
+/// Settings that take effect when the engine is loaded.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Flows kept at once, closed ones in their grace included; 312 bytes each, taken at load.
+    /// Number of slots for flows, including closed ones in their grace period. Each takes 312 bytes, which
+    /// are allocated at load.
     pub flows_max: u32,
-    /// How long a token outlives its flow's last socket.
+    /// The grace period: how long a token outlives the last socket of its flow.
     pub grace: Duration,
-    /// How long the flow of an unconnected UDP socket lasts without a datagram.
+    /// The idle time-out: how long the flow of an unconnected UDP socket exists without a datagram.
     pub idle: Duration,
-    /// A folder of a bpf file system that holds the data path, so that it outlives the process. What
-    /// an earlier engine has left there is taken up, with its scope and its limits.
+    /// A folder of a bpf file system where the data path is pinned, so that it outlives the process. An
+    /// engine resumes what an earlier one of the same scope left there, with its limits and time-outs.
     pub pins: Option<PathBuf>,
 }
 
@@ -63,29 +64,29 @@ impl Default for Config {
     }
 }
 
-/// Opened, not yet in the kernel.
+/// An engine that is prepared, but not loaded into the kernel.
 pub struct OpenEngine<'scope> {
     skeleton: OpenSidetrackSkel<'static>,
     scope: &'scope Cgroup,
-    identity: Identity,
+    identity: EngineIdentity,
     pins: Option<Pins>,
     resumed: bool,
 }
 
-/// In the kernel, not yet attached.
+/// An engine that is loaded into the kernel, but not attached.
 pub struct LoadedEngine<'scope> {
     engine: Engine,
     scope: &'scope Cgroup,
 }
 
-/// At work. When dropped, or when its process ends, all of it goes: links, programs, maps; unless it
-/// is pinned, then all of it stays.
+/// An engine at work. When it is dropped, or its process ends, its links, programs and maps are
+/// removed. If it is pinned, they stay.
 pub struct Engine {
-    // Fields are dropped in this order: nothing runs any more when the maps go.
+    // Fields are dropped in this order: no program runs any more when the maps are freed.
     attachments: Vec<Attachment>,
     ring: RingBuffer<'static>,
     skeleton: SidetrackSkel<'static>,
-    /// None where the kernel has no IPv6.
+    /// `None` where the kernel has no IPv6.
     network: Option<Network>,
     events: Rc<RefCell<Vec<Event>>>,
     services: BTreeMap<u32, ServiceSpec>,
@@ -99,24 +100,25 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Prepares an engine that judges the programs of `scope` and of all cgroups below.
+    /// Prepares an engine whose scope is `scope` with all cgroups below it.
     ///
-    /// Errors: [`Error::Privilege`], [`Error::NoBtf`], [`Error::Kernel`], [`Error::Pins`].
+    /// Errors: [`Error::NoCgroup2`], [`Error::NoBtf`], [`Error::Privilege`], [`Error::UserNamespace`],
+    /// [`Error::Kernel`], [`Error::Pins`].
     pub fn open(scope: &Cgroup, config: Config) -> Result<OpenEngine<'_>, Error> {
         host::require()?;
         libbpf_rs::set_print(None);
-        // The library wants a place for its object that outlives the skeleton. It is a pointer's size.
-        let place: &'static mut MaybeUninit<OpenObject> =
+        // libbpf-rs needs storage for its object that outlives the skeleton. It has the size of a pointer.
+        let storage: &'static mut MaybeUninit<OpenObject> =
             Box::leak(Box::new(MaybeUninit::uninit()));
         let mut skeleton = SidetrackSkelBuilder::default()
-            .open(place)
+            .open(storage)
             .map_err(Error::Kernel)?;
         let pins = config.pins.clone().map(Pins::at).transpose()?;
         let found = pins.as_ref().map(Pins::identity).transpose()?.flatten();
         let resumed = found.is_some();
         let identity = match found {
             Some(identity) => identity.of_scope(scope)?,
-            None => Identity::new(scope, &config)?,
+            None => EngineIdentity::new(scope, &config)?,
         };
         match (&pins, resumed) {
             (Some(pins), true) => pins.reuse_maps(&mut skeleton)?,
@@ -138,9 +140,9 @@ impl Engine {
         constants.token_key = identity.token_key;
         constants.scope_id = identity.scope_id;
         constants.scope_level = identity.scope_level;
-        let pids = namespace::of_pids()?;
-        constants.pid_level = pids.level;
-        constants.pid_inode = pids.inode;
+        let pid_namespace = namespace::own_pid_namespace()?;
+        constants.pid_level = pid_namespace.level;
+        constants.pid_inode = pid_namespace.inode;
         constants.flows_max = identity.flows_max;
         constants.grace_ns = identity.grace_ns;
         constants.idle_ns = identity.idle_ns;
@@ -155,7 +157,9 @@ impl Engine {
 }
 
 impl<'scope> OpenEngine<'scope> {
-    /// Brings programs and maps into the kernel. Errors: [`Error::Kernel`], [`Error::Pins`].
+    /// Loads programs and maps into the kernel.
+    ///
+    /// Errors: [`Error::Kernel`], [`Error::Pins`], [`Error::Bpf`], [`Error::System`].
     pub fn load(self) -> Result<LoadedEngine<'scope>, Error> {
         let mut skeleton = self.skeleton.load().map_err(Error::Kernel)?;
         if let (Some(pins), false) = (&self.pins, self.resumed) {
@@ -187,9 +191,9 @@ impl<'scope> OpenEngine<'scope> {
             last_number: 0,
         };
         if self.resumed {
-            engine.take_up()?;
+            engine.resume()?;
         }
-        engine.take_network()?;
+        engine.add_flow_addresses()?;
         Ok(LoadedEngine {
             engine,
             scope: self.scope,
@@ -198,7 +202,7 @@ impl<'scope> OpenEngine<'scope> {
 }
 
 impl LoadedEngine<'_> {
-    /// Attaches the client side to the scope. Nothing is redirected before a policy is set.
+    /// Attaches the client side to the scope. Without a policy, it redirects nothing.
     ///
     /// Errors: [`Error::AlreadyAttached`], [`Error::Bpf`].
     pub fn attach(mut self) -> Result<Engine, Error> {
@@ -208,27 +212,27 @@ impl LoadedEngine<'_> {
 }
 
 impl Engine {
-    /// Adds a service whose proxy makes its listener in `home`, or below it.
+    /// Adds a service whose proxy makes its listener in the cgroup `home`, or below it.
     ///
-    /// The service side is attached there. Errors: [`Error::ServiceName`],
+    /// `home` becomes one of the engine's homes: see [`Engine::attach_home`]. Errors: [`Error::ServiceName`],
     /// [`Error::TooManyServices`], [`Error::AlreadyAttached`], [`Error::Bpf`].
     pub fn add_service(&mut self, spec: &ServiceSpec, home: &Cgroup) -> Result<Service, Error> {
         self.attach_home(home)?;
         let service = self.create_service(spec)?;
         if spec.owns_cgroup {
             let number = service.number;
-            self.change_owner_cgroup(home.id(), |known| known.service = number)?;
+            self.change_owner_cgroup(home.id(), |entry| entry.service = number)?;
         }
         Ok(service)
     }
 
-    /// Adds a service whose proxies' cgroups are not known yet: see [`Engine::attach_home`].
+    /// Adds a service before the cgroups of its proxies are known: see [`Engine::attach_home`].
     ///
     /// Errors: [`Error::ServiceName`], [`Error::TooManyServices`], [`Error::Bpf`].
     pub fn create_service(&mut self, spec: &ServiceSpec) -> Result<Service, Error> {
-        let number = self.free_number().ok_or(Error::TooManyServices)?;
+        let number = self.free_service_number().ok_or(Error::TooManyServices)?;
         let secret = pins::random()?;
-        let value = spec.lower(secret)?;
+        let value = spec.to_kernel(secret)?;
         update(
             &self.skeleton.maps.sidetrack_services,
             &number,
@@ -239,18 +243,20 @@ impl Engine {
         Ok(self.service_of(number, secret))
     }
 
-    /// Makes a cgroup, with all below it, one in which proxies can be.
+    /// Makes a cgroup a home: proxies in it, or below it, can use the socket options.
+    ///
+    /// This attaches the service side, and the client side for the proxies' outgoing sockets.
     ///
     /// Errors: [`Error::AlreadyAttached`], [`Error::Bpf`].
     pub fn attach_home(&mut self, home: &Cgroup) -> Result<(), Error> {
         self.attach_client_side(home)?;
-        self.attach(Side::Service, home)
+        self.attach(ProgramSet::Service, home)
     }
 
-    /// Takes a service away. Its listeners and processes are nobody's from now on, and its secret is
-    /// worth nothing; its flows go on.
+    /// Removes a service. Its listeners and processes then belong to no service, and its secret is
+    /// invalid; its flows go on.
     ///
-    /// A policy in force must not name it. Errors: [`Error::Bpf`].
+    /// The policy in force must not redirect to it. Errors: [`Error::Bpf`].
     pub fn remove_service(&mut self, number: u32) -> Result<(), Error> {
         let gone = [0_u8; size_of::<kernel::Service>()];
         update(
@@ -263,22 +269,25 @@ impl Engine {
         self.collect_owners()
     }
 
-    /// Changes what a service's filters do by themselves: what the kernel has of the service stays.
+    /// Changes `on_absent` and `context` of a service, for filters that do not set them. What the
+    /// kernel has of the service stays as it is.
     ///
-    /// In force with the next commit.
+    /// The change takes effect with the next commit.
     pub fn amend_service(&mut self, number: u32, spec: &ServiceSpec) {
-        if let Some(known) = self.services.get_mut(&number) {
-            known.on_absent = spec.on_absent;
-            known.context = spec.context.clone();
+        if let Some(service) = self.services.get_mut(&number) {
+            service.on_absent = spec.on_absent;
+            service.context = spec.context.clone();
         }
     }
 
-    /// The services, by number.
+    /// All services, with their numbers.
     pub fn services(&self) -> impl Iterator<Item = (u32, &ServiceSpec)> {
         self.services.iter().map(|(number, spec)| (*number, spec))
     }
 
-    /// A service that is there, with what its proxies must bring.
+    /// The service of a number, with its credentials; `None` if there is none.
+    ///
+    /// Errors: [`Error::Bpf`].
     pub fn service(&self, number: u32) -> Result<Option<Service>, Error> {
         let value = self.read_service(number)?;
         Ok(value
@@ -286,15 +295,15 @@ impl Engine {
             .map(|value| self.service_of(number, value.secret)))
     }
 
-    /// Adds a legacy proxy that listens at `address` already, and marks its listener for it.
+    /// Adds a service for a legacy proxy that listens at `address` already, and marks its listener.
     ///
-    /// Its processes, and those they start, are known by descent from the holders of the socket.
+    /// The processes that hold the socket, and their descendants, become owners.
     /// Errors: as [`Engine::add_service`], and [`Error::NoListener`], [`Error::ListenerElsewhere`].
     pub fn adopt_service(&mut self, name: &str, address: SocketAddr) -> Result<Service, Error> {
         let found = legacy::find(address)?;
         let service = self.add_service(&ServiceSpec::legacy(name), &found.cgroup)?;
         for holder in &found.holders {
-            self.name_owner(holder, service.number)?;
+            self.add_owner(holder, service.number)?;
         }
         match sys::mark_listener(found.socket.as_fd(), &service.listen) {
             Ok(()) => Ok(service),
@@ -305,8 +314,8 @@ impl Engine {
         }
     }
 
-    /// Puts a list of filters into force, whole: each connection is judged by the old policy or by the
-    /// new one.
+    /// Puts a list of filters into force atomically: each connection is classified by the old policy or by
+    /// the new one.
     ///
     /// Errors leave the old one in force: [`Error::UnknownService`], [`Error::TooManyFilters`],
     /// [`Error::ContextTooLong`], [`Error::TooManyContexts`], [`Error::PortRange`], [`Error::Bpf`].
@@ -314,7 +323,7 @@ impl Engine {
         self.set_policy_with(filters, &[])
     }
 
-    /// The same, with filters of other kinds beside the list, judged in the same sublayer.
+    /// Puts a list of filters into force, together with filters of the full model, all in one sublayer.
     ///
     /// Errors: as [`Engine::set_policy`].
     pub fn set_policy_with(
@@ -326,34 +335,34 @@ impl Engine {
         self.commit(filters.iter().chain(others), &[]).map(|_| ())
     }
 
-    /// How many listeners a service has now: IPv4, IPv6.
+    /// How many TCP listeners a service has now: for IPv4 and for IPv6.
     pub fn listeners(&self, service: &Service) -> Result<(u32, u32), Error> {
         self.listeners_of(service.number)
     }
 
-    /// The same, of a number. None for one that no service has.
+    /// The same for the number of a service; zeros if no service has it.
     pub fn listeners_of(&self, number: u32) -> Result<(u32, u32), Error> {
         let value = self.read_service(number)?;
         Ok(value.map_or((0, 0), |value| (value.listeners4, value.listeners6)))
     }
 
-    /// How many UDP sockets a service has now: IPv4, IPv6.
+    /// How many UDP listeners a service has now: for IPv4 and for IPv6.
     pub fn datagram_listeners(&self, service: &Service) -> Result<(u32, u32), Error> {
         let value = self.read_service(service.number)?;
         Ok(value.map_or((0, 0), |value| (value.datagrams4, value.datagrams6)))
     }
 
-    /// A service's name.
+    /// The name of a service.
     pub fn service_name(&self, number: u32) -> Option<&str> {
         self.services.get(&number).map(|spec| spec.name.as_str())
     }
 
-    /// Counts commits; 0 before the first.
+    /// The generation of the policy in force; 0 before the first commit.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// It took up what an earlier engine had pinned.
+    /// Whether it resumed what an earlier engine had pinned.
     pub fn resumed(&self) -> bool {
         self.resumed
     }
@@ -381,7 +390,7 @@ impl Engine {
         })
     }
 
-    /// The events since the last call; waits for one at most so long.
+    /// The events since the last call. If there are none, waits for one, but no longer than `wait`.
     pub fn events(&self, wait: Duration) -> Result<Vec<Event>, Error> {
         self.ring
             .poll(wait)
@@ -389,20 +398,20 @@ impl Engine {
         Ok(self.events.take())
     }
 
-    /// The key of the tokens' codes, for a test that computes them by other means.
+    /// The key of the tokens, for a test that computes them with another library.
     #[doc(hidden)]
     pub fn token_key(&self) -> [u64; 2] {
         let constants = self.skeleton.maps.rodata_data;
         constants.expect("the object has constants").token_key
     }
 
-    /// Takes the IPv6 addresses for flows of datagrams. Without IPv6 there are none, and no services'
-    /// sockets for them.
-    fn take_network(&mut self) -> Result<(), Error> {
-        let kept = self.pins.is_some();
-        let network = match Network::take(self.id, kept) {
+    /// Adds the IPv6 addresses of UDP flows to this network namespace. Without IPv6 there are none, and no
+    /// service can have UDP listeners for IPv6.
+    fn add_flow_addresses(&mut self) -> Result<(), Error> {
+        let pinned = self.pins.is_some();
+        let network = match Network::add(self.id, pinned) {
             Err(error) if no_ipv6(&error) => return Ok(()),
-            network => network.map_err(Error::system("take IPv6 addresses for datagrams"))?,
+            network => network.map_err(Error::system("add the IPv6 addresses for datagrams"))?,
         };
         let networks = &self.skeleton.maps.sidetrack_networks;
         let one = 1_u32.to_ne_bytes();
@@ -410,14 +419,15 @@ impl Engine {
             networks,
             &network.cookie,
             &one,
-            "name the network namespace",
+            "enter the network namespace",
         )?;
         self.network = Some(network);
         Ok(())
     }
 
-    /// A number that no service has, and that was not given lately: flows keep their services' numbers.
-    fn free_number(&mut self) -> Option<u32> {
+    /// A number that no service has. Numbers are used in turn, since flows keep the numbers of services that
+    /// were removed.
+    fn free_service_number(&mut self) -> Option<u32> {
         let numbers = 1..kernel::SERVICES_MAX as u32;
         let free = |number: &u32| !self.services.contains_key(number);
         let number = numbers
@@ -453,7 +463,7 @@ impl Engine {
 }
 
 impl AsFd for Engine {
-    /// Readable when there are events.
+    /// The descriptor is readable when there are events.
     fn as_fd(&self) -> BorrowedFd<'_> {
         sys::borrow_fd(&self.ring)
     }

@@ -1,22 +1,23 @@
-//! Why the engine could not do as asked, by whose fault.
+//! Errors of the engine, ordered by where the fault lies.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// An engine's failure. Nothing was changed unless the variant says so.
+/// An error of the engine. Nothing was changed, unless the variant's documentation says so.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    // The host's fault.
-    /// Not root, and without the capabilities.
+    // Faults of the host.
+    /// The process is not root, and lacks the capabilities.
     #[error(
         "loading eBPF programs needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON); use sudo"
     )]
     Privilege,
-    /// Root, but not the host's.
+    /// The process is root of a user namespace, and not of the host.
     #[error(
-        "loading eBPF programs needs the host's root: this one's is of a user namespace (a rootless container?)"
+        "loading eBPF programs needs root on the host, but this process is root of a user namespace only \
+         (is this a rootless container?)"
     )]
     UserNamespace,
     /// No cgroup v2 hierarchy is mounted.
@@ -29,23 +30,23 @@ pub enum Error {
         "this kernel has no BTF (/sys/kernel/btf/vmlinux is missing); it needs CONFIG_DEBUG_INFO_BTF=y"
     )]
     NoBtf,
-    /// The kernel refuses the programs.
+    /// The kernel does not load the programs.
     #[error("this kernel does not load Sidetrack's programs (Linux 6.1 or later is needed)")]
     Kernel(#[source] libbpf_rs::Error),
-    /// A cgroup could not be used.
+    /// An operation on a cgroup failed.
     #[error("cannot {what} the cgroup {}", .path.display())]
     Cgroup {
-        /// What was being done.
+        /// The operation, as a verb.
         what: &'static str,
-        /// Which one.
+        /// Path of the cgroup.
         path: PathBuf,
         /// The kernel's reason.
         source: io::Error,
     },
-    /// A call to eBPF failed after load.
+    /// An eBPF operation failed after the programs were loaded.
     #[error("cannot {what}")]
     Bpf {
-        /// What was being done.
+        /// The operation, as a verb with its object.
         what: &'static str,
         /// The kernel's reason.
         source: libbpf_rs::Error,
@@ -53,79 +54,80 @@ pub enum Error {
     /// A system call failed.
     #[error("cannot {what}")]
     System {
-        /// What was being done.
+        /// The operation, as a verb with its object.
         what: &'static str,
         /// The kernel's reason.
         source: io::Error,
     },
 
-    // The caller's fault.
-    /// Another engine judges the same connections.
+    // Faults of the caller.
+    /// Another engine is attached to this cgroup, or to one above or below it.
     #[error(
-        "another Sidetrack engine is attached at {} or around it; \
-         two would divert each connection twice (is this within another `sidetrack run`?)",
+        "another Sidetrack engine is attached to {}, or above or below it; \
+         two would divert each connection twice (is this inside another `sidetrack run`?)",
         .0.display()
     )]
     AlreadyAttached(PathBuf),
     /// The path is not a folder of the cgroup v2 hierarchy.
     #[error("{} is not a cgroup (v2)", .0.display())]
     NotACgroup(PathBuf),
-    /// A service's name does not fit.
+    /// The name of a service is empty, too long, or has control characters.
     #[error("the service name {0:?} must have 1 to 31 bytes, and no control characters")]
     ServiceName(String),
-    /// All numbers are taken.
-    #[error("an engine has room for 255 services")]
+    /// All numbers of services are in use.
+    #[error("an engine can have no more than 255 services")]
     TooManyServices,
     /// A filter names a service that the engine does not have.
     #[error("filter {index} names service {service}, which this engine does not have")]
     UnknownService {
-        /// The filter's index in the policy.
+        /// Index of the filter in the list.
         index: usize,
-        /// The number it names.
+        /// The number of the service.
         service: u32,
     },
-    /// The policy is too long.
-    #[error("a policy has room for 50,000 filters of both families; this one has {0}")]
+    /// The policy has too many filters.
+    #[error("a policy can have no more than 50,000 filters for both families; this one has {0}")]
     TooManyFilters(usize),
-    /// A context is too long.
-    #[error("the redirect context of filter {index} has {length} bytes; at most 4,000 fit")]
+    /// A fixed context is too long.
+    #[error("the redirect context of filter {index} has {length} bytes; the limit is 4,000")]
     ContextTooLong {
-        /// The filter's index in the policy.
+        /// Index of the filter in the list.
         index: usize,
-        /// Its context's length.
+        /// Length of its context in bytes.
         length: usize,
     },
-    /// No room for another fixed context.
+    /// There are too many different fixed contexts.
     #[error(
-        "there is room for 256 different redirect contexts, those of the policy before and of open \
-         connections included"
+        "there can be no more than 256 different redirect contexts, including those of the policy in force \
+         and of open connections"
     )]
     TooManyContexts,
-    /// A port range is the wrong way round.
+    /// The last port of a range is below the first.
     #[error("the port range {low}-{high} of filter {index} ends before it begins")]
     PortRange {
-        /// The filter's index in the policy.
+        /// Index of the filter in the list.
         index: usize,
         /// Its first port.
         low: u16,
         /// Its last port.
         high: u16,
     },
-    /// The policy is not as it must be.
+    /// The policy is invalid.
     #[error(transparent)]
     Policy(#[from] sidetrack_policy::Error),
-    /// What is pinned cannot be taken up.
-    #[error("cannot take up the data path pinned at {}: {why}", .path.display())]
+    /// The engine cannot resume from what is pinned, or cannot pin there.
+    #[error("cannot use the pins at {}: {why}", .path.display())]
     Pins {
-        /// Where.
+        /// The folder of the pins, one pin, or the cgroup of the scope.
         path: PathBuf,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         why: String,
     },
-    /// Nobody listens where a legacy proxy should.
-    #[error("nobody listens at {0}; start the proxy first")]
+    /// No process listens at the address of a legacy proxy.
+    #[error("no process listens at {0}; start the proxy first")]
     NoListener(SocketAddr),
-    /// The socket was made before its process came to this cgroup.
+    /// The listening socket belongs to another cgroup than its process, since it was made before the process was
+    /// moved.
     #[error(
         "the listener at {0} was made in another cgroup than the one its process is in now; \
          restart the proxy, so that it makes a new one"

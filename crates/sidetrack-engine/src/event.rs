@@ -1,4 +1,4 @@
-//! What the kernel side tells besides: refused connections, and why.
+//! Events of the kernel side: refused connections with the reason, and inspected ones.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,62 +7,62 @@ use sidetrack_abi::{address, kernel};
 use sidetrack_policy::Layer;
 use zerocopy::FromBytes;
 
-/// Something an operator wants to know.
+/// An event of the kernel side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What happened.
+    /// What happened to the connection.
     pub kind: EventKind,
-    /// CLOCK_MONOTONIC, nanoseconds.
+    /// When it happened: CLOCK_MONOTONIC, nanoseconds.
     pub time: u64,
-    /// The filter that matched; 0 if none had.
+    /// Id of the filter that matched; 0 if none did.
     pub filter_id: u64,
-    /// The service it matched for; 0 if none.
+    /// Number of the service that it is about; 0 if none.
     pub service: u32,
-    /// Who connected.
+    /// Process of the program; 0 if it is unknown.
     pub pid: u32,
-    /// Who connected.
+    /// User of the program.
     pub uid: u32,
-    /// Who connected.
+    /// Task name of the program.
     pub comm: String,
-    /// Where to; at the inbound layers, where from.
+    /// Where the connection goes; at the inbound layers, where it comes from.
     pub destination: SocketAddr,
-    /// The other end, as far as it was known.
+    /// The other end, as far as it is known.
     pub local: SocketAddr,
-    /// IPPROTO_TCP, IPPROTO_UDP.
+    /// IPPROTO_TCP or IPPROTO_UDP.
     pub protocol: u8,
-    /// The layer that asked.
+    /// The layer that was classified.
     pub layer: Option<Layer>,
-    /// Of the policy that judged; its lower 16 bits.
+    /// The lower 16 bits of the policy's generation.
     pub generation: u16,
 }
 
-/// What happened.
+/// What happened to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// The service has no listener, and the filter says block.
+    /// The service has no listener, and the filter blocks then: refused.
     AbsentBlocked,
     /// The service has no listener, and the filter was passed over.
     AbsentPermitted,
-    /// The chain has 16 services, and another one matched.
+    /// The chain has 16 services, and another one matched: refused.
     ChainTooLong,
-    /// A proxy connected without the records.
+    /// A proxy connected without records: refused.
     RecordsMissing,
-    /// A proxy connected with records of a flow that is gone.
+    /// A proxy connected with records of a flow that no longer exists: refused.
     RecordsStale,
-    /// No room for another flow.
+    /// There was no room for another flow: refused.
     FlowsFull,
-    /// A proxy connected to its own listener.
+    /// A proxy connected to its own listener: refused.
     SelfConnect,
-    /// A filter blocked it.
+    /// A filter blocked it: refused.
     Blocked,
-    /// A filter blocked it over a hard permit.
+    /// A veto blocked it over a hard permit: refused.
     Vetoed,
-    /// A filter asked to be told.
+    /// An inspect filter matched.
     Inspected,
-    /// The policy took too many steps to judge it.
+    /// Classifying it took too many steps: refused.
     SearchCut,
-    /// Of a later version.
+    /// An event kind of a later version.
     Unknown(u32),
 }
 
@@ -109,16 +109,18 @@ impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::AbsentBlocked => "refused: its proxy is not listening",
-            Self::AbsentPermitted => "went past a proxy that is not listening",
-            Self::ChainTooLong => "refused: 16 proxies have seen it already",
+            Self::AbsentPermitted => "passed over a proxy that is not listening",
+            Self::ChainTooLong => "refused: it has passed 16 proxies already",
             Self::RecordsMissing => "refused: the proxy connected without the redirect records",
-            Self::RecordsStale => "refused: its redirect records are of a flow that is gone",
+            Self::RecordsStale => {
+                "refused: its redirect records belong to a flow that no longer exists"
+            }
             Self::FlowsFull => "refused: there is no room for another flow",
-            Self::SelfConnect => "refused: it is the proxy's own listener, and would go in circles",
+            Self::SelfConnect => "refused: the destination is the proxy's own listener",
             Self::Blocked => "refused by a filter",
             Self::Vetoed => "refused by a filter's veto",
-            Self::Inspected => "seen",
-            Self::SearchCut => "refused: the policy took too many steps",
+            Self::Inspected => "inspected",
+            Self::SearchCut => "refused: classifying it took too many steps",
             Self::Unknown(number) => return write!(f, "event {number}"),
         })
     }

@@ -1,8 +1,8 @@
-//! A policy for those who need no more than a list: the first filter that matches, and whose service
-//! the connection has not yet seen, redirects it.
+//! A simple form of a policy: a list of filters. The first filter that matches, and whose service the
+//! connection has not passed yet, redirects it.
 //!
-//! The full model, with layers, sublayers and verdicts, is in `sidetrack-policy`; a list is said in its
-//! terms.
+//! The full model, with layers, sublayers and verdicts, is in `sidetrack-policy`. A list is translated into
+//! its objects.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,36 +17,36 @@ pub use sidetrack_policy::{Absent, Context};
 
 use crate::{Error, ServiceSpec};
 
-/// Which connections a filter of a list is about.
+/// The protocol that a filter of a list matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// Those of TCP.
+    /// TCP connections.
     Tcp = 6,
-    /// Datagrams.
+    /// UDP datagrams.
     Udp = 17,
 }
 
-/// Redirects what it matches to a service.
+/// A filter of a list: redirects the connections that it matches to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
-    /// Shown in flows and events.
+    /// Id that flows and events show.
     pub id: u64,
-    /// To which service: [`crate::Service::number`].
+    /// The service to redirect to: [`crate::Service::number`].
     pub service: u32,
-    /// Of which protocol.
+    /// Matches only this protocol.
     pub protocol: Protocol,
-    /// Only destinations in this prefix.
+    /// Matches only destinations in this prefix; `None` matches all.
     pub remote: Option<IpNet>,
-    /// Only destination ports from the first to the last, both included.
+    /// Matches only destination ports from the first to the last, both included; `None` matches all.
     pub ports: Option<(u16, u16)>,
-    /// If the service has no listener.
+    /// What the filter does while its service has no listener.
     pub on_absent: Absent,
-    /// What the proxy is told besides.
+    /// The redirect context that the proxy gets.
     pub context: Context,
 }
 
 impl Filter {
-    /// All of TCP to one service.
+    /// A filter that redirects all TCP connections to one service.
     pub fn redirect_all(service: u32) -> Self {
         Self {
             id: u64::from(service),
@@ -59,7 +59,7 @@ impl Filter {
         }
     }
 
-    /// All of UDP to one service.
+    /// A filter that redirects all datagrams to one service.
     pub fn redirect_datagrams(service: u32) -> Self {
         Self {
             protocol: Protocol::Udp,
@@ -67,7 +67,7 @@ impl Filter {
         }
     }
 
-    fn is_of(&self, family: Family) -> bool {
+    fn matches_family(&self, family: Family) -> bool {
         self.remote
             .is_none_or(|prefix| Family::of(prefix.addr()) == family)
     }
@@ -101,7 +101,8 @@ impl Filter {
         }
     }
 
-    /// A prefix of one family never matches the other, not even one of length 0.
+    /// Whether the destination matches. A prefix never matches an address of the other family, not even one of
+    /// length 0.
     fn matches(&self, destination: SocketAddr) -> bool {
         let address = destination.ip().to_canonical();
         let (low, high) = self.ports.unwrap_or((0, u16::MAX));
@@ -110,12 +111,12 @@ impl Filter {
     }
 }
 
-/// Which filter decides: the index of the first, in order, that matches the destination, whose service
-/// is not among those `seen`, and that is not to be passed over because its service is `absent`.
+/// The filter that decides: the index of the first filter that matches the destination, whose service is not
+/// among those `seen`, and that is not passed over because its service is among those `absent`.
 ///
-/// This is what a policy means: a property test holds the kernel side (`bpf/filter.h`) to it. If the
-/// service of the filter found is absent, the connection is refused; `None`: it goes straight on. The
-/// destination's family is that of the connection: an IPv4-mapped one is IPv4.
+/// This defines what a list means; a property test compares the kernel side (`bpf/filter.h`) with it. If the
+/// service of the filter is absent, the connection is refused. `None` means that it proceeds undiverted. The
+/// family of the destination is that of the connection; an IPv4-mapped destination is IPv4.
 pub fn reference(
     filters: &[Filter],
     destination: SocketAddr,
@@ -129,8 +130,8 @@ pub fn reference(
     })
 }
 
-/// Checks a policy, and says it in the terms of the full filter model: for each filter one at each
-/// connect redirect layer, in one sublayer, the first with the highest weight.
+/// Checks a list, and translates it into objects of the full model: for each filter one at each connect
+/// redirect layer, all in one sublayer, the first with the highest weight.
 pub(crate) fn to_objects(
     filters: &[Filter],
     services: &BTreeMap<u32, ServiceSpec>,
@@ -150,7 +151,7 @@ pub(crate) fn to_objects(
             LayerKind::ConnectRedirect
                 .both()
                 .into_iter()
-                .filter(|layer| filter.is_of(layer.family))
+                .filter(|layer| filter.matches_family(layer.family))
                 .map(move |layer| filter.to_object(layer, weight, service))
         })
         .collect())
@@ -183,13 +184,13 @@ fn check(
 mod tests {
     use super::*;
 
-    fn one(filter: Filter) -> Result<Vec<policy::Filter>, Error> {
+    fn translated(filter: Filter) -> Result<Vec<policy::Filter>, Error> {
         let services = BTreeMap::from([(1, ServiceSpec::new("a"))]);
         to_objects(&[filter], &services)
     }
 
     #[test]
-    fn a_prefix_makes_a_filter_of_its_family_alone() {
+    fn prefix_makes_a_filter_of_its_family_only() {
         let with = |text: &str| Filter {
             remote: Some(text.parse().unwrap()),
             ..Filter::redirect_all(1)
@@ -199,17 +200,17 @@ mod tests {
             ("0.0.0.0/0", Family::V4),
             ("::/0", Family::V6),
         ] {
-            let filters = one(with(text)).unwrap();
+            let filters = translated(with(text)).unwrap();
             assert_eq!(filters.len(), 1);
             assert_eq!(filters[0].layer.family, family);
             filters[0].check().unwrap();
         }
-        assert_eq!(one(Filter::redirect_all(1)).unwrap().len(), 2);
+        assert_eq!(translated(Filter::redirect_all(1)).unwrap().len(), 2);
     }
 
     #[test]
-    fn bad_filters_are_refused_with_their_index() {
-        let unknown = one(Filter::redirect_all(2)).unwrap_err();
+    fn invalid_filters_are_refused_with_their_index() {
+        let unknown = translated(Filter::redirect_all(2)).unwrap_err();
         assert!(matches!(
             unknown,
             Error::UnknownService {
@@ -217,7 +218,7 @@ mod tests {
                 service: 2
             }
         ));
-        let long = one(Filter {
+        let long = translated(Filter {
             context: Context::Fixed(vec![0; 4001]),
             ..Filter::redirect_all(1)
         });
@@ -225,7 +226,7 @@ mod tests {
             long,
             Err(Error::ContextTooLong { length: 4001, .. })
         ));
-        let ports = one(Filter {
+        let ports = translated(Filter {
             ports: Some((2, 1)),
             ..Filter::redirect_all(1)
         });

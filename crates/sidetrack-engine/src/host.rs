@@ -1,4 +1,4 @@
-//! What this host has, and what it lacks.
+//! Checks what this host has that an engine needs, and which engines are there.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -9,17 +9,19 @@ use libbpf_sys::BPF_CGROUP_INET4_CONNECT;
 
 use crate::{Cgroup, Error, cgroup, namespace, sys};
 
-/// The oldest kernel meant; `docs/kernels.md` says what sets it.
+/// The oldest kernel version that is supported: major and minor. `docs/kernels.md` has the reasons.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-/// From linux/capability.h.
+/// Numbers of capabilities, from linux/capability.h.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-/// What keeps an engine from working here, if anything. The dearest to mend comes first.
+/// Checks that an engine can work here. Of several problems, the one that is hardest to solve comes first.
+///
+/// Errors: [`Error::NoCgroup2`], [`Error::NoBtf`], and those of [`privilege`].
 pub fn require() -> Result<(), Error> {
     cgroup::mount_point()?;
     if !has_btf() {
@@ -28,25 +30,27 @@ pub fn require() -> Result<(), Error> {
     privilege()
 }
 
-/// Whether the kernel describes its structures.
+/// Whether the kernel has BTF, a description of its structures.
 pub fn has_btf() -> bool {
     Path::new(BTF).exists()
 }
 
-/// Whether this process may load and attach the programs: in a user namespace that is tried, as the host may
-/// have delegated it. Errors: [`Error::Privilege`], [`Error::UserNamespace`].
+/// Checks that this process may load and attach the programs. In a user namespace it tries to load one, since
+/// the host may have delegated that.
+///
+/// Errors: [`Error::Privilege`], [`Error::UserNamespace`].
 pub fn privilege() -> Result<(), Error> {
     let has = |bit: u32| capabilities() >> bit & 1 == 1;
     if !(has(CAP_NET_ADMIN) && (has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)))) {
         return Err(Error::Privilege);
     }
-    if !namespace::is_first_of_users() && namespace::cgroup_level().is_err() {
+    if !namespace::is_in_initial_user_namespace() && namespace::cgroup_level().is_err() {
         return Err(Error::UserNamespace);
     }
     Ok(())
 }
 
-/// Major and minor version of the running kernel; zeros if it does not say.
+/// Major and minor version of the running kernel; zeros if they cannot be read.
 pub fn kernel_version() -> (u32, u32) {
     let text = rustix::system::uname()
         .release()
@@ -58,7 +62,7 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// The cookie of this process's network namespace; 0 if the kernel does not tell.
+/// The cookie of this process's network namespace; 0 if the kernel does not return it.
 pub fn netns_cookie() -> u64 {
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,
@@ -71,9 +75,9 @@ pub fn netns_cookie() -> u64 {
         .unwrap_or(0)
 }
 
-/// Programs of Sidetrack engines in the kernel: those of running ones, or leftovers.
+/// The ids and names of all programs of Sidetrack engines in the kernel, of running engines and left over.
 ///
-/// Errors: those of [`privilege`], if this process may not ask.
+/// Errors: those of [`privilege`].
 pub fn programs() -> Result<Vec<(u32, String)>, Error> {
     privilege()?;
     Ok(ProgInfoIter::default()
@@ -82,9 +86,9 @@ pub fn programs() -> Result<Vec<(u32, String)>, Error> {
         .collect())
 }
 
-/// Whether an engine other than the one of the programs `own` judges connections of `cgroup`, of one
-/// around it or of one below it.
-pub(crate) fn engine_around(cgroup: &Cgroup, own: &[u32]) -> Result<bool, Error> {
+/// Whether another engine than that of the programs `own` is attached to `cgroup`, or to a cgroup above or below
+/// it.
+pub(crate) fn other_engine_overlaps(cgroup: &Cgroup, own: &[u32]) -> Result<bool, Error> {
     let foreign: Vec<u32> = programs()?
         .into_iter()
         .map(|(id, _)| id)
@@ -97,7 +101,7 @@ pub(crate) fn engine_around(cgroup: &Cgroup, own: &[u32]) -> Result<bool, Error>
         return Ok(true);
     }
     for path in cgroup::below(cgroup.path()) {
-        // A folder that is removed meanwhile has no programs.
+        // If the folder was removed since it was listed, it has no programs.
         let Ok(child) = Cgroup::at(&path) else {
             continue;
         };
@@ -112,7 +116,7 @@ fn is_attached(cgroup: &Cgroup, ids: &[u32], effective: bool) -> Result<bool, Er
     match sys::programs(cgroup.as_fd(), BPF_CGROUP_INET4_CONNECT, effective) {
         Ok(attached) => Ok(attached.iter().any(|id| ids.contains(id))),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false), // just removed
-        Err(error) => Err(Error::system("ask which programs are attached")(error)),
+        Err(error) => Err(Error::system("list the attached programs")(error)),
     }
 }
 

@@ -1,9 +1,10 @@
-//! Sidetrack's engine: the kernel side, loaded and attached, with its services and filters.
+//! Sidetrack's engine loads the kernel side, attaches it to cgroups, and controls its services and
+//! policy.
 //!
 //! ```text
 //! Engine::open ── load ── attach ── Engine ── add_service ── set_policy
 //!  (OpenEngine)   (LoadedEngine)      │
-//!                                     └─ drop, or the process's end: everything is gone
+//!                                     └─ dropped, or the process ends: everything is removed
 //! ```
 //!
 //! ```no_run
@@ -15,17 +16,18 @@
 //! let mut engine = Engine::open(&scope, Config::default())?.load()?.attach()?;
 //! let service = engine.add_service(&ServiceSpec::new("inspect"), &proxies)?;
 //! engine.set_policy(&[Filter::redirect_all(service.number)])?;
-//! // service.credentials go to the proxy, which marks its listener with them.
+//! // The proxy gets `service.credentials()`, and marks its listener with them.
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! No daemon, no async, no files read but the kernel's own. The process needs CAP_BPF,
-//! CAP_NET_ADMIN and CAP_PERFMON (root has them).
+//! The crate needs no daemon and no async runtime, and reads only files of the kernel. The process
+//! needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, which root has.
 //!
-//! Modules: [`cgroup`] finds and makes cgroups; [`filter`] is the policy's vocabulary and its
-//! lowering; [`service`] names services; [`event`] and [`counter`] are what the kernel reports;
-//! [`legacy`] finds the sockets of proxies that know nothing of us; [`host`] says what a host lacks.
+//! Modules: [`cgroup`] finds and makes cgroups; [`filter`] is a simple form of a policy; [`service`]
+//! describes services; [`event`] and [`counter`] are what the kernel side reports; [`cost`] measures
+//! its run time; [`legacy`] finds the sockets of legacy proxies; [`network`] finds IPv6 prefixes that
+//! engines left over; [`host`] finds what a host lacks.
 #![deny(unsafe_code)]
 
 pub mod cgroup;
@@ -58,7 +60,7 @@ mod skeleton {
 #[allow(unsafe_code)]
 mod sys;
 
-/// The kernel side's object file, for tests that hold the ABI's mirror to its BTF.
+/// The object file of the kernel side, for tests that compare the ABI's mirror with its BTF.
 #[doc(hidden)]
 pub const OBJECT: &str = concat!(env!("OUT_DIR"), "/sidetrack.bpf.o");
 

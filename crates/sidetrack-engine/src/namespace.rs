@@ -1,7 +1,7 @@
-//! Where this process is among namespaces that hide it.
+//! Where this process is in the hierarchies of cgroups and of PID namespaces.
 //!
-//! In a container, paths of cgroups begin at the namespace's root, and processes have numbers of its own. The
-//! kernel's programs see neither: they count from the root of all.
+//! In a container, paths of cgroups begin at the root of its cgroup namespace, and process ids are those of its
+//! PID namespace. Kernel programs see neither: they count levels from the root of the hierarchy.
 
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
@@ -12,60 +12,63 @@ use libbpf_rs::{ProgramInput, ProgramMut};
 use crate::Error;
 use crate::skeleton::namespace::{NamespaceSkel, NamespaceSkelBuilder};
 
-/// The first namespace of processes, as the kernel numbers it (PROC_PID_INIT_INO).
-const FIRST_PID_NAMESPACE: u64 = 0xeffffffc;
+/// Inode number of the initial PID namespace (PROC_PID_INIT_INO in the kernel).
+const INITIAL_PID_NAMESPACE: u64 = 0xeffffffc;
 
-/// The first namespace of users (PROC_USER_INIT_INO).
-const FIRST_USER_NAMESPACE: u64 = 0xeffffffd;
+/// Inode number of the initial user namespace (PROC_USER_INIT_INO in the kernel).
+const INITIAL_USER_NAMESPACE: u64 = 0xeffffffd;
 
-/// A namespace of processes.
+/// A PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PidNamespace {
-    /// How deep it is; the first one has 0.
+    /// Its level; the initial one has 0.
     pub level: u32,
-    /// As the kernel numbers it.
+    /// Its inode number.
     pub inode: u32,
 }
 
-/// This process's, by whose numbers it knows others.
+/// The PID namespace of this process.
 ///
-/// Errors: [`Error::System`], and [`Error::Kernel`] or [`Error::Bpf`] from within another one than the first.
-pub(crate) fn of_pids() -> Result<PidNamespace, Error> {
+/// Errors: [`Error::System`]; outside of the initial namespace also [`Error::Kernel`] and [`Error::Bpf`].
+pub(crate) fn own_pid_namespace() -> Result<PidNamespace, Error> {
     let namespace = std::fs::metadata("/proc/self/ns/pid");
     let inode = namespace
-        .map_err(Error::system("find this process's namespace"))?
+        .map_err(Error::system("find the PID namespace of this process"))?
         .ino();
     let level = match inode {
-        FIRST_PID_NAMESPACE => 0,
-        _ => ask(|skeleton| &skeleton.progs.sidetrack_pid_level)?,
+        INITIAL_PID_NAMESPACE => 0,
+        _ => run_program(|skeleton| &skeleton.progs.sidetrack_pid_level)?,
     };
     Ok(PidNamespace {
         level,
-        inode: inode as u32, // the kernel has no larger ones
+        inode: inode as u32, // the kernel numbers namespaces with 32 bits
     })
 }
 
-/// Whether root is the host's here, as far as is known.
-pub(crate) fn is_first_of_users() -> bool {
+/// Whether this process is in the initial user namespace; also true if that cannot be found out.
+pub(crate) fn is_in_initial_user_namespace() -> bool {
     let namespace = std::fs::metadata("/proc/self/ns/user");
-    namespace.map_or(true, |namespace| namespace.ino() == FIRST_USER_NAMESPACE)
+    namespace.map_or(true, |namespace| namespace.ino() == INITIAL_USER_NAMESPACE)
 }
 
-/// How deep this process's cgroup is; the hierarchy's root has 0. Errors: [`Error::Kernel`], [`Error::Bpf`].
+/// The level of this process's cgroup; the root of the hierarchy has 0.
+///
+/// Errors: [`Error::Kernel`], [`Error::Bpf`].
 pub(crate) fn cgroup_level() -> Result<u32, Error> {
-    ask(|skeleton| &skeleton.progs.sidetrack_cgroup_level)
+    run_program(|skeleton| &skeleton.progs.sidetrack_cgroup_level)
 }
 
-fn ask(
+/// Loads the object of `bpf/namespace.bpf.c`, runs one of its programs, and returns its result.
+fn run_program(
     program: impl for<'a> Fn(&'a NamespaceSkel<'_>) -> &'a ProgramMut<'a>,
 ) -> Result<u32, Error> {
     libbpf_rs::set_print(None);
-    let mut place = MaybeUninit::uninit();
+    let mut storage = MaybeUninit::uninit();
     let skeleton = NamespaceSkelBuilder::default()
-        .open(&mut place)
+        .open(&mut storage)
         .and_then(OpenSkel::load)
         .map_err(Error::Kernel)?;
-    let answer = program(&skeleton).test_run(ProgramInput::default());
-    let answer = answer.map_err(Error::bpf("find out how deep this process is"))?;
-    Ok(answer.return_value)
+    let output = program(&skeleton).test_run(ProgramInput::default());
+    let output = output.map_err(Error::bpf("find the level of this process"))?;
+    Ok(output.return_value)
 }

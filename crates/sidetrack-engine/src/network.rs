@@ -1,11 +1,11 @@
-//! The IPv6 addresses of flows of datagrams: a route that makes a prefix the host's own.
+//! The IPv6 addresses of UDP flows: a route that makes a prefix local to the host.
 //!
-//! IPv4 has 127.0.0.0/8 for it; IPv6 has one loopback address only. So each engine takes a prefix of
-//! its own (`fd53:54xx:xxxx:xxxx::/64`, "ST" and 40 bits of the engine's id) as local to the device
-//! `lo`. It is never announced, and no packet with such an address leaves the host.
+//! For IPv4, 127.0.0.0/8 serves; IPv6 has only one loopback address. So each engine adds a prefix
+//! (`fd53:54xx:xxxx:xxxx::/64`: "ST" and 40 bits of the engine's id) that is local to the device `lo`. It is
+//! never announced, and no packet with such an address leaves the host.
 //!
-//! A route outlives a process that is killed. So its metric says whose it is: a process's number, or 1
-//! if it is pinned.
+//! A route outlives a process that is killed. So its metric identifies its owner: the id of the engine's
+//! process, or 1 if the engine is pinned.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -23,58 +23,59 @@ use netlink_sys::{Socket, SocketAddr};
 
 use crate::host;
 
-/// Bits of the prefix.
+/// Number of bits of a prefix.
 const PREFIX_LENGTH: u8 = 64;
 /// The upper 24 bits of every engine's prefix.
 const PREFIX: u64 = 0xfd_5354;
-/// The device `lo`, in every network namespace.
+/// Index of the device `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
 const TABLE_LOCAL: u8 = libc::RT_TABLE_LOCAL;
-/// The metric of a prefix that is to outlive its engine.
+/// The metric of a route that outlives its engine.
 const PINNED: u32 = 1;
-const ANSWER_SIZE: usize = 65_536;
+/// Size of the buffer for netlink replies, in bytes.
+const REPLY_SIZE: usize = 65_536;
 
-/// The prefix of an engine's flows in one network namespace. Taken back when dropped, unless kept.
+/// The prefix of an engine's flows in one network namespace. It is removed on drop, unless it is pinned.
 pub(crate) struct Network {
     socket: Socket,
     route: RouteMessage,
-    kept: bool,
-    /// Of the network namespace.
+    pinned: bool,
+    /// Cookie of the network namespace.
     pub(crate) cookie: u64,
 }
 
 impl Network {
-    /// Takes the prefix in the calling thread's network namespace.
+    /// Adds the prefix in the network namespace of the calling thread. It is not an error if it exists.
     ///
-    /// Errors: the kernel's; EAFNOSUPPORT or EOPNOTSUPP where it has no IPv6.
-    pub(crate) fn take(engine_id: u64, kept: bool) -> io::Result<Self> {
-        let metric = if kept { PINNED } else { std::process::id() };
+    /// Errors: those of the kernel. [`no_ipv6`] recognises those of a kernel without IPv6.
+    pub(crate) fn add(engine_id: u64, pinned: bool) -> io::Result<Self> {
+        let metric = if pinned { PINNED } else { std::process::id() };
         let network = Self {
             socket: open()?,
             route: route(prefix_of(engine_id), metric),
             cookie: host::netns_cookie(),
-            kept,
+            pinned,
         };
         let new = RouteNetlinkMessage::NewRoute(network.route.clone());
-        match ask(&network.socket, new, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
+        match request(&network.socket, new, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(network),
-            taken => taken.map(|_| network),
+            added => added.map(|_| network),
         }
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        if !self.kept {
+        if !self.pinned {
             // If it cannot be removed it stays, and `doctor` finds it.
             let _ = remove(&self.socket, self.route.clone());
         }
     }
 }
 
-/// The prefixes of engines whose process is gone, in this network namespace.
+/// The prefixes in this network namespace that belong to engines whose process is gone.
 ///
-/// Errors: the kernel's.
+/// Errors: those of the kernel.
 pub fn left_over() -> io::Result<Vec<Ipv6Addr>> {
     let routes = match open().and_then(|socket| list(&socket)) {
         Err(error) if no_ipv6(&error) => Vec::new(),
@@ -87,9 +88,9 @@ pub fn left_over() -> io::Result<Vec<Ipv6Addr>> {
         .collect())
 }
 
-/// Removes them. Returns how many there were.
+/// Removes the prefixes that [`left_over`] returns. Returns how many there were.
 ///
-/// Errors: the kernel's.
+/// Errors: those of the kernel.
 pub fn clear_left_over() -> io::Result<usize> {
     let socket = open()?;
     let left: Vec<_> = list(&socket)?
@@ -102,7 +103,7 @@ pub fn clear_left_over() -> io::Result<usize> {
     Ok(left.len())
 }
 
-/// Takes back the prefix of an engine whose pins are removed.
+/// Removes the prefix of a pinned engine. It is not an error if there is none.
 pub(crate) fn remove_pinned(engine_id: u64) -> io::Result<()> {
     let removed = open().and_then(|socket| remove(&socket, route(prefix_of(engine_id), PINNED)));
     match removed {
@@ -111,7 +112,7 @@ pub(crate) fn remove_pinned(engine_id: u64) -> io::Result<()> {
     }
 }
 
-/// The kernel has no IPv6, or is told to have none.
+/// Whether an error means that the kernel has no IPv6, or that it is disabled.
 pub(crate) fn no_ipv6(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -119,7 +120,7 @@ pub(crate) fn no_ipv6(error: &io::Error) -> bool {
     )
 }
 
-/// The first of an engine's addresses.
+/// The prefix of an engine, which is also the first of its addresses.
 fn prefix_of(engine_id: u64) -> Ipv6Addr {
     let upper = PREFIX << 40 | engine_id >> 24;
     Ipv6Addr::from(u128::from(upper) << 64)
@@ -153,14 +154,14 @@ fn route(prefix: Ipv6Addr, metric: u32) -> RouteMessage {
 }
 
 fn remove(socket: &Socket, route: RouteMessage) -> io::Result<()> {
-    ask(socket, RouteNetlinkMessage::DelRoute(route), NLM_F_ACK).map(|_| ())
+    request(socket, RouteNetlinkMessage::DelRoute(route), NLM_F_ACK).map(|_| ())
 }
 
-/// Every engine's prefix with its metric.
+/// Lists the prefixes of all engines, each with its metric.
 fn list(socket: &Socket) -> io::Result<Vec<(Ipv6Addr, u32)>> {
     let mut all = RouteMessage::default();
     all.header.address_family = AddressFamily::Inet6;
-    let routes = ask(socket, RouteNetlinkMessage::GetRoute(all), NLM_F_DUMP)?;
+    let routes = request(socket, RouteNetlinkMessage::GetRoute(all), NLM_F_DUMP)?;
     Ok(routes.iter().filter_map(prefix_and_metric).collect())
 }
 
@@ -186,9 +187,13 @@ fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Asks, and reads until the answer's end. Returns the routes in it.
-fn ask(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteMessage>> {
-    let mut message = NetlinkMessage::from(request);
+/// Sends a request, and reads the reply to its end. Returns the routes in it.
+fn request(
+    socket: &Socket,
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> io::Result<Vec<RouteMessage>> {
+    let mut message = NetlinkMessage::from(message);
     message.header.flags = NLM_F_REQUEST | flags;
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -196,9 +201,9 @@ fn ask(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<
     socket.send(&bytes, 0)?;
     let mut routes = Vec::new();
     loop {
-        let mut answer = Vec::with_capacity(ANSWER_SIZE);
-        socket.recv(&mut answer, 0)?;
-        let mut rest = answer.as_slice();
+        let mut reply = Vec::with_capacity(REPLY_SIZE);
+        socket.recv(&mut reply, 0)?;
+        let mut rest = reply.as_slice();
         while !rest.is_empty() {
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
                 .map_err(|error| io::Error::other(error.to_string()))?;
@@ -221,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engines_prefix_is_of_its_id_and_known_again() {
+    fn prefix_is_derived_from_the_engine_id_and_recognised() {
         let prefix = prefix_of(0x1122_3344_5566_7788);
         assert_eq!(prefix, "fd53:5411:2233:4455::".parse::<Ipv6Addr>().unwrap());
         assert!(is_ours(prefix) && !is_ours("fd53:5311::".parse().unwrap()));

@@ -1,4 +1,4 @@
-//! What a policy's paths stand for on this host.
+//! Looks up the files and cgroups that the paths of a policy name on this host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,13 +8,13 @@ use sidetrack_policy::field_values::{CgroupId, FileId, Host};
 
 use crate::{Cgroup, Error, cgroup};
 
-/// Looks paths up, each when it is asked for.
+/// Looks up each path at the time of the call.
 pub struct Paths {
     cgroups: PathBuf,
 }
 
 impl Paths {
-    /// Errors: [`Error::NoCgroup2`].
+    /// Finds where cgroups are mounted. Errors: [`Error::NoCgroup2`].
     pub fn new() -> Result<Self, Error> {
         Ok(Self {
             cgroups: cgroup::mount_point()?,

@@ -1,4 +1,4 @@
-//! Services: redirection identities (WFP: redirect handles).
+//! Services: redirect targets, which WFP calls redirect handles.
 
 use std::fmt::Write as _;
 
@@ -8,39 +8,41 @@ use zerocopy::IntoBytes;
 
 use crate::Error;
 
-/// What a service is to be.
+/// The properties of a service.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
-    /// The object's key; a random one is made by [`ServiceSpec::new`].
+    /// Key of the object; [`ServiceSpec::new`] makes a random one.
     pub key: Uuid,
-    /// 1 to 31 bytes; shown in flows.
+    /// Name that flows show: 1 to 31 bytes without control characters.
     pub name: String,
-    /// What its own connects without records get.
+    /// How its own connects without records are treated.
     pub records: RecordsMode,
-    /// Every process in its cgroup is the service's, not only who marked the listener.
+    /// Whether every process in its cgroup belongs to the service, and not only the one that marked the listener
+    /// with its descendants.
     pub owns_cgroup: bool,
-    /// What a filter that does not say does while nobody listens.
+    /// What a filter without its own `on_absent` does while the service has no listener.
     pub on_absent: Absent,
-    /// What the proxy is told besides, by a filter that does not say.
+    /// The redirect context that the proxy gets from a filter without its own.
     pub context: Context,
 }
 
-/// What a connect of the service's own, without records, gets.
+/// How a service's own connects without records are treated, once a filter matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordsMode {
-    /// It is blocked and reported. `permit_own` lets it go straight on instead.
+    /// They are refused and reported; with `permit_own`, they proceed undiverted.
     Required {
-        /// For proxies with traffic of their own, such as updates.
+        /// For proxies that have traffic besides redirected connections, such as updates.
         permit_own: bool,
     },
-    /// It goes on from behind the service's place: for proxies that know nothing of records.
+    /// They are classified by the filters that come after the service's place: for proxies that do not set
+    /// records.
     Legacy,
 }
 
-/// A service of an engine.
+/// A service that an engine has added.
 #[derive(Clone)]
 pub struct Service {
-    /// Its number, for filters.
+    /// Its number, by which filters name it.
     pub number: u32,
     pub(crate) listen: Listen,
 }
@@ -58,7 +60,7 @@ impl ServiceSpec {
         }
     }
 
-    /// A service whose proxy knows nothing of records.
+    /// A service of a legacy proxy, which does not set records.
     pub fn legacy(name: &str) -> Self {
         Self {
             records: RecordsMode::Legacy,
@@ -66,7 +68,7 @@ impl ServiceSpec {
         }
     }
 
-    /// A service as an object of a policy describes it.
+    /// A service as described by an object of the full model.
     pub fn of_object(service: &sidetrack_policy::Service) -> Self {
         Self {
             key: service.identity.key,
@@ -82,7 +84,8 @@ impl ServiceSpec {
         }
     }
 
-    /// What an earlier engine wrote down. `owns_cgroup` is not among it.
+    /// Reads a service that an earlier engine wrote to the kernel, which does not contain all properties: of
+    /// `owns_cgroup`, `on_absent` and `context` it has the defaults.
     pub(crate) fn from_kernel(value: &kernel::Service) -> Self {
         let name = sidetrack_abi::address::text(&value.name);
         Self {
@@ -100,7 +103,8 @@ impl ServiceSpec {
         }
     }
 
-    pub(crate) fn lower(&self, secret: [u8; 16]) -> Result<kernel::Service, Error> {
+    /// The service in the kernel's form, without listeners. Errors: [`Error::ServiceName`].
+    pub(crate) fn to_kernel(&self, secret: [u8; 16]) -> Result<kernel::Service, Error> {
         let bytes = self.name.as_bytes();
         let fits = (1..kernel::NAME_SIZE).contains(&bytes.len());
         if !fits || self.name.chars().any(char::is_control) {
@@ -127,7 +131,7 @@ impl ServiceSpec {
             port4: [0; 2],
             port6: [0; 2],
             addr6: [0; 16],
-            epoch: u32::from_ne_bytes(std::array::from_fn(|at| secret[at])),
+            epoch: u32::from_ne_bytes(std::array::from_fn(|index| secret[index])),
             datagrams4: 0,
             datagrams6: 0,
             datagram_port4: [0; 2],
@@ -137,17 +141,17 @@ impl ServiceSpec {
 }
 
 impl Service {
-    /// What its proxy must bring: the LISTEN option's value.
+    /// The credentials for its proxy: the value of the option LISTEN.
     pub fn credentials(&self) -> &[u8] {
         self.listen.as_bytes()
     }
 
-    /// The same in hexadecimal, for an environment variable.
+    /// The credentials in hexadecimal, for an environment variable.
     pub fn credentials_hex(&self) -> String {
         self.credentials()
             .iter()
             .fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}"); // a String takes everything
+                let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
                 text
             })
     }
@@ -160,10 +164,10 @@ mod tests {
     #[test]
     fn names_have_1_to_31_bytes() {
         for good in ["a", "Überwachung", &"x".repeat(31)] {
-            assert!(ServiceSpec::new(good).lower([1; 16]).is_ok(), "{good}");
+            assert!(ServiceSpec::new(good).to_kernel([1; 16]).is_ok(), "{good}");
         }
         for bad in ["", "a\nb", &"x".repeat(32)] {
-            assert!(ServiceSpec::new(bad).lower([1; 16]).is_err(), "{bad}");
+            assert!(ServiceSpec::new(bad).to_kernel([1; 16]).is_err(), "{bad}");
         }
     }
 }

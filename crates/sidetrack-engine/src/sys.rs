@@ -1,4 +1,4 @@
-//! The calls that neither libbpf-rs nor rustix has a safe name for. All of the crate's unsafe code.
+//! System calls for which neither libbpf-rs nor rustix has a safe function: all of the crate's unsafe code.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -8,10 +8,10 @@ use libbpf_sys::{bpf_attach_type, bpf_prog_query_opts};
 use sidetrack_abi::kernel::{LISTEN, Listen, SOL_SIDETRACK};
 use zerocopy::IntoBytes;
 
-/// Programs one cgroup can show us; the kernel's own limit is 64 for each cgroup of the path.
+/// Number of programs that one query can return. The kernel allows 64 for each cgroup on the path.
 const PROGRAMS_MAX: usize = 1024;
 
-/// The ids of the programs attached to a cgroup, or, if `effective`, of all that run for it.
+/// The ids of the programs that are attached to a cgroup; if `effective`, of all that run for it.
 pub(crate) fn programs(
     cgroup: BorrowedFd<'_>,
     kind: bpf_attach_type,
@@ -42,24 +42,24 @@ pub(crate) fn programs(
     Ok(ids)
 }
 
-/// Lets the kernel take the time of every eBPF program, until the descriptor is closed.
+/// Lets the kernel measure the run time of every eBPF program, until the descriptor is closed.
 pub(crate) fn time_programs() -> io::Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
     let result = unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) };
     if result < 0 {
         return Err(io::Error::from_raw_os_error(-result));
     }
-    // SAFETY: the call succeeded, so this is a descriptor just opened, which nobody else has.
+    // SAFETY: the call succeeded, so this is a new descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
-/// The descriptor that is readable when the ring has events.
+/// The descriptor that is readable when the ring buffer has events.
 pub(crate) fn borrow_fd<'a>(ring: &'a RingBuffer<'_>) -> BorrowedFd<'a> {
     // SAFETY: the ring keeps its epoll descriptor open for as long as it lives, which is 'a or longer.
     unsafe { BorrowedFd::borrow_raw(ring.epoll_fd()) }
 }
 
-/// The cookie of the network namespace that a socket is in.
+/// The cookie of a socket's network namespace.
 pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
@@ -80,7 +80,7 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     }
 }
 
-/// Marks a listening socket as a service's.
+/// Marks a listening socket as a listener of a service.
 pub(crate) fn mark_listener(socket: BorrowedFd<'_>, listen: &Listen) -> io::Result<()> {
     let value = listen.as_bytes();
     // SAFETY: `value` is readable for its length during the call; `socket` is open as it is borrowed.

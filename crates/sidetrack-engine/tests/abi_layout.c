@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Names every structure and constant of the ABI, so that its BTF has them all: see abi_layout.rs.
- */
+/* Uses every structure and constant of the ABI, so that the BTF has them all: see abi_layout.rs. */
 #include "../../../bpf/sidetrack.h"
 
 #define STRUCT(name) struct sidetrack_##name *abi_##name
@@ -34,7 +33,7 @@ ENUM(event_kind);
 
 #define CONSTANT(name) abi_##name = SIDETRACK_##name
 
-/* Only 32 bits fit: what is larger is given as a part of it. */
+/* An enumerator has 32 bits: of a larger constant, a part or the complement is compared. */
 enum sidetrack_constants {
 	CONSTANT(ABI_VERSION),
 	abi_SOL_SIDETRACK = SOL_SIDETRACK,

@@ -1,4 +1,4 @@
-//! Holds the ABI's mirror in Rust to the header in C, by what the compiler says of the header (BTF).
+//! Compares the ABI's mirror in Rust with the header in C, whose layout the compiler describes in BTF.
 
 use std::env;
 use std::mem::offset_of;
@@ -18,7 +18,7 @@ struct Layout {
     members: Vec<(String, usize)>,
 }
 
-/// The mirror's layout. Members are all named here; one left out is missed by the comparison.
+/// The layout of a structure of the mirror. It names all members: the comparison fails if one is missing.
 macro_rules! mirror {
     ($name:literal, $type:ident { $($member:ident),* $(,)? }) => {
         Layout {
@@ -338,7 +338,7 @@ fn layout(btf: &Btf<'_>, name: &str) -> Option<Layout> {
     })
 }
 
-/// Compiles `abi_layout.c`, which names all of the header.
+/// Compiles `abi_layout.c`, which uses every item of the header, and reads its BTF.
 fn header() -> Btf<'static> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi_layout.c");
     let object = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("abi_layout.o");
@@ -354,7 +354,7 @@ fn header() -> Btf<'static> {
 }
 
 #[test]
-fn mirror_has_every_member_where_the_header_has_it() {
+fn mirror_has_the_layout_of_the_header() {
     let header = header();
     for mirror in mirrors() {
         let want = layout(&header, &mirror.name);
@@ -363,15 +363,15 @@ fn mirror_has_every_member_where_the_header_has_it() {
 }
 
 #[test]
-fn mirror_has_every_member_where_the_kernel_side_has_it() {
+fn mirror_has_the_layout_of_the_kernel_side() {
     let object = Btf::from_path(sidetrack_engine::OBJECT).expect("the object has BTF");
-    // The compiler keeps only what maps are made of.
-    let kept: Vec<_> = mirrors()
+    // The object's BTF has only the structures that maps and programs use.
+    let compared: Vec<_> = mirrors()
         .into_iter()
         .filter_map(|mirror| Some((layout(&object, &mirror.name)?, mirror)))
         .collect();
-    assert!(kept.len() >= 5, "only {} were compared", kept.len());
-    for (want, mirror) in kept {
+    assert!(compared.len() >= 5, "only {} were compared", compared.len());
+    for (want, mirror) in compared {
         assert_eq!(want, mirror);
     }
 }
@@ -387,14 +387,14 @@ fn values(btf: &Btf<'_>, name: &str) -> Vec<(String, i64)> {
         .collect()
 }
 
-/// The words of a name, less the prefix: "SIDETRACK_COUNT_BAD_TOKEN" is "bad token".
+/// The words of a name without the prefix: "SIDETRACK_COUNT_BAD_TOKEN" becomes "bad token".
 fn words(name: &str, prefix: &str) -> String {
     let name = name.strip_prefix(prefix).expect("all have it");
     name.to_lowercase().replace('_', " ")
 }
 
 #[test]
-fn counters_have_the_headers_names_in_its_order() {
+fn counters_have_the_names_and_order_of_the_header() {
     let counters = values(&header(), "sidetrack_counter");
     let (last, counters) = counters.split_last().expect("there are some");
     assert_eq!(
@@ -413,7 +413,7 @@ fn counters_have_the_headers_names_in_its_order() {
 }
 
 #[test]
-fn events_have_the_headers_names_in_its_order() {
+fn events_have_the_names_and_order_of_the_header() {
     let names: Vec<_> = values(&header(), "sidetrack_event_kind")
         .iter()
         .enumerate()
@@ -440,13 +440,13 @@ fn events_have_the_headers_names_in_its_order() {
     assert_eq!(names, kinds);
 }
 
-/// The mirror's value under the header's name.
+/// The values of the mirror's constants, under the names of `abi_layout.c`.
 macro_rules! constants {
     ($($name:ident),* $(,)?) => { vec![$((concat!("abi_", stringify!($name)), kernel::$name as i64)),*] };
 }
 
 #[test]
-fn constants_are_the_headers() {
+fn constants_have_the_values_of_the_header() {
     #[rustfmt::skip]
     let mut mirror = constants![
         ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, DATAGRAM, CHAIN_MAX, CONTEXT_SIZE_MAX,

@@ -1,4 +1,4 @@
-//! The kernel's tokens are what a well-known library makes of the same key.
+//! Compares the kernel's tokens with those that a well-known library computes from the same key.
 
 use std::fs;
 use std::hash::Hasher;
@@ -8,24 +8,24 @@ use sidetrack::Listener;
 use sidetrack_engine::{Cgroup, Config, Engine, Filter, ServiceSpec};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-/// A cgroup of the test's own; this process leaves it, and it goes, on drop.
-struct Home {
+/// A cgroup for this test. On drop, the process returns to its cgroup, and this one is removed.
+struct TestCgroup {
     cgroup: Cgroup,
     before: Cgroup,
 }
 
-impl Home {
+impl TestCgroup {
     fn enter(name: &str) -> Self {
         let before = Cgroup::of_process(None).expect("this process has a cgroup");
         let root = Cgroup::root().expect("cgroup v2 is mounted");
-        let _ = fs::remove_dir(root.path().join(name)); // of an earlier run that was killed
+        let _ = fs::remove_dir(root.path().join(name)); // left by an earlier run that was killed
         let cgroup = root.make(name).expect("a cgroup can be made");
         cgroup.add(std::process::id()).expect("may move");
         Self { cgroup, before }
     }
 }
 
-impl Drop for Home {
+impl Drop for TestCgroup {
     fn drop(&mut self) {
         self.before.add(std::process::id()).expect("may move");
         self.cgroup.remove().expect("it is empty");
@@ -34,12 +34,12 @@ impl Drop for Home {
 
 #[test]
 fn token_of_the_kernel_is_siphash_2_4_128_of_the_flow_id() {
-    let home = Home::enter("engine-token");
+    let home = TestCgroup::enter("engine-token");
     let mut engine = Engine::open(&home.cgroup, Config::default())
         .and_then(|engine| engine.load())
         .and_then(|engine| engine.attach())
         .expect("an engine");
-    // Legacy: so this process is a program too, and not the service whose listener it has.
+    // With a legacy service, LISTEN does not make this process an owner, so it is also a program.
     let service = engine
         .add_service(&ServiceSpec::legacy("inspect"), &home.cgroup)
         .expect("a service");

@@ -1,7 +1,7 @@
-//! How deep the mounted hierarchy's root really is.
+//! The level of the root of the mounted hierarchy.
 //!
-//! In a namespace of cgroups, as containers have, all paths begin at the namespace's root. The kernel's own
-//! numbers do not: a cgroup's level is counted from the root of all.
+//! In a cgroup namespace, as containers have, all paths begin at the root of the namespace. The kernel counts a
+//! cgroup's level from the root of the whole hierarchy.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
@@ -10,16 +10,17 @@ use std::sync::OnceLock;
 use super::{failed, path_of};
 use crate::{Error, namespace};
 
-/// The inode of the root of all.
+/// The inode of the root of the whole hierarchy.
 const ROOT_INODE: u64 = 1;
 
-/// The level of the root of what is mounted at `mount`.
+/// The level of the cgroup that is mounted at `mount`.
 ///
-/// Errors, in a namespace only: [`Error::Kernel`], [`Error::Bpf`], without the privilege to ask the kernel.
+/// Errors: [`Error::Cgroup`]; in a cgroup namespace, without the privilege to load programs, [`Error::Kernel`] or
+/// [`Error::Bpf`].
 pub(super) fn of_mount(mount: &Path) -> Result<u32, Error> {
-    static KNOWN: OnceLock<u32> = OnceLock::new();
-    if let Some(known) = KNOWN.get() {
-        return Ok(*known);
+    static LEVEL: OnceLock<u32> = OnceLock::new();
+    if let Some(level) = LEVEL.get() {
+        return Ok(*level);
     }
     let inode = std::fs::metadata(mount)
         .map_err(failed("open", mount))?
@@ -28,10 +29,11 @@ pub(super) fn of_mount(mount: &Path) -> Result<u32, Error> {
         ROOT_INODE => 0,
         _ => namespace::cgroup_level()?.saturating_add_signed(-depth(&path_of(None)?)),
     };
-    Ok(*KNOWN.get_or_init(|| level))
+    Ok(*LEVEL.get_or_init(|| level))
 }
 
-/// How far below the namespace's root a path of `/proc/PID/cgroup` leads; one that leads out of it is above.
+/// How many levels a path of `/proc/PID/cgroup` leads below the root of the namespace; negative if it leads out
+/// of the namespace.
 fn depth(path: &Path) -> i32 {
     path.components()
         .map(|component| match component {

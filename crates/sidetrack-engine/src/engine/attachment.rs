@@ -1,4 +1,4 @@
-//! Which programs run at which cgroups, and the links that hold them there.
+//! Attaches programs to cgroups, and holds the links.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -9,30 +9,31 @@ use sidetrack_policy::LayerKind;
 use super::Engine;
 use crate::{Cgroup, Error, host};
 
-/// Programs that are attached together.
+/// A set of programs that are attached to a cgroup together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    /// Where programs run: connect, getpeername, sendmsg, recvmsg, sockops, and their sockets' end.
+pub(super) enum ProgramSet {
+    /// The client side, where programs run: connect, getpeername, sendmsg, recvmsg, sockops and the
+    /// release of UDP sockets.
     Client,
-    /// Where proxies run: the options, and release.
+    /// The service side, where proxies run: the socket options and the release of sockets.
     Service,
-    /// At the scope, while the policy has filters at its layer.
+    /// The bind hooks, at the scope, while the policy has filters at a layer that needs them.
     Bind,
-    /// Likewise.
-    Accept,
+    /// The ingress hook, at the scope, while the policy has filters at a layer that needs it.
+    Ingress,
 }
 
-/// A cgroup's links.
+/// The links of one set of programs at one cgroup.
 pub(super) struct Attachment {
-    pub(super) side: Side,
+    pub(super) set: ProgramSet,
     pub(super) path: PathBuf,
     pub(super) links: Vec<Link>,
 }
 
-impl Side {
-    pub(super) const ALL: [Self; 4] = [Self::Client, Self::Service, Self::Bind, Self::Accept];
+impl ProgramSet {
+    pub(super) const ALL: [Self; 4] = [Self::Client, Self::Service, Self::Bind, Self::Ingress];
 
-    /// The names of its programs, in the object.
+    /// The names of the programs in the object file.
     pub(super) fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Client => &[
@@ -53,12 +54,12 @@ impl Side {
                 "sidetrack_service_release",
             ],
             Self::Bind => &["sidetrack_bind4", "sidetrack_bind6"],
-            Self::Accept => &["sidetrack_ingress"],
+            Self::Ingress => &["sidetrack_ingress"],
         }
     }
 
-    /// The layers for which alone it is attached; empty: it always is. Who binds a UDP socket is who
-    /// receives, and so is asked about by the layers that a datagram meets.
+    /// The layers that need the programs; empty if they are attached regardless of the policy. The program
+    /// that binds a UDP socket is the one that receives, so the layers for datagrams need the bind hooks.
     fn layers(self) -> &'static [LayerKind] {
         match self {
             Self::Bind => &[
@@ -67,18 +68,19 @@ impl Side {
                 LayerKind::FlowEstablished,
                 LayerKind::EndpointClosure,
             ],
-            Self::Accept => &[LayerKind::AuthRecvAccept, LayerKind::FlowEstablished],
+            Self::Ingress => &[LayerKind::AuthRecvAccept, LayerKind::FlowEstablished],
             Self::Client | Self::Service => &[],
         }
     }
 
-    fn is_for(self, layers: u32) -> bool {
+    /// Whether one of these layers, a bit each, needs the programs.
+    fn is_needed_by(self, layers: u32) -> bool {
         self.layers().iter().any(|&layer| layers & bits(layer) != 0)
     }
 }
 
 impl Attachment {
-    /// Takes the programs off.
+    /// Detaches the programs.
     fn remove(mut self) {
         for link in &mut self.links {
             if link.pin_path().is_some() {
@@ -91,27 +93,29 @@ impl Attachment {
 
 impl Engine {
     pub(super) fn attach_client_side(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
-        if !self.is_covered(Side::Client, cgroup) {
+        if !self.is_covered(ProgramSet::Client, cgroup) {
             let own = self.program_ids()?;
-            if host::engine_around(cgroup, &own)? {
+            if host::other_engine_overlaps(cgroup, &own)? {
                 return Err(Error::AlreadyAttached(cgroup.path().to_owned()));
             }
         }
-        self.attach(Side::Client, cgroup)
+        self.attach(ProgramSet::Client, cgroup)
     }
 
-    /// Attaches a side's programs to a cgroup, unless they run there already.
-    pub(super) fn attach(&mut self, side: Side, cgroup: &Cgroup) -> Result<(), Error> {
-        if self.is_covered(side, cgroup) {
+    /// Attaches a set of programs to a cgroup, unless they run there already.
+    pub(super) fn attach(&mut self, set: ProgramSet, cgroup: &Cgroup) -> Result<(), Error> {
+        if self.is_covered(set, cgroup) {
             return Ok(());
         }
-        // One program twice on a connection's way would divert it twice.
-        self.detach(|at| at.side == side && at.path.starts_with(cgroup.path()));
-        let links = side.programs().iter();
+        // A program that runs twice for a connection, once for each of two cgroups, would divert it twice.
+        self.detach(|attachment| {
+            attachment.set == set && attachment.path.starts_with(cgroup.path())
+        });
+        let links = set.programs().iter();
         let links = links.map(|name| self.attach_program(name, cgroup));
         let links = links.collect::<Result<_, Error>>()?;
         self.attachments.push(Attachment {
-            side,
+            set,
             path: cgroup.path().to_owned(),
             links,
         });
@@ -129,67 +133,72 @@ impl Engine {
         Ok(link)
     }
 
-    /// Attaches what the layers in force need, before the policy that has them.
+    /// Attaches the programs that these layers need, before the policy that has them is in force.
     pub(super) fn attach_layers(&mut self, layers: u32) -> Result<(), Error> {
-        for side in Side::ALL {
-            if side.is_for(layers) {
+        for set in ProgramSet::ALL {
+            if set.is_needed_by(layers) {
                 let scope = Cgroup::at(&self.scope)?;
-                self.attach(side, &scope)?;
+                self.attach(set, &scope)?;
             }
         }
         Ok(())
     }
 
-    /// Takes off what they do not need any more, after it.
+    /// Detaches the programs that these layers do not need, after the policy is in force.
     pub(super) fn detach_layers(&mut self, layers: u32) {
-        self.detach(|at| !at.side.layers().is_empty() && !at.side.is_for(layers));
+        self.detach(|attachment| {
+            !attachment.set.layers().is_empty() && !attachment.set.is_needed_by(layers)
+        });
     }
 
-    /// Where the engine is attached: each cgroup, and whether proxies can be there.
+    /// The cgroups to which the client side is attached, and whether each is a home.
     pub fn cgroups(&self) -> Vec<(PathBuf, bool)> {
         let is_home = |path| {
             self.attachments
                 .iter()
-                .any(|at| at.side == Side::Service && &at.path == path)
+                .any(|attachment| attachment.set == ProgramSet::Service && &attachment.path == path)
         };
         self.attachments
             .iter()
-            .filter(|at| at.side == Side::Client)
-            .map(|at| (at.path.clone(), is_home(&at.path)))
+            .filter(|attachment| attachment.set == ProgramSet::Client)
+            .map(|attachment| (attachment.path.clone(), is_home(&attachment.path)))
             .collect()
     }
 
-    /// The cgroups in which proxies can be, with all below each.
+    /// The homes: cgroups in which, or below which, proxies can use the socket options.
     pub fn homes(&self) -> impl Iterator<Item = &Path> {
         let homes = self
             .attachments
             .iter()
-            .filter(|at| at.side == Side::Service);
-        homes.map(|at| at.path.as_path())
+            .filter(|attachment| attachment.set == ProgramSet::Service);
+        homes.map(|attachment| attachment.path.as_path())
     }
 
     /// Undoes [`Engine::attach_home`].
     ///
-    /// No service may have a listener there, and no flow may be live: its end would be missed.
+    /// No service may have a listener there, and no flow may be open: its end would not be noticed.
     pub fn detach_home(&mut self, home: &Path) {
         let scope = self.scope.clone();
-        self.detach(|at| match at.side {
-            Side::Service => at.path == home,
-            Side::Client => at.path == home && at.path != scope,
-            Side::Bind | Side::Accept => false,
+        self.detach(|attachment| match attachment.set {
+            ProgramSet::Service => attachment.path == home,
+            ProgramSet::Client => attachment.path == home && attachment.path != scope,
+            ProgramSet::Bind | ProgramSet::Ingress => false,
         });
     }
 
     fn detach(&mut self, which: impl Fn(&Attachment) -> bool) {
-        for gone in self.attachments.extract_if(.., |at| which(at)) {
+        for gone in self
+            .attachments
+            .extract_if(.., |attachment| which(attachment))
+        {
             gone.remove();
         }
     }
 
-    fn is_covered(&self, side: Side, cgroup: &Cgroup) -> bool {
+    fn is_covered(&self, set: ProgramSet, cgroup: &Cgroup) -> bool {
         self.attachments
             .iter()
-            .any(|at| at.side == side && cgroup.path().starts_with(&at.path))
+            .any(|attachment| attachment.set == set && cgroup.path().starts_with(&attachment.path))
     }
 
     pub(super) fn program(&self, name: &str) -> &ProgramMut<'_> {
@@ -211,7 +220,7 @@ impl Engine {
             "sidetrack_bind4" => &programs.sidetrack_bind4,
             "sidetrack_bind6" => &programs.sidetrack_bind6,
             "sidetrack_ingress" => &programs.sidetrack_ingress,
-            other => unreachable!("no side has a program {other}"),
+            other => unreachable!("no set of programs contains {other}"),
         }
     }
 
@@ -226,7 +235,7 @@ impl Engine {
     }
 }
 
-/// The bits of both families' layers.
+/// The bits of a layer, for both families.
 fn bits(layer: LayerKind) -> u32 {
     layer.both().map(|layer| 1 << layer.index()).iter().sum()
 }

@@ -1,4 +1,4 @@
-//! The kernel asked by hand: what the policy in force says to a connection that is made up.
+//! Classifies made-up connections with the kernel's own matcher.
 
 use libbpf_rs::ProgramInput;
 use sidetrack_abi::kernel;
@@ -9,30 +9,32 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use super::Engine;
 use crate::Error;
 
-/// What the kernel answers: ranks are those of [`sidetrack_policy::rule::order`].
+/// The result of a classification. Ranks are those of [`sidetrack_policy::rule::order`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classification {
-    /// Of the policy that answered.
+    /// Generation of the policy that was used.
     pub generation: u32,
-    /// Not permitted.
+    /// The verdict is a block.
     pub blocked: bool,
-    /// Lower sublayers could not change it.
+    /// The verdict is hard: lower sublayers cannot change it.
     pub hard: bool,
-    /// A hard permit was overruled.
+    /// A veto overruled a hard permit.
     pub vetoed: bool,
-    /// Blocked because the service is absent.
+    /// Blocked because the service of a redirect is absent.
     pub absent: bool,
-    /// Who decided; none: nothing matched.
+    /// Rank of the filter that decided; `None` if none matched.
     pub decided_by: Option<u32>,
-    /// Who redirects.
+    /// Rank of the filter that redirects; `None` if none does.
     pub redirect: Option<u32>,
 }
 
 impl Engine {
-    /// Asks the kernel's own matcher. With a situation, the services in it are absent and no others;
-    /// without one, those that have no listener are.
+    /// Classifies field values by the policy in force.
     ///
-    /// Errors: [`Error::Bpf`]; there must be a policy.
+    /// With a situation, exactly the services that it names are absent. Without one, those that have no
+    /// listener are.
+    ///
+    /// Errors: [`Error::Bpf`]; [`Error::System`] if there is no policy, or the search takes too many steps.
     pub fn classify(
         &self,
         field_values: &FieldValues,
@@ -55,28 +57,28 @@ impl Engine {
                 context_in: Some(&mut bytes),
                 ..ProgramInput::default()
             })
-            .map_err(Error::bpf("ask the kernel's matcher"))?;
-        let answer =
-            kernel::ClassifyRequest::read_from_bytes(&bytes).expect("it is as long as it was");
-        if answer.completed == 0 {
-            return Err(Error::system("ask the kernel's matcher")(
+            .map_err(Error::bpf("classify in the kernel"))?;
+        let result = kernel::ClassifyRequest::read_from_bytes(&bytes)
+            .expect("the program does not change the length");
+        if result.completed == 0 {
+            return Err(Error::system("classify in the kernel")(
                 std::io::Error::other("there is no policy, or it takes too many steps"),
             ));
         }
         let rank = |rank| (rank != kernel::NO_RANK).then_some(rank);
         Ok(Classification {
-            generation: answer.generation,
-            blocked: answer.blocked != 0,
-            hard: answer.hard != 0,
-            vetoed: answer.vetoed != 0,
-            absent: answer.absent_blocked != 0,
-            decided_by: rank(answer.decided_by),
-            redirect: rank(answer.redirect),
+            generation: result.generation,
+            blocked: result.blocked != 0,
+            hard: result.hard != 0,
+            vetoed: result.vetoed != 0,
+            absent: result.absent_blocked != 0,
+            decided_by: rank(result.decided_by),
+            redirect: rank(result.redirect),
         })
     }
 }
 
-/// A set of numbers below 256, one bit each.
+/// A set of numbers below 256, with a bit for each.
 fn bits(numbers: &[u16]) -> [u64; 4] {
     let mut bits = [0; 4];
     for &number in numbers {

@@ -1,4 +1,5 @@
-//! Numbers of fixed contexts: the kernel keeps their bytes apart from filters and flows.
+//! Numbers of fixed contexts. The kernel keeps the bytes of a context in a map; filters and flows contain
+//! its number only.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,23 +11,24 @@ use super::flow::has_sockets;
 use super::update;
 use crate::Error;
 
-/// Entries that one call reads.
+/// Number of entries that one call reads.
 const BATCH: u32 = 4096;
 
-/// The contexts that have a number. The same bytes have one number. It is given to others only when
-/// there is no other left, and neither the policy in force nor a flow with sockets has it.
+/// The contexts that have a number. Equal bytes have the same number. A number is reused only if no other is
+/// free, and neither the policy in force nor a flow with sockets uses it.
 #[derive(Default)]
 pub(super) struct Contexts {
     numbers: HashMap<Vec<u8>, u32>,
     in_force: BTreeSet<u32>,
 }
 
-/// The numbers that a policy has.
-pub(super) type Numbers = BTreeSet<u32>;
+/// The numbers of the contexts of a policy.
+pub(super) type ContextNumbers = BTreeSet<u32>;
 
 impl Contexts {
-    /// What an earlier engine has left. Which of it is in force is not known, so all of it is.
-    pub(super) fn take_up(&mut self, contexts: &impl MapCore) -> Result<(), Error> {
+    /// Reads the contexts that an earlier engine left. It is unknown which of them are in force, so all count
+    /// as such.
+    pub(super) fn resume(&mut self, contexts: &impl MapCore) -> Result<(), Error> {
         for key in contexts.keys() {
             let value = contexts
                 .lookup(&key, MapFlags::ANY)
@@ -41,23 +43,23 @@ impl Contexts {
         Ok(())
     }
 
-    /// How many there are.
+    /// Number of contexts.
     pub(super) fn len(&self) -> usize {
         self.numbers.len()
     }
 
-    /// A policy with these numbers is in force from now on, alone.
-    pub(super) fn are_in_force(&mut self, numbers: Numbers) {
+    /// The policy in force is now one with these numbers.
+    pub(super) fn set_in_force(&mut self, numbers: ContextNumbers) {
         self.in_force = numbers;
     }
 
-    /// The number of these bytes, for a policy that already has the numbers `used`.
+    /// Returns the number of a context, and adds it to `used`: the numbers of the policy being compiled.
     ///
     /// Errors: [`Error::TooManyContexts`], [`Error::Bpf`].
     pub(super) fn number(
         &mut self,
         bytes: &[u8],
-        used: &mut Numbers,
+        used: &mut ContextNumbers,
         contexts: &impl MapCore,
         flows: &impl MapCore,
     ) -> Result<u32, Error> {
@@ -68,7 +70,7 @@ impl Contexts {
         if self.numbers.len() >= kernel::CONTEXTS_MAX {
             self.release(used, contexts, flows)?;
         }
-        let taken: Numbers = self.numbers.values().copied().collect();
+        let taken: ContextNumbers = self.numbers.values().copied().collect();
         let number = (1..=kernel::CONTEXTS_MAX as u32)
             .find(|number| !taken.contains(number))
             .ok_or(Error::TooManyContexts)?;
@@ -81,35 +83,35 @@ impl Contexts {
             contexts,
             &number,
             value.as_bytes(),
-            "keep a redirect context",
+            "add a redirect context",
         )?;
         self.numbers.insert(bytes.to_vec(), number);
         used.insert(number);
         Ok(number)
     }
 
-    /// Takes the numbers back that nobody will ask for again.
+    /// Frees the numbers that neither a policy nor a flow with sockets uses.
     fn release(
         &mut self,
-        used: &Numbers,
+        used: &ContextNumbers,
         contexts: &impl MapCore,
         flows: &impl MapCore,
     ) -> Result<(), Error> {
-        let mut asked_for: Numbers = used.union(&self.in_force).copied().collect();
+        let mut in_use: ContextNumbers = used.union(&self.in_force).copied().collect();
         let entries = flows
             .lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
             .map_err(Error::bpf("read the flows"))?;
-        asked_for.extend(
+        in_use.extend(
             entries
                 .filter_map(|(_, bytes)| kernel::FlowEntry::read_from_bytes(&bytes).ok())
                 .filter(has_sockets)
                 .map(|entry| entry.flow.context_id),
         );
-        let idle = |_: &Vec<u8>, number: &mut u32| !asked_for.contains(number);
+        let idle = |_: &Vec<u8>, number: &mut u32| !in_use.contains(number);
         for (_, number) in self.numbers.extract_if(idle) {
             contexts
                 .delete(number.as_bytes())
-                .map_err(Error::bpf("forget a redirect context"))?;
+                .map_err(Error::bpf("delete a redirect context"))?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The flows that the kernel keeps, and how full its maps are.
+//! Reads the flows from the kernel, and how full its maps are.
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use sidetrack_abi::{address, kernel};
@@ -8,25 +8,25 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::Engine;
 use crate::Error;
 
-/// `FLOW_*` in `bpf/maps.h`.
+/// The stages of a flow: `FLOW_*` in `bpf/maps.h`.
 const CONNECTING: u64 = 2;
 const ESTABLISHED: u64 = 3;
 const CLOSED: u64 = 4;
 const RESERVED: u64 = 5;
 const DATAGRAM: u64 = 6;
-/// Entries that one call reads.
+/// Number of entries that one call reads.
 const BATCH: u32 = 4096;
 
-/// A flow that the kernel keeps.
+/// A flow in the kernel.
 #[derive(Clone, Debug)]
 pub struct FlowEntry {
-    /// What INFO tells.
+    /// The flow as the option INFO returns it.
     pub flow: kernel::Flow,
-    /// No socket is tied to it any more: only its token is still good.
+    /// No socket refers to it any more: only its token is still valid.
     pub closed: bool,
     /// The program that opened the chain's first connection.
     pub program: Program,
-    /// Its executable's path, as far as it is known.
+    /// The path of its executable; empty if it is unknown.
     pub app: String,
 }
 
@@ -42,7 +42,9 @@ pub struct Table {
 }
 
 impl Engine {
-    /// All flows: those connecting, those open, and those closed whose tokens are still good.
+    /// All flows that are connecting or open, or that are closed and in their grace period.
+    ///
+    /// Errors: [`Error::Bpf`].
     pub fn flows(&self) -> Result<Vec<FlowEntry>, Error> {
         self.sweep()?;
         let map = &self.skeleton.maps.sidetrack_flows;
@@ -52,13 +54,15 @@ impl Engine {
         let mut flows: Vec<_> = entries
             .filter_map(|(_, bytes)| kernel::FlowEntry::read_from_bytes(&bytes).ok())
             .filter(|entry| matches!(stage(entry), CONNECTING | ESTABLISHED | CLOSED | DATAGRAM))
-            .map(|entry| self.from_kernel(&entry))
+            .map(|entry| self.describe(&entry))
             .collect::<Result<_, _>>()?;
         flows.sort_by_key(|flow| flow.flow.id);
         Ok(flows)
     }
 
-    /// A flow by its id; none if it is gone.
+    /// The flow of an id; `None` if it does not exist any more.
+    ///
+    /// Errors: [`Error::Bpf`].
     pub fn flow(&self, id: u64) -> Result<Option<FlowEntry>, Error> {
         let flows_max = u64::from(self.skeleton.maps.sidetrack_flows.max_entries());
         let slot = (id % flows_max) as u32;
@@ -71,7 +75,7 @@ impl Engine {
         bytes
             .and_then(|bytes| kernel::FlowEntry::read_from_bytes(&bytes).ok())
             .filter(|entry| entry.state >> 20 == id && stage(entry) >= CONNECTING)
-            .map(|entry| self.from_kernel(&entry))
+            .map(|entry| self.describe(&entry))
             .transpose()
     }
 
@@ -122,17 +126,20 @@ impl Engine {
         ])
     }
 
-    /// Ends the flows of datagrams that are over: nobody else does before their slots are wanted.
+    /// Ends the UDP flows that are over. Otherwise they end only when their slots are needed.
+    ///
+    /// Errors: [`Error::Bpf`].
     pub fn sweep(&self) -> Result<(), Error> {
         self.skeleton
             .progs
             .sidetrack_sweep
             .test_run(ProgramInput::default())
-            .map_err(Error::bpf("end the flows that are over"))?;
+            .map_err(Error::bpf("end the UDP flows that are over"))?;
         Ok(())
     }
 
-    fn from_kernel(&self, entry: &kernel::FlowEntry) -> Result<FlowEntry, Error> {
+    /// Adds what the kernel keeps apart from a flow: its executable.
+    fn describe(&self, entry: &kernel::FlowEntry) -> Result<FlowEntry, Error> {
         let executable = self
             .skeleton
             .maps
@@ -153,14 +160,14 @@ impl Engine {
                 user: entry.program.uid,
                 cgroups: levels.take_while(|&id| id != 0).collect(),
             },
-            app: executable.map_or_else(String::new, |known| {
-                String::from_utf8_lossy(address::text(&known.path)).into_owned()
+            app: executable.map_or_else(String::new, |executable| {
+                String::from_utf8_lossy(address::text(&executable.path)).into_owned()
             }),
         })
     }
 }
 
-/// Whether a socket may still ask for it.
+/// Whether a socket can still ask for the flow's context.
 pub(super) fn has_sockets(entry: &kernel::FlowEntry) -> bool {
     matches!(stage(entry), CONNECTING | ESTABLISHED | RESERVED | DATAGRAM)
 }

@@ -1,4 +1,4 @@
-//! Whose process is it: what the engine tells the kernel of services' processes and cgroups.
+//! Owners: the processes and cgroups of services that the engine enters into the kernel's maps.
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use sidetrack_abi::kernel;
@@ -6,11 +6,11 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Engine, update};
 use crate::Error;
-use crate::legacy::Holder;
+use crate::legacy::SocketHolder;
 
 impl Engine {
-    /// A legacy proxy's process: it cannot say so itself.
-    pub(super) fn name_owner(&mut self, holder: &Holder, service: u32) -> Result<(), Error> {
+    /// Adds a process of a legacy proxy, which cannot set LISTEN itself.
+    pub(super) fn add_owner(&mut self, holder: &SocketHolder, service: u32) -> Result<(), Error> {
         let owner = kernel::Owner {
             started: holder.started,
             cgroup_id: holder.cgroup_id,
@@ -22,12 +22,13 @@ impl Engine {
             owners,
             &self.owner_key(holder.pid),
             owner.as_bytes(),
-            "name a service's process",
+            "enter a service's process",
         )?;
-        self.change_owner_cgroup(holder.cgroup_id, |known| known.owners += 1)
+        self.change_owner_cgroup(holder.cgroup_id, |entry| entry.owners += 1)
     }
 
-    /// The kernel knows a process by its first number; the engine, in a container, by another one.
+    /// The key of a process. The kernel identifies processes by their ids in the initial PID namespace; in a
+    /// container, the engine knows only their ids in its own.
     fn owner_key(&self, pid: u32) -> u32 {
         let constants = self.skeleton.maps.rodata_data;
         match constants.is_some_and(|constants| constants.pid_level > 0) {
@@ -42,26 +43,26 @@ impl Engine {
         change: impl FnOnce(&mut kernel::OwnerCgroup),
     ) -> Result<(), Error> {
         let map = &self.skeleton.maps.sidetrack_owner_cgroups;
-        let known = map
+        let value = map
             .lookup(cgroup.as_bytes(), MapFlags::ANY)
             .map_err(Error::bpf("read a service's cgroup"))?;
-        let mut known = known
+        let mut entry = value
             .and_then(|bytes| kernel::OwnerCgroup::read_from_bytes(&bytes).ok())
             .unwrap_or_default();
-        change(&mut known);
-        update(map, &cgroup, known.as_bytes(), "name a service's cgroup")
+        change(&mut entry);
+        update(map, &cgroup, entry.as_bytes(), "enter a service's cgroup")
     }
 
-    /// Processes and cgroups of services that are not there any more are nobody's: else they would be
-    /// taken for the service that gets the number next, and fill the tables meanwhile.
+    /// Removes the processes and cgroups of services that no longer exist. Otherwise they would count as those
+    /// of the service that gets the number next, and fill the maps until then.
     ///
-    /// The kernel does it, as it counts there at the same time. Who marks a listener at this very
-    /// moment is forgotten the next time.
+    /// A kernel program does it, since the kernel changes the same counts at the same time. A process that
+    /// marks a listener at this moment is removed the next time.
     pub(super) fn collect_owners(&self) -> Result<(), Error> {
         let program = &self.skeleton.progs.sidetrack_collect_owners;
         program
             .test_run(ProgramInput::default())
             .map(drop)
-            .map_err(Error::bpf("forget a service's processes"))
+            .map_err(Error::bpf("remove a service's processes"))
     }
 }

@@ -1,13 +1,13 @@
-//! The data path pinned to a bpf file system, so that it outlives its process.
+//! Pins the data path in a bpf file system, so that it outlives its process.
 //!
 //! ```text
-//! PINS/identity              who the engine is: its id, the tokens' key, its scope, its limits
-//! PINS/maps/NAME             every map that keeps something
-//! PINS/links/CGROUP-PROGRAM  every link, by the cgroup's number
+//! PINS/identity              the engine: its id, the key of its tokens, its scope and its limits
+//! PINS/maps/NAME             each map whose contents must be kept
+//! PINS/links/CGROUP-PROGRAM  each link, by the cgroup's id and the name of the program
 //! ```
 //!
-//! The next engine takes maps and links up, and puts its own programs in the place of those at work,
-//! one after another: so a later version takes over without a gap.
+//! The next engine resumes: it uses the pinned maps and links, and replaces the program of each link by its
+//! own. So a later version takes over without a gap.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,25 +18,25 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapType};
 use sidetrack_abi::kernel;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::attachment::{Attachment, Side};
+use super::attachment::{Attachment, ProgramSet};
 use super::{Config, Engine};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel};
 use crate::{Cgroup, Error, ServiceSpec, cgroup, network};
 
-/// Of what is pinned: another version's is not taken up.
+/// Version of what is pinned. An engine does not resume another version.
 const LAYOUT_VERSION: u32 = 4;
-/// linux/magic.h.
+/// The type of a bpf file system: BPF_FS_MAGIC in linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
-/// A folder of pins.
+/// A folder with pins.
 pub(super) struct Pins {
     folder: PathBuf,
 }
 
-/// What an engine is, for the one that comes after it.
+/// The properties of an engine that its successor must keep.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
-pub(super) struct Identity {
+pub(super) struct EngineIdentity {
     pub(super) engine_id: u64,
     pub(super) token_key: [u64; 2],
     pub(super) scope_id: u64,
@@ -48,7 +48,7 @@ pub(super) struct Identity {
     abi: u32,
 }
 
-impl Identity {
+impl EngineIdentity {
     pub(super) fn new(scope: &Cgroup, config: &Config) -> Result<Self, Error> {
         Ok(Self {
             engine_id: u64::from_ne_bytes(random()?),
@@ -63,27 +63,27 @@ impl Identity {
         })
     }
 
-    /// Checks that it judges this scope.
+    /// Checks that the scope is the same.
     pub(super) fn of_scope(self, scope: &Cgroup) -> Result<Self, Error> {
         if self.scope_id == scope.id() {
             return Ok(self);
         }
         Err(Error::Pins {
             path: scope.path().to_owned(),
-            why: "it judges another cgroup; remove it first, or keep the scope".to_owned(),
+            why: "its scope is another cgroup; remove it first, or keep the scope".to_owned(),
         })
     }
 }
 
 impl Pins {
-    /// A folder, made if it is missing, on a bpf file system.
+    /// Opens a folder on a bpf file system, and makes it if it is missing.
     pub(super) fn at(folder: PathBuf) -> Result<Self, Error> {
         for part in ["", "maps", "links"] {
             let path = folder.join(part);
             fs::create_dir_all(&path).map_err(Error::system("make the folder of the pins"))?;
         }
         let kind = rustix::fs::statfs(&folder)
-            .map_err(|error| Error::system("look at the folder of the pins")(error.into()))?;
+            .map_err(|error| Error::system("inspect the folder of the pins")(error.into()))?;
         if kind.f_type as u64 != BPF_FS_MAGIC {
             return Err(Error::Pins {
                 path: folder,
@@ -95,18 +95,18 @@ impl Pins {
         Ok(Self { folder })
     }
 
-    /// Who the engine was that left pins here; none if nobody did, or not to its end.
-    pub(super) fn identity(&self) -> Result<Option<Identity>, Error> {
+    /// The engine that left pins here; `None` if there are none, or if it ended before all were made.
+    pub(super) fn identity(&self) -> Result<Option<EngineIdentity>, Error> {
         let path = self.folder.join("identity");
         if !path.exists() {
-            remove_files(&self.folder)?; // of an engine that ended while it pinned
+            remove_files(&self.folder)?; // left by an engine that ended while it made pins
             return Ok(None);
         }
         let map = MapHandle::from_pinned_path(&path).map_err(Error::bpf("open the pins"))?;
         let bytes = map
             .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
             .map_err(Error::bpf("open the pins"))?;
-        let found = bytes.and_then(|bytes| Identity::read_from_bytes(&bytes).ok());
+        let found = bytes.and_then(|bytes| EngineIdentity::read_from_bytes(&bytes).ok());
         match found {
             Some(found) if found.layout == LAYOUT_VERSION && found.abi == kernel::ABI_VERSION => {
                 Ok(Some(found))
@@ -118,10 +118,10 @@ impl Pins {
         }
     }
 
-    /// Makes the skeleton take the pinned maps instead of new ones.
+    /// Makes the skeleton use the pinned maps instead of new ones.
     pub(super) fn reuse_maps(&self, skeleton: &mut OpenSidetrackSkel<'_>) -> Result<(), Error> {
         for mut map in skeleton.open_object_mut().maps_mut() {
-            if !is_kept(&map.name().to_string_lossy()) {
+            if !is_pinned(&map.name().to_string_lossy()) {
                 continue;
             }
             let path = self.map_path(&map.name().to_string_lossy());
@@ -130,7 +130,7 @@ impl Pins {
             if reused.is_err() || wanted != (map.map_type(), map.key_size(), map.value_size()) {
                 return Err(Error::Pins {
                     path,
-                    why: "the map is not as this version has it; `sidetrack uninstall` removes it"
+                    why: "the map differs from that of this version; `sidetrack uninstall` removes it"
                         .to_owned(),
                 });
             }
@@ -138,15 +138,15 @@ impl Pins {
         Ok(())
     }
 
-    /// Pins all maps, and at last who the engine is: without that nothing is taken up.
+    /// Pins all maps, and after them the engine's identity, without which no engine resumes.
     pub(super) fn pin_maps(
         &self,
         skeleton: &mut SidetrackSkel<'_>,
-        identity: &Identity,
+        identity: &EngineIdentity,
     ) -> Result<(), Error> {
         for mut map in skeleton.object_mut().maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
-            if !is_kept(&name) {
+            if !is_pinned(&name) {
                 continue;
             }
             map.pin(self.map_path(&name))
@@ -160,14 +160,14 @@ impl Pins {
             MapType::Array,
             Some("sidetrack_self"),
             size_of::<u32>() as u32,
-            size_of::<Identity>() as u32,
+            size_of::<EngineIdentity>() as u32,
             1,
             &options,
         )
-        .map_err(Error::bpf("pin who the engine is"))?;
+        .map_err(Error::bpf("pin the identity of the engine"))?;
         map.update(&0_u32.to_ne_bytes(), identity.as_bytes(), MapFlags::ANY)
             .and_then(|()| map.pin(self.folder.join("identity")))
-            .map_err(Error::bpf("pin who the engine is"))
+            .map_err(Error::bpf("pin the identity of the engine"))
     }
 
     pub(super) fn pin_link(
@@ -180,7 +180,7 @@ impl Pins {
             .folder
             .join("links")
             .join(format!("{cgroup}-{program}"));
-        // Of a cgroup that was removed, and whose number was given anew.
+        // A pin of the same name was left by a removed cgroup whose id was reused.
         let _ = fs::remove_file(&path);
         link.pin(path).map_err(Error::bpf("pin a link"))
     }
@@ -190,7 +190,7 @@ impl Pins {
         self.folder.join("maps").join(name.replace('.', "_"))
     }
 
-    /// The pinned links: cgroup, program, where.
+    /// The pinned links: the cgroup's id, the program's name and the path of the pin.
     fn links(&self) -> Result<Vec<(u64, String, PathBuf)>, Error> {
         let entries = fs::read_dir(self.folder.join("links"))
             .map_err(Error::system("read the pinned links"))?;
@@ -205,12 +205,12 @@ impl Pins {
     }
 }
 
-/// Whether a data path is pinned at a folder, at work or between two engines.
+/// Whether a data path is pinned in a folder, with or without an engine at work.
 pub fn pins_at(folder: &Path) -> bool {
     folder.join("identity").exists()
 }
 
-/// The programs that a pinned data path has attached, by their numbers.
+/// The kernel's ids of the programs that a pinned data path has attached.
 ///
 /// Errors: [`Error::System`], [`Error::Bpf`].
 pub fn pinned_programs(folder: &Path) -> Result<Vec<u32>, Error> {
@@ -219,23 +219,23 @@ pub fn pinned_programs(folder: &Path) -> Result<Vec<u32>, Error> {
     };
     let programs = pins.links()?.into_iter().map(|(_, _, path)| {
         let link = Link::open(&path).map_err(Error::bpf("open a pinned link"))?;
-        let about = link.info().map_err(Error::bpf("ask about a pinned link"))?;
-        Ok(about.prog_id)
+        let info = link.info().map_err(Error::bpf("read a pinned link"))?;
+        Ok(info.prog_id)
     });
     programs.collect()
 }
 
-/// Removes a pinned data path: programs run until their links are gone, then all of it goes, and its
-/// folder.
+/// Removes a pinned data path and its folder. Programs run until their links are removed; then maps and
+/// programs are freed.
 ///
-/// Errors: [`Error::System`]. A folder that is not there is as good as removed.
+/// Errors: [`Error::System`]. It is not an error if the folder does not exist.
 pub fn remove_pins(folder: &Path) -> Result<(), Error> {
     let pins = Pins {
         folder: folder.to_owned(),
     };
     if let Ok(Some(identity)) = pins.identity() {
         network::remove_pinned(identity.engine_id)
-            .map_err(Error::system("take back the addresses for datagrams"))?;
+            .map_err(Error::system("remove the IPv6 addresses for datagrams"))?;
     }
     remove_files(folder)?;
     for part in ["links", "maps", ""] {
@@ -266,75 +266,72 @@ fn remove_files(folder: &Path) -> Result<(), Error> {
 }
 
 impl Engine {
-    /// Takes up what is pinned: the links, each with this engine's program from now on; the services,
-    /// the contexts, the generation.
-    pub(super) fn take_up(&mut self) -> Result<(), Error> {
-        self.take_up_links()?;
-        self.take_up_services()?;
-        self.collect_owners()?; // of an engine that ended while it took a service away
+    /// Resumes from the pins: takes over the links, each with this engine's program from now on, and reads
+    /// services, contexts and generation.
+    pub(super) fn resume(&mut self) -> Result<(), Error> {
+        self.resume_links()?;
+        self.resume_services()?;
+        self.collect_owners()?; // left by an engine that ended while it removed a service
         self.contexts
-            .take_up(&self.skeleton.maps.sidetrack_contexts)?;
+            .resume(&self.skeleton.maps.sidetrack_contexts)?;
         self.generation = self.generation_in_force()?;
         Ok(())
     }
 
-    fn take_up_links(&mut self) -> Result<(), Error> {
+    fn resume_links(&mut self) -> Result<(), Error> {
         let Some(pins) = &self.pins else {
             return Ok(());
         };
         let cgroups = cgroup::by_id()?;
         let mut found: BTreeMap<PathBuf, BTreeMap<String, Link>> = BTreeMap::new();
         for (cgroup, name, path) in pins.links()? {
-            let is_ours = Side::ALL
+            let is_ours = ProgramSet::ALL
                 .into_iter()
-                .any(|side| side.programs().contains(&name.as_str()));
+                .any(|set| set.programs().contains(&name.as_str()));
             let (true, Some(at)) = (is_ours, cgroups.get(&cgroup)) else {
-                // The cgroup is gone, and its programs with it.
+                // The cgroup is gone, so no program runs by this link.
                 fs::remove_file(&path).map_err(Error::system("remove a stale link"))?;
                 continue;
             };
-            let mut link = Link::open(&path).map_err(Error::bpf("take up a link"))?;
+            let mut link = Link::open(&path).map_err(Error::bpf("open a pinned link"))?;
             link.update_prog(self.program(&name))
-                .map_err(Error::bpf("put a program in its predecessor's place"))?;
+                .map_err(Error::bpf("replace the program of a pinned link"))?;
             found.entry(at.clone()).or_default().insert(name, link);
         }
         for (path, mut links) in found {
-            for side in Side::ALL {
-                self.take_up_side(side, &path, &mut links)?;
+            for set in ProgramSet::ALL {
+                self.resume_set(set, &path, &mut links)?;
             }
         }
         Ok(())
     }
 
-    /// Takes up a side at a cgroup, if it is there. An engine that was killed while it attached it left
-    /// a part: the rest is attached now.
-    fn take_up_side(
+    /// Resumes a set of programs at a cgroup, if it is attached there. If an engine was killed while it
+    /// attached the set, some links are missing, and are made now.
+    fn resume_set(
         &mut self,
-        side: Side,
+        set: ProgramSet,
         path: &Path,
         found: &mut BTreeMap<String, Link>,
     ) -> Result<(), Error> {
-        if !side.programs().iter().any(|name| found.contains_key(*name)) {
+        if !set.programs().iter().any(|name| found.contains_key(*name)) {
             return Ok(());
         }
         let cgroup = Cgroup::at(path)?;
-        let links = side
-            .programs()
-            .iter()
-            .map(|name| match found.remove(*name) {
-                Some(link) => Ok(link),
-                None => self.attach_program(name, &cgroup),
-            });
+        let links = set.programs().iter().map(|name| match found.remove(*name) {
+            Some(link) => Ok(link),
+            None => self.attach_program(name, &cgroup),
+        });
         let links = links.collect::<Result<_, Error>>()?;
         self.attachments.push(Attachment {
-            side,
+            set,
             path: path.to_owned(),
             links,
         });
         Ok(())
     }
 
-    fn take_up_services(&mut self) -> Result<(), Error> {
+    fn resume_services(&mut self) -> Result<(), Error> {
         for number in 1..kernel::SERVICES_MAX as u32 {
             if let Some(value) = self.read_service(number)?
                 && value.name[0] != 0
@@ -347,7 +344,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The generation of the policy that the kernel judges by; 0 if there is none.
+    /// Reads the generation of the policy in force; 0 if there is none.
     fn generation_in_force(&self) -> Result<u32, Error> {
         let Some(map) = self.policy_in_force()? else {
             return Ok(0);
@@ -360,12 +357,13 @@ impl Engine {
     }
 }
 
-/// Not the constants, which each engine writes anew, nor the desks, on which nothing lies between two
-/// hooks: they change from version to version.
-fn is_kept(map: &str) -> bool {
+/// Whether a map is pinned. The constants are not, since each engine writes its own; nor are the scratch
+/// buffers, which hold nothing between two runs of a program and change from version to version.
+fn is_pinned(map: &str) -> bool {
     !map.ends_with("rodata") && map != "sidetrack_scratch_buffers"
 }
 
+/// Random bytes from the kernel.
 pub(super) fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

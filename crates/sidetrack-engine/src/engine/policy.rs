@@ -1,4 +1,4 @@
-//! A policy put into force: compiled, written into a map of its own, and swapped in whole.
+//! Puts a policy into force: compiles it, writes the image into a new map, and replaces the old map by it.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -10,34 +10,34 @@ use sidetrack_policy::rule::order;
 use sidetrack_policy::{Code, Filter, Identity, Lifetime, Records, Sublayer};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::context::Numbers;
+use super::context::ContextNumbers;
 use super::{Engine, update};
 use crate::path::Paths;
 use crate::{Error, ServiceSpec};
 
-/// Lines that one call writes.
+/// Number of lines that one call writes.
 const BATCH_LINES: usize = 16_384;
 
-/// A policy that is in force now.
+/// What a commit put into force.
 #[derive(Clone, Debug)]
 pub struct Committed {
-    /// Its number.
+    /// The generation of the policy.
     pub generation: u32,
-    /// Its filters, disabled ones not counted.
+    /// Number of filters, without disabled ones.
     pub filters: u32,
-    /// What it takes in the kernel.
+    /// Size of its image in the kernel, in bytes.
     pub bytes: usize,
-    /// How long compiling took.
+    /// How long the compiler took.
     pub compiled_in: Duration,
-    /// How long writing and swapping took.
+    /// How long it took to write the image and replace the old one.
     pub written_in: Duration,
 }
 
 impl Engine {
-    /// Puts filters into force, whole: each connection is judged by the old policy or by the new one.
+    /// Puts filters into force atomically: each connection is classified by the old policy or by the new one.
     ///
-    /// Each filter has passed [`Filter::check`], and its service is one of the engine's, by key. Errors
-    /// leave the old policy in force: [`Error::Policy`], [`Error::TooManyContexts`], [`Error::Bpf`].
+    /// Each filter must have passed [`Filter::check`], and its service must be one of the engine's, by key.
+    /// Errors leave the old policy in force: [`Error::Policy`], [`Error::TooManyContexts`], [`Error::Bpf`].
     pub fn commit<'a>(
         &mut self,
         filters: impl IntoIterator<Item = &'a Filter>,
@@ -48,7 +48,7 @@ impl Engine {
         let (image, contexts) = self.compile(generation, filters, sublayers)?;
         let compiled_in = started.elapsed();
         self.install(&image)?;
-        self.contexts.are_in_force(contexts);
+        self.contexts.set_in_force(contexts);
         self.generation = generation;
         Ok(Committed {
             generation,
@@ -59,7 +59,7 @@ impl Engine {
         })
     }
 
-    /// Whether these filters, compiled, are what the kernel judges by, line by line.
+    /// Whether the policy in force consists of these filters: compiles them and compares all lines.
     ///
     /// Errors: as [`Engine::commit`].
     pub fn agrees<'a>(
@@ -82,21 +82,23 @@ impl Engine {
             image
                 .lines()
                 .get(number as usize)
-                .is_some_and(|own| own[..] == line[..])
+                .is_some_and(|compiled| compiled[..] == line[..])
         });
         if agrees {
-            self.contexts.are_in_force(contexts);
+            self.contexts.set_in_force(contexts);
         }
         Ok(agrees)
     }
 
-    /// What the policy in force takes in the kernel: bytes.
+    /// Size of the policy in force in the kernel, in bytes; 0 if there is none.
+    ///
+    /// Errors: [`Error::Bpf`].
     pub fn policy_bytes(&self) -> Result<usize, Error> {
         let map = self.policy_in_force()?;
         Ok(map.map_or(0, |map| map.max_entries() as usize * kernel::LINE_SIZE))
     }
 
-    /// The map that the kernel judges by.
+    /// The map of the policy in force; `None` if there is none.
     pub(super) fn policy_in_force(&self) -> Result<Option<MapHandle>, Error> {
         let id = self
             .skeleton
@@ -114,10 +116,10 @@ impl Engine {
         generation: u32,
         filters: impl IntoIterator<Item = &'a Filter>,
         sublayers: impl IntoIterator<Item = &'a Sublayer>,
-    ) -> Result<(Image, Numbers), Error> {
-        let services: Vec<_> = self.services.iter().map(numbered).collect();
+    ) -> Result<(Image, ContextNumbers), Error> {
+        let services: Vec<_> = self.services.iter().map(to_policy_service).collect();
         let services = services.iter().map(|(number, service)| (*number, service));
-        // Collected, so that they need not live as long as they could.
+        // Collected, so that the borrows need not live as long as 'a.
         let filters: Vec<&Filter> = filters.into_iter().collect();
         let sublayers: Vec<&Sublayer> = sublayers.into_iter().collect();
         let rules = order(filters, sublayers, services)?;
@@ -128,7 +130,7 @@ impl Engine {
             )));
         }
         let (contexts, maps) = (&mut self.contexts, &self.skeleton.maps);
-        let mut numbers = Numbers::new();
+        let mut numbers = ContextNumbers::new();
         let mut failure = None;
         let image = compile(generation, &rules, &Paths::new()?, &mut |bytes| {
             let number = contexts.number(
@@ -138,9 +140,10 @@ impl Engine {
                 &maps.sidetrack_flows,
             );
             number.map_err(|error| {
-                let told = sidetrack_policy::Error::new(Code::OutOfBounds, error.to_string());
+                let policy_error =
+                    sidetrack_policy::Error::new(Code::OutOfBounds, error.to_string());
                 failure = Some(error);
-                told
+                policy_error
             })
         });
         match (image, failure) {
@@ -180,8 +183,8 @@ impl Engine {
     }
 }
 
-/// A service as the compiler wants it.
-fn numbered((number, spec): (&u32, &ServiceSpec)) -> (u16, sidetrack_policy::Service) {
+/// A service in the form that the compiler needs.
+fn to_policy_service((number, spec): (&u32, &ServiceSpec)) -> (u16, sidetrack_policy::Service) {
     let service = sidetrack_policy::Service {
         identity: Identity {
             key: spec.key,
@@ -211,5 +214,5 @@ fn new_policy_map(lines: u32) -> Result<MapHandle, Error> {
         lines,
         &options,
     )
-    .map_err(Error::bpf("make room for the policy"))
+    .map_err(Error::bpf("create the map of the policy"))
 }
