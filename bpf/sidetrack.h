@@ -195,7 +195,7 @@ struct sidetrack_executable {
 
 #define SIDETRACK_EXECUTABLE_CUT 0x1 /* the path is longer: only its tail is given */
 
-/* FWPS_CONNECTION_REDIRECT_STATE, as seen by the service that asks (docs/wfp.md, 3.2). */
+/* FWPS_CONNECTION_REDIRECT_STATE of the calling service (docs/wfp.md, 3.2.1 to 3.2.4). */
 #define SIDETRACK_NOT_REDIRECTED 0
 #define SIDETRACK_REDIRECTED_BY_SELF 1
 #define SIDETRACK_REDIRECTED_BY_OTHER 2

@@ -174,13 +174,15 @@ pub struct Executable {
 /// The path is longer: only its tail is given.
 pub const EXECUTABLE_CUT: u32 = 0x1;
 
-/// There is no redirect record (docs/wfp.md, 3.2, state 0).
+/// There is no redirect record (docs/wfp.md, 3.2.1).
 pub const NOT_REDIRECTED: u32 = 0;
-/// The latest redirection was to this service (state 1).
+/// The latest redirection was to this service (docs/wfp.md, 3.2.2).
 pub const REDIRECTED_BY_SELF: u32 = 1;
-/// The latest redirection was to another service, and this one is not in the chain (state 2).
+/// The latest redirection was to another service, and this one is not in the chain
+/// (docs/wfp.md, 3.2.3).
 pub const REDIRECTED_BY_OTHER: u32 = 2;
-/// This service is in the chain, and a later redirection was to another one (state 3).
+/// This service is in the chain, and a later redirection was to another one
+/// (docs/wfp.md, 3.2.4).
 pub const PREVIOUSLY_REDIRECTED_BY_SELF: u32 = 3;
 
 /// The answer to [`INFO`]. If the buffer has room for the context as well, it follows directly.
