@@ -10,11 +10,9 @@ use sidetrack_engine::{Cgroup, Service, ServiceSpec};
 
 /// How many processes the kernel knows as services'.
 fn owners(host: &mut Host) -> u64 {
-    let tables = host.engine().tables().expect("they can be read");
-    let table = tables
-        .iter()
-        .find(|table| table.name == "processes of services");
-    table.expect("it is one").used
+    let maps = host.engine().map_usage().expect("they can be read");
+    let map = maps.iter().find(|map| map.name == "processes of services");
+    map.expect("it is one").used
 }
 
 fn remove(host: &mut Host, service: &Service) {

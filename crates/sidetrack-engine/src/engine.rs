@@ -34,7 +34,7 @@ use context::Contexts;
 use pins::{EngineIdentity, Pins};
 
 pub use classify::Classification;
-pub use flow::{FlowEntry, Table};
+pub use flow::{FlowEntry, MapUsage};
 pub use pins::{pinned_programs, pins_at, remove_pins};
 pub use policy::Committed;
 

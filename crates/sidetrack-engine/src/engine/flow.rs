@@ -30,14 +30,14 @@ pub struct FlowEntry {
     pub app: String,
 }
 
-/// How full a map is.
+/// How full a map of the kernel side is, or another table with a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
-    /// What it holds.
+pub struct MapUsage {
+    /// What its entries are, as users see it.
     pub name: &'static str,
-    /// Entries.
+    /// Number of entries.
     pub used: u64,
-    /// At most.
+    /// Largest possible number of entries.
     pub capacity: u64,
 }
 
@@ -79,46 +79,48 @@ impl Engine {
             .transpose()
     }
 
-    /// How full the maps are that have a limit.
-    pub fn tables(&self) -> Result<Vec<Table>, Error> {
+    /// How full the maps are, and the services and fixed contexts of the engine.
+    ///
+    /// Errors: [`Error::Bpf`].
+    pub fn map_usage(&self) -> Result<Vec<MapUsage>, Error> {
         self.sweep()?;
         let maps = &self.skeleton.maps;
         let bss = maps.bss_data.as_deref();
         let live = bss.map_or(0, |data| data.flows_live.max(0) as u64);
         let by_four_tuple = bss.map_or(0, |data| data.flows_by_four_tuple.max(0) as u64);
         let datagrams = bss.map_or(0, |data| data.flows_datagram.max(0) as u64);
-        let table = |name, used, capacity: u32| Table {
+        let usage = |name, used, capacity: u32| MapUsage {
             name,
             used,
             capacity: capacity.into(),
         };
         Ok(vec![
-            table(
+            usage(
                 "flows",
                 live + datagrams,
                 maps.sidetrack_flows.max_entries(),
             ),
-            table(
+            usage(
                 "flows found by four-tuple",
                 by_four_tuple,
                 kernel::FOUR_TUPLES_MAX,
             ),
-            table(
+            usage(
                 "services",
                 self.services.len() as u64,
                 kernel::SERVICES_MAX as u32 - 1,
             ),
-            table(
+            usage(
                 "fixed contexts",
                 self.contexts.len() as u64,
                 kernel::CONTEXTS_MAX as u32,
             ),
-            table(
+            usage(
                 "processes of services",
                 maps.sidetrack_owners.keys().count() as u64,
                 maps.sidetrack_owners.max_entries(),
             ),
-            table(
+            usage(
                 "executables",
                 maps.sidetrack_executables.keys().count() as u64,
                 maps.sidetrack_executables.max_entries(),

@@ -19,12 +19,12 @@ pub(super) fn state(engine: &Engine, state: &mut v1::State) -> Result<(), Error>
         })
         .collect();
     state.tables = engine
-        .tables()?
+        .map_usage()?
         .into_iter()
-        .map(|table| v1::Table {
-            name: table.name.to_owned(),
-            used: table.used,
-            capacity: table.capacity,
+        .map(|usage| v1::Table {
+            name: usage.name.to_owned(),
+            used: usage.used,
+            capacity: usage.capacity,
         })
         .collect();
     let scope = engine.cgroups().into_iter().map(|(path, _)| path);
