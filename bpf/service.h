@@ -42,7 +42,7 @@ static long port_search_step(__u32 number, struct port_search *search)
 
 /*
  * Does the listener share its port with a listener of another service? Listeners that share a port
- * (SO_REUSEPORT) receive each other's connections, so two services must not.
+ * (SO_REUSEPORT) receive each other's connections, so listeners of two services must not share one.
  */
 static __always_inline int port_is_shared(struct bpf_sock *sk, __u32 number)
 {
