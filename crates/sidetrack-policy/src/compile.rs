@@ -1,8 +1,9 @@
-//! The policy compiler: rules in, the kernel's image out (`bpf/sidetrack.h`, The policy).
+//! The policy compiler: it lowers ranked filters to the image that the kernel reads (`bpf/policy.h`).
 //!
-//! An image is an array of lines of 64 bytes. Its rules stand in their order, so that a rule's number
-//! is its rank. Beside them stands, for each layer, an index: it finds the rules that may match without
-//! looking at the others. The index is a hint only: the kernel tests every condition of what it finds.
+//! An image is an array of lines of 64 bytes. The filters are in their order of evaluation, so a
+//! filter's position is its rank. In addition, there is an index for each layer, with which the kernel
+//! finds the filters that may match without reading the others. The index is only a hint: the
+//! kernel tests every condition of the filters that it finds.
 
 mod image;
 mod index;
@@ -15,53 +16,59 @@ use sidetrack_abi::kernel;
 pub use image::Image;
 
 use crate::field_values::Host;
-use crate::reference::may_take_groups;
-use crate::rule::Rule;
+use crate::rank::RankedFilter;
+use crate::reference::may_match_groups;
 use crate::test::Test;
-use crate::{Absent, Action, Context, Error, Family, Field, Layer, LayerKind};
+use crate::{Absent, Action, Error, Family, Field, Layer, LayerKind, RedirectContext};
 
-/// Gives a fixed context its number in the kernel, or refuses if there is no room.
+/// Returns the number of a fixed context in the kernel's map of contexts, or an error if the map is
+/// full.
 pub type ContextNumbers<'a> = dyn FnMut(&[u8]) -> Result<u32, Error> + 'a;
 
-/// Lowers rules that [`crate::rule::order`] has put in order.
+/// Lowers filters, in the order of [`crate::rank::order`], to an image for a generation.
 ///
-/// Errors: FWP_E_OUT_OF_BOUNDS (a cgroup too deep), and those of `contexts`.
+/// Errors: FWP_E_OUT_OF_BOUNDS for a prefix condition on a cgroup deeper than
+/// [`crate::field_values::CGROUP_LEVELS_MAX`], and those of `contexts`.
 pub fn compile(
     generation: u32,
-    rules: &[Rule<'_>],
+    filters: &[RankedFilter<'_>],
     host: &dyn Host,
     contexts: &mut ContextNumbers<'_>,
 ) -> Result<Image, Error> {
-    let mut image = Image::new(generation, rules.len());
-    let mut tests = Vec::with_capacity(rules.len());
-    for rule in rules {
-        tests.push(lower_conditions(rule, host)?);
+    let mut image = Image::new(generation, filters.len());
+    let mut tests = Vec::with_capacity(filters.len());
+    for ranked in filters {
+        tests.push(lower_conditions(ranked, host)?);
     }
     for (rank, tests) in tests.iter().enumerate() {
-        let mut filter = lower_rule(rank, rules, contexts)?;
+        let mut filter = lower_filter(rank, filters, contexts)?;
         image.set_conditions(&mut filter, tests, first_tested(tests));
         image.set_filter(rank, &filter);
     }
     for layer in Layer::all() {
-        let ranks = ranks_of(layer, rules);
+        let ranks = ranks_of(layer, filters);
         if ranks.is_empty() {
             continue;
         }
         let root = index::build(&mut image, &tests, ranks.clone());
-        image.set_layer(layer, &lower_layer(layer, root, rules, &tests, ranks));
+        image.set_layer(layer, &lower_layer(layer, root, filters, &tests, ranks));
     }
-    for (rank, rule) in (0..).zip(rules) {
-        if let (Some(service), LayerKind::ConnectRedirect) = (rule.service, rule.filter.layer.kind)
+    for (rank, ranked) in (0..).zip(filters) {
+        if let (Some(service), LayerKind::ConnectRedirect) =
+            (ranked.service, ranked.filter.layer.kind)
         {
-            image.set_place(rule.filter.layer.family == Family::V6, service, rank + 1);
+            image.set_place(ranked.filter.layer.family == Family::V6, service, rank + 1);
         }
     }
     Ok(image.finish())
 }
 
-/// A rule's tests, those of one field together.
-fn lower_conditions(rule: &Rule<'_>, host: &dyn Host) -> Result<Vec<(bool, Test)>, Error> {
-    let mut conditions: Vec<_> = rule.filter.conditions.iter().collect();
+/// The tests of a filter, sorted by field, each with whether it is the last of its field.
+fn lower_conditions(
+    ranked: &RankedFilter<'_>,
+    host: &dyn Host,
+) -> Result<Vec<(bool, Test)>, Error> {
+    let mut conditions: Vec<_> = ranked.filter.conditions.iter().collect();
     conditions.sort_by_key(|condition| condition.field);
     let last_of_field = |index: usize| {
         conditions
@@ -72,50 +79,52 @@ fn lower_conditions(rule: &Rule<'_>, host: &dyn Host) -> Result<Vec<(bool, Test)
         .iter()
         .enumerate()
         .map(|(index, condition)| {
-            let test = Test::of(condition, rule.filter.layer, host)?;
+            let test = Test::of(condition, ranked.filter.layer, host)?;
             Ok((last_of_field(index), test))
         })
         .collect()
 }
 
-/// The test to begin with, by its index: of those that stand alone for their field, the one that tells
-/// most. Most filters that do not match fail there.
+/// Index of the test that the kernel makes first: of the tests that are the only one of their
+/// field, the most selective. Most filters that do not match fail at it.
 fn first_tested(tests: &[(bool, Test)]) -> Option<usize> {
-    let stands_alone = |&index: &usize| tests[index].0 && (index == 0 || tests[index - 1].0);
-    let tells = |&index: &usize| match Field::ALL.get(usize::from(tests[index].1.field)) {
+    let is_only_one = |&index: &usize| tests[index].0 && (index == 0 || tests[index - 1].0);
+    let selectivity = |&index: &usize| match Field::ALL.get(usize::from(tests[index].1.field)) {
         Some(Field::RemoteAddress) => 3,
         Some(Field::RemotePort | Field::App | Field::CurrentApp) => 2,
         Some(Field::Protocol | Field::Direction | Field::Flags) => 0,
         _ => 1,
     };
-    (0..tests.len()).filter(stands_alone).max_by_key(tells)
+    (0..tests.len()).filter(is_only_one).max_by_key(selectivity)
 }
 
-fn ranks_of(layer: Layer, rules: &[Rule<'_>]) -> Range<usize> {
-    let first = rules.partition_point(|rule| rule.filter.layer.index() < layer.index());
-    let end = rules.partition_point(|rule| rule.filter.layer.index() <= layer.index());
+/// The ranks of a layer's filters.
+fn ranks_of(layer: Layer, filters: &[RankedFilter<'_>]) -> Range<usize> {
+    let first = filters.partition_point(|ranked| ranked.filter.layer.index() < layer.index());
+    let end = filters.partition_point(|ranked| ranked.filter.layer.index() <= layer.index());
     first..end
 }
 
 fn lower_layer(
     layer: Layer,
     root: u32,
-    rules: &[Rule<'_>],
+    filters: &[RankedFilter<'_>],
     tests: &[Vec<(bool, Test)>],
     ranks: Range<usize>,
 ) -> kernel::Layer {
-    let wants = tests[ranks.clone()]
+    let tested_fields = tests[ranks.clone()]
         .iter()
         .flatten()
-        .fold(0, |wants, (_, test)| wants | 1 << test.field);
+        .fold(0, |fields, (_, test)| fields | 1 << test.field);
     let prefilter = prefilter::Prefilter::of(layer.family, tests[ranks.clone()].iter());
-    let unruly = |rule: &Rule<'_>| matches!(rule.filter.action, Action::Veto | Action::Inspect);
+    let acts_after_hard_permit =
+        |ranked: &RankedFilter<'_>| matches!(ranked.filter.action, Action::Veto | Action::Inspect);
     kernel::Layer {
         root,
-        wants,
+        wants: tested_fields,
         first: ranks.start as u32,
         end: ranks.end as u32,
-        flags: if rules[ranks].iter().any(unruly) {
+        flags: if filters[ranks].iter().any(acts_after_hard_permit) {
             kernel::LAYER_BEYOND_HARD_PERMIT
         } else {
             0
@@ -126,24 +135,24 @@ fn lower_layer(
     }
 }
 
-fn lower_rule(
+fn lower_filter(
     rank: usize,
-    rules: &[Rule<'_>],
+    filters: &[RankedFilter<'_>],
     contexts: &mut ContextNumbers<'_>,
 ) -> Result<kernel::Filter, Error> {
-    let rule = &rules[rank];
-    let context_id = match rule.context {
-        _ if rule.service.is_none() => 0,
-        Context::Fixed(bytes) if !bytes.is_empty() => contexts(bytes)?,
-        Context::None | Context::Fixed(_) => 0,
-        Context::Auto => kernel::CONTEXT_AUTO,
+    let ranked = &filters[rank];
+    let context_id = match ranked.context {
+        _ if ranked.service.is_none() => 0,
+        RedirectContext::Fixed(bytes) if !bytes.is_empty() => contexts(bytes)?,
+        RedirectContext::None | RedirectContext::Fixed(_) => 0,
+        RedirectContext::Auto => kernel::CONTEXT_AUTO,
     };
     Ok(kernel::Filter {
-        id: rule.filter.id,
-        sublayer_end: sublayer_end(rank, rules),
+        id: ranked.filter.id,
+        sublayer_end: sublayer_end(rank, filters),
         context_id,
-        service: rule.service.unwrap_or(0),
-        action: match rule.filter.action {
+        service: ranked.service.unwrap_or(0),
+        action: match ranked.filter.action {
             Action::Permit => kernel::ACTION_PERMIT,
             Action::Block => kernel::ACTION_BLOCK,
             Action::Veto => kernel::ACTION_VETO,
@@ -151,12 +160,12 @@ fn lower_rule(
             Action::Redirect(_) => kernel::ACTION_REDIRECT,
         },
         flags: flag(
-            rule.filter.clear_action_right,
+            ranked.filter.clear_action_right,
             kernel::FILTER_CLEAR_ACTION_RIGHT,
         ) | flag(
-            rule.on_absent == Absent::Permit,
+            ranked.on_absent == Absent::Permit,
             kernel::FILTER_ABSENT_PERMIT,
-        ) | flag(may_take_groups(rule.filter), kernel::FILTER_GROUPS),
+        ) | flag(may_match_groups(ranked.filter), kernel::FILTER_GROUPS),
         ..zerocopy::FromZeros::new_zeroed()
     })
 }
@@ -165,18 +174,20 @@ fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
 }
 
-/// The rank of the next sublayer's, or layer's, first rule. Found by halves: sublayers may be large.
-fn sublayer_end(rank: usize, rules: &[Rule<'_>]) -> u32 {
-    let of = |rule: &Rule<'_>| (rule.filter.layer.index(), rule.sublayer);
-    let own = of(&rules[rank]);
-    // Doubling steps, then halves between the last two.
+/// The rank after the last filter of the sublayer to which the filter `rank` belongs, at its layer.
+///
+/// Sublayers may be large, so the end is not searched one by one: the steps double until one is
+/// beyond the end, and a binary search between the last two positions finds it.
+fn sublayer_end(rank: usize, filters: &[RankedFilter<'_>]) -> u32 {
+    let group = |ranked: &RankedFilter<'_>| (ranked.filter.layer.index(), ranked.sublayer);
+    let own_group = group(&filters[rank]);
     let mut step = 1;
     let mut inside = rank;
-    while inside + step < rules.len() && of(&rules[inside + step]) == own {
+    while inside + step < filters.len() && group(&filters[inside + step]) == own_group {
         inside += step;
         step *= 2;
     }
-    let end = (inside + step).min(rules.len());
-    let within = rules[inside..end].partition_point(|rule| of(rule) == own);
+    let end = (inside + step).min(filters.len());
+    let within = filters[inside..end].partition_point(|ranked| group(ranked) == own_group);
     (inside + within) as u32
 }

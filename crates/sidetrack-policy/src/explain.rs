@@ -1,127 +1,134 @@
-//! Where a connection would go, and why: each question the kernel would ask, with every filter that was
-//! looked at. Answered by the reference.
+//! Where a connection would go, and why: each classification along its path, with the filters of
+//! the layer and what each did. The answers are those of [`crate::reference`].
 
 use crate::field_values::{FieldValues, Host, Program};
-use crate::reference::{Situation, Step, Verdict, classify, fails_at, matches};
-use crate::rule::Rule;
+use crate::rank::RankedFilter;
+use crate::reference::{MatchEffect, ServiceStates, Verdict, classify, matches, unmet_requirement};
 use crate::{Layer, LayerKind};
 
-/// Filters told of for one question; those that match come before those that do not.
-pub const LOOKS_MAX: usize = 1000;
-/// Services one connection may pass (design: the 17th is refused).
+/// Greatest number of filters that are listed for one classification. If the layer has more, those
+/// that match are preferred.
+pub const FILTERS_LISTED_MAX: usize = 1000;
+/// Greatest number of services in a chain; a connection to one more is refused.
 const CHAIN_MAX: usize = sidetrack_abi::kernel::CHAIN_MAX;
 
-/// A connection's way.
+/// The path of a connection from the program to its destination.
 #[derive(Clone, Debug, Default)]
-pub struct Way {
-    /// In the order in which the kernel asks.
-    pub questions: Vec<Question>,
-    /// The services that would see it, in order.
+pub struct Explanation {
+    /// Classifications, in the order in which the kernel makes them.
+    pub classifications: Vec<Classification>,
+    /// Numbers of the services that would see the connection, in order.
     pub chain: Vec<u16>,
-    /// How it ends.
-    pub end: End,
+    /// Whether the connection reaches its destination.
+    pub result: ConnectionResult,
 }
 
-/// How a way ends.
+/// Whether a connection reaches its destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum End {
-    /// It goes to where it was going.
+pub enum ConnectionResult {
+    /// The connection reaches its original destination.
     #[default]
-    Arrives,
-    /// The last question's verdict refuses it.
+    ReachesDestination,
+    /// The verdict of the last classification blocks it.
     Blocked,
-    /// A 17th service matches.
+    /// A filter redirects it to a 17th service, so it is refused.
     ChainTooLong,
 }
 
-/// One question of the kernel's.
+/// One classification: the filters of one layer, evaluated for the connection.
 #[derive(Clone, Debug)]
-pub struct Question {
-    /// Which layer.
+pub struct Classification {
+    /// Layer at which the connection is classified.
     pub layer: Layer,
-    /// The service whose proxy goes on; none: the program itself.
-    pub by: Option<u16>,
-    /// The filters looked at, in order.
-    pub looks: Vec<Look>,
-    /// Not told of, for [`LOOKS_MAX`].
+    /// Number of the service whose proxy connects; none if the program itself connects.
+    pub proxy_of: Option<u16>,
+    /// Filters of the layer by rank; at most [`FILTERS_LISTED_MAX`].
+    pub filters: Vec<ListedFilter>,
+    /// Number of filters of the layer that are not listed because of that limit.
     pub left_out: usize,
-    /// What came of it.
+    /// Result of the classification.
     pub verdict: Verdict,
 }
 
-/// A filter, looked at.
+/// A filter of the layer, and what it did.
 #[derive(Clone, Debug)]
-pub struct Look {
-    /// Its rank.
+pub struct ListedFilter {
+    /// Rank of the filter: its index in the list given to [`explain`].
     pub rank: u32,
-    /// What came of it.
-    pub outcome: Outcome,
+    /// What the filter did.
+    pub outcome: FilterOutcome,
 }
 
-/// What came of a filter.
+/// What a filter did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// No condition of a field holds: these, in words.
+pub enum FilterOutcome {
+    /// It does not match. The text says what it requires and the connection does not have, for
+    /// example `remote_port=80 or remote_port=443`.
     NoMatch(String),
-    /// It would match, but its sublayer had had its say, or nothing could change the verdict.
+    /// It would match, but was not evaluated: an earlier filter ended its sublayer, or no filter
+    /// could change the verdict any more.
     NotReached,
-    /// It matched.
-    Matched(Step),
+    /// It matched, with this effect.
+    Matched(MatchEffect),
 }
 
-/// Follows a connection, from its connect on, through each service that would see it.
+/// Follows a connection from its connect through each service that would see it.
 ///
-/// `field_values.layer` tells the family, and is the one layer asked if `only`. `absent` are the numbers of
-/// services that nobody listens for.
+/// `filters` are in the order of [`crate::rank::order`]. `absent` are the numbers of the services
+/// without a listener. With `one_layer`, the connection is classified at the layer
+/// `field_values.layer` only; otherwise only the family of that layer counts.
 pub fn explain(
-    rules: &[Rule<'_>],
+    filters: &[RankedFilter<'_>],
     host: &dyn Host,
     field_values: &FieldValues,
     absent: &[u16],
-    only: bool,
-) -> Way {
-    let mut way = Way::default();
+    one_layer: bool,
+) -> Explanation {
+    let mut explanation = Explanation::default();
     let mut field_values = field_values.clone();
-    if only {
-        let (question, _) = ask(rules, host, &field_values, &way.chain, absent);
-        way.end = if question.verdict.blocked {
-            End::Blocked
+    if one_layer {
+        let (classification, _) =
+            classify_at_layer(filters, host, &field_values, &explanation.chain, absent);
+        explanation.result = if classification.verdict.blocked {
+            ConnectionResult::Blocked
         } else {
-            End::Arrives
+            ConnectionResult::ReachesDestination
         };
-        way.chain.extend(
-            question
+        explanation.chain.extend(
+            classification
                 .verdict
                 .redirect
-                .and_then(|rank| rules[rank as usize].service),
+                .and_then(|rank| filters[rank as usize].service),
         );
-        way.questions.push(question);
-        return way;
+        explanation.classifications.push(classification);
+        return explanation;
     }
     loop {
         field_values.redirected = false;
-        let (redirected, blocked) = hop(&mut way, rules, host, &mut field_values, absent);
+        let (redirected, blocked) =
+            classify_connect(&mut explanation, filters, host, &mut field_values, absent);
         if blocked {
-            way.end = End::Blocked;
-            return way;
+            explanation.result = ConnectionResult::Blocked;
+            return explanation;
         }
         let Some(service) = redirected else {
-            return way;
+            return explanation;
         };
-        if way.chain.len() == CHAIN_MAX {
-            way.end = End::ChainTooLong;
-            return way;
+        if explanation.chain.len() == CHAIN_MAX {
+            explanation.result = ConnectionResult::ChainTooLong;
+            return explanation;
         }
-        way.chain.push(service);
+        explanation.chain.push(service);
         field_values.proxied = true;
         field_values.current = Program::default();
     }
 }
 
-/// One connect: is it redirected, and may it?
-fn hop(
-    way: &mut Way,
-    rules: &[Rule<'_>],
+/// Classifies one connect at both of its layers. Returns the service to which it is redirected, if
+/// to any, and whether it is blocked.
+fn classify_connect(
+    explanation: &mut Explanation,
+    filters: &[RankedFilter<'_>],
     host: &dyn Host,
     field_values: &mut FieldValues,
     absent: &[u16],
@@ -129,87 +136,90 @@ fn hop(
     let mut service = None;
     for kind in [LayerKind::ConnectRedirect, LayerKind::AuthConnect] {
         field_values.layer.kind = kind;
-        let (question, to) = ask(rules, host, field_values, &way.chain, absent);
-        let blocked = question.verdict.blocked;
-        way.questions.push(question);
+        let (classification, redirected_to) =
+            classify_at_layer(filters, host, field_values, &explanation.chain, absent);
+        let blocked = classification.verdict.blocked;
+        explanation.classifications.push(classification);
         if blocked {
             return (None, true);
         }
-        service = service.or(to);
+        service = service.or(redirected_to);
         field_values.redirected = service.is_some();
     }
     (service, false)
 }
 
-fn ask(
-    rules: &[Rule<'_>],
+/// Makes one classification. Also returns the service to which it redirects, if to any.
+fn classify_at_layer(
+    filters: &[RankedFilter<'_>],
     host: &dyn Host,
     field_values: &FieldValues,
     chain: &[u16],
     absent: &[u16],
-) -> (Question, Option<u16>) {
-    let situation = Situation {
+) -> (Classification, Option<u16>) {
+    let states = ServiceStates {
         seen: chain.to_vec(),
         absent: absent.to_vec(),
         legacy_min_rank: 0,
     };
-    let verdict = classify(rules, host, field_values, &situation);
+    let verdict = classify(filters, host, field_values, &states);
     let service = verdict
         .redirect
-        .and_then(|rank| rules[rank as usize].service);
-    let mut looks: Vec<Look> = verdict
-        .steps
+        .and_then(|rank| filters[rank as usize].service);
+    let mut listed: Vec<ListedFilter> = verdict
+        .effects
         .iter()
-        .map(|&(rank, step)| Look {
+        .map(|&(rank, effect)| ListedFilter {
             rank,
-            outcome: Outcome::Matched(step),
+            outcome: FilterOutcome::Matched(effect),
         })
         .collect();
     let mut left_out = 0;
-    for (rank, rule) in (0..)
-        .zip(rules)
-        .filter(|(_, rule)| rule.filter.layer == field_values.layer)
+    for (rank, ranked) in (0..)
+        .zip(filters)
+        .filter(|(_, ranked)| ranked.filter.layer == field_values.layer)
     {
-        if verdict.steps.iter().any(|&(known, _)| known == rank) {
+        if verdict.effects.iter().any(|&(known, _)| known == rank) {
             continue;
         }
-        if looks.len() >= LOOKS_MAX {
+        if listed.len() >= FILTERS_LISTED_MAX {
             left_out += 1;
             continue;
         }
-        looks.push(Look {
+        listed.push(ListedFilter {
             rank,
-            outcome: if matches(rule, host, field_values) {
-                Outcome::NotReached
+            outcome: if matches(ranked, host, field_values) {
+                FilterOutcome::NotReached
             } else {
-                Outcome::NoMatch(fails_at(rule, host, field_values))
+                FilterOutcome::NoMatch(unmet_requirement(ranked, host, field_values))
             },
         });
     }
-    looks.sort_by_key(|look| look.rank);
-    let question = Question {
+    listed.sort_by_key(|each| each.rank);
+    let classification = Classification {
         layer: field_values.layer,
-        by: chain.last().copied(),
-        looks,
+        proxy_of: chain.last().copied(),
+        filters: listed,
         left_out,
         verdict,
     };
-    (question, service)
+    (classification, service)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::field_values::{CgroupId, FileId};
-    use crate::rule::order;
+    use crate::rank::order;
     use crate::{
-        Absent, Action, Condition, Context, Field, Filter, Identity, Lifetime, Records, Service,
-        Uuid, Value, Weight,
+        Absent, Action, Condition, Field, Filter, Identity, Lifetime, RecordsMode, RedirectContext,
+        Service, Uuid, Value, Weight,
     };
 
-    struct Nowhere;
+    /// A host on which no path exists.
+    struct EmptyHost;
 
-    impl Host for Nowhere {
+    impl Host for EmptyHost {
         fn file(&self, _: &str) -> Option<FileId> {
             None
         }
@@ -227,14 +237,14 @@ mod tests {
             },
             lifetime: Lifetime::Static,
             provider: None,
-            records: Records::Required,
+            records: RecordsMode::Required,
             on_absent: Absent::Block,
-            context: Context::None,
+            context: RedirectContext::None,
         }
     }
 
     #[test]
-    fn a_way_leads_through_each_service_and_says_why() {
+    fn an_explanation_follows_the_connection_through_each_service() {
         let [layer, _] = LayerKind::ConnectRedirect.both();
         let redirect = |key: u128, weight| Filter {
             weight: Weight::Literal(weight),
@@ -247,7 +257,7 @@ mod tests {
         };
         let filters = [redirect(1, 9), redirect(2, 5), other];
         let services = [service(1), service(2)];
-        let rules = order(&filters, [], (1..).zip(&services)).unwrap();
+        let filters = order(&filters, [], (1..).zip(&services)).unwrap();
         let field_values = FieldValues {
             layer,
             program: Program::default(),
@@ -260,25 +270,26 @@ mod tests {
             redirected: false,
             proxied: false,
         };
-        let way = explain(&rules, &Nowhere, &field_values, &[], false);
+        let explanation = explain(&filters, &EmptyHost, &field_values, &[], false);
         assert_eq!(
-            (way.chain.as_slice(), way.end),
-            ([1, 2].as_slice(), End::Arrives)
+            (explanation.chain.as_slice(), explanation.result),
+            ([1, 2].as_slice(), ConnectionResult::ReachesDestination)
         );
-        assert_eq!(way.questions.len(), 6); // two layers, asked three times
-        let first: Vec<_> = way.questions[0]
-            .looks
+        assert_eq!(explanation.classifications.len(), 6); // two layers for each of three connects
+        let first: Vec<_> = explanation.classifications[0]
+            .filters
             .iter()
-            .map(|look| &look.outcome)
+            .map(|each| &each.outcome)
             .collect();
-        // The universal sublayer holds all three; the one for SSH has the highest automatic weight.
-        assert_eq!(*first[0], Outcome::NoMatch("remote_port=22".into()));
-        assert_eq!(*first[1], Outcome::Matched(Step::Redirected));
-        assert_eq!(*first[2], Outcome::NotReached);
-        let absent = explain(&rules, &Nowhere, &field_values, &[2], false);
+        // All three are in the universal sublayer. The automatic weight of the filter for SSH is
+        // the highest.
+        assert_eq!(*first[0], FilterOutcome::NoMatch("remote_port=22".into()));
+        assert_eq!(*first[1], FilterOutcome::Matched(MatchEffect::Redirected));
+        assert_eq!(*first[2], FilterOutcome::NotReached);
+        let absent = explain(&filters, &EmptyHost, &field_values, &[2], false);
         assert_eq!(
-            (absent.chain.as_slice(), absent.end),
-            ([1].as_slice(), End::Blocked)
+            (absent.chain.as_slice(), absent.result),
+            ([1].as_slice(), ConnectionResult::Blocked)
         );
     }
 }

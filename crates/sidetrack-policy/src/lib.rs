@@ -1,4 +1,8 @@
-//! A policy: WFP's objects, what they mean, and what the kernel is given. Pure: no I/O.
+//! A policy: WFP's objects, their meaning, and the image of them that the kernel reads.
+//!
+//! The crate does no input or output. [`file::parse`] reads a policy file, [`set::Objects`] holds
+//! the objects that are in force, [`mod@reference`] defines what they mean, and [`mod@compile`]
+//! lowers them for the kernel. The words are those of docs/glossary.md.
 #![forbid(unsafe_code)]
 
 pub mod compile;
@@ -13,8 +17,8 @@ mod layer;
 mod listing;
 pub mod object;
 pub mod property;
+pub mod rank;
 pub mod reference;
-pub mod rule;
 pub mod set;
 mod test;
 mod weight;
@@ -25,8 +29,8 @@ pub use field::Field;
 pub use layer::{Family, Layer, LayerKind};
 pub use listing::Listing;
 pub use object::{
-    Absent, Action, Context, Filter, Identity, Lifetime, Provider, Records, SUBLAYER_UNIVERSAL,
-    Service, Sublayer, Uuid,
+    Absent, Action, Filter, Identity, Lifetime, Provider, RecordsMode, RedirectContext,
+    SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid,
 };
 pub use set::Objects;
 pub use weight::Weight;

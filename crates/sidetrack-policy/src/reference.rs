@@ -1,116 +1,126 @@
-//! What a policy means: the matcher that defines it (specification, 3.2, 4.4 and 4.7).
+//! The reference: the classification that defines what a policy means (docs/wfp.md, 3.2, 4.5 and
+//! 4.7).
 //!
-//! Written for being read. `compile` lowers the same rules for the kernel, and a property test holds
-//! the kernel to this, on the real kernel.
+//! It is written for reading, not for speed. [`mod@crate::compile`] lowers the same filters for the
+//! kernel, and a property test, `e2e/tests/policy.rs`, compares the verdicts of a real kernel with
+//! these.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::field::address_type;
 use crate::field_values::{FieldValues, Host, address_key};
-use crate::rule::Rule;
+use crate::rank::RankedFilter;
 use crate::{Absent, Action, Condition, Field, Filter, MatchType, Value};
 
-/// What a connection has met, and how the services are.
+/// What is known about the services when a connection is classified. Services are given by their
+/// numbers.
 #[derive(Clone, Debug, Default)]
-pub struct Situation {
-    /// Numbers of the services that have seen the connection.
+pub struct ServiceStates {
+    /// Services that have seen the connection: its chain.
     pub seen: Vec<u16>,
-    /// Numbers of those that nobody listens for.
+    /// Services without a listener for the connection's protocol and family.
     pub absent: Vec<u16>,
-    /// Redirects of a lower rank stand for services that a legacy proxy's place tells us have seen it.
+    /// For a legacy proxy's connection: 1 + the rank of the last filter that redirects to the
+    /// proxy's service. The services of lower ranks, if their filters match, are assumed to have
+    /// seen it. Otherwise 0.
     pub legacy_min_rank: u32,
 }
 
-/// What a layer answers.
+/// The result of a classification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Not permitted.
+    /// True if the connection is blocked; false if it is permitted.
     pub blocked: bool,
-    /// Lower sublayers could not change it.
+    /// True if lower sublayers cannot change the verdict, except by a veto of a hard permit.
     pub hard: bool,
-    /// The rank of the rule that decided; none: nothing matched, and it is permitted.
+    /// Rank of the filter that decided; none if no filter did, and the connection is permitted.
     pub decided_by: Option<u32>,
-    /// The rank of the rule whose service is to see it. Of no effect if blocked.
+    /// Rank of the filter that redirects. It has no effect if the connection is blocked.
     pub redirect: Option<u32>,
-    /// It is blocked because the service is absent.
+    /// True if the connection is blocked because a service is absent.
     pub absent: bool,
-    /// A callout's block overruled a hard permit.
+    /// True if a veto overruled a hard permit.
     pub vetoed: bool,
-    /// Each rule that matched and was looked at, in order, with what came of it.
-    pub steps: Vec<(u32, Step)>,
+    /// The matching filters that were evaluated, by rank, each with its effect.
+    pub effects: Vec<(u32, MatchEffect)>,
 }
 
-/// What came of a rule that matched.
+/// The effect of a filter that matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Its service has seen the connection: matching goes on.
-    Seen,
-    /// A legacy proxy stands behind it: its service counts as having seen the connection.
-    BehindPlace,
-    /// The right to act was cleared in a higher sublayer: a redirect is passed over.
-    NoRight,
-    /// Its service is absent, and it says to go on without it.
-    AbsentPassed,
-    /// Its service is absent: blocked.
+pub enum MatchEffect {
+    /// No effect: its service has already seen the connection. The evaluation continues.
+    AlreadySeen,
+    /// No effect: its rank is below [`ServiceStates::legacy_min_rank`], so its service is assumed
+    /// to have seen the connection. The evaluation continues.
+    AssumedSeen,
+    /// No effect: it redirects, but the verdict of a higher sublayer is hard. The evaluation
+    /// continues.
+    NoActionRight,
+    /// No effect: its service is absent, and the filter is skipped then. The evaluation continues.
+    AbsentSkipped,
+    /// It blocks because its service is absent, and ends its sublayer.
     AbsentBlocked,
-    /// It was told as an event.
+    /// It reports the connection as an event. The evaluation continues.
     Inspected,
-    /// It ends its sublayer and permits.
+    /// It permits, and ends its sublayer.
     Permitted,
-    /// It ends its sublayer and blocks.
+    /// It blocks, and ends its sublayer.
     Blocked,
-    /// It blocks over a hard permit.
+    /// It blocks although a higher sublayer has a hard permit, and ends its sublayer.
     Vetoed,
-    /// It ends its sublayer and redirects.
+    /// It redirects, and ends its sublayer.
     Redirected,
-    /// It would redirect, but a higher sublayer does so already: it permits.
+    /// It only permits, since a higher sublayer redirects already, and ends its sublayer.
     RedirectedElsewhere,
-    /// It ends its sublayer, but what a higher one said stands.
+    /// It ends its sublayer, but does not change the verdict of a higher sublayer.
     Overruled,
 }
 
-/// Judges a connection. `rules` are ordered: see [`crate::rule::order`].
+/// Classifies a connection at the layer `field_values.layer`.
+///
+/// `filters` are in the order of [`crate::rank::order`]; those of other layers are ignored.
 pub fn classify(
-    rules: &[Rule<'_>],
+    filters: &[RankedFilter<'_>],
     host: &dyn Host,
     field_values: &FieldValues,
-    situation: &Situation,
+    states: &ServiceStates,
 ) -> Verdict {
-    let mut seen = situation.seen.clone();
-    seen.extend(assumed(rules, host, field_values, situation));
+    let mut seen = states.seen.clone();
+    seen.extend(assumed_services(filters, host, field_values, states));
     let mut verdict = Verdict::default();
-    let mut done = None; // the sublayer that has had its say
-    for (rank, rule) in (0..).zip(rules) {
-        if done == Some(rule.sublayer) || !matches(rule, host, field_values) {
+    let mut done = None; // the sublayer that has contributed its verdict
+    for (rank, ranked) in (0..).zip(filters) {
+        if done == Some(ranked.sublayer) || !matches(ranked, host, field_values) {
             continue;
         }
-        let step = verdict.step(rank, rule, &seen, situation);
-        verdict.steps.push((rank, step));
-        if step.ends_sublayer() {
-            done = Some(rule.sublayer);
+        let effect = verdict.apply(rank, ranked, &seen, states);
+        verdict.effects.push((rank, effect));
+        if effect.ends_sublayer() {
+            done = Some(ranked.sublayer);
         }
         if verdict.blocked && verdict.hard {
-            break; // nothing can change it
+            break; // no filter can change this verdict
         }
     }
     verdict
 }
 
-/// The services before a legacy proxy's place that would have seen the connection.
-pub fn assumed(
-    rules: &[Rule<'_>],
+/// The services that are assumed to have seen a legacy proxy's connection: see
+/// [`ServiceStates::legacy_min_rank`]. Those that are known to have seen it are left out.
+pub fn assumed_services(
+    filters: &[RankedFilter<'_>],
     host: &dyn Host,
     field_values: &FieldValues,
-    situation: &Situation,
+    states: &ServiceStates,
 ) -> Vec<u16> {
     let mut services = Vec::new();
-    for (rank, rule) in (0..situation.legacy_min_rank).zip(rules) {
-        let new = |service| !situation.seen.contains(&service) && !services.contains(&service);
-        if let Some(service) = rule.service
-            && matches(rule, host, field_values)
+    for (rank, ranked) in (0..states.legacy_min_rank).zip(filters) {
+        let new = |service| !states.seen.contains(&service) && !services.contains(&service);
+        if let Some(service) = ranked.service
+            && matches(ranked, host, field_values)
             && new(service)
-            && rank < situation.legacy_min_rank
+            && rank < states.legacy_min_rank
         {
             services.push(service);
         }
@@ -118,12 +128,13 @@ pub fn assumed(
     services
 }
 
-/// Whether a rule's layer is asked and its conditions hold: one of each field's.
-pub fn matches(rule: &Rule<'_>, host: &dyn Host, field_values: &FieldValues) -> bool {
-    let conditions = &rule.filter.conditions;
+/// True if the filter is of this layer and matches: of the conditions on each field, at least one
+/// holds.
+pub fn matches(ranked: &RankedFilter<'_>, host: &dyn Host, field_values: &FieldValues) -> bool {
+    let conditions = &ranked.filter.conditions;
     let fields: BTreeSet<Field> = conditions.iter().map(|each| each.field).collect();
-    rule.filter.layer == field_values.layer
-        && (!is_to_group(field_values) || may_take_groups(rule.filter))
+    ranked.filter.layer == field_values.layer
+        && (!is_to_group(field_values) || may_match_groups(ranked.filter))
         && fields.into_iter().all(|field| {
             conditions
                 .iter()
@@ -132,16 +143,18 @@ pub fn matches(rule: &Rule<'_>, host: &dyn Host, field_values: &FieldValues) -> 
         })
 }
 
-/// Multicast and broadcast reach many, and a proxy only one: a redirect takes them only if it names
-/// where to. Windows has no such rule.
-pub fn may_take_groups(filter: &Filter) -> bool {
-    let names = |each: &Condition| {
+/// True if the filter can match datagrams to multicast and broadcast addresses.
+///
+/// Such a datagram reaches many hosts, but a proxy would forward it to one. So a redirect matches
+/// it only if a condition tests the remote address or its type. Windows has no such rule.
+pub fn may_match_groups(filter: &Filter) -> bool {
+    let tests_destination = |each: &Condition| {
         matches!(
             each.field,
             Field::RemoteAddress | Field::DestinationAddressType
         )
     };
-    filter.action.service().is_none() || filter.conditions.iter().any(names)
+    filter.action.service().is_none() || filter.conditions.iter().any(tests_destination)
 }
 
 fn is_to_group(field_values: &FieldValues) -> bool {
@@ -150,9 +163,16 @@ fn is_to_group(field_values: &FieldValues) -> bool {
         .contains(&field_values.value(Field::DestinationAddressType))
 }
 
-/// The conditions that keep a rule from matching: those of the first field of which none holds.
-pub fn fails_at(rule: &Rule<'_>, host: &dyn Host, field_values: &FieldValues) -> String {
-    let conditions = &rule.filter.conditions;
+/// Why a filter of this layer does not match, as a text: what it requires and the connection does
+/// not have.
+///
+/// This is the conditions on the first field of which none holds, joined by "or".
+pub fn unmet_requirement(
+    ranked: &RankedFilter<'_>,
+    host: &dyn Host,
+    field_values: &FieldValues,
+) -> String {
+    let conditions = &ranked.filter.conditions;
     let fields: BTreeSet<Field> = conditions.iter().map(|each| each.field).collect();
     let of = |field| conditions.iter().filter(move |each| each.field == field);
     fields
@@ -164,16 +184,16 @@ pub fn fails_at(rule: &Rule<'_>, host: &dyn Host, field_values: &FieldValues) ->
                 .collect::<Vec<_>>()
                 .join(" or ")
         })
-        .unwrap_or_else(|| "it names no multicast or broadcast address".to_owned())
+        .unwrap_or_else(|| "a destination that is neither multicast nor broadcast".to_owned())
 }
 
-/// Whether one condition holds.
+/// True if the condition holds for the connection.
 pub fn holds(condition: &Condition, host: &dyn Host, field_values: &FieldValues) -> bool {
     let actual = field_values.value(condition.field);
     let number = |value: &Value| match value {
         Value::Uint(number) => u128::from(*number),
         Value::Address(address) => address_key(*address),
-        _ => 0, // no other value passes Condition::check here
+        _ => 0, // Condition::check refuses other values for these match types
     };
     match condition.match_type {
         MatchType::Equal => equals(condition, host, field_values),
@@ -236,99 +256,114 @@ fn is_below(condition: &Condition, host: &dyn Host, field_values: &FieldValues) 
 }
 
 impl Verdict {
-    /// A rule matched: what comes of it.
-    fn step(&mut self, rank: u32, rule: &Rule<'_>, seen: &[u16], situation: &Situation) -> Step {
-        match rule.filter.action {
-            Action::Inspect => Step::Inspected,
-            Action::Permit => self.permit(rank, rule.filter.clear_action_right, Step::Permitted),
+    /// Applies a filter that matches, and returns its effect.
+    fn apply(
+        &mut self,
+        rank: u32,
+        ranked: &RankedFilter<'_>,
+        seen: &[u16],
+        states: &ServiceStates,
+    ) -> MatchEffect {
+        match ranked.filter.action {
+            Action::Inspect => MatchEffect::Inspected,
+            Action::Permit => self.permit(
+                rank,
+                ranked.filter.clear_action_right,
+                MatchEffect::Permitted,
+            ),
             Action::Block => self.block(rank),
             Action::Veto => self.veto(rank),
-            Action::Redirect(_) => self.redirect(rank, rule, seen, situation),
+            Action::Redirect(_) => self.redirect(rank, ranked, seen, states),
         }
     }
 
     fn redirect(
         &mut self,
         rank: u32,
-        rule: &Rule<'_>,
+        ranked: &RankedFilter<'_>,
         seen: &[u16],
-        situation: &Situation,
-    ) -> Step {
-        let Some(service) = rule.service else {
-            return Step::NoRight;
+        states: &ServiceStates,
+    ) -> MatchEffect {
+        let Some(service) = ranked.service else {
+            return MatchEffect::NoActionRight;
         };
-        let hard = rule.filter.clear_action_right;
-        if rank < situation.legacy_min_rank {
-            return Step::BehindPlace;
+        let hard = ranked.filter.clear_action_right;
+        if rank < states.legacy_min_rank {
+            return MatchEffect::AssumedSeen;
         }
         if seen.contains(&service) {
-            return Step::Seen;
+            return MatchEffect::AlreadySeen;
         }
         if self.redirect.is_some() {
-            return self.permit(rank, hard, Step::RedirectedElsewhere);
+            return self.permit(rank, hard, MatchEffect::RedirectedElsewhere);
         }
         if self.hard {
-            return Step::NoRight;
+            return MatchEffect::NoActionRight;
         }
-        if situation.absent.contains(&service) {
-            if rule.on_absent == Absent::Permit {
-                return Step::AbsentPassed;
+        if states.absent.contains(&service) {
+            if ranked.on_absent == Absent::Permit {
+                return MatchEffect::AbsentSkipped;
             }
             self.block(rank);
             self.absent = true;
-            return Step::AbsentBlocked;
+            return MatchEffect::AbsentBlocked;
         }
         self.redirect = Some(rank);
-        self.permit(rank, hard, Step::Redirected)
+        self.permit(rank, hard, MatchEffect::Redirected)
     }
 
-    fn permit(&mut self, rank: u32, hard: bool, step: Step) -> Step {
+    fn permit(&mut self, rank: u32, hard: bool, effect: MatchEffect) -> MatchEffect {
         if self.hard {
-            return Step::Overruled;
+            return MatchEffect::Overruled;
         }
         if self.blocked || self.decided_by.is_none() {
             self.decided_by = Some(rank);
         }
         self.blocked = false;
         self.hard = hard;
-        step
+        effect
     }
 
-    fn block(&mut self, rank: u32) -> Step {
+    fn block(&mut self, rank: u32) -> MatchEffect {
         if self.hard {
-            return Step::Overruled;
+            return MatchEffect::Overruled;
         }
         if !self.blocked {
             self.decided_by = Some(rank);
         }
         self.blocked = true;
         self.hard = true;
-        Step::Blocked
+        MatchEffect::Blocked
     }
 
-    /// A callout's block: soft, but it overrules even a hard permit.
-    fn veto(&mut self, rank: u32) -> Step {
+    /// A block as by a WFP callout: it overrules even a hard permit, and is soft otherwise.
+    fn veto(&mut self, rank: u32) -> MatchEffect {
         let over_hard_permit = self.hard && !self.blocked;
         if self.blocked {
-            return Step::Overruled;
+            return MatchEffect::Overruled;
         }
         self.blocked = true;
         self.hard = over_hard_permit;
         self.vetoed = over_hard_permit;
         self.decided_by = Some(rank);
         if over_hard_permit {
-            Step::Vetoed
+            MatchEffect::Vetoed
         } else {
-            Step::Blocked
+            MatchEffect::Blocked
         }
     }
 }
 
-impl Step {
+impl MatchEffect {
+    /// False if the evaluation continues with the next filter of the sublayer.
     fn ends_sublayer(self) -> bool {
         !matches!(
             self,
-            Self::Seen | Self::BehindPlace | Self::NoRight | Self::AbsentPassed | Self::Inspected
+            Self::AlreadySeen
+                | Self::AssumedSeen
+                | Self::NoActionRight
+                | Self::AbsentSkipped
+                | Self::Inspected
         )
     }
 }

@@ -1,44 +1,51 @@
-//! Conditions as the kernel tests them: a field's 128 bits under a mask, or between two bounds.
+//! Conditions as the kernel tests them: 128 bits of a field, compared under a mask or with two
+//! bounds.
 
 use crate::field::FieldType;
 use crate::field_values::{CGROUP_LEVELS_MAX, Host, address_key, address_max, address_min};
 use crate::{Code, Condition, Error, Field, Layer, MatchType, Value};
 
-/// One lowered condition.
+/// A lowered condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Test {
-    /// In the kernel: a [`Field`], or a level of one of its cgroup fields.
+    /// Number of the field value that is tested: a [`Field`], or a level of one of the cgroup fields.
     pub(crate) field: u8,
-    /// The answer is turned round.
+    /// True if the result is inverted.
     pub(crate) negate: bool,
-    pub(crate) kind: Kind,
+    pub(crate) kind: TestKind,
 }
 
+/// How a test compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
-    /// Equal under the mask.
+pub(crate) enum TestKind {
+    /// The bits of the mask equal those of the value.
     Masked { value: u128, mask: u128 },
-    /// From low to high, both included.
+    /// The field is from low to high, both included.
     Between { low: u128, high: u128 },
 }
 
-/// Under no mask is anything but 0.
-const NEVER: Kind = Kind::Masked { value: 1, mask: 0 };
-const ALWAYS: Kind = Kind::Masked { value: 0, mask: 0 };
+/// Holds for no value: under an empty mask every field is 0.
+const NEVER: TestKind = TestKind::Masked { value: 1, mask: 0 };
+/// Holds for every value.
+const ALWAYS: TestKind = TestKind::Masked { value: 0, mask: 0 };
 
-/// The levels of the cgroup fields follow the fields.
+/// Number of the field value for level 1 of the original program's cgroup: the levels follow the
+/// fields.
 const CGROUP_LEVELS: u8 = Field::ALL.len() as u8;
+/// Number of the field value for level 1 of the current program's cgroup.
 const CURRENT_CGROUP_LEVELS: u8 = CGROUP_LEVELS + CGROUP_LEVELS_MAX as u8;
 
 impl Test {
-    /// Lowers a checked condition. A path that is not there matches nothing.
+    /// Lowers a condition that [`Condition::check`] has accepted. A path that does not exist equals
+    /// nothing.
     ///
-    /// Errors: FWP_E_OUT_OF_BOUNDS for a cgroup deeper than [`CGROUP_LEVELS_MAX`].
+    /// Errors: FWP_E_OUT_OF_BOUNDS for a prefix condition on a cgroup deeper than
+    /// [`CGROUP_LEVELS_MAX`].
     pub(crate) fn of(condition: &Condition, layer: Layer, host: &dyn Host) -> Result<Self, Error> {
         if let (FieldType::Cgroup, Value::Path(path)) = (condition.field.kind(), &condition.value) {
-            return cgroup(condition, path, host);
+            return cgroup_test(condition, path, host);
         }
-        let (negate, kind) = kind_of(condition, layer, host);
+        let (negate, kind) = compare(condition, layer, host);
         Ok(Self {
             field: condition.field as u8,
             negate,
@@ -46,19 +53,19 @@ impl Test {
         })
     }
 
-    /// Whether no value of its field can meet it, whatever the host.
+    /// True if the test fails for every value of its field.
     pub(crate) fn is_impossible(&self) -> bool {
         match self.kind {
-            Kind::Masked { value, mask } if self.negate => mask == 0 && value == 0,
-            Kind::Masked { value, mask } => value & !mask != 0,
-            Kind::Between { low, high } => !self.negate && low > high,
+            TestKind::Masked { value, mask } if self.negate => mask == 0 && value == 0,
+            TestKind::Masked { value, mask } => value & !mask != 0,
+            TestKind::Between { low, high } => !self.negate && low > high,
         }
     }
 
-    /// The prefix of its field that it stands for, as key and length; none if it stands for none.
+    /// The test as a prefix of its field's bits, as value and length; none if it is not of this form.
     pub(crate) fn prefix(&self) -> Option<(u128, u8)> {
         match self.kind {
-            Kind::Masked { value, mask }
+            TestKind::Masked { value, mask }
                 if !self.negate
                     && value & !mask == 0
                     && mask.leading_ones() + mask.trailing_zeros().min(128) >= 128 =>
@@ -70,13 +77,15 @@ impl Test {
     }
 }
 
-fn kind_of(condition: &Condition, layer: Layer, host: &dyn Host) -> (bool, Kind) {
+/// Lowers a condition on a field that is not a cgroup. Returns whether the test is negated, and the
+/// test.
+fn compare(condition: &Condition, layer: Layer, host: &dyn Host) -> (bool, TestKind) {
     let (least, most) = match condition.field.kind() {
         FieldType::Uint(most) => (0, most.into()),
         FieldType::Address => (address_min(layer.family), address_max(layer.family)),
         FieldType::App | FieldType::Cgroup => (0, u128::MAX),
     };
-    let between = |low, high| Kind::Between { low, high };
+    let between = |low, high| TestKind::Between { low, high };
     let number = number(&condition.value);
     match condition.match_type {
         MatchType::Equal => (false, equal(&condition.value, host)),
@@ -93,43 +102,43 @@ fn kind_of(condition: &Condition, layer: Layer, host: &dyn Host) -> (bool, Kind)
         },
         MatchType::FlagsAllSet => (
             false,
-            Kind::Masked {
+            TestKind::Masked {
                 value: number,
                 mask: number,
             },
         ),
         MatchType::FlagsNoneSet => (
             false,
-            Kind::Masked {
+            TestKind::Masked {
                 value: 0,
                 mask: number,
             },
         ),
         MatchType::FlagsAnySet => (
             true,
-            Kind::Masked {
+            TestKind::Masked {
                 value: 0,
                 mask: number,
             },
         ),
-        // Of cgroups and of texts only: not here.
+        // These match types are for cgroups and strings only.
         MatchType::Prefix | MatchType::NotPrefix | MatchType::EqualCaseInsensitive => {
             (false, NEVER)
         }
     }
 }
 
-fn equal(value: &Value, host: &dyn Host) -> Kind {
-    let exactly = |value| Kind::Masked {
+fn equal(value: &Value, host: &dyn Host) -> TestKind {
+    let exactly = |value| TestKind::Masked {
         value,
         mask: u128::MAX,
     };
     match value {
         Value::Prefix(prefix) => {
             let free = prefix.max_prefix_len() - prefix.prefix_len();
-            // A prefix of IPv4 is one of its mapped form.
+            // An IPv4 prefix is a prefix of the IPv4-mapped form.
             let mask = u128::MAX.checked_shl(free.into()).unwrap_or(0);
-            Kind::Masked {
+            TestKind::Masked {
                 value: address_key(prefix.addr()) & mask,
                 mask,
             }
@@ -147,7 +156,8 @@ fn number(value: &Value) -> u128 {
     }
 }
 
-fn cgroup(condition: &Condition, path: &str, host: &dyn Host) -> Result<Test, Error> {
+/// Lowers a condition on a cgroup. A prefix condition tests the cgroup's own level of the field.
+fn cgroup_test(condition: &Condition, path: &str, host: &dyn Host) -> Result<Test, Error> {
     let negate = matches!(
         condition.match_type,
         MatchType::NotEqual | MatchType::NotPrefix
@@ -156,7 +166,7 @@ fn cgroup(condition: &Condition, path: &str, host: &dyn Host) -> Result<Test, Er
         condition.match_type,
         MatchType::Prefix | MatchType::NotPrefix
     );
-    let exactly = |id: u64| Kind::Masked {
+    let exactly = |id: u64| TestKind::Masked {
         value: id.into(),
         mask: u128::MAX,
     };
@@ -177,7 +187,8 @@ fn cgroup(condition: &Condition, path: &str, host: &dyn Host) -> Result<Test, Er
             return Err(Error::new(
                 Code::OutOfBounds,
                 format!(
-                    "the cgroup {path} is {} levels deep; prefix goes to {CGROUP_LEVELS_MAX}",
+                    "the cgroup {path} is {} levels below the root; the match types prefix and \
+                     not_prefix can test at most {CGROUP_LEVELS_MAX} levels",
                     found.level
                 ),
             ));
@@ -191,9 +202,9 @@ fn cgroup(condition: &Condition, path: &str, host: &dyn Host) -> Result<Test, Er
 }
 
 impl Condition {
-    /// Whether nothing can ever meet it, at any host.
+    /// True if no connection can satisfy the condition, on any host.
     pub(crate) fn is_impossible(&self, layer: Layer) -> bool {
-        /// On it each path stands for something.
+        /// A host on which every path exists.
         struct AnyHost;
         impl Host for AnyHost {
             fn file(&self, _: &str) -> Option<crate::field_values::FileId> {
@@ -218,7 +229,7 @@ mod tests {
     use crate::LayerKind;
 
     #[test]
-    fn what_nothing_can_meet_is_known() {
+    fn conditions_that_no_connection_can_satisfy_are_recognised() {
         let layer = LayerKind::ConnectRedirect.both()[0];
         let impossible = |field, match_type, value| {
             Condition {

@@ -1,15 +1,15 @@
-//! The image's lines.
+//! The lines of an image.
 
 use sidetrack_abi::kernel;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::Layer;
-use crate::test::{Kind, Test};
+use crate::test::{Test, TestKind};
 
-/// A line: [`kernel::LINE_SIZE`] bytes.
+/// One line, of [`kernel::LINE_SIZE`] bytes.
 pub(crate) type Line = [u8; kernel::LINE_SIZE];
 
-/// A compiled policy: the lines of the kernel's map, from 0 on.
+/// A policy as the kernel reads it: the lines of the kernel's map, from line 0 on.
 #[derive(Clone, Debug)]
 pub struct Image {
     lines: Vec<Line>,
@@ -17,7 +17,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Room for the head, the layers, the places and the filters.
+    /// An image with empty lines for the head, the layers, the services' places and the filters.
     pub(crate) fn new(generation: u32, filters: usize) -> Self {
         let first = kernel::FILTER_LINE as usize;
         Self {
@@ -30,17 +30,17 @@ impl Image {
         }
     }
 
-    /// All lines.
+    /// All lines, in order.
     pub fn lines(&self) -> &[Line] {
         &self.lines
     }
 
-    /// How many filters it has.
+    /// Number of filters.
     pub fn filters(&self) -> u32 {
         self.head.filters
     }
 
-    /// Bit n: layer n has filters.
+    /// Set of the layers with filters: bit n is set if layer n has any.
     pub fn layers(&self) -> u32 {
         self.head.layers
     }
@@ -54,7 +54,8 @@ impl Image {
         self.put(kernel::LAYER_LINE + layer.index() as u32, value);
     }
 
-    /// A service's place: behind its last filter.
+    /// Sets a service's place at the connect redirect layer of a family: 1 + the rank of its last
+    /// filter.
     pub(crate) fn set_place(&mut self, v6: bool, service: u16, place: u32) {
         let index = usize::from(v6) * kernel::SERVICES_MAX + usize::from(service);
         let per_line = kernel::LINE_SIZE / size_of::<u32>();
@@ -63,8 +64,8 @@ impl Image {
         self.lines[line][at..at + size_of::<u32>()].copy_from_slice(&place.to_ne_bytes());
     }
 
-    /// Gives a filter its conditions: the one that is tested first in its own line, the others in one
-    /// line each.
+    /// Adds a filter's conditions. The one that is tested first is stored in the filter's own line,
+    /// each of the others in a line of the image.
     pub(crate) fn set_conditions(
         &mut self,
         filter: &mut kernel::Filter,
@@ -91,14 +92,14 @@ impl Image {
         }
     }
 
-    /// Adds a line. Returns its number.
+    /// Adds a line and returns its number.
     pub(crate) fn add<T: IntoBytes + Immutable>(&mut self, value: &T) -> u32 {
         let number = self.reserve(1);
         self.put(number, value);
         number
     }
 
-    /// Makes room for lines. Returns the first's number.
+    /// Adds empty lines and returns the number of the first.
     pub(crate) fn reserve(&mut self, lines: usize) -> u32 {
         let number = self.lines.len() as u32;
         self.lines
@@ -124,8 +125,8 @@ impl Image {
 
 fn lower_test(last: bool, test: &Test) -> kernel::Condition {
     let (kind, low, high) = match test.kind {
-        Kind::Masked { value, mask } => (kernel::TEST_MASKED, value, mask),
-        Kind::Between { low, high } => (kernel::TEST_BETWEEN, low, high),
+        TestKind::Masked { value, mask } => (kernel::TEST_MASKED, value, mask),
+        TestKind::Between { low, high } => (kernel::TEST_BETWEEN, low, high),
     };
     kernel::Condition {
         low: halves(low),
@@ -138,7 +139,7 @@ fn lower_test(last: bool, test: &Test) -> kernel::Condition {
     }
 }
 
-/// The upper half first.
+/// A number as two halves, the upper 64 bits first.
 pub(crate) fn halves(number: u128) -> [u64; 2] {
     [(number >> 64) as u64, number as u64]
 }

@@ -1,8 +1,8 @@
-//! A layer's index: which rules may match, by the values of a few fields.
+//! A layer's index, with which the kernel finds the filters that may match.
 //!
-//! Each node asks about the one field that tells its rules apart best: addresses by a tree of
-//! prefixes, all else by a hash. Rules that do not fix that field stand apart, under `rest`, with an
-//! index of their own. Few rules, or rules that nothing tells apart, are a list.
+//! Each node tests the field that distinguishes its filters best, an address by a tree of prefixes
+//! and any other field by a hash table. Filters that do not fix that field are under `rest`, in a
+//! separate index. A few filters, or filters that no field distinguishes, are a list.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,15 +13,16 @@ use super::image::{Image, halves};
 use crate::Field;
 use crate::test::Test;
 
-/// So many rules are a list rather than a node.
+/// Greatest number of filters that are always a list.
 const LIST_MAX: usize = 6;
-/// A rule with more alternatives of a field than so many does not fix it.
+/// A filter with more alternatives for a field than this does not fix the field.
 const ALTERNATIVES_MAX: usize = 16;
 
-/// A field's values that a rule names, as prefixes; exact ones have all 128 bits.
+/// A value of a field and the number of its bits that count, from the highest on; 128 for an exact
+/// value.
 type Prefix = (u128, u8);
 
-/// Builds the index of these ranks. Returns its root's line.
+/// Builds the index of the filters with these ranks. Returns the line of its root.
 pub(super) fn build(
     image: &mut Image,
     tests: &[Vec<(bool, Test)>],
@@ -38,7 +39,7 @@ pub(super) fn build(
     builder.node(ranks.map(|rank| rank as u32).collect(), 0)
 }
 
-/// The fields that a rule fixes, and to what.
+/// The fields that a filter fixes, each with the alternatives to which it fixes it.
 fn fixed_fields(tests: &[(bool, Test)]) -> Vec<(u8, Vec<Prefix>)> {
     let mut fields = Vec::new();
     let mut start = 0;
@@ -48,7 +49,8 @@ fn fixed_fields(tests: &[(bool, Test)]) -> Vec<(u8, Vec<Prefix>)> {
         }
         let alternatives = &tests[start..=index];
         start = index + 1;
-        // Alternatives on cgroups may be of several levels: then none is fixed.
+        // Alternatives for a cgroup may test several levels, which are separate fields here. Then
+        // the filter fixes none of them.
         let field = alternatives[0].1.field;
         if alternatives.len() > ALTERNATIVES_MAX
             || alternatives.iter().any(|(_, test)| test.field != field)
@@ -73,29 +75,30 @@ fn is_address(field: u8) -> bool {
 
 struct Builder<'a> {
     image: &'a mut Image,
-    /// The layer's first rank.
+    /// Rank of the layer's first filter.
     first: u32,
-    /// By rank, from the first on.
+    /// The fields that each filter fixes, by rank, beginning with the layer's first.
     fixed: Vec<Vec<(u8, Vec<Prefix>)>>,
 }
 
 impl Builder<'_> {
-    /// An index of ranks in rising order; `asked` are the fields that the way here has asked. 0: empty.
-    fn node(&mut self, ranks: Vec<u32>, asked: u32) -> u32 {
+    /// Builds an index of ranks, which ascend, and returns its line; 0 if there is no rank.
+    /// `tested` is the set of fields that the nodes above test.
+    fn node(&mut self, ranks: Vec<u32>, tested: u32) -> u32 {
         if ranks.is_empty() {
             return 0;
         }
-        let Some(field) = self.best_field(&ranks, asked) else {
+        let Some(field) = self.best_field(&ranks, tested) else {
             return self.list(&ranks);
         };
         let lowest = ranks[0];
-        let (groups, rest) = self.part(ranks, field);
-        let asked = asked | 1 << field;
+        let (groups, rest) = self.partition(ranks, field);
+        let tested = tested | 1 << field;
         let groups: Vec<_> = groups
             .into_iter()
-            .map(|(prefix, ranks)| (prefix, self.node(ranks, asked)))
+            .map(|(prefix, ranks)| (prefix, self.node(ranks, tested)))
             .collect();
-        let rest = self.node(rest, asked);
+        let rest = self.node(rest, tested);
         if is_address(field) {
             self.tree(field, lowest, rest, &groups)
         } else {
@@ -103,8 +106,9 @@ impl Builder<'_> {
         }
     }
 
-    /// The ranks by what they fix a field to, and those that do not fix it.
-    fn part(&self, ranks: Vec<u32>, field: u8) -> (BTreeMap<Prefix, Vec<u32>>, Vec<u32>) {
+    /// Groups the ranks by the values to which their filters fix a field; the others are returned
+    /// separately.
+    fn partition(&self, ranks: Vec<u32>, field: u8) -> (BTreeMap<Prefix, Vec<u32>>, Vec<u32>) {
         let mut groups: BTreeMap<Prefix, Vec<u32>> = BTreeMap::new();
         let mut rest = Vec::new();
         for rank in ranks {
@@ -127,15 +131,15 @@ impl Builder<'_> {
         &self.fixed[(rank - self.first) as usize]
     }
 
-    /// The field that the most rules fix to different values; none if a list serves as well.
-    fn best_field(&self, ranks: &[u32], asked: u32) -> Option<u8> {
+    /// The field that distinguishes the most filters; none if a list is as good.
+    fn best_field(&self, ranks: &[u32], tested: u32) -> Option<u8> {
         if ranks.len() <= LIST_MAX {
             return None;
         }
         let mut counts: BTreeMap<u8, HashMap<Prefix, usize>> = BTreeMap::new();
         for &rank in ranks {
             for (field, prefixes) in self.fixed(rank) {
-                if asked & 1 << field == 0 {
+                if tested & 1 << field == 0 {
                     *counts
                         .entry(*field)
                         .or_default()
@@ -151,8 +155,8 @@ impl Builder<'_> {
                 let largest = values.values().max().copied().unwrap_or(0);
                 (fixed - largest, field)
             })
-            .filter(|&(told_apart, _)| told_apart >= LIST_MAX / 2)
-            .max_by_key(|&(told_apart, field)| (told_apart, std::cmp::Reverse(field)))
+            .filter(|&(distinguished, _)| distinguished >= LIST_MAX / 2)
+            .max_by_key(|&(distinguished, field)| (distinguished, std::cmp::Reverse(field)))
             .map(|(_, field)| field)
     }
 
@@ -190,19 +194,19 @@ impl Builder<'_> {
         })
     }
 
-    fn put_in_bucket(&mut self, mut at: u32, value: u128, child: u32) {
+    fn put_in_bucket(&mut self, mut line: u32, value: u128, child: u32) {
         loop {
-            let mut bucket: kernel::Bucket = self.image.get(at);
+            let mut bucket: kernel::Bucket = self.image.get(line);
             if let Some(free) = bucket.child.iter().position(|&child| child == 0) {
                 bucket.keys[free] = halves(value);
                 bucket.child[free] = child;
-                return self.image.put(at, &bucket);
+                return self.image.put(line, &bucket);
             }
             if bucket.next == 0 {
                 bucket.next = self.image.reserve(1);
-                self.image.put(at, &bucket);
+                self.image.put(line, &bucket);
             }
-            at = bucket.next;
+            line = bucket.next;
         }
     }
 
@@ -218,13 +222,15 @@ impl Builder<'_> {
         })
     }
 
-    /// A branch of the tree, for prefixes in rising order (the shorter before the longer of the same
-    /// bits). `up` is the nearest branch above that has a group.
+    /// Builds a branch of the tree and returns its line; 0 if there is no group. The prefixes
+    /// ascend, of the same bits the shorter before the longer. `up` is the line of the nearest
+    /// branch above that has a group.
     fn branch(&mut self, groups: &[(Prefix, u32)], up: u32) -> u32 {
         let (Some(&(first, group)), Some(&(last, _))) = (groups.first(), groups.last()) else {
             return 0;
         };
-        // As far as all agree, but no further than the shortest: which, if it ends there, is the first.
+        // The branch is as long as the bits that all prefixes share. If a prefix ends there, it is
+        // the first one.
         let length = ((first.0 ^ last.0).leading_zeros() as u8).min(first.1);
         let own = length == first.1;
         let below = if own { &groups[1..] } else { groups };

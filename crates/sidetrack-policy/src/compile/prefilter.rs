@@ -1,21 +1,22 @@
-//! A layer's prefilter: what its filters cannot match, told by three bits.
+//! A layer's prefilter: a test of three fields that rules out most connections without a search of
+//! the index.
 //!
-//! Of remote addresses the first byte counts, of remote ports the lower six bits, of protocols whether it
-//! is TCP, UDP or another. Most connections that no filter matches are known by that, and need no search.
+//! It tests the first byte of the remote address, the lower six bits of the remote port, and
+//! whether the protocol is TCP, UDP or another one.
 
 use sidetrack_abi::kernel;
 
-use crate::test::{Kind, Test};
+use crate::test::{Test, TestKind};
 use crate::{Family, Field};
 
 const TCP: u128 = 6;
 const UDP: u128 = 17;
-/// Ports that have one bit each; a range of as many has all.
+/// Number of bits for ports. A range of at least as many ports sets all of them.
 const PORT_BITS: u128 = 64;
 const PROTOCOLS_ALL: u32 =
     kernel::PREFILTER_TCP | kernel::PREFILTER_UDP | kernel::PREFILTER_OTHER_PROTOCOL;
 
-/// One bit for each kind of value that some filter may match.
+/// Sets of the values that at least one filter may match, one bit each.
 #[derive(Default)]
 pub(crate) struct Prefilter {
     pub(crate) addresses: [u64; 4],
@@ -24,7 +25,7 @@ pub(crate) struct Prefilter {
 }
 
 impl Prefilter {
-    /// Of all filters of a layer of this family.
+    /// The prefilter of a layer of this family with these filters.
     pub(crate) fn of<'a>(
         family: Family,
         filters: impl Iterator<Item = &'a Vec<(bool, Test)>>,
@@ -37,11 +38,11 @@ impl Prefilter {
     }
 
     fn add(&mut self, family: Family, tests: &[(bool, Test)]) {
-        let of = |field: Field| {
+        let tests_of = |field: Field| {
             let all = tests.iter().map(|(_, test)| test);
             all.filter(move |test| test.field == field as u8)
         };
-        let addresses = union(of(Field::RemoteAddress).map(|test| addresses(family, test)));
+        let addresses = union(tests_of(Field::RemoteAddress).map(|test| addresses(family, test)));
         for (half, more) in self
             .addresses
             .iter_mut()
@@ -49,11 +50,13 @@ impl Prefilter {
         {
             *half |= more;
         }
-        self.ports |= of(Field::RemotePort)
+        self.ports |= tests_of(Field::RemotePort)
             .map(ports)
             .reduce(|a, b| a | b)
             .unwrap_or(u64::MAX);
-        let protocols = of(Field::Protocol).map(protocols).reduce(|a, b| a | b);
+        let protocols = tests_of(Field::Protocol)
+            .map(protocols)
+            .reduce(|a, b| a | b);
         self.protocols |= protocols.unwrap_or(PROTOCOLS_ALL);
     }
 }
@@ -62,7 +65,7 @@ fn union(each: impl Iterator<Item = [u64; 4]>) -> Option<[u64; 4]> {
     each.reduce(|a, b| std::array::from_fn(|at| a[at] | b[at]))
 }
 
-/// The first bytes of the addresses for which the test may hold.
+/// The set of first bytes of the addresses for which the test may hold.
 fn addresses(family: Family, test: &Test) -> [u64; 4] {
     let (first, above) = match family {
         Family::V4 => (24, 32), // IPv4-mapped
@@ -71,8 +74,8 @@ fn addresses(family: Family, test: &Test) -> [u64; 4] {
     let byte = |number: u128| (number >> first) as u8;
     let rest = |number: u128| number.checked_shr(above).unwrap_or(0);
     let holds = |of: u8| match test.kind {
-        Kind::Masked { value, mask } => of & byte(mask) == byte(value) & byte(mask),
-        Kind::Between { low, high } => {
+        TestKind::Masked { value, mask } => of & byte(mask) == byte(value) & byte(mask),
+        TestKind::Between { low, high } => {
             rest(low) != rest(high) || (byte(low)..=byte(high)).contains(&of)
         }
     };
@@ -83,26 +86,27 @@ fn addresses(family: Family, test: &Test) -> [u64; 4] {
     bits
 }
 
-/// The lower six bits of the ports for which the test may hold.
+/// The set of the lower six bits of the ports for which the test may hold.
 fn ports(test: &Test) -> u64 {
     let bit = |port: u128| 1 << (port % PORT_BITS);
     match test.kind {
         _ if test.negate => u64::MAX,
-        Kind::Masked { value, mask } if mask & u128::from(u16::MAX) == u128::from(u16::MAX) => {
+        TestKind::Masked { value, mask } if mask & u128::from(u16::MAX) == u128::from(u16::MAX) => {
             bit(value)
         }
-        Kind::Between { low, high } if high.wrapping_sub(low) < PORT_BITS => {
+        TestKind::Between { low, high } if high.wrapping_sub(low) < PORT_BITS => {
             (low..=high).map(bit).fold(0, |all, one| all | one)
         }
         _ => u64::MAX,
     }
 }
 
+/// The set of protocols for which the test may hold.
 fn protocols(test: &Test) -> u32 {
     let holds = |protocol: u128| match test.kind {
         _ if test.negate => true,
-        Kind::Masked { value, mask } => protocol & mask == value & mask,
-        Kind::Between { low, high } => (low..=high).contains(&protocol),
+        TestKind::Masked { value, mask } => protocol & mask == value & mask,
+        TestKind::Between { low, high } => (low..=high).contains(&protocol),
     };
     let of = |protocol, bit| if holds(protocol) { bit } else { 0 };
     of(TCP, kernel::PREFILTER_TCP)
@@ -114,7 +118,7 @@ fn protocols(test: &Test) -> u32 {
 mod tests {
     use super::*;
 
-    fn test(field: Field, kind: Kind) -> (bool, Test) {
+    fn test(field: Field, kind: TestKind) -> (bool, Test) {
         let negate = false;
         let field = field as u8;
         (
@@ -136,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_filter_asks_about_is_not_excluded() {
+    fn fields_that_no_filter_tests_are_not_ruled_out() {
         let prefilter = Prefilter::of(Family::V4, [vec![]].iter());
         assert_eq!(prefilter.addresses, [u64::MAX; 4]);
         assert_eq!(
@@ -146,16 +150,16 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_a_range_a_port_and_a_protocol_leave_their_bits() {
-        let prefix = Kind::Masked {
+    fn a_prefix_a_range_a_port_and_a_protocol_set_their_bits() {
+        let prefix = TestKind::Masked {
             value: mapped([10, 0, 0, 0]),
             mask: u128::MAX << 24,
         };
-        let range = Kind::Between {
+        let range = TestKind::Between {
             low: mapped([192, 0, 2, 1]),
             high: mapped([194, 0, 0, 1]),
         };
-        let one = |value| Kind::Masked {
+        let one = |value| TestKind::Masked {
             value,
             mask: u128::MAX,
         };
@@ -166,7 +170,7 @@ mod tests {
             ],
             vec![
                 test(Field::RemoteAddress, range),
-                test(Field::RemotePort, Kind::Between { low: 80, high: 81 }),
+                test(Field::RemotePort, TestKind::Between { low: 80, high: 81 }),
                 test(Field::Protocol, one(TCP)),
             ],
         ];

@@ -1,41 +1,48 @@
-//! Filters in the order in which they are judged.
+//! Filters in their order of evaluation.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use crate::{
-    Absent, Code, Context, Error, Filter, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Weight,
+    Absent, Code, Error, Filter, RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid,
+    Weight,
 };
 
-/// A filter, with all that its place and its action depend on. Its index among all is its rank.
+/// A filter with everything that its position and its action depend on.
+///
+/// [`order`] returns these in their order of evaluation; the index in that list is the filter's rank.
 #[derive(Clone, Debug)]
-pub struct Rule<'a> {
-    /// What it says.
+pub struct RankedFilter<'a> {
+    /// The filter.
     pub filter: &'a Filter,
-    /// The sublayer's key.
+    /// Key of its sublayer; never nil.
     pub sublayer: Uuid,
-    /// The sublayer's weight.
+    /// Weight of its sublayer.
     pub sublayer_weight: u16,
-    /// Its own.
+    /// Weight of the filter within its sublayer: see [`Weight::effective`].
     pub weight: u64,
-    /// Of a redirect: the service's number.
+    /// Number of the service to which it redirects; none if it does not redirect.
     pub service: Option<u16>,
-    /// Of a redirect.
+    /// What happens while that service is absent: the filter's setting, or else the service's.
     pub on_absent: Absent,
-    /// Of a redirect.
-    pub context: &'a Context,
+    /// Redirect context that it gives: the filter's setting, or else the service's.
+    pub context: &'a RedirectContext,
 }
 
-/// Puts filters into their order: by layer; higher sublayers first (of equal weight, by key); higher
-/// weights first (of equal weight, the older one, by id). Disabled ones are left out.
+/// Sorts filters into their order of evaluation (docs/wfp.md, 4.6 and 4.7). Disabled filters are
+/// left out.
 ///
-/// `services` gives each service with its number. Errors: FWP_E_SUBLAYER_NOT_FOUND,
-/// FWP_E_CALLOUT_NOT_FOUND.
+/// The order is: by layer; then by sublayer, the one of higher weight first (of equal weight, the
+/// one with the lower key); then by weight, the higher first (of equal weight, the one with the
+/// lower id, which is the older filter).
+///
+/// `services` yields each service with its number. Errors: FWP_E_SUBLAYER_NOT_FOUND and
+/// FWP_E_CALLOUT_NOT_FOUND, if a filter refers to an object that is not given.
 pub fn order<'a>(
     filters: impl IntoIterator<Item = &'a Filter>,
     sublayers: impl IntoIterator<Item = &'a Sublayer>,
     services: impl IntoIterator<Item = (u16, &'a Service)>,
-) -> Result<Vec<Rule<'a>>, Error> {
+) -> Result<Vec<RankedFilter<'a>>, Error> {
     let mut weights: HashMap<Uuid, u16> = sublayers
         .into_iter()
         .map(|sublayer| (sublayer.identity.key, sublayer.weight))
@@ -45,28 +52,29 @@ pub fn order<'a>(
         .into_iter()
         .map(|(number, service)| (service.identity.key, (number, service)))
         .collect();
-    let mut rules = filters
+    let mut ranked = filters
         .into_iter()
         .filter(|filter| !filter.disabled)
-        .map(|filter| rule(filter, &weights, &services))
+        .map(|filter| resolve(filter, &weights, &services))
         .collect::<Result<Vec<_>, _>>()?;
-    rules.sort_by_key(|rule| {
+    ranked.sort_by_key(|each| {
         (
-            rule.filter.layer.index(),
-            Reverse(rule.sublayer_weight),
-            rule.sublayer,
-            Reverse(rule.weight),
-            rule.filter.id,
+            each.filter.layer.index(),
+            Reverse(each.sublayer_weight),
+            each.sublayer,
+            Reverse(each.weight),
+            each.filter.id,
         )
     });
-    Ok(rules)
+    Ok(ranked)
 }
 
-fn rule<'a>(
+/// Finds what a filter refers to.
+fn resolve<'a>(
     filter: &'a Filter,
     weights: &HashMap<Uuid, u16>,
     services: &HashMap<Uuid, (u16, &'a Service)>,
-) -> Result<Rule<'a>, Error> {
+) -> Result<RankedFilter<'a>, Error> {
     let sublayer = if filter.sublayer.is_nil() {
         SUBLAYER_UNIVERSAL
     } else {
@@ -76,7 +84,8 @@ fn rule<'a>(
         Error::new(
             Code::SublayerNotFound,
             format!(
-                "filter {:?} is of sublayer {sublayer}, which is not there",
+                "filter {:?} belongs to the sublayer with the key {sublayer}, which does not exist; \
+                 add the sublayer first",
                 filter.identity.name
             ),
         )
@@ -87,13 +96,14 @@ fn rule<'a>(
             Error::new(
                 Code::CalloutNotFound,
                 format!(
-                    "filter {:?} redirects to service {key}, which is not there",
+                    "filter {:?} redirects to the service with the key {key}, which does not exist; \
+                     add the service first",
                     filter.identity.name
                 ),
             )
         })?),
     };
-    Ok(Rule {
+    Ok(RankedFilter {
         filter,
         sublayer,
         sublayer_weight,
@@ -107,6 +117,6 @@ fn rule<'a>(
             .context
             .as_ref()
             .or(service.map(|(_, service)| &service.context))
-            .unwrap_or(&Context::None),
+            .unwrap_or(&RedirectContext::None),
     })
 }
