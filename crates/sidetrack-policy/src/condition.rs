@@ -1,6 +1,7 @@
-//! Conditions: a field, a way to compare, a value (specification, 4.4 and 4.5).
+//! Conditions: a field, a match type and a value (docs/wfp.md, 4.4 and 4.5).
 //!
-//! Conditions of the same field are alternatives; different fields must all be met.
+//! A filter matches if, for every field that its conditions test, at least one of the conditions on
+//! that field holds.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,70 +12,80 @@ use serde::{Deserialize, Serialize};
 use crate::field::FieldType;
 use crate::{Code, Error, Family, Field, Layer};
 
-/// Bytes of a path in a value.
+/// Greatest length of a path in a value, in bytes.
 pub const PATH_SIZE_MAX: usize = 4096;
 
-/// One question about a connection.
+/// A test of one field of a connection.
+///
+/// ```
+/// use sidetrack_policy::{Condition, Field, LayerKind, Value};
+///
+/// let https = Condition::equal(Field::RemotePort, Value::Uint(443));
+/// let [layer, _] = LayerKind::ConnectRedirect.both();
+/// https.check(layer)?;
+/// assert_eq!(https.to_string(), "remote_port=443");
+/// # Ok::<(), sidetrack_policy::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Condition {
-    /// About what.
+    /// Field that is tested.
     pub field: Field,
-    /// Compared how.
+    /// How the field is compared with the value.
     pub match_type: MatchType,
-    /// With what.
+    /// Value with which the field is compared.
     pub value: Value,
 }
 
-/// How a field is compared (WFP: FWP_MATCH_TYPE).
+/// How a field is compared with a value (WFP: FWP_MATCH_TYPE).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MatchType {
-    /// The same; for an address with a prefix: within it.
+    /// The field equals the value, or is within it if the value is an address prefix. For all types.
     Equal,
-    /// Of numbers and addresses.
+    /// The field is greater than the value. For numbers and addresses.
     Greater,
-    /// Of numbers and addresses.
+    /// The field is less than the value. For numbers and addresses.
     Less,
-    /// Of numbers and addresses.
+    /// The field is greater than the value or equal to it. For numbers and addresses.
     GreaterOrEqual,
-    /// Of numbers and addresses.
+    /// The field is less than the value or equal to it. For numbers and addresses.
     LessOrEqual,
-    /// Of numbers and addresses; both ends belong to it.
+    /// The field is within the range, which includes both ends. For numbers and addresses.
     Range,
-    /// Of numbers: all bits of the value are set.
+    /// All bits of the value are set in the field. For numbers.
     FlagsAllSet,
-    /// Of numbers: some bit of the value is set.
+    /// At least one bit of the value is set in the field. For numbers.
     FlagsAnySet,
-    /// Of numbers: no bit of the value is set.
+    /// No bit of the value is set in the field. For numbers.
     FlagsNoneSet,
-    /// Of texts; no field is one, so it is always refused.
+    /// For strings. No field is a string, so this match type is always refused.
     EqualCaseInsensitive,
-    /// Not [`MatchType::Equal`].
+    /// The opposite of [`MatchType::Equal`]. For all types.
     NotEqual,
-    /// Of cgroups: this one, or one below it.
+    /// The field is the cgroup of the value or a cgroup below it. For cgroups.
     Prefix,
-    /// Of cgroups: neither this one nor one below it.
+    /// The opposite of [`MatchType::Prefix`]. For cgroups.
     NotPrefix,
 }
 
-/// What a field is compared with.
+/// A value with which a field is compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Value {
-    /// A number.
+    /// Unsigned integer.
     Uint(u64),
-    /// An address.
+    /// IP address.
     Address(IpAddr),
-    /// All addresses of a prefix.
+    /// Address prefix: all addresses in it.
     Prefix(IpNet),
-    /// An executable, or a cgroup below the hierarchy's root.
+    /// Absolute path of an executable, or path of a cgroup below the root of the hierarchy.
     Path(String),
-    /// From the first to the last, both included.
+    /// Range from the first to the second value, which both belong to it.
     Range(Box<Self>, Box<Self>),
 }
 
 impl MatchType {
-    /// All, in WFP's order.
+    /// All match types, in WFP's order: the index is WFP's number.
     pub const ALL: [Self; 13] = [
         Self::Equal,
         Self::Greater,
@@ -91,7 +102,7 @@ impl MatchType {
         Self::NotPrefix,
     ];
 
-    /// As in policy files.
+    /// Name in policy files, for example `not_equal`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Equal => "equal",
@@ -110,23 +121,23 @@ impl MatchType {
         }
     }
 
-    fn goes_with(self, kind: FieldType) -> bool {
+    fn applies_to(self, field_type: FieldType) -> bool {
         match self {
             Self::Equal | Self::NotEqual => true,
             Self::Greater | Self::Less | Self::GreaterOrEqual | Self::LessOrEqual | Self::Range => {
-                matches!(kind, FieldType::Uint(_) | FieldType::Address)
+                matches!(field_type, FieldType::Uint(_) | FieldType::Address)
             }
             Self::FlagsAllSet | Self::FlagsAnySet | Self::FlagsNoneSet => {
-                matches!(kind, FieldType::Uint(_))
+                matches!(field_type, FieldType::Uint(_))
             }
-            Self::Prefix | Self::NotPrefix => kind == FieldType::Cgroup,
+            Self::Prefix | Self::NotPrefix => field_type == FieldType::Cgroup,
             Self::EqualCaseInsensitive => false,
         }
     }
 }
 
 impl Condition {
-    /// A condition that asks for one value.
+    /// A condition that the field equals the value.
     pub fn equal(field: Field, value: Value) -> Self {
         Self {
             field,
@@ -135,18 +146,17 @@ impl Condition {
         }
     }
 
-    /// Checks field, match type and value against one another, and against a layer.
+    /// Checks that the layer has the field, and that field, match type and value fit each other.
     ///
     /// Errors: FWP_E_CONDITION_NOT_FOUND, …MATCH_TYPE_MISMATCH, …TYPE_MISMATCH, …OUT_OF_BOUNDS,
     /// …INVALID_RANGE, …INVALID_NET_MASK.
     pub fn check(&self, layer: Layer) -> Result<(), Error> {
         self.field.require_at(layer.kind)?;
-        let kind = self.field.kind();
-        if !self.match_type.goes_with(kind) {
+        if !self.match_type.applies_to(self.field.kind()) {
             return Err(Error::new(
                 Code::MatchTypeMismatch,
                 format!(
-                    "{} cannot be compared by {}",
+                    "{} cannot be compared by the match type {}",
                     self.field,
                     self.match_type.name()
                 ),
@@ -171,7 +181,10 @@ impl Condition {
         match (self.field.kind(), value) {
             (FieldType::Uint(most), Value::Uint(number)) if *number > most => Err(Error::new(
                 Code::OutOfBounds,
-                format!("{} goes to {most}; {number} is beyond", self.field),
+                format!(
+                    "{} must be from 0 to {most}; this value is {number}",
+                    self.field
+                ),
             )),
             (FieldType::Uint(_), Value::Uint(_)) => Ok(()),
             (FieldType::Address, Value::Address(address)) => {
@@ -191,7 +204,11 @@ impl Condition {
         }
         Err(Error::new(
             Code::TypeMismatch,
-            format!("{value} is not an address of layer {layer}"),
+            format!(
+                "{value} is {}, but the layer {layer} is for {}",
+                family.name(),
+                layer.family.name()
+            ),
         ))
     }
 
@@ -199,7 +216,11 @@ impl Condition {
         if path.len() > PATH_SIZE_MAX {
             return Err(Error::new(
                 Code::OutOfBounds,
-                format!("a path of {} has at most {PATH_SIZE_MAX} bytes", self.field),
+                format!(
+                    "the path for {} can have at most {PATH_SIZE_MAX} bytes; this one has {}",
+                    self.field,
+                    path.len()
+                ),
             ));
         }
         if path.starts_with('/') && !path.contains('\0') {
@@ -208,25 +229,25 @@ impl Condition {
         Err(Error::new(
             Code::InvalidParameter,
             format!(
-                "{} needs a path that begins with /; this is {path:?}",
+                "{} needs a path that begins with / and has no NUL byte; this is {path:?}",
                 self.field
             ),
         ))
     }
 
     fn check_order(&self, low: &Value, high: &Value) -> Result<(), Error> {
-        let upright = match (low, high) {
+        let in_order = match (low, high) {
             (Value::Uint(low), Value::Uint(high)) => low <= high,
             (Value::Address(low), Value::Address(high)) => low <= high,
             _ => return Err(self.mismatch(&self.value)),
         };
-        if upright {
+        if in_order {
             return Ok(());
         }
         Err(Error::new(
             Code::InvalidRange,
             format!(
-                "the range {low}-{high} of {} ends before it begins",
+                "the range {low}-{high} for {} ends before it begins; write the lower end first",
                 self.field
             ),
         ))
@@ -236,7 +257,7 @@ impl Condition {
         Error::new(
             Code::TypeMismatch,
             format!(
-                "{value} is not a value that {} is compared with by {}",
+                "{} cannot be compared with {value} by the match type {}",
                 self.field,
                 self.match_type.name()
             ),
@@ -291,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_takes_its_own_types_only() {
+    fn each_field_takes_only_match_types_and_values_of_its_type() {
         use Code::{MatchTypeMismatch, TypeMismatch};
         let path = || Value::Path("/bin/sh".into());
         let address = || Value::Address("10.0.0.1".parse().unwrap());

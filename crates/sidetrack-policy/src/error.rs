@@ -1,19 +1,28 @@
-//! Why a call was refused, by WFP's names and numbers (specification, 4.9).
+//! Errors, with WFP's names and numbers (docs/wfp.md, 4.9).
 
 use std::fmt;
 
-/// A refusal. Nothing was changed.
+/// An error. The call that returns it has changed nothing, unless its documentation says otherwise.
+///
+/// It displays as its message, followed by WFP's name of the code:
+///
+/// ```
+/// use sidetrack_policy::{Code, Error};
+///
+/// let error = Error::new(Code::InUse, "the sublayer is in use");
+/// assert_eq!(error.to_string(), "the sublayer is in use (FWP_E_IN_USE)");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({})", .code.name())]
 pub struct Error {
-    /// Which rule was broken.
+    /// The kind of error.
     pub code: Code,
-    /// What was wrong, with what, and what to do.
+    /// What failed, on what, and what to do. Starts in lower case and has no full stop.
     pub message: String,
 }
 
 impl Error {
-    /// A refusal with its sentence.
+    /// An error with this code and message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -24,21 +33,21 @@ impl Error {
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $name:ident = $low:literal, $text:literal;)+) => {
-        /// The rule that was broken. Each is WFP's FWP_E_… of the same name.
+        /// The kind of an error. Each variant is the error FWP_E_… of the same name of WFP.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Code { $($(#[doc = $doc])+ $name,)+ }
 
         impl Code {
-            /// All of them.
+            /// All codes, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// WFP's name.
+            /// WFP's name, for example `FWP_E_IN_USE`.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$name => concat!("FWP_E_", $text),)+ }
             }
 
-            /// WFP's number, 0x8032xxxx.
+            /// WFP's number, for example 0x8032000a.
             pub fn number(self) -> u32 {
                 0x8032_0000 | match self { $(Self::$name => $low,)+ }
             }
@@ -47,79 +56,79 @@ macro_rules! codes {
 }
 
 codes! {
-    /// No service (redirect handle) of this key.
+    /// There is no service (WFP: callout, redirect handle) with this key or name.
     CalloutNotFound = 0x01, "CALLOUT_NOT_FOUND";
-    /// The field does not exist at this layer, or has no meaning on Linux.
+    /// The field does not exist, does not exist at this layer, or has no meaning on Linux.
     ConditionNotFound = 0x02, "CONDITION_NOT_FOUND";
-    /// No filter of this key.
+    /// There is no filter with this key.
     FilterNotFound = 0x03, "FILTER_NOT_FOUND";
-    /// No such layer.
+    /// There is no layer with this name or number.
     LayerNotFound = 0x04, "LAYER_NOT_FOUND";
-    /// No provider of this key.
+    /// There is no provider with this key.
     ProviderNotFound = 0x05, "PROVIDER_NOT_FOUND";
-    /// No sublayer of this key.
+    /// There is no sublayer with this key.
     SublayerNotFound = 0x07, "SUBLAYER_NOT_FOUND";
-    /// No such object.
+    /// Something else that the call names does not exist, for example a flow.
     NotFound = 0x08, "NOT_FOUND";
-    /// An object of this key or name exists.
+    /// An object with this key, or a service with this name, exists already.
     AlreadyExists = 0x09, "ALREADY_EXISTS";
-    /// Another object refers to it.
+    /// The object cannot be deleted because another object refers to it.
     InUse = 0x0a, "IN_USE";
-    /// Not allowed in a dynamic session.
+    /// A dynamic session cannot do this, for example add a persistent object.
     DynamicSessionInProgress = 0x0b, "DYNAMIC_SESSION_IN_PROGRESS";
-    /// The object is another session's, or another provider's.
+    /// The object belongs to another session, or to another user's provider.
     WrongSession = 0x0c, "WRONG_SESSION";
-    /// Commit or abort without begin.
+    /// Commit or abort, but the session has no transaction.
     NoTxnInProgress = 0x0d, "NO_TXN_IN_PROGRESS";
-    /// Begin within a transaction.
+    /// Begin, but the session has a transaction already.
     TxnInProgress = 0x0e, "TXN_IN_PROGRESS";
-    /// The transaction was held too long, and is gone.
+    /// The transaction was held too long and has been aborted.
     TxnAborted = 0x0f, "TXN_ABORTED";
-    /// The session is gone.
+    /// The session has ended.
     SessionAborted = 0x10, "SESSION_ABORTED";
-    /// A change within a read-only transaction.
+    /// A change in a read-only transaction.
     IncompatibleTxn = 0x11, "INCOMPATIBLE_TXN";
-    /// Another writer did not finish in time.
+    /// Another session's writing transaction did not end in time.
     Timeout = 0x12, "TIMEOUT";
-    /// A service that does not redirect at this layer.
+    /// The service does not redirect at this layer.
     IncompatibleLayer = 0x14, "INCOMPATIBLE_LAYER";
-    /// An object refers to one that lives shorter.
+    /// An object refers to another that does not last as long.
     LifetimeMismatch = 0x16, "LIFETIME_MISMATCH";
-    /// Built in: it can be neither added nor deleted.
+    /// The object is built in and can be neither added nor deleted.
     BuiltinObject = 0x17, "BUILTIN_OBJECT";
-    /// More services than fit.
+    /// There are too many services.
     TooManyCallouts = 0x18, "TOO_MANY_CALLOUTS";
-    /// Something that must be given is missing.
+    /// A required value is missing.
     NullPointer = 0x1c, "NULL_POINTER";
-    /// A number that names nothing.
+    /// The number or name is not one of the possible ones.
     InvalidEnumerator = 0x1d, "INVALID_ENUMERATOR";
-    /// Flags that exclude one another.
+    /// The flags exclude each other, or do not exist for this kind of object.
     InvalidFlags = 0x1e, "INVALID_FLAGS";
-    /// A prefix longer than its address.
+    /// The prefix is longer than its address, or the address has bits set beyond it.
     InvalidNetMask = 0x1f, "INVALID_NET_MASK";
-    /// A range that ends before it begins.
+    /// The end of the range is less than its start.
     InvalidRange = 0x20, "INVALID_RANGE";
-    /// An empty list where one is needed.
+    /// A list or value is empty that must not be.
     ZeroLengthArray = 0x22, "ZERO_LENGTH_ARRAY";
-    /// No name.
+    /// The object has no name.
     NullDisplayName = 0x23, "NULL_DISPLAY_NAME";
-    /// No such action.
+    /// There is no such action.
     InvalidActionType = 0x24, "INVALID_ACTION_TYPE";
-    /// A weight class over 15.
+    /// The weight class is above 15.
     InvalidWeight = 0x25, "INVALID_WEIGHT";
-    /// The match type does not go with the field's type.
+    /// The match type cannot be used with the field's type.
     MatchTypeMismatch = 0x26, "MATCH_TYPE_MISMATCH";
-    /// The value's type is not the field's.
+    /// The value does not have the field's type.
     TypeMismatch = 0x27, "TYPE_MISMATCH";
-    /// A number, a text or a list beyond its limit.
+    /// A number, a string or a list exceeds its limit.
     OutOfBounds = 0x28, "OUT_OF_BOUNDS";
     /// The action does not exist at this layer.
     ActionIncompatibleWithLayer = 0x2c, "ACTION_INCOMPATIBLE_WITH_LAYER";
-    /// The conditions exclude one another.
+    /// No connection can satisfy the conditions.
     NeverMatch = 0x33, "NEVER_MATCH";
-    /// Anything else that was asked wrongly.
+    /// The call has another error that no other code describes.
     InvalidParameter = 0x35, "INVALID_PARAMETER";
-    /// More sublayers than 65,536.
+    /// There are more than 65,536 sublayers.
     TooManySublayers = 0x36, "TOO_MANY_SUBLAYERS";
 }
 
@@ -134,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_have_wfps_names_and_numbers() {
+    fn codes_have_the_names_and_numbers_of_wfp() {
         assert_eq!(Code::LifetimeMismatch.name(), "FWP_E_LIFETIME_MISMATCH");
         assert_eq!(Code::LifetimeMismatch.number(), 0x8032_0016);
         assert_eq!(Code::TooManySublayers.number(), 0x8032_0036);

@@ -1,4 +1,5 @@
-//! Fields: what a condition may ask about, and at which layers (specification, 4.4).
+//! Fields: the properties of a connection that conditions test, and the layers that have them
+//! (docs/wfp.md, 4.4).
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,54 +8,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Code, Error, LayerKind};
 
-/// Something a condition asks about.
+/// A property of a connection that a condition tests.
+///
+/// *Original program* means the program that opened the first connection of the chain; *current
+/// program* means the one that connects now, which may be a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Field {
-    /// The executable of the program that opened the chain's first connection, however many proxies
-    /// are between (WFP: ALE_ORIGINAL_APP_ID). A path; matched by device and inode.
+    /// Executable of the original program, however many proxies are in between (WFP:
+    /// ALE_ORIGINAL_APP_ID). The value is a path; the executable is compared by device and inode.
     App,
-    /// The executable that connects now, be it a proxy (WFP: ALE_APP_ID).
+    /// Executable of the current program (WFP: ALE_APP_ID).
     CurrentApp,
-    /// The first program's effective user.
+    /// Effective user id of the original program.
     User,
-    /// The user that connects now (WFP: ALE_USER_ID).
+    /// Effective user id of the current program (WFP: ALE_USER_ID).
     CurrentUser,
-    /// The first program's cgroup. A path below the hierarchy's root.
+    /// Cgroup of the original program, as a path below the root of the hierarchy.
     Cgroup,
-    /// The cgroup of who connects now.
+    /// Cgroup of the current program, as a path below the root of the hierarchy.
     CurrentCgroup,
-    /// FLAGS: see [`flags`].
+    /// Bits that describe the connection: see [`flags`] (WFP: FLAGS).
     Flags,
-    /// IP_LOCAL_ADDRESS: unspecified if the socket is not bound.
+    /// Local address; unspecified if the socket is not bound (WFP: IP_LOCAL_ADDRESS).
     LocalAddress,
-    /// IP_LOCAL_ADDRESS_TYPE: see [`address_type`].
+    /// Type of the local address: see [`address_type`] (WFP: IP_LOCAL_ADDRESS_TYPE).
     LocalAddressType,
-    /// IP_LOCAL_PORT: 0 if the socket is not bound.
+    /// Local port; 0 if the socket is not bound (WFP: IP_LOCAL_PORT).
     LocalPort,
-    /// IP_REMOTE_ADDRESS: where the program meant to go.
+    /// Remote address: the original destination, at every hop (WFP: IP_REMOTE_ADDRESS).
     RemoteAddress,
-    /// IP_REMOTE_PORT.
+    /// Remote port: the port of the original destination, at every hop (WFP: IP_REMOTE_PORT).
     RemotePort,
-    /// IP_DESTINATION_ADDRESS_TYPE.
+    /// Type of the remote address: see [`address_type`] (WFP: IP_DESTINATION_ADDRESS_TYPE).
     DestinationAddressType,
-    /// IP_PROTOCOL: 6 or 17.
+    /// Transport protocol: 6 for TCP, 17 for UDP (WFP: IP_PROTOCOL).
     Protocol,
-    /// The network namespace, by its cookie (WFP: COMPARTMENT_ID).
+    /// Cookie of the network namespace (WFP: COMPARTMENT_ID).
     Netns,
-    /// DIRECTION: 0 outbound, 1 inbound.
+    /// 0 for outbound, 1 for inbound (WFP: DIRECTION).
     Direction,
 }
 
 /// Bits of [`Field::Flags`] (WFP: FWP_CONDITION_FLAG_…).
 pub mod flags {
-    /// The remote address is a loopback one.
+    /// The remote address is a loopback address.
     pub const LOOPBACK: u64 = 0x1;
-    /// The connection is redirected by this connect.
+    /// This connect is redirected.
     pub const REDIRECTED: u64 = 0x10_0000;
-    /// The connection carries redirect records: a proxy goes on.
+    /// The connection carries redirect records: it is a proxy's outgoing connection.
     pub const PROXY_CONNECTION: u64 = 0x20_0000;
-    /// All, with the names in policy files.
+    /// All flags, with their names in policy files.
     pub const NAMES: [(&str, u64); 3] = [
         ("loopback", LOOPBACK),
         ("redirected", REDIRECTED),
@@ -62,19 +66,21 @@ pub mod flags {
     ];
 }
 
-/// Values of the address types (WFP: NL_ADDRESS_TYPE).
+/// Values of [`Field::LocalAddressType`] and [`Field::DestinationAddressType`] (WFP:
+/// NL_ADDRESS_TYPE).
 pub mod address_type {
-    /// 0.0.0.0 or ::.
+    /// The address is 0.0.0.0 or ::.
     pub const UNSPECIFIED: u64 = 0;
-    /// Of one host, loopback not included.
+    /// The address belongs to one host and is not a loopback address.
     pub const UNICAST: u64 = 1;
-    /// Of a group.
+    /// The address belongs to a multicast group.
     pub const MULTICAST: u64 = 3;
-    /// 255.255.255.255.
+    /// The address is 255.255.255.255.
     pub const BROADCAST: u64 = 4;
-    /// 127.0.0.0/8 or ::1: Linux's own, WFP has it as a unicast one and a flag.
+    /// The address is in 127.0.0.0/8 or is ::1. WFP does not have this type: there, a loopback
+    /// address is a unicast address, and a flag is set.
     pub const LOOPBACK: u64 = 5;
-    /// All, with the names in policy files.
+    /// All types, with their names in policy files.
     pub const NAMES: [(&str, u64); 5] = [
         ("unspecified", UNSPECIFIED),
         ("unicast", UNICAST),
@@ -84,38 +90,41 @@ pub mod address_type {
     ];
 }
 
-/// What kind of value a field has.
+/// The type of a field's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldType {
-    /// An unsigned number, with its greatest value.
+    /// Unsigned integer; the number is the greatest possible value.
     Uint(u64),
-    /// An address of the layer's family.
+    /// IP address of the layer's family.
     Address,
-    /// A file.
+    /// Executable file.
     App,
-    /// A cgroup.
+    /// Cgroup.
     Cgroup,
 }
 
-/// WFP's fields that say nothing on Linux, and why.
-const ABSENT: &[(&str, &str)] = &[
-    ("package_id", "packages with identities are Windows' own"),
+/// Names of WFP's fields that have no meaning on Linux, each with the reason.
+const WITHOUT_MEANING: &[(&str, &str)] = &[
+    ("package_id", "only Windows has packages with identities"),
     (
         "package_family_name",
-        "packages with identities are Windows' own",
+        "only Windows has packages with identities",
     ),
     (
         "security_attribute_fqbn_value",
-        "signed binary names are Windows' own",
+        "only Windows has signed binary names",
     ),
     (
         "local_interface",
         "the interface is chosen after this layer; use local_address or netns",
     ),
-    ("remote_user_id", "it is of IPsec, which does not tell us"),
+    (
+        "remote_user_id",
+        "it comes from IPsec, which does not report it",
+    ),
     (
         "remote_machine_id",
-        "it is of IPsec, which does not tell us",
+        "it comes from IPsec, which does not report it",
     ),
     (
         "interface_index",
@@ -125,17 +134,17 @@ const ABSENT: &[(&str, &str)] = &[
     ("tunnel_type", "Linux interfaces have no such type"),
     (
         "compartment_id",
-        "compartments are network namespaces here; use netns",
+        "Linux has network namespaces instead of compartments; use netns",
     ),
-    ("reauthorize_reason", "a connection is authorised once"),
-    ("peer_name", "there is no peer name resolution"),
-    ("effective_name", "there is no effective name"),
-    ("nap_context", "there is no network access protection"),
-    ("sio_firewall_system_port", "there are no system ports"),
+    ("reauthorize_reason", "a connection is authorised only once"),
+    ("peer_name", "Linux has no peer name resolution"),
+    ("effective_name", "Linux has no effective names"),
+    ("nap_context", "Linux has no network access protection"),
+    ("sio_firewall_system_port", "Linux has no system ports"),
 ];
 
 impl Field {
-    /// All.
+    /// All fields. A field's index here is its number in the kernel's image.
     pub const ALL: [Self; 16] = [
         Self::App,
         Self::CurrentApp,
@@ -155,7 +164,7 @@ impl Field {
         Self::Direction,
     ];
 
-    /// As in policy files and in the API.
+    /// Name in policy files, for example `remote_port`. The API has the same name in upper case.
     pub fn name(self) -> &'static str {
         match self {
             Self::App => "app",
@@ -177,7 +186,7 @@ impl Field {
         }
     }
 
-    /// What its values are.
+    /// Type of the field's values.
     pub fn kind(self) -> FieldType {
         match self {
             Self::App | Self::CurrentApp => FieldType::App,
@@ -194,7 +203,7 @@ impl Field {
         }
     }
 
-    /// Whether it exists at a layer.
+    /// True if the field exists at the layer.
     pub fn is_at(self, layer: LayerKind) -> bool {
         use LayerKind::{AuthConnect, BindRedirect, ConnectRedirect, FlowEstablished};
         match self {
@@ -210,14 +219,17 @@ impl Field {
         }
     }
 
-    /// Checks that it exists at a layer. Errors: FWP_E_CONDITION_NOT_FOUND.
+    /// Checks that the field exists at the layer. Errors: FWP_E_CONDITION_NOT_FOUND.
     pub(crate) fn require_at(self, layer: LayerKind) -> Result<(), Error> {
         if self.is_at(layer) {
             return Ok(());
         }
         Err(Error::new(
             Code::ConditionNotFound,
-            format!("the field {self} does not exist at layer {}", layer.name()),
+            format!(
+                "the layer {} does not have the field {self}; use another layer or field",
+                layer.name()
+            ),
         ))
     }
 }
@@ -235,9 +247,10 @@ impl FromStr for Field {
         if let Some(field) = Self::ALL.into_iter().find(|field| field.name() == text) {
             return Ok(field);
         }
-        let message = match ABSENT.iter().find(|(name, _)| *name == text) {
-            Some((_, why)) => format!("WFP's field {text} has no meaning on Linux: {why}"),
-            None => format!("there is no field {text:?}"),
+        let without_meaning = WITHOUT_MEANING.iter().find(|(name, _)| *name == text);
+        let message = match without_meaning {
+            Some((_, reason)) => format!("WFP's field {text} has no meaning on Linux: {reason}"),
+            None => format!("there is no field {text:?}; docs/policy.md lists the fields"),
         };
         Err(Error::new(Code::ConditionNotFound, message))
     }
@@ -248,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_field_reads_back_and_windows_own_are_refused_by_name() {
+    fn every_field_is_parsed_from_its_name_and_fields_of_windows_are_refused() {
         for field in Field::ALL {
             assert_eq!(field.name().parse::<Field>().unwrap(), field);
         }

@@ -1,77 +1,85 @@
-//! What is known of a connection when a layer asks, and what a policy's paths stand for.
+//! The field values of a connection at a layer, and how a policy's paths are resolved.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::field::{address_type, flags};
 use crate::{Family, Field, Layer};
 
-/// Cgroups below the hierarchy's root that a condition can name by `prefix`: so many levels.
+/// Number of levels below the root of the hierarchy at which a `prefix` condition can name a cgroup.
 pub const CGROUP_LEVELS_MAX: usize = sidetrack_abi::kernel::CGROUP_LEVELS_MAX;
 
-/// A connection at a layer. What a layer has no field for is left at its default.
+/// The values of all fields of one connection, as read for one layer.
+///
+/// A value for which the layer has no field keeps its default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldValues {
-    /// Who asks.
+    /// Layer at which the connection is classified.
     pub layer: Layer,
-    /// Who opened the chain's first connection.
+    /// Original program: it opened the first connection of the chain.
     pub program: Program,
-    /// Who connects now: the same, or a proxy.
+    /// Current program: the original program, or a proxy.
     pub current: Program,
-    /// The socket's own address; unspecified and 0 if it is not bound.
+    /// Local address and port; the unspecified address and 0 if the socket is not bound.
     pub local: SocketAddr,
-    /// Where it goes; where it comes from, if inbound.
+    /// Original destination of an outbound connection; source of an inbound one.
     pub remote: SocketAddr,
-    /// IPPROTO_TCP, IPPROTO_UDP.
+    /// IPPROTO_TCP or IPPROTO_UDP.
     pub protocol: u8,
-    /// The network namespace's cookie.
+    /// Cookie of the network namespace.
     pub netns: u64,
-    /// The connection came in.
+    /// True if the connection is inbound.
     pub inbound: bool,
-    /// This connect is redirected.
+    /// True if this connect is redirected.
     pub redirected: bool,
-    /// It carries redirect records.
+    /// True if the connection carries redirect records.
     pub proxied: bool,
 }
 
-/// A program.
+/// What conditions can test about a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
-    /// Its executable.
+    /// Executable of the program.
     pub app: FileId,
-    /// Its user.
+    /// Effective user id of the program.
     pub user: u32,
-    /// Its cgroups, from below the root down to its own.
+    /// Ids of its cgroup and of all cgroups above it, from below the root downwards. Empty for a
+    /// program in the root.
     pub cgroups: Vec<u64>,
 }
 
-/// A file, as the kernel tells files apart.
+/// A file, identified as the kernel does it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FileId {
-    /// As the kernel numbers devices: major << 20 | minor.
+    /// Device, as the kernel numbers it: major << 20 | minor.
     pub device: u32,
-    /// On that device.
+    /// Inode number on that device.
     pub inode: u64,
 }
 
-/// A cgroup, as the kernel tells them apart.
+/// A cgroup, identified as the kernel does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CgroupId {
-    /// Its number; 0 never is one.
+    /// Id of the cgroup; never 0.
     pub id: u64,
-    /// How deep it is; the root has 0.
+    /// Level below the root of the hierarchy; the root has level 0.
     pub level: u32,
 }
 
-/// Tells what a policy's paths stand for. What is not there matches nothing.
+/// Resolves the paths of a policy on a host. A path that does not exist there equals no executable
+/// and no cgroup.
 pub trait Host {
-    /// The file at a path.
+    /// The file at an absolute path; none if there is no file.
     fn file(&self, path: &str) -> Option<FileId>;
-    /// The cgroup at a path below the hierarchy's root.
+    /// The cgroup at a path below the root of the hierarchy; none if there is no cgroup.
     fn cgroup(&self, path: &str) -> Option<CgroupId>;
 }
 
 impl FieldValues {
-    /// The value of a field with numbers or addresses; addresses as 16 bytes, IPv4 as IPv4-mapped.
+    /// The value of a field as the 128 bits that the kernel tests.
+    ///
+    /// An address is its 16 bytes in network order, an IPv4 address in its IPv4-mapped form; a file
+    /// has its device in the upper and its inode in the lower 64 bits; a cgroup is its id, and the
+    /// root is 0.
     pub fn value(&self, field: Field) -> u128 {
         match field {
             Field::App => self.program.app.key(),
@@ -93,7 +101,9 @@ impl FieldValues {
         }
     }
 
-    /// All values as the kernel has them, the upper half first: the fields, then the cgroups' levels.
+    /// All values in the kernel's layout, each with its upper 64 bits first: first the fields in
+    /// the order of [`Field::ALL`], then the cgroups of the original program by level, then those
+    /// of the current program.
     pub fn values(&self) -> [[u64; 2]; sidetrack_abi::kernel::FIELDS] {
         let mut values = [[0; 2]; sidetrack_abi::kernel::FIELDS];
         for field in Field::ALL {
@@ -123,19 +133,20 @@ impl FieldValues {
 }
 
 impl Program {
-    /// Its own cgroup; 0 for the root.
+    /// Id of the program's cgroup; 0 for the root.
     fn cgroup(&self) -> u64 {
         self.cgroups.last().copied().unwrap_or(0)
     }
 }
 
 impl FileId {
+    /// The device in the upper 64 bits, the inode in the lower.
     pub(crate) fn key(self) -> u128 {
         u128::from(self.device) << 64 | u128::from(self.inode)
     }
 }
 
-/// An address as a number of 128 bits.
+/// An address as a number of 128 bits; an IPv4 address in its IPv4-mapped form.
 pub(crate) fn address_key(address: IpAddr) -> u128 {
     u128::from_be_bytes(sidetrack_abi::address::to_bytes(address))
 }
@@ -156,7 +167,7 @@ pub(crate) fn address_min(family: Family) -> u128 {
     }
 }
 
-/// See [`address_type`].
+/// The type of an address: one of the constants in [`address_type`].
 pub fn type_of(address: IpAddr) -> u64 {
     if address.is_unspecified() {
         address_type::UNSPECIFIED

@@ -1,4 +1,4 @@
-//! Layers: the places where the kernel asks the filter engine (specification, 4.3).
+//! Layers: the points at which a connection is classified (docs/wfp.md, 4.3).
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,30 +7,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Code, Error};
 
-/// A layer of one address family (WFP: FWPM_LAYER_ALE_…_V4 and …_V6).
+/// A layer for one address family (WFP: FWPM_LAYER_ALE_…_V4 and …_V6).
+///
+/// Its text form is the one of policy files, for example `connect-redirect-v4`:
+///
+/// ```
+/// use sidetrack_policy::{Family, Layer, LayerKind};
+///
+/// let layer: Layer = "connect-redirect-v4".parse()?;
+/// assert_eq!(layer.kind, LayerKind::ConnectRedirect);
+/// assert_eq!(layer.family, Family::V4);
+/// # Ok::<(), sidetrack_policy::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Layer {
-    /// Which question is asked.
+    /// The point at which the connection is classified.
     pub kind: LayerKind,
-    /// Of the connection's addresses; an IPv4-mapped socket's are IPv4.
+    /// Family of the connection's addresses. IPv4-mapped IPv6 addresses count as IPv4.
     pub family: Family,
 }
 
-/// Which question is asked.
+/// A layer without its address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LayerKind {
-    /// bind with an explicit address: may it?
+    /// A socket binds to an explicit address. The verdict permits or blocks it.
     BindRedirect,
-    /// connect: to which service, if to any? Asked before [`LayerKind::AuthConnect`].
+    /// A socket connects, before [`LayerKind::AuthConnect`]. The verdict permits, blocks or
+    /// redirects it.
     ConnectRedirect,
-    /// connect: may it?
+    /// A socket connects. The verdict permits or blocks it.
     AuthConnect,
-    /// A SYN for a listener: may it in?
+    /// A SYN for a listener arrives. The verdict permits or blocks it.
     AuthRecvAccept,
-    /// A connection is established, either way. An event: nothing to decide.
+    /// A connection is established, outbound or inbound. Filters can only inspect it.
     FlowEstablished,
-    /// An established connection's socket closes. An event: nothing to decide.
+    /// The socket of an established connection closes. Filters can only inspect it.
     EndpointClosure,
 }
 
@@ -43,7 +55,7 @@ pub enum Family {
 }
 
 impl LayerKind {
-    /// All, in the order in which a connection meets them.
+    /// All kinds, in the order in which a connection passes them.
     pub const ALL: [Self; 6] = [
         Self::BindRedirect,
         Self::ConnectRedirect,
@@ -53,7 +65,7 @@ impl LayerKind {
         Self::EndpointClosure,
     ];
 
-    /// As in policy files, without the family.
+    /// Name in policy files, without the address family, for example `connect-redirect`.
     pub fn name(self) -> &'static str {
         match self {
             Self::BindRedirect => "bind-redirect",
@@ -65,14 +77,22 @@ impl LayerKind {
         }
     }
 
-    /// Both families of it.
+    /// The layers for IPv4 and IPv6, in this order.
     pub fn both(self) -> [Layer; 2] {
         [Family::V4, Family::V6].map(|family| Layer { kind: self, family })
     }
 }
 
 impl Family {
-    /// The family of an address.
+    /// Name in messages: `IPv4` or `IPv6`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// The family of an address. An IPv4-mapped IPv6 address is IPv6 here.
     pub fn of(address: std::net::IpAddr) -> Self {
         match address {
             std::net::IpAddr::V4(_) => Self::V4,
@@ -82,12 +102,12 @@ impl Family {
 }
 
 impl Layer {
-    /// All twelve.
+    /// All twelve layers, in the order of their numbers.
     pub fn all() -> impl Iterator<Item = Self> {
         LayerKind::ALL.into_iter().flat_map(LayerKind::both)
     }
 
-    /// Its number in the kernel's image.
+    /// Number of the layer in the kernel's image, from 0 to 11.
     pub fn index(self) -> usize {
         self.kind as usize * 2 + self.family as usize
     }
@@ -110,9 +130,12 @@ impl FromStr for Layer {
         Self::all()
             .find(|layer| layer.to_string() == text)
             .ok_or_else(|| {
+                let names = LayerKind::ALL.map(LayerKind::name).join(", ");
                 Error::new(
                     Code::LayerNotFound,
-                    format!("there is no layer {text:?}; connect-redirect-v4 is one"),
+                    format!(
+                        "there is no layer {text:?}; use one of {names}, followed by -v4 or -v6"
+                    ),
                 )
             })
     }
@@ -137,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_layer_reads_back_from_its_name() {
+    fn every_layer_is_parsed_from_its_name() {
         for (index, layer) in Layer::all().enumerate() {
             assert_eq!(layer.to_string().parse::<Layer>().unwrap(), layer);
             assert_eq!(layer.index(), index);

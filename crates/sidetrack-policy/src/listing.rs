@@ -1,25 +1,26 @@
-//! Objects as lists: what a file says, or what a daemon lists.
+//! Objects as one list for each kind, as a policy file has them and the daemon lists them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::property::AnyObject;
 use crate::{Filter, Provider, Service, Sublayer};
 
-/// Objects of every kind, each unique by its key within its kind.
+/// Objects of every kind. Within its kind, each object's key is unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
-    /// Who owns the rest.
+    /// Providers, to which the other objects belong.
     pub providers: Vec<Provider>,
-    /// Groups of filters.
+    /// Sublayers, which group filters.
     pub sublayers: Vec<Sublayer>,
-    /// Where filters redirect to.
+    /// Services, to which filters redirect.
     pub services: Vec<Service>,
-    /// The rules.
+    /// Filters.
     pub filters: Vec<Filter>,
 }
 
 impl Listing {
-    /// Each, in the order in which they may be added.
+    /// Every object, in an order in which they can be added: an object comes after those it refers
+    /// to.
     pub fn all(&self) -> impl Iterator<Item = AnyObject<'_>> {
         let providers = self.providers.iter().map(AnyObject::Provider);
         providers
@@ -28,12 +29,12 @@ impl Listing {
             .chain(self.filters.iter().map(AnyObject::Filter))
     }
 
-    /// How many, of all kinds.
+    /// Number of objects of all kinds.
     pub fn len(&self) -> usize {
         self.providers.len() + self.sublayers.len() + self.services.len() + self.filters.len()
     }
 
-    /// Whether there is none.
+    /// True if there is no object.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,4 +1,4 @@
-//! The objects of a policy (specification, 4.2): providers, sublayers, services, filters.
+//! The objects of a policy: providers, sublayers, services and filters (docs/wfp.md, 4.2).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,213 +8,233 @@ pub use uuid::Uuid;
 
 use crate::{Code, Condition, Error, Field, Layer, LayerKind, Weight};
 
-/// Bytes of a name.
+/// Greatest length of a name, in bytes.
 pub const NAME_SIZE_MAX: usize = 256;
-/// Bytes of a service's name: it stands in every flow.
+/// Greatest length of a service's name, in bytes. It is shorter because every flow contains it.
 pub const SERVICE_NAME_SIZE_MAX: usize = sidetrack_abi::kernel::NAME_SIZE - 1;
-/// Bytes of a description.
+/// Greatest length of a description, in bytes.
 pub const DESCRIPTION_SIZE_MAX: usize = 1024;
-/// Conditions of one filter.
+/// Greatest number of conditions of one filter.
 pub const CONDITIONS_MAX: usize = 1024;
-/// Bytes of a fixed redirect context.
+/// Greatest length of a fixed redirect context, in bytes.
 pub const CONTEXT_SIZE_MAX: usize = sidetrack_abi::kernel::CONTEXT_SIZE_MAX;
 
-/// The name space of keys made by [`Identity::applied_key`].
-const APPLIED: Uuid = Uuid::from_u128(0x51de_7ac4_0000_5000_8000_0000_0000_0001);
+/// The UUID name space of the keys that [`Identity::applied_key`] makes.
+const APPLIED_KEYS: Uuid = Uuid::from_u128(0x51de_7ac4_0000_5000_8000_0000_0000_0001);
 
-/// What every object has.
+/// The key and the names that every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Unique among objects of its kind; nil: one is made.
+    /// Key, which is unique among the objects of one kind. If it is nil, adding the object makes a
+    /// key.
     pub key: Uuid,
-    /// For people. Needed.
+    /// Name for people; required. At most [`NAME_SIZE_MAX`] bytes, without control characters.
     pub name: String,
-    /// For people.
+    /// Description for people; may be empty. At most [`DESCRIPTION_SIZE_MAX`] bytes.
     #[serde(default)]
     pub description: String,
 }
 
-/// How long an object lives (specification, 4.1). In this order: from the shortest.
+/// How long an object exists (docs/wfp.md, 4.1). The variants are in order, the shortest lifetime
+/// first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lifetime {
     /// Until its session ends.
     Dynamic,
-    /// Until it is deleted, or the daemon stops for good.
+    /// Until it is deleted, the daemon's store is emptied, or the host restarts.
     #[default]
     Static,
-    /// Until it is deleted; it survives a reboot.
+    /// Until it is deleted; it survives a restart of the host.
     Persistent,
-    /// Of filters: from boot until the daemon has loaded its store. Survives a reboot.
+    /// Until it is deleted; it survives a restart of the host. Only filters can have this lifetime,
+    /// and such a filter is in force only from boot until the daemon has loaded its store.
     BootTime,
-    /// Always there; it can be neither added nor deleted.
+    /// The object always exists and can be neither added nor deleted.
     BuiltIn,
 }
 
-/// Who owns objects.
+/// A vendor or product to which other objects belong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
     /// Key and names.
     pub identity: Identity,
-    /// How long it lives.
+    /// How long the object exists.
     pub lifetime: Lifetime,
-    /// The systemd unit of the vendor's product. If it is named and not enabled, the provider's
-    /// persistent objects are not loaded.
+    /// The systemd unit of the product. If a unit is named and is not enabled, the daemon does not
+    /// load the provider's persistent objects when it starts.
     pub service_name: Option<String>,
 }
 
-/// A group of filters with a place among the others.
+/// A group of filters, with a weight that orders it among the other groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sublayer {
     /// Key and names.
     pub identity: Identity,
-    /// How long it lives.
+    /// How long the object exists.
     pub lifetime: Lifetime,
-    /// Whose it is.
+    /// Key of the provider to which it belongs, if any.
     pub provider: Option<Uuid>,
-    /// The higher, the earlier.
+    /// Weight. The sublayer of higher weight is evaluated earlier.
     pub weight: u16,
 }
 
-/// A redirection identity (WFP: redirect handle and callout), for both families.
+/// A redirect target for both address families (WFP: redirect handle and callout).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
-    /// Key and names. The name is 1 to 31 bytes long.
+    /// Key and names. The name has 1 to [`SERVICE_NAME_SIZE_MAX`] bytes.
     pub identity: Identity,
-    /// How long it lives.
+    /// How long the object exists.
     pub lifetime: Lifetime,
-    /// Whose it is.
+    /// Key of the provider to which it belongs, if any.
     pub provider: Option<Uuid>,
-    /// What its own connects without records get.
-    pub records: Records,
-    /// What a filter does while nobody listens, unless it says otherwise itself.
+    /// What happens to a connect of the service's own processes without redirect records.
+    pub records: RecordsMode,
+    /// What happens to a redirected connection while the service is absent, unless the filter sets
+    /// it.
     pub on_absent: Absent,
-    /// What the proxy is told besides, unless the filter says otherwise.
-    pub context: Context,
+    /// Redirect context of redirected connections, unless the filter sets it.
+    pub context: RedirectContext,
 }
 
-/// What a connect of the service's own, without records, gets.
+/// What happens to a connect of a service's own processes whose socket has no redirect records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Records {
-    /// It is blocked and reported.
+pub enum RecordsMode {
+    /// The connect is blocked, and an event reports it.
     #[default]
     Required,
-    /// It goes straight on: for proxies with traffic of their own.
+    /// The connect goes to its destination without redirection. For proxies with their own traffic,
+    /// such as downloads of updates.
     RequiredOrOwn,
-    /// It goes on from behind the service's place: for proxies that know nothing of records.
+    /// The connect is classified as if the services up to this one had seen the connection: filters
+    /// up to the last one that redirects to this service do not redirect it. For legacy proxies,
+    /// which set no records.
     Legacy,
 }
 
-/// What becomes of a connection whose service has no listener.
+/// What happens to a connection that a filter redirects to an absent service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Absent {
-    /// connect fails with ECONNREFUSED (as WFP does with an unregistered callout).
+    /// connect fails with ECONNREFUSED, as WFP blocks if a callout is not registered.
     #[default]
     Block,
-    /// As if the filter were not there.
+    /// The filter is skipped.
     Permit,
 }
 
-/// A redirect context (WFP: localRedirectContext).
+/// The redirect context that a filter gives to the service (WFP: localRedirectContext).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Context {
-    /// There is none: CONTEXT answers ENODATA.
+pub enum RedirectContext {
+    /// There is no context: the socket option CONTEXT fails with ENODATA.
     #[default]
     None,
-    /// These bytes, at most 4,000.
+    /// These bytes; at most [`CONTEXT_SIZE_MAX`].
     Fixed(Vec<u8>),
-    /// `struct sidetrack_auto_context`: original destination, program, flow.
+    /// The kernel writes a `struct sidetrack_auto_context`: original destination, original program
+    /// and flow.
     Auto,
 }
 
-/// A rule at a layer.
+/// Conditions, a weight and an action at one layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     /// Key and names.
     pub identity: Identity,
-    /// How long it lives.
+    /// How long the object exists.
     pub lifetime: Lifetime,
-    /// Whose it is.
+    /// Key of the provider to which it belongs, if any.
     pub provider: Option<Uuid>,
-    /// Where it is asked.
+    /// Layer at which the filter is evaluated.
     pub layer: Layer,
-    /// Among which others; nil: [`SUBLAYER_UNIVERSAL`].
+    /// Key of the sublayer to which the filter belongs; nil means [`SUBLAYER_UNIVERSAL`].
     pub sublayer: Uuid,
-    /// Its place in the sublayer.
+    /// Weight, which orders the filter within its sublayer.
     pub weight: Weight,
-    /// None: everything.
+    /// Conditions. Without any, the filter matches every connection.
     pub conditions: Vec<Condition>,
-    /// What it does.
+    /// What the filter does if it matches.
     pub action: Action,
-    /// Its verdict is final for lower sublayers (FWPM_FILTER_FLAG_CLEAR_ACTION_RIGHT). A block's
-    /// always is.
+    /// True if lower sublayers cannot change the verdict (WFP:
+    /// FWPM_FILTER_FLAG_CLEAR_ACTION_RIGHT). They can never change a block.
     #[serde(default)]
     pub clear_action_right: bool,
-    /// Kept, not judged by (FWPM_FILTER_FLAG_DISABLED).
+    /// True if the filter is kept but not evaluated (WFP: FWPM_FILTER_FLAG_DISABLED).
     #[serde(default)]
     pub disabled: bool,
-    /// Of a redirect: instead of the service's own.
+    /// For a redirect: overrides [`Service::on_absent`]. Otherwise none.
     #[serde(default)]
     pub on_absent: Option<Absent>,
-    /// Of a redirect: instead of the service's own.
+    /// For a redirect: overrides [`Service::context`]. Otherwise none.
     #[serde(default)]
-    pub context: Option<Context>,
-    /// Its number at run time, shown in flows and events (WFP: filterId). The engine gives it.
+    pub context: Option<RedirectContext>,
+    /// Number of the filter at run time, shown in flows and events (WFP: filterId). Set when the
+    /// filter is added; 0 before.
     #[serde(default)]
     pub id: u64,
 }
 
-/// What a filter does with what it matches.
+/// What a filter does with a connection that it matches (docs/wfp.md, 4.6 and 4.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Let it: soft, unless the filter clears the right to act.
+    /// Permits the connection. The verdict is soft, unless [`Filter::clear_action_right`] is set.
     Permit,
-    /// Refuse it: hard, as a filter's block is.
+    /// Blocks the connection. The verdict is hard.
     Block,
-    /// Refuse it as a callout does: a lower sublayer may still permit, but it overrides even a hard
-    /// permit of a higher one.
+    /// Blocks the connection, even if the verdict of a higher sublayer is a hard permit. Otherwise
+    /// the verdict is soft: a lower sublayer can still permit the connection. WFP has this for
+    /// callouts only.
     Veto,
-    /// Tell it as an event; matching goes on.
+    /// Reports the connection as an event. The evaluation continues with the next filter.
     Inspect,
-    /// To this service, unless it has seen the connection.
+    /// Redirects the connection to the service with this key. If the service has already seen the
+    /// connection, the filter is skipped.
     Redirect(Uuid),
 }
 
-/// The sublayer of filters that name none (FWPM_SUBLAYER_UNIVERSAL). Built in, weight 0.
+/// Key of the sublayer of filters that name none (WFP: FWPM_SUBLAYER_UNIVERSAL). It is built in and
+/// has weight 0.
 pub const SUBLAYER_UNIVERSAL: Uuid = Uuid::from_u128(0xeebe_cc03_ced4_4380_819a_2734_397b_2b74);
 
 impl Identity {
-    /// The key that an applied policy's object gets if it brings none: a UUID of version 5 that
-    /// follows from the policy's owner, the kind of object ("provider", "sublayer", "service",
-    /// "filter") and its name. So the same name is the same object at the next apply.
+    /// The key of an object of an applied policy that does not set one.
+    ///
+    /// It is a UUID of version 5 (RFC 9562, 5.5), made from the policy's owner, the kind of object
+    /// ("provider", "sublayer", "service" or "filter") and its name. So the same name means the
+    /// same object when the owner applies its policy again.
     pub fn applied_key(owner: &str, kind: &str, name: &str) -> Uuid {
-        // Names have no control characters, so a zero byte keeps the parts apart.
-        Uuid::new_v5(&APPLIED, format!("{owner}\0{kind}\0{name}").as_bytes())
+        // Names have no control characters, so the zero byte separates the parts unambiguously.
+        Uuid::new_v5(&APPLIED_KEYS, format!("{owner}\0{kind}\0{name}").as_bytes())
     }
 
-    fn check(&self, what: &str, name_size_max: usize) -> Result<(), Error> {
+    fn check(&self, kind: &str, name_size_max: usize) -> Result<(), Error> {
         if self.name.is_empty() {
             return Err(Error::new(
                 Code::NullDisplayName,
-                format!("a {what} needs a name"),
+                format!("a {kind} needs a name that is not empty"),
             ));
         }
         if self.name.len() > name_size_max || self.name.chars().any(char::is_control) {
             return Err(Error::new(
                 Code::OutOfBounds,
                 format!(
-                    "a {what}'s name has at most {name_size_max} bytes, and no control characters"
+                    "the name of a {kind} can have at most {name_size_max} bytes and no control \
+                     characters; this one has {} bytes",
+                    self.name.len()
                 ),
             ));
         }
         if self.description.len() > DESCRIPTION_SIZE_MAX {
             return Err(Error::new(
                 Code::OutOfBounds,
-                format!("a description has at most {DESCRIPTION_SIZE_MAX} bytes"),
+                format!(
+                    "the description of a {kind} can have at most {DESCRIPTION_SIZE_MAX} bytes; this \
+                     one has {}",
+                    self.description.len()
+                ),
             ));
         }
         Ok(())
@@ -222,34 +242,34 @@ impl Identity {
 }
 
 impl Provider {
-    /// Checks it by itself. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
+    /// Checks the object on its own. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
     pub fn check(&self) -> Result<(), Error> {
         self.identity.check("provider", NAME_SIZE_MAX)
     }
 }
 
 impl Sublayer {
-    /// Checks it by itself. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
+    /// Checks the object on its own. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
     pub fn check(&self) -> Result<(), Error> {
         self.identity.check("sublayer", NAME_SIZE_MAX)
     }
 }
 
 impl Service {
-    /// Checks it by itself. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
+    /// Checks the object on its own. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
     pub fn check(&self) -> Result<(), Error> {
         self.identity.check("service", SERVICE_NAME_SIZE_MAX)?;
         self.context.check()
     }
 }
 
-impl Context {
+impl RedirectContext {
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self {
             Self::Fixed(bytes) if bytes.len() > CONTEXT_SIZE_MAX => Err(Error::new(
                 Code::OutOfBounds,
                 format!(
-                    "a redirect context has at most {CONTEXT_SIZE_MAX} bytes; this one has {}",
+                    "a redirect context can have at most {CONTEXT_SIZE_MAX} bytes; this one has {}",
                     bytes.len()
                 ),
             )),
@@ -259,7 +279,7 @@ impl Context {
 }
 
 impl Filter {
-    /// A filter without conditions, in the universal sublayer.
+    /// A static filter without conditions, in the universal sublayer, with an automatic weight.
     pub fn new(name: &str, layer: Layer, action: Action) -> Self {
         Self {
             identity: Identity {
@@ -281,7 +301,7 @@ impl Filter {
         }
     }
 
-    /// Checks it by itself: what it refers to is checked where it is added.
+    /// Checks the filter on its own. The objects to which it refers are checked when it is added.
     ///
     /// Errors: those of [`Condition::check`] and of the weight, FWP_E_NULL_DISPLAY_NAME,
     /// …ACTION_INCOMPATIBLE_WITH_LAYER, …INVALID_FLAGS, …OUT_OF_BOUNDS, …NEVER_MATCH.
@@ -295,33 +315,37 @@ impl Filter {
         if self.action.service().is_none() && (self.on_absent.is_some() || self.context.is_some()) {
             return Err(Error::new(
                 Code::InvalidFlags,
-                "on_absent and context go with a redirect only",
+                "only a filter that redirects can have on_absent or context; remove them",
             ));
         }
         if self.conditions.len() > CONDITIONS_MAX {
             return Err(Error::new(
                 Code::OutOfBounds,
-                format!("a filter has at most {CONDITIONS_MAX} conditions"),
+                format!(
+                    "a filter can have at most {CONDITIONS_MAX} conditions; this one has {}",
+                    self.conditions.len()
+                ),
             ));
         }
         for condition in &self.conditions {
             condition.check(self.layer)?;
         }
-        self.check_possible()
+        self.check_satisfiable()
     }
 
-    /// Refuses what no connection can ever meet.
-    fn check_possible(&self) -> Result<(), Error> {
-        let mut possible: BTreeMap<Field, bool> = BTreeMap::new();
+    /// Refuses conditions that no connection can satisfy.
+    fn check_satisfiable(&self) -> Result<(), Error> {
+        let mut satisfiable: BTreeMap<Field, bool> = BTreeMap::new();
         for condition in &self.conditions {
-            *possible.entry(condition.field).or_default() |= !condition.is_impossible(self.layer);
+            *satisfiable.entry(condition.field).or_default() |=
+                !condition.is_impossible(self.layer);
         }
-        match possible.into_iter().find(|(_, possible)| !possible) {
+        match satisfiable.into_iter().find(|(_, possible)| !possible) {
             None => Ok(()),
             Some((field, _)) => Err(Error::new(
                 Code::NeverMatch,
                 format!(
-                    "filter {:?} can never match: no {field} meets its conditions",
+                    "filter {:?} can never match: no value of {field} satisfies its conditions",
                     self.identity.name
                 ),
             )),
@@ -330,7 +354,7 @@ impl Filter {
 }
 
 impl Action {
-    /// The service it redirects to.
+    /// Key of the service to which the action redirects; none for other actions.
     pub fn service(self) -> Option<Uuid> {
         match self {
             Self::Redirect(service) => Some(service),
@@ -338,7 +362,7 @@ impl Action {
         }
     }
 
-    /// As in policy files.
+    /// Name in policy files, for example `redirect`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Permit => "permit",
@@ -349,7 +373,7 @@ impl Action {
         }
     }
 
-    /// Whether it makes sense at a layer.
+    /// True if the layer has this action.
     pub fn is_at(self, layer: LayerKind) -> bool {
         match self {
             Self::Inspect => true,
@@ -367,7 +391,11 @@ impl Action {
         }
         Err(Error::new(
             Code::ActionIncompatibleWithLayer,
-            format!("layer {} has no action {}", layer.name(), self.name()),
+            format!(
+                "the layer {} does not have the action {}; use another action or layer",
+                layer.name(),
+                self.name()
+            ),
         ))
     }
 }

@@ -1,12 +1,12 @@
-//! Objects as people read them: a list of properties, each a text.
+//! Objects for people: lists of properties, each as a text.
 
 use uuid::Uuid;
 
 use crate::field::{FieldType, address_type, flags};
 use crate::file::{DIRECTIONS, PROTOCOLS};
 use crate::{
-    Absent, Action, Condition, Context, Field, Filter, Identity, MatchType, Provider, Records,
-    Service, Sublayer, Value, Weight,
+    Absent, Action, Condition, Field, Filter, Identity, MatchType, Provider, RecordsMode,
+    RedirectContext, Service, Sublayer, Value, Weight,
 };
 
 /// An object of any kind.
@@ -19,14 +19,14 @@ pub enum AnyObject<'a> {
     Filter(&'a Filter),
 }
 
-/// Finds the name of a provider, a sublayer or a service.
+/// Finds the name of the provider, sublayer or service with a key; none if it is not known.
 pub type NameOf<'a> = &'a dyn Fn(Uuid) -> Option<String>;
 
-/// One property: what it is called in a policy file, and its text.
+/// One property: its name in policy files, and its value as a text.
 pub type Property = (&'static str, String);
 
 impl<'a> AnyObject<'a> {
-    /// As in policy files.
+    /// Kind of object, as in policy files: `provider`, `sublayer`, `service` or `filter`.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Provider(_) => "provider",
@@ -46,9 +46,9 @@ impl<'a> AnyObject<'a> {
         }
     }
 
-    /// All properties that it has, in a fixed order; those that are not set are left out.
+    /// The properties of the object, in a fixed order. Properties that are not set are left out.
     ///
-    /// A filter's number at run time is none: it says nothing about what the filter does.
+    /// A filter's id is not among them, since it does not influence what the filter does.
     pub fn properties(self, name_of: NameOf<'_>) -> Vec<Property> {
         let Identity {
             key,
@@ -59,7 +59,8 @@ impl<'a> AnyObject<'a> {
         if !description.is_empty() {
             all.push(("description", description.clone()));
         }
-        // Each taken apart whole, so that no property is forgotten.
+        // The patterns name every field, so that the compiler reports a field that is not listed
+        // here.
         match self {
             Self::Provider(Provider {
                 identity: _,
@@ -93,13 +94,13 @@ impl<'a> AnyObject<'a> {
                 all.push(("on_absent", absent_name(*on_absent).to_owned()));
                 all.push(("context", context_text(context)));
             }
-            Self::Filter(filter) => all.extend(of_filter(filter, name_of)),
+            Self::Filter(filter) => all.extend(filter_properties(filter, name_of)),
         }
         all
     }
 }
 
-fn of_filter(filter: &Filter, name_of: NameOf<'_>) -> Vec<Property> {
+fn filter_properties(filter: &Filter, name_of: NameOf<'_>) -> Vec<Property> {
     let Filter {
         identity: _,
         lifetime,
@@ -143,7 +144,7 @@ fn of_filter(filter: &Filter, name_of: NameOf<'_>) -> Vec<Property> {
     all
 }
 
-/// A key's name, or the key.
+/// The name of the object with a key; the key itself if the name is not known.
 fn named(key: Uuid, name_of: NameOf<'_>) -> String {
     match (name_of(key), key) {
         (Some(name), _) => name,
@@ -152,7 +153,7 @@ fn named(key: Uuid, name_of: NameOf<'_>) -> String {
     }
 }
 
-/// What a filter does, with its service's name.
+/// An action as a text, for example `redirect to inspect`.
 pub fn action_text(action: Action, name_of: NameOf<'_>) -> String {
     match action {
         Action::Redirect(service) => format!("redirect to {}", named(service, name_of)),
@@ -160,7 +161,7 @@ pub fn action_text(action: Action, name_of: NameOf<'_>) -> String {
     }
 }
 
-/// A weight as it was asked for.
+/// A weight as its author gave it, for example `class 8`.
 pub fn weight_text(weight: Weight) -> String {
     match weight {
         Weight::Literal(weight) => weight.to_string(),
@@ -169,7 +170,7 @@ pub fn weight_text(weight: Weight) -> String {
     }
 }
 
-/// A condition, without its field: `443`, `!=443`, `below /system.slice`.
+/// A condition without its field, for example `443`, `!=443` or `prefix /system.slice`.
 pub fn compared_text(condition: &Condition) -> String {
     let value = value_text(condition.field, &condition.value);
     match condition.match_type {
@@ -183,7 +184,7 @@ pub fn compared_text(condition: &Condition) -> String {
     }
 }
 
-/// Conditions as one line: `app=/usr/bin/curl remote_port=80|443`.
+/// Conditions as one line, for example `app=/usr/bin/curl remote_port=80|443`.
 pub fn conditions_text(conditions: &[Condition]) -> String {
     let mut parts = Vec::new();
     for field in Field::ALL {
@@ -224,11 +225,11 @@ fn flag_names(bits: u64) -> String {
     names.join("+")
 }
 
-fn records_name(records: Records) -> &'static str {
+fn records_name(records: RecordsMode) -> &'static str {
     match records {
-        Records::Required => "required",
-        Records::RequiredOrOwn => "required_or_own",
-        Records::Legacy => "legacy",
+        RecordsMode::Required => "required",
+        RecordsMode::RequiredOrOwn => "required_or_own",
+        RecordsMode::Legacy => "legacy",
     }
 }
 
@@ -239,20 +240,20 @@ fn absent_name(absent: Absent) -> &'static str {
     }
 }
 
-/// Bytes of a fixed context that are shown.
-const CONTEXT_SHOWN_MAX: usize = 64;
+/// Greatest length of a fixed context that is shown as a text rather than in hexadecimal, in bytes.
+const CONTEXT_TEXT_MAX: usize = 64;
 
-fn context_text(context: &Context) -> String {
+fn context_text(context: &RedirectContext) -> String {
     let bytes = match context {
-        Context::None => return "none".to_owned(),
-        Context::Auto => return "auto".to_owned(),
-        Context::Fixed(bytes) => bytes,
+        RedirectContext::None => return "none".to_owned(),
+        RedirectContext::Auto => return "auto".to_owned(),
+        RedirectContext::Fixed(bytes) => bytes,
     };
     match std::str::from_utf8(bytes) {
-        Ok(text) if bytes.len() <= CONTEXT_SHOWN_MAX && !text.contains(char::is_control) => {
+        Ok(text) if bytes.len() <= CONTEXT_TEXT_MAX && !text.contains(char::is_control) => {
             format!("text {text:?}")
         }
-        // All of it: where two differ, both are shown, and must differ there too.
+        // All bytes are shown, so that the texts of two different contexts differ too.
         _ => {
             let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             format!("hex {hex}")

@@ -1,4 +1,4 @@
-//! A filter's place in its sublayer (specification, 4.6).
+//! A filter's weight, which orders it within its sublayer (docs/wfp.md, 4.6).
 
 use std::collections::BTreeSet;
 
@@ -7,37 +7,41 @@ use serde::{Deserialize, Serialize};
 use crate::field::FieldType;
 use crate::{Code, Condition, Error, Filter, MatchType, Value};
 
-/// A filter's weight, as it was asked for. The higher, the earlier.
+/// A filter's weight as its author gives it. A filter of higher weight is evaluated earlier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Weight {
-    /// This number (WFP: FWP_UINT64).
+    /// Exactly this number (WFP: FWP_UINT64).
     Literal(u64),
-    /// 0 to 15 in the upper four bits; the rest is automatic (WFP: FWP_UINT8).
+    /// 0 to 15 as the upper four bits; the lower 60 bits are automatic (WFP: FWP_UINT8).
     Class(u8),
-    /// By how much the filter asks, below 2^60 (WFP: FWP_EMPTY).
+    /// Computed from the filter's conditions, below 2^60 (WFP: FWP_EMPTY).
     #[default]
     Auto,
 }
 
 const CLASS_MAX: u8 = 15;
 const CLASS_SHIFT: u32 = 60;
-/// Room for the sum of bits below the number of fields: 16 fields of at most 128 bits.
+/// The number of fields stands above the sum of their fixed bits; the sum needs less than this many
+/// bits, as there are 16 fields of at most 128 bits.
 const BITS_SHIFT: u32 = 16;
 
 impl Weight {
-    /// Errors: FWP_E_INVALID_WEIGHT.
+    /// Checks that a class is at most 15. Errors: FWP_E_INVALID_WEIGHT.
     pub fn check(self) -> Result<(), Error> {
         match self {
             Self::Class(class) if class > CLASS_MAX => Err(Error::new(
                 Code::InvalidWeight,
-                format!("a weight class goes from 0 to {CLASS_MAX}; {class} is beyond"),
+                format!("a weight class must be from 0 to {CLASS_MAX}; this one is {class}"),
             )),
             _ => Ok(()),
         }
     }
 
-    /// The number by which a filter is ordered.
+    /// The number by which a filter is ordered within its sublayer.
+    ///
+    /// An automatic weight is higher the more fields the conditions test; of as many fields, it is
+    /// higher the more bits the conditions fix: a /24 prefix is above a /8.
     pub fn effective(filter: &Filter) -> u64 {
         match filter.weight {
             Self::Literal(weight) => weight,
@@ -47,22 +51,24 @@ impl Weight {
     }
 }
 
-/// The more fields a filter asks about, the higher; among equals, the more bits it fixes.
+/// The automatic part of a weight: see [`Weight::effective`].
 fn automatic(conditions: &[Condition]) -> u64 {
     let fields: BTreeSet<_> = conditions.iter().map(|condition| condition.field).collect();
     let bits: u64 = fields
         .iter()
         .map(|&field| {
             let alternatives = conditions.iter().filter(|each| each.field == field);
-            // The widest of a field's alternatives tells how much it fixes.
+            // The alternative that fixes the fewest bits counts.
             alternatives.map(fixed_bits).min().unwrap_or(0)
         })
         .sum();
     (fields.len() as u64) << BITS_SHIFT | bits
 }
 
-/// How many bits of its field a condition fixes, roughly. A condition that was not checked may have a
-/// value of another field's kind, or a range upside down: then it is few, but a number.
+/// Approximate number of bits of its field that a condition fixes.
+///
+/// An unchecked condition may have a value of another type, or a range whose ends are swapped. Then
+/// the result is small, but there is one.
 fn fixed_bits(condition: &Condition) -> u64 {
     let width = match condition.field.kind() {
         FieldType::Uint(most) => u64::from(u64::BITS - most.leading_zeros()),
@@ -101,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_literal_classed_or_automatic() {
+    fn a_weight_is_literal_has_a_class_or_is_automatic() {
         let port = Condition::equal(Field::RemotePort, Value::Uint(443));
         let wide = Condition::equal(
             Field::RemoteAddress,
@@ -125,13 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_was_not_checked_has_a_weight_too() {
-        let upside_down = Value::Range(Box::new(Value::Uint(443)), Box::new(Value::Uint(80)));
+    fn an_unchecked_filter_has_a_weight_too() {
+        let swapped = Value::Range(Box::new(Value::Uint(443)), Box::new(Value::Uint(80)));
         let conditions = [
             Condition {
                 field: Field::RemotePort,
                 match_type: MatchType::Range,
-                value: upside_down,
+                value: swapped,
             },
             Condition::equal(Field::LocalPort, Value::Prefix("::/0".parse().unwrap())),
         ];
