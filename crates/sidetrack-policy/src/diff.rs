@@ -1,4 +1,4 @@
-//! What differs between two sets of objects.
+//! The difference between two lists of objects, property by property.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,62 +9,63 @@ use uuid::Uuid;
 use crate::Listing;
 use crate::property::{AnyObject, NameOf};
 
-/// The difference, object by object. Displays as text for people; serialises for programs.
+/// The difference between two lists of objects. It displays as text for people and serialises for
+/// programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Diff {
-    /// There afterwards only.
+    /// Objects that are only in the list after the change.
     pub added: Vec<Changed>,
-    /// There before only.
+    /// Objects that are only in the list before the change.
     pub removed: Vec<Changed>,
-    /// There before and afterwards, but not the same.
+    /// Objects that are in both lists with different properties.
     pub changed: Vec<Changed>,
 }
 
-/// An object that is not the same as before.
+/// An object that differs between the lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Changed {
-    /// provider, sublayer, service or filter.
+    /// Kind of the object: `provider`, `sublayer`, `service` or `filter`.
     pub kind: &'static str,
-    /// Its key.
+    /// Key of the object.
     pub key: Uuid,
-    /// Its name, afterwards if it is there.
+    /// Name of the object after the change; if the object was removed, its name before.
     pub name: String,
-    /// Of a filter: its layer.
+    /// Layer of a filter; none for other objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
-    /// What differs; of what was added or removed: all it has.
+    /// Properties that differ; all properties if the object was added or removed.
     pub properties: Vec<PropertyChange>,
 }
 
-/// One property that is not the same as before.
+/// A property that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PropertyChange {
-    /// As in policy files.
+    /// Name of the property in policy files.
     pub property: &'static str,
-    /// None: it was not set.
+    /// Value before the change, as a text; none if it was not set.
     pub before: Option<String>,
-    /// None: it is not set.
+    /// Value after the change, as a text; none if it is not set.
     pub after: Option<String>,
 }
 
 impl Diff {
-    /// Compares two sets, by keys.
+    /// Compares two lists. Objects with the same kind and key are the same object.
     pub fn between(before: &Listing, after: &Listing) -> Self {
         let names = names(before, after);
         let name_of = |key: Uuid| names.get(&key).cloned();
         let mut diff = Self::default();
         let (mut old, mut new) = (by_key(before), by_key(after));
         for (key, object) in &mut new {
-            diff.note(old.remove(key), Some(*object), &name_of);
+            diff.compare(old.remove(key), Some(*object), &name_of);
         }
         for (_, object) in old {
-            diff.note(Some(object), None, &name_of);
+            diff.compare(Some(object), None, &name_of);
         }
         diff
     }
 
-    /// Notes one object, as it was and as it is. Two that are the same are no difference.
-    pub fn note(
+    /// Compares one object before and after a change, and adds the difference, if there is any.
+    pub fn compare(
         &mut self,
         before: Option<AnyObject<'_>>,
         after: Option<AnyObject<'_>>,
@@ -92,7 +93,7 @@ impl Diff {
         }
     }
 
-    /// Whether there is no difference.
+    /// True if there is no difference.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
@@ -133,7 +134,7 @@ fn by_key(objects: &Listing) -> BTreeMap<(usize, Uuid), AnyObject<'_>> {
         .collect()
 }
 
-/// Providers first, as they are in files.
+/// The order of the kinds, as in policy files.
 fn order(object: AnyObject<'_>) -> usize {
     match object {
         AnyObject::Provider(_) => 0,
@@ -152,7 +153,8 @@ fn names(before: &Listing, after: &Listing) -> BTreeMap<Uuid, String> {
 }
 
 impl fmt::Display for Diff {
-    /// `+` added, `-` removed, `~` changed, one line for each object, and one for each change.
+    /// Writes one line for each object, which begins with `+` (added), `-` (removed) or `~`
+    /// (changed), and one for each changed property.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (sign, all) in [('+', &self.added), ('-', &self.removed)] {
             for one in all {
@@ -190,17 +192,19 @@ impl fmt::Display for PropertyChange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::{Surroundings, parse};
+    use crate::file::{ParseOptions, parse};
 
     fn objects(text: &str) -> Listing {
-        let surroundings = Surroundings {
+        let options = ParseOptions {
             file: "policy.toml",
             owner: None,
             others: &Listing::default(),
             users: &|_| None,
         };
-        let policy = parse(text.as_bytes(), &surroundings);
-        policy.unwrap_or_else(|faults| panic!("{faults}")).objects
+        let policy = parse(text.as_bytes(), &options);
+        policy
+            .unwrap_or_else(|findings| panic!("{findings}"))
+            .objects
     }
 
     const BEFORE: &str = r#"
@@ -227,7 +231,7 @@ filter = [
 "#;
 
     #[test]
-    fn each_object_is_told_once_with_what_differs() {
+    fn each_object_is_listed_once_with_its_differences() {
         let diff = Diff::between(&objects(BEFORE), &objects(AFTER));
         insta::assert_snapshot!(diff);
         let json = serde_json::to_string_pretty(&diff).unwrap();
@@ -235,7 +239,7 @@ filter = [
     }
 
     #[test]
-    fn a_set_does_not_differ_from_itself() {
+    fn a_list_does_not_differ_from_itself() {
         assert!(Diff::between(&objects(AFTER), &objects(AFTER)).is_empty());
     }
 }

@@ -1,8 +1,8 @@
-//! A set of objects that fit one another: what a commit puts in force (specification, 4.1 and 4.2).
+//! A consistent set of objects, which a commit puts in force (docs/wfp.md, 4.1 and 4.2).
 //!
-//! Every change keeps the rules: unique keys, references to what exists and lives long enough,
-//! limits, and who may change what. A clone is cheap, and shares what neither changes; so a
-//! transaction works on one.
+//! Every change is checked: keys are unique, objects refer only to objects that exist and last long
+//! enough, limits are kept, and an author changes only what it may. A clone is cheap, since it
+//! shares the kinds of objects that neither set changes; a transaction works on a clone.
 
 mod apply;
 mod entry;
@@ -12,70 +12,84 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 pub use self::apply::{Change, Desired, Difference, Operation};
-pub use self::entry::{Author, Entry, Kind, Object};
+pub use self::entry::{Author, Object, ObjectEntry, ObjectKind};
 use crate::object::Uuid;
 use crate::{Code, Error, Filter, Lifetime, Provider, SUBLAYER_UNIVERSAL, Service, Sublayer};
 
-/// Providers at once.
+/// Greatest number of providers in a set.
 pub const PROVIDERS_MAX: usize = 1024;
-/// Sublayers at once, the universal one among them.
+/// Greatest number of sublayers in a set, including the universal one.
 pub const SUBLAYERS_MAX: usize = 65_536;
-/// Services at once.
+/// Greatest number of services in a set.
 pub const SERVICES_MAX: usize = 255;
-/// Filters at once.
+/// Greatest number of filters in a set.
 pub const FILTERS_MAX: usize = 100_000;
 
-/// Objects of one kind, by key.
-type Table<T> = Arc<BTreeMap<Uuid, Arc<Entry<T>>>>;
+/// The objects of one kind, by key.
+type Table<T> = Arc<BTreeMap<Uuid, Arc<ObjectEntry<T>>>>;
 
-/// All objects. The default has the built-in ones only.
+/// All objects. The default set contains the built-in ones only.
+///
+/// ```
+/// use sidetrack_policy::set::Author;
+/// use sidetrack_policy::{Action, Filter, LayerKind, Objects, Uuid};
+///
+/// let mut objects = Objects::default();
+/// let [layer, _] = LayerKind::AuthConnect.both();
+/// let filter = Filter::new("no telnet", layer, Action::Block);
+/// let key = objects.add(filter, &Author::default(), || Uuid::from_u128(1))?;
+/// assert_eq!(objects.get::<Filter>(key)?.id, 1);
+/// # Ok::<(), sidetrack_policy::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Objects {
     providers: Table<Provider>,
     sublayers: Table<Sublayer>,
     services: Table<Service>,
     filters: Table<Filter>,
-    /// How many objects refer to one; none: it is not here.
-    references: Arc<BTreeMap<(Kind, Uuid), u32>>,
-    /// The last filter's number. None is given twice.
+    /// Number of objects that refer to each object. Objects without references are left out.
+    references: Arc<BTreeMap<(ObjectKind, Uuid), u32>>,
+    /// Greatest id that a filter has had. An id is never used again.
     last_id: u64,
 }
 
 impl Objects {
-    /// The entries of a kind, in the order of their keys.
-    pub fn entries<T: Object>(&self) -> impl ExactSizeIterator<Item = &Arc<Entry<T>>> {
+    /// The entries of one kind, in the order of their keys.
+    pub fn entries<T: Object>(&self) -> impl ExactSizeIterator<Item = &Arc<ObjectEntry<T>>> {
         T::table(self).values()
     }
 
-    /// The objects of a kind, in the order of their keys.
+    /// The objects of one kind, in the order of their keys.
     pub fn all<T: Object>(&self) -> impl ExactSizeIterator<Item = &T> {
-        self.entries().map(|entry: &Arc<Entry<T>>| &entry.object)
+        self.entries()
+            .map(|entry: &Arc<ObjectEntry<T>>| &entry.object)
     }
 
-    /// As [`Self::entries`], but only those behind a key: to go on with a list.
+    /// The entries of one kind with keys greater than `key`, in order; all entries if there is no
+    /// `key`. With it, a list can be continued after its last key.
     pub fn entries_after<T: Object>(
         &self,
         key: Option<Uuid>,
-    ) -> impl Iterator<Item = &Arc<Entry<T>>> {
+    ) -> impl Iterator<Item = &Arc<ObjectEntry<T>>> {
         let begin = key.map_or(Bound::Unbounded, Bound::Excluded);
         let range = T::table(self).range((begin, Bound::Unbounded));
         range.map(|(_, entry)| entry)
     }
 
-    /// An entry. Errors: …_NOT_FOUND of its kind.
-    pub fn entry<T: Object>(&self, key: Uuid) -> Result<&Arc<Entry<T>>, Error> {
+    /// The entry with a key. Errors: FWP_E_…_NOT_FOUND of the kind.
+    pub fn entry<T: Object>(&self, key: Uuid) -> Result<&Arc<ObjectEntry<T>>, Error> {
         T::table(self)
             .get(&key)
             .ok_or_else(|| T::KIND.not_found(key))
     }
 
-    /// An object. Errors: …_NOT_FOUND of its kind.
+    /// The object with a key. Errors: FWP_E_…_NOT_FOUND of the kind.
     pub fn get<T: Object>(&self, key: Uuid) -> Result<&T, Error> {
         self.entry(key).map(|entry| &entry.object)
     }
 
-    /// A service by its name. Errors: FWP_E_CALLOUT_NOT_FOUND.
-    pub fn service_named(&self, name: &str) -> Result<&Arc<Entry<Service>>, Error> {
+    /// The service with a name. Errors: FWP_E_CALLOUT_NOT_FOUND.
+    pub fn service_named(&self, name: &str) -> Result<&Arc<ObjectEntry<Service>>, Error> {
         let mut services = self.services.values();
         services
             .find(|entry| entry.object.identity.name == name)
@@ -87,12 +101,14 @@ impl Objects {
             })
     }
 
-    /// Adds an object. In a dynamic session it becomes dynamic; a filter gets its number. `new_key`
-    /// makes the key if it has none.
+    /// Adds an object and returns its key.
+    ///
+    /// If the object's key is nil, `new_key` makes one. In a dynamic session the object becomes
+    /// dynamic. A filter gets its id.
     ///
     /// Errors: those of the object's own check; FWP_E_BUILTIN_OBJECT, …ALREADY_EXISTS,
-    /// …DYNAMIC_SESSION_IN_PROGRESS, …LIFETIME_MISMATCH, …WRONG_SESSION, …_NOT_FOUND of what it
-    /// refers to, …TOO_MANY_SUBLAYERS, …TOO_MANY_CALLOUTS, …OUT_OF_BOUNDS.
+    /// …DYNAMIC_SESSION_IN_PROGRESS, …LIFETIME_MISMATCH, …WRONG_SESSION, …_NOT_FOUND for an object
+    /// to which it refers, …TOO_MANY_SUBLAYERS, …TOO_MANY_CALLOUTS, …OUT_OF_BOUNDS.
     pub fn add<T: Object>(
         &mut self,
         mut object: T,
@@ -105,26 +121,26 @@ impl Objects {
         }
         let key = object.identity().key;
         if T::table(self).contains_key(&key) {
-            return Err(exists::<T>(self, key));
+            return Err(already_exists::<T>(self, key));
         }
-        T::KIND.check_room(T::table(self).len() + 1)?;
+        T::KIND.check_count(T::table(self).len() + 1)?;
         self.check_name(&object)?;
-        let entry = self.settle(object, author)?;
+        let entry = self.new_entry(object, author)?;
         self.insert(entry);
         Ok(key)
     }
 
     /// Deletes an object.
     ///
-    /// Errors: …_NOT_FOUND of its kind, FWP_E_BUILTIN_OBJECT, …WRONG_SESSION, …IN_USE.
+    /// Errors: FWP_E_…_NOT_FOUND of the kind, …BUILTIN_OBJECT, …WRONG_SESSION, …IN_USE.
     pub fn delete<T: Object>(&mut self, key: Uuid, author: &Author) -> Result<(), Error> {
         let entry = self.entry::<T>(key)?.clone();
-        self.check_right(&entry, author)?;
+        self.check_may_change(&entry, author)?;
         if let Some(count) = self.references.get(&(T::KIND, key)) {
             return Err(Error::new(
                 Code::InUse,
                 format!(
-                    "{} is referred to by {count} objects; delete them first",
+                    "{} is in use: {count} objects refer to it; delete those first",
                     entry.title()
                 ),
             ));
@@ -133,7 +149,7 @@ impl Objects {
         Ok(())
     }
 
-    /// Whether nothing was changed between this set and a clone of it.
+    /// True if neither this set nor its clone `other` was changed since it was cloned.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.providers, &other.providers)
             && Arc::ptr_eq(&self.sublayers, &other.sublayers)
@@ -141,17 +157,18 @@ impl Objects {
             && Arc::ptr_eq(&self.filters, &other.filters)
     }
 
-    /// Deletes all objects of a dynamic session, and says how many there were.
+    /// Deletes all objects of a dynamic session and returns their number.
     pub fn remove_session(&mut self, session: u64) -> usize {
         let gone = Some(session);
-        // Nothing else may refer to them, so each kind can go before those it refers to.
+        // Only objects of the same session refer to them, so no reference is left if each kind is
+        // deleted before the kinds to which it refers.
         self.retain::<Filter>(|entry| entry.author.session != gone)
             + self.retain::<Service>(|entry| entry.author.session != gone)
             + self.retain::<Sublayer>(|entry| entry.author.session != gone)
             + self.retain::<Provider>(|entry| entry.author.session != gone)
     }
 
-    /// How many objects a dynamic session has.
+    /// Number of objects of a dynamic session.
     pub fn count_session(&self, session: u64) -> usize {
         fn count<T: Object>(objects: &Objects, session: u64) -> usize {
             let entries = objects.entries::<T>();
@@ -165,28 +182,30 @@ impl Objects {
             + count::<Provider>(self, session)
     }
 
-    /// The last filter's number.
+    /// Greatest id that a filter of this set has had; 0 if there was no filter.
     pub fn last_id(&self) -> u64 {
         self.last_id
     }
 
-    /// Begins numbering filters behind `id`, if it is not there yet: for objects out of a store.
+    /// Makes sure that the ids of new filters are greater than `id`. Used when objects are loaded
+    /// from a store.
     pub fn number_from(&mut self, id: u64) {
         self.last_id = self.last_id.max(id);
     }
 
-    /// What is judged by from boot until the store is loaded: boot-time filters, and what they refer
-    /// to.
+    /// The set that is in force from boot until the store is loaded: its only filters are the
+    /// boot-time ones.
     pub fn at_boot(&self) -> Self {
-        self.only(|filter| filter.lifetime == Lifetime::BootTime)
+        self.with_filters(|filter| filter.lifetime == Lifetime::BootTime)
     }
 
-    /// What is judged by afterwards: all but the boot-time filters.
+    /// The set that is in force afterwards: all objects except the boot-time filters.
     pub fn after_boot(&self) -> Self {
-        self.only(|filter| filter.lifetime != Lifetime::BootTime)
+        self.with_filters(|filter| filter.lifetime != Lifetime::BootTime)
     }
 
-    fn only(&self, keep: impl Fn(&Filter) -> bool) -> Self {
+    /// A copy of the set with some of its filters, and all other objects.
+    fn with_filters(&self, keep: impl Fn(&Filter) -> bool) -> Self {
         let mut objects = self.clone();
         if !self.all::<Filter>().all(&keep) {
             objects.retain::<Filter>(|entry| keep(&entry.object));
@@ -194,16 +213,17 @@ impl Objects {
         objects
     }
 
-    /// Puts back what was in a set before: no right is asked, a filter keeps its number.
+    /// Adds an entry that was in a set before, for example one from a store. The author's
+    /// permission is not checked, and a filter keeps its id.
     ///
     /// Errors: as [`Self::add`].
-    pub fn restore<T: Object>(&mut self, entry: Entry<T>) -> Result<(), Error> {
+    pub fn restore<T: Object>(&mut self, entry: ObjectEntry<T>) -> Result<(), Error> {
         entry.object.check()?;
         let key = entry.object.identity().key;
         if key.is_nil() || T::table(self).contains_key(&key) {
-            return Err(exists::<T>(self, key));
+            return Err(already_exists::<T>(self, key));
         }
-        T::KIND.check_room(T::table(self).len() + 1)?;
+        T::KIND.check_count(T::table(self).len() + 1)?;
         self.check_name(&entry.object)?;
         self.check_references(&entry)?;
         self.number_from(entry.object.id());
@@ -211,35 +231,47 @@ impl Objects {
         Ok(())
     }
 
-    /// An object as its author's: dynamic in a dynamic session, numbered, and fit to be inserted.
-    fn settle<T: Object>(&mut self, mut object: T, author: &Author) -> Result<Entry<T>, Error> {
+    /// The entry of a new object, ready to be inserted: with its lifetime and, if it is a filter,
+    /// its id. Checks what the object refers to, and whether the author may add it.
+    fn new_entry<T: Object>(
+        &mut self,
+        mut object: T,
+        author: &Author,
+    ) -> Result<ObjectEntry<T>, Error> {
         *object.lifetime_mut() = author.lifetime(object.lifetime(), T::KIND)?;
-        let entry = Entry {
+        let entry = ObjectEntry {
             object,
             author: author.clone(),
         };
-        self.check_vendor(&entry)?;
+        self.check_may_add(&entry)?;
         self.check_references(&entry)?;
-        let Entry { mut object, author } = entry;
-        if T::KIND == Kind::Filter {
+        let ObjectEntry { mut object, author } = entry;
+        if T::KIND == ObjectKind::Filter {
             self.last_id += 1;
             object.set_id(self.last_id);
         }
-        Ok(Entry { object, author })
+        Ok(ObjectEntry { object, author })
     }
 
-    /// Whether an author may delete or replace what is there.
-    fn check_right<T: Object>(&self, entry: &Entry<T>, author: &Author) -> Result<(), Error> {
+    /// Checks that an author may delete or replace an entry.
+    fn check_may_change<T: Object>(
+        &self,
+        entry: &ObjectEntry<T>,
+        author: &Author,
+    ) -> Result<(), Error> {
         if entry.object.lifetime() == Lifetime::BuiltIn {
             return Err(Error::new(
                 Code::BuiltinObject,
-                format!("{} is built in", entry.title()),
+                format!("{} is built in and cannot be changed", entry.title()),
             ));
         }
         if entry.author.session.is_some() && entry.author.session != author.session {
             return Err(Error::new(
                 Code::WrongSession,
-                format!("{} is another session's", entry.title()),
+                format!(
+                    "{} belongs to another session, and only that session can change it",
+                    entry.title()
+                ),
             ));
         }
         if author.is_root() || self.vendor(entry) == Some(author.uid) {
@@ -248,15 +280,16 @@ impl Objects {
         Err(Error::new(
             Code::WrongSession,
             format!(
-                "{} is not of a provider that user {} has added",
-                entry.title(),
-                author.uid
+                "user {} may not change {}: it does not belong to a provider that this user added",
+                author.uid,
+                entry.title()
             ),
         ))
     }
 
-    /// Who is no root adds objects to its own providers only.
-    fn check_vendor<T: Object>(&self, entry: &Entry<T>) -> Result<(), Error> {
+    /// Checks that the author of an entry may add it: users other than root add objects only to
+    /// providers that they have added themselves.
+    fn check_may_add<T: Object>(&self, entry: &ObjectEntry<T>) -> Result<(), Error> {
         let author = &entry.author;
         if author.is_root() || self.vendor(entry) == Some(author.uid) {
             return Ok(());
@@ -267,17 +300,18 @@ impl Objects {
         Err(Error::new(
             Code::WrongSession,
             format!(
-                "{} needs a provider that user {} has added; only root may do without",
-                entry.title(),
-                author.uid
+                "user {} may not add {}: users other than root add objects only to providers that they \
+                 added themselves",
+                author.uid,
+                entry.title()
             ),
         ))
     }
 
-    /// The user who added the provider of an object; a provider is its own.
-    fn vendor<T: Object>(&self, entry: &Entry<T>) -> Option<u32> {
+    /// The user that added the provider of an object; for a provider, the user that added it.
+    fn vendor<T: Object>(&self, entry: &ObjectEntry<T>) -> Option<u32> {
         match (T::KIND, entry.object.provider()) {
-            (Kind::Provider, _) => Some(entry.author.uid),
+            (ObjectKind::Provider, _) => Some(entry.author.uid),
             (_, Some(provider)) => Some(self.providers.get(&provider)?.author.uid),
             (_, None) => None,
         }
@@ -285,30 +319,33 @@ impl Objects {
 
     fn check_name<T: Object>(&self, object: &T) -> Result<(), Error> {
         let identity = object.identity();
-        if T::KIND != Kind::Service {
+        if T::KIND != ObjectKind::Service {
             return Ok(());
         }
         match self.service_named(&identity.name) {
             Ok(other) if other.object.identity.key != identity.key => Err(Error::new(
                 Code::AlreadyExists,
-                format!("there is another service named {:?}", identity.name),
+                format!(
+                    "there is another service named {:?}; choose another name",
+                    identity.name
+                ),
             )),
             _ => Ok(()),
         }
     }
 
-    fn check_references<T: Object>(&self, entry: &Entry<T>) -> Result<(), Error> {
+    fn check_references<T: Object>(&self, entry: &ObjectEntry<T>) -> Result<(), Error> {
         let mut references = entry.object.references().into_iter().flatten();
         references.try_for_each(|(kind, key)| match kind {
-            Kind::Provider => entry.check_reference(self.entry::<Provider>(key)?),
-            Kind::Sublayer => entry.check_reference(self.entry::<Sublayer>(key)?),
-            Kind::Service => entry.check_reference(self.entry::<Service>(key)?),
-            Kind::Filter => entry.check_reference(self.entry::<Filter>(key)?),
+            ObjectKind::Provider => entry.check_reference(self.entry::<Provider>(key)?),
+            ObjectKind::Sublayer => entry.check_reference(self.entry::<Sublayer>(key)?),
+            ObjectKind::Service => entry.check_reference(self.entry::<Service>(key)?),
+            ObjectKind::Filter => entry.check_reference(self.entry::<Filter>(key)?),
         })
     }
 
-    /// Puts an entry in, in the place of one with the same key.
-    fn insert<T: Object>(&mut self, entry: Entry<T>) {
+    /// Inserts an entry. It replaces an entry with the same key.
+    fn insert<T: Object>(&mut self, entry: ObjectEntry<T>) {
         let references = Arc::make_mut(&mut self.references);
         for reference in entry.object.references().into_iter().flatten() {
             *references.entry(reference).or_default() += 1;
@@ -316,18 +353,18 @@ impl Objects {
         let key = entry.object.identity().key;
         let before = Arc::make_mut(T::table_mut(self)).insert(key, Arc::new(entry));
         if let Some(before) = before {
-            self.release(&before.object);
+            self.remove_references(&before.object);
         }
     }
 
     fn remove<T: Object>(&mut self, key: Uuid) {
         if let Some(entry) = Arc::make_mut(T::table_mut(self)).remove(&key) {
-            self.release(&entry.object);
+            self.remove_references(&entry.object);
         }
     }
 
-    /// What it refers to has one reference less.
-    fn release<T: Object>(&mut self, object: &T) {
+    /// Removes the references of a deleted object.
+    fn remove_references<T: Object>(&mut self, object: &T) {
         let references = Arc::make_mut(&mut self.references);
         for reference in object.references().into_iter().flatten() {
             match references.get_mut(&reference) {
@@ -337,7 +374,8 @@ impl Objects {
         }
     }
 
-    fn retain<T: Object>(&mut self, keep: impl Fn(&Entry<T>) -> bool) -> usize {
+    /// Removes the entries that are not to be kept and returns their number.
+    fn retain<T: Object>(&mut self, keep: impl Fn(&ObjectEntry<T>) -> bool) -> usize {
         let gone: Vec<Uuid> = T::table(self)
             .iter()
             .filter(|(_, entry)| !keep(entry))
@@ -358,7 +396,7 @@ impl Default for Objects {
             references: Arc::default(),
             last_id: 0,
         };
-        objects.insert(Entry {
+        objects.insert(ObjectEntry {
             object: Sublayer {
                 identity: crate::Identity {
                     key: SUBLAYER_UNIVERSAL,
@@ -375,14 +413,14 @@ impl Default for Objects {
     }
 }
 
-fn exists<T: Object>(objects: &Objects, key: Uuid) -> Error {
+fn already_exists<T: Object>(objects: &Objects, key: Uuid) -> Error {
     let code = match T::table(objects).get(&key) {
         Some(entry) if entry.object.lifetime() == Lifetime::BuiltIn => Code::BuiltinObject,
         _ => Code::AlreadyExists,
     };
     Error::new(
         code,
-        format!("there is a {} of key {key} already", T::KIND.name()),
+        format!("there is already a {} with the key {key}", T::KIND.name()),
     )
 }
 

@@ -1,12 +1,12 @@
-//! A whole policy of one owner, put in the place of its last one.
+//! Applying a policy: the objects of one owner are replaced by those of its new policy.
 
 use std::collections::BTreeSet;
 
-use super::{Author, Entry, Kind, Object, Objects, exists};
+use super::{Author, Object, ObjectEntry, ObjectKind, Objects, already_exists};
 use crate::object::Uuid;
 use crate::{Code, Error, Filter, Identity, Provider, Service, Sublayer};
 
-/// What an owner wants there to be.
+/// All objects of an owner's policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Desired {
@@ -16,25 +16,26 @@ pub struct Desired {
     pub filters: Vec<Filter>,
 }
 
-/// What an apply changed.
+/// The changes that applying a policy made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Each change.
+    /// Changes, one for each object that was added, replaced or removed.
     pub changes: Vec<Change>,
-    /// Objects that were there already, just so.
+    /// Number of objects that did not need a change.
     pub unchanged: usize,
 }
 
-/// One object's change. The object is in the sets before and after.
+/// The change of one object. The object itself can be found by its key in the set before or after
+/// the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Change {
     pub operation: Operation,
-    pub kind: Kind,
+    pub kind: ObjectKind,
     pub key: Uuid,
 }
 
-/// What became of an object.
+/// How an object was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Operation {
@@ -44,7 +45,7 @@ pub enum Operation {
 }
 
 impl Difference {
-    /// How many changes of one sort there are.
+    /// Number of changes of one kind.
     pub fn count(&self, operation: Operation) -> usize {
         let changes = self.changes.iter();
         changes.filter(|each| each.operation == operation).count()
@@ -60,34 +61,39 @@ impl Difference {
 }
 
 impl Objects {
-    /// Makes an owner's objects those desired, and tells the difference. What others added stays.
+    /// Replaces the objects of `author.owner` by those of a new policy, and returns the difference.
     ///
-    /// After an error the set is not to be used any more: apply to a clone.
+    /// Objects that the owner applied before and that are not in the new policy are deleted.
+    /// Objects of other owners, and objects that were added one by one, stay. An object without a
+    /// key gets the key [`Identity::applied_key`].
     ///
-    /// Errors: as [`Self::add`] and [`Self::delete`]; FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS of the
-    /// owner's name.
+    /// After an error the set is inconsistent and must not be used any more: apply to a clone.
+    ///
+    /// Errors: as [`Self::add`] and [`Self::delete`]; FWP_E_NULL_DISPLAY_NAME and …OUT_OF_BOUNDS
+    /// for the owner's name; FWP_E_ALREADY_EXISTS for two objects with the same key or name.
     pub fn apply(&mut self, mut desired: Desired, author: &Author) -> Result<Difference, Error> {
         let owner = check_owner(author)?;
-        let providers = keys(&mut desired.providers, owner)?;
-        let sublayers = keys(&mut desired.sublayers, owner)?;
-        let services = keys(&mut desired.services, owner)?;
-        let filters = keys(&mut desired.filters, owner)?;
+        let providers = set_keys(&mut desired.providers, owner)?;
+        let sublayers = set_keys(&mut desired.sublayers, owner)?;
+        let services = set_keys(&mut desired.services, owner)?;
+        let filters = set_keys(&mut desired.filters, owner)?;
         let mut difference = Difference::default();
-        // Filters go first, as they refer to all others, which go last.
-        self.sweep::<Filter>(&filters, author, &mut difference)?;
-        self.place(desired.providers, author, &mut difference)?;
-        self.place(desired.sublayers, author, &mut difference)?;
-        self.place(desired.services, author, &mut difference)?;
-        self.place(desired.filters, author, &mut difference)?;
-        self.sweep::<Service>(&services, author, &mut difference)?;
-        self.sweep::<Sublayer>(&sublayers, author, &mut difference)?;
-        self.sweep::<Provider>(&providers, author, &mut difference)?;
+        // Filters refer to objects of all other kinds. So they are deleted first, and the other
+        // kinds last.
+        self.delete_undesired::<Filter>(&filters, author, &mut difference)?;
+        self.add_or_replace(desired.providers, author, &mut difference)?;
+        self.add_or_replace(desired.sublayers, author, &mut difference)?;
+        self.add_or_replace(desired.services, author, &mut difference)?;
+        self.add_or_replace(desired.filters, author, &mut difference)?;
+        self.delete_undesired::<Service>(&services, author, &mut difference)?;
+        self.delete_undesired::<Sublayer>(&sublayers, author, &mut difference)?;
+        self.delete_undesired::<Provider>(&providers, author, &mut difference)?;
         self.check_whole(&difference)?;
         Ok(difference)
     }
 
-    /// Adds what is not there, replaces what differs.
-    fn place<T: Object>(
+    /// Adds the objects that do not exist and replaces those that differ.
+    fn add_or_replace<T: Object>(
         &mut self,
         desired: Vec<T>,
         author: &Author,
@@ -97,29 +103,29 @@ impl Objects {
             let key = object.identity().key;
             let Some(before) = T::table(self).get(&key).cloned() else {
                 object.check()?;
-                let entry = self.settle(object, author)?;
+                let entry = self.new_entry(object, author)?;
                 self.insert(entry);
                 difference.push::<T>(Operation::Add, key);
                 continue;
             };
             if before.author.owner != author.owner {
-                return Err(exists::<T>(self, key));
+                return Err(already_exists::<T>(self, key));
             }
             if is_same(&before, &object, author) {
                 difference.unchanged += 1;
                 continue;
             }
             object.check()?;
-            self.check_right(&before, author)?;
-            let entry = self.settle(object, author)?;
+            self.check_may_change(&before, author)?;
+            let entry = self.new_entry(object, author)?;
             self.insert(entry);
             difference.push::<T>(Operation::Replace, key);
         }
         Ok(())
     }
 
-    /// Deletes the owner's objects that are not desired any more.
-    fn sweep<T: Object>(
+    /// Deletes the owner's objects that are not in the new policy.
+    fn delete_undesired<T: Object>(
         &mut self,
         desired: &BTreeSet<Uuid>,
         author: &Author,
@@ -137,29 +143,35 @@ impl Objects {
         Ok(())
     }
 
-    /// What can be told only of the whole: limits, names, and references to what was replaced.
+    /// Checks what only the whole set can violate: limits, names, and references to replaced objects.
     fn check_whole(&self, difference: &Difference) -> Result<(), Error> {
-        Kind::Provider.check_room(self.providers.len())?;
-        Kind::Sublayer.check_room(self.sublayers.len())?;
-        Kind::Service.check_room(self.services.len())?;
-        Kind::Filter.check_room(self.filters.len())?;
+        ObjectKind::Provider.check_count(self.providers.len())?;
+        ObjectKind::Sublayer.check_count(self.sublayers.len())?;
+        ObjectKind::Service.check_count(self.services.len())?;
+        ObjectKind::Filter.check_count(self.filters.len())?;
         self.all::<Service>()
             .try_for_each(|service| self.check_name(service))?;
-        let replaced: BTreeSet<(Kind, Uuid)> = difference
+        let replaced: BTreeSet<(ObjectKind, Uuid)> = difference
             .changes
             .iter()
-            .filter(|change| change.operation == Operation::Replace && change.kind != Kind::Filter)
+            .filter(|change| {
+                change.operation == Operation::Replace && change.kind != ObjectKind::Filter
+            })
             .map(|change| (change.kind, change.key))
             .collect();
         if replaced.is_empty() {
             return Ok(());
         }
-        self.recheck::<Sublayer>(&replaced)?;
-        self.recheck::<Service>(&replaced)?;
-        self.recheck::<Filter>(&replaced)
+        self.check_references_to::<Sublayer>(&replaced)?;
+        self.check_references_to::<Service>(&replaced)?;
+        self.check_references_to::<Filter>(&replaced)
     }
 
-    fn recheck<T: Object>(&self, replaced: &BTreeSet<(Kind, Uuid)>) -> Result<(), Error> {
+    /// Checks the objects of a kind that refer to one of the replaced objects.
+    fn check_references_to<T: Object>(
+        &self,
+        replaced: &BTreeSet<(ObjectKind, Uuid)>,
+    ) -> Result<(), Error> {
         let mut concerned = self.entries::<T>().filter(|entry| {
             let mut references = entry.object.references().into_iter().flatten();
             references.any(|reference| replaced.contains(&reference))
@@ -174,20 +186,20 @@ fn check_owner(author: &Author) -> Result<&str, Error> {
     if owner.is_empty() {
         return Err(Error::new(
             Code::NullDisplayName,
-            "a policy needs its owner's name",
+            "a policy needs the name of its owner",
         ));
     }
     if owner.len() > most || owner.chars().any(char::is_control) {
         return Err(Error::new(
             Code::OutOfBounds,
-            format!("an owner's name has at most {most} bytes, and no control characters"),
+            format!("the name of an owner can have at most {most} bytes and no control characters"),
         ));
     }
     Ok(owner)
 }
 
-/// Gives those objects keys that have none, and collects all.
-fn keys<T: Object>(objects: &mut [T], owner: &str) -> Result<BTreeSet<Uuid>, Error> {
+/// Gives a key to each object without one, and returns all keys.
+fn set_keys<T: Object>(objects: &mut [T], owner: &str) -> Result<BTreeSet<Uuid>, Error> {
     let mut keys = BTreeSet::new();
     for object in objects {
         let identity = object.identity_mut();
@@ -198,7 +210,7 @@ fn keys<T: Object>(objects: &mut [T], owner: &str) -> Result<BTreeSet<Uuid>, Err
             return Err(Error::new(
                 Code::AlreadyExists,
                 format!(
-                    "two {}s of the policy have the same key or name; one is {:?}",
+                    "two {}s of the policy have the same key or name; one of them is {:?}",
                     T::KIND.name(),
                     identity.name
                 ),
@@ -208,8 +220,8 @@ fn keys<T: Object>(objects: &mut [T], owner: &str) -> Result<BTreeSet<Uuid>, Err
     Ok(keys)
 }
 
-/// Whether there is nothing to do.
-fn is_same<T: Object>(before: &Entry<T>, object: &T, author: &Author) -> bool {
+/// True if the entry is already as the policy has it.
+fn is_same<T: Object>(before: &ObjectEntry<T>, object: &T, author: &Author) -> bool {
     let Ok(lifetime) = author.lifetime(object.lifetime(), T::KIND) else {
         return false;
     };

@@ -1,4 +1,4 @@
-//! An object in a set, and whose it is.
+//! The entries of a set: objects with their authors.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -7,30 +7,32 @@ use super::{FILTERS_MAX, Objects, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX, Ta
 use crate::object::Uuid;
 use crate::{Code, Error, Filter, Identity, Lifetime, Provider, Service, Sublayer};
 
-/// An object, and who put it there.
+/// An object of a set, with its author.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry<T> {
-    /// What it is.
+pub struct ObjectEntry<T> {
+    /// The object.
     pub object: T,
-    /// Whose it is.
+    /// The author that added the object.
     pub author: Author,
 }
 
-/// Who changes something. The default is root, singly, in a session that is not dynamic.
+/// The session and user that make a change.
+///
+/// The default is root, in a session that is not dynamic, for objects that are added one by one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Author {
-    /// The session, if it is a dynamic one: its objects go with it.
+    /// Id of the session, if it is dynamic; its objects are deleted when it ends.
     pub session: Option<u64>,
-    /// The user.
+    /// Id of the user; 0 is root.
     pub uid: u32,
-    /// Of an applied policy: its owner's name.
+    /// Name of the owner, if the change applies a policy; none if objects are added one by one.
     pub owner: Option<Arc<str>>,
 }
 
-/// A kind of object.
+/// The kind of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
-pub enum Kind {
+pub enum ObjectKind {
     Provider,
     Sublayer,
     Service,
@@ -39,29 +41,33 @@ pub enum Kind {
 
 /// What the kinds of objects have in common.
 pub trait Object: Clone + Debug + PartialEq + Send + Sync + 'static {
-    /// Which it is.
-    const KIND: Kind;
-    /// Key and names.
+    /// Kind of the object.
+    const KIND: ObjectKind;
+    /// Key and names of the object.
     fn identity(&self) -> &Identity;
-    /// Key and names.
+    /// Key and names of the object, to change them.
     fn identity_mut(&mut self) -> &mut Identity;
-    /// How long it lives.
+    /// How long the object exists.
     fn lifetime(&self) -> Lifetime;
-    /// How long it lives.
+    /// How long the object exists, to change it.
     fn lifetime_mut(&mut self) -> &mut Lifetime;
-    /// Whose it is. A provider is nobody's.
+    /// Key of the provider to which the object belongs, if any. A provider belongs to none.
     fn provider(&self) -> Option<Uuid>;
-    /// Whether it is right by itself.
+    /// Checks the object on its own.
     fn check(&self) -> Result<(), Error>;
-    /// What must exist for it.
-    fn references(&self) -> [Option<(Kind, Uuid)>; 3] {
-        [self.provider().map(|key| (Kind::Provider, key)), None, None]
+    /// Kinds and keys of the objects to which it refers, and which must exist.
+    fn references(&self) -> [Option<(ObjectKind, Uuid)>; 3] {
+        [
+            self.provider().map(|key| (ObjectKind::Provider, key)),
+            None,
+            None,
+        ]
     }
-    /// Its number at run time; only filters have one.
+    /// The id of a filter; 0 for other objects.
     fn id(&self) -> u64 {
         0
     }
-    /// Gives it its number.
+    /// Sets the id of a filter; does nothing for other objects.
     fn set_id(&mut self, _id: u64) {}
     #[doc(hidden)]
     fn table(objects: &Objects) -> &Table<Self>;
@@ -70,39 +76,48 @@ pub trait Object: Clone + Debug + PartialEq + Send + Sync + 'static {
 }
 
 impl Author {
-    /// Whether every object is its to change.
+    /// True if the author is root, which may change the objects of all users.
     pub fn is_root(&self) -> bool {
         self.uid == 0
     }
 
-    /// The lifetime an object gets. Errors: FWP_E_BUILTIN_OBJECT, …DYNAMIC_SESSION_IN_PROGRESS,
-    /// …INVALID_FLAGS.
-    pub(super) fn lifetime(&self, asked: Lifetime, kind: Kind) -> Result<Lifetime, Error> {
-        match (asked, self.session) {
+    /// The lifetime that an object of this author gets if it requests one: dynamic in a dynamic
+    /// session.
+    ///
+    /// Errors: FWP_E_BUILTIN_OBJECT, …DYNAMIC_SESSION_IN_PROGRESS, …INVALID_FLAGS,
+    /// …LIFETIME_MISMATCH.
+    pub(super) fn lifetime(
+        &self,
+        requested: Lifetime,
+        kind: ObjectKind,
+    ) -> Result<Lifetime, Error> {
+        match (requested, self.session) {
             (Lifetime::BuiltIn, _) => Err(Error::new(
                 Code::BuiltinObject,
                 "built-in objects cannot be added",
             )),
-            (Lifetime::BootTime, _) if kind != Kind::Filter => Err(Error::new(
+            (Lifetime::BootTime, _) if kind != ObjectKind::Filter => Err(Error::new(
                 Code::InvalidFlags,
-                format!("a {} is not boot-time; only filters are", kind.name()),
+                format!("a {} cannot be boot-time; only a filter can", kind.name()),
             )),
             (Lifetime::Persistent | Lifetime::BootTime, Some(_)) => Err(Error::new(
                 Code::DynamicSessionInProgress,
-                format!("a dynamic session cannot add {asked} objects"),
+                format!(
+                    "a dynamic session cannot add {requested} objects; use a session that is not dynamic"
+                ),
             )),
             (_, Some(_)) => Ok(Lifetime::Dynamic),
             (Lifetime::Dynamic, None) => Err(Error::new(
                 Code::LifetimeMismatch,
-                "only a dynamic session has dynamic objects",
+                "only a dynamic session can add dynamic objects",
             )),
-            (asked, None) => Ok(asked),
+            (requested, None) => Ok(requested),
         }
     }
 }
 
-impl Kind {
-    /// As in errors and policy files.
+impl ObjectKind {
+    /// Name in messages and policy files, for example `sublayer`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Provider => "provider",
@@ -119,11 +134,14 @@ impl Kind {
             Self::Service => Code::CalloutNotFound,
             Self::Filter => Code::FilterNotFound,
         };
-        Error::new(code, format!("there is no {} of key {key}", self.name()))
+        Error::new(
+            code,
+            format!("there is no {} with the key {key}", self.name()),
+        )
     }
 
-    /// Whether there may be so many.
-    pub(super) fn check_room(self, count: usize) -> Result<(), Error> {
+    /// Checks that a set can have this number of objects of the kind.
+    pub(super) fn check_count(self, count: usize) -> Result<(), Error> {
         let (most, code) = match self {
             Self::Provider => (PROVIDERS_MAX, Code::OutOfBounds),
             Self::Sublayer => (SUBLAYERS_MAX, Code::TooManySublayers),
@@ -135,44 +153,53 @@ impl Kind {
         }
         Err(Error::new(
             code,
-            format!("there are at most {most} {}s at once", self.name()),
+            format!(
+                "there can be at most {most} {}s at a time; delete some first",
+                self.name()
+            ),
         ))
     }
 }
 
-impl<T: Object> Entry<T> {
-    /// For errors.
+impl<T: Object> ObjectEntry<T> {
+    /// Kind and name, for messages.
     pub(super) fn title(&self) -> String {
         format!("{} {:?}", T::KIND.name(), self.object.identity().name)
     }
 
-    /// Whether it may refer to another. Errors: FWP_E_LIFETIME_MISMATCH.
-    pub(super) fn check_reference<U: Object>(&self, to: &Entry<U>) -> Result<(), Error> {
-        let mine = self.object.lifetime();
-        let others = to.object.lifetime();
-        let mismatch = |why: &str| {
+    /// Checks that the object may refer to another. Errors: FWP_E_LIFETIME_MISMATCH.
+    pub(super) fn check_reference<U: Object>(&self, to: &ObjectEntry<U>) -> Result<(), Error> {
+        let own_lifetime = self.object.lifetime();
+        let lifetime = to.object.lifetime();
+        let mismatch = |reason: &str| {
             Err(Error::new(
                 Code::LifetimeMismatch,
-                format!("{} cannot refer to {}: {why}", self.title(), to.title()),
+                format!("{} cannot refer to {}: {reason}", self.title(), to.title()),
             ))
         };
-        if stored(others) < stored(mine) {
-            return mismatch(&format!("{others} objects live shorter than {mine} ones"));
+        if duration(lifetime) < duration(own_lifetime) {
+            return mismatch(&format!(
+                "a {lifetime} object does not last as long as a {own_lifetime} one"
+            ));
         }
-        if others == Lifetime::Dynamic && self.author.session != to.author.session {
-            return mismatch("it is another session's");
+        if lifetime == Lifetime::Dynamic && self.author.session != to.author.session {
+            return mismatch("the latter belongs to another session");
         }
-        let kept_apart = stored(mine) == Lifetime::Persistent && others != Lifetime::BuiltIn;
-        let owner = to.object.provider();
-        if kept_apart && owner.is_some() && owner != self.object.provider() {
-            return mismatch("it is another provider's, which may not be loaded at the next start");
+        let stored =
+            duration(own_lifetime) == Lifetime::Persistent && lifetime != Lifetime::BuiltIn;
+        let provider = to.object.provider();
+        if stored && provider.is_some() && provider != self.object.provider() {
+            return mismatch(
+                "the latter belongs to another provider, whose objects may not be loaded at the next start",
+            );
         }
         Ok(())
     }
 }
 
-/// Boot-time filters are kept as long as persistent objects are.
-fn stored(lifetime: Lifetime) -> Lifetime {
+/// The lifetime by which durations are compared: boot-time filters are kept as long as persistent
+/// objects.
+fn duration(lifetime: Lifetime) -> Lifetime {
     match lifetime {
         Lifetime::BootTime => Lifetime::Persistent,
         other => other,
@@ -182,7 +209,7 @@ fn stored(lifetime: Lifetime) -> Lifetime {
 macro_rules! object {
     ($type:ident, $table:ident, |$self:ident| $provider:expr $(, $more:item)*) => {
         impl Object for $type {
-            const KIND: Kind = Kind::$type;
+            const KIND: ObjectKind = ObjectKind::$type;
 
             fn identity(&self) -> &Identity {
                 &self.identity
@@ -229,11 +256,11 @@ object!(
     Filter,
     filters,
     |filter| filter.provider,
-    fn references(&self) -> [Option<(Kind, Uuid)>; 3] {
+    fn references(&self) -> [Option<(ObjectKind, Uuid)>; 3] {
         [
-            self.provider.map(|key| (Kind::Provider, key)),
-            Some((Kind::Sublayer, self.sublayer)),
-            self.action.service().map(|key| (Kind::Service, key)),
+            self.provider.map(|key| (ObjectKind::Provider, key)),
+            Some((ObjectKind::Sublayer, self.sublayer)),
+            self.action.service().map(|key| (ObjectKind::Service, key)),
         ]
     },
     fn id(&self) -> u64 {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Absent, Action, Context, Identity, LayerKind, Records};
+use crate::{Absent, Action, Identity, LayerKind, RecordsMode, RedirectContext};
 
 const SESSION: u64 = 7;
 
@@ -57,16 +57,16 @@ fn service(key: u128) -> Service {
         identity: identity(key, &format!("proxy {key}")),
         lifetime: Lifetime::Static,
         provider: None,
-        records: Records::Required,
+        records: RecordsMode::Required,
         on_absent: Absent::Block,
-        context: Context::None,
+        context: RedirectContext::None,
     }
 }
 
 fn filter(key: u128) -> Filter {
     let layer = LayerKind::ConnectRedirect.both()[0];
     Filter {
-        identity: identity(key, &format!("rule {key}")),
+        identity: identity(key, &format!("filter {key}")),
         ..Filter::new("", layer, Action::Permit)
     }
 }
@@ -86,7 +86,7 @@ fn delete<T: Object>(objects: &mut Objects, key: u128, author: &Author) -> Resul
 }
 
 #[test]
-fn keys_are_unique_within_a_kind_and_made_if_there_is_none() {
+fn a_key_is_unique_within_its_kind_and_made_if_it_is_missing() {
     let mut objects = Objects::default();
     add(&mut objects, provider(1), &root()).unwrap();
     add(&mut objects, sublayer(1), &root()).unwrap();
@@ -116,7 +116,7 @@ fn keys_are_unique_within_a_kind_and_made_if_there_is_none() {
 }
 
 #[test]
-fn filters_get_numbers_that_are_never_given_twice() {
+fn the_id_of_a_filter_is_never_used_again() {
     let mut objects = Objects::default();
     add(&mut objects, filter(1), &root()).unwrap();
     delete::<Filter>(&mut objects, 1, &root()).unwrap();
@@ -129,7 +129,7 @@ fn filters_get_numbers_that_are_never_given_twice() {
 }
 
 #[test]
-fn what_an_object_refers_to_must_exist() {
+fn an_object_refers_only_to_objects_that_exist() {
     let mut objects = Objects::default();
     let of_provider = Sublayer {
         provider: Some(Uuid::from_u128(5)),
@@ -162,7 +162,7 @@ fn what_an_object_refers_to_must_exist() {
 }
 
 #[test]
-fn what_is_referred_to_is_in_use_until_the_last_reference_goes() {
+fn an_object_is_in_use_until_its_last_reference_is_deleted() {
     let mut objects = Objects::default();
     add(&mut objects, sublayer(1), &root()).unwrap();
     for key in [1, 2] {
@@ -247,12 +247,12 @@ fn persistent_objects_do_not_refer_to_other_providers_persistent_ones() {
         };
         add(&mut objects, vendor, &root()).unwrap();
     }
-    let theirs = Sublayer {
+    let of_provider_1 = Sublayer {
         lifetime: Lifetime::Persistent,
         provider: Some(Uuid::from_u128(1)),
         ..sublayer(1)
     };
-    add(&mut objects, theirs, &root()).unwrap();
+    add(&mut objects, of_provider_1, &root()).unwrap();
     let mut try_add = |key, lifetime, provider: Option<u128>| {
         let filter = Filter {
             lifetime,
@@ -270,7 +270,7 @@ fn persistent_objects_do_not_refer_to_other_providers_persistent_ones() {
 }
 
 #[test]
-fn a_dynamic_session_adds_dynamic_objects_only_and_takes_them_along() {
+fn a_dynamic_session_adds_only_dynamic_objects_which_end_with_it() {
     let mut objects = Objects::default();
     let persistent = Provider {
         lifetime: Lifetime::Persistent,
@@ -281,20 +281,20 @@ fn a_dynamic_session_adds_dynamic_objects_only_and_takes_them_along() {
         Err(Code::DynamicSessionInProgress)
     );
     add(&mut objects, provider(1), &dynamic(SESSION)).unwrap();
-    let theirs = Some(Uuid::from_u128(1));
+    let of_provider_1 = Some(Uuid::from_u128(1));
     let group = Sublayer {
-        provider: theirs,
+        provider: of_provider_1,
         ..sublayer(1)
     };
     add(&mut objects, group, &dynamic(SESSION)).unwrap();
     add(&mut objects, service(1), &dynamic(SESSION)).unwrap();
-    let rule = Filter {
+    let referring = Filter {
         sublayer: Uuid::from_u128(1),
-        provider: theirs,
+        provider: of_provider_1,
         action: Action::Redirect(Uuid::from_u128(1)),
         ..filter(1)
     };
-    add(&mut objects, rule, &dynamic(SESSION)).unwrap();
+    add(&mut objects, referring, &dynamic(SESSION)).unwrap();
     add(&mut objects, filter(2), &root()).unwrap();
     assert_eq!(
         delete::<Filter>(&mut objects, 1, &dynamic(SESSION + 1)),
@@ -304,11 +304,11 @@ fn a_dynamic_session_adds_dynamic_objects_only_and_takes_them_along() {
     assert_eq!(objects.remove_session(SESSION), 4);
     assert_eq!(objects.all::<Filter>().count(), 1);
     assert_eq!(objects.all::<Sublayer>().count(), 1);
-    assert_eq!(*objects.references, counted(&objects));
+    assert_eq!(*objects.references, count_references(&objects));
 }
 
 #[test]
-fn a_vendor_changes_its_own_providers_objects_only() {
+fn a_user_changes_only_objects_of_its_own_providers() {
     let mut objects = Objects::default();
     add(&mut objects, provider(1), &user(1000)).unwrap();
     add(&mut objects, provider(2), &user(2000)).unwrap();
@@ -340,7 +340,7 @@ fn a_vendor_changes_its_own_providers_objects_only() {
 }
 
 #[test]
-fn each_kind_has_its_limit() {
+fn each_kind_has_a_limit() {
     let mut objects = Objects::default();
     for key in 1..=PROVIDERS_MAX as u128 {
         add(&mut objects, provider(key), &root()).unwrap();
@@ -379,7 +379,7 @@ fn named(name: &str) -> Filter {
 }
 
 #[test]
-fn an_applied_policy_replaces_the_owners_last_one_and_nothing_else() {
+fn applying_a_policy_replaces_only_the_previous_one_of_the_owner() {
     let mut objects = Objects::default();
     add(&mut objects, filter(1), &root()).unwrap();
     let others = objects.apply(desired([named("a")]), &owner("other"));
@@ -409,7 +409,7 @@ fn an_applied_policy_replaces_the_owners_last_one_and_nothing_else() {
 }
 
 #[test]
-fn an_applied_policy_keeps_the_rules() {
+fn an_applied_policy_is_checked() {
     let mut objects = Objects::default();
     let apply = |desired, author: &Author| {
         let mut objects = objects.clone();
@@ -417,8 +417,8 @@ fn an_applied_policy_keeps_the_rules() {
     };
     let twice = desired([named("a"), named("a")]);
     assert_eq!(apply(twice, &owner("mine")), Err(Code::AlreadyExists));
-    let nobody = apply(Desired::default(), &owner(""));
-    assert_eq!(nobody, Err(Code::NullDisplayName));
+    let no_owner = apply(Desired::default(), &owner(""));
+    assert_eq!(no_owner, Err(Code::NullDisplayName));
     let long = apply(Desired::default(), &owner(&"x".repeat(257)));
     assert_eq!(long, Err(Code::OutOfBounds));
     let many = desired((1..=FILTERS_MAX as u128 + 1).map(filter));
@@ -428,12 +428,12 @@ fn an_applied_policy_keeps_the_rules() {
         let mut objects = objects.clone();
         objects.apply(desired, author).map_err(|error| error.code)
     };
-    let anothers = apply(desired([filter(1)]), &owner("mine"));
-    assert_eq!(anothers, Err(Code::AlreadyExists));
+    let of_another_owner = apply(desired([filter(1)]), &owner("mine"));
+    assert_eq!(of_another_owner, Err(Code::AlreadyExists));
 }
 
 #[test]
-fn a_full_policy_gives_way_to_another_full_one() {
+fn a_policy_of_the_greatest_size_is_replaced_by_another_one() {
     let mut objects = Objects::default();
     let half = FILTERS_MAX as u128;
     for start in [1, 1 + half] {
@@ -442,11 +442,11 @@ fn a_full_policy_gives_way_to_another_full_one() {
         assert_eq!(difference.count(Operation::Add), FILTERS_MAX);
     }
     assert_eq!(objects.all::<Filter>().count(), FILTERS_MAX);
-    assert_eq!(*objects.references, counted(&objects));
+    assert_eq!(*objects.references, count_references(&objects));
 }
 
 #[test]
-fn a_replaced_object_may_not_let_down_who_refers_to_it() {
+fn an_object_is_replaced_only_if_references_to_it_stay_valid() {
     let mut objects = Objects::default();
     let with = |lifetime, weight| Desired {
         sublayers: vec![Sublayer {
@@ -458,12 +458,12 @@ fn a_replaced_object_may_not_let_down_who_refers_to_it() {
     };
     let mine = owner("mine");
     objects.apply(with(Lifetime::Persistent, 1), &mine).unwrap();
-    let rule = Filter {
+    let referring = Filter {
         lifetime: Lifetime::Persistent,
         sublayer: Uuid::from_u128(1),
         ..filter(1)
     };
-    add(&mut objects, rule, &root()).unwrap();
+    add(&mut objects, referring, &root()).unwrap();
     let mut tried = objects.clone();
     tried.apply(with(Lifetime::Persistent, 2), &mine).unwrap();
     let shorter = objects.clone().apply(with(Lifetime::Static, 2), &mine);
@@ -472,9 +472,9 @@ fn a_replaced_object_may_not_let_down_who_refers_to_it() {
     assert_eq!(gone.unwrap_err().code, Code::InUse);
 }
 
-/// The references, counted anew.
-fn counted(objects: &Objects) -> BTreeMap<(Kind, Uuid), u32> {
-    fn count<T: Object>(objects: &Objects, counts: &mut BTreeMap<(Kind, Uuid), u32>) {
+/// The number of references to each object, counted from the objects.
+fn count_references(objects: &Objects) -> BTreeMap<(ObjectKind, Uuid), u32> {
+    fn count<T: Object>(objects: &Objects, counts: &mut BTreeMap<(ObjectKind, Uuid), u32>) {
         for object in objects.all::<T>() {
             for reference in object.references().into_iter().flatten() {
                 *counts.entry(reference).or_default() += 1;
@@ -489,7 +489,7 @@ fn counted(objects: &Objects) -> BTreeMap<(Kind, Uuid), u32> {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum TestChange {
     AddProvider(u128),
     AddSublayer(u128, u128),
     AddFilter(u128, u128),
@@ -499,48 +499,49 @@ enum Step {
     EndSession,
 }
 
-fn step() -> impl Strategy<Value = (bool, Step)> {
+fn change() -> impl Strategy<Value = (bool, TestChange)> {
     let key = || 1..6u128;
     let step = prop_oneof![
-        key().prop_map(Step::AddProvider),
-        (key(), key()).prop_map(|(key, provider)| Step::AddSublayer(key, provider)),
-        (key(), key()).prop_map(|(key, sublayer)| Step::AddFilter(key, sublayer)),
-        key().prop_map(Step::DeleteProvider),
-        key().prop_map(Step::DeleteSublayer),
-        key().prop_map(Step::DeleteFilter),
-        Just(Step::EndSession),
+        key().prop_map(TestChange::AddProvider),
+        (key(), key()).prop_map(|(key, provider)| TestChange::AddSublayer(key, provider)),
+        (key(), key()).prop_map(|(key, sublayer)| TestChange::AddFilter(key, sublayer)),
+        key().prop_map(TestChange::DeleteProvider),
+        key().prop_map(TestChange::DeleteSublayer),
+        key().prop_map(TestChange::DeleteFilter),
+        Just(TestChange::EndSession),
     ];
     (any::<bool>(), step)
 }
 
 proptest! {
-    /// Whatever is done in whatever order: references lead to what exists, and are counted right.
+    /// After any sequence of changes, references lead to objects that exist, and their numbers are
+    /// right.
     #[test]
-    fn references_hold(steps in prop::collection::vec(step(), 1..80)) {
+    fn references_stay_consistent(steps in prop::collection::vec(change(), 1..80)) {
         let mut objects = Objects::default();
         for (in_session, step) in steps {
             let author = if in_session { dynamic(SESSION) } else { root() };
             let before = objects.clone();
             let done = match step {
-                Step::AddProvider(key) => add(&mut objects, provider(key), &author).map(drop),
-                Step::AddSublayer(key, of) => {
+                TestChange::AddProvider(key) => add(&mut objects, provider(key), &author).map(drop),
+                TestChange::AddSublayer(key, of) => {
                     let provider = Some(Uuid::from_u128(of));
                     add(&mut objects, Sublayer { provider, ..sublayer(key) }, &author).map(drop)
                 }
-                Step::AddFilter(key, of) => {
+                TestChange::AddFilter(key, of) => {
                     let sublayer = Uuid::from_u128(of);
                     add(&mut objects, Filter { sublayer, ..filter(key) }, &author).map(drop)
                 }
-                Step::DeleteProvider(key) => delete::<Provider>(&mut objects, key, &author),
-                Step::DeleteSublayer(key) => delete::<Sublayer>(&mut objects, key, &author),
-                Step::DeleteFilter(key) => delete::<Filter>(&mut objects, key, &author),
-                Step::EndSession => {
+                TestChange::DeleteProvider(key) => delete::<Provider>(&mut objects, key, &author),
+                TestChange::DeleteSublayer(key) => delete::<Sublayer>(&mut objects, key, &author),
+                TestChange::DeleteFilter(key) => delete::<Filter>(&mut objects, key, &author),
+                TestChange::EndSession => {
                     objects.remove_session(SESSION);
                     prop_assert_eq!(objects.count_session(SESSION), 0);
                     Ok(())
                 }
             };
-            prop_assert_eq!(&*objects.references, &counted(&objects));
+            prop_assert_eq!(&*objects.references, &count_references(&objects));
             for entry in objects.entries::<Filter>() {
                 prop_assert_eq!(objects.check_references(entry), Ok(()));
             }
