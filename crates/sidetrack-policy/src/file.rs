@@ -1,14 +1,15 @@
-//! A policy as a file of TOML: text in, objects out. docs/policy.md is its page.
+//! Policy files: [`parse`] reads a policy from TOML text. docs/policy.md describes the format.
 //!
-//! Names stand for keys: an object that gives no key has one made of the owner, its kind and its
-//! name, so the same file means the same objects each time.
+//! Objects refer to each other by name. An object without a key gets [`Identity::applied_key`],
+//! which is made from the owner, the kind of object and its name, so the same file always means the
+//! same objects.
 
 mod context;
-mod entry;
-mod fault;
 mod filter;
+mod finding;
 mod name;
 mod schema;
+mod table;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -20,31 +21,31 @@ use toml::de::{DeTable, DeValue};
 use uuid::Uuid;
 
 use self::context::context;
-use self::entry::{Entry, Text, number, wrong_type};
-use self::fault::Mark;
-pub use self::fault::{FAULTS_MAX, Fault, Faults, Place};
-use self::name::{Kind, Names};
+use self::finding::SpannedFinding;
+pub use self::finding::{FINDINGS_MAX, Finding, Findings, Position};
+use self::name::{NameKind, Names};
 pub use self::schema::schema;
-pub use self::value::Users;
+use self::table::{FileTable, TomlText, number, wrong_type};
+pub use self::value::UserLookup;
 pub(crate) use self::value::{DIRECTIONS, PROTOCOLS};
 use crate::object::NAME_SIZE_MAX;
 use crate::set::FILTERS_MAX;
 use crate::{
-    Absent, Code, Field, Identity, Lifetime, Listing, Provider, Records, Service, Sublayer,
+    Absent, Code, Field, Identity, Lifetime, Listing, Provider, RecordsMode, Service, Sublayer,
 };
 
-/// Bytes of a file: 10 MB, so one of 10 MiB is refused.
+/// Greatest size of a policy file, in bytes: 10 MB. A file of 10 MiB is refused.
 pub const FILE_SIZE_MAX: usize = 10_000_000;
-/// Whose the objects of a file are that names no owner.
+/// Owner of the objects of a file that does not name one.
 pub const OWNER: &str = "local";
 
-const ABSENTS: [(&str, Absent); 2] = [("block", Absent::Block), ("permit", Absent::Permit)];
-const RECORDS: [(&str, Records); 3] = [
-    ("required", Records::Required),
-    ("required_or_own", Records::RequiredOrOwn),
-    ("legacy", Records::Legacy),
+const ON_ABSENT: [(&str, Absent); 2] = [("block", Absent::Block), ("permit", Absent::Permit)];
+const RECORDS_MODES: [(&str, RecordsMode); 3] = [
+    ("required", RecordsMode::Required),
+    ("required_or_own", RecordsMode::RequiredOrOwn),
+    ("legacy", RecordsMode::Legacy),
 ];
-/// A file's objects are nobody's session, so none of them is dynamic.
+/// A file's objects do not belong to a session, so none of them is dynamic.
 const LIFETIMES: [(&str, Lifetime); 3] = [
     ("static", Lifetime::Static),
     ("persistent", Lifetime::Persistent),
@@ -75,268 +76,317 @@ const SERVICE_KEYS: [&str; 8] = [
     "context",
 ];
 
-/// What reading a file needs to know besides its text.
-pub struct Surroundings<'a> {
-    /// What the file is called in faults.
+/// What [`parse`] needs besides the text of the file.
+pub struct ParseOptions<'a> {
+    /// Name of the file in findings.
     pub file: &'a str,
-    /// Whose the objects are; none: the file's `owner`, or [`OWNER`].
+    /// Owner of the objects; none for the file's key `owner`, or else [`OWNER`].
     pub owner: Option<&'a str>,
-    /// Objects outside of the file, to which it may refer by name, but for those that this owner
-    /// applied: they go, unless the file has them too.
+    /// Objects in force, to which the file can refer by name. Objects that this owner applied are
+    /// ignored, since applying the file deletes those that it does not contain.
     pub others: &'a Listing,
-    /// Finds a user's number.
-    pub users: Users<'a>,
+    /// Finds the id of a user by name.
+    pub users: UserLookup<'a>,
 }
 
-/// What a file says.
+/// The contents of a policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Whose the objects are.
+    /// Owner of the objects.
     pub owner: String,
-    /// All of them, checked, each by itself and what it refers to.
+    /// All objects. Each is checked on its own, and so are its references.
     pub objects: Listing,
 }
 
-/// Reads a file. It takes time and memory in proportion to its size, of at most [`FILE_SIZE_MAX`].
+/// Reads a policy file of at most [`FILE_SIZE_MAX`] bytes. Time and memory are proportional to its
+/// size.
 ///
-/// Errors: all that is wrong with it, up to [`FAULTS_MAX`] faults. A fault of syntax hides the rest.
-pub fn parse(text: &[u8], surroundings: &Surroundings<'_>) -> Result<Policy, Faults> {
+/// Errors: everything that is wrong with the file, up to [`FINDINGS_MAX`] findings. After a syntax
+/// error, the rest of the file is not examined.
+///
+/// ```
+/// use sidetrack_policy::Listing;
+/// use sidetrack_policy::file::{ParseOptions, parse};
+///
+/// let options = ParseOptions {
+///     file: "policy.toml",
+///     owner: None,
+///     others: &Listing::default(),
+///     users: &|_| None,
+/// };
+/// let policy = parse(b"[[service]]\nname = \"inspect\"\n", &options).unwrap();
+/// assert_eq!(policy.owner, "local");
+/// assert_eq!(policy.objects.services[0].identity.name, "inspect");
+///
+/// let findings = parse(b"[[service]]\nnaem = \"inspect\"\n", &options).unwrap_err();
+/// assert_eq!(findings.shown[0].position.as_ref().unwrap().line, 2);
+/// ```
+pub fn parse(text: &[u8], options: &ParseOptions<'_>) -> Result<Policy, Findings> {
     if text.len() > FILE_SIZE_MAX {
-        let message = format!("{} has {} bytes", surroundings.file, text.len());
-        return Err(Faults::whole(message, "a policy has at most 10,000,000"));
+        let message = format!("{} has {} bytes", options.file, text.len());
+        let advice = "a policy file can have at most 10,000,000";
+        return Err(Findings::of_file(message, advice));
     }
-    let fail = |marks| Faults::new(surroundings.file, text, marks);
-    let readable = readable(text).map_err(|mark| fail(vec![mark]))?;
-    let document = DeTable::parse(readable).map_err(|error| fail(vec![syntax(&error)]))?;
+    let fail = |findings| Findings::new(options.file, text, findings);
+    let text_read = decode(text).map_err(|finding| fail(vec![finding]))?;
+    let document = DeTable::parse(text_read).map_err(|error| fail(vec![syntax_error(&error)]))?;
     let mut reader = Reader {
         owner: String::new(),
         names: Names::default(),
-        users: surroundings.users,
+        users: options.users,
         defaults: None,
         objects: Listing::default(),
         keys: HashSet::new(),
-        marks: Vec::new(),
+        findings: Vec::new(),
     };
-    reader.read(document.get_ref(), surroundings);
-    match reader.marks.is_empty() {
+    reader.read(document.get_ref(), options);
+    match reader.findings.is_empty() {
         true => Ok(Policy {
             owner: reader.owner,
             objects: reader.objects,
         }),
-        false => Err(fail(reader.marks)),
+        false => Err(fail(reader.findings)),
     }
 }
 
-fn readable(text: &[u8]) -> Result<&str, Mark> {
+/// The text of a file, if it is UTF-8 without NUL bytes.
+fn decode(text: &[u8]) -> Result<&str, SpannedFinding> {
     if let Some(at) = text.iter().position(|&byte| byte == 0) {
-        return Err(Mark::new(at..at + 1, "there is a NUL in the file").advice("it is not a text"));
+        return Err(
+            SpannedFinding::new(at..at + 1, "the file contains a NUL byte")
+                .advice("a policy file is a text file"),
+        );
     }
     std::str::from_utf8(text).map_err(|error| {
         let at = error.valid_up_to();
-        Mark::new(at..at + 1, "the file is not UTF-8").advice("save it as UTF-8")
+        SpannedFinding::new(at..at + 1, "the file is not UTF-8").advice("save it as UTF-8")
     })
 }
 
-fn syntax(error: &toml::de::Error) -> Mark {
+fn syntax_error(error: &toml::de::Error) -> SpannedFinding {
     let message = match error.message() {
         deep if deep.contains("recursion") => "tables or lists are nested too deeply",
         other => other,
     };
-    Mark::new(error.span().unwrap_or(0..0), message)
+    SpannedFinding::new(error.span().unwrap_or(0..0), message)
 }
 
-/// A file that is being read.
+/// The state of reading a file.
 struct Reader<'d, 'a> {
     owner: String,
     names: Names,
-    users: Users<'a>,
+    users: UserLookup<'a>,
     defaults: Option<&'d DeTable<'d>>,
     objects: Listing,
-    /// Those given, with their kinds.
+    /// Kinds and keys of the objects read so far.
     keys: HashSet<(&'static str, Uuid)>,
-    marks: Vec<Mark>,
+    findings: Vec<SpannedFinding>,
 }
 
 impl<'d> Reader<'d, '_> {
-    /// Objects are read before those that refer to them.
-    fn read(&mut self, document: &'d DeTable<'d>, surroundings: &Surroundings<'_>) {
-        let top = Entry {
+    /// Reads all objects, each kind before the kinds that refer to it.
+    fn read(&mut self, document: &'d DeTable<'d>, options: &ParseOptions<'_>) {
+        let top = FileTable {
             what: "a policy",
             table: document,
             defaults: None,
             span: 0..0,
         };
-        if let Err(mark) = self.head(&top, surroundings.owner) {
-            return self.marks.push(mark);
+        if let Err(finding) = self.read_top(&top, options.owner) {
+            return self.findings.push(finding);
         }
-        self.names = Names::outside(surroundings.others, &self.owner);
-        self.each(document, "provider", "a provider", Self::provider_entry);
-        self.each(document, "sublayer", "a sublayer", Self::sublayer_entry);
-        self.each(document, "service", "a service", Self::service_entry);
+        self.names = Names::in_force(options.others, &self.owner);
+        self.read_entries(document, "provider", "a provider", Self::provider_entry);
+        self.read_entries(document, "sublayer", "a sublayer", Self::sublayer_entry);
+        self.read_entries(document, "service", "a service", Self::service_entry);
         let fields = Field::ALL.map(Field::name);
         let known: Vec<_> = filter::KEYS.into_iter().chain(fields).collect();
-        self.each(document, "filter", "a filter", |reader, entry| {
+        self.read_entries(document, "filter", "a filter", |reader, entry| {
             reader.filter_entry(entry, &known)
         });
     }
 
-    fn head(&mut self, top: &Entry<'d>, owner: Option<&str>) -> Result<(), Mark> {
+    /// Reads the owner and the defaults.
+    fn read_top(&mut self, top: &FileTable<'d>, owner: Option<&str>) -> Result<(), SpannedFinding> {
         top.check_keys(&TOP_KEYS)?;
         let written = top.text("owner")?;
-        if let Some(Text { text, span }) = &written
+        if let Some(TomlText { text, span }) = &written
             && (text.is_empty() || text.len() > NAME_SIZE_MAX || text.contains(char::is_control))
         {
-            let message = format!("an owner has 1 to {NAME_SIZE_MAX} bytes, none of control");
-            return Err(Mark::new(span.clone(), message).code(Code::OutOfBounds));
+            let message = format!(
+                "the name of an owner must have 1 to {NAME_SIZE_MAX} bytes and no control characters"
+            );
+            return Err(SpannedFinding::new(span.clone(), message).code(Code::OutOfBounds));
         }
         let written = written.map_or(OWNER, |owner| owner.text);
         self.owner = owner.unwrap_or(written).to_owned();
         if let Some(value) = top.get("defaults") {
-            let defaults = Entry::of("defaults", value)?;
+            let defaults = FileTable::of("defaults", value)?;
             defaults.check_keys(&DEFAULT_KEYS)?;
             self.defaults = Some(defaults.table);
         }
         Ok(())
     }
 
-    /// Reads all entries of a kind, and notes what is wrong with each.
-    fn each(
+    /// Reads all entries of a kind and collects what is wrong with them.
+    fn read_entries(
         &mut self,
         document: &'d DeTable<'d>,
         kind: &str,
         what: &'static str,
-        read: impl Fn(&mut Self, &Entry<'d>) -> Result<(), Mark>,
+        read: impl Fn(&mut Self, &FileTable<'d>) -> Result<(), SpannedFinding>,
     ) {
         let Some(value) = document.get(kind) else {
             return;
         };
         let DeValue::Array(list) = value.get_ref() else {
-            let mark = wrong_type(kind, "a list", value).advice(format!("write [[{kind}]]"));
-            return self.marks.push(mark);
+            let finding = wrong_type(kind, "a list", value).advice(format!("write [[{kind}]]"));
+            return self.findings.push(finding);
         };
         for each in list.iter() {
-            if self.marks.len() >= FAULTS_MAX {
+            if self.findings.len() >= FINDINGS_MAX {
                 return;
             }
-            let entry = Entry::of(what, each).map(|entry| Entry {
+            let entry = FileTable::of(what, each).map(|entry| FileTable {
                 defaults: self.defaults,
                 ..entry
             });
-            if let Err(mark) = entry.and_then(|entry| read(self, &entry)) {
-                self.marks.push(mark);
+            if let Err(finding) = entry.and_then(|entry| read(self, &entry)) {
+                self.findings.push(finding);
             }
         }
     }
 
-    fn provider_entry(&mut self, entry: &Entry<'d>) -> Result<(), Mark> {
+    fn provider_entry(&mut self, entry: &FileTable<'d>) -> Result<(), SpannedFinding> {
         entry.check_keys(&PROVIDER_KEYS)?;
         let provider = Provider {
-            identity: self.keyed("provider", entry)?,
-            lifetime: self.lasting(entry)?,
+            identity: self.identity_with_key("provider", entry)?,
+            lifetime: self.lifetime_but_boot_time(entry)?,
             service_name: entry.text("service_name")?.map(|unit| unit.text.to_owned()),
         };
         provider
             .check()
-            .map_err(|error| Mark::of(name_span(entry), error))?;
-        self.enter(Kind::Provider, entry, &provider.identity, provider.lifetime)?;
+            .map_err(|error| SpannedFinding::of(name_span(entry), error))?;
+        self.register(
+            NameKind::Provider,
+            entry,
+            &provider.identity,
+            provider.lifetime,
+        )?;
         self.objects.providers.push(provider);
         Ok(())
     }
 
-    fn sublayer_entry(&mut self, entry: &Entry<'d>) -> Result<(), Mark> {
+    fn sublayer_entry(&mut self, entry: &FileTable<'d>) -> Result<(), SpannedFinding> {
         entry.check_keys(&SUBLAYER_KEYS)?;
-        let lifetime = self.lasting(entry)?;
+        let lifetime = self.lifetime_but_boot_time(entry)?;
         let weight = entry
             .get("weight")
             .map(|value| number("weight", value, u16::MAX.into()));
         let sublayer = Sublayer {
-            identity: self.keyed("sublayer", entry)?,
+            identity: self.identity_with_key("sublayer", entry)?,
             lifetime,
             provider: self.provider(entry, lifetime)?,
             weight: weight.transpose()?.unwrap_or(0) as u16,
         };
         sublayer
             .check()
-            .map_err(|error| Mark::of(name_span(entry), error))?;
-        self.enter(Kind::Sublayer, entry, &sublayer.identity, lifetime)?;
+            .map_err(|error| SpannedFinding::of(name_span(entry), error))?;
+        self.register(NameKind::Sublayer, entry, &sublayer.identity, lifetime)?;
         self.objects.sublayers.push(sublayer);
         Ok(())
     }
 
-    fn service_entry(&mut self, entry: &Entry<'d>) -> Result<(), Mark> {
+    fn service_entry(&mut self, entry: &FileTable<'d>) -> Result<(), SpannedFinding> {
         entry.check_keys(&SERVICE_KEYS)?;
-        let lifetime = self.lasting(entry)?;
+        let lifetime = self.lifetime_but_boot_time(entry)?;
         let service = Service {
-            identity: self.keyed("service", entry)?,
+            identity: self.identity_with_key("service", entry)?,
             lifetime,
             provider: self.provider(entry, lifetime)?,
-            records: entry.choice("records", &RECORDS)?.unwrap_or_default(),
-            on_absent: entry.choice("on_absent", &ABSENTS)?.unwrap_or_default(),
+            records: entry.choice("records", &RECORDS_MODES)?.unwrap_or_default(),
+            on_absent: entry.choice("on_absent", &ON_ABSENT)?.unwrap_or_default(),
             context: context(entry)?.unwrap_or_default(),
         };
         service
             .check()
-            .map_err(|error| Mark::of(name_span(entry), error))?;
-        self.enter(Kind::Service, entry, &service.identity, lifetime)?;
+            .map_err(|error| SpannedFinding::of(name_span(entry), error))?;
+        self.register(NameKind::Service, entry, &service.identity, lifetime)?;
         self.objects.services.push(service);
         Ok(())
     }
 
-    fn filter_entry(&mut self, entry: &Entry<'d>, known: &[&str]) -> Result<(), Mark> {
+    fn filter_entry(
+        &mut self,
+        entry: &FileTable<'d>,
+        known: &[&str],
+    ) -> Result<(), SpannedFinding> {
         for filter in filter::read(self, entry, known)? {
             if self.objects.filters.len() == FILTERS_MAX {
-                let message = format!("a policy has at most {FILTERS_MAX} filters");
-                return Err(Mark::new(entry.span.clone(), message).code(Code::OutOfBounds));
+                let message = format!("a policy can have at most {FILTERS_MAX} filters");
+                return Err(
+                    SpannedFinding::new(entry.span.clone(), message).code(Code::OutOfBounds)
+                );
             }
-            self.unique("filter", entry, &filter.identity)?;
+            self.check_unique("filter", entry, &filter.identity)?;
             self.objects.filters.push(filter);
         }
         Ok(())
     }
 
-    fn enter(
+    /// Makes an object known, so that others can refer to it.
+    fn register(
         &mut self,
-        kind: Kind,
-        entry: &Entry<'d>,
+        kind: NameKind,
+        entry: &FileTable<'d>,
         identity: &Identity,
         lifetime: Lifetime,
-    ) -> Result<(), Mark> {
-        self.unique(kind.name(), entry, identity)?;
+    ) -> Result<(), SpannedFinding> {
+        self.check_unique(kind.name(), entry, identity)?;
         self.names.add(kind, &identity.name, identity.key, lifetime);
         Ok(())
     }
 
-    fn unique(
+    fn check_unique(
         &mut self,
         kind: &'static str,
-        entry: &Entry<'d>,
+        entry: &FileTable<'d>,
         identity: &Identity,
-    ) -> Result<(), Mark> {
+    ) -> Result<(), SpannedFinding> {
         if self.keys.insert((kind, identity.key)) {
             return Ok(());
         }
-        let message = format!("there is a {kind} {:?} already", identity.name);
-        Err(Mark::new(name_span(entry), message)
+        let message = format!(
+            "a {kind} above has the same name or the same key as {:?}",
+            identity.name
+        );
+        Err(SpannedFinding::new(name_span(entry), message)
             .code(Code::AlreadyExists)
-            .advice("above, in this file"))
+            .advice("choose another name or key"))
     }
 
+    /// The key of an object without an explicit one.
     fn key(&self, kind: &str, name: &str) -> Uuid {
         Identity::applied_key(&self.owner, kind, name)
     }
 
-    /// Names, without a key.
-    fn identity(&self, kind: &str, entry: &Entry<'_>) -> Result<Identity, Mark> {
+    /// The names of an entry, without a key.
+    fn identity(&self, kind: &str, entry: &FileTable<'_>) -> Result<Identity, SpannedFinding> {
         let name = entry.require("name", &format!("name = \"my {kind}\""))?;
         let description = entry.text("description")?;
         Ok(Identity {
             key: Uuid::nil(),
-            name: entry::text("name", name)?.text.to_owned(),
+            name: table::text("name", name)?.text.to_owned(),
             description: description.map_or(String::new(), |text| text.text.to_owned()),
         })
     }
 
-    fn keyed(&self, kind: &str, entry: &Entry<'_>) -> Result<Identity, Mark> {
+    /// The names and the key of an entry.
+    fn identity_with_key(
+        &self,
+        kind: &str,
+        entry: &FileTable<'_>,
+    ) -> Result<Identity, SpannedFinding> {
         let identity = self.identity(kind, entry)?;
         let key = match entry.text("key")? {
             Some(key) => explicit_key(&key)?,
@@ -345,54 +395,60 @@ impl<'d> Reader<'d, '_> {
         Ok(Identity { key, ..identity })
     }
 
-    fn lifetime(&self, entry: &Entry<'_>) -> Result<Lifetime, Mark> {
-        if let Some(Text {
+    fn lifetime(&self, entry: &FileTable<'_>) -> Result<Lifetime, SpannedFinding> {
+        if let Some(TomlText {
             text: "dynamic",
             span,
         }) = entry.text("lifetime")?
         {
-            let message = "a dynamic object lives as long as its session, and a file has none";
-            return Err(Mark::new(span, message).code(Code::InvalidFlags));
+            let message = "a dynamic object belongs to a session, and an object of a file does not";
+            return Err(SpannedFinding::new(span, message)
+                .code(Code::InvalidFlags)
+                .advice("use static or persistent"));
         }
         Ok(entry.choice("lifetime", &LIFETIMES)?.unwrap_or_default())
     }
 
-    /// Of objects that are not filters.
-    fn lasting(&self, entry: &Entry<'_>) -> Result<Lifetime, Mark> {
+    /// The lifetime of an object that is not a filter, and so cannot be boot-time.
+    fn lifetime_but_boot_time(&self, entry: &FileTable<'_>) -> Result<Lifetime, SpannedFinding> {
         match (self.lifetime(entry)?, entry.table.get("lifetime")) {
             (Lifetime::BootTime, Some(value)) => {
-                let message = "only filters are of boot time";
-                Err(Mark::new(value.span(), message)
+                let message = "only filters can have the lifetime boot_time";
+                Err(SpannedFinding::new(value.span(), message)
                     .code(Code::InvalidFlags)
                     .advice("did you mean persistent?"))
             }
-            // From the defaults, where it is meant for filters.
+            // The lifetime comes from the defaults, where it is meant for filters.
             (Lifetime::BootTime, None) => Ok(Lifetime::Persistent),
             (lifetime, _) => Ok(lifetime),
         }
     }
 
-    fn provider(&self, entry: &Entry<'_>, lifetime: Lifetime) -> Result<Option<Uuid>, Mark> {
+    fn provider(
+        &self,
+        entry: &FileTable<'_>,
+        lifetime: Lifetime,
+    ) -> Result<Option<Uuid>, SpannedFinding> {
         let name = entry.text("provider")?;
-        name.map(|name| self.names.resolve(Kind::Provider, &name, lifetime))
+        name.map(|name| self.names.resolve(NameKind::Provider, &name, lifetime))
             .transpose()
     }
 }
 
-fn name_span(entry: &Entry<'_>) -> Range<usize> {
+fn name_span(entry: &FileTable<'_>) -> Range<usize> {
     entry
         .get("name")
         .map_or(entry.span.clone(), |value| value.span())
 }
 
-fn explicit_key(Text { text, span }: &Text<'_>) -> Result<Uuid, Mark> {
+fn explicit_key(TomlText { text, span }: &TomlText<'_>) -> Result<Uuid, SpannedFinding> {
     match text.parse::<Uuid>() {
         Ok(key) if !key.is_nil() => Ok(key),
         _ => {
-            let message = format!("{text:?} is no key");
-            Err(Mark::new(span.clone(), message)
+            let message = format!("{text:?} is not a key, which is a UUID other than zero");
+            Err(SpannedFinding::new(span.clone(), message)
                 .code(Code::InvalidParameter)
-                .advice("leave it out to have one made"))
+                .advice("leave the key out, and one is made from the name"))
         }
     }
 }

@@ -1,37 +1,45 @@
-//! A redirect context, as it is written.
+//! The key `context` of a service or filter: a redirect context.
 
 use toml::de::DeValue;
 
-use super::entry::{Entry, Text};
-use super::fault::Mark;
-use crate::{Code, Context};
+use super::finding::SpannedFinding;
+use super::table::{FileTable, TomlText};
+use crate::{Code, RedirectContext};
 
-/// `"none"`, `"auto"`, `{ text = … }`, `{ hex = … }`.
-pub(super) fn context(entry: &Entry<'_>) -> Result<Option<Context>, Mark> {
+/// Reads the key `context`: `"none"`, `"auto"`, `{ text = "…" }` or `{ hex = "…" }`.
+pub(super) fn context(entry: &FileTable<'_>) -> Result<Option<RedirectContext>, SpannedFinding> {
     let Some(value) = entry.get("context") else {
         return Ok(None);
     };
     if let DeValue::String(_) = value.get_ref() {
         let choices = [("none", false), ("auto", true)];
         let auto = entry.choice("context", &choices)?;
-        return Ok(auto.map(|auto| if auto { Context::Auto } else { Context::None }));
+        return Ok(auto.map(|auto| {
+            if auto {
+                RedirectContext::Auto
+            } else {
+                RedirectContext::None
+            }
+        }));
     }
-    let table = Entry::of("context", value)?;
+    let table = FileTable::of("context", value)?;
     table.check_keys(&["text", "hex"])?;
     let (bytes, span) = match (table.text("text")?, table.text("hex")?) {
         (Some(text), None) => (text.text.as_bytes().to_vec(), text.span),
-        (None, Some(hex)) => (bytes(&hex)?, hex.span),
+        (None, Some(hex)) => (hex_bytes(&hex)?, hex.span),
         _ => {
-            let message = "a context is none, auto, { text = \"…\" } or { hex = \"…\" }";
-            return Err(Mark::new(value.span(), message).code(Code::InvalidParameter));
+            let message = "context must be \"none\", \"auto\", { text = \"…\" } or { hex = \"…\" }";
+            return Err(SpannedFinding::new(value.span(), message).code(Code::InvalidParameter));
         }
     };
-    let context = Context::Fixed(bytes);
-    context.check().map_err(|error| Mark::of(span, error))?;
+    let context = RedirectContext::Fixed(bytes);
+    context
+        .check()
+        .map_err(|error| SpannedFinding::of(span, error))?;
     Ok(Some(context))
 }
 
-fn bytes(Text { text, span }: &Text<'_>) -> Result<Vec<u8>, Mark> {
+fn hex_bytes(TomlText { text, span }: &TomlText<'_>) -> Result<Vec<u8>, SpannedFinding> {
     let pairs = text.as_bytes().chunks(2);
     let byte = |pair: &[u8]| match pair {
         [high, low] => {
@@ -41,9 +49,9 @@ fn bytes(Text { text, span }: &Text<'_>) -> Result<Vec<u8>, Mark> {
         _ => None,
     };
     pairs.map(byte).collect::<Option<_>>().ok_or_else(|| {
-        Mark::new(
+        SpannedFinding::new(
             span.clone(),
-            "hex needs pairs of the digits 0 to 9 and a to f",
+            "hex must be pairs of the digits 0 to 9 and a to f",
         )
         .code(Code::TypeMismatch)
     })

@@ -1,4 +1,5 @@
-//! `[[filter]]`: one filter for each family that its addresses allow.
+//! The entries `[[filter]]`. An entry makes one filter for each address family that its addresses
+//! allow.
 
 use std::ops::Range;
 
@@ -6,10 +7,10 @@ use toml::de::DeValue;
 
 use super::Reader;
 use super::context::context;
-use super::entry::{Entry, Text, Value as Written, no_such, number, text, wrong_type};
-use super::fault::Mark;
-use super::name::Kind;
-use super::value::{Placed, conditions};
+use super::finding::SpannedFinding;
+use super::name::NameKind;
+use super::table::{FileTable, TomlText, TomlValue, not_a_choice, number, text, wrong_type};
+use super::value::{SpannedCondition, conditions};
 use crate::field::FieldType;
 use crate::object::CONDITIONS_MAX;
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     SUBLAYER_UNIVERSAL, Weight,
 };
 
-/// Keys beside the fields.
+/// Keys of a filter besides the fields.
 pub(super) const KEYS: [&str; 13] = [
     "name",
     "description",
@@ -41,40 +42,42 @@ pub(super) const ACTIONS: [(&str, Action); 4] = [
     ("inspect", Action::Inspect),
 ];
 
-/// A field's alternatives, and where its key stands.
-struct Asked {
+/// The alternatives for a field, with the span of its key in the file.
+struct FieldConditions {
     field: Field,
     key: Range<usize>,
-    alternatives: Vec<Placed>,
+    alternatives: Vec<SpannedCondition>,
 }
 
-/// Reads one entry. `known` is all its keys, fields included.
+/// Reads one entry. `known` are all keys of a filter, including the fields.
 pub(super) fn read(
     reader: &Reader<'_, '_>,
-    entry: &Entry<'_>,
+    entry: &FileTable<'_>,
     known: &[&str],
-) -> Result<Vec<Filter>, Mark> {
+) -> Result<Vec<Filter>, SpannedFinding> {
     entry.check_keys(known)?;
     let (layers, layer_span) = layers(entry)?;
-    let asked = asked(reader, entry)?;
-    let base = base(reader, entry, layers[0])?;
+    let fields = field_conditions(reader, entry)?;
+    let base = without_conditions(reader, entry, layers[0])?;
     let mut filters = Vec::new();
     for &layer in &layers {
-        let Some(chosen) = choose(&asked, layer, layers.len() == 1) else {
+        let Some(conditions) = conditions_at(&fields, layer, layers.len() == 1) else {
             continue;
         };
-        filters.push(finish(entry, &base, layer, &asked, chosen)?);
+        filters.push(finish(entry, &base, layer, &fields, conditions)?);
     }
     match (filters.as_mut_slice(), entry.text("key")?) {
         ([], _) => {
-            let message = "its addresses are of different families, so it would never match";
-            return Err(Mark::new(layer_span, message).code(Code::NeverMatch));
+            let message =
+                "the filter would never match: its addresses belong to different families";
+            return Err(SpannedFinding::new(layer_span, message).code(Code::NeverMatch));
         }
         ([_, _, ..], Some(key)) => {
-            let message = "a key belongs to one object, and this makes two, one for each family";
-            return Err(Mark::new(key.span, message)
+            let message = "a key belongs to one object, but this entry makes two filters, one for \
+                           each address family";
+            return Err(SpannedFinding::new(key.span, message)
                 .code(Code::InvalidParameter)
-                .advice(format!("leave it out, or use layer {}", layers[0])));
+                .advice(format!("leave the key out, or use the layer {}", layers[0])));
         }
         (all, key) => {
             for filter in all {
@@ -91,12 +94,16 @@ pub(super) fn read(
     Ok(filters)
 }
 
-/// Everything but conditions and key.
-fn base(reader: &Reader<'_, '_>, entry: &Entry<'_>, layer: Layer) -> Result<Filter, Mark> {
+/// The filter without its conditions and its key.
+fn without_conditions(
+    reader: &Reader<'_, '_>,
+    entry: &FileTable<'_>,
+    layer: Layer,
+) -> Result<Filter, SpannedFinding> {
     let identity = reader.identity("filter", entry)?;
     let lifetime = reader.lifetime(entry)?;
     let sublayer = match entry.text("sublayer")? {
-        Some(name) => reader.names.resolve(Kind::Sublayer, &name, lifetime)?,
+        Some(name) => reader.names.resolve(NameKind::Sublayer, &name, lifetime)?,
         None => SUBLAYER_UNIVERSAL,
     };
     let mut filter = Filter {
@@ -107,7 +114,7 @@ fn base(reader: &Reader<'_, '_>, entry: &Entry<'_>, layer: Layer) -> Result<Filt
         weight: weight(entry)?,
         clear_action_right: entry.flag("clear_action_right")?,
         disabled: entry.flag("disabled")?,
-        on_absent: entry.choice("on_absent", &super::ABSENTS)?,
+        on_absent: entry.choice("on_absent", &super::ON_ABSENT)?,
         context: context(entry)?,
         ..Filter::new("", layer, Action::Permit)
     };
@@ -115,22 +122,26 @@ fn base(reader: &Reader<'_, '_>, entry: &Entry<'_>, layer: Layer) -> Result<Filt
     filter.action = action(reader, written, &filter)?;
     if !filter.action.is_at(layer.kind) {
         let (name, layer) = (filter.action.name(), layer.kind.name());
-        let message = format!("layer {layer} has no action {name}");
-        return Err(Mark::new(written.span(), message).code(Code::ActionIncompatibleWithLayer));
+        let message = format!(
+            "the layer {layer} does not have the action {name}; use another action or layer"
+        );
+        return Err(
+            SpannedFinding::new(written.span(), message).code(Code::ActionIncompatibleWithLayer)
+        );
     }
     if filter.action.service().is_none()
         && let Some(value) = entry.get("on_absent").or(entry.get("context"))
     {
-        let message = "on_absent and context go with a redirect only";
-        return Err(Mark::new(value.span(), message).code(Code::InvalidFlags));
+        let message = "only a filter that redirects can have on_absent or context; remove them";
+        return Err(SpannedFinding::new(value.span(), message).code(Code::InvalidFlags));
     }
     Ok(filter)
 }
 
-/// One layer, or both families of one.
-fn layers(entry: &Entry<'_>) -> Result<(Vec<Layer>, Range<usize>), Mark> {
+/// The layer of an entry, or the layers of both families, with the span of the value.
+fn layers(entry: &FileTable<'_>) -> Result<(Vec<Layer>, Range<usize>), SpannedFinding> {
     let value = entry.require("layer", "\"connect-redirect\"")?;
-    let Text { text, span } = text("layer", value)?;
+    let TomlText { text, span } = text("layer", value)?;
     let (name, families) = match (text.strip_suffix("-v4"), text.strip_suffix("-v6")) {
         (Some(name), _) => (name, &[Family::V4][..]),
         (_, Some(name)) => (name, &[Family::V6][..]),
@@ -146,56 +157,67 @@ fn layers(entry: &Entry<'_>) -> Result<(Vec<Layer>, Range<usize>), Mark> {
             let kinds = LayerKind::ALL.map(LayerKind::name);
             let all = kinds.into_iter().chain(names.iter().map(String::as_str));
             let message = format!("there is no layer {text:?}");
-            Err(Mark::new(span, message)
+            Err(SpannedFinding::new(span, message)
                 .code(Code::LayerNotFound)
                 .near(text, all))
         }
     }
 }
 
-fn asked(reader: &Reader<'_, '_>, entry: &Entry<'_>) -> Result<Vec<Asked>, Mark> {
+/// The conditions of all fields of an entry, in the order of the file.
+fn field_conditions(
+    reader: &Reader<'_, '_>,
+    entry: &FileTable<'_>,
+) -> Result<Vec<FieldConditions>, SpannedFinding> {
     let mut all = Vec::new();
     for (key, value) in entry.table {
         let name = key.get_ref().as_ref();
         let Some(field) = Field::ALL.into_iter().find(|field| field.name() == name) else {
             continue;
         };
-        all.push(Asked {
+        all.push(FieldConditions {
             field,
             key: key.span(),
             alternatives: conditions(field, value, reader.users)?,
         });
     }
-    all.sort_by_key(|asked| asked.key.start);
-    let mut room = CONDITIONS_MAX;
+    all.sort_by_key(|field| field.key.start);
+    let mut remaining = CONDITIONS_MAX;
     for each in &all {
-        let Some(left) = room.checked_sub(each.alternatives.len()) else {
-            let message = format!("a filter has at most {CONDITIONS_MAX} conditions");
-            return Err(Mark::new(each.alternatives[room].span.clone(), message)
-                .code(Code::OutOfBounds)
-                .advice("make two filters of it"));
+        let Some(left) = remaining.checked_sub(each.alternatives.len()) else {
+            let message = format!("a filter can have at most {CONDITIONS_MAX} conditions");
+            return Err(
+                SpannedFinding::new(each.alternatives[remaining].span.clone(), message)
+                    .code(Code::OutOfBounds)
+                    .advice("split it into two filters"),
+            );
         };
-        room = left;
+        remaining = left;
     }
     Ok(all)
 }
 
-/// The conditions at a layer; none if a field allows nothing of its family.
+/// The conditions for a layer; none if a field allows no address of the layer's family.
 ///
-/// If the layer was given with its family, an address of the other is a fault, found later.
-fn choose(asked: &[Asked], layer: Layer, given: bool) -> Option<Vec<&Placed>> {
+/// `explicit_family` is true if the file names the layer with its family. Then all conditions are
+/// returned, and [`finish`] refuses addresses of the other family.
+fn conditions_at(
+    fields: &[FieldConditions],
+    layer: Layer,
+    explicit_family: bool,
+) -> Option<Vec<&SpannedCondition>> {
     let mut chosen = Vec::new();
-    for each in asked {
-        if each.field.kind() != FieldType::Address || given {
+    for each in fields {
+        if each.field.kind() != FieldType::Address || explicit_family {
             chosen.extend(&each.alternatives);
             continue;
         }
-        let own = |placed: &&Placed| family(&placed.condition) == Some(layer.family);
-        // What is not an address of one family holds for all of the other.
+        let own = |one: &&SpannedCondition| family(&one.condition) == Some(layer.family);
+        // not_equal with an address of one family holds for all addresses of the other.
         let always = each
             .alternatives
             .iter()
-            .any(|placed| !own(&placed) && placed.condition.match_type == MatchType::NotEqual);
+            .any(|one| !own(&one) && one.condition.match_type == MatchType::NotEqual);
         let before = chosen.len();
         chosen.extend(each.alternatives.iter().filter(own).filter(|_| !always));
         if !always && chosen.len() == before {
@@ -218,62 +240,64 @@ fn family(condition: &Condition) -> Option<Family> {
     }
 }
 
-/// The filter of one layer, all checked, each fault at its place.
+/// The filter for one layer. All its parts are checked, so that each finding has its position.
 fn finish(
-    entry: &Entry<'_>,
+    entry: &FileTable<'_>,
     base: &Filter,
     layer: Layer,
-    asked: &[Asked],
-    chosen: Vec<&Placed>,
-) -> Result<Filter, Mark> {
-    if let Some(each) = asked.iter().find(|each| !each.field.is_at(layer.kind)) {
+    fields: &[FieldConditions],
+    conditions: Vec<&SpannedCondition>,
+) -> Result<Filter, SpannedFinding> {
+    if let Some(each) = fields.iter().find(|each| !each.field.is_at(layer.kind)) {
         let (field, layer) = (each.field, layer.kind.name());
-        let message = format!("the field {field} does not exist at layer {layer}");
-        return Err(Mark::new(each.key.clone(), message).code(Code::ConditionNotFound));
+        let message = format!("the layer {layer} does not have the field {field}");
+        return Err(SpannedFinding::new(each.key.clone(), message)
+            .code(Code::ConditionNotFound)
+            .advice("leave it out, or use another layer"));
     }
-    for placed in &chosen {
-        let checked = placed.condition.check(layer);
-        checked.map_err(|error| Mark::of(placed.span.clone(), error))?;
+    for each in &conditions {
+        let checked = each.condition.check(layer);
+        checked.map_err(|error| SpannedFinding::of(each.span.clone(), error))?;
     }
-    for each in asked {
-        let mut own = chosen
+    for each in fields {
+        let mut own = conditions
             .iter()
             .filter(|one| one.condition.field == each.field)
             .peekable();
         if own.peek().is_some() && own.all(|one| one.condition.is_impossible(layer)) {
             let message = format!(
-                "no {} meets this, so the filter would never match",
+                "no value of {} satisfies this, so the filter would never match",
                 each.field
             );
-            return Err(Mark::new(each.key.clone(), message).code(Code::NeverMatch));
+            return Err(SpannedFinding::new(each.key.clone(), message).code(Code::NeverMatch));
         }
     }
     let filter = Filter {
         layer,
-        conditions: chosen
+        conditions: conditions
             .into_iter()
-            .map(|placed| placed.condition.clone())
+            .map(|each| each.condition.clone())
             .collect(),
         ..base.clone()
     };
     let checked = filter.check();
-    checked.map_err(|error| Mark::of(entry.span.clone(), error))?;
+    checked.map_err(|error| SpannedFinding::of(entry.span.clone(), error))?;
     Ok(filter)
 }
 
-fn weight(entry: &Entry<'_>) -> Result<Weight, Mark> {
+fn weight(entry: &FileTable<'_>) -> Result<Weight, SpannedFinding> {
     let Some(value) = entry.get("weight") else {
         return Ok(Weight::Auto);
     };
     match value.get_ref() {
         DeValue::String(text) if text == "auto" => Ok(Weight::Auto),
         DeValue::Table(_) => {
-            let table = Entry::of("a weight", value)?;
+            let table = FileTable::of("a weight", value)?;
             table.check_keys(&["class"])?;
             let class = table.require("class", "{ class = 8 }")?;
             let weight = Weight::Class(number("a weight class", class, u8::MAX.into())? as u8);
             let checked = weight.check();
-            checked.map_err(|error| Mark::of(class.span(), error))?;
+            checked.map_err(|error| SpannedFinding::of(class.span(), error))?;
             Ok(weight)
         }
         DeValue::Integer(_) => number("weight", value, u64::MAX).map(Weight::Literal),
@@ -285,10 +309,14 @@ fn weight(entry: &Entry<'_>) -> Result<Weight, Mark> {
     }
 }
 
-fn action(reader: &Reader<'_, '_>, value: &Written<'_>, filter: &Filter) -> Result<Action, Mark> {
+fn action(
+    reader: &Reader<'_, '_>,
+    value: &TomlValue<'_>,
+    filter: &Filter,
+) -> Result<Action, SpannedFinding> {
     match value.get_ref() {
         DeValue::Table(_) => {
-            let table = Entry::of("an action", value)?;
+            let table = FileTable::of("an action", value)?;
             table.check_keys(&["redirect"])?;
             let service = text(
                 "redirect",
@@ -296,21 +324,22 @@ fn action(reader: &Reader<'_, '_>, value: &Written<'_>, filter: &Filter) -> Resu
             )?;
             let key = reader
                 .names
-                .resolve(Kind::Service, &service, filter.lifetime)?;
+                .resolve(NameKind::Service, &service, filter.lifetime)?;
             Ok(Action::Redirect(key))
         }
         DeValue::String(text) if text == "redirect" => {
-            let message = "a redirect needs a service";
-            Err(Mark::new(value.span(), message)
+            let message = "the action redirect needs the name of a service";
+            Err(SpannedFinding::new(value.span(), message)
                 .code(Code::NullPointer)
                 .advice("write { redirect = \"NAME\" }"))
         }
-        DeValue::String(text) => match ACTIONS.iter().find(|(name, _)| name == text) {
-            Some((_, action)) => Ok(*action),
-            None => {
-                Err(no_such("action", text, value.span(), &ACTIONS).code(Code::InvalidActionType))
+        DeValue::String(text) => {
+            match ACTIONS.iter().find(|(name, _)| name == text) {
+                Some((_, action)) => Ok(*action),
+                None => Err(not_a_choice("action", text, value.span(), &ACTIONS)
+                    .code(Code::InvalidActionType)),
             }
-        },
+        }
         _ => Err(wrong_type(
             "action",
             "a name or { redirect = \"NAME\" }",

@@ -1,28 +1,28 @@
-//! Names and keys: who is who in a file.
+//! Resolving the names and keys by which a file's objects refer to others.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use uuid::Uuid;
 
-use super::entry::Text;
-use super::fault::Mark;
+use super::finding::SpannedFinding;
+use super::table::TomlText;
 use crate::{Code, Identity, Lifetime, Listing, SUBLAYER_UNIVERSAL};
 
-/// What the built-in sublayer is called in a file.
+/// Name of the built-in sublayer in files.
 const UNIVERSAL: &str = "universal";
-/// Names among which a misspelt one is looked for.
+/// Greatest number of names that are searched for one that resembles an unknown name.
 const CANDIDATES_MAX: usize = 10_000;
 
-/// A kind of object that others refer to.
+/// The kind of an object to which others can refer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(super) enum NameKind {
     Provider,
     Sublayer,
     Service,
 }
 
-impl Kind {
+impl NameKind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Provider => "provider",
@@ -31,7 +31,7 @@ impl Kind {
         }
     }
 
-    fn missing(self) -> Code {
+    fn not_found_code(self) -> Code {
         match self {
             Self::Provider => Code::ProviderNotFound,
             Self::Sublayer => Code::SublayerNotFound,
@@ -40,133 +40,144 @@ impl Kind {
     }
 }
 
-/// What a name stands for.
+/// The object that has a name.
 #[derive(Clone, Copy)]
-struct Meaning {
+struct NamedObject {
     key: Uuid,
     lifetime: Lifetime,
-    /// More than one object outside of the file has the name.
-    unclear: bool,
+    /// True if several objects in force, which are not in the file, have the name.
+    ambiguous: bool,
 }
 
-/// All objects that may be referred to.
+/// All objects to which the file can refer.
 #[derive(Default)]
 pub(super) struct Names {
-    own: HashMap<(Kind, String), Meaning>,
-    others: HashMap<(Kind, String), Meaning>,
+    /// Objects of the file.
+    own: HashMap<(NameKind, String), NamedObject>,
+    /// Objects in force.
+    others: HashMap<(NameKind, String), NamedObject>,
+    /// Lifetimes of all these objects by key.
     lifetimes: HashMap<Uuid, Lifetime>,
 }
 
 impl Names {
-    /// Those outside of the file, but for those that its owner applied: they are the file's, or go.
-    pub(super) fn outside(others: &Listing, owner: &str) -> Self {
+    /// The objects in force, except those that the file's owner applied: the file contains them, or
+    /// applying it deletes them.
+    pub(super) fn in_force(others: &Listing, owner: &str) -> Self {
         let mut names = Self::default();
         for one in &others.providers {
-            names.add_other(Kind::Provider, &one.identity, one.lifetime, owner);
+            names.add_other(NameKind::Provider, &one.identity, one.lifetime, owner);
         }
         for one in &others.sublayers {
-            names.add_other(Kind::Sublayer, &one.identity, one.lifetime, owner);
+            names.add_other(NameKind::Sublayer, &one.identity, one.lifetime, owner);
         }
         for one in &others.services {
-            names.add_other(Kind::Service, &one.identity, one.lifetime, owner);
+            names.add_other(NameKind::Service, &one.identity, one.lifetime, owner);
         }
         names
     }
 
-    fn add_other(&mut self, kind: Kind, identity: &Identity, lifetime: Lifetime, owner: &str) {
+    fn add_other(&mut self, kind: NameKind, identity: &Identity, lifetime: Lifetime, owner: &str) {
         if identity.key == Identity::applied_key(owner, kind.name(), &identity.name) {
             return;
         }
-        let meaning = Meaning {
+        let object = NamedObject {
             key: identity.key,
             lifetime,
-            unclear: false,
+            ambiguous: false,
         };
         self.lifetimes.insert(identity.key, lifetime);
         self.others
             .entry((kind, identity.name.clone()))
-            .and_modify(|found| found.unclear |= found.key != identity.key)
-            .or_insert(meaning);
+            .and_modify(|found| found.ambiguous |= found.key != identity.key)
+            .or_insert(object);
     }
 
-    /// One of the file's. A second of the same name or key is refused elsewhere, by its key.
-    pub(super) fn add(&mut self, kind: Kind, name: &str, key: Uuid, lifetime: Lifetime) {
-        let meaning = Meaning {
+    /// Adds an object of the file. A second one with the same name or key is refused elsewhere, by
+    /// its key.
+    pub(super) fn add(&mut self, kind: NameKind, name: &str, key: Uuid, lifetime: Lifetime) {
+        let object = NamedObject {
             key,
             lifetime,
-            unclear: false,
+            ambiguous: false,
         };
         self.lifetimes.insert(key, lifetime);
-        self.own.insert((kind, name.to_owned()), meaning);
+        self.own.insert((kind, name.to_owned()), object);
     }
 
-    /// The key that a name or a key stands for. `lifetime` is of the object that refers.
+    /// The key of the object to which a name or key refers. `lifetime` is that of the referring
+    /// object.
     pub(super) fn resolve(
         &self,
-        kind: Kind,
-        reference: &Text<'_>,
+        kind: NameKind,
+        reference: &TomlText<'_>,
         lifetime: Lifetime,
-    ) -> Result<Uuid, Mark> {
+    ) -> Result<Uuid, SpannedFinding> {
         let name = kind.name();
-        let Text { text, span } = reference;
-        let meaning = self.find(kind, reference)?;
-        if endures(meaning.lifetime) >= endures(lifetime) {
-            return Ok(meaning.key);
+        let TomlText { text, span } = reference;
+        let object = self.find(kind, reference)?;
+        if duration(object.lifetime) >= duration(lifetime) {
+            return Ok(object.key);
         }
         let message = format!(
-            "the {name} {text:?} is {}, and may go before this, which is {lifetime}",
-            meaning.lifetime
+            "the {name} {text:?} is {}, so it may not last as long as this object, which is {lifetime}",
+            object.lifetime
         );
-        Err(Mark::new(span.clone(), message)
+        Err(SpannedFinding::new(span.clone(), message)
             .code(Code::LifetimeMismatch)
-            .advice(format!("make the {name} as lasting")))
+            .advice(format!("make the {name} {}", duration(lifetime))))
     }
 
-    fn find(&self, kind: Kind, reference: &Text<'_>) -> Result<Meaning, Mark> {
-        let Text { text, span } = reference;
+    fn find(
+        &self,
+        kind: NameKind,
+        reference: &TomlText<'_>,
+    ) -> Result<NamedObject, SpannedFinding> {
+        let TomlText { text, span } = reference;
         let name = (kind, (*text).to_owned());
-        if let Some(meaning) = self.own.get(&name) {
-            return Ok(*meaning);
+        if let Some(object) = self.own.get(&name) {
+            return Ok(*object);
         }
         match (self.others.get(&name), text.parse::<Uuid>()) {
-            (Some(meaning), _) if meaning.unclear => {
-                let message = format!("more than one {} is called {text:?}", kind.name());
-                Err(Mark::new(span.clone(), message)
+            (Some(object), _) if object.ambiguous => {
+                let message = format!("more than one {} is named {text:?}", kind.name());
+                Err(SpannedFinding::new(span.clone(), message)
                     .code(Code::InvalidParameter)
-                    .advice("give its key instead"))
+                    .advice("write its key instead"))
             }
-            (Some(meaning), _) => Ok(*meaning),
-            _ if kind == Kind::Sublayer && *text == UNIVERSAL => Ok(Meaning {
+            (Some(object), _) => Ok(*object),
+            _ if kind == NameKind::Sublayer && *text == UNIVERSAL => Ok(NamedObject {
                 key: SUBLAYER_UNIVERSAL,
                 lifetime: Lifetime::BuiltIn,
-                unclear: false,
+                ambiguous: false,
             }),
-            // Whoever takes the objects knows whether it is there.
-            (None, Ok(key)) => Ok(Meaning {
+            // Whether an object with this key exists is checked when the objects are added.
+            (None, Ok(key)) => Ok(NamedObject {
                 key,
                 lifetime: *self.lifetimes.get(&key).unwrap_or(&Lifetime::BuiltIn),
-                unclear: false,
+                ambiguous: false,
             }),
-            (None, Err(_)) => Err(self.missing(kind, text, span.clone())),
+            (None, Err(_)) => Err(self.not_found(kind, text, span.clone())),
         }
     }
 
-    fn missing(&self, kind: Kind, text: &str, span: Range<usize>) -> Mark {
+    fn not_found(&self, kind: NameKind, text: &str, span: Range<usize>) -> SpannedFinding {
         let names = self.own.keys().chain(self.others.keys());
         let same_kind = names.filter(|(each, _)| *each == kind);
         let mut candidates: Vec<_> = same_kind
             .map(|(_, name)| name.as_str())
             .take(CANDIDATES_MAX)
             .collect();
-        candidates.sort_unstable(); // the same advice each time
-        Mark::new(span, format!("there is no {} {text:?}", kind.name()))
-            .code(kind.missing())
+        candidates.sort_unstable(); // so that the advice is always the same
+        SpannedFinding::new(span, format!("there is no {} {text:?}", kind.name()))
+            .code(kind.not_found_code())
             .near(text, candidates)
     }
 }
 
-/// By how much a lifetime outlasts others. Boot-time objects are kept as persistent ones are.
-fn endures(lifetime: Lifetime) -> Lifetime {
+/// The lifetime by which durations are compared: boot-time objects are kept as long as persistent
+/// ones.
+fn duration(lifetime: Lifetime) -> Lifetime {
     match lifetime {
         Lifetime::BootTime => Lifetime::Persistent,
         other => other,

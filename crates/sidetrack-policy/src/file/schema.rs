@@ -1,7 +1,8 @@
-//! The file's shape as a JSON schema, for editors.
+//! The JSON schema of a policy file, for editors.
 //!
-//! A test holds its keys to those that are read, and docs/policy.schema.json to it.
-#![allow(dead_code)] // these types are only described, never made
+//! Tests compare its keys with those that [`super::parse`] reads, and docs/policy.schema.json with
+//! it.
+#![allow(dead_code)] // the types only describe the file; no value of them is made
 
 use schemars::transform::transform_subschemas;
 use schemars::{JsonSchema, Schema, schema_for};
@@ -14,7 +15,7 @@ pub fn schema() -> Schema {
     schema
 }
 
-/// TOML has no null: what is optional is left out.
+/// Removes null from the schema, since TOML has none: an optional key is left out instead.
 fn without_null(schema: &mut Schema) {
     if let Some(object) = schema.as_object_mut() {
         if let Some(Value::Array(any)) = object.get_mut("anyOf") {
@@ -40,161 +41,161 @@ fn without_null(schema: &mut Schema) {
 #[derive(JsonSchema)]
 #[schemars(title = "Sidetrack policy", deny_unknown_fields)]
 struct PolicyFile {
-    /// Whose the objects are; `local` if it is left out. Applying replaces all objects of an owner.
+    /// Owner of the objects; `local` by default. Applying a file replaces all objects of its owner.
     owner: Option<String>,
-    /// What entries have that do not say otherwise.
+    /// Values for keys that an entry leaves out.
     defaults: Option<Defaults>,
-    /// Who owns the rest.
+    /// Vendors or products to which the other objects belong.
     provider: Option<Vec<Provider>>,
-    /// Groups of filters, the heaviest first.
+    /// Groups of filters. The one of the highest weight is evaluated first.
     sublayer: Option<Vec<Sublayer>>,
-    /// Where filters redirect to.
+    /// Redirect targets: what filters redirect connections to.
     service: Option<Vec<Service>>,
-    /// The rules.
+    /// Conditions, each with an action, at a layer.
     filter: Option<Vec<Filter>>,
 }
 
-/// What entries have that do not say otherwise.
+/// Values for keys that an entry leaves out.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Defaults {
-    /// Of all objects.
+    /// Lifetime of all objects.
     lifetime: Option<Lifetime>,
-    /// Of sublayers, services and filters.
+    /// Provider of sublayers, services and filters.
     provider: Option<String>,
-    /// Of filters.
+    /// Sublayer of filters.
     sublayer: Option<String>,
-    /// Of filters.
+    /// Layer of filters.
     layer: Option<Layer>,
-    /// Of filters.
+    /// Action of filters.
     action: Option<Action>,
 }
 
-/// Who owns objects.
+/// A vendor or product to which other objects belong.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Provider {
-    /// Other entries refer to it by this.
+    /// Name, by which other objects refer to this one.
     #[schemars(length(min = 1, max = 256))]
     name: String,
-    /// For people.
+    /// Description for people.
     #[schemars(length(max = 1024))]
     description: Option<String>,
-    /// Made from owner, kind and name if it is left out.
+    /// Key; by default it is made from the owner, the kind of object and the name.
     key: Option<Key>,
-    /// How long it lives.
+    /// How long the object exists; `static` by default.
     lifetime: Option<Lifetime>,
-    /// The systemd unit of the product: its persistent objects are loaded only while it is enabled.
+    /// The systemd unit of the product. Persistent objects are loaded only if it is enabled.
     service_name: Option<String>,
 }
 
-/// A group of filters with a place among the others.
+/// A group of filters, with a weight that orders it among the other groups.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Sublayer {
-    /// Filters refer to it by this.
+    /// Name, by which filters refer to this object.
     #[schemars(length(min = 1, max = 256))]
     name: String,
-    /// For people.
+    /// Description for people.
     #[schemars(length(max = 1024))]
     description: Option<String>,
-    /// Made from owner, kind and name if it is left out.
+    /// Key; by default it is made from the owner, the kind of object and the name.
     key: Option<Key>,
-    /// How long it lives.
+    /// How long the object exists; `static` by default.
     lifetime: Option<Lifetime>,
-    /// Whose it is: a name or a key.
+    /// Name or key of the provider to which the object belongs.
     provider: Option<String>,
-    /// The higher, the earlier; 0 if it is left out.
+    /// Weight; 0 by default. The sublayer of higher weight is evaluated earlier.
     weight: Option<u16>,
 }
 
-/// A redirection identity, with its own listeners.
+/// A redirect target, with its own listeners.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Service {
-    /// Filters refer to it by this.
+    /// Name, by which filters refer to this object.
     #[schemars(length(min = 1, max = 31))]
     name: String,
-    /// For people.
+    /// Description for people.
     #[schemars(length(max = 1024))]
     description: Option<String>,
-    /// Made from owner, kind and name if it is left out.
+    /// Key; by default it is made from the owner, the kind of object and the name.
     key: Option<Key>,
-    /// How long it lives.
+    /// How long the object exists; `static` by default.
     lifetime: Option<Lifetime>,
-    /// Whose it is: a name or a key.
+    /// Name or key of the provider to which the object belongs.
     provider: Option<String>,
-    /// What its own connects without records get; `required` if it is left out.
+    /// What happens to its own connects without redirect records; `required` by default.
     records: Option<Records>,
-    /// What becomes of connections while nobody listens; `block` if it is left out.
+    /// What happens to redirected connections while the service has no listener; `block` by default.
     on_absent: Option<Absent>,
-    /// What the proxy is told besides; `none` if it is left out.
+    /// Redirect context, which the proxy receives with each connection; `none` by default.
     context: Option<Context>,
 }
 
-/// A rule at a layer. Alternatives of one field: any holds. Different fields: all hold.
+/// Conditions and an action at a layer. Of each field, at least one alternative must hold.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Filter {
-    /// For people; unique in the file for each layer.
+    /// Name for people; unique in the file for each layer.
     #[schemars(length(min = 1, max = 256))]
     name: String,
-    /// For people.
+    /// Description for people.
     #[schemars(length(max = 1024))]
     description: Option<String>,
-    /// Made from owner, name and layer if it is left out.
+    /// Key; by default it is made from the owner, the name and the layer.
     key: Option<Key>,
-    /// How long it lives.
+    /// How long the object exists; `static` by default.
     lifetime: Option<Lifetime>,
-    /// Whose it is: a name or a key.
+    /// Name or key of the provider to which the object belongs.
     provider: Option<String>,
-    /// Where it is asked: both families, or one.
+    /// Layer at which the filter is evaluated, for both address families or for one.
     layer: Option<Layer>,
-    /// Among which others: a name or a key; `universal` if it is left out.
+    /// Name or key of the sublayer to which the filter belongs; `universal` by default.
     sublayer: Option<String>,
-    /// Its place in the sublayer; automatic if it is left out.
+    /// Weight within the sublayer; automatic by default. Higher weights are evaluated earlier.
     weight: Option<Weight>,
-    /// What it does.
+    /// What the filter does with a connection that it matches.
     action: Option<Action>,
-    /// Its verdict is final for lower sublayers.
+    /// If true, lower sublayers cannot change a permit, except by a veto; false by default.
     clear_action_right: Option<bool>,
-    /// Kept, not judged by.
+    /// If true, the filter is kept but not evaluated; false by default.
     disabled: Option<bool>,
-    /// Of a redirect: instead of the service's own.
+    /// For a redirect: overrides `on_absent` of the service.
     on_absent: Option<Absent>,
-    /// Of a redirect: instead of the service's own.
+    /// For a redirect: overrides `context` of the service.
     context: Option<Context>,
-    /// The executable of the program that opened the connection, however many proxies are between.
+    /// Executable of the original program, however many proxies are in between.
     app: Option<OneOrMore<Path>>,
-    /// The executable that connects now.
+    /// Executable of the program that connects now, which may be a proxy.
     current_app: Option<OneOrMore<Path>>,
-    /// The first program's user.
+    /// Effective user of the original program.
     user: Option<OneOrMore<Number>>,
-    /// The user that connects now.
+    /// Effective user of the program that connects now.
     current_user: Option<OneOrMore<Number>>,
-    /// The first program's cgroup, a path below the hierarchy's root.
+    /// Cgroup of the original program, as a path below the root of the hierarchy.
     cgroup: Option<OneOrMore<Path>>,
-    /// The cgroup of who connects now.
+    /// Cgroup of the program that connects now.
     current_cgroup: Option<OneOrMore<Path>>,
-    /// loopback, redirected, proxy_connection.
+    /// Flags of the connection: loopback, redirected, proxy_connection.
     flags: Option<OneOrMore<Number>>,
-    /// Unspecified if the socket is not bound.
+    /// Local address; the unspecified address if the socket is not bound.
     local_address: Option<OneOrMore<Address>>,
-    /// unspecified, unicast, multicast, broadcast, loopback.
+    /// Type of the local address: unspecified, unicast, multicast, broadcast, loopback.
     local_address_type: Option<OneOrMore<Number>>,
-    /// 0 if the socket is not bound.
+    /// Local port; 0 if the socket is not bound.
     local_port: Option<OneOrMore<Number>>,
-    /// Where the program meant to go.
+    /// Remote address: the original destination, before any redirection.
     remote_address: Option<OneOrMore<Address>>,
-    /// The port there.
+    /// Remote port: the port of the original destination.
     remote_port: Option<OneOrMore<Number>>,
-    /// unspecified, unicast, multicast, broadcast, loopback.
+    /// Type of the remote address: unspecified, unicast, multicast, broadcast, loopback.
     destination_address_type: Option<OneOrMore<Number>>,
-    /// tcp, udp, or a number.
+    /// Transport protocol: tcp, udp, or a number.
     protocol: Option<OneOrMore<Number>>,
-    /// The network namespace's cookie.
+    /// Cookie of the network namespace.
     netns: Option<OneOrMore<Number>>,
-    /// outbound, inbound.
+    /// Direction of the connection: outbound, inbound.
     direction: Option<OneOrMore<Number>>,
 }
 
@@ -205,22 +206,22 @@ struct Key(#[schemars(regex(pattern = r"^[0-9a-fA-F-]{32,36}$"))] String);
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum Lifetime {
-    /// Until it is deleted, or the daemon stops for good.
+    /// Until it is deleted, the daemon's store is emptied, or the host restarts.
     Static,
-    /// Until it is deleted; it survives a reboot.
+    /// Until it is deleted; it survives a restart of the host.
     Persistent,
-    /// Of filters: from boot until the daemon has loaded its store.
+    /// For filters only: the filter is in force from boot until the daemon has loaded its store.
     BootTime,
 }
 
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum Records {
-    /// It is blocked and reported.
+    /// The connect is blocked, and an event reports it.
     Required,
-    /// It goes straight on.
+    /// The connect goes to its destination without redirection.
     RequiredOrOwn,
-    /// It goes on from behind the service's place.
+    /// The connect is classified as if the services up to this one had seen the connection.
     Legacy,
 }
 
@@ -229,7 +230,7 @@ enum Records {
 enum Absent {
     /// connect fails with ECONNREFUSED.
     Block,
-    /// As if the filter were not there.
+    /// The filter is skipped.
     Permit,
 }
 
@@ -244,23 +245,23 @@ enum Context {
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum ContextWord {
-    /// There is none.
+    /// There is no context.
     None,
-    /// Original destination, program and flow.
+    /// The kernel writes the context: original destination, original program and flow.
     Auto,
 }
 
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct ContextText {
-    /// At most 4,000 bytes.
+    /// The context as a text, of at most 4,000 bytes.
     text: String,
 }
 
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct ContextHex {
-    /// Two digits for each byte.
+    /// The context in hexadecimal, two digits for each byte, of at most 4,000 bytes.
     hex: String,
 }
 
@@ -302,7 +303,7 @@ enum Layer {
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 enum Weight {
-    /// This number.
+    /// Exactly this number.
     Literal(u64),
     Word(WeightWord),
     Class(WeightClass),
@@ -311,14 +312,14 @@ enum Weight {
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum WeightWord {
-    /// By how much the filter asks.
+    /// Computed from the conditions: more fields, and more bits of them, give a higher weight.
     Auto,
 }
 
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct WeightClass {
-    /// The upper four bits; the rest is automatic.
+    /// The upper four bits of the weight; the others are automatic.
     #[schemars(range(max = 15))]
     class: u8,
 }
@@ -333,20 +334,20 @@ enum Action {
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum ActionWord {
-    /// Let it.
+    /// Permits the connection.
     Permit,
-    /// Refuse it, for good.
+    /// Blocks the connection; lower sublayers cannot change it.
     Block,
-    /// Refuse it, even over a hard permit.
+    /// Blocks the connection, even if a higher sublayer permits it with `clear_action_right`.
     Veto,
-    /// Tell it as an event; matching goes on.
+    /// Reports the connection as an event; the evaluation continues with the next filter.
     Inspect,
 }
 
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Redirect {
-    /// A service's name or key.
+    /// Name or key of the service.
     redirect: String,
 }
 
@@ -364,8 +365,7 @@ enum Alternative<T> {
     Compared(Comparison<T>),
 }
 
-/// One comparison; without one, a value is compared by `equal`, a range by `range`, a flag by
-/// `flags_all_set`.
+/// A comparison by one match type. By default: `equal`; `range` for a range; `flags_all_set` for flags.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields, extend("minProperties" = 1, "maxProperties" = 1))]
 struct Comparison<T> {
@@ -374,15 +374,15 @@ struct Comparison<T> {
     less: Option<T>,
     greater_or_equal: Option<T>,
     less_or_equal: Option<T>,
-    /// "low-high", or both in a list.
+    /// The range as "low-high", or as a list of both ends.
     range: Option<ValueOrList<T>>,
     flags_all_set: Option<ValueOrList<T>>,
     flags_any_set: Option<ValueOrList<T>>,
     flags_none_set: Option<ValueOrList<T>>,
     not_equal: Option<T>,
-    /// Of cgroups: this one or one below it.
+    /// For cgroups: the cgroup itself or one below it.
     prefix: Option<ValueOrList<T>>,
-    /// Of cgroups: neither this one nor one below it.
+    /// For cgroups: neither the cgroup itself nor one below it.
     not_prefix: Option<T>,
 }
 
@@ -393,7 +393,7 @@ enum ValueOrList<T> {
     List(Vec<T>),
 }
 
-/// A number, a name that stands for one, or a range of numbers, such as "8000-8999".
+/// A number, the name of a number, or a range of numbers such as "8000-8999".
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 enum Number {
@@ -405,6 +405,6 @@ enum Number {
 #[derive(JsonSchema)]
 struct Address(String);
 
-/// A path that begins with a slash.
+/// An absolute path: it begins with a slash.
 #[derive(JsonSchema)]
 struct Path(#[schemars(regex(pattern = r"^/"))] String);

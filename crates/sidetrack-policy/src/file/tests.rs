@@ -34,26 +34,26 @@ flags = { flags_none_set = ["loopback", "proxy_connection"] }
 action = { redirect = "inspect" }
 "#;
 
-fn read(text: &str) -> Result<Policy, Faults> {
+fn read(text: &str) -> Result<Policy, Findings> {
     read_among(text.as_bytes(), None, &Listing::default())
 }
 
-fn read_among(text: &[u8], owner: Option<&str>, others: &Listing) -> Result<Policy, Faults> {
-    let surroundings = Surroundings {
+fn read_among(text: &[u8], owner: Option<&str>, others: &Listing) -> Result<Policy, Findings> {
+    let options = ParseOptions {
         file: "policy.toml",
         owner,
         others,
         users: &|name| (name == "alice").then_some(1001),
     };
-    parse(text, &surroundings)
+    parse(text, &options)
 }
 
-/// The rendering of what is wrong.
-fn wrong(text: &str) -> String {
-    read(text).expect_err("it is wrong").to_string()
+/// The findings about a text, as people see them.
+fn findings(text: &str) -> String {
+    read(text).expect_err("the file has an error").to_string()
 }
 
-/// A filter with the given lines.
+/// A file with one filter, which has the given lines.
 fn filter(lines: &str) -> String {
     format!(
         "[[filter]]\nname = \"f\"\nlayer = \"connect-redirect\"\naction = \"permit\"\n{lines}\n"
@@ -61,7 +61,7 @@ fn filter(lines: &str) -> String {
 }
 
 fn conditions(lines: &str) -> Vec<String> {
-    let policy = read(&filter(lines)).unwrap_or_else(|faults| panic!("{faults}"));
+    let policy = read(&filter(lines)).unwrap_or_else(|findings| panic!("{findings}"));
     let all = policy.objects.filters.iter().map(|filter| {
         let conditions: Vec<_> = filter.conditions.iter().map(ToString::to_string).collect();
         format!("{}: {}", filter.layer, conditions.join(" "))
@@ -70,14 +70,14 @@ fn conditions(lines: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_file_is_objects_with_the_same_keys_each_time() {
-    let policy = read(ACME).unwrap_or_else(|faults| panic!("{faults}"));
+fn a_file_gives_the_same_objects_and_keys_each_time() {
+    let policy = read(ACME).unwrap_or_else(|findings| panic!("{findings}"));
     assert_eq!(policy, read(ACME).unwrap());
     insta::assert_debug_snapshot!(policy);
 }
 
 #[test]
-fn another_owner_makes_other_keys() {
+fn another_owner_has_other_keys() {
     let other = read_among(ACME.as_bytes(), Some("other"), &Listing::default()).unwrap();
     let acme = read(ACME).unwrap();
     assert_eq!(other.owner, "other");
@@ -87,7 +87,7 @@ fn another_owner_makes_other_keys() {
 }
 
 #[test]
-fn every_field_and_match_type_can_be_said() {
+fn every_field_and_match_type_can_be_written() {
     let shown = [
         conditions("app = \"/a\"\ncurrent_app = { not_equal = \"/b\" }"),
         conditions("user = { not_equal = 0 }\ncurrent_user = [\"alice\", \"1-9\"]"),
@@ -113,28 +113,28 @@ fn every_field_and_match_type_can_be_said() {
 }
 
 #[test]
-fn only_the_families_that_the_addresses_allow_get_a_filter() {
+fn only_families_that_the_addresses_allow_get_a_filter() {
     let shown = [
         conditions("remote_address = \"10.0.0.0/8\""),
         conditions("remote_address = \"2001:db8::1-2001:db8::9\""),
         conditions("remote_address = [\"10.0.0.1\", \"2001:db8::/32\"]"),
-        // Not in 10/8: so is all of IPv6.
+        // No IPv6 address is in 10.0.0.0/8.
         conditions("remote_address = { not_equal = \"10.0.0.0/8\" }"),
         conditions("remote_address = { not_equal = \"10.0.0.0/8\" }\nlocal_address = \"::1\""),
     ];
     insta::assert_debug_snapshot!(shown);
-    let mixed = wrong(&filter(
+    let mixed = findings(&filter(
         "remote_address = \"10.0.0.1\"\nlocal_address = \"::1\"",
     ));
     insta::assert_snapshot!(mixed);
 }
 
 #[test]
-fn defaults_are_for_what_an_entry_leaves_out() {
+fn defaults_apply_to_keys_that_an_entry_leaves_out() {
     let text = "defaults = { layer = \"auth-connect-v4\", action = \"block\", lifetime = \"boot_time\", sublayer = \"s\" }\n\
                 sublayer = [{ name = \"s\" }]\n\
                 filter = [{ name = \"a\" }, { name = \"b\", action = \"permit\" }]";
-    let policy = read(text).unwrap_or_else(|faults| panic!("{faults}"));
+    let policy = read(text).unwrap_or_else(|findings| panic!("{findings}"));
     let actions: Vec<_> = policy
         .objects
         .filters
@@ -147,7 +147,7 @@ fn defaults_are_for_what_an_entry_leaves_out() {
 }
 
 #[test]
-fn objects_outside_of_the_file_are_found_by_name() {
+fn objects_in_force_are_found_by_name() {
     let mut others = read(ACME).unwrap().objects;
     let text = filter("sublayer = \"acme-inspect\"");
     let found = read_among(text.as_bytes(), None, &others).unwrap();
@@ -156,152 +156,152 @@ fn objects_outside_of_the_file_are_found_by_name() {
         others.sublayers[0].identity.key
     );
 
-    // What this owner applied goes, as the file has it no more.
-    let faults = read_among(text.as_bytes(), Some("acme"), &others).unwrap_err();
-    assert_eq!(faults.shown[0].code, Some(Code::SublayerNotFound));
+    // The file does not contain the sublayer that its owner applied, so applying the file deletes it.
+    let findings = read_among(text.as_bytes(), Some("acme"), &others).unwrap_err();
+    assert_eq!(findings.shown[0].code, Some(Code::SublayerNotFound));
 
     let mut twin = others.sublayers[0].clone();
     twin.identity.key = Uuid::from_u128(1);
     others.sublayers.push(twin);
-    let faults = read_among(text.as_bytes(), None, &others).unwrap_err();
-    insta::assert_snapshot!(faults);
+    let findings = read_among(text.as_bytes(), None, &others).unwrap_err();
+    insta::assert_snapshot!(findings);
 }
 
 #[test]
-fn faults_of_structure_are_shown_at_their_place() {
+fn findings_about_structure_are_shown_at_their_position() {
     let shown = [
-        wrong("owner = \"\""),
-        wrong("[[fitler]]\nname = \"a\""),
-        wrong("provider = 3"),
-        wrong("[[sublayer]]\nwieght = 3"),
-        wrong("[[sublayer]]\nweight = 3"),
-        wrong("[[sublayer]]\nname = \"a\"\nweight = 65536"),
-        wrong("[[sublayer]]\nname = \"\""),
-        wrong("[[sublayer]]\nname = 5"),
-        wrong("[[sublayer]]\nname = \"a\"\n[[sublayer]]\nname = \"a\""),
-        wrong("[[sublayer]]\nname = \"a\"\nkey = \"x\""),
-        wrong("[[sublayer]]\nname = \"a\"\nprovider = \"b\""),
-        wrong("[[service]]\nname = \"a service whose name is much too long\""),
-        wrong("[[service]]\nname = \"a\"\nrecords = \"requird\""),
-        wrong("[[service]]\nname = \"a\"\ncontext = { hex = \"1\" }"),
-        wrong("[[service]]\nname = \"a\"\nlifetime = \"boot_time\""),
-        wrong("[[service]]\nname = \"a\"\nlifetime = \"dynamic\""),
+        findings("owner = \"\""),
+        findings("[[fitler]]\nname = \"a\""),
+        findings("provider = 3"),
+        findings("[[sublayer]]\nwieght = 3"),
+        findings("[[sublayer]]\nweight = 3"),
+        findings("[[sublayer]]\nname = \"a\"\nweight = 65536"),
+        findings("[[sublayer]]\nname = \"\""),
+        findings("[[sublayer]]\nname = 5"),
+        findings("[[sublayer]]\nname = \"a\"\n[[sublayer]]\nname = \"a\""),
+        findings("[[sublayer]]\nname = \"a\"\nkey = \"x\""),
+        findings("[[sublayer]]\nname = \"a\"\nprovider = \"b\""),
+        findings("[[service]]\nname = \"a service whose name is much too long\""),
+        findings("[[service]]\nname = \"a\"\nrecords = \"requird\""),
+        findings("[[service]]\nname = \"a\"\ncontext = { hex = \"1\" }"),
+        findings("[[service]]\nname = \"a\"\nlifetime = \"boot_time\""),
+        findings("[[service]]\nname = \"a\"\nlifetime = \"dynamic\""),
     ]
     .join("\n\n");
     insta::assert_snapshot!(shown);
 }
 
 #[test]
-fn faults_of_filters_are_shown_at_their_place() {
+fn findings_about_filters_are_shown_at_their_position() {
     let named = |key: &str| format!("[[filter]]\nname = \"f\"\n{key}");
     let shown = [
-        wrong(&named("action = \"permit\"")),
-        wrong(&named("layer = \"connect-redirekt\"\naction = \"permit\"")),
-        wrong(&named("layer = \"connect\"\naction = \"permit\"")),
-        wrong(&named("layer = \"auth-connect\"")),
-        wrong(&named("layer = \"auth-connect\"\naction = \"deny\"")),
-        wrong(&named("layer = \"flow-established\"\naction = \"block\"")),
-        wrong(&named(
+        findings(&named("action = \"permit\"")),
+        findings(&named("layer = \"connect-redirekt\"\naction = \"permit\"")),
+        findings(&named("layer = \"connect\"\naction = \"permit\"")),
+        findings(&named("layer = \"auth-connect\"")),
+        findings(&named("layer = \"auth-connect\"\naction = \"deny\"")),
+        findings(&named("layer = \"flow-established\"\naction = \"block\"")),
+        findings(&named(
             "layer = \"bind-redirect\"\naction = \"block\"\nremote_port = 1",
         )),
-        wrong(&named("layer = \"auth-connect\"\naction = \"redirect\"")),
-        wrong(&named(
+        findings(&named("layer = \"auth-connect\"\naction = \"redirect\"")),
+        findings(&named(
             "layer = \"auth-connect\"\naction = { redirect = \"a\" }",
         )),
-        wrong(&filter("key = \"6ba7b810-9dad-11d1-80b4-00c04fd430c8\"")),
-        wrong(&filter("on_absent = \"block\"")),
-        wrong(&filter("weight = { class = 16 }")),
-        wrong(&filter("weight = -1")),
-        wrong(&filter("weight = 1.5")),
-        wrong(&filter("disabled = 1")),
-        wrong(&filter("sublayer = \"universe\"")),
-        wrong(&filter("local_interface = 1")),
-        wrong(&filter("remote_prot = 1")),
+        findings(&filter("key = \"6ba7b810-9dad-11d1-80b4-00c04fd430c8\"")),
+        findings(&filter("on_absent = \"block\"")),
+        findings(&filter("weight = { class = 16 }")),
+        findings(&filter("weight = -1")),
+        findings(&filter("weight = 1.5")),
+        findings(&filter("disabled = 1")),
+        findings(&filter("sublayer = \"universe\"")),
+        findings(&filter("local_interface = 1")),
+        findings(&filter("remote_prot = 1")),
     ]
     .join("\n\n");
     insta::assert_snapshot!(shown);
 }
 
 #[test]
-fn faults_of_values_are_shown_at_their_place() {
+fn findings_about_values_are_shown_at_their_position() {
     let shown = [
-        wrong(&filter("remote_port = [80, 65536]")),
-        wrong(&filter("remote_port = \"9-1\"")),
-        wrong(&filter("remote_port = \"https\"")),
-        wrong(&filter("remote_port = []")),
-        wrong(&filter("remote_port = [[1]]")),
-        wrong(&filter("remote_port = { not_equal = [1, 2] }")),
-        wrong(&filter("remote_port = { not = 1 }")),
-        wrong(&filter("remote_port = { less = 1, greater = 5 }")),
-        wrong(&filter("remote_port = { range = [1, 2, 3] }")),
-        wrong(&filter("remote_port = { prefix = 1 }")),
-        wrong(&filter("protocol = \"tpc\"")),
-        wrong(&filter("user = \"bob\"")),
-        wrong(&filter("app = \"curl\"")),
-        wrong(&filter("app = { equal_case_insensitive = \"/curl\" }")),
-        wrong(&filter("remote_address = \"10.0.0.1/8\"")),
-        wrong(&filter("remote_address = \"10.0.0.0/33\"")),
-        wrong(&filter("remote_address = \"::ffff:10.0.0.1\"")),
-        wrong(&filter("remote_address = \"example.com\"")),
-        wrong(&filter("remote_address = { greater = \"10.0.0.0/8\" }")),
-        wrong(&filter("remote_address = 5")),
-        wrong(&filter(
+        findings(&filter("remote_port = [80, 65536]")),
+        findings(&filter("remote_port = \"9-1\"")),
+        findings(&filter("remote_port = \"https\"")),
+        findings(&filter("remote_port = []")),
+        findings(&filter("remote_port = [[1]]")),
+        findings(&filter("remote_port = { not_equal = [1, 2] }")),
+        findings(&filter("remote_port = { not = 1 }")),
+        findings(&filter("remote_port = { less = 1, greater = 5 }")),
+        findings(&filter("remote_port = { range = [1, 2, 3] }")),
+        findings(&filter("remote_port = { prefix = 1 }")),
+        findings(&filter("protocol = \"tpc\"")),
+        findings(&filter("user = \"bob\"")),
+        findings(&filter("app = \"curl\"")),
+        findings(&filter("app = { equal_case_insensitive = \"/curl\" }")),
+        findings(&filter("remote_address = \"10.0.0.1/8\"")),
+        findings(&filter("remote_address = \"10.0.0.0/33\"")),
+        findings(&filter("remote_address = \"::ffff:10.0.0.1\"")),
+        findings(&filter("remote_address = \"example.com\"")),
+        findings(&filter("remote_address = { greater = \"10.0.0.0/8\" }")),
+        findings(&filter("remote_address = 5")),
+        findings(&filter(
             "protocol = 6\nremote_port = [{ less = 0 }, { greater = 65535 }]",
         )),
-        wrong(&filter("").replace("redirect\"", "redirect-v4\"\nremote_address = \"::1\"")),
+        findings(&filter("").replace("redirect\"", "redirect-v4\"\nremote_address = \"::1\"")),
     ]
     .join("\n\n");
     insta::assert_snapshot!(shown);
 }
 
 #[test]
-fn a_shorter_lived_object_cannot_be_referred_to() {
-    insta::assert_snapshot!(wrong(
+fn an_object_cannot_refer_to_one_that_does_not_last_as_long() {
+    insta::assert_snapshot!(findings(
         "[[sublayer]]\nname = \"s\"\n[[filter]]\nname = \"f\"\nlifetime = \"persistent\"\n\
          layer = \"auth-connect\"\naction = \"block\"\nsublayer = \"s\""
     ));
 }
 
 #[test]
-fn what_is_no_policy_at_all_is_refused() {
+fn files_that_are_not_policies_are_refused() {
     let bytes = |bytes: &[u8]| {
         let read = read_among(bytes, None, &Listing::default());
-        read.expect_err("it is wrong").to_string()
+        read.expect_err("the file has an error").to_string()
     };
     let shown = [
         bytes(b"owner = \"a\"\n\n# caf\xe9\n"),
         bytes(b"owner = \"a\0b\"\n"),
         bytes(&vec![b'\n'; 10 << 20]),
-        wrong("owner = \"a"),
-        wrong("owner = \"a\"\nowner = \"b\""),
-        wrong("\towner = 'ä\u{1b}[2J\u{7}"),
-        wrong(&format!("a = {}", "[".repeat(100_000))),
-        wrong(&format!("{} = 1", "a.".repeat(100_000) + "a")),
-        wrong(&format!("{}€{}", "x = 1 # ".repeat(1_000), " \0".repeat(2))),
+        findings("owner = \"a"),
+        findings("owner = \"a\"\nowner = \"b\""),
+        findings("\towner = 'ä\u{1b}[2J\u{7}"),
+        findings(&format!("a = {}", "[".repeat(100_000))),
+        findings(&format!("{} = 1", "a.".repeat(100_000) + "a")),
+        findings(&format!("{}€{}", "x = 1 # ".repeat(1_000), " \0".repeat(2))),
     ]
     .join("\n\n");
     insta::assert_snapshot!(shown);
 }
 
 #[test]
-fn reading_stops_after_so_many_faults() {
-    let faults = read(&"[[filter]]\n".repeat(1_000)).unwrap_err();
-    assert_eq!(faults.shown.len(), FAULTS_MAX);
+fn reading_stops_after_the_greatest_number_of_findings() {
+    let findings = read(&"[[filter]]\n".repeat(1_000)).unwrap_err();
+    assert_eq!(findings.shown.len(), FINDINGS_MAX);
     assert!(
-        faults
+        findings
             .to_string()
-            .ends_with("there may be more: reading stopped here")
+            .ends_with("reading stopped here; there may be more faults")
     );
 }
 
 #[test]
-fn limits_are_told_at_the_first_thing_too_many() {
+fn a_limit_is_reported_at_the_first_item_beyond_it() {
     let ports: Vec<_> = (0..1_025).map(|port| port.to_string()).collect();
     let one_too_many = filter(&format!("remote_port = [{}]", ports.join(", ")));
-    let fault = &read(&one_too_many).unwrap_err().shown[0];
-    assert_eq!(fault.code, Some(Code::OutOfBounds));
+    let finding = &read(&one_too_many).unwrap_err().shown[0];
+    assert_eq!(finding.code, Some(Code::OutOfBounds));
     assert!(
-        one_too_many.lines().nth(4).unwrap()[fault.place.as_ref().unwrap().column - 1..]
+        one_too_many.lines().nth(4).unwrap()[finding.position.as_ref().unwrap().column - 1..]
             .starts_with("1024]")
     );
 
@@ -309,8 +309,8 @@ fn limits_are_told_at_the_first_thing_too_many() {
     let head = "defaults = { layer = \"auth-connect-v4\", action = \"block\" }\n".to_owned();
     let full = head + &(0..FILTERS_MAX).map(line).collect::<String>();
     assert_eq!(read(&full).unwrap().objects.filters.len(), FILTERS_MAX);
-    let fault = &read(&(full + &line(FILTERS_MAX))).unwrap_err().shown[0];
-    assert_eq!(fault.place.as_ref().unwrap().line, 2 * FILTERS_MAX + 2);
+    let finding = &read(&(full + &line(FILTERS_MAX))).unwrap_err().shown[0];
+    assert_eq!(finding.position.as_ref().unwrap().line, 2 * FILTERS_MAX + 2);
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn the_schema_has_the_keys_that_are_read() {
 }
 
 #[test]
-fn the_documented_schema_is_the_codes() {
+fn the_documented_schema_is_up_to_date() {
     let mut text = serde_json::to_string_pretty(&schema()).unwrap();
     text.push('\n');
     let documented = include_str!("../../../../docs/policy.schema.json");
@@ -365,7 +365,7 @@ fn the_documented_schema_is_the_codes() {
     );
 }
 
-/// A table of the page: what exists at which layer.
+/// A table of docs/policy.md that shows which of the rows exist at which layer.
 fn table<T>(
     head: &str,
     rows: &[T],
@@ -385,7 +385,7 @@ fn table<T>(
 }
 
 #[test]
-fn the_page_has_the_codes_tables_and_its_examples_are_policies() {
+fn the_page_has_the_tables_of_the_code_and_its_examples_are_policies() {
     let page = include_str!("../../../../docs/policy.md");
     let fields = table(
         "field",
@@ -413,7 +413,7 @@ fn the_page_has_the_codes_tables_and_its_examples_are_policies() {
     assert_eq!(examples.len(), 2);
     for example in examples {
         let text = example.split("```").next().unwrap();
-        read(text).unwrap_or_else(|faults| panic!("{faults}"));
+        read(text).unwrap_or_else(|findings| panic!("{findings}"));
     }
     for name in crate::MatchType::ALL.map(crate::MatchType::name) {
         assert!(page.contains(name), "{name} is not in docs/policy.md");
@@ -421,10 +421,10 @@ fn the_page_has_the_codes_tables_and_its_examples_are_policies() {
 }
 
 #[test]
-fn the_readmes_example_is_a_policy() {
+fn the_example_of_the_readme_is_a_policy() {
     let readme = include_str!("../../../../README.md");
     let example = readme.split("```toml\n").nth(1).unwrap();
     let text = example.split("```").next().unwrap();
-    let policy = read(text).unwrap_or_else(|faults| panic!("{faults}"));
+    let policy = read(text).unwrap_or_else(|findings| panic!("{findings}"));
     assert_eq!(policy.objects.filters.len(), 2);
 }

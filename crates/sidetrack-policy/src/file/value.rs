@@ -1,4 +1,4 @@
-//! What a filter's field may be compared with, as it is written.
+//! The fields of a filter: values and comparisons, which are read as conditions.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -6,37 +6,37 @@ use std::ops::Range;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::entry::{Value as Written, no_such, number, wrong_type};
-use super::fault::Mark;
+use super::finding::SpannedFinding;
+use super::table::{TomlValue, not_a_choice, number, wrong_type};
 use crate::field::{FieldType, address_type, flags};
 use crate::{Code, Condition, Field, MatchType, Value};
 
-/// The values of [`Field::Protocol`] that have names.
+/// Values of [`Field::Protocol`] with their names in policy files.
 pub(crate) const PROTOCOLS: [(&str, u64); 2] = [("tcp", 6), ("udp", 17)];
-/// The values of [`Field::Direction`].
+/// Values of [`Field::Direction`] with their names in policy files.
 pub(crate) const DIRECTIONS: [(&str, u64); 2] = [("outbound", 0), ("inbound", 1)];
 
-/// Finds the number of a user.
-pub type Users<'a> = &'a dyn Fn(&str) -> Option<u32>;
+/// Finds the id of a user by name; none if there is no such user.
+pub type UserLookup<'a> = &'a dyn Fn(&str) -> Option<u32>;
 
-/// A condition, and where its value stands.
+/// A condition with the span of its value in the file.
 #[derive(Clone)]
-pub(super) struct Placed {
+pub(super) struct SpannedCondition {
     pub(super) condition: Condition,
     pub(super) span: Range<usize>,
 }
 
-/// The alternatives that a field's value stands for.
+/// Reads a field's value: one alternative, or a list of them.
 pub(super) fn conditions(
     field: Field,
-    written: &Written<'_>,
-    users: Users<'_>,
-) -> Result<Vec<Placed>, Mark> {
+    toml: &TomlValue<'_>,
+    users: UserLookup<'_>,
+) -> Result<Vec<SpannedCondition>, SpannedFinding> {
     let mut found = Vec::new();
-    match written.get_ref() {
+    match toml.get_ref() {
         DeValue::Array(list) if list.is_empty() => {
-            let message = format!("an empty list of {field} matches nothing");
-            return Err(Mark::new(written.span(), message)
+            let message = format!("an empty list for {field} matches nothing");
+            return Err(SpannedFinding::new(toml.span(), message)
                 .code(Code::ZeroLengthArray)
                 .advice("leave the field out to match everything"));
         }
@@ -45,66 +45,70 @@ pub(super) fn conditions(
                 alternative(field, each, users, &mut found)?;
             }
         }
-        _ => alternative(field, written, users, &mut found)?,
+        _ => alternative(field, toml, users, &mut found)?,
     }
     Ok(found)
 }
 
+/// Reads one alternative: a value, or a table with a comparison.
 fn alternative(
     field: Field,
-    written: &Written<'_>,
-    users: Users<'_>,
-    found: &mut Vec<Placed>,
-) -> Result<(), Mark> {
-    let DeValue::Table(table) = written.get_ref() else {
-        let value = value(field, written, users)?;
+    toml: &TomlValue<'_>,
+    users: UserLookup<'_>,
+    found: &mut Vec<SpannedCondition>,
+) -> Result<(), SpannedFinding> {
+    let DeValue::Table(table) = toml.get_ref() else {
+        let value = read_value(field, toml, users)?;
         let match_type = match (&value, field) {
             (Value::Range(..), _) => MatchType::Range,
-            // A bare flag asks for that flag, whatever the others are.
+            // A flag without a match type tests that flag only, whatever the others are.
             (_, Field::Flags) => MatchType::FlagsAllSet,
             _ => MatchType::Equal,
         };
-        found.push(placed(field, match_type, value, written));
+        found.push(spanned(field, match_type, value, toml));
         return Ok(());
     };
     let mut pairs = table.iter();
     let (Some((key, operand)), None) = (pairs.next(), pairs.next()) else {
-        let message = format!("a comparison of {field} has one key, such as {{ not_equal = … }}");
-        return Err(Mark::new(written.span(), message)
+        let message =
+            format!("a comparison of {field} must have exactly one key, for example not_equal");
+        return Err(SpannedFinding::new(toml.span(), message)
             .code(Code::InvalidParameter)
             .advice("for numbers between two others, use range"));
     };
     let names = MatchType::ALL.map(|each| (each.name(), each));
     let text = key.get_ref().as_ref();
     match names.iter().find(|(name, _)| *name == text) {
-        Some((_, match_type)) => compared(field, *match_type, operand, users, found),
-        None => Err(no_such("a comparison", text, key.span(), &names)),
+        Some((_, match_type)) => comparison(field, *match_type, operand, users, found),
+        None => Err(not_a_choice("a comparison", text, key.span(), &names)),
     }
 }
 
-/// `{ match_type = operand }`.
-fn compared(
+/// Reads a comparison `{ match_type = operand }`.
+fn comparison(
     field: Field,
     match_type: MatchType,
-    operand: &Written<'_>,
-    users: Users<'_>,
-    found: &mut Vec<Placed>,
-) -> Result<(), Mark> {
+    operand: &TomlValue<'_>,
+    users: UserLookup<'_>,
+    found: &mut Vec<SpannedCondition>,
+) -> Result<(), SpannedFinding> {
     use MatchType::{Equal, FlagsAllSet, FlagsAnySet, FlagsNoneSet, Prefix, Range};
-    let one = |written| value(field, written, users);
+    let one = |toml| read_value(field, toml, users);
     let DeValue::Array(list) = operand.get_ref() else {
-        found.push(placed(field, match_type, one(operand)?, operand));
+        found.push(spanned(field, match_type, one(operand)?, operand));
         return Ok(());
     };
     let name = match_type.name();
     if list.is_empty() {
-        let message = format!("an empty list for {name}");
-        return Err(Mark::new(operand.span(), message).code(Code::ZeroLengthArray));
+        let message = format!("the list for {name} is empty");
+        return Err(SpannedFinding::new(operand.span(), message)
+            .code(Code::ZeroLengthArray)
+            .advice("write at least one value"));
     }
     match match_type {
         Equal | Prefix => {
             for each in list.iter() {
-                found.push(placed(field, match_type, one(each)?, each));
+                found.push(spanned(field, match_type, one(each)?, each));
             }
         }
         FlagsAllSet | FlagsAnySet | FlagsNoneSet => {
@@ -112,75 +116,86 @@ fn compared(
             for each in list.iter() {
                 match one(each)? {
                     Value::Uint(bit) => bits |= bit,
-                    _ => return Err(wrong_type(name, "flags", each)),
+                    _ => return Err(wrong_type(name, "a number or the name of a flag", each)),
                 }
             }
-            found.push(placed(field, match_type, Value::Uint(bits), operand));
+            found.push(spanned(field, match_type, Value::Uint(bits), operand));
         }
         Range if list.len() == 2 => {
             let range = Value::Range(Box::new(one(&list[0])?), Box::new(one(&list[1])?));
-            found.push(placed(field, match_type, range, operand));
+            found.push(spanned(field, match_type, range, operand));
         }
         Range => {
-            let message = "a range is a list of two, the first and the last";
-            return Err(Mark::new(operand.span(), message).code(Code::InvalidRange));
+            let message = "the list for a range must have two values, the first and the last";
+            return Err(SpannedFinding::new(operand.span(), message).code(Code::InvalidRange));
         }
+        // Alternatives of not_equal or not_prefix would together match everything.
         _ => {
-            let message = format!("{name} takes one value: alternatives of it would match all");
-            return Err(Mark::new(operand.span(), message)
+            let message = format!("{name} takes one value, not a list");
+            return Err(SpannedFinding::new(operand.span(), message)
                 .code(Code::InvalidParameter)
-                .advice("let a filter of higher weight take the exceptions"));
+                .advice("for exceptions, use a filter of higher weight"));
         }
     }
     Ok(())
 }
 
-fn placed(field: Field, match_type: MatchType, value: Value, written: &Written<'_>) -> Placed {
-    Placed {
+fn spanned(
+    field: Field,
+    match_type: MatchType,
+    value: Value,
+    toml: &TomlValue<'_>,
+) -> SpannedCondition {
+    SpannedCondition {
         condition: Condition {
             field,
             match_type,
             value,
         },
-        span: written.span(),
+        span: toml.span(),
     }
 }
 
-fn value(field: Field, written: &Written<'_>, users: Users<'_>) -> Result<Value, Mark> {
-    match (field.kind(), written.get_ref()) {
+/// Reads a value that is not a list or a table.
+fn read_value(
+    field: Field,
+    toml: &TomlValue<'_>,
+    users: UserLookup<'_>,
+) -> Result<Value, SpannedFinding> {
+    match (field.kind(), toml.get_ref()) {
         (FieldType::Uint(most), DeValue::Integer(_)) => {
-            number(field.name(), written, most).map(Value::Uint)
+            number(field.name(), toml, most).map(Value::Uint)
         }
         (FieldType::Uint(most), DeValue::String(text)) => {
-            uint(field, text, most, users).map_err(|error| error.at(written))
+            uint(field, text, most, users).map_err(|error| error.at(toml))
         }
         (FieldType::Address, DeValue::String(text)) => {
-            address(field, text).map_err(|error| error.at(written))
+            address(field, text).map_err(|error| error.at(toml))
         }
         (FieldType::App | FieldType::Cgroup, DeValue::String(text)) => {
             Ok(Value::Path(text.clone().into_owned()))
         }
-        (kind, _) => Err(wrong_type(field.name(), wanted(kind), written)),
+        (kind, _) => Err(wrong_type(field.name(), wanted(kind), toml)),
     }
 }
 
 fn wanted(kind: FieldType) -> &'static str {
     match kind {
-        FieldType::Uint(_) => "a number, a name or a range (\"1-9\")",
-        FieldType::Address => "an address, a prefix or a range, as a text",
-        FieldType::App => "the path of an executable, as a text",
-        FieldType::Cgroup => "the path of a cgroup, as a text",
+        FieldType::Uint(_) => "a number, a name or a range such as \"1-9\"",
+        FieldType::Address => "an address, a prefix or a range, as a string",
+        FieldType::App => "the path of an executable, as a string",
+        FieldType::Cgroup => "the path of a cgroup, as a string",
     }
 }
 
-/// A text that says nothing, before its place is known.
-struct Unread {
+/// A finding about a string whose span is not known yet.
+struct ValueFinding {
     message: String,
     advice: Option<String>,
     code: Code,
 }
 
-impl Unread {
+impl ValueFinding {
     fn new(code: Code, message: String) -> Self {
         Self {
             message,
@@ -189,19 +204,19 @@ impl Unread {
         }
     }
 
-    fn at(self, written: &Written<'_>) -> Mark {
-        let mut mark = Mark::new(written.span(), self.message).code(self.code);
-        mark.advice = self.advice;
-        mark
+    fn at(self, value: &TomlValue<'_>) -> SpannedFinding {
+        let mut finding = SpannedFinding::new(value.span(), self.message).code(self.code);
+        finding.advice = self.advice;
+        finding
     }
 }
 
-fn uint(field: Field, text: &str, most: u64, users: Users<'_>) -> Result<Value, Unread> {
+fn uint(field: Field, text: &str, most: u64, users: UserLookup<'_>) -> Result<Value, ValueFinding> {
     let number = |text: &str| match text.parse::<u64>() {
         Ok(number) if number <= most => Ok(Value::Uint(number)),
-        _ => Err(Unread::new(
+        _ => Err(ValueFinding::new(
             Code::OutOfBounds,
-            format!("{field} goes from 0 to {most}; {text} is beyond"),
+            format!("{field} must be from 0 to {most}; this is {text}"),
         )),
     };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -215,7 +230,7 @@ fn uint(field: Field, text: &str, most: u64, users: Users<'_>) -> Result<Value, 
     }
 }
 
-fn named(field: Field, text: &str, users: Users<'_>) -> Result<Value, Unread> {
+fn named(field: Field, text: &str, users: UserLookup<'_>) -> Result<Value, ValueFinding> {
     let names: &[(&str, u64)] = match field {
         Field::Flags => &flags::NAMES,
         Field::LocalAddressType | Field::DestinationAddressType => &address_type::NAMES,
@@ -225,7 +240,7 @@ fn named(field: Field, text: &str, users: Users<'_>) -> Result<Value, Unread> {
             return users(text)
                 .map(|user| Value::Uint(user.into()))
                 .ok_or_else(|| {
-                    Unread::new(
+                    ValueFinding::new(
                         Code::InvalidParameter,
                         format!("there is no user {text:?} on this host"),
                     )
@@ -237,32 +252,36 @@ fn named(field: Field, text: &str, users: Users<'_>) -> Result<Value, Unread> {
         return Ok(Value::Uint(*number));
     }
     let known: Vec<_> = names.iter().map(|(name, _)| *name).collect();
-    let mut unread = match known.is_empty() {
-        true => Unread::new(
+    let mut finding = match known.is_empty() {
+        true => ValueFinding::new(
             Code::TypeMismatch,
-            format!("{text:?} is no number and no range for {field}"),
+            format!("{field} must be a number or a range such as \"1-9\"; this is {text:?}"),
         ),
-        false => Unread::new(
+        false => ValueFinding::new(
             Code::InvalidEnumerator,
-            format!("{field} is a number or one of {}", known.join(", ")),
+            format!(
+                "{field} must be a number or one of {}; this is {text:?}",
+                known.join(", ")
+            ),
         ),
     };
-    unread.advice = super::fault::nearest(text, known).map(|near| format!("did you mean {near}?"));
-    Err(unread)
+    finding.advice =
+        super::finding::nearest(text, known).map(|near| format!("did you mean {near}?"));
+    Err(finding)
 }
 
-fn address(field: Field, text: &str) -> Result<Value, Unread> {
+fn address(field: Field, text: &str) -> Result<Value, ValueFinding> {
     let single = |text: &str| match text.trim().parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
-            let message = format!("{text} is an IPv4 address in IPv6's clothes");
-            let mut unread = Unread::new(Code::TypeMismatch, message);
-            unread.advice = address.to_ipv4_mapped().map(|v4| format!("write {v4}"));
-            Err(unread)
+            let message = format!("{text} is an IPv4 address in IPv6 form");
+            let mut finding = ValueFinding::new(Code::TypeMismatch, message);
+            finding.advice = address.to_ipv4_mapped().map(|v4| format!("write {v4}"));
+            Err(finding)
         }
         Ok(address) => Ok(Value::Address(address)),
-        Err(_) => Err(Unread::new(
+        Err(_) => Err(ValueFinding::new(
             Code::TypeMismatch,
-            format!("{text:?} is no address, no prefix and no range for {field}"),
+            format!("{field} must be an address, a prefix or a range; this is {text:?}"),
         )),
     };
     if let Some((low, high)) = text.split_once('-') {
@@ -278,16 +297,16 @@ fn address(field: Field, text: &str) -> Result<Value, Unread> {
         Ok(prefix) if prefix == prefix.trunc() => Ok(Value::Prefix(prefix)),
         Ok(prefix) => {
             let message = format!(
-                "{prefix} has bits set behind its {} first",
+                "{prefix} has bits set after its first {}",
                 prefix.prefix_len()
             );
-            let mut unread = Unread::new(Code::InvalidNetMask, message);
-            unread.advice = Some(format!("did you mean {}?", prefix.trunc()));
-            Err(unread)
+            let mut finding = ValueFinding::new(Code::InvalidNetMask, message);
+            finding.advice = Some(format!("did you mean {}?", prefix.trunc()));
+            Err(finding)
         }
-        Err(_) => Err(Unread::new(
+        Err(_) => Err(ValueFinding::new(
             Code::InvalidNetMask,
-            format!("{text:?} is no prefix, such as 10.0.0.0/8 or 2001:db8::/32"),
+            format!("{text:?} is not an address prefix such as 10.0.0.0/8 or 2001:db8::/32"),
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! What is wrong in a file, shown at its place.
+//! Findings: what is wrong with a policy file, shown at its position.
 
 use std::fmt::{self, Write};
 use std::ops::Range;
@@ -7,61 +7,69 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::{Code, Error};
 
-/// Faults after which reading stops.
-pub const FAULTS_MAX: usize = 20;
-/// Columns of a line that are shown, around the fault.
+/// Number of findings after which reading stops.
+pub const FINDINGS_MAX: usize = 20;
+/// Greatest number of columns that are shown of a line.
 const LINE_WIDTH_MAX: usize = 100;
 
-/// All that is wrong with a file. Displays as text for people, each fault with its line.
+/// Everything that is wrong with a file. It displays as text for people, each finding with its line:
+///
+/// ```text
+/// policy.toml:14:12: there is no sublayer "acme-inspekt" (FWP_E_SUBLAYER_NOT_FOUND)
+///    |
+/// 14 | sublayer = "acme-inspekt"
+///    |            ^^^^^^^^^^^^^^ did you mean acme-inspect?
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults {
-    /// In the file's order; at most [`FAULTS_MAX`]. Never empty.
-    pub shown: Vec<Fault>,
-    /// Whether reading stopped at the last, so that there may be more.
+pub struct Findings {
+    /// Findings in the order of their positions: at least 1, at most [`FINDINGS_MAX`].
+    pub shown: Vec<Finding>,
+    /// True if reading stopped after the last finding, so that there may be more.
     pub stopped: bool,
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for Findings {}
 
-/// One thing that is wrong, and where.
+/// One thing that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The rule that was broken, if it is one of WFP's.
+pub struct Finding {
+    /// WFP's error code, if there is one for it.
     pub code: Option<Code>,
-    /// What is wrong.
+    /// What is wrong. Starts in lower case and has no full stop.
     pub message: String,
-    /// What to do about it.
+    /// What to do about it, in the same form.
     pub advice: Option<String>,
-    /// Where; none: the file as a whole.
-    pub place: Option<Place>,
+    /// Position of the error; none if it concerns the file as a whole.
+    pub position: Option<Position>,
 }
 
-/// A place in a file.
+/// A position in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The file's name.
+pub struct Position {
+    /// Name of the file.
     pub file: String,
-    /// From 1.
+    /// Line, counted from 1.
     pub line: usize,
-    /// In characters, from 1.
+    /// Column in characters, counted from 1.
     pub column: usize,
-    /// The line, or a part of it, without control characters.
+    /// The line or a part of it, without control characters.
     excerpt: String,
-    /// Columns of the excerpt before the fault, and under it.
+    /// Number of columns of the excerpt before the error.
     before: usize,
-    under: usize,
+    /// Number of columns of the excerpt that the error covers; at least 1.
+    covered: usize,
 }
 
-/// A fault by its offsets, before anybody knows lines.
+/// A finding with its span of bytes in the file, before line and column are known.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub(super) struct SpannedFinding {
     pub(super) span: Range<usize>,
     pub(super) code: Option<Code>,
     pub(super) message: String,
     pub(super) advice: Option<String>,
 }
 
-impl Mark {
+impl SpannedFinding {
     pub(super) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
         Self {
             span,
@@ -85,7 +93,7 @@ impl Mark {
         self
     }
 
-    /// "Did you mean", if anything comes near.
+    /// Advises the candidate that resembles the text most, if one does.
     pub(super) fn near<'a>(
         self,
         text: &str,
@@ -98,15 +106,15 @@ impl Mark {
     }
 }
 
-impl Faults {
-    pub(super) fn new(file: &str, text: &[u8], mut marks: Vec<Mark>) -> Self {
-        marks.sort_by_key(|mark| mark.span.start);
-        let stopped = marks.len() >= FAULTS_MAX;
-        let shown = marks.into_iter().map(|mark| Fault {
-            code: mark.code,
-            message: mark.message,
-            advice: mark.advice,
-            place: Some(Place::find(file, text, mark.span)),
+impl Findings {
+    pub(super) fn new(file: &str, text: &[u8], mut findings: Vec<SpannedFinding>) -> Self {
+        findings.sort_by_key(|finding| finding.span.start);
+        let stopped = findings.len() >= FINDINGS_MAX;
+        let shown = findings.into_iter().map(|finding| Finding {
+            code: finding.code,
+            message: finding.message,
+            advice: finding.advice,
+            position: Some(Position::find(file, text, finding.span)),
         });
         Self {
             shown: shown.collect(),
@@ -114,21 +122,21 @@ impl Faults {
         }
     }
 
-    /// Of the file as a whole.
-    pub(super) fn whole(message: String, advice: &str) -> Self {
+    /// The only finding, which concerns the file as a whole.
+    pub(super) fn of_file(message: String, advice: &str) -> Self {
         Self {
-            shown: vec![Fault {
+            shown: vec![Finding {
                 code: None,
                 message,
                 advice: Some(advice.to_owned()),
-                place: None,
+                position: None,
             }],
             stopped: false,
         }
     }
 }
 
-impl Place {
+impl Position {
     fn find(file: &str, text: &[u8], span: Range<usize>) -> Self {
         let start = span.start.min(text.len());
         let head = &text[..start];
@@ -138,7 +146,8 @@ impl Place {
             .map_or(0, |at| at + 1);
         let rest = text[start..].iter().position(|&byte| byte == b'\n');
         let line_end = rest.map_or(text.len(), |at| start + at);
-        // A long line is cut to a quarter of the width before the fault, and the rest from it on.
+        // Of a long line, a quarter of the width is shown before the error, and the rest from the
+        // error on.
         let fits = line_end - line_start <= LINE_WIDTH_MAX;
         let lead = if fits {
             LINE_WIDTH_MAX
@@ -148,21 +157,21 @@ impl Place {
         let before = tail(&text[line_start..start], lead);
         let after = &text[start..line_end];
         let room = LINE_WIDTH_MAX - before.width();
-        let marked = span.end.clamp(start, line_end) - start;
-        let under = head_of(&after[..marked], room);
+        let covered_bytes = span.end.clamp(start, line_end) - start;
+        let covered = head_of(&after[..covered_bytes], room);
         let after = head_of(after, room);
         Self {
             file: file.to_owned(),
             line: head.iter().filter(|&&byte| byte == b'\n').count() + 1,
             column: characters(&text[line_start..start]) + 1,
             before: before.width(),
-            under: under.width().max(1),
+            covered: covered.width().max(1),
             excerpt: before + &after,
         }
     }
 }
 
-/// The last so many columns, printable.
+/// The end of a text that fits into `width` columns, in printable characters.
 fn tail(bytes: &[u8], width: usize) -> String {
     let text =
         String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(width * 4)..]).into_owned();
@@ -178,7 +187,7 @@ fn tail(bytes: &[u8], width: usize) -> String {
     printable[from..].to_owned()
 }
 
-/// The first so many columns, printable.
+/// The start of a text that fits into `width` columns, in printable characters.
 fn head_of(bytes: &[u8], width: usize) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(width * 4)]);
     let mut room = width;
@@ -198,57 +207,62 @@ fn printable(character: char) -> char {
     }
 }
 
-/// Characters of UTF-8; other bytes count as they are shown.
+/// Number of characters in UTF-8: each byte that does not continue a character counts.
 fn characters(bytes: &[u8]) -> usize {
     bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.shown.iter().enumerate() {
+        for (index, finding) in self.shown.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n\n" };
-            write!(f, "{separator}{fault}")?;
+            write!(f, "{separator}{finding}")?;
         }
         if self.stopped {
-            write!(f, "\n\nthere may be more: reading stopped here")?;
+            write!(f, "\n\nreading stopped here; there may be more faults")?;
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = &self.place {
-            write!(f, "{}:{}:{}: ", place.file, place.line, place.column)?;
+        if let Some(position) = &self.position {
+            write!(
+                f,
+                "{}:{}:{}: ",
+                position.file, position.line, position.column
+            )?;
         }
         f.write_str(&self.message)?;
         if let Some(code) = self.code {
             write!(f, " ({code})")?;
         }
-        match (&self.place, &self.advice) {
-            (Some(place), advice) => place.show(f, advice.as_deref().unwrap_or("")),
+        match (&self.position, &self.advice) {
+            (Some(position), advice) => position.show(f, advice.as_deref().unwrap_or("")),
             (None, Some(advice)) => write!(f, "; {advice}"),
             (None, None) => Ok(()),
         }
     }
 }
 
-impl Place {
+impl Position {
+    /// Writes the excerpt, and below it the marks and the advice.
     fn show(&self, f: &mut fmt::Formatter<'_>, advice: &str) -> fmt::Result {
         let number = self.line.to_string();
         let gutter = number.len();
-        let mut under = format!("{:before$}", "", before = self.before);
-        under.extend(std::iter::repeat_n('^', self.under));
+        let mut marks = format!("{:before$}", "", before = self.before);
+        marks.extend(std::iter::repeat_n('^', self.covered));
         if !advice.is_empty() {
-            write!(under, " {advice}")?;
+            write!(marks, " {advice}")?;
         }
         write!(f, "\n{:gutter$} |", "")?;
         write!(f, "\n{number} | {}", self.excerpt.trim_end())?;
-        write!(f, "\n{:gutter$} | {under}", "")
+        write!(f, "\n{:gutter$} | {marks}", "")
     }
 }
 
-/// The candidate that was most likely meant.
+/// The candidate that was most likely meant, if one resembles the text.
 pub(super) fn nearest<'a>(
     text: &str,
     candidates: impl IntoIterator<Item = &'a str>,

@@ -1,0 +1,177 @@
+//! The tables of a policy file, whose keys are read by type.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::finding::SpannedFinding;
+use crate::{Code, Field};
+
+/// A value with its span of bytes in the file.
+pub(super) type TomlValue<'a> = Spanned<DeValue<'a>>;
+
+/// A string with its span of bytes in the file.
+pub(super) struct TomlText<'a> {
+    pub(super) text: &'a str,
+    pub(super) span: Range<usize>,
+}
+
+/// A table of the file, which describes an object or a value.
+pub(super) struct FileTable<'a> {
+    /// What the table describes, for messages, for example `a filter`.
+    pub(super) what: &'static str,
+    pub(super) table: &'a DeTable<'a>,
+    /// Table of the values for keys that this table leaves out.
+    pub(super) defaults: Option<&'a DeTable<'a>>,
+    pub(super) span: Range<usize>,
+}
+
+impl<'a> FileTable<'a> {
+    /// A value as a table.
+    pub(super) fn of(what: &'static str, value: &'a TomlValue<'a>) -> Result<Self, SpannedFinding> {
+        let DeValue::Table(table) = value.get_ref() else {
+            return Err(wrong_type(what, "a table", value));
+        };
+        Ok(Self {
+            what,
+            table,
+            defaults: None,
+            span: value.span(),
+        })
+    }
+
+    /// Checks that the table has no unknown keys. For fields that WFP has and Linux does not, the
+    /// message gives the reason.
+    pub(super) fn check_keys(&self, known: &[&str]) -> Result<(), SpannedFinding> {
+        for (key, _) in self.table {
+            let name = key.get_ref().as_ref();
+            if known.contains(&name) {
+                continue;
+            }
+            return Err(match name.parse::<Field>() {
+                Err(error) if error.message.contains("WFP") => {
+                    SpannedFinding::of(key.span(), error)
+                }
+                Ok(_) => {
+                    SpannedFinding::new(key.span(), format!("{} has no conditions", self.what))
+                        .advice("only filters have conditions")
+                }
+                Err(_) => {
+                    SpannedFinding::new(key.span(), format!("{} has no key {name:?}", self.what))
+                        .near(name, known.iter().copied())
+                }
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'a TomlValue<'a>> {
+        let default = || self.defaults.and_then(|defaults| defaults.get(key));
+        self.table.get(key).or_else(default)
+    }
+
+    pub(super) fn require(
+        &self,
+        key: &str,
+        example: &str,
+    ) -> Result<&'a TomlValue<'a>, SpannedFinding> {
+        self.get(key).ok_or_else(|| {
+            SpannedFinding::new(
+                self.span.clone(),
+                format!("{} needs the key {key:?}", self.what),
+            )
+            .advice(format!("for example {example}"))
+        })
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<Option<TomlText<'a>>, SpannedFinding> {
+        self.get(key).map(|value| text(key, value)).transpose()
+    }
+
+    pub(super) fn flag(&self, key: &str) -> Result<bool, SpannedFinding> {
+        match self.get(key) {
+            None => Ok(false),
+            Some(value) => match value.get_ref() {
+                DeValue::Boolean(flag) => Ok(*flag),
+                _ => Err(wrong_type(key, "true or false", value)),
+            },
+        }
+    }
+
+    /// The value of the key, if its string is one of several names.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        key: &str,
+        choices: &[(&'static str, T)],
+    ) -> Result<Option<T>, SpannedFinding> {
+        let Some(TomlText { text, span }) = self.text(key)? else {
+            return Ok(None);
+        };
+        match choices.iter().find(|(name, _)| *name == text) {
+            Some((_, choice)) => Ok(Some(*choice)),
+            None => Err(not_a_choice(key, text, span, choices)),
+        }
+    }
+}
+
+/// A value as a string. `what` names it in the message.
+pub(super) fn text<'a>(
+    what: &str,
+    value: &'a TomlValue<'a>,
+) -> Result<TomlText<'a>, SpannedFinding> {
+    match value.get_ref() {
+        DeValue::String(text) => Ok(TomlText {
+            text,
+            span: value.span(),
+        }),
+        _ => Err(wrong_type(what, "a string", value)),
+    }
+}
+
+/// A value as a number from 0 to `most`. `what` names it in the message.
+pub(super) fn number(what: &str, value: &TomlValue<'_>, most: u64) -> Result<u64, SpannedFinding> {
+    let DeValue::Integer(integer) = value.get_ref() else {
+        return Err(wrong_type(what, "a number", value));
+    };
+    let number = u64::from_str_radix(integer.as_str(), integer.radix());
+    match number {
+        Ok(number) if number <= most => Ok(number),
+        _ => {
+            let message = format!("{what} must be from 0 to {most}; this is {integer}");
+            Err(SpannedFinding::new(value.span(), message).code(Code::OutOfBounds))
+        }
+    }
+}
+
+/// The finding that a value has another type than the wanted one.
+pub(super) fn wrong_type(what: &str, wanted: &str, value: &TomlValue<'_>) -> SpannedFinding {
+    let found = match value.get_ref() {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a floating-point number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    };
+    let message = format!("{what} needs {wanted}; this is {found}");
+    SpannedFinding::new(value.span(), message).code(Code::TypeMismatch)
+}
+
+/// The finding that a name is none of the choices.
+pub(super) fn not_a_choice<T>(
+    what: &str,
+    text: &str,
+    span: Range<usize>,
+    choices: &[(&'static str, T)],
+) -> SpannedFinding {
+    let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+    let message = format!(
+        "{what} must be one of {}; this is {text:?}",
+        names.join(", ")
+    );
+    SpannedFinding::new(span, message)
+        .code(Code::InvalidEnumerator)
+        .near(text, names)
+}
