@@ -1,11 +1,12 @@
-//! The contract's Rust, and its descriptor for reflection. protox reads it: no protoc to install.
+//! Generates Rust from the API's proto file, and its descriptor for reflection. protox compiles the
+//! proto file, so that protoc need not be installed.
 
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
-    // The comments become the Rust's documentation.
+    // With source information, the comments become the documentation of the generated Rust.
     compiler
         .include_source_info(true)
         .open_file("sidetrack.proto")?;

@@ -11,39 +11,42 @@ use tonic::{Status, Streaming};
 use crate::v1::sidetrack_client::SidetrackClient;
 use crate::{MESSAGE_SIZE_MAX, SOCKET, SOCKET_VARIABLE, policy_error, v1};
 
-/// The contract's calls, over one connection. Clones share it.
+/// A client with the API's calls, over one connection. Clones share the connection.
 pub type Client = SidetrackClient<Channel>;
 
-/// Why there is no answer.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens at the socket, or it may not be opened.
+    /// The daemon does not listen at the socket, or the caller has no permission to open it.
     #[error("cannot reach sidetrackd at {}: {source}; is it running?", .socket.display())]
     Connect {
-        /// Where it was looked for.
+        /// Path of the socket.
         socket: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Policy's rules say no; nothing was changed.
+    /// The daemon refused the call with a policy error; nothing was changed.
     #[error(transparent)]
     Policy(#[from] sidetrack_policy::Error),
-    /// Anything else the daemon said.
-    #[error("sidetrackd refuses: {}", .0.message())]
+    /// The call failed with another status, for example because the caller has no permission.
+    #[error("sidetrackd refuses the call: {}", .0.message())]
     Status(Box<Status>),
 }
 
-/// A session: it ends when this is dropped.
+/// An open session. It ends when this value is dropped.
 #[derive(Debug)]
 pub struct Session {
     id: u64,
     events: Streaming<v1::SessionEvent>,
 }
 
-/// Connects to the daemon at `socket`; none: at SIDETRACK_SOCKET's, or at [`SOCKET`].
+/// Connects to the daemon at `socket`, or at [`default_socket`] if there is none.
+///
+/// If the connection ends, the next call connects again. Errors: [`Error::Connect`].
 pub async fn connect(socket: Option<&Path>) -> Result<Client, Error> {
     let socket = socket.map_or_else(default_socket, Path::to_path_buf);
-    // Tried once by hand, for an error that says what is wrong; the channel connects again by itself.
+    // The first connection is made here, since its error says what is wrong; the channel makes
+    // later ones.
     let first = UnixStream::connect(&socket).await;
     let source = match first {
         Ok(stream) => return Ok(client(channel(socket, stream).await?)),
@@ -52,13 +55,15 @@ pub async fn connect(socket: Option<&Path>) -> Result<Client, Error> {
     Err(Error::Connect { socket, source })
 }
 
-/// The socket that [`connect`] takes if it is told none.
+/// The path in the environment variable [`SOCKET_VARIABLE`], or else [`SOCKET`].
 pub fn default_socket() -> PathBuf {
     std::env::var_os(SOCKET_VARIABLE).map_or_else(|| SOCKET.into(), PathBuf::from)
 }
 
 impl Session {
-    /// Opens one. It lasts until it is dropped, or the connection goes.
+    /// Opens a session. It lasts until this value is dropped or the connection ends.
+    ///
+    /// Errors: [`Error::Policy`] and [`Error::Status`], as OpenSession in the proto file describes.
     pub async fn open(client: &mut Client, options: v1::SessionOptions) -> Result<Self, Error> {
         let mut events = client.open_session(options).await?.into_inner();
         match events.message().await?.and_then(|event| event.event) {
@@ -66,16 +71,16 @@ impl Session {
                 id: opened.session_id,
                 events,
             }),
-            _ => Err(Status::internal("the session's first event is not that it is open").into()),
+            _ => Err(Status::internal("the first event of the session is not `opened`").into()),
         }
     }
 
-    /// Its number, for the other calls.
+    /// Number of the session, for the field `session_id` of the other calls.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// What the daemon tells it next; none: the session has ended.
+    /// Waits for the session's next event; none if the session has ended.
     pub async fn event(&mut self) -> Result<Option<v1::session_event::Event>, Error> {
         Ok(self.events.message().await?.and_then(|event| event.event))
     }
@@ -91,11 +96,13 @@ impl From<Status> for Error {
 }
 
 fn client(channel: Channel) -> Client {
-    // What is too large to send is the daemon's to say: it says it better.
+    // There is no limit for sending: the daemon refuses a message that is too large with a better
+    // error.
     Client::new(channel).max_decoding_message_size(MESSAGE_SIZE_MAX)
 }
 
-/// A channel over `first`, and, should that go, over another connection to the same socket.
+/// A channel over the connection `first` and, after it has ended, over new connections to the same
+/// socket.
 async fn channel(socket: PathBuf, first: UnixStream) -> Result<Channel, Error> {
     let mut first = Some(first);
     let connector = tower::service_fn({
@@ -112,7 +119,7 @@ async fn channel(socket: PathBuf, first: UnixStream) -> Result<Channel, Error> {
             }
         }
     });
-    // The name is for HTTP/2's :authority only.
+    // The host name is only used for the HTTP/2 pseudo-header :authority.
     let endpoint = Endpoint::from_static("http://sidetrackd");
     let connected = endpoint.connect_with_connector(connector).await;
     connected.map_err(|error| Error::Connect {

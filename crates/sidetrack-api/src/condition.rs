@@ -1,4 +1,4 @@
-//! Conditions, from the wire and to it.
+//! Conversion of conditions from and to the API's messages.
 
 use std::net::IpAddr;
 
@@ -39,8 +39,8 @@ impl TryFrom<v1::value::Kind> for Value {
     fn try_from(kind: v1::value::Kind) -> Result<Self, Error> {
         use v1::value::Kind;
         match kind {
-            Kind::Range(range) => Ok(Self::Range(end(range.low)?, end(range.high)?)),
-            other => plain(other),
+            Kind::Range(range) => Ok(Self::Range(range_end(range.low)?, range_end(range.high)?)),
+            other => plain_value(other),
         }
     }
 }
@@ -65,30 +65,32 @@ impl From<&Value> for v1::Value {
     }
 }
 
-/// A range's end. It is read without going deeper: it may be no range itself.
-fn end(value: Option<Box<v1::Value>>) -> Result<Box<Value>, Error> {
+/// Reads an end of a range. An end that is a range itself is refused before its own ends are read.
+fn range_end(value: Option<Box<v1::Value>>) -> Result<Box<Value>, Error> {
     let kind = value.and_then(|value| value.kind).ok_or_else(no_value)?;
-    plain(kind).map(Box::new)
+    plain_value(kind).map(Box::new)
 }
 
-fn plain(kind: v1::value::Kind) -> Result<Value, Error> {
+/// Reads a value that is not a range.
+fn plain_value(kind: v1::value::Kind) -> Result<Value, Error> {
     use v1::value::Kind;
     match kind {
         Kind::Uint(number) => Ok(Value::Uint(number)),
         Kind::Address(bytes) => Ok(Value::Address(address(&bytes)?)),
-        Kind::Prefix(wire) => prefix(&wire).map(Value::Prefix),
-        Kind::Path(path) if path.is_empty() => {
-            Err(Error::new(Code::ZeroLengthArray, "a path is empty"))
-        }
+        Kind::Prefix(wire) => read_prefix(&wire).map(Value::Prefix),
+        Kind::Path(path) if path.is_empty() => Err(Error::new(
+            Code::ZeroLengthArray,
+            "a path must not be empty",
+        )),
         Kind::Path(path) => Ok(Value::Path(path)),
         Kind::Range(_) => Err(Error::new(
             Code::TypeMismatch,
-            "a range's end cannot be a range",
+            "an end of a range cannot be a range",
         )),
     }
 }
 
-fn prefix(wire: &v1::Prefix) -> Result<IpNet, Error> {
+fn read_prefix(wire: &v1::Prefix) -> Result<IpNet, Error> {
     let address: IpAddr = address(&wire.address)?;
     let length = u8::try_from(wire.length).ok();
     length
@@ -97,7 +99,7 @@ fn prefix(wire: &v1::Prefix) -> Result<IpNet, Error> {
             Error::new(
                 Code::InvalidNetMask,
                 format!(
-                    "an address such as {address} has no prefix of {} bits",
+                    "a prefix of {} bits is too long for the address {address}",
                     wire.length
                 ),
             )
@@ -108,13 +110,13 @@ fn field(number: i32) -> Result<Field, Error> {
     match v1::Field::try_from(number) {
         Ok(v1::Field::Unspecified) => Err(Error::new(
             Code::NullPointer,
-            "a condition names no field; see Field in sidetrack.proto",
+            "a condition needs a field; Field in sidetrack.proto lists the fields",
         )),
-        // Policy has the names, and says of Windows' own why they are refused.
+        // Policy knows the names, also those of fields without a meaning on Linux, and the reason.
         Ok(wire) => wire.as_str_name()["FIELD_".len()..].to_lowercase().parse(),
         Err(_) => Err(Error::new(
             Code::ConditionNotFound,
-            format!("there is no field of number {number}"),
+            format!("there is no field with the number {number}"),
         )),
     }
 }
@@ -140,7 +142,7 @@ fn wire_field(field: Field) -> v1::Field {
     }
 }
 
-/// WFP's numbers are the places in [`MatchType::ALL`].
+/// Reads a match type. WFP's numbers are the indices in [`MatchType::ALL`].
 fn match_type(number: i32) -> Result<MatchType, Error> {
     usize::try_from(number)
         .ok()
@@ -148,7 +150,7 @@ fn match_type(number: i32) -> Result<MatchType, Error> {
         .ok_or_else(|| {
             Error::new(
                 Code::InvalidEnumerator,
-                format!("there is no match type of number {number}; they go from 0 to 12"),
+                format!("there is no match type with the number {number}; use 0 to 12"),
             )
         })
 }
@@ -172,7 +174,10 @@ fn wire_match_type(match_type: MatchType) -> v1::MatchType {
 }
 
 fn no_value() -> Error {
-    Error::new(Code::NullPointer, "a condition has no value")
+    Error::new(
+        Code::NullPointer,
+        "a condition needs a value, and a range needs both ends",
+    )
 }
 
 #[cfg(test)]
@@ -188,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_read_back() {
+    fn conditions_are_read_from_their_messages() {
         for field in Field::ALL {
             for match_type in MatchType::ALL {
                 let condition = Condition {
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_the_contract_is_known_to_policy() {
+    fn every_field_of_the_api_is_known_to_policy() {
         for number in 0..200 {
             let Ok(wire) = v1::Field::try_from(number) else {
                 continue;
@@ -220,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_value_is_refused() {
+    fn invalid_values_are_refused() {
         use v1::value::Kind;
         let prefix = |address: &[u8], length| {
             Kind::Prefix(v1::Prefix {

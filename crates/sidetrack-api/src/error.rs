@@ -1,14 +1,14 @@
-//! Policy's errors in a gRPC status and back.
+//! Conversion between policy errors and gRPC statuses.
 
 use sidetrack_policy::{Code, Error};
 use tonic::Status;
 
-/// The metadata entry with WFP's number, in decimal.
+/// Name of the metadata entry that holds WFP's error number, in decimal.
 pub const CODE_METADATA: &str = "sidetrack-code";
-/// The metadata entry with WFP's name.
+/// Name of the metadata entry that holds WFP's error name.
 pub const NAME_METADATA: &str = "sidetrack-name";
 
-/// The status that tells an error: its sentence, and WFP's number and name as metadata.
+/// The status for an error, with its message, and with WFP's number and name as metadata.
 pub fn status(error: &Error) -> Status {
     let mut status = Status::new(grpc_code(error.code), &error.message);
     let metadata = status.metadata_mut();
@@ -20,7 +20,7 @@ pub fn status(error: &Error) -> Status {
     status
 }
 
-/// The error that a status tells, if it is one of policy's.
+/// The error in a status; none if the status is not from a policy error.
 pub fn policy_error(status: &Status) -> Option<Error> {
     let number: u32 = status
         .metadata()
@@ -33,7 +33,7 @@ pub fn policy_error(status: &Status) -> Option<Error> {
     Some(Error::new(*code, status.message()))
 }
 
-/// For clients that know only gRPC.
+/// The gRPC code that resembles a policy error most, for clients that do not read the metadata.
 fn grpc_code(code: Code) -> tonic::Code {
     use tonic::Code as Grpc;
     match code {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_reads_back_from_its_status() {
+    fn every_code_is_read_from_its_status() {
         for &code in Code::ALL {
             let error = Error::new(code, format!("because of {code}"));
             assert_eq!(policy_error(&status(&error)), Some(error));

@@ -1,10 +1,13 @@
-//! Objects, from the wire and to it. What an object's parts mean to one another is policy's to check.
+//! Conversion of objects from and to the API's messages.
+//!
+//! The conversions check only that each field has a value of its type. Whether the values fit each
+//! other is checked by `sidetrack_policy`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use sidetrack_policy::{
-    Absent, Action, Code, Context, Error, Filter, Identity, Layer, Lifetime, Provider, Records,
-    SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Weight,
+    Absent, Action, Code, Error, Filter, Identity, Layer, Lifetime, Provider, RecordsMode,
+    RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Weight,
 };
 
 use crate::v1;
@@ -14,7 +17,8 @@ const BOOT_TIME: u32 = v1::Flag::BootTime as u32;
 const CLEAR_ACTION_RIGHT: u32 = v1::Flag::ClearActionRight as u32;
 const DISABLED: u32 = v1::Flag::Disabled as u32;
 
-/// A key: none if there are no bytes. Errors: FWP_E_INVALID_PARAMETER.
+/// Reads a key of 16 bytes; none if there are no bytes or all are zero. Errors:
+/// FWP_E_INVALID_PARAMETER.
 pub fn key(bytes: &[u8]) -> Result<Option<Uuid>, Error> {
     if bytes.is_empty() {
         return Ok(None);
@@ -22,13 +26,13 @@ pub fn key(bytes: &[u8]) -> Result<Option<Uuid>, Error> {
     let uuid = Uuid::from_slice(bytes).map_err(|_| {
         Error::new(
             Code::InvalidParameter,
-            format!("a key has 16 bytes; this one has {}", bytes.len()),
+            format!("a key must have 16 bytes; this one has {}", bytes.len()),
         )
     })?;
     Ok((!uuid.is_nil()).then_some(uuid))
 }
 
-/// A key's bytes; of the nil one: none.
+/// The 16 bytes of a key; no bytes for the nil key.
 pub fn key_bytes(key: Uuid) -> Vec<u8> {
     match key.is_nil() {
         true => Vec::new(),
@@ -36,7 +40,8 @@ pub fn key_bytes(key: Uuid) -> Vec<u8> {
     }
 }
 
-/// An address of 4 or 16 bytes. Errors: FWP_E_ZERO_LENGTH_ARRAY, …INVALID_PARAMETER.
+/// Reads an address of 4 or 16 bytes in network order. Errors: FWP_E_ZERO_LENGTH_ARRAY,
+/// …INVALID_PARAMETER.
 pub fn address(bytes: &[u8]) -> Result<IpAddr, Error> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Ok(v4.into());
@@ -50,22 +55,28 @@ pub fn address(bytes: &[u8]) -> Result<IpAddr, Error> {
     };
     Err(Error::new(
         code,
-        format!("an address has 4 or 16 bytes; this one has {}", bytes.len()),
+        format!(
+            "an address must have 4 or 16 bytes; this one has {}",
+            bytes.len()
+        ),
     ))
 }
 
-/// An address and a port. Errors: as [`address`], and FWP_E_OUT_OF_BOUNDS.
+/// Reads an address and a port. Errors: as [`address`], and FWP_E_OUT_OF_BOUNDS.
 pub fn socket_address(endpoint: &v1::Endpoint) -> Result<SocketAddr, Error> {
     let port = u16::try_from(endpoint.port).map_err(|_| {
         Error::new(
             Code::OutOfBounds,
-            format!("ports go to 65535; {} is beyond", endpoint.port),
+            format!(
+                "a port must be from 0 to 65535; this one is {}",
+                endpoint.port
+            ),
         )
     })?;
     Ok((address(&endpoint.address)?, port).into())
 }
 
-/// An address and a port for the wire.
+/// The message for an address and a port.
 pub fn endpoint(address: SocketAddr) -> v1::Endpoint {
     v1::Endpoint {
         address: address_bytes(address.ip()),
@@ -119,7 +130,7 @@ impl TryFrom<v1::Sublayer> for Sublayer {
                 Error::new(
                     Code::OutOfBounds,
                     format!(
-                        "a sublayer's weight goes to 65535; {} is beyond",
+                        "the weight of a sublayer must be from 0 to 65535; this one is {}",
                         wire.weight
                     ),
                 )
@@ -153,10 +164,10 @@ impl TryFrom<v1::Service> for Service {
             lifetime: lifetime(wire.flags, PERSISTENT)?,
             provider: key(&wire.provider)?,
             records: match v1::Records::try_from(wire.records) {
-                Ok(v1::Records::Unspecified | v1::Records::Required) => Records::Required,
-                Ok(v1::Records::RequiredOrOwn) => Records::RequiredOrOwn,
-                Ok(v1::Records::Legacy) => Records::Legacy,
-                Err(_) => return Err(enumerator("kind of records", wire.records)),
+                Ok(v1::Records::Unspecified | v1::Records::Required) => RecordsMode::Required,
+                Ok(v1::Records::RequiredOrOwn) => RecordsMode::RequiredOrOwn,
+                Ok(v1::Records::Legacy) => RecordsMode::Legacy,
+                Err(_) => return Err(no_such("records mode", wire.records)),
             },
             on_absent: absent(wire.on_absent)?.unwrap_or_default(),
             context: wire.context.map(context).transpose()?.unwrap_or_default(),
@@ -167,9 +178,9 @@ impl TryFrom<v1::Service> for Service {
 impl From<&Service> for v1::Service {
     fn from(service: &Service) -> Self {
         let records = match service.records {
-            Records::Required => v1::Records::Required,
-            Records::RequiredOrOwn => v1::Records::RequiredOrOwn,
-            Records::Legacy => v1::Records::Legacy,
+            RecordsMode::Required => v1::Records::Required,
+            RecordsMode::RequiredOrOwn => v1::Records::RequiredOrOwn,
+            RecordsMode::Legacy => v1::Records::Legacy,
         };
         Self {
             key: key_bytes(service.identity.key),
@@ -250,7 +261,7 @@ impl From<&Filter> for v1::Filter {
 
 impl From<Layer> for v1::Layer {
     fn from(layer: Layer) -> Self {
-        // The contract has policy's order, after UNSPECIFIED.
+        // The API's numbers are policy's numbers plus 1, since 0 is LAYER_UNSPECIFIED.
         let number = i32::try_from(layer.index() + 1).unwrap_or_default();
         Self::try_from(number).unwrap_or_default()
     }
@@ -271,7 +282,7 @@ impl From<Action> for v1::Action {
 impl TryFrom<v1::Layer> for Layer {
     type Error = Error;
 
-    /// Errors: FWP_E_NULL_POINTER, if it is not specified.
+    /// Errors: FWP_E_NULL_POINTER for `LAYER_UNSPECIFIED`.
     fn try_from(wire: v1::Layer) -> Result<Self, Error> {
         layer(wire.into())
     }
@@ -279,7 +290,7 @@ impl TryFrom<v1::Layer> for Layer {
 
 fn layer(number: i32) -> Result<Layer, Error> {
     if number == 0 {
-        return Err(Error::new(Code::NullPointer, "a filter names no layer"));
+        return Err(Error::new(Code::NullPointer, "a filter needs a layer"));
     }
     usize::try_from(number - 1)
         .ok()
@@ -287,7 +298,7 @@ fn layer(number: i32) -> Result<Layer, Error> {
         .ok_or_else(|| {
             Error::new(
                 Code::LayerNotFound,
-                format!("there is no layer of number {number}; they go from 1 to 12"),
+                format!("there is no layer with the number {number}; use 1 to 12"),
             )
         })
 }
@@ -305,13 +316,15 @@ fn lifetime(flags: u32, allowed: u32) -> Result<Lifetime, Error> {
     if unknown != 0 {
         return Err(Error::new(
             Code::InvalidFlags,
-            format!("flags {unknown:#x} do not exist for this kind of object; it has {allowed:#x}"),
+            format!(
+                "this kind of object does not have the flags {unknown:#x}; it can have {allowed:#x}"
+            ),
         ));
     }
     match (flags & PERSISTENT != 0, flags & BOOT_TIME != 0) {
         (true, true) => Err(Error::new(
             Code::InvalidFlags,
-            "a filter is persistent or boot-time, not both; add two filters",
+            "a filter can be persistent or boot-time, not both; add two filters",
         )),
         (true, false) => Ok(Lifetime::Persistent),
         (false, true) => Ok(Lifetime::BootTime),
@@ -359,12 +372,12 @@ fn action(number: i32, service: &[u8]) -> Result<Action, Error> {
         Ok(v1::Action::Redirect) => {
             return service
                 .map(Action::Redirect)
-                .ok_or_else(|| Error::new(Code::NullPointer, "a redirect names no service"));
+                .ok_or_else(|| Error::new(Code::NullPointer, "a redirect needs a service"));
         }
         Ok(v1::Action::Unspecified) | Err(_) => {
             return Err(Error::new(
                 Code::InvalidActionType,
-                format!("there is no action of number {number}; they go from 1 to 5"),
+                format!("there is no action with the number {number}; use 1 to 5"),
             ));
         }
     };
@@ -372,7 +385,7 @@ fn action(number: i32, service: &[u8]) -> Result<Action, Error> {
         return Err(Error::new(
             Code::InvalidParameter,
             format!(
-                "a filter that is to {} names a service; only a redirect does",
+                "a filter with the action {} cannot have a service; only a redirect has one",
                 action.name()
             ),
         ));
@@ -385,7 +398,7 @@ fn absent(number: i32) -> Result<Option<Absent>, Error> {
         Ok(v1::OnAbsent::Unspecified) => Ok(None),
         Ok(v1::OnAbsent::Block) => Ok(Some(Absent::Block)),
         Ok(v1::OnAbsent::Permit) => Ok(Some(Absent::Permit)),
-        Err(_) => Err(enumerator("on_absent", number)),
+        Err(_) => Err(no_such("on_absent", number)),
     }
 }
 
@@ -397,37 +410,37 @@ fn wire_absent(absent: Option<Absent>) -> v1::OnAbsent {
     }
 }
 
-fn context(wire: v1::Context) -> Result<Context, Error> {
+fn context(wire: v1::Context) -> Result<RedirectContext, Error> {
     use v1::context::Kind;
     match wire.kind {
-        Some(Kind::None(_)) => Ok(Context::None),
-        Some(Kind::Auto(_)) => Ok(Context::Auto),
+        Some(Kind::None(_)) => Ok(RedirectContext::None),
+        Some(Kind::Auto(_)) => Ok(RedirectContext::Auto),
         Some(Kind::Fixed(bytes)) if bytes.is_empty() => Err(Error::new(
             Code::ZeroLengthArray,
-            "a fixed context has no bytes; ask for none instead",
+            "a fixed context needs at least one byte; use none if there is no context",
         )),
-        Some(Kind::Fixed(bytes)) => Ok(Context::Fixed(bytes)),
+        Some(Kind::Fixed(bytes)) => Ok(RedirectContext::Fixed(bytes)),
         None => Err(Error::new(
             Code::NullPointer,
-            "a context is given, but none of its kinds",
+            "a context must be one of none, fixed and auto",
         )),
     }
 }
 
-fn wire_context(context: &Context) -> v1::Context {
+fn wire_context(context: &RedirectContext) -> v1::Context {
     use v1::context::Kind;
     let kind = match context {
-        Context::None => Kind::None(v1::context::None {}),
-        Context::Fixed(bytes) => Kind::Fixed(bytes.clone()),
-        Context::Auto => Kind::Auto(v1::context::Auto {}),
+        RedirectContext::None => Kind::None(v1::context::None {}),
+        RedirectContext::Fixed(bytes) => Kind::Fixed(bytes.clone()),
+        RedirectContext::Auto => Kind::Auto(v1::context::Auto {}),
     };
     v1::Context { kind: Some(kind) }
 }
 
-fn enumerator(what: &str, number: i32) -> Error {
+fn no_such(what: &str, number: i32) -> Error {
     Error::new(
         Code::InvalidEnumerator,
-        format!("there is no {what} of number {number}"),
+        format!("there is no {what} with the number {number}"),
     )
 }
 

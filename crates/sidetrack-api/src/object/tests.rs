@@ -20,14 +20,14 @@ fn filter() -> Filter {
         clear_action_right: true,
         disabled: true,
         on_absent: Some(Absent::Permit),
-        context: Some(Context::Fixed(vec![1, 2])),
+        context: Some(RedirectContext::Fixed(vec![1, 2])),
         lifetime: Lifetime::Persistent,
         ..Filter::new("", layer, action)
     }
 }
 
 #[test]
-fn objects_read_back() {
+fn objects_are_read_from_their_messages() {
     let filter = filter();
     assert_eq!(Filter::try_from(v1::Filter::from(&filter)), Ok(filter));
     let service = Service {
@@ -37,9 +37,9 @@ fn objects_read_back() {
         },
         lifetime: Lifetime::Static,
         provider: None,
-        records: Records::Legacy,
+        records: RecordsMode::Legacy,
         on_absent: Absent::Permit,
-        context: Context::Auto,
+        context: RedirectContext::Auto,
     };
     assert_eq!(Service::try_from(v1::Service::from(&service)), Ok(service));
     let sublayer = Sublayer {
@@ -64,7 +64,7 @@ fn objects_read_back() {
 }
 
 #[test]
-fn every_layer_has_its_name_in_the_contract() {
+fn every_layer_has_the_same_name_in_the_api() {
     for each in Layer::all() {
         let wire = v1::Layer::from(each);
         let name = wire.as_str_name()["LAYER_".len()..].replace('_', "-");
@@ -83,7 +83,7 @@ fn case_149_a_filter_is_not_boot_time_and_persistent() {
 }
 
 #[test]
-fn what_is_not_a_filter_is_refused() {
+fn invalid_filters_are_refused() {
     type Change = fn(&mut v1::Filter);
     let changes: [(Change, Code); 16] = [
         (|f| f.key = vec![1; 15], Code::InvalidParameter),
@@ -121,7 +121,7 @@ fn what_is_not_a_filter_is_refused() {
 }
 
 #[test]
-fn what_is_not_another_object_is_refused() {
+fn other_invalid_objects_are_refused() {
     let service = v1::Service {
         records: 4,
         ..Default::default()
