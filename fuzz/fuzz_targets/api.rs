@@ -1,4 +1,5 @@
-//! No bytes panic the API's decoding, its conversions or the rules; what is taken reads back the same.
+//! No bytes make the API's decoding, its conversions or a set of objects panic. Objects that are
+//! read from messages are the same if they are converted to messages and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -21,19 +22,20 @@ fuzz_target!(|bytes: &[u8]| {
         services: read(request.services),
         filters: read(request.filters),
     };
-    let mut singly = Objects::default();
-    add(&mut singly, &desired.providers);
-    add(&mut singly, &desired.sublayers);
-    add(&mut singly, &desired.services);
-    add(&mut singly, &desired.filters);
-    let mut whole = Objects::default();
-    if whole.apply(desired.clone(), &author).is_ok() {
-        let again = whole.apply(desired, &author).expect("the same again");
+    let mut added = Objects::default();
+    add(&mut added, &desired.providers);
+    add(&mut added, &desired.sublayers);
+    add(&mut added, &desired.services);
+    add(&mut added, &desired.filters);
+    let mut applied = Objects::default();
+    if applied.apply(desired.clone(), &author).is_ok() {
+        let again = applied.apply(desired, &author).expect("the same policy is accepted again");
         assert!(again.changes.is_empty());
     }
 });
 
-/// The objects that are ones. Each must read back from what it is written as.
+/// The messages that are objects. Each must be the same after another conversion to a message and
+/// back.
 fn read<W, T>(wire: Vec<W>) -> Vec<T>
 where
     T: Object + TryFrom<W, Error = Error>,
@@ -48,7 +50,7 @@ where
 
 fn add<T: Object>(objects: &mut Objects, each: &[T]) {
     for (number, object) in (1..).zip(each) {
-        // Refused or not: it must not panic.
+        // The object may be refused, but nothing must panic.
         let _ = objects.add(object.clone(), &Author::default(), || Uuid::from_u128(number));
     }
 }

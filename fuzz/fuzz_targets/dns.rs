@@ -1,5 +1,5 @@
-//! No bytes panic the readers; what is read as a query can be denied, and what a response tells of the
-//! asked name is learnt.
+//! No bytes make the readers of DNS messages panic. A query can be denied, and the addresses in a
+//! response are learnt for the queried name.
 #![no_main]
 
 use std::time::Instant;
@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(denial.is_some(), read_query(bytes).is_ok());
     if let (Ok(query), Some(denial)) = (read_query(bytes), denial) {
         assert!(denial.len() < 512);
-        let response = read_response(&denial).expect("our own response");
+        let response = read_response(&denial).expect("a denial is a response");
         assert_eq!(
             (response.id, response.question),
             (query.id, Some(query.question))
@@ -23,8 +23,9 @@ fuzz_target!(|bytes: &[u8]| {
         let (mut names, now) = (Names::new(), Instant::now());
         names.learn(&response, now);
         for (address, _) in response.addresses() {
-            let asked = response.question.as_ref().map(|asked| asked.name.as_str());
-            assert_eq!(names.label(address, now), asked);
+            let question = response.question.as_ref();
+            let queried = question.map(|question| question.name.as_str());
+            assert_eq!(names.label(address, now), queried);
         }
     }
 });

@@ -1,24 +1,27 @@
-//! No bytes panic the policy reader; what is wrong has a place in the file; what is right is a policy
-//! that differs in nothing from itself, and whose filters keep the rules.
+//! No bytes make the reader of policy files panic. A file that is refused has at least one finding,
+//! which displays as a text. A file that is accepted gives a policy that does not differ from
+//! itself, and its filters pass their checks.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sidetrack_policy::Listing;
 use sidetrack_policy::diff::Diff;
-use sidetrack_policy::file::{Surroundings, parse};
+use sidetrack_policy::file::{ParseOptions, parse};
 
 fuzz_target!(|text: &[u8]| {
-    let surroundings = Surroundings {
+    let options = ParseOptions {
         file: "policy.toml",
         owner: None,
         others: &Listing::default(),
         users: &|name| (name == "alice").then_some(1000),
     };
-    match parse(text, &surroundings) {
+    match parse(text, &options) {
         Ok(policy) => {
             assert!(Diff::between(&policy.objects, &policy.objects).is_empty());
             assert!(policy.objects.filters.iter().all(|one| one.check().is_ok()));
         }
-        Err(faults) => assert!(!faults.shown.is_empty() && !faults.to_string().is_empty()),
+        Err(findings) => {
+            assert!(!findings.shown.is_empty() && !findings.to_string().is_empty());
+        }
     }
 });

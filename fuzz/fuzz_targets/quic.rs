@@ -1,5 +1,5 @@
-//! No datagram panics the reader, nor any frame in a packet that opens; and every such packet is read or
-//! refused.
+//! No datagram makes the reader of QUIC Initial packets panic, and neither does any frame in a
+//! packet that can be decrypted. Every such packet is read or refused.
 #![no_main]
 
 use std::cell::LazyCell;
@@ -8,14 +8,14 @@ use libfuzzer_sys::fuzz_target;
 use sidetrack_proxy::sniff::HOST_SIZE_MAX;
 use sidetrack_proxy::sniff::quic::{CONNECTIONS_MAX, DATAGRAMS_MAX, InitialReader, QuicError, Reading};
 
-#[allow(dead_code)] // the tests use more of it
+#[allow(dead_code)] // the proxy's tests use more of this module
 #[path = "../../crates/sidetrack-proxy/tests/quic/seal.rs"]
 mod seal;
 
 use seal::{FRAME, Sealer, V1, V2, crypto, unhex};
 
 thread_local! {
-    /// One more than a reader follows.
+    /// Clients with different connection ids: one more than a reader follows.
     static CLIENTS: LazyCell<Vec<Sealer>> = LazyCell::new(|| {
         let versions = [V1, V2].into_iter().cycle().take(CONNECTIONS_MAX + 1);
         versions.zip(0..).map(|(version, id)| Sealer::new(version, &[id; 8])).collect()
@@ -36,7 +36,7 @@ fuzz_target!(|input: (&[u8], Vec<(u8, u8, u16, &[u8])>)| {
             _ => piece_of_hello(offset, bytes.len()),
         };
         if frames.len() > 16_000 {
-            continue; // more than the sealer's length field takes
+            continue; // the sealer's length field cannot hold more
         }
         let datagram = CLIENTS.with(|clients| {
             let client = &clients[usize::from(client) % clients.len()];
@@ -54,7 +54,8 @@ fuzz_target!(|input: (&[u8], Vec<(u8, u8, u16, &[u8])>)| {
     assert!(undecided <= CONNECTIONS_MAX * (DATAGRAMS_MAX - 1));
 });
 
-/// What the fuzzer would not come upon: a ClientHello to put together, or to contradict.
+/// A part of a ClientHello, which the fuzzer would not find by itself. The reader assembles such
+/// parts, or finds that they contradict each other.
 fn piece_of_hello(offset: usize, size: usize) -> Vec<u8> {
     HELLO.with(|hello| {
         let begin = offset % hello.len();

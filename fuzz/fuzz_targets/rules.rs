@@ -1,4 +1,5 @@
-//! No text panics the pattern parser, and what it takes prints as the same pattern.
+//! No text makes the parser of patterns panic, and a pattern that it accepts is the same if it is
+//! printed and parsed again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

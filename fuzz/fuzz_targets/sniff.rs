@@ -1,13 +1,13 @@
-//! No bytes panic, and none that follow change what was decided.
+//! No bytes make the recognition of protocols panic, and bytes that follow do not change a result.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sidetrack_proxy::sniff::{Sniffed, sniff};
 
 fuzz_target!(|input: (u16, &[u8])| {
-    let (cut, bytes) = input;
-    let begun = sniff(&bytes[..usize::from(cut).min(bytes.len())]);
-    if begun != Sniffed::More {
-        assert_eq!(begun, sniff(bytes));
+    let (length, bytes) = input;
+    let of_opening = sniff(&bytes[..usize::from(length).min(bytes.len())]);
+    if of_opening != Sniffed::More {
+        assert_eq!(of_opening, sniff(bytes));
     }
 });
