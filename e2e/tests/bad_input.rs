@@ -48,7 +48,7 @@ fn policy_that_is_refused_changes_nothing_in_the_kernel() {
         (
             "large",
             vec![b'#'; 10 << 20],
-            "a policy has at most 10,000,000",
+            "a policy file can have at most 10,000,000",
         ),
         ("not text", b"owner = \"\xff\xfe\"".to_vec(), "is not UTF-8"),
         (

@@ -16,7 +16,7 @@ use sidetrack_engine::event::EventKind;
 use sidetrack_engine::{Error, Filter as Entry};
 use sidetrack_policy::field::flags;
 use sidetrack_policy::{
-    Action, Code, Condition, Context, Field, Filter, LayerKind, MatchType, Value,
+    Action, Code, Condition, Field, Filter, LayerKind, MatchType, RedirectContext, Value,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -203,7 +203,7 @@ fn case_79_context_stays_a_flows_own_when_its_filter_goes() {
     let contexts = ["first", "second", "third"];
     for text in contexts {
         host.set_policy(&[Entry {
-            context: Context::Fixed(text.into()),
+            context: RedirectContext::Fixed(text.into()),
             ..Entry::redirect_all(service.number)
         }]);
         let client = host.client(&["connect", FAR]);

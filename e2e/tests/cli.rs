@@ -142,9 +142,9 @@ fn a_faulty_policy_changes_nothing() {
             b"owner = \"caf\xe9\"",
             ":1:13: the file is not UTF-8",
         ),
-        ("big", &big, "a policy has at most 10,000,000"),
+        ("big", &big, "a policy file can have at most 10,000,000"),
         ("nested", &[b'['; 100_000], ":1:"),
-        ("nul", b"\0", ":1:1: there is a NUL in the file"),
+        ("nul", b"\0", ":1:1: the file contains a NUL byte"),
     ];
     for (name, text, told) in files {
         let file = daemon.file(name, text);

@@ -8,12 +8,12 @@ use e2e::{EchoOrigin, Host, netns, wait};
 use sidetrack::{Batch, DatagramListener};
 use sidetrack_abi::kernel::{CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::filter::Context;
+use sidetrack_engine::filter::RedirectContext;
 use sidetrack_engine::{Filter, Service};
 
 const TO: &str = "10.1.2.3:53";
 
-fn listening(test: &str, context: Context) -> (Host, Service, DatagramListener) {
+fn listening(test: &str, context: RedirectContext) -> (Host, Service, DatagramListener) {
     netns::enter();
     let mut host = Host::new(test);
     let service = host.service("inspect");
@@ -34,7 +34,7 @@ fn one(listener: &DatagramListener, look: impl FnOnce(sidetrack::Datagram<'_>)) 
 #[test]
 fn case_91_first_datagram_brings_records_and_context() {
     let context = b"for the proxy".to_vec();
-    let (host, _, listener) = listening("case91", Context::Fixed(context.clone()));
+    let (host, _, listener) = listening("case91", RedirectContext::Fixed(context.clone()));
     for to in [TO, "[fd00::1]:53"] {
         host.client(&["datagrams", to, "--forget"]).json();
         one(&listener, |datagram| {
@@ -47,7 +47,7 @@ fn case_91_first_datagram_brings_records_and_context() {
 
 #[test]
 fn case_93_second_datagram_of_a_flow_brings_neither_but_its_flow_is_known() {
-    let (host, _, listener) = listening("case93", Context::Auto);
+    let (host, _, listener) = listening("case93", RedirectContext::Auto);
     host.client(&["datagrams", TO, TO, "--forget"]).json();
     let mut first = 0;
     one(&listener, |datagram| first = datagram.flow().id());
@@ -60,7 +60,7 @@ fn case_93_second_datagram_of_a_flow_brings_neither_but_its_flow_is_known() {
 
 #[test]
 fn case_95_plain_receive_gives_the_payload_alone() {
-    let (host, _, listener) = listening("case95", Context::Auto);
+    let (host, _, listener) = listening("case95", RedirectContext::Auto);
     host.client(&["datagrams", TO, "--forget"]).json();
     let v4 = listener.sockets().next().unwrap();
     let descriptor = UdpSocket::from(v4.try_clone_to_owned().unwrap());
@@ -74,7 +74,7 @@ fn case_95_plain_receive_gives_the_payload_alone() {
 /// refused, so that it cannot loop.
 #[test]
 fn case_97_records_are_set_for_the_first_datagram_or_it_is_refused() {
-    let (host, _, listener) = listening("case97", Context::None);
+    let (host, _, listener) = listening("case97", RedirectContext::None);
     host.leave();
     let origin = EchoOrigin::start("127.0.0.1:0");
     host.enter_service();
@@ -107,7 +107,7 @@ fn case_99_connected_socket_works() {
 
 #[test]
 fn case_101_options_of_an_unconnected_socket_say_so() {
-    let (_host, _, _listener) = listening("case101", Context::None);
+    let (_host, _, _listener) = listening("case101", RedirectContext::None);
     let fresh = UdpSocket::bind("127.0.0.1:0").unwrap();
     for option in [INFO, CONTEXT, RECORDS] {
         let answer = get_option(&fresh, SOL_SIDETRACK, option, 4096);
@@ -120,7 +120,7 @@ fn case_101_options_of_an_unconnected_socket_say_so() {
 /// A socket that is bound to a flow's address and connected to its client is asked as a TCP one is.
 #[test]
 fn a_connected_socket_of_the_services_own_answers_the_options() {
-    let (host, _, listener) = listening("datagram_options", Context::Auto);
+    let (host, _, listener) = listening("datagram_options", RedirectContext::Auto);
     let mut client = host.client(&["datagrams", TO, "--stepwise"]);
     client.tell("");
     let mut flow = None;
@@ -149,7 +149,7 @@ fn a_connected_socket_of_the_services_own_answers_the_options() {
 
 #[test]
 fn case_103_forged_datagram_is_dropped() {
-    let (host, _, listener) = listening("case103", Context::None);
+    let (host, _, listener) = listening("case103", RedirectContext::None);
     let port = listener.addresses().unwrap()[0].port();
     let forger = UdpSocket::bind("127.0.0.1:0").unwrap();
     host.leave(); // the forger is of the service's cgroup; its socket is not

@@ -11,8 +11,8 @@ use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Engine, ServiceSpec};
 use sidetrack_policy::field::flags;
 use sidetrack_policy::{
-    Action, Condition, Context, Family, Field, Filter, Layer, LayerKind, MatchType, Uuid, Value,
-    Weight,
+    Action, Condition, Family, Field, Filter, Layer, LayerKind, MatchType, RedirectContext, Uuid,
+    Value, Weight,
 };
 
 const SWAPS: usize = 1_000;
@@ -51,7 +51,7 @@ impl Side {
     fn redirect(self, id: u64, ports: &[u16]) -> Filter {
         let action = Action::Redirect(self.service);
         Filter {
-            context: Some(Context::Fixed(self.name.into())),
+            context: Some(RedirectContext::Fixed(self.name.into())),
             ..self.filter(LayerKind::ConnectRedirect, id, action, to(ports))
         }
     }

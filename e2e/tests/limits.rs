@@ -10,7 +10,9 @@ use e2e::{Client, Host, Origin, Running, listen_by_hand, listen_shared, netns, w
 use sidetrack_abi::kernel;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
-use sidetrack_engine::{Cgroup, Config, Context, Engine, Error, Filter, Service, ServiceSpec};
+use sidetrack_engine::{
+    Cgroup, Config, Engine, Error, Filter, RedirectContext, Service, ServiceSpec,
+};
 
 /// Room for eight flows, and a proxy that answers like an origin and holds on.
 fn small(test: &str) -> (Host, Running) {
@@ -245,7 +247,7 @@ fn context_257_is_refused_and_changes_nothing() {
     let service = host.service("inspect");
     let proxy = host.answer(&service);
     let with = |number: u32| Filter {
-        context: Context::Fixed(number.to_be_bytes().to_vec()),
+        context: RedirectContext::Fixed(number.to_be_bytes().to_vec()),
         ..Filter::redirect_all(service.number)
     };
     let mut filters: Vec<_> = (0..256).map(with).collect();
@@ -269,7 +271,7 @@ fn contexts_that_nobody_has_any_more_make_room_for_others() {
     let service = host.service("inspect");
     let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
     let with = |number: u32| Filter {
-        context: Context::Fixed(number.to_be_bytes().to_vec()),
+        context: RedirectContext::Fixed(number.to_be_bytes().to_vec()),
         ..Filter::redirect_all(service.number)
     };
     let accept = |host: &Host| {

@@ -6,7 +6,7 @@ use e2e::sys::{get_option, set_option};
 use e2e::{Client, Host, listen_by_hand, listen_unmarked, mark};
 use sidetrack_abi::kernel::{self, AutoContext, CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Context, Filter, Service};
+use sidetrack_engine::{Filter, RedirectContext, Service};
 use zerocopy::FromBytes;
 
 const SOL_IP: i32 = libc::SOL_IP;
@@ -29,7 +29,7 @@ fn accept(host: &Host, listener: &TcpListener, arguments: &[&str]) -> Accepted {
 }
 
 /// A host where everything goes to one service, with this context.
-fn with_context(test: &str, context: Context) -> (Host, Service, TcpListener) {
+fn with_context(test: &str, context: RedirectContext) -> (Host, Service, TcpListener) {
     let mut host = Host::new(test);
     let service = host.service("inspect");
     let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
@@ -47,7 +47,7 @@ fn ours(socket: &TcpStream, name: i32, size: usize) -> (i32, usize) {
 
 #[test]
 fn buffer_too_small_is_enobufs_at_every_size() {
-    let (host, _, listener) = with_context("too_small", Context::Fixed(vec![7; 100]));
+    let (host, _, listener) = with_context("too_small", RedirectContext::Fixed(vec![7; 100]));
     let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
     for (name, need) in [(INFO, 1024), (RECORDS, 32), (CONTEXT, 100)] {
         for size in 0..need {
@@ -66,7 +66,7 @@ fn buffer_too_small_is_enobufs_at_every_size() {
 
 #[test]
 fn answer_writes_nothing_behind_itself() {
-    let (host, _, listener) = with_context("behind_itself", Context::Fixed(vec![7; 101]));
+    let (host, _, listener) = with_context("behind_itself", RedirectContext::Fixed(vec![7; 101]));
     let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
     for (name, length) in [(INFO, 1125), (RECORDS, 32), (CONTEXT, 101)] {
         let answer = get_option(&accepted.stream, SOL_SIDETRACK, name, 1500);
@@ -78,7 +78,7 @@ fn answer_writes_nothing_behind_itself() {
 
 #[test]
 fn each_error_has_one_meaning() {
-    let (mut host, _, listener) = with_context("one_meaning", Context::None);
+    let (mut host, _, listener) = with_context("one_meaning", RedirectContext::None);
     let unconnected = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let unconnected = unconnected.expect("a socket");
     for name in [INFO, CONTEXT, RECORDS] {
@@ -108,7 +108,7 @@ fn each_error_has_one_meaning() {
 
 #[test]
 fn without_a_context_only_context_is_enodata() {
-    let (host, _, listener) = with_context("no_context", Context::None);
+    let (host, _, listener) = with_context("no_context", RedirectContext::None);
     let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
     assert_eq!(ours(&accepted.stream, CONTEXT, 4096).0, libc::ENODATA);
     assert_eq!(ours(&accepted.stream, INFO, 4096), (0, 1024));
@@ -119,13 +119,13 @@ fn without_a_context_only_context_is_enodata() {
 
 #[test]
 fn contexts_of_every_length_come_back_byte_for_byte() {
-    let (mut host, service, listener) = with_context("context_lengths", Context::None);
+    let (mut host, service, listener) = with_context("context_lengths", RedirectContext::None);
     for length in [1, 7, 8, 9, 3071, 3072, 3073, 4000] {
         let context: Vec<u8> = (0..length)
             .map(|at: u32| (at * 31 + length) as u8)
             .collect();
         host.set_policy(&[Filter {
-            context: Context::Fixed(context.clone()),
+            context: RedirectContext::Fixed(context.clone()),
             ..Filter::redirect_all(service.number)
         }]);
         let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
@@ -139,7 +139,7 @@ fn contexts_of_every_length_come_back_byte_for_byte() {
         );
     }
     let too_long = host.engine().set_policy(&[Filter {
-        context: Context::Fixed(vec![0; 4001]),
+        context: RedirectContext::Fixed(vec![0; 4001]),
         ..Filter::redirect_all(service.number)
     }]);
     let refused = matches!(
@@ -154,7 +154,7 @@ fn contexts_of_every_length_come_back_byte_for_byte() {
 
 #[test]
 fn automatic_context_tells_of_the_flow() {
-    let (host, _, listener) = with_context("auto_context", Context::Auto);
+    let (host, _, listener) = with_context("auto_context", RedirectContext::Auto);
     let mut client = host.client(&["connect", "10.1.2.3:80"]);
     let (stream, _) = listener.accept().expect("the client comes");
     let flow = sidetrack::query(&stream).expect("it answers");

@@ -15,11 +15,11 @@ use proptest::test_runner::{Config, TestRunner};
 use sidetrack_engine::{Paths, ServiceSpec};
 use sidetrack_policy::field::{FieldType, flags};
 use sidetrack_policy::field_values::{FieldValues, FileId, Host as _, Program};
-use sidetrack_policy::reference::{Situation, classify};
-use sidetrack_policy::rule::{Rule, order};
+use sidetrack_policy::rank::{RankedFilter, order};
+use sidetrack_policy::reference::{ServiceStates, classify};
 use sidetrack_policy::{
     Absent, Action, Condition, Family, Field, Filter, Identity, Layer, Lifetime, MatchType,
-    Records, Service, Sublayer, Uuid, Value, Weight,
+    RecordsMode, Service, Sublayer, Uuid, Value, Weight,
 };
 use tempfile::TempDir;
 
@@ -213,7 +213,7 @@ type Connection = (
     [usize; 2],
     [u16; 2],
     (u8, u64, u8),
-    Situation,
+    ServiceStates,
 );
 
 fn connection(layers: Vec<Layer>) -> impl Strategy<Value = Connection> {
@@ -226,10 +226,12 @@ fn connection(layers: Vec<Layer>) -> impl Strategy<Value = Connection> {
         [0..5_usize, 0..5],
         [ports.clone(), ports],
         (select(vec![6_u8, 17]), select(vec![0_u64, 1, 80]), 0..8_u8),
-        (services(), services(), 0..12_u32).prop_map(|(seen, absent, legacy_min_rank)| Situation {
-            seen,
-            absent,
-            legacy_min_rank: legacy_min_rank.saturating_sub(6), // often none
+        (services(), services(), 0..12_u32).prop_map(|(seen, absent, legacy_min_rank)| {
+            ServiceStates {
+                seen,
+                absent,
+                legacy_min_rank: legacy_min_rank.saturating_sub(6), // often none
+            }
         }),
     )
 }
@@ -313,13 +315,13 @@ impl Stage {
                 identity: identity(key, &format!("s{key}")),
                 lifetime: Lifetime::Static,
                 provider: None,
-                records: Records::Required,
+                records: RecordsMode::Required,
                 on_absent: if key % 2 == 0 {
                     Absent::Permit
                 } else {
                     Absent::Block
                 },
-                context: sidetrack_policy::Context::None,
+                context: sidetrack_policy::RedirectContext::None,
             })
             .collect();
         for service in &services {
@@ -343,7 +345,7 @@ impl Stage {
         }
     }
 
-    fn rules<'a>(&'a self, filters: &'a [Filter]) -> Vec<Rule<'a>> {
+    fn ranked<'a>(&'a self, filters: &'a [Filter]) -> Vec<RankedFilter<'a>> {
         let services = (1..).zip(&self.services);
         order(filters, &self.sublayers, services).expect("all are there")
     }
@@ -389,12 +391,12 @@ fn kernel_judges_every_layer_as_the_reference_does() {
             let generation = stage.host.engine().generation();
             for connection in &connections {
                 let field_values = field_values(connection, &stage.places, &paths, &stage.cgroups);
-                let situation = &connection.6;
-                let rules = stage.rules(&filters);
-                let want = classify(&rules, &paths, &field_values, situation);
+                let states = &connection.6;
+                let ranked = stage.ranked(&filters);
+                let want = classify(&ranked, &paths, &field_values, states);
                 let engine = stage.host.engine.as_ref().expect("it is there");
                 let got = engine
-                    .classify(&field_values, Some(situation))
+                    .classify(&field_values, Some(states))
                     .expect("there is a policy");
                 prop_assert_eq!(got.generation, generation);
                 prop_assert_eq!(
@@ -416,8 +418,8 @@ fn kernel_judges_every_layer_as_the_reference_does() {
                     ),
                     "{:?}\n{:?}\n{:?}",
                     field_values,
-                    situation,
-                    want.steps
+                    states,
+                    want.effects
                 );
             }
             Ok(())

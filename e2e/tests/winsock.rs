@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use e2e::run::{Run, sidetrack};
 use e2e::{Host, Origin, netns};
-use sidetrack_engine::{Context, Filter};
+use sidetrack_engine::{Filter, RedirectContext};
 use sidetrack_winsock as _; // so that it is built
 use tempfile::TempDir;
 
@@ -82,7 +82,7 @@ fn files(program: &str) -> Vec<PathBuf> {
 }
 
 /// A filter for one port of `tests/conformance/harness.h`.
-fn port(service: u32, port: u16, context: Context) -> Filter {
+fn port(service: u32, port: u16, context: RedirectContext) -> Filter {
     Filter {
         ports: Some((port, port)),
         context,
@@ -95,14 +95,14 @@ fn run_as_proxy(test: &str, program: &Path, arguments: &[&str]) -> Vec<String> {
     netns::enter();
     let mut host = Host::new(test);
     let service = host.service("windows");
-    let thirty_two = || Context::Fixed(b"0123456789abcdef0123456789ABCDEF".to_vec());
+    let thirty_two = || RedirectContext::Fixed(b"0123456789abcdef0123456789ABCDEF".to_vec());
     host.set_policy(&[
-        port(service.number, 1000, Context::None),
-        port(service.number, 1001, Context::Auto),
-        port(service.number, 1002, Context::Fixed(vec![7; 2])),
-        port(service.number, 1009, Context::None),
+        port(service.number, 1000, RedirectContext::None),
+        port(service.number, 1001, RedirectContext::Auto),
+        port(service.number, 1002, RedirectContext::Fixed(vec![7; 2])),
+        port(service.number, 1009, RedirectContext::None),
         port(service.number, 1032, thirty_two()),
-        port(service.number, 4000, Context::Fixed(vec![7; 4000])),
+        port(service.number, 4000, RedirectContext::Fixed(vec![7; 4000])),
         Filter {
             ports: Some((5300, 5300)),
             context: thirty_two(),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sidetrack_api::{Client, v1};
 use sidetrack_policy::Listing;
 use sidetrack_policy::diff::Diff;
-use sidetrack_policy::file::{FILE_SIZE_MAX, Faults, Policy, Surroundings, parse};
+use sidetrack_policy::file::{FILE_SIZE_MAX, Findings, ParseOptions, Policy, parse};
 
 use crate::args;
 use crate::daemon::{open_session, status_error, user_id, with_daemon};
@@ -96,11 +96,11 @@ fn parse_policy(
     file: &Path,
     owner: Option<&str>,
     others: &Listing,
-) -> Result<Policy, Faults> {
+) -> Result<Policy, Findings> {
     let name = printable(&file.display().to_string());
     parse(
         text,
-        &Surroundings {
+        &ParseOptions {
             file: if name == "-" { "standard input" } else { &name },
             owner,
             others,
@@ -136,7 +136,7 @@ fn difference(changes: &[v1::Change], names: &ObjectNames) -> Result<Diff> {
     for change in changes {
         let before = change.before.clone().map(from_wire).transpose()?.flatten();
         let after = change.after.clone().map(from_wire).transpose()?.flatten();
-        diff.note(
+        diff.compare(
             before.as_ref().map(ListedObject::object),
             after.as_ref().map(ListedObject::object),
             &|key| names.name_of(key),
@@ -204,14 +204,14 @@ fn result_json(applied: &v1::ApplyPolicyResponse, dry_run: bool, diff: &Diff) ->
     Ok(all)
 }
 
-fn faults_json(faults: &Faults) -> Value {
+fn faults_json(faults: &Findings) -> Value {
     let each = faults.shown.iter().map(|fault| {
         json!({
             "message": fault.message,
             "advice": fault.advice,
             "code": fault.code.map(|code| code.name()),
-            "line": fault.place.as_ref().map(|place| place.line),
-            "column": fault.place.as_ref().map(|place| place.column),
+            "line": fault.position.as_ref().map(|position| position.line),
+            "column": fault.position.as_ref().map(|position| position.column),
         })
     });
     json!({ "faults": each.collect::<Vec<_>>(), "stopped": faults.stopped })

@@ -13,7 +13,7 @@ use sidetrack_policy::{
     self as policy, Action, Condition, Family, Field, Layer, LayerKind, MatchType, Uuid, Value,
     Weight,
 };
-pub use sidetrack_policy::{Absent, Context};
+pub use sidetrack_policy::{Absent, RedirectContext};
 
 use crate::{Error, ServiceSpec};
 
@@ -42,7 +42,7 @@ pub struct Filter {
     /// What the filter does while its service has no listener.
     pub on_absent: Absent,
     /// The redirect context that the proxy gets.
-    pub context: Context,
+    pub context: RedirectContext,
 }
 
 impl Filter {
@@ -55,7 +55,7 @@ impl Filter {
             remote: None,
             ports: None,
             on_absent: Absent::Block,
-            context: Context::None,
+            context: RedirectContext::None,
         }
     }
 
@@ -169,7 +169,7 @@ fn check(
         });
     }
     match (&filter.context, filter.ports) {
-        (Context::Fixed(bytes), _) if bytes.len() > kernel::CONTEXT_SIZE_MAX => {
+        (RedirectContext::Fixed(bytes), _) if bytes.len() > kernel::CONTEXT_SIZE_MAX => {
             Err(Error::ContextTooLong {
                 index,
                 length: bytes.len(),
@@ -219,7 +219,7 @@ mod tests {
             }
         ));
         let long = translated(Filter {
-            context: Context::Fixed(vec![0; 4001]),
+            context: RedirectContext::Fixed(vec![0; 4001]),
             ..Filter::redirect_all(1)
         });
         assert!(matches!(

@@ -73,4 +73,4 @@ pub use error::Error;
 pub use filter::Filter;
 pub use path::Paths;
 pub use service::{RecordsMode, Service, ServiceSpec};
-pub use sidetrack_policy::{Absent, Context};
+pub use sidetrack_policy::{Absent, RedirectContext};

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use sidetrack_abi::kernel::{self, Listen};
-use sidetrack_policy::{Absent, Context, Records, Uuid};
+use sidetrack_policy::{Absent, RedirectContext, Uuid};
 use zerocopy::IntoBytes;
 
 use crate::Error;
@@ -23,7 +23,7 @@ pub struct ServiceSpec {
     /// What a filter without its own `on_absent` does while the service has no listener.
     pub on_absent: Absent,
     /// The redirect context that the proxy gets from a filter without its own.
-    pub context: Context,
+    pub context: RedirectContext,
 }
 
 /// How a service's own connects without records are treated, once a filter matches.
@@ -56,7 +56,7 @@ impl ServiceSpec {
             records: RecordsMode::Required { permit_own: false },
             owns_cgroup: false,
             on_absent: Absent::Block,
-            context: Context::None,
+            context: RedirectContext::None,
         }
     }
 
@@ -70,13 +70,14 @@ impl ServiceSpec {
 
     /// A service as described by an object of the full model.
     pub fn of_object(service: &sidetrack_policy::Service) -> Self {
+        use sidetrack_policy::RecordsMode as Mode;
         Self {
             key: service.identity.key,
             name: service.identity.name.clone(),
             records: match service.records {
-                Records::Required => RecordsMode::Required { permit_own: false },
-                Records::RequiredOrOwn => RecordsMode::Required { permit_own: true },
-                Records::Legacy => RecordsMode::Legacy,
+                Mode::Required => RecordsMode::Required { permit_own: false },
+                Mode::RequiredOrOwn => RecordsMode::Required { permit_own: true },
+                Mode::Legacy => RecordsMode::Legacy,
             },
             owns_cgroup: false,
             on_absent: service.on_absent,
@@ -99,7 +100,7 @@ impl ServiceSpec {
             },
             owns_cgroup: false,
             on_absent: Absent::Block,
-            context: Context::None,
+            context: RedirectContext::None,
         }
     }
 

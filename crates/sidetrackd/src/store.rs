@@ -12,7 +12,7 @@ use std::path::Path;
 use redb::{
     Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
 };
-use sidetrack_policy::set::{Entry, Kind};
+use sidetrack_policy::set::{ObjectEntry, ObjectKind};
 use sidetrack_policy::{Filter, Lifetime, Objects, Provider, Service, Sublayer, Uuid};
 
 use self::record::Stored;
@@ -150,7 +150,7 @@ struct Loading {
     same_boot: bool,
     /// Objects that are not loaded because of their provider's unit, or because they refer to such
     /// an object.
-    skipped: BTreeSet<(Kind, Uuid)>,
+    skipped: BTreeSet<(ObjectKind, Uuid)>,
     /// Number of static and dynamic objects from another boot. Persistent objects cannot refer to
     /// them.
     expired: usize,
@@ -169,7 +169,7 @@ impl Loading {
         for item in table.iter().map_err(store_error)? {
             let (key, value) = item.map_err(store_error)?;
             let key = Uuid::from_u128(key.value());
-            let entry: Entry<T> =
+            let entry: ObjectEntry<T> =
                 record::decode(value.value()).map_err(|error| unreadable(T::KIND, key, &error))?;
             self.add_entry(key, entry, wanted)?;
         }
@@ -179,7 +179,7 @@ impl Loading {
     fn add_entry<T: Stored>(
         &mut self,
         key: Uuid,
-        entry: Entry<T>,
+        entry: ObjectEntry<T>,
         wanted: &dyn Fn(&T) -> bool,
     ) -> Result<(), Error> {
         let lifetime = entry.object.lifetime();
@@ -216,7 +216,7 @@ fn write_table<T: Stored>(
         .entries::<T>()
         .filter(|entry| is_stored(entry))
         .peekable();
-    let key = |entry: &Entry<T>| entry.object.identity().key.as_u128();
+    let key = |entry: &ObjectEntry<T>| entry.object.identity().key.as_u128();
     loop {
         let (take_old, take_new) = match (old.peek(), new.peek()) {
             (None, None) => return Ok(()),
@@ -251,7 +251,7 @@ fn delete_expired<T: Stored>(transaction: &WriteTransaction) -> Result<(), Error
         .map_err(store_error)
 }
 
-fn is_stored<T: Stored>(entry: &Entry<T>) -> bool {
+fn is_stored<T: Stored>(entry: &ObjectEntry<T>) -> bool {
     entry.object.lifetime() != Lifetime::BuiltIn
 }
 
@@ -260,7 +260,7 @@ fn ends_with_boot(lifetime: Lifetime) -> bool {
     matches!(lifetime, Lifetime::Static | Lifetime::Dynamic)
 }
 
-fn unreadable(kind: Kind, key: Uuid, reason: &str) -> Error {
+fn unreadable(kind: ObjectKind, key: Uuid, reason: &str) -> Error {
     Error::Store(format!(
         "the {} of key {key} cannot be read ({reason}); restore the file from a copy, or delete it",
         kind.name()

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context as _, Result};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Config, Context, Engine, Filter, Service, ServiceSpec};
+use sidetrack_engine::{Config, Engine, Filter, RedirectContext, Service, ServiceSpec};
 
 use super::{PORT, PROBE, Way, expect, listen, probe, remote_destination};
 use crate::{hierarchy::Hierarchy, sys};
@@ -39,7 +39,7 @@ impl Redirected {
         let hierarchy = Hierarchy::make()?;
         let (mut engine, service, listener) = start(&hierarchy)?;
         engine.set_policy(&[Filter {
-            context: Context::Auto,
+            context: RedirectContext::Auto,
             ..Filter::redirect_all(service.number)
         }])?;
         hierarchy.enter_program()?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde_json::json;
 use sidetrack_api::{Client, key, v1};
-use sidetrack_policy::file::{Surroundings, parse};
+use sidetrack_policy::file::{ParseOptions, parse};
 use sidetrack_policy::{Listing, Uuid};
 use toml::{Table, Value};
 
@@ -161,13 +161,13 @@ fn choice_name(choice: impl ValueEnum) -> String {
 /// `others` are the objects in force to which the entry may refer.
 fn parse_objects(kind: ObjectKind, entry: Table, others: &Listing) -> Result<Listing> {
     let document = Table::from_iter([(kind.to_string(), Value::Array(vec![entry.into()]))]);
-    let surroundings = Surroundings {
+    let options = ParseOptions {
         file: "the command line",
         owner: Some(""), // an object that is added singly has no owner
         others,
         users: &user_id,
     };
-    let policy = parse(document.to_string().as_bytes(), &surroundings);
+    let policy = parse(document.to_string().as_bytes(), &options);
     policy.map(|policy| policy.objects).map_err(|faults| {
         // The fault's line and column are left out: they are in a document that the user has not
         // written.

@@ -221,7 +221,7 @@ fn render_filters(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -
 mod tests {
     use super::*;
     use sidetrack_policy::Listing;
-    use sidetrack_policy::file::{Surroundings, parse};
+    use sidetrack_policy::file::{ParseOptions, parse};
 
     const POLICY: &str = r#"
 provider = [{ name = "acme", service_name = "acme.service", lifetime = "persistent" }]
@@ -239,13 +239,13 @@ filter = [
 
     /// Returns the objects of one kind of [`POLICY`] as the daemon would list them.
     fn listed(kind: ObjectKind) -> (Vec<ListedObject>, ObjectNames) {
-        let surroundings = Surroundings {
+        let options = ParseOptions {
             file: "policy.toml",
             owner: None,
             others: &Listing::default(),
             users: &|_| None,
         };
-        let policy = parse(POLICY.as_bytes(), &surroundings);
+        let policy = parse(POLICY.as_bytes(), &options);
         let objects = policy.unwrap_or_else(|faults| panic!("{faults}")).objects;
         let names = ObjectNames::of(objects.clone());
         let wire: Vec<_> = objects

@@ -1,7 +1,7 @@
 //! The policy of a run: the filters by which the kernel classifies its connections.
 
 use sidetrack_engine::filter::Protocol;
-use sidetrack_engine::{Absent, Context, Filter};
+use sidetrack_engine::{Absent, Filter, RedirectContext};
 use sidetrack_policy::{self as policy, Action, Condition, Field, LayerKind, Value};
 
 use super::proxies::Route;
@@ -24,7 +24,7 @@ pub(super) fn redirects(routes: &[Route<'_>], on_absent: OnAbsentArg) -> Vec<Fil
                 OnAbsentArg::Block if !route.is_unsupported => Absent::Block,
                 _ => Absent::Permit,
             },
-            context: Context::Auto, // proxies written for Windows read it
+            context: RedirectContext::Auto, // proxies written for Windows read it
             ..Filter::redirect_all(route.service.number)
         })
         .collect()

@@ -3,13 +3,13 @@
 use libbpf_rs::ProgramInput;
 use sidetrack_abi::kernel;
 use sidetrack_policy::field_values::FieldValues;
-use sidetrack_policy::reference::Situation;
+use sidetrack_policy::reference::ServiceStates;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::Engine;
 use crate::Error;
 
-/// The result of a classification. Ranks are those of [`sidetrack_policy::rule::order`].
+/// The result of a classification. Ranks are those of [`sidetrack_policy::rank::order`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classification {
     /// Generation of the policy that was used.
@@ -31,22 +31,22 @@ pub struct Classification {
 impl Engine {
     /// Classifies field values by the policy in force.
     ///
-    /// With a situation, exactly the services that it names are absent. Without one, those that have no
+    /// With `states`, exactly the services that it names are absent. Without, those that have no
     /// listener are.
     ///
     /// Errors: [`Error::Bpf`]; [`Error::System`] if there is no policy, or the search takes too many steps.
     pub fn classify(
         &self,
         field_values: &FieldValues,
-        situation: Option<&Situation>,
+        states: Option<&ServiceStates>,
     ) -> Result<Classification, Error> {
         let mut request = kernel::ClassifyRequest::new_zeroed();
         request.layer = field_values.layer.index() as u32;
         request.values = field_values.values();
-        if let Some(situation) = situation {
-            request.legacy_min_rank = situation.legacy_min_rank;
-            request.seen = bits(&situation.seen);
-            request.absent = bits(&situation.absent);
+        if let Some(states) = states {
+            request.legacy_min_rank = states.legacy_min_rank;
+            request.seen = bits(&states.seen);
+            request.absent = bits(&states.absent);
             request.absent_given = 1;
         }
         let mut bytes = request.as_bytes().to_vec();

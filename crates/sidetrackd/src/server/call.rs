@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use sidetrack_api::v1;
-use sidetrack_policy::set::{Change, Desired, Difference, Kind, Object, Operation};
+use sidetrack_policy::set::{Change, Desired, Difference, Object, ObjectKind, Operation};
 use sidetrack_policy::{
     Code, Error as Refusal, Filter, Lifetime, Objects, Provider, Service, Sublayer, Uuid,
 };
@@ -257,10 +257,10 @@ fn change_message(change: Change, before: &Objects, after: &Objects) -> v1::Chan
 fn object_message(change: Change, objects: &Objects) -> Option<v1::Object> {
     use v1::object::Kind as ApiKind;
     let kind = match change.kind {
-        Kind::Provider => ApiKind::Provider(objects.get::<Provider>(change.key).ok()?.into()),
-        Kind::Sublayer => ApiKind::Sublayer(objects.get::<Sublayer>(change.key).ok()?.into()),
-        Kind::Service => ApiKind::Service(objects.get::<Service>(change.key).ok()?.into()),
-        Kind::Filter => ApiKind::Filter(objects.get::<Filter>(change.key).ok()?.into()),
+        ObjectKind::Provider => ApiKind::Provider(objects.get::<Provider>(change.key).ok()?.into()),
+        ObjectKind::Sublayer => ApiKind::Sublayer(objects.get::<Sublayer>(change.key).ok()?.into()),
+        ObjectKind::Service => ApiKind::Service(objects.get::<Service>(change.key).ok()?.into()),
+        ObjectKind::Filter => ApiKind::Filter(objects.get::<Filter>(change.key).ok()?.into()),
     };
     Some(v1::Object { kind: Some(kind) })
 }

@@ -2,7 +2,7 @@
 //! that a slow client costs no memory.
 
 use sidetrack_api::v1;
-use sidetrack_policy::set::{Entry, Object};
+use sidetrack_policy::set::{Object, ObjectEntry};
 use sidetrack_policy::{Error, Filter, Objects, Provider, Service, Sublayer, Uuid};
 use tonic::{Response, Status};
 
@@ -16,7 +16,7 @@ pub(super) trait ApiObject:
     Object + Send + Sync + TryFrom<Self::Message, Error = Error>
 {
     type Message: Send + 'static;
-    fn message(entry: &Entry<Self>) -> Self::Message;
+    fn message(entry: &ObjectEntry<Self>) -> Self::Message;
 }
 
 macro_rules! api_object {
@@ -24,7 +24,7 @@ macro_rules! api_object {
         $(impl ApiObject for $type {
             type Message = v1::$type;
 
-            fn message(entry: &Entry<Self>) -> v1::$type {
+            fn message(entry: &ObjectEntry<Self>) -> v1::$type {
                 (&entry.object).into()
             }
         })+
@@ -36,7 +36,7 @@ api_object!(Provider Sublayer Service);
 impl ApiObject for Filter {
     type Message = v1::Filter;
 
-    fn message(entry: &Entry<Self>) -> v1::Filter {
+    fn message(entry: &ObjectEntry<Self>) -> v1::Filter {
         v1::Filter {
             owner: entry.author.owner.as_deref().unwrap_or_default().to_owned(),
             ..v1::Filter::from(&entry.object)

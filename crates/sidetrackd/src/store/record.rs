@@ -3,7 +3,7 @@
 use prost::Message;
 use redb::TableDefinition;
 use sidetrack_api::v1;
-use sidetrack_policy::set::{Author, Entry, Object};
+use sidetrack_policy::set::{Author, Object, ObjectEntry};
 use sidetrack_policy::{Filter, Lifetime, Provider, Service, Sublayer};
 
 /// A kind of object that is stored.
@@ -28,7 +28,7 @@ struct Record {
     session: u64,
 }
 
-pub(super) fn encode<T: Stored>(entry: &Entry<T>) -> Vec<u8> {
+pub(super) fn encode<T: Stored>(entry: &ObjectEntry<T>) -> Vec<u8> {
     let record = Record {
         object: entry.object.to_bytes(),
         uid: entry.author.uid,
@@ -39,7 +39,7 @@ pub(super) fn encode<T: Stored>(entry: &Entry<T>) -> Vec<u8> {
     record.encode_to_vec()
 }
 
-pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<Entry<T>, String> {
+pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<ObjectEntry<T>, String> {
     let record = Record::decode(bytes).map_err(|error| error.to_string())?;
     let mut object = T::from_bytes(&record.object)?;
     object.set_id(record.id);
@@ -48,7 +48,7 @@ pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<Entry<T>, String> {
         // The message has no flag for dynamic objects.
         *object.lifetime_mut() = Lifetime::Dynamic;
     }
-    Ok(Entry {
+    Ok(ObjectEntry {
         object,
         author: Author {
             session,

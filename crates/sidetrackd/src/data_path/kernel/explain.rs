@@ -6,10 +6,12 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use sidetrack_api::v1;
 use sidetrack_engine::{Engine, FlowEntry, Paths};
-use sidetrack_policy::explain::{End, Look, Outcome, Question, Way, explain};
+use sidetrack_policy::explain::{
+    Classification, ConnectionResult, Explanation, FilterOutcome, ListedFilter, explain,
+};
 use sidetrack_policy::field_values::{FieldValues, FileId, Host, Program};
-use sidetrack_policy::reference::Step;
-use sidetrack_policy::rule::{Rule, order};
+use sidetrack_policy::rank::{RankedFilter, order};
+use sidetrack_policy::reference::MatchEffect;
 use sidetrack_policy::{
     Action, Code, Error as Refusal, Family, Filter, Layer, LayerKind, Objects, Service, Sublayer,
 };
@@ -62,12 +64,12 @@ pub(super) fn explanation(
         })
         .collect();
     let numbered = services.iter().copied();
-    let rules = order(objects.all::<Filter>(), objects.all::<Sublayer>(), numbered)?;
+    let filters = order(objects.all::<Filter>(), objects.all::<Sublayer>(), numbered)?;
     let absent = absent_services(engine, &services, field_values.layer.family)?;
-    let explanation = explain(&rules, &paths, &field_values, &absent, only.is_some());
+    let explanation = explain(&filters, &paths, &field_values, &absent, only.is_some());
     Ok(Renderer {
         objects,
-        rules: &rules,
+        filters: &filters,
         services: &services,
         app: app_name(request),
     }
@@ -201,7 +203,7 @@ fn values_of_flow(entry: &FlowEntry) -> FieldValues {
 /// Writes the response. Its fields are what the texts need.
 struct Renderer<'a> {
     objects: &'a Objects,
-    rules: &'a [Rule<'a>],
+    filters: &'a [RankedFilter<'a>],
     services: &'a [(u16, &'a Service)],
     app: String,
 }
@@ -209,7 +211,7 @@ struct Renderer<'a> {
 impl Renderer<'_> {
     fn response(
         &self,
-        explanation: &Way,
+        explanation: &Explanation,
         generation: u64,
         actual_chain: Vec<String>,
     ) -> v1::ExplainResponse {
@@ -221,7 +223,7 @@ impl Renderer<'_> {
         let (verdict, summary) = self.summary(explanation, &chain);
         v1::ExplainResponse {
             steps: explanation
-                .questions
+                .classifications
                 .iter()
                 .map(|classification| self.step(classification))
                 .collect(),
@@ -233,19 +235,19 @@ impl Renderer<'_> {
         }
     }
 
-    fn summary(&self, explanation: &Way, chain: &[String]) -> (v1::Verdict, String) {
+    fn summary(&self, explanation: &Explanation, chain: &[String]) -> (v1::Verdict, String) {
         let services = match chain {
             [] => String::new(),
             chain => format!(" through {}", chain.join(", then ")),
         };
-        match explanation.end {
-            End::Blocked => {
-                let last = explanation.questions.last();
+        match explanation.result {
+            ConnectionResult::Blocked => {
+                let last = explanation.classifications.last();
                 let by = last.and_then(|classification| classification.verdict.decided_by);
                 let by = by.map_or(String::new(), |rank| {
                     format!(
                         " by filter {:?}",
-                        self.rules[rank as usize].filter.identity.name
+                        self.filters[rank as usize].filter.identity.name
                     )
                 });
                 (
@@ -253,13 +255,13 @@ impl Renderer<'_> {
                     format!("blocked{by}{}", after_services(&services)),
                 )
             }
-            End::ChainTooLong => (
+            ConnectionResult::ChainTooLong => (
                 v1::Verdict::Block,
                 "blocked: a 17th service would see it, and a chain has at most 16".to_owned(),
             ),
-            End::Arrives if chain.is_empty() => {
+            ConnectionResult::ReachesDestination if chain.is_empty() => {
                 let decided = explanation
-                    .questions
+                    .classifications
                     .iter()
                     .any(|q| q.verdict.decided_by.is_some());
                 let verdict = if decided {
@@ -269,71 +271,71 @@ impl Renderer<'_> {
                 };
                 (verdict, "goes directly to its destination".to_owned())
             }
-            End::Arrives => (
+            ConnectionResult::ReachesDestination => (
                 v1::Verdict::Redirect,
                 format!("goes{services}, then to its destination"),
             ),
         }
     }
 
-    fn step(&self, classification: &Question) -> v1::Step {
+    fn step(&self, classification: &Classification) -> v1::Step {
         let verdict = &classification.verdict;
         let service = verdict
             .redirect
-            .and_then(|rank| self.rules[rank as usize].service)
+            .and_then(|rank| self.filters[rank as usize].service)
             .map(|number| self.name(number));
-        let decided = verdict.decided_by.map(|rank| &self.rules[rank as usize]);
+        let decided = verdict.decided_by.map(|rank| &self.filters[rank as usize]);
         let (kind, reason) = match (&service, verdict.blocked, decided) {
-            (_, true, Some(rule)) => (
+            (_, true, Some(ranked)) => (
                 v1::Verdict::Block,
-                format!("filter {:?} blocks", rule.filter.identity.name),
+                format!("filter {:?} blocks", ranked.filter.identity.name),
             ),
             (Some(service), ..) => (
                 v1::Verdict::Redirect,
                 format!("redirected to service {service:?}"),
             ),
-            (None, _, Some(rule)) => (
+            (None, _, Some(ranked)) => (
                 v1::Verdict::Permit,
-                format!("filter {:?} permits", rule.filter.identity.name),
+                format!("filter {:?} permits", ranked.filter.identity.name),
             ),
             (None, _, None) => (v1::Verdict::None, "no filter decides".to_owned()),
         };
         v1::Step {
             layer: classification.layer.index() as i32 + 1,
             by: classification
-                .by
+                .proxy_of
                 .map_or_else(|| self.app.clone(), |number| self.name(number)),
             looks: classification
-                .looks
+                .filters
                 .iter()
-                .map(|look| self.look(look, classification))
+                .map(|filter| self.look(filter, classification))
                 .collect(),
             looks_left_out: classification.left_out as u64,
             verdict: kind.into(),
             service: service.unwrap_or_default(),
             filter: decided
-                .map(|rule| sidetrack_api::key_bytes(rule.filter.identity.key))
+                .map(|ranked| sidetrack_api::key_bytes(ranked.filter.identity.key))
                 .unwrap_or_default(),
             reason,
         }
     }
 
-    fn look(&self, look: &Look, classification: &Question) -> v1::Look {
-        let rule = &self.rules[look.rank as usize];
-        let (outcome, reason) = outcome(look, classification);
-        let sublayer = self.objects.get::<Sublayer>(rule.sublayer);
+    fn look(&self, filter: &ListedFilter, classification: &Classification) -> v1::Look {
+        let ranked = &self.filters[filter.rank as usize];
+        let (outcome, reason) = outcome(filter, classification);
+        let sublayer = self.objects.get::<Sublayer>(ranked.sublayer);
         v1::Look {
-            filter: sidetrack_api::key_bytes(rule.filter.identity.key),
-            name: rule.filter.identity.name.clone(),
-            id: rule.filter.id,
-            sublayer: sidetrack_api::key_bytes(rule.sublayer),
+            filter: sidetrack_api::key_bytes(ranked.filter.identity.key),
+            name: ranked.filter.identity.name.clone(),
+            id: ranked.filter.id,
+            sublayer: sidetrack_api::key_bytes(ranked.sublayer),
             sublayer_name: sublayer
                 .map(|found| found.identity.name.clone())
                 .unwrap_or_default(),
-            sublayer_weight: rule.sublayer_weight.into(),
-            weight: rule.weight,
-            action: action(rule.filter.action).into(),
-            service: rule
+            sublayer_weight: ranked.sublayer_weight.into(),
+            weight: ranked.weight,
+            action: action(ranked.filter.action).into(),
+            service: ranked
                 .service
                 .map(|number| self.name(number))
                 .unwrap_or_default(),
@@ -371,40 +373,42 @@ fn action(action: Action) -> v1::Action {
 }
 
 /// Returns what a filter did, with the reason in words.
-fn outcome(look: &Look, classification: &Question) -> (v1::look::Outcome, String) {
+fn outcome(filter: &ListedFilter, classification: &Classification) -> (v1::look::Outcome, String) {
     use v1::look::Outcome as ApiOutcome;
-    let step = match &look.outcome {
-        Outcome::NoMatch(requirement) => {
+    let effect = match &filter.outcome {
+        FilterOutcome::NoMatch(requirement) => {
             return (ApiOutcome::NoMatch, format!("it requires {requirement}"));
         }
-        Outcome::NotReached => {
+        FilterOutcome::NotReached => {
             return (
                 ApiOutcome::NotReached,
                 "its sublayer had decided, or no filter could change the verdict".into(),
             );
         }
-        Outcome::Matched(step) => step,
+        FilterOutcome::Matched(effect) => effect,
     };
-    let decides = classification.verdict.decided_by == Some(look.rank)
-        || classification.verdict.redirect == Some(look.rank);
-    match step {
-        Step::Seen => (
+    let decides = classification.verdict.decided_by == Some(filter.rank)
+        || classification.verdict.redirect == Some(filter.rank);
+    match effect {
+        MatchEffect::AlreadySeen => (
             ApiOutcome::PassedOver,
             "its service has already seen the connection".into(),
         ),
-        Step::BehindPlace => (
+        MatchEffect::AssumedSeen => (
             ApiOutcome::PassedOver,
             "its service counts as seen: a legacy proxy comes after it".into(),
         ),
-        Step::NoRight => (
+        MatchEffect::NoActionRight => (
             ApiOutcome::PassedOver,
             "the verdict of a higher sublayer is hard".into(),
         ),
-        Step::AbsentPassed => (ApiOutcome::PassedOver, "its service has no listener".into()),
-        Step::Inspected => (ApiOutcome::PassedOver, "it only reports an event".into()),
-        Step::AbsentBlocked => (ApiOutcome::Decided, "its service has no listener".into()),
+        MatchEffect::AbsentSkipped => {
+            (ApiOutcome::PassedOver, "its service has no listener".into())
+        }
+        MatchEffect::Inspected => (ApiOutcome::PassedOver, "it only reports an event".into()),
+        MatchEffect::AbsentBlocked => (ApiOutcome::Decided, "its service has no listener".into()),
         _ if decides => (ApiOutcome::Decided, String::new()),
-        Step::RedirectedElsewhere => (
+        MatchEffect::RedirectedElsewhere => (
             ApiOutcome::Overridden,
             "a higher sublayer redirects already".into(),
         ),
