@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use sidetrack_api::v1;
 use sidetrack_policy::set::{Author, Desired, Object};
-use sidetrack_policy::{Error, Filter, Objects, Provider, Service, Sublayer, Uuid};
+use sidetrack_policy::{Error, Objects, Uuid};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(request) = v1::ApplyPolicyRequest::decode(bytes) else {
