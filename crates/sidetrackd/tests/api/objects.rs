@@ -175,9 +175,17 @@ async fn a_policy_that_fails_changes_nothing_even_in_a_transaction() {
 
 /// Runs a client in a separate process as a user and a group, and checks that it succeeds.
 fn run_as(daemon: &Daemon, subcommand: &str, user: u32, group: u32) {
-    // Other users may have no access to the folder of the program: so run a copy.
+    // Other users may have no access to the folder of the program: so run a copy. A separate
+    // process makes it. If this process did, a child that another thread forks at that time would
+    // inherit the descriptor that is open for writing, and the copy could not be executed
+    // (ETXTBSY) until that child executes its own program.
     let copy = daemon.socket.with_file_name("client");
-    std::fs::copy(HELPER, &copy).unwrap();
+    let copied = Command::new("cp")
+        .arg("--preserve=mode")
+        .arg(HELPER)
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
     let output = Command::new(copy)
         .arg(subcommand)
         .arg(&daemon.socket)
