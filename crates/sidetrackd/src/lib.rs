@@ -28,6 +28,3 @@ pub mod transaction;
 
 pub use config::Config;
 pub use error::Error;
-
-#[cfg(test)]
-mod tests;

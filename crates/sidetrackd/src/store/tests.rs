@@ -1,7 +1,4 @@
-use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sidetrack_policy::set::{Author, Object};
 use sidetrack_policy::{Action, Identity, LayerKind};
@@ -9,9 +6,6 @@ use sidetrack_policy::{Action, Identity, LayerKind};
 use super::*;
 
 const BOOT: &str = "a boot";
-/// Names the store's file to a child process.
-const CHILD_STORE: &str = "SIDETRACK_TEST_STORE";
-const KILLS: usize = 1000;
 
 fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
@@ -223,136 +217,4 @@ fn a_hundred_thousand_filters_are_written_and_loaded() {
     let loaded = store.load(BOOT, &|_| true).unwrap().objects;
     println!("loaded in {:?}", began.elapsed());
     assert_eq!(loaded.all::<Filter>().len(), 100_000);
-}
-
-/// The policy of the nth commit. The number of filters, and each filter's description, identify n.
-fn policy(n: u64) -> Objects {
-    let mut objects = Objects::default();
-    for key in 1..=filter_count(n) {
-        let mut filter = filter(key, Lifetime::Persistent);
-        filter.identity.description = n.to_string();
-        add(&mut objects, filter, &Author::default());
-    }
-    objects
-}
-
-fn filter_count(n: u64) -> u128 {
-    10 + u128::from(n % 17)
-}
-
-/// Returns the number of the commit that a store has, or 0 if it is empty. Panics if it has parts
-/// of several commits.
-fn stored_commit(path: &Path) -> u64 {
-    let objects = Store::open(path)
-        .unwrap()
-        .load(BOOT, &|_| true)
-        .unwrap()
-        .objects;
-    let mut filters = objects.all::<Filter>();
-    let Some(first) = filters.next() else {
-        return 0;
-    };
-    let n: u64 = first.identity.description.parse().unwrap();
-    assert!(
-        filters.all(|filter| filter.identity.description == n.to_string()),
-        "the store holds parts of several commits"
-    );
-    assert_eq!(
-        keys(&objects).len() as u128,
-        filter_count(n),
-        "commit {n} is not whole"
-    );
-    n
-}
-
-#[test]
-#[ignore = "a_store_survives_power_cuts runs it, and kills it"]
-fn commits_until_killed() {
-    let Some(path) = std::env::var_os(CHILD_STORE) else {
-        return;
-    };
-    let store = Store::open(Path::new(&path)).unwrap();
-    store.begin_boot(BOOT).unwrap();
-    let mut objects = store.load(BOOT, &|_| true).unwrap().objects;
-    let first = objects.all::<Filter>().next();
-    let mut n: u64 = first.map_or(0, |first| first.identity.description.parse().unwrap());
-    loop {
-        n += 1;
-        let next = policy(n);
-        store.write(&objects, &next).unwrap();
-        objects = next;
-        println!("committed {n}");
-    }
-}
-
-fn child(path: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::tests::commits_until_killed"])
-        .args(["--ignored", "--nocapture"])
-        .env(CHILD_STORE, path)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap()
-}
-
-#[test]
-fn a_store_survives_power_cuts() {
-    let folder = tempfile::tempdir().unwrap();
-    let path: PathBuf = folder.path().join("policy.redb");
-    let begun = Instant::now();
-    let mut last = 0;
-    let mut unprinted = 0;
-    for _ in 0..KILLS {
-        let mut child = child(&path);
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        // The process is killed after none, one or two commits and a random time. It prints a line
-        // after each commit.
-        let random = Uuid::new_v4().as_u128();
-        let mut printed = last;
-        let mut line = String::new();
-        for _ in 0..random % 3 {
-            line.clear();
-            while !line.starts_with("committed") {
-                line.clear();
-                assert_ne!(output.read_line(&mut line).unwrap(), 0, "the child ended");
-            }
-            printed = number(&line);
-        }
-        let moment = Duration::from_micros(u64::try_from(random >> 64 & 0x7ff).unwrap());
-        let until = Instant::now() + moment;
-        while Instant::now() < until {
-            std::hint::spin_loop();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let mut rest = String::new();
-        output.read_to_string(&mut rest).unwrap();
-        printed = rest
-            .lines()
-            .filter(|line| line.starts_with("committed"))
-            .map(number)
-            .next_back()
-            .unwrap_or(printed);
-        let stored = stored_commit(&path);
-        assert!(
-            stored == printed || stored == printed + 1,
-            "commit {printed} was printed, the store holds {stored}"
-        );
-        unprinted += u32::from(stored == printed + 1);
-        last = stored;
-    }
-    println!(
-        "{KILLS} kills in {:?}, {last} commits, {unprinted} of them stored but not yet printed",
-        begun.elapsed()
-    );
-    assert!(last > 100, "only {last} commits: the kills came too early");
-}
-
-fn number(line: &str) -> u64 {
-    line.trim()
-        .strip_prefix("committed ")
-        .unwrap()
-        .parse()
-        .unwrap()
 }

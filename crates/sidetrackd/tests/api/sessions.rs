@@ -1,34 +1,16 @@
 //! Tests of sessions, which end with their clients, and of dynamic objects, which are deleted with
 //! their session.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
-use sidetrack_api::client::{self, Session};
+use sidetrack_api::client::Session;
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
 
-use super::harness::{
-    ClientCalls, Daemon, assert_refused, filter, key, service, socket_from_environment, sublayer,
-    wait_until,
-};
-
-/// The test that runs as a client in a separate process.
-const CLIENT_TEST: &str = "tests::sessions::a_client_with_a_dynamic_session";
-
-/// Adds a sublayer and a filter in it.
-async fn add_two_objects(client: &mut client::Client, session: &Session) {
-    let request = v1::AddSublayerRequest {
-        session_id: session.id(),
-        sublayer: Some(sublayer(1)),
-    };
-    client.add_sublayer(request).await.unwrap();
-    let own = v1::Filter {
-        sublayer: key(1),
-        ..filter(1)
-    };
-    client.try_add_filter(session, own).await.unwrap();
-}
+use super::client::{ClientCalls, add_two_objects, assert_refused};
+use super::example::{filter, key, service};
+use super::harness::{Daemon, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_a_dynamic_session_deletes_its_objects_in_one_commit() {
@@ -65,26 +47,6 @@ async fn objects_of_a_session_that_is_not_dynamic_stay() {
     assert_eq!(daemon.data_path.in_force(), [1]);
 }
 
-#[tokio::test]
-#[ignore = "other tests run it in a separate process, and kill it"]
-async fn a_client_with_a_dynamic_session() {
-    let Some(socket) = socket_from_environment() else {
-        return;
-    };
-    let mut client = client::connect(Some(&socket)).await.unwrap();
-    let options = v1::SessionOptions {
-        dynamic: true,
-        ..Default::default()
-    };
-    let session = Session::open(&mut client, options).await.unwrap();
-    add_two_objects(&mut client, &session).await;
-    client.begin(&session, false).await.unwrap();
-    client.try_add_filter(&session, filter(3)).await.unwrap();
-    println!("\nsession {}", session.id());
-    std::io::stdout().flush().unwrap();
-    std::future::pending::<()>().await;
-}
-
 /// Waits until the child process has a session, and returns its id.
 fn session_of(child: &mut std::process::Child) -> u64 {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -96,7 +58,7 @@ fn session_of(child: &mut std::process::Child) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_clients_session_ends_with_its_transaction_and_objects() {
     let daemon = Daemon::start().await;
-    let mut child = daemon.spawn_client(CLIENT_TEST);
+    let mut child = daemon.spawn_client("write-in-dynamic-session");
     session_of(&mut child);
     assert_eq!(daemon.data_path.in_force(), [1]);
     let generation = daemon.data_path.generation();
@@ -117,7 +79,7 @@ async fn a_killed_clients_session_ends_with_its_transaction_and_objects() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_processs_session_is_treated_as_unknown() {
     let daemon = Daemon::start().await;
-    let mut child = daemon.spawn_client(CLIENT_TEST);
+    let mut child = daemon.spawn_client("write-in-dynamic-session");
     let session_id = session_of(&mut child);
     let mut client = daemon.client().await;
     let commit = client.commit(v1::CommitRequest { session_id }).await;

@@ -4,7 +4,9 @@ use sidetrack_api::v1;
 use sidetrack_policy::Code;
 use tonic::Streaming;
 
-use super::harness::{ClientCalls, Daemon, assert_refused, filter, key, wait_until};
+use super::client::{ClientCalls, assert_refused};
+use super::example::{filter, key};
+use super::harness::{Daemon, wait_until};
 
 /// Returns the next event of a stream.
 async fn next_event(events: &mut Streaming<v1::Event>) -> v1::Event {

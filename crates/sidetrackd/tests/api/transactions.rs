@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use sidetrack_api::v1::{self, session_event};
 use sidetrack_policy::Code;
+use sidetrackd::Config;
+use sidetrackd::config::Limits;
 
-use super::harness::{ClientCalls, Daemon, assert_refused, filter, key};
-use crate::Config;
-use crate::config::Limits;
+use super::client::{ClientCalls, assert_refused};
+use super::example::{filter, key};
+use super::harness::Daemon;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_145_begin_twice_and_commit_without_begin() {

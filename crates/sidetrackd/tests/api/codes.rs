@@ -7,9 +7,9 @@ use sidetrack_api::client::Error;
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, SUBLAYER_UNIVERSAL};
 
-use super::harness::{
-    ClientCalls, Daemon, assert_refused, condition, filter, key, provider, range, service, sublayer,
-};
+use super::client::{ClientCalls, assert_refused};
+use super::example::{condition, filter, key, provider, range, service, sublayer};
+use super::harness::Daemon;
 
 type Change = Box<dyn Fn(&mut v1::Filter)>;
 

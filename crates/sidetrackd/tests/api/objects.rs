@@ -3,28 +3,14 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use sidetrack_api::client::{self, Session};
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Identity, SUBLAYER_UNIVERSAL, Uuid};
+use sidetrackd::Config;
+use sidetrackd::config::Access;
 
-use super::harness::{
-    ClientCalls, Daemon, assert_refused, filter, key, provider, service, socket_from_environment,
-    sublayer,
-};
-use crate::Config;
-use crate::config::Access;
-
-/// What a test in a separate process prints if it succeeds.
-const AS_EXPECTED: &str = "as it should be";
-
-/// Returns a request that applies filters.
-fn policy(filters: Vec<v1::Filter>) -> v1::ApplyPolicyRequest {
-    v1::ApplyPolicyRequest {
-        owner: "mine".into(),
-        filters,
-        ..Default::default()
-    }
-}
+use super::client::{AS_EXPECTED, ClientCalls, assert_refused};
+use super::example::{filter, key, policy, provider, service, sublayer};
+use super::harness::{Daemon, HELPER};
 
 /// Returns a filter without a key.
 fn named(name: &str) -> v1::Filter {
@@ -187,81 +173,22 @@ async fn a_policy_that_fails_changes_nothing_even_in_a_transaction() {
     assert_eq!(names, ["a"]);
 }
 
-#[tokio::test]
-#[ignore = "a_vendor_changes_its_own_objects_only runs it as another user"]
-async fn a_vendor() {
-    let Some(socket) = socket_from_environment() else {
-        return;
-    };
-    let mut client = client::connect(Some(&socket)).await.unwrap();
-    let session = Session::open(&mut client, v1::SessionOptions::default())
-        .await
-        .unwrap();
-    let session_id = session.id();
-    let own = v1::AddProviderRequest {
-        session_id,
-        provider: Some(provider(2)),
-    };
-    client.add_provider(own).await.unwrap();
-    let filter_of = |number, provider| v1::Filter {
-        provider,
-        ..filter(number)
-    };
-    client
-        .try_add_filter(&session, filter_of(2, key(2)))
-        .await
-        .unwrap();
-    let wrong = Code::WrongSession;
-    assert_refused(
-        client
-            .try_add_filter(&session, filter_of(3, Vec::new()))
-            .await,
-        wrong,
-    );
-    assert_refused(
-        client.try_add_filter(&session, filter_of(3, key(1))).await,
-        wrong,
-    );
-    let delete = |number| v1::DeleteRequest {
-        session_id,
-        key: key(number),
-    };
-    assert_refused(client.delete_filter(delete(1)).await, wrong);
-    assert_refused(client.delete_provider(delete(1)).await, wrong);
-    let foreign = policy(vec![filter_of(4, key(1))]);
-    assert_refused(client.try_apply(&session, foreign).await, wrong);
-    println!("\n{AS_EXPECTED}");
-}
-
-#[tokio::test]
-#[ignore = "a_user_in_no_group_may_only_ask_for_the_version runs it as another user"]
-async fn a_stranger() {
-    let Some(socket) = socket_from_environment() else {
-        return;
-    };
-    let mut client = client::connect(Some(&socket)).await.unwrap();
-    client.version(v1::VersionRequest {}).await.unwrap();
-    let denied = Some(tonic::Code::PermissionDenied);
-    let code = |status: Option<tonic::Status>| status.map(|status| status.code());
-    let state = client.get_state(v1::GetStateRequest {}).await;
-    assert_eq!(code(state.err()), denied);
-    let session = client.open_session(v1::SessionOptions::default()).await;
-    assert_eq!(code(session.err()), denied);
-    let request = v1::ApplyPolicyRequest::default();
-    let applied = client.apply_policy(request).await;
-    assert_eq!(code(applied.err()), denied);
-    println!("\n{AS_EXPECTED}");
-}
-
-/// Runs a test of this file as a user and a group, and checks that it succeeds.
-fn run_as(daemon: &Daemon, test: &str, user: u32, group: u32) {
-    // Other users may have no access to the folder of this program, not even through
-    // /proc/self/exe: so run a copy.
+/// Runs a client in a separate process as a user and a group, and checks that it succeeds.
+fn run_as(daemon: &Daemon, subcommand: &str, user: u32, group: u32) {
+    // Other users may have no access to the folder of the program: so run a copy. A separate
+    // process makes it. If this process did, a child that another thread forks at that time would
+    // inherit the descriptor that is open for writing, and the copy could not be executed
+    // (ETXTBSY) until that child executes its own program.
     let copy = daemon.socket.with_file_name("client");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let copied = Command::new("cp")
+        .arg("--preserve=mode")
+        .arg(HELPER)
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
     let output = Command::new(copy)
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .envs(daemon.client_environment())
+        .arg(subcommand)
+        .arg(&daemon.socket)
         .current_dir("/")
         .uid(user)
         .gid(group)
@@ -299,7 +226,7 @@ async fn a_vendor_changes_its_own_objects_only() {
         ..policy(Vec::new())
     };
     client.try_apply(&session, request).await.unwrap();
-    tokio::task::block_in_place(|| run_as(&daemon, "tests::objects::a_vendor", 65_534, group));
+    tokio::task::block_in_place(|| run_as(&daemon, "change-as-vendor", 65_534, group));
     assert_eq!(daemon.data_path.in_force(), [1, 2]);
     let vendors = v1::DeleteRequest {
         session_id: session.id(),
@@ -312,5 +239,5 @@ async fn a_vendor_changes_its_own_objects_only() {
 async fn a_user_in_no_group_may_only_ask_for_the_version() {
     let (config, _) = config_with_write_group();
     let daemon = Daemon::start_with(config).await;
-    tokio::task::block_in_place(|| run_as(&daemon, "tests::objects::a_stranger", 65_534, 65_534));
+    tokio::task::block_in_place(|| run_as(&daemon, "ask-as-stranger", 65_534, 65_534));
 }

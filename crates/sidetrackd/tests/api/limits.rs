@@ -2,18 +2,16 @@
 
 use std::time::Instant;
 
-use sidetrack_api::client::{self, Session};
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
 use sidetrack_policy::set::{FILTERS_MAX, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX};
+use sidetrackd::Config;
+use sidetrackd::config::Limits;
+use sidetrackd::server::{CALL_SIZE_MAX, CALLS_MAX};
 
-use super::harness::{
-    ClientCalls, Daemon, assert_refused, condition, filter, provider, service,
-    socket_from_environment, sublayer,
-};
-use crate::Config;
-use crate::config::Limits;
-use crate::server::{CALL_SIZE_MAX, CALLS_MAX};
+use super::client::{ClientCalls, assert_refused};
+use super::example::{condition, filter, provider, service, sublayer};
+use super::harness::Daemon;
 
 /// The most memory, in bytes, that a client which floods the daemon may cost it: the calls in
 /// progress, their decoding, and the buffers of the connections. The test measures the process in
@@ -173,51 +171,6 @@ async fn calls_have_a_size_limit_and_policies_a_larger_one() {
     assert!(client.filters(0).await.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a_flood_is_refused_and_memory_is_bounded runs it in a separate process, and kills it"]
-async fn a_flooding_client() {
-    let Some(socket) = socket_from_environment() else {
-        return;
-    };
-    let app = |n: usize| v1::value::Kind::Path(format!("/{}", "x".repeat(4000 + n)));
-    let large = v1::Filter {
-        conditions: (0..90)
-            .map(|n| condition(v1::Field::App, 0, app(n)))
-            .collect(),
-        ..filter(1)
-    };
-    let mut refusals = 0;
-    let mut sessions = Vec::new();
-    for _ in 0..32 {
-        let mut client = client::connect(Some(&socket)).await.unwrap();
-        let options = v1::SessionOptions::default();
-        let session = Session::open(&mut client, options).await.unwrap();
-        sessions.push((client, session));
-    }
-    for (client, session) in &sessions {
-        let session_id = session.id();
-        let calls = (0..40).map(|_| {
-            let mut client = client.clone();
-            let request = v1::AddFilterRequest {
-                session_id,
-                filter: Some(large.clone()),
-            };
-            tokio::spawn(async move { client.add_filter(request).await.map(drop) })
-        });
-        let calls: Vec<_> = calls.collect();
-        // Calls that wait for the write lock stay in progress.
-        for call in calls {
-            let wait = std::time::Duration::from_millis(20);
-            if let Ok(Ok(Err(status))) = tokio::time::timeout(wait, call).await {
-                assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-                refusals += 1;
-            }
-        }
-    }
-    println!("\nrefused {refusals}");
-    std::future::pending::<()>().await;
-}
-
 /// Returns the peak resident memory of this process, in bytes.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -235,7 +188,7 @@ async fn a_flood_is_refused_and_memory_is_bounded() {
     // Resets the peak: see proc(5), clear_refs.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = peak_memory();
-    let mut child = daemon.spawn_client("tests::limits::a_flooding_client");
+    let mut child = daemon.spawn_client("flood");
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let refused = tokio::task::spawn_blocking(move || {
         let mut lines = lines.map_while(Result::ok);

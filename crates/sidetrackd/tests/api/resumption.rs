@@ -4,10 +4,9 @@ use sidetrack_api::client::Session;
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
 
-use super::harness::{
-    ClientCalls, Daemon, LONG_GRACE_SECONDS, assert_refused, filter, grace, key, sublayer,
-    wait_until,
-};
+use super::client::{ClientCalls, assert_refused};
+use super::example::{filter, key, sublayer};
+use super::harness::{Daemon, LONG_GRACE_SECONDS, grace, wait_until};
 
 /// Returns the options that resume a session.
 fn resume(session: u64) -> v1::SessionOptions {

@@ -4,7 +4,9 @@
 use sidetrack_api::client::{Client, Session};
 use sidetrack_api::v1;
 
-use super::harness::{ClientCalls, Daemon, LONG_GRACE_SECONDS, filter, grace, wait_until};
+use super::client::ClientCalls;
+use super::example::filter;
+use super::harness::{Daemon, LONG_GRACE_SECONDS, grace, wait_until};
 
 /// Returns a filter with a flag.
 fn with_flag(number: u128, flag: v1::Flag) -> v1::Filter {

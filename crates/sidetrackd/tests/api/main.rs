@@ -1,0 +1,20 @@
+//! Tests of the daemon through its API: with a real server on a real socket, and a data path that
+//! records its calls. Also tests of the store when its process is killed.
+//!
+//! What runs in a separate process, as another user or until it is killed, is in the program
+//! `helper.rs`.
+
+mod client;
+mod codes;
+mod commits;
+mod events;
+mod example;
+mod fake_data_path;
+mod harness;
+mod limits;
+mod objects;
+mod power_cuts;
+mod restart;
+mod resumption;
+mod sessions;
+mod transactions;
