@@ -8,7 +8,7 @@ use std::thread;
 use e2e::{Client, Host, both_ways, listen_by_hand, netns};
 use ipnet::IpNet;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use sidetrack_engine::filter::reference;
 use sidetrack_engine::{Absent, Filter, Service};
 
@@ -170,7 +170,12 @@ fn kernel_decides_as_the_reference_does() {
     let destinations = prop::collection::vec(destination(), 20);
     let mut runner = TestRunner::new(Config {
         cases: 500,
-        failure_persistence: None,
+        // A runner that is made without the macro `proptest!` does not know its source file, and would
+        // save nothing. A failing case is saved in the file of the same name next to this one.
+        source_file: Some(file!()),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource(
+            "proptest-regressions",
+        ))),
         max_shrink_iters: 2000,
         ..Config::default()
     });

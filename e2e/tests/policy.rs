@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use e2e::Host;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use sidetrack_engine::{Paths, ServiceSpec};
 use sidetrack_policy::field::{FieldType, flags};
 use sidetrack_policy::field_values::{FieldValues, FileId, Host as _, Program};
@@ -368,7 +368,12 @@ fn kernel_judges_every_layer_as_the_reference_does() {
     });
     let mut runner = TestRunner::new(Config {
         cases: POLICIES,
-        failure_persistence: None,
+        // A runner that is made without the macro `proptest!` does not know its source file, and would
+        // save nothing. A failing case is saved in the file of the same name next to this one.
+        source_file: Some(file!()),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource(
+            "proptest-regressions",
+        ))),
         max_shrink_iters: 3000,
         max_global_rejects: 1_000_000,
         max_local_rejects: 1_000_000,
