@@ -61,12 +61,14 @@ impl Daemon {
         started.elapsed()
     }
 
-    /// Ends it by SIGKILL, starts another, and ends that one so much later, wherever it is by then.
-    pub fn restart_and_kill(&mut self, later: Duration) {
+    /// Kills the daemon, starts another, and kills that one after this delay, however far its start has
+    /// come.
+    pub fn restart_and_kill(&mut self, delay: Duration) {
         self.kill();
         self.child = start(self.home.path(), self.bpffs.is_none());
-        // No condition is awaited: it is to be hit at some moment.
-        std::thread::sleep(later);
+        // The delay is the input of the test, which kills the daemon at several moments of its start. It
+        // does not wait for a condition, and the outcome must be the same at every moment.
+        std::thread::sleep(delay);
         self.kill();
     }
 

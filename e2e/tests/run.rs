@@ -47,10 +47,12 @@ fn signals_are_passed_on() {
         (Signal::INT, "INT"),
         (Signal::USR1, "USR1"),
     ] {
+        // A trap runs between two commands: so the script looks for it often, for 20 seconds at most.
         let script = format!(
-            "trap 'echo got {name}; exit 7' {name}; echo ready; while :; do sleep 0.05; done"
+            "trap 'echo got {name}; exit 7' {name}; echo ready; \
+             until [ $SECONDS -ge 20 ]; do sleep 0.05; done; exit 124"
         );
-        let mut started = Run::new(&[], &["sh", "-c", &script]).start();
+        let mut started = Run::new(&[], &["bash", "-c", &script]).start();
         let mut ready = [0; 6];
         let output = started.child().stdout.as_mut().expect("it is piped");
         output.read_exact(&mut ready).expect("it says so");
