@@ -110,7 +110,7 @@ fn costs_tell_what_each_hook_takes() {
     storm.end();
     let told: Value = serde_json::from_str(&told.stdout).unwrap_or_else(|_| panic!("{told:?}"));
     let costs = told["costs"].as_array().expect("a list");
-    for hook in ["connect4", "sockops", "getopt", "release"] {
+    for hook in ["connect4", "sockops", "getsockopt", "service_release"] {
         let cost = costs.iter().find(|cost| cost["hook"] == hook);
         let cost = cost.unwrap_or_else(|| panic!("no {hook} in {costs:?}"));
         assert!(cost["runs"].as_u64() > Some(10), "{cost}");

@@ -63,15 +63,18 @@ fn data_path_that_is_attached_in_part_is_completed() {
     host.redirect_all(&[&service]);
     drop(host.engine.take());
     let links = std::fs::read_dir(bpffs.pins().join("links")).expect("they are there");
+    let mut removed = 0;
     for link in links.flatten() {
         let name = link.file_name().into_string().expect("it is text");
-        if ["peer4", "connect6", "getopt"]
+        if ["_getpeername4", "_connect6", "_getsockopt"]
             .iter()
-            .any(|part| name.ends_with(part))
+            .any(|program| name.ends_with(program))
         {
             std::fs::remove_file(link.path()).expect("it can be removed");
+            removed += 1;
         }
     }
+    assert_eq!(removed, 3, "a link of each of these programs was pinned");
     reopen(&mut host, &bpffs);
     for to in ["10.1.2.3:80", "[fd00::1]:80"] {
         let told = host.connect(to);
