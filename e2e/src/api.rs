@@ -1,4 +1,4 @@
-//! The daemon's API, for tests and programs that do one thing after another.
+//! The daemon's gRPC API with blocking calls, for tests and helper programs.
 
 use std::path::Path;
 
@@ -6,21 +6,22 @@ use sidetrack_api::client::{self, Client, Session};
 use sidetrack_api::v1;
 use tokio::runtime::Runtime;
 
-/// A connection to the daemon.
+/// A connection to the daemon, with the runtime that its calls run in.
 pub struct Api {
     client: Client,
-    // Sessions live in it: it works while the caller does something else.
+    // It has a worker thread, so that a session is kept alive between two calls.
     runtime: Runtime,
 }
 
 impl Api {
-    /// Connects; no socket: to SIDETRACK_SOCKET's.
+    /// Connects to the daemon's socket at this path. Without a path it is the one that the environment
+    /// variable SIDETRACK_SOCKET names.
     pub fn connect(socket: Option<&Path>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
-            .expect("a runtime can be made");
+            .expect("the runtime starts");
         let client = runtime.block_on(client::connect(socket));
         Self {
             client: client.expect("the daemon listens"),
@@ -28,23 +29,23 @@ impl Api {
         }
     }
 
-    /// Calls, and waits for the answer.
+    /// Makes a call, and waits for its answer.
     pub fn call<R>(&mut self, call: impl AsyncFnOnce(&mut Client) -> R) -> R {
         self.runtime.block_on(call(&mut self.client))
     }
 
-    /// Opens a session: it ends when it is dropped.
+    /// Opens a session, which ends when the returned value is dropped.
     pub fn session(&mut self, dynamic: bool) -> Session {
         let options = v1::SessionOptions {
-            name: "a test's".into(),
+            name: "test".into(),
             dynamic,
             ..Default::default()
         };
         let opened = self.call(async |client| Session::open(client, options).await);
-        opened.expect("a session can be opened")
+        opened.expect("the session opens")
     }
 
-    /// Begins a transaction, calls, and commits. Returns the generation and the answer.
+    /// Makes a call within a transaction, and commits it. Returns the new generation and the answer.
     pub fn transaction<R>(
         &mut self,
         session: &Session,
@@ -57,7 +58,7 @@ impl Api {
                 read_only: false,
             };
             let begun = client.begin_transaction(begin).await;
-            begun.expect("nobody else writes for long");
+            begun.expect("the transaction begins: no other one holds the lock for long");
             let answer = call(client).await;
             let committed = client.commit(v1::CommitRequest { session_id }).await;
             let committed = committed.unwrap_or_else(|status| panic!("{status}"));
@@ -65,7 +66,7 @@ impl Api {
         })
     }
 
-    /// Registers this process for a service, by name.
+    /// Registers this process as the proxy of the service with this name. Returns its credentials.
     pub fn register(&mut self, session: &Session, name: &str) -> sidetrack::Service {
         let request = v1::RegisterServiceRequest {
             session_id: session.id(),
@@ -74,12 +75,12 @@ impl Api {
         let answer = self.call(async |client| client.register_service(request).await);
         let answer = answer.unwrap_or_else(|status| panic!("{status}"));
         let credentials = answer.into_inner().credentials;
-        sidetrack::Service::from_bytes(&credentials).expect("they are credentials")
+        sidetrack::Service::from_bytes(&credentials).expect("the credentials are valid")
     }
 
-    /// What is in force, in numbers.
+    /// The daemon's state: the generation, and how many objects of each kind are in force.
     pub fn state(&mut self) -> v1::State {
         let answer = self.call(async |client| client.get_state(v1::GetStateRequest {}).await);
-        answer.expect("it may be asked").into_inner()
+        answer.expect("the daemon reports its state").into_inner()
     }
 }

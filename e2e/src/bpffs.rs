@@ -1,19 +1,19 @@
-//! A bpf file system of a test's own.
+//! A bpf file system that only one test uses.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-/// Mounted until it is dropped.
+/// A mounted bpf file system. It is unmounted on drop.
 pub struct Bpffs {
     folder: TempDir,
 }
 
 impl Bpffs {
-    /// Mounts one.
+    /// Mounts one at a temporary folder.
     pub fn mount() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let status = Command::new("mount")
             .args(["-t", "bpf", "bpf"])
             .arg(folder.path())
@@ -23,13 +23,13 @@ impl Bpffs {
         Self { folder }
     }
 
-    /// For an engine's pins.
+    /// The folder for an engine's pins.
     pub fn pins(&self) -> PathBuf {
-        self.at("sidetrack")
+        self.path("sidetrack")
     }
 
-    /// A place in it.
-    pub fn at(&self, name: &str) -> PathBuf {
+    /// The path of a file or folder in this file system.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 }

@@ -1,4 +1,4 @@
-//! Programs in the scope.
+//! Programs that a test starts in the scope, and what they print.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ pub struct Client {
     lines: Option<BufReader<ChildStdout>>,
 }
 
-/// What a program said and how it ended.
+/// What a program wrote, and how it ended.
 #[derive(Debug)]
 pub struct Outcome {
     /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// What it wrote.
+    /// All that it wrote to its standard output.
     pub stdout: String,
-    /// What it complained of.
+    /// All that it wrote to its standard error.
     pub stderr: String,
 }
 
@@ -57,41 +57,45 @@ impl Client {
         &mut self.child
     }
 
-    /// The next line that it says, as JSON: for one that goes on after that.
-    pub fn line(&mut self) -> serde_json::Value {
-        let lines = self
-            .lines
-            .get_or_insert_with(|| BufReader::new(self.child.stdout.take().expect("it is piped")));
+    /// Reads the next line of its standard output, which is JSON. The program may go on after that.
+    pub fn json_line(&mut self) -> serde_json::Value {
+        let lines = self.lines.get_or_insert_with(|| {
+            BufReader::new(self.child.stdout.take().expect("standard output is piped"))
+        });
         let mut line = String::new();
-        lines.read_line(&mut line).expect("it can be read");
+        lines
+            .read_line(&mut line)
+            .expect("standard output is readable");
         serde_json::from_str(&line)
             .unwrap_or_else(|error| panic!("{}: {error}: {line}", self.command))
     }
 
-    /// Tells it a line.
-    pub fn tell(&mut self, line: &str) {
-        let stdin = self.child.stdin.as_mut().expect("it is piped");
-        writeln!(stdin, "{line}").expect("it listens");
+    /// Writes a line to its standard input.
+    pub fn send_line(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("standard input is piped");
+        writeln!(stdin, "{line}").expect("the program reads its standard input");
     }
 
-    /// Ends it by SIGKILL, and waits until it is gone.
+    /// Kills it with SIGKILL, and waits until it has ended.
     pub fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it can be waited for");
+        self.child.kill().expect("the program runs");
+        self.child.wait().expect("the program has ended");
     }
 
-    /// Waits for its end; its standard input ends.
+    /// Closes its standard input, and waits until it has ended.
     pub fn wait(mut self) -> Outcome {
         let mut rest = Vec::new();
         if let Some(mut lines) = self.lines {
             drop(self.child.stdin.take());
-            lines.read_to_end(&mut rest).expect("it can be read");
+            lines
+                .read_to_end(&mut rest)
+                .expect("standard output is readable");
         }
         let Output {
             status,
             stdout,
             stderr,
-        } = self.child.wait_with_output().expect("it can be waited for");
+        } = self.child.wait_with_output().expect("the program ends");
         Outcome {
             code: status.code(),
             stdout: String::from_utf8_lossy(if rest.is_empty() { &stdout } else { &rest })
@@ -100,7 +104,7 @@ impl Client {
         }
     }
 
-    /// Waits for its end, and takes what it wrote as JSON.
+    /// Waits until it has ended, and parses its standard output as JSON.
     pub fn json(self) -> serde_json::Value {
         let command = self.command.clone();
         let outcome = self.wait();
@@ -109,14 +113,14 @@ impl Client {
     }
 }
 
-/// Where the client program is.
+/// The path of the client program, `src/bin/client.rs`.
 pub fn client_binary() -> PathBuf {
     cargo_bin("client")
 }
 
-/// A binary of this workspace: in the folder above the test's own.
+/// The path of a binary of this workspace. Cargo builds it in a folder above the test's.
 pub(crate) fn cargo_bin(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
+    let test = std::env::current_exe().expect("the test's executable has a path");
     let folder = test
         .ancestors()
         .find(|folder| folder.join(name).is_file())

@@ -1,4 +1,4 @@
-//! A daemon, and the command that talks to it.
+//! The daemon `sidetrackd`, and the command `sidetrack` that talks to it.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::client::{Outcome, cargo_bin};
 use crate::{Api, Bpffs, Host, wait};
 
-/// A daemon with a socket and a store of its own. It ends with the test, and so does its data path.
+/// A running daemon with its own socket and store. It is killed on drop, and its data path is removed.
 pub struct Daemon {
     child: Child,
     home: TempDir,
@@ -21,16 +21,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one that judges no connection, and waits until it answers.
+    /// Starts a daemon without a data path, which classifies no connection. Waits until it listens.
     pub fn detached() -> Self {
-        let home = TempDir::new().expect("a folder can be made");
+        let home = TempDir::new().expect("a temporary folder");
         let config = format!("socket = {:?}\n", home.path().join("socket"));
         Self::launch(home, &config, None)
     }
 
-    /// Starts one that judges the programs of a test's cgroup, and waits until it answers.
+    /// Starts a daemon whose scope is a test's cgroup. Waits until it listens.
     pub fn attached(host: &Host) -> Self {
-        let home = TempDir::new().expect("a folder can be made");
+        let home = TempDir::new().expect("a temporary folder");
         let bpffs = Bpffs::mount();
         let config = format!(
             "socket = {:?}\ncgroup = {:?}\npins = {:?}\n",
@@ -44,20 +44,21 @@ impl Daemon {
     fn launch(home: TempDir, config: &str, bpffs: Option<Bpffs>) -> Self {
         let store = home.path().join("policy.redb");
         let text = format!("{config}store = {store:?}\n");
-        std::fs::write(home.path().join("sidetrackd.toml"), text).expect("a file can be written");
+        std::fs::write(home.path().join("sidetrackd.toml"), text)
+            .expect("the configuration is written");
         let child = start(home.path(), bpffs.is_none());
         let mut daemon = Self { child, home, bpffs };
-        daemon.await_answer();
+        daemon.await_listening();
         daemon
     }
 
-    /// Ends it by SIGKILL, starts another with the same store, and tells how long that one took until
-    /// it answered.
+    /// Kills the daemon, and starts another with the same store. Returns how long the new one took
+    /// until it listened.
     pub fn restart(&mut self) -> Duration {
         self.kill();
         let started = Instant::now();
         self.child = start(self.home.path(), self.bpffs.is_none());
-        self.await_answer();
+        self.await_listening();
         started.elapsed()
     }
 
@@ -66,52 +67,53 @@ impl Daemon {
     pub fn restart_and_kill(&mut self, delay: Duration) {
         self.kill();
         self.child = start(self.home.path(), self.bpffs.is_none());
-        // The delay is the input of the test, which kills the daemon at several moments of its start. It
-        // does not wait for a condition, and the outcome must be the same at every moment.
+        // The delay is the input of the test, which kills the daemon at several moments of its
+        // start. It does not wait for a condition, and the outcome must be the same at every
+        // moment.
         std::thread::sleep(delay);
         self.kill();
     }
 
-    /// Ends it by SIGKILL. What it has pinned stays.
+    /// Kills the daemon with SIGKILL. What it has pinned stays.
     pub fn kill(&mut self) {
-        let _ = self.child.kill(); // it may have ended by itself
+        let _ = self.child.kill(); // it may have ended already
         let _ = self.child.wait();
     }
 
-    /// Ends it, and takes its data path away.
+    /// Kills the daemon, and removes its data path.
     pub fn uninstall(&mut self) {
         self.kill();
         if let Some(bpffs) = &self.bpffs {
-            remove_pins(&bpffs.pins()).expect("pins can be removed");
+            remove_pins(&bpffs.pins()).expect("the pins are removed");
         }
     }
 
-    /// A connection to its API.
+    /// Connects to the daemon's API.
     pub fn api(&self) -> Api {
         Api::connect(Some(&self.socket()))
     }
 
-    /// Where it listens.
+    /// The path of the daemon's socket.
     pub fn socket(&self) -> PathBuf {
         self.home.path().join("socket")
     }
 
-    /// A file beside its socket.
-    pub fn file(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    /// Writes a file to the folder of the daemon's socket. Returns its path.
+    pub fn write_file(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.home.path().join(name);
-        std::fs::write(&path, text).expect("a file can be written");
+        std::fs::write(&path, text).expect("the file is written");
         path
     }
 
-    /// What `sidetrack ARGUMENTS` does with it.
+    /// Runs `sidetrack ARGUMENTS` with this daemon.
     pub fn sidetrack(&self, arguments: &[&str]) -> Outcome {
         let mut command = self.command(arguments);
         let output = command.stdin(Stdio::null()).output();
         output.expect("sidetrack starts").into()
     }
 
-    /// The same, with an input.
-    pub fn sidetrack_fed(&self, arguments: &[&str], input: &str) -> Outcome {
+    /// Runs `sidetrack ARGUMENTS` with this daemon and this standard input.
+    pub fn sidetrack_with_input(&self, arguments: &[&str], input: &str) -> Outcome {
         let mut child = self
             .command(arguments)
             .stdin(Stdio::piped())
@@ -119,13 +121,15 @@ impl Daemon {
             .stderr(Stdio::piped())
             .spawn()
             .expect("sidetrack starts");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        stdin.write_all(input.as_bytes()).expect("it reads");
+        let mut stdin = child.stdin.take().expect("standard input is piped");
+        stdin
+            .write_all(input.as_bytes())
+            .expect("sidetrack reads its standard input");
         drop(stdin);
-        child.wait_with_output().expect("it ends").into()
+        child.wait_with_output().expect("sidetrack ends").into()
     }
 
-    /// `sidetrack ARGUMENTS`, not started.
+    /// Returns the command `sidetrack ARGUMENTS` for this daemon, for the caller to start.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(cargo_bin("sidetrack"));
         command
@@ -134,11 +138,14 @@ impl Daemon {
         command
     }
 
-    fn await_answer(&mut self) {
+    fn await_listening(&mut self) {
         let socket = self.socket();
         wait::until("the daemon listens", || {
-            let ended = self.child.try_wait().expect("it may be asked");
-            assert_eq!(ended, None, "it has ended: {}", log(self.home.path()));
+            let ended = self
+                .child
+                .try_wait()
+                .expect("the daemon is a child process");
+            assert_eq!(ended, None, "the daemon ended: {}", log(self.home.path()));
             UnixStream::connect(&socket).is_ok()
         });
     }
@@ -153,7 +160,7 @@ impl Drop for Daemon {
     }
 }
 
-/// What it has said.
+/// All that the daemons with this folder have written to their standard error.
 fn log(home: &Path) -> String {
     std::fs::read_to_string(home.join("log")).unwrap_or_default()
 }
@@ -167,7 +174,7 @@ fn start(home: &Path, detached: bool) -> Child {
         .args(detached.then_some("--detached"))
         .arg("--config")
         .arg(home.join("sidetrackd.toml"))
-        .stderr(log.expect("a file can be made"))
+        .stderr(log.expect("the log file opens"))
         .spawn()
         .expect("sidetrackd starts")
 }

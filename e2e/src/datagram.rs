@@ -1,4 +1,4 @@
-//! Proxies and origins of datagrams that the test process runs itself.
+//! Datagram proxies and origins that run in the test's own process.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -9,27 +9,28 @@ use std::thread;
 use sidetrack::{Batch, DatagramListener, Flow};
 use sidetrack_engine::Service;
 
-use crate::proxy::sdk;
+use crate::proxy::sdk_service;
 
-/// Datagrams taken at once.
+/// Most datagrams that one call receives.
 const BATCH: usize = 64;
+/// Room for one datagram, in bytes.
 const SIZE: usize = 65_536;
 
-/// A proxy of datagrams at work in this process, until the process ends.
-pub struct RunningDatagrams {
-    /// Its sockets.
+/// A datagram proxy that runs in this process until the process ends.
+pub struct RunningDatagramProxy {
+    /// The proxy's sockets.
     pub listener: Arc<DatagramListener>,
     flows: Arc<Mutex<Vec<Arc<Flow>>>>,
     datagrams: Arc<AtomicU64>,
 }
 
-impl RunningDatagrams {
-    /// The flows it has been told of so far.
+impl RunningDatagramProxy {
+    /// The flows whose first datagram it has received so far.
     pub fn flows(&self) -> Vec<Arc<Flow>> {
         self.flows.lock().expect("no holder panics").clone()
     }
 
-    /// The datagrams it has taken so far.
+    /// Number of datagrams that it has received so far.
     pub fn datagrams(&self) -> u64 {
         self.datagrams.load(Ordering::Relaxed)
     }
@@ -38,7 +39,8 @@ impl RunningDatagrams {
         service: &Service,
         mut handle: impl FnMut(&Arc<DatagramListener>, &Arc<Flow>, &[u8]) + Send + 'static,
     ) -> Self {
-        let listener = DatagramListener::bind(&sdk(service)).expect("the listener is accepted");
+        let listener =
+            DatagramListener::bind(&sdk_service(service)).expect("the listener is marked");
         let running = Self {
             listener: Arc::new(listener),
             flows: Arc::default(),
@@ -65,18 +67,20 @@ impl RunningDatagrams {
     }
 }
 
-pub(crate) fn echo(service: &Service) -> RunningDatagrams {
-    RunningDatagrams::start(service, |listener, flow, payload| {
-        let _ = listener.answer(flow, payload); // its client may be gone
+pub(crate) fn echo(service: &Service) -> RunningDatagramProxy {
+    RunningDatagramProxy::start(service, |listener, flow, payload| {
+        let _ = listener.answer(flow, payload); // the client may have ended
     })
 }
 
-/// Goes on with a socket and a thread for each flow.
-pub(crate) fn relay(service: &Service) -> RunningDatagrams {
-    let mut onward: HashMap<u64, UdpSocket> = HashMap::new();
-    RunningDatagrams::start(service, move |listener, flow, payload| {
-        let socket = onward.entry(flow.id()).or_insert_with(|| {
-            let socket = flow.connect_datagrams().expect("goes on");
+/// Relays each flow with its own outgoing socket, and its own thread for the answers.
+pub(crate) fn relay(service: &Service) -> RunningDatagramProxy {
+    let mut outgoing: HashMap<u64, UdpSocket> = HashMap::new();
+    RunningDatagramProxy::start(service, move |listener, flow, payload| {
+        let socket = outgoing.entry(flow.id()).or_insert_with(|| {
+            let socket = flow
+                .connect_datagrams()
+                .expect("the outgoing socket connects");
             let back = socket.try_clone().expect("a descriptor is free");
             let (listener, flow) = (Arc::clone(listener), Arc::clone(flow));
             thread::spawn(move || {
@@ -91,19 +95,19 @@ pub(crate) fn relay(service: &Service) -> RunningDatagrams {
     })
 }
 
-/// A UDP server outside the scope, which sends back what it gets.
+/// A UDP server that sends each datagram back to its sender.
 pub struct EchoOrigin {
-    /// Where it is.
+    /// The address that it is bound to.
     pub address: SocketAddr,
     datagrams: Arc<AtomicU64>,
 }
 
 impl EchoOrigin {
-    /// At this address.
+    /// Starts it at this address.
     pub fn start(address: &str) -> Self {
         let socket = UdpSocket::bind(address).expect("the origin's address is free");
         let origin = Self {
-            address: socket.local_addr().expect("it is bound"),
+            address: socket.local_addr().expect("the socket is bound"),
             datagrams: Arc::default(),
         };
         let datagrams = Arc::clone(&origin.datagrams);
@@ -117,7 +121,7 @@ impl EchoOrigin {
         origin
     }
 
-    /// How many datagrams it has had.
+    /// Number of datagrams that it has received so far.
     pub fn datagrams(&self) -> u64 {
         self.datagrams.load(Ordering::Relaxed)
     }

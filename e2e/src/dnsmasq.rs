@@ -1,4 +1,4 @@
-//! dnsmasq, as the origin of DNS.
+//! dnsmasq as a DNS server or stub resolver.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::wait;
 
-const FIXED: [&str; 5] = [
+/// The arguments of every dnsmasq here.
+const ARGUMENTS: [&str; 5] = [
     "--bind-interfaces",
     "--conf-file=/dev/null",
     "--no-resolv",
@@ -14,35 +15,36 @@ const FIXED: [&str; 5] = [
     "--user=root",
 ];
 
-/// A name server outside the scope, until it is dropped.
+/// A running dnsmasq. It is killed on drop.
 pub struct Dnsmasq {
     child: Child,
 }
 
 impl Dnsmasq {
-    /// At port 53 of these addresses; `shop.example` is 192.0.2.7 and 2001:db8::7, `ads.example` has an
-    /// address too, and nothing else exists.
+    /// Starts a name server at port 53 of these addresses. It knows `shop.example` (192.0.2.7 and
+    /// 2001:db8::7) and `x.ads.example` (192.0.2.8 and 2001:db8::8), and no other name.
     pub fn start(addresses: &[&str]) -> Self {
-        let known = [
+        let records = [
             "--local=/#/",
             "--host-record=shop.example,192.0.2.7,2001:db8::7,300",
             "--host-record=x.ads.example,192.0.2.8,2001:db8::8,300",
         ];
-        Self::spawn(addresses, &known)
+        Self::spawn(addresses, &records)
     }
 
-    /// At port 53 of this address, as the resolver of a host that asks an upstream one: always, as it
-    /// keeps nothing.
+    /// Starts a stub resolver at port 53 of this address. It has no cache, so it forwards each query to
+    /// its upstream server.
     pub fn start_stub(address: &str, upstream: &str) -> Self {
         let server = format!("--server={upstream}");
         Self::spawn(&[address], &[&server, "--cache-size=0"])
     }
 
-    /// The shell's command for such a stub: done once it listens, and its process is in `$stub`.
+    /// A shell command that starts such a stub resolver. It ends once the stub listens, and sets
+    /// `$stub` to the stub's process id.
     pub fn stub_command(address: &str, upstream: &str) -> String {
-        let fixed = FIXED.join(" ");
+        let arguments = ARGUMENTS.join(" ");
         format!(
-            "file=$(mktemp) && dnsmasq {fixed} --pid-file=$file --listen-address={address} \
+            "file=$(mktemp) && dnsmasq {arguments} --pid-file=$file --listen-address={address} \
              --server={upstream} --cache-size=0 && stub=$(cat $file) && rm $file"
         )
     }
@@ -52,7 +54,7 @@ impl Dnsmasq {
             .iter()
             .map(|one| format!("--listen-address={one}"));
         let child = Command::new("dnsmasq")
-            .args(FIXED)
+            .args(ARGUMENTS)
             .args(["--keep-in-foreground", "--pid-file="])
             .args(arguments)
             .args(listen)
@@ -62,7 +64,7 @@ impl Dnsmasq {
             .spawn()
             .expect("dnsmasq is installed");
         for address in addresses {
-            let address = SocketAddr::new(address.parse().expect("an address"), 53);
+            let address = SocketAddr::new(address.parse().expect("an IP address"), 53);
             wait::until("dnsmasq answers", || answers(address));
         }
         Self { child }
@@ -76,7 +78,7 @@ impl Drop for Dnsmasq {
     }
 }
 
-/// Asks for the root's name servers.
+/// Whether the server answers a query for the root zone's name servers.
 fn answers(address: SocketAddr) -> bool {
     const QUERY: [u8; 17] = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
     let any = if address.is_ipv4() {

@@ -1,4 +1,4 @@
-//! A cgroup, an engine, and what is in them.
+//! The cgroups and the engine of one test.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -10,99 +10,110 @@ use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_engine::{Cgroup, Config, Engine, Filter, Service, ServiceSpec};
 
 use crate::client::{Client, cargo_bin};
-use crate::datagram::RunningDatagrams;
+use crate::datagram::RunningDatagramProxy;
 use crate::process::Process;
-use crate::proxy::{Running, answer, relay, serve, storm, storm_with};
+use crate::proxy::{RunningProxy, answer, relay, serve, storm, storm_with};
 use crate::wait;
 
-/// A test's own part of this host.
+/// The cgroups of one test, with an engine. On drop the engine ends, and the cgroups are removed with
+/// all processes in them.
 pub struct Host {
-    /// The engine; `None` once it was taken away.
+    /// The engine; `None` if the test has taken it.
     pub engine: Option<Engine>,
-    /// For clients.
-    pub program: Cgroup,
-    /// For proxies.
-    pub service: Cgroup,
+    /// The cgroup for clients.
+    pub program_cgroup: Cgroup,
+    /// The cgroup for proxies.
+    pub service_cgroup: Cgroup,
+    /// The test's cgroup, above the two others.
     root: Cgroup,
-    before: Cgroup,
+    /// The cgroup in which this process was before the test.
+    outside: Cgroup,
+    /// All events that the engine has reported so far.
     events: Vec<Event>,
 }
 
 impl Host {
-    /// With an engine whose scope is the whole of the test's cgroup.
+    /// Makes the cgroups, and an engine whose scope is the test's cgroup. This process enters the
+    /// cgroup for proxies.
     pub fn new(test: &str) -> Self {
-        Self::with(test, Config::default())
+        Self::with_config(test, Config::default())
     }
 
-    /// The same, with other limits.
-    pub fn with(test: &str, config: Config) -> Self {
-        let mut host = Self::bare(test);
+    /// The same as [`Host::new`], with this configuration of the engine.
+    pub fn with_config(test: &str, config: Config) -> Self {
+        let mut host = Self::without_engine(test);
         let engine = Engine::open(&host.root, config)
             .and_then(|engine| engine.load())
             .and_then(|engine| engine.attach());
         host.engine = Some(engine.unwrap_or_else(|error| panic!("{error}: {error:?}")));
-        host.enter_service();
+        host.enter_service_cgroup();
         host
     }
 
-    /// Only the cgroups, no engine.
-    pub fn bare(test: &str) -> Self {
+    /// Makes the cgroups, but no engine. This process stays where it is.
+    pub fn without_engine(test: &str) -> Self {
         assert!(
             std::env::var_os("NEXTEST").is_some(),
-            "system tests need a process each: use `make test`, or cargo nextest run"
+            "each system test needs its own process: use `make test`, or cargo nextest run"
         );
-        let before = Cgroup::of_process(None).expect("this process has a cgroup");
+        let outside = Cgroup::of_process(None).expect("this process has a cgroup");
         let base = Cgroup::root().expect("cgroup v2 is mounted");
         let name = format!("e2e-{test}");
         if let Ok(stale) = Cgroup::at(&base.path().join(&name)) {
             let _ = stale.kill();
-            stale.remove().expect("an earlier run's cgroup can go");
+            stale
+                .remove()
+                .expect("the cgroup of an earlier run is removed");
         }
-        let root = base.make(&name).expect("a cgroup can be made");
+        let root = base.make(&name).expect("the cgroup is made");
         Self {
             engine: None,
-            program: root.make("program").expect("a cgroup can be made"),
-            service: root.make("service").expect("a cgroup can be made"),
+            program_cgroup: root.make("program").expect("the cgroup is made"),
+            service_cgroup: root.make("service").expect("the cgroup is made"),
             root,
-            before,
+            outside,
             events: Vec::new(),
         }
     }
 
-    /// The scope.
+    /// The test's cgroup, which is the engine's scope.
     pub fn root(&self) -> &Cgroup {
         &self.root
     }
 
-    /// The engine. Panics once it was taken away.
+    /// The engine. Panics if the test has taken it.
     pub fn engine(&mut self) -> &mut Engine {
-        self.engine.as_mut().expect("the engine is there")
+        self.engine.as_mut().expect("the engine exists")
     }
 
-    /// From now on this process makes its sockets as a proxy does.
-    pub fn enter_service(&self) {
-        self.service.add(std::process::id()).expect("may move");
+    /// Moves this process to the cgroup for proxies. Sockets that it makes from now on are a proxy's.
+    pub fn enter_service_cgroup(&self) {
+        self.service_cgroup
+            .add(std::process::id())
+            .expect("the process is moved");
     }
 
-    /// From now on this process makes its sockets outside the scope.
-    pub fn leave(&self) {
-        self.before.add(std::process::id()).expect("may move");
+    /// Moves this process out of the scope. Sockets that it makes from now on are outside of it.
+    pub fn leave_scope(&self) {
+        self.outside
+            .add(std::process::id())
+            .expect("the process is moved");
     }
 
-    /// A new service that must set records.
+    /// Adds a service of this name that must set records.
     pub fn service(&mut self, name: &str) -> Service {
-        self.service_of(&ServiceSpec::new(name))
+        self.service_with_spec(&ServiceSpec::new(name))
     }
 
-    /// A new service.
-    pub fn service_of(&mut self, spec: &ServiceSpec) -> Service {
-        let engine = self.engine.as_mut().expect("the engine is there");
+    /// Adds a service.
+    pub fn service_with_spec(&mut self, spec: &ServiceSpec) -> Service {
+        let engine = self.engine.as_mut().expect("the engine exists");
         engine
-            .add_service(spec, &self.service)
-            .expect("a service can be added")
+            .add_service(spec, &self.service_cgroup)
+            .expect("the service is added")
     }
 
-    /// A policy that sends everything to these services, in order.
+    /// Sets a policy that redirects every connection to these services, in order.
     pub fn redirect_all(&mut self, services: &[&Service]) {
         let filters: Vec<_> = services
             .iter()
@@ -111,7 +122,7 @@ impl Host {
         self.set_policy(&filters);
     }
 
-    /// A policy that sends all datagrams to these services, in order.
+    /// Sets a policy that redirects every datagram to these services, in order.
     pub fn redirect_datagrams(&mut self, services: &[&Service]) {
         let filters: Vec<_> = services
             .iter()
@@ -120,119 +131,126 @@ impl Host {
         self.set_policy(&filters);
     }
 
-    /// A policy.
+    /// Sets a policy.
     pub fn set_policy(&mut self, filters: &[Filter]) {
         self.engine()
             .set_policy(filters)
-            .expect("the policy is good");
+            .expect("the policy is valid");
     }
 
-    /// A proxy that answers each connection with its original destination, and closes it.
-    pub fn answer(&self, service: &Service) -> Running {
+    /// Starts a proxy that answers each connection with its original destination, and closes it.
+    pub fn answer(&self, service: &Service) -> RunningProxy {
         answer(service)
     }
 
-    /// A proxy that sends each datagram back, as from where it was going.
-    pub fn echo_datagrams(&self, service: &Service) -> RunningDatagrams {
+    /// Starts a proxy that answers each datagram with the same bytes.
+    pub fn echo_datagrams(&self, service: &Service) -> RunningDatagramProxy {
         crate::datagram::echo(service)
     }
 
-    /// A proxy that goes on to where datagrams were going, with the records, and relays.
-    pub fn relay_datagrams(&self, service: &Service) -> RunningDatagrams {
+    /// Starts a proxy that relays datagrams to their original destination, with the records.
+    pub fn relay_datagrams(&self, service: &Service) -> RunningDatagramProxy {
         crate::datagram::relay(service)
     }
 
-    /// A proxy that goes on to the original destination with the records, and relays.
-    pub fn relay(&self, service: &Service) -> Running {
+    /// Starts a proxy that relays connections to their original destination, with the records.
+    pub fn relay(&self, service: &Service) -> RunningProxy {
         relay(service)
     }
 
-    /// A proxy that does as told with each connection, in a thread of its own.
+    /// Starts a proxy that calls this function for each connection, in a new thread.
     pub fn serve(
         &self,
         service: &Service,
         handle: impl Fn(TcpStream, Flow) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Running {
+    ) -> RunningProxy {
         serve(service, handle)
     }
 
-    /// The client program, in the scope. See `src/bin/client.rs`.
+    /// Starts the client program in the cgroup for clients. See `src/bin/client.rs`.
     pub fn client<T: AsRef<str>>(&self, arguments: &[T]) -> Client {
-        Client::start(&self.program, &cargo_bin("client"), arguments)
+        Client::start(&self.program_cgroup, &cargo_bin("client"), arguments)
     }
 
-    /// The client program, in a cgroup of the caller's choice.
+    /// Starts the client program in this cgroup.
     pub fn client_in<T: AsRef<str>>(&self, cgroup: &Cgroup, arguments: &[T]) -> Client {
         Client::start(cgroup, &cargo_bin("client"), arguments)
     }
 
-    /// A proxy that is a process of its own, where proxies are. See `src/bin/proxy.rs`.
+    /// Starts a proxy as a separate process, in the cgroup for proxies. See `src/bin/proxy.rs`.
     pub fn proxy(&self, service: &Service, kind: &str) -> Process {
-        Process::proxy(&self.service, Some(service), &[kind])
+        Process::proxy(&self.service_cgroup, Some(service), &[kind])
     }
 
-    /// The same at an address of the caller's choice.
+    /// The same as [`Host::proxy`], for a kind of proxy that listens at a given address.
     pub fn proxy_at(&self, service: &Service, kind: &str, address: SocketAddr) -> Process {
-        Process::proxy(&self.service, Some(service), &[kind, &address.to_string()])
+        Process::proxy(
+            &self.service_cgroup,
+            Some(service),
+            &[kind, &address.to_string()],
+        )
     }
 
-    /// A proxy that knows nothing of us.
+    /// Starts a legacy proxy as a separate process, in the cgroup for proxies.
     pub fn legacy_proxy(&self, kind: &str) -> Process {
-        Process::proxy(&self.service, None, &[kind])
+        Process::proxy(&self.service_cgroup, None, &[kind])
     }
 
-    /// A proxy that answers like [`Host::answer`], for storms: it keeps no flows.
+    /// Starts a proxy that answers like [`Host::answer`]. It is asynchronous and stores no flows,
+    /// for many connections at once.
     pub fn answer_storm(&self, service: &Service) {
         storm(service, false);
     }
 
-    /// The same, with an answer of the caller's.
+    /// The same as [`Host::answer_storm`], with the answer that this function returns.
     pub fn answer_storm_with(&self, service: &Service, answer: fn(&Flow) -> String) {
         storm_with(service, false, answer);
     }
 
-    /// A proxy that relays like [`Host::relay`], for storms: it keeps no flows.
+    /// Starts a proxy that relays like [`Host::relay`]. It is asynchronous and stores no flows, for
+    /// many connections at once.
     pub fn relay_storm(&self, service: &Service) {
         storm(service, true);
     }
 
-    /// Any program, in the scope.
+    /// Starts any program, in the cgroup for clients.
     pub fn run<T: AsRef<str>>(&self, arguments: &[T]) -> Client {
         let mut all = vec!["exec".to_owned(), "--".to_owned()];
         all.extend(arguments.iter().map(|one| one.as_ref().to_owned()));
         self.client(&all)
     }
 
-    /// Connects once, in the scope, and tells what came of it.
+    /// Connects a client to this address, and reads until the end. Returns the client's report.
     pub fn connect(&self, to: &str) -> serde_json::Value {
         self.client(&["connect", to]).json()
     }
 
-    /// The same towards an [`crate::Origin`], which greets and sends the text back.
+    /// The same for a [`crate::Origin`], which sends `origin` and then the text back.
     pub fn connect_and_send(&self, to: &str, text: &str) -> serde_json::Value {
         self.client(&["connect", to, "--send", text]).json()
     }
 
-    /// One counter.
+    /// The value of one counter.
     pub fn count(&self, counter: Counter) -> u64 {
-        let engine = self.engine.as_ref().expect("the engine is there");
-        engine.counters().expect("can be read").value(counter)
+        let engine = self.engine.as_ref().expect("the engine exists");
+        let counters = engine.counters().expect("the counters are readable");
+        counters.value(counter)
     }
 
-    /// Flows that the kernel keeps.
-    pub fn flows(&self) -> u64 {
-        let engine = self.engine.as_ref().expect("the engine is there");
-        engine.counters().expect("can be read").flows
+    /// Number of flows that are connecting, or have a socket.
+    pub fn flow_count(&self) -> u64 {
+        let engine = self.engine.as_ref().expect("the engine exists");
+        engine.counters().expect("the counters are readable").flows
     }
 
-    /// Waits for an event of this kind about this destination.
+    /// Waits for an event of this kind with this destination.
     pub fn await_event(&mut self, kind: EventKind, destination: &str) -> Event {
-        let destination: SocketAddr = destination.parse().expect("an address");
+        let destination: SocketAddr = destination.parse().expect("an address and a port");
         let mut found = None;
         wait::until(&format!("{kind:?} is reported"), || {
-            let engine = self.engine.as_ref().expect("the engine is there");
-            self.events
-                .extend(engine.events(Duration::from_millis(1)).expect("readable"));
+            let engine = self.engine.as_ref().expect("the engine exists");
+            let events = engine.events(Duration::from_millis(1));
+            self.events.extend(events.expect("events are readable"));
             found = self
                 .events
                 .iter()
@@ -240,17 +258,17 @@ impl Host {
                 .cloned();
             found.is_some()
         });
-        found.expect("just found")
+        found.expect("the event was found")
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
         drop(self.engine.take());
-        self.leave();
+        self.leave_scope();
         let _ = self.root.kill();
         if let Err(error) = self.root.remove() {
-            eprintln!("the test's cgroup stays: {error}");
+            eprintln!("cannot remove the test's cgroup: {error}");
         }
     }
 }

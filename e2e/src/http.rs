@@ -1,4 +1,4 @@
-//! An HTTP server outside the scope.
+//! A small HTTP server as an origin.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-/// Answers one request for each connection, and closes it.
+/// An HTTP server that answers one request for each connection, and then closes it.
 pub struct HttpOrigin {
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: SocketAddr,
     accepted: Arc<AtomicU64>,
 }
 
 impl HttpOrigin {
-    /// On a free port of loopback.
+    /// Starts it at a free port of 127.0.0.1.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let origin = Self {
-            address: listener.local_addr().expect("it is bound"),
+            address: listener.local_addr().expect("the listener is bound"),
             accepted: Arc::default(),
         };
         let accepted = Arc::clone(&origin.accepted);
@@ -31,7 +31,7 @@ impl HttpOrigin {
         origin
     }
 
-    /// How many connections it has had.
+    /// Number of connections that it has accepted so far.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)
     }

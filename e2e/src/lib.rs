@@ -1,21 +1,21 @@
 //! The harness of the system tests.
 //!
-//! A test says its topology, acts, and looks at the outcome:
+//! A test states its topology, acts, and checks the outcome:
 //!
 //! ```no_run
 //! let mut host = e2e::Host::new("a_test");
 //! let service = host.service("inspect");
-//! let answering = host.answer(&service);
+//! let _proxy = host.answer(&service);
 //! host.redirect_all(&[&service]);
-//! let seen = host.client(&["connect", "10.1.2.3:80"]).json();
-//! assert_eq!(seen["reply"], "10.1.2.3:80");
-//! # drop(answering);
+//! let report = host.client(&["connect", "10.1.2.3:80"]).json();
+//! assert_eq!(report["reply"], "10.1.2.3:80");
 //! ```
 //!
-//! [`Host`] has an engine and a cgroup of its own, named after the test: `program` below it for the
-//! clients, `service` for the proxies that the test runs itself. All of it goes on drop.
+//! [`Host`] has an engine, and a cgroup that is named after the test. Below it, `program` is for the
+//! clients, and `service` for the proxies. All of it is removed on drop.
 //!
-//! Each test is a process (nextest): it moves itself between cgroups.
+//! Each test needs its own process, as nextest gives it, because a test moves its process between
+//! cgroups.
 #![deny(unsafe_code)]
 
 mod api;
@@ -39,14 +39,14 @@ pub use api::Api;
 pub use bpffs::Bpffs;
 pub use client::{Client, Outcome, client_binary};
 pub use daemon::Daemon;
-pub use datagram::{EchoOrigin, RunningDatagrams};
+pub use datagram::{EchoOrigin, RunningDatagramProxy};
 pub use dnsmasq::Dnsmasq;
 pub use host::Host;
 pub use http::HttpOrigin;
 pub use process::Process;
 pub use proxy::{
-    Origin, Running, both_ways, listen_by_hand, listen_shared, listen_unmarked, mark, mark_by_hex,
-    sdk,
+    Origin, RunningProxy, copy_both_ways, listen_marked, listen_shared, listen_unmarked, mark,
+    mark_by_hex, sdk_service,
 };
 pub use quic::QuicOrigin;
 pub mod run;

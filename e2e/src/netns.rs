@@ -1,4 +1,4 @@
-//! A network namespace of the test's own: it goes with the test's process.
+//! A network namespace for one test. It is gone when the test's process has ended.
 
 use std::fs;
 use std::path::Path;
@@ -6,14 +6,15 @@ use std::process::Command;
 
 use crate::sys;
 
-/// Enters a new one, with the device `lo` up. The test's threads and programs made from now on are
-/// in it, and no other test sees its ports, addresses and settings.
+/// Moves this thread into a new network namespace, and sets the device `lo` up. The threads and
+/// programs that the test starts from now on are in it, and no other test shares its ports,
+/// addresses and settings.
 pub fn enter() {
-    sys::unshare_network().expect("may make a network namespace");
+    sys::unshare_network().expect("the test runs as root");
     ip("link set lo up");
 }
 
-/// Runs `ip` with these arguments.
+/// Runs the command `ip` with these arguments.
 pub fn ip(arguments: &str) {
     let status = Command::new("ip")
         .args(arguments.split(' '))
@@ -22,42 +23,44 @@ pub fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// Makes a pair of devices, this one and its far end, both up. Returns this one's number.
+/// Makes a pair of veth devices, NAME and NAME-far, and sets both up. Returns the index of NAME.
 pub fn veth(name: &str) -> u32 {
     ip(&format!("link add {name} type veth peer name {name}-far"));
     ip(&format!("link set {name} up"));
     ip(&format!("link set {name}-far up"));
-    let any = rustix::net::socket(
+    let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,
         None,
     );
-    let any = any.expect("a socket can be made");
-    rustix::net::netdevice::name_to_index(any, name).expect("it was just made")
+    let socket = socket.expect("a socket");
+    rustix::net::netdevice::name_to_index(socket, name).expect("the device exists")
 }
 
-/// Sets one of `/proc/sys/net` of this namespace.
-pub fn set(name: &str, value: &str) {
+/// Sets a file below `/proc/sys/net` for this namespace.
+pub fn set_sysctl(name: &str, value: &str) {
     let path = Path::new("/proc/sys/net").join(name);
     fs::write(&path, value).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-/// One of the kernel's counters for this namespace, such as TcpExt's TCPFastOpenPassive.
+/// One of the kernel's counters in `/proc/net/netstat` for this namespace, such as TCPFastOpenPassive.
 pub fn counter(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("the kernel has it");
+    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("the file exists");
     let lines: Vec<_> = text.lines().collect();
     lines
         .chunks(2)
-        .find_map(|pair| {
-            let place = pair[0].split(' ').position(|word| word == name)?;
-            pair.get(1)?.split(' ').nth(place)?.parse().ok()
+        .find_map(|names_and_values| {
+            let names = names_and_values[0];
+            let position = names.split(' ').position(|word| word == name)?;
+            let values = names_and_values.get(1)?;
+            values.split(' ').nth(position)?.parse().ok()
         })
-        .unwrap_or_else(|| panic!("the kernel counts no {name}"))
+        .unwrap_or_else(|| panic!("the kernel has no counter {name}"))
 }
 
-/// The cookie of this thread's namespace.
+/// The cookie of this thread's network namespace, by SO_NETNS_COOKIE.
 pub fn cookie() -> u64 {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("lo is up");
     let answer = sys::get_option(&socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, 8);
-    u64::from_ne_bytes(answer.buffer.try_into().expect("it has 8 bytes"))
+    u64::from_ne_bytes(answer.buffer.try_into().expect("a cookie has 8 bytes"))
 }

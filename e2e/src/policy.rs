@@ -1,4 +1,4 @@
-//! Policies of the full filter model, in few words.
+//! Short forms for policies of the full filter model.
 
 use std::net::{TcpListener, TcpStream};
 
@@ -10,8 +10,13 @@ use sidetrack_policy::{
 
 use crate::{Client, Host};
 
-/// A filter at both families, whose number is its weight.
-pub fn both(kind: LayerKind, id: u64, action: Action, conditions: &[Condition]) -> [Filter; 2] {
+/// A filter at the IPv4 and the IPv6 layer of this kind. Its id is also its weight.
+pub fn both_families(
+    kind: LayerKind,
+    id: u64,
+    action: Action,
+    conditions: &[Condition],
+) -> [Filter; 2] {
     kind.both().map(|layer| Filter {
         id,
         conditions: conditions.to_vec(),
@@ -20,7 +25,7 @@ pub fn both(kind: LayerKind, id: u64, action: Action, conditions: &[Condition]) 
     })
 }
 
-/// A sublayer with this number as its key.
+/// A static sublayer with this number as its key.
 pub fn sublayer(key: u128, weight: u16) -> Sublayer {
     Sublayer {
         identity: Identity {
@@ -34,7 +39,7 @@ pub fn sublayer(key: u128, weight: u16) -> Sublayer {
     }
 }
 
-/// A condition on flags.
+/// A condition on the field flags.
 pub fn flags_of(match_type: MatchType, bits: u64) -> Condition {
     Condition {
         field: Field::Flags,
@@ -43,7 +48,7 @@ pub fn flags_of(match_type: MatchType, bits: u64) -> Condition {
     }
 }
 
-/// A condition on the remote port.
+/// A condition that the remote port equals this number.
 pub fn port(number: u64) -> Condition {
     Condition::equal(Field::RemotePort, Value::Uint(number))
 }
@@ -53,23 +58,24 @@ pub fn redirect(host: &mut Host, service: &Service) -> Action {
     let mut services = host.engine().services();
     let (_, spec) = services
         .find(|(number, _)| *number == service.number)
-        .expect("it is there");
+        .expect("the service exists");
     Action::Redirect(spec.key)
 }
 
-/// Puts filters in force.
-pub fn put(host: &mut Host, filters: &[Filter], sublayers: &[Sublayer]) {
+/// Commits a policy that consists of these filters and sublayers.
+pub fn commit(host: &mut Host, filters: &[Filter], sublayers: &[Sublayer]) {
     for filter in filters {
-        filter.check().expect("it is a good filter");
+        filter.check().expect("the filter is valid");
     }
     let committed = host.engine().commit(filters, sublayers);
-    committed.expect("the policy is good");
+    committed.expect("the policy is valid");
 }
 
-/// A connection that nobody diverts, accepted here.
-pub fn straight(host: &Host) -> (TcpStream, Client) {
+/// Accepts a connection of a client that no filter redirects. Returns the accepted socket and the
+/// client.
+pub fn direct_connection(host: &Host) -> (TcpStream, Client) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let to = listener.local_addr().expect("it is bound").to_string();
-    let client = host.client(&["connect", &to]);
-    (listener.accept().expect("the client comes").0, client)
+    let address = listener.local_addr().expect("the listener is bound");
+    let client = host.client(&["connect", &address.to_string()]);
+    (listener.accept().expect("the client connects").0, client)
 }

@@ -1,4 +1,4 @@
-//! Proxies, and engines, that are processes of their own and may be killed.
+//! Helper programs as separate processes, which a test may kill: proxies, engines, vendors' products.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -9,17 +9,18 @@ use sidetrack_engine::{Cgroup, Service};
 use crate::Daemon;
 use crate::client::cargo_bin;
 
-/// A process of the test's; it ends with it.
+/// A running helper program. It is killed on drop.
 pub struct Process {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    /// Where it listens, if it does.
+    /// The addresses at which it listens; empty unless it is a proxy.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl Process {
-    /// A proxy of `src/bin/proxy.rs`, for a service whose credentials it is given.
+    /// Starts the proxy of `src/bin/proxy.rs`. With a service, it gets the service's credentials in its
+    /// environment. Waits until it listens.
     pub fn proxy(cgroup: &Cgroup, service: Option<&Service>, arguments: &[&str]) -> Self {
         let mut command = Command::new(cargo_bin("proxy"));
         command.env("PROXY_CGROUP", cgroup.path()).args(arguments);
@@ -27,30 +28,33 @@ impl Process {
             command.env(sidetrack::LISTEN_VARIABLE, service.credentials_hex());
         }
         let mut process = Self::start(command);
-        process.addresses = serde_json::from_str(&process.line()).expect("it tells its addresses");
+        process.addresses =
+            serde_json::from_str(&process.line()).expect("the proxy prints its addresses");
         process
     }
 
-    /// An engine of `src/bin/engine.rs`, with one service that everything is redirected to.
+    /// Starts the engine of `src/bin/engine.rs`, with one service to which every connection is
+    /// redirected.
     pub fn engine(scope: &Cgroup, home: &Cgroup) -> Self {
-        Self::engine_of(Command::new(cargo_bin("engine")), scope, home)
+        Self::start_engine(Command::new(cargo_bin("engine")), scope, home)
     }
 
-    /// The same where processes have other numbers, or none.
-    pub fn engine_apart(scope: &Cgroup, home: &Cgroup) -> Self {
+    /// The same in a new PID namespace, in which processes outside of it have no number.
+    pub fn engine_in_pid_namespace(scope: &Cgroup, home: &Cgroup) -> Self {
         let mut command = Command::new("unshare");
         command
             .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
             .arg(cargo_bin("engine"));
-        Self::engine_of(command, scope, home)
+        Self::start_engine(command, scope, home)
     }
 
-    fn engine_of(mut command: Command, scope: &Cgroup, home: &Cgroup) -> Self {
+    fn start_engine(mut command: Command, scope: &Cgroup, home: &Cgroup) -> Self {
         command.arg(scope.path()).arg(home.path());
         Self::start(command)
     }
 
-    /// A proxy that registers itself with a daemon, for a service of this name.
+    /// Starts the proxy of `src/bin/proxy.rs`, which registers itself with a daemon for the service of
+    /// this name. Waits until it listens.
     pub fn registered(cgroup: &Cgroup, daemon: &Daemon, service: &str, kind: &str) -> Self {
         let mut command = Command::new(cargo_bin("proxy"));
         command
@@ -59,11 +63,12 @@ impl Process {
             .env(sidetrack_api::SOCKET_VARIABLE, daemon.socket())
             .arg(kind);
         let mut process = Self::start(command);
-        process.addresses = serde_json::from_str(&process.line()).expect("it tells its addresses");
+        process.addresses =
+            serde_json::from_str(&process.line()).expect("the proxy prints its addresses");
         process
     }
 
-    /// A vendor's product of `src/bin/vendor.rs`, ready.
+    /// Starts the vendor's product of `src/bin/vendor.rs`. Waits until its policy is in force.
     pub fn vendor(cgroup: &Cgroup, daemon: &Daemon, name: &str, weight: u16) -> Self {
         let mut command = Command::new(cargo_bin("vendor"));
         command
@@ -75,7 +80,8 @@ impl Process {
         process
     }
 
-    /// An example of the SDK's, in a cgroup; it finds the daemon.
+    /// Starts an example of the SDK in this cgroup, for use with this daemon. The first argument is the
+    /// example's name.
     pub fn example(cgroup: &Cgroup, daemon: &Daemon, arguments: &[&str]) -> Self {
         let mut command = Command::new("sh");
         let folder = cargo_bin("sidetrack").with_file_name("examples");
@@ -97,42 +103,43 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Self {
-            stdin: child.stdin.take().expect("it is piped"),
-            stdout: BufReader::new(child.stdout.take().expect("it is piped")),
+            stdin: child.stdin.take().expect("standard input is piped"),
+            stdout: BufReader::new(child.stdout.take().expect("standard output is piped")),
             child,
             addresses: Vec::new(),
         }
     }
 
-    /// The service whose credentials an engine says.
+    /// Reads the credentials that an engine prints.
     pub fn service(&mut self) -> sidetrack::Service {
-        sidetrack::Service::from_hex(self.line().trim()).expect("credentials")
+        sidetrack::Service::from_hex(self.line().trim()).expect("the credentials are valid")
     }
 
-    /// The next line that it says.
+    /// Reads the next line of its standard output; empty at its end.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
-        self.stdout.read_line(&mut line).expect("it can be read");
+        let read = self.stdout.read_line(&mut line);
+        read.expect("standard output is readable");
         line
     }
 
-    /// Tells it a line.
-    pub fn tell(&mut self, line: &str) {
-        writeln!(self.stdin, "{line}").expect("it listens");
+    /// Writes a line to its standard input.
+    pub fn send_line(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").expect("the program reads its standard input");
     }
 
-    /// Its number.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Ends it by SIGKILL, and waits until the kernel has closed all that it had.
+    /// Kills it with SIGKILL, and waits until the kernel has closed its sockets and files.
     pub fn kill(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
-        let _ = self.child.kill(); // it may have ended by itself
+        let _ = self.child.kill(); // it may have ended already
         let _ = self.child.wait();
     }
 }

@@ -1,4 +1,4 @@
-//! Proxies and origins that the test process runs itself.
+//! Proxies and origins that run in the test's own process.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,53 +15,54 @@ use tokio::net::TcpStream as TokioStream;
 
 use crate::sys;
 
-/// A proxy at work in this process, until the process ends.
-pub struct Running {
-    /// Where it listens.
+/// A proxy that runs in this process until the process ends.
+pub struct RunningProxy {
+    /// The addresses at which it listens.
     pub addresses: Vec<SocketAddr>,
     flows: Arc<Mutex<Vec<Flow>>>,
 }
 
-impl Running {
-    /// The flows it has accepted so far.
+impl RunningProxy {
+    /// The flows whose connections it has accepted so far.
     pub fn flows(&self) -> Vec<Flow> {
         self.flows.lock().expect("no holder panics").clone()
     }
 }
 
-/// A TCP server outside the scope.
+/// A TCP server. It sends `origin` to each client, and then sends back what it receives.
 pub struct Origin {
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: SocketAddr,
     accepted: Arc<Mutex<u64>>,
 }
 
-/// The service as its proxy has it.
-pub fn sdk(service: &Service) -> sidetrack::Service {
-    sidetrack::Service::from_bytes(service.credentials()).expect("the engine's own")
+/// The engine's service as the SDK's type, which a proxy has.
+pub fn sdk_service(service: &Service) -> sidetrack::Service {
+    let credentials = service.credentials();
+    sidetrack::Service::from_bytes(credentials).expect("the engine's credentials are valid")
 }
 
-pub(crate) fn answer(service: &Service) -> Running {
+pub(crate) fn answer(service: &Service) -> RunningProxy {
     serve(service, |mut stream, flow| {
         stream.write_all(flow.original_destination().to_string().as_bytes())
     })
 }
 
-pub(crate) fn relay(service: &Service) -> Running {
+pub(crate) fn relay(service: &Service) -> RunningProxy {
     serve(service, |stream, flow| {
-        let onward = flow.connect().map_err(io::Error::other)?;
-        both_ways(stream, onward)
+        let outgoing = flow.connect().map_err(io::Error::other)?;
+        copy_both_ways(stream, outgoing)
     })
 }
 
-/// Runs a proxy with one thread a connection.
+/// Starts a proxy that calls this function for each connection, in a new thread.
 pub(crate) fn serve(
     service: &Service,
     handle: impl Fn(TcpStream, Flow) -> io::Result<()> + Send + Sync + 'static,
-) -> Running {
-    let listener = Listener::bind(&sdk(service)).expect("the listener is accepted");
-    let running = Running {
-        addresses: listener.addresses().expect("it is bound"),
+) -> RunningProxy {
+    let listener = Listener::bind(&sdk_service(service)).expect("the listener is marked");
+    let running = RunningProxy {
+        addresses: listener.addresses().expect("the listener is bound"),
         flows: Arc::default(),
     };
     let flows = Arc::clone(&running.flows);
@@ -77,25 +78,27 @@ pub(crate) fn serve(
     running
 }
 
-/// Many connections at once, in two threads.
+/// Starts an asynchronous proxy, with two threads, for many connections at once. It relays, or
+/// answers with the original destination.
 pub(crate) fn storm(service: &Service, relaying: bool) {
     storm_with(service, relaying, |flow| {
         flow.original_destination().to_string()
     });
 }
 
-/// The same, with another answer.
+/// The same as [`storm`], with the answer that this function returns.
 pub(crate) fn storm_with(service: &Service, relaying: bool, answer: fn(&Flow) -> String) {
-    let service = sdk(service);
+    let service = sdk_service(service);
     let (ready, is_ready) = mpsc::channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
-            .expect("a runtime can be made");
+            .expect("the runtime starts");
         runtime.block_on(async {
-            let listener = sidetrack::tokio::Listener::bind(&service).expect("it is accepted");
+            let listener =
+                sidetrack::tokio::Listener::bind(&service).expect("the listener is marked");
             ready.send(()).expect("the test waits");
             loop {
                 let (stream, flow) = listener.accept().await.expect("accept works");
@@ -113,63 +116,65 @@ async fn storm_one(
     answer: fn(&Flow) -> String,
 ) -> io::Result<()> {
     if relaying {
-        let mut onward = flow.connect_async().await.map_err(io::Error::other)?;
-        copy_bidirectional(&mut client, &mut onward).await?;
+        let mut outgoing = flow.connect_async().await.map_err(io::Error::other)?;
+        copy_bidirectional(&mut client, &mut outgoing).await?;
     } else {
         client.write_all(answer(&flow).as_bytes()).await?;
     }
     Ok(())
 }
 
-/// A listener made by hand and marked as the service's.
-pub fn listen_by_hand(service: &Service, address: &str, backlog: i32) -> TcpListener {
+/// Makes a listener without the SDK, and marks it as the service's.
+pub fn listen_marked(service: &Service, address: &str, backlog: i32) -> TcpListener {
     let listener = listen_unmarked(address, backlog);
-    assert_eq!(mark(&listener, service), 0, "the listener is accepted");
+    assert_eq!(mark(&listener, service), 0, "the listener is marked");
     listener
 }
 
-/// A listener made by hand, not marked.
+/// Makes a listener without the SDK, and does not mark it.
 pub fn listen_unmarked(address: &str, backlog: i32) -> TcpListener {
-    let address: SocketAddr = address.parse().expect("an address");
+    let address: SocketAddr = address.parse().expect("an address and a port");
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
-    socket.set_reuse_address(true).expect("may be set");
+    socket.set_reuse_address(true).expect("the option is set");
     socket.bind(&address.into()).expect("the address is free");
-    socket.listen(backlog).expect("may listen");
+    socket.listen(backlog).expect("the socket listens");
     socket.into()
 }
 
-/// The same, with SO_REUSEPORT, as workers of one proxy have it.
+/// Makes a listener with SO_REUSEPORT, as the workers of one proxy do, and does not mark it.
 pub fn listen_shared(address: SocketAddr) -> TcpListener {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
-    socket.set_reuse_port(true).expect("may be set");
+    socket.set_reuse_port(true).expect("the option is set");
     socket
         .bind(&address.into())
         .expect("the address may be shared");
-    socket.listen(16).expect("may listen");
+    socket.listen(16).expect("the socket listens");
     socket.into()
 }
 
-/// The option LISTEN. Returns 0, or the error's number.
+/// Sets the option LISTEN. Returns 0, or the error number.
 pub fn mark(socket: impl AsFd, service: &Service) -> i32 {
     let value = service.credentials();
     sys::set_option(socket, kernel::SOL_SIDETRACK, kernel::LISTEN, value)
 }
 
-/// The same, for a process that was given the credentials in hexadecimal.
+/// The same as [`mark`], for a process that has the credentials in hexadecimal.
 pub fn mark_by_hex(socket: impl AsFd, credentials: &str) -> i32 {
-    let byte = |at: usize| u8::from_str_radix(&credentials[at..at + 2], 16).expect("hexadecimal");
+    let byte = |at: usize| {
+        u8::from_str_radix(&credentials[at..at + 2], 16).expect("the credentials are hexadecimal")
+    };
     let value: Vec<u8> = (0..credentials.len()).step_by(2).map(byte).collect();
     sys::set_option(socket, kernel::SOL_SIDETRACK, kernel::LISTEN, &value)
 }
 
-/// Copies between the two until both have said all.
-pub fn both_ways(client: TcpStream, onward: TcpStream) -> io::Result<()> {
-    let (mut from, mut to) = (client.try_clone()?, onward.try_clone()?);
+/// Copies bytes in both directions until both ends have closed theirs.
+pub fn copy_both_ways(client: TcpStream, outgoing: TcpStream) -> io::Result<()> {
+    let (mut from, mut to) = (client.try_clone()?, outgoing.try_clone()?);
     let up = thread::spawn(move || {
         let _ = io::copy(&mut from, &mut to);
         let _ = to.shutdown(Shutdown::Write);
     });
-    let (mut from, mut to) = (onward, client);
+    let (mut from, mut to) = (outgoing, client);
     io::copy(&mut from, &mut to)?;
     to.shutdown(Shutdown::Write)?;
     let _ = up.join();
@@ -177,11 +182,11 @@ pub fn both_ways(client: TcpStream, onward: TcpStream) -> io::Result<()> {
 }
 
 impl Origin {
-    /// Says hello and its peer, then sends back what it gets.
+    /// Starts it at this address.
     pub fn start(address: &str) -> Self {
         let listener = TcpListener::bind(address).expect("the origin's address is free");
         let origin = Self {
-            address: listener.local_addr().expect("it is bound"),
+            address: listener.local_addr().expect("the listener is bound"),
             accepted: Arc::default(),
         };
         let accepted = Arc::clone(&origin.accepted);
@@ -194,7 +199,7 @@ impl Origin {
         origin
     }
 
-    /// How many connections it has had.
+    /// Number of connections that it has accepted so far.
     pub fn accepted(&self) -> u64 {
         *self.accepted.lock().expect("no holder panics")
     }

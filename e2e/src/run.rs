@@ -1,4 +1,4 @@
-//! `sidetrack run`, as a user types it.
+//! The command `sidetrack run`, started as a user does.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::client::{Outcome, cargo_bin};
 use crate::wait;
 
-/// Options: three proxies in a chain.
+/// Options of a run with three proxies in a chain.
 pub const CHAIN: [&str; 6] = [
     "--via",
     "inspect:a",
@@ -24,48 +24,49 @@ pub const CHAIN: [&str; 6] = [
     "inspect:c",
 ];
 
-/// The services' names by a run's options: [`CHAIN`]'s, or the one there is without any.
-pub fn services(options: &[&str]) -> &'static [&'static str] {
+/// The names of the services of a run with these options: no options, or [`CHAIN`].
+pub fn service_names(options: &[&str]) -> &'static [&'static str] {
     match options {
         [] => &["inspect"],
         _ => &["a", "b", "c"],
     }
 }
 
-/// For a command in bash: waits until the run has written a flow line, for 20 seconds at most.
+/// Part of a script for bash: waits until the run has written a flow line, for 20 seconds at most.
 pub const UNTIL_A_FLOW_ENDED: &str =
     "until [ -s \"$FLOWS\" ]; do [ $SECONDS -lt 20 ] || exit 124; sleep 0.01; done";
 
-/// A run in the making, or at work.
+/// A run that has not been started.
 pub struct Run {
     command: Command,
     flows: TempDir,
 }
 
-/// A run that was started.
-pub struct Started {
+/// A run that has been started.
+pub struct StartedRun {
     child: Child,
-    said: Said,
+    stderr: StderrReader,
     flows: TempDir,
 }
 
-/// What a process has said on its standard error so far.
-struct Said {
+/// Reads the standard error of a process in a thread, so that a test can look at it before the process
+/// has ended.
+struct StderrReader {
     text: Arc<Mutex<String>>,
-    reader: JoinHandle<()>,
+    thread: JoinHandle<()>,
 }
 
-/// How a run ended, and the flow lines it wrote.
+/// A run that has ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct FinishedRun {
     /// Exit code, standard output, standard error.
     pub outcome: Outcome,
-    /// Its `--json`.
+    /// The flow lines that it wrote to its `--json` file.
     pub flows: Vec<serde_json::Value>,
 }
 
-impl Ended {
-    /// The flow lines of UDP that a service wrote.
+impl FinishedRun {
+    /// The flow lines for UDP that this service wrote.
     pub fn datagrams_of(&self, service: &str) -> Vec<&serde_json::Value> {
         let lines = self.flows.iter();
         lines
@@ -75,14 +76,16 @@ impl Ended {
 }
 
 impl Run {
-    /// With these options, then `--`, then the command.
+    /// Prepares `sidetrack run OPTIONS -- COMMAND`. The environment variable FLOWS has the path of the
+    /// file for flow lines.
     pub fn new(options: &[&str], command: &[&str]) -> Self {
-        Self::through(&[], options, command)
+        Self::with_wrapper(&[], options, command)
     }
 
-    /// The same by way of a command that becomes another.
-    pub fn through(wrapper: &[&str], options: &[&str], command: &[&str]) -> Self {
-        let flows = TempDir::new().expect("a folder can be made");
+    /// The same as [`Run::new`], started by another program: the wrapper's arguments are followed
+    /// by the command line of the run.
+    pub fn with_wrapper(wrapper: &[&str], options: &[&str], command: &[&str]) -> Self {
+        let flows = TempDir::new().expect("a temporary folder");
         let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
         words.push(cargo_bin("sidetrack").into());
         let mut run = Command::new(&words[0]);
@@ -104,62 +107,64 @@ impl Run {
         }
     }
 
-    /// With one more variable.
+    /// Adds an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self
     }
 
-    /// Starts it.
-    pub fn start(mut self) -> Started {
-        let mut child = self.command.spawn().expect("it starts");
-        Started {
-            said: Said::listen(child.stderr.take().expect("it is piped")),
+    /// Starts the run.
+    pub fn start(mut self) -> StartedRun {
+        let mut child = self.command.spawn().expect("the run starts");
+        StartedRun {
+            stderr: StderrReader::start(child.stderr.take().expect("standard error is piped")),
             child,
             flows: self.flows,
         }
     }
 
-    /// Starts it, and waits for its end.
-    pub fn wait(self) -> Ended {
+    /// Starts the run, and waits until it has ended.
+    pub fn wait(self) -> FinishedRun {
         self.start().wait()
     }
 
-    /// The same, with something on its standard input.
-    pub fn wait_with_input(self, input: &[u8]) -> Ended {
+    /// Starts the run with this standard input, and waits until it has ended.
+    pub fn wait_with_input(self, input: &[u8]) -> FinishedRun {
         let mut started = self.start();
-        let mut pipe = started.child.stdin.take().expect("it is piped");
-        pipe.write_all(input).expect("it reads");
-        drop(pipe);
+        let mut stdin = started.child.stdin.take().expect("standard input is piped");
+        stdin
+            .write_all(input)
+            .expect("the command reads its standard input");
+        drop(stdin);
         started.wait()
     }
 }
 
-impl Started {
-    /// Its process.
+impl StartedRun {
+    /// The process id of `sidetrack run`.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The process itself.
+    /// The process of `sidetrack run`.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// Tells its command a line.
-    pub fn tell(&mut self, line: &str) {
-        let stdin = self.child.stdin.as_mut().expect("it is piped");
-        writeln!(stdin, "{line}").expect("it listens");
+    /// Writes a line to the command's standard input.
+    pub fn send_line(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("standard input is piped");
+        writeln!(stdin, "{line}").expect("the command reads its standard input");
     }
 
-    /// Waits until it has said this on its standard error.
-    pub fn await_word(&self, word: &str) {
-        wait::until(&format!("it says {word:?}"), || {
-            self.said.so_far().contains(word)
+    /// Waits until its standard error contains this text.
+    pub fn await_stderr(&self, text: &str) {
+        wait::until(&format!("standard error contains {text:?}"), || {
+            self.stderr.text_so_far().contains(text)
         });
     }
 
-    /// Its cgroup, once it has one.
+    /// The path of its cgroup. Waits until the cgroup exists.
     pub fn cgroup(&self) -> PathBuf {
         let start = format!("sidetrack.run.{}.", self.pid());
         let mut found = None;
@@ -170,10 +175,10 @@ impl Started {
             });
             found.is_some()
         });
-        found.expect("just found")
+        found.expect("the cgroup was found")
     }
 
-    /// The processes of a cgroup below the run's, once there are some.
+    /// The process ids in a cgroup below the run's. Waits until there are some.
     pub fn processes(&self, below: &str) -> Vec<u32> {
         let path = self.cgroup().join(below);
         let mut found = Vec::new();
@@ -184,15 +189,15 @@ impl Started {
         found
     }
 
-    /// Waits for its end.
-    pub fn wait(self) -> Ended {
-        let output = self.child.wait_with_output().expect("it can be waited for");
+    /// Closes its standard input, and waits until it has ended.
+    pub fn wait(self) -> FinishedRun {
+        let output = self.child.wait_with_output().expect("the run ends");
         let outcome = Outcome {
-            stderr: self.said.all(),
+            stderr: self.stderr.text_at_end(),
             ..output.into()
         };
         let flows = std::fs::read_to_string(self.flows.path().join("flows")).unwrap_or_default();
-        Ended {
+        FinishedRun {
             outcome,
             flows: flows
                 .lines()
@@ -202,32 +207,32 @@ impl Started {
     }
 }
 
-impl Said {
-    fn listen(stderr: ChildStderr) -> Self {
+impl StderrReader {
+    fn start(stderr: ChildStderr) -> Self {
         let text = Arc::new(Mutex::new(String::new()));
         let sink = Arc::clone(&text);
-        let reader = thread::spawn(move || {
+        let thread = thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line) + "\n";
                 *sink.lock().expect("no holder panics") += &line;
             }
         });
-        Self { text, reader }
+        Self { text, thread }
     }
 
-    fn so_far(&self) -> String {
+    fn text_so_far(&self) -> String {
         self.text.lock().expect("no holder panics").clone()
     }
 
-    /// Once it has ended.
-    fn all(self) -> String {
-        self.reader.join().expect("it does not panic");
+    /// Waits until the process has closed its standard error, and returns all of it.
+    fn text_at_end(self) -> String {
+        self.thread.join().expect("the thread does not panic");
         let text = self.text.lock().expect("no holder panics");
         text.clone()
     }
 }
 
-/// Whether a process has ended, and all that it had is closed, even if nobody has taken note of it yet.
+/// Whether a process has ended and its files are closed. It may still be a zombie.
 pub fn is_gone(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat
@@ -235,15 +240,15 @@ pub fn is_gone(pid: u32) -> bool {
         .next()
         .map(|rest| rest.split_whitespace().collect())
         .unwrap_or_default();
-    // Its first thread may be dead while others still hold the files: how many are left is proc(5)'s
-    // field 20, and the state is field 3.
+    // The main thread may have ended while others still hold the files. So the process is gone if its
+    // state (field 3 in proc(5)) is Z and its number of threads (field 20) is 1.
     matches!(
         (fields.first(), fields.get(17)),
         (None, _) | (Some(&"Z"), Some(&"1"))
     )
 }
 
-/// The cgroups of all runs on this host.
+/// The paths of the cgroups of all runs on this host.
 pub fn all_runs() -> Vec<PathBuf> {
     let root = cgroup::mount_point().expect("cgroup v2 is mounted");
     cgroup::below(&root)
@@ -263,25 +268,27 @@ fn processes(path: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// A program that runs beside the test, in a cgroup of its own, and is ended on drop.
-pub struct Daemon {
+/// Another product's daemon, such as HAProxy, in a separate cgroup. It is killed on drop.
+pub struct ForeignDaemon {
     child: Child,
     cgroup: Option<Cgroup>,
-    /// Where its files are.
+    /// The folder of its configuration and other files.
     pub folder: TempDir,
 }
 
-impl Daemon {
-    /// Starts it in its own cgroup, named after the test, and waits until it listens. Its
-    /// configuration is written to a file, whose path takes the place of `{}` in the arguments.
+impl ForeignDaemon {
+    /// Starts it in a cgroup that is named after the test and the port, and waits until it listens. Its
+    /// configuration is written to a file: there `{folder}` becomes the path of the folder, and in the
+    /// arguments `{}` becomes the path of the file.
     pub fn start(test: &str, command: &[&str], configuration: &str, listens: SocketAddr) -> Self {
-        let folder = TempDir::new().expect("a folder can be made");
+        let folder = TempDir::new().expect("a temporary folder");
         let file = folder.path().join("configuration");
-        let here = folder.path().display().to_string();
-        std::fs::write(&file, configuration.replace("{folder}", &here)).expect("it can be written");
+        let path = folder.path().display().to_string();
+        std::fs::write(&file, configuration.replace("{folder}", &path))
+            .expect("the configuration is written");
         let cgroup = Cgroup::root()
             .and_then(|root| root.make(&format!("e2e-{test}-{}", listens.port())))
-            .expect("a cgroup can be made");
+            .expect("the cgroup is made");
         let arguments = command
             .iter()
             .map(|word| word.replace("{}", &file.display().to_string()));
@@ -293,9 +300,9 @@ impl Daemon {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("it starts");
+            .expect("the daemon starts");
         wait::until("the daemon listens", || {
-            // Not by connecting: a transparent proxy that is asked for itself goes round in circles.
+            // This does not connect: a transparent proxy would connect to itself, without end.
             legacy::find(listens).is_ok()
         });
         Self {
@@ -306,7 +313,7 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for ForeignDaemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -317,15 +324,15 @@ impl Drop for Daemon {
     }
 }
 
-/// The command itself.
+/// The path of the command `sidetrack`.
 pub fn sidetrack() -> PathBuf {
     cargo_bin("sidetrack")
 }
 
-/// A port that was free just now.
+/// A port of 127.0.0.1 that was free during the call.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
-        .expect("there is a free port")
+        .expect("a port is free")
         .port()
 }

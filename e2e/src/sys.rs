@@ -1,21 +1,21 @@
-//! System calls as they are, for tests that want every byte and error number of them.
+//! System calls without a wrapper, for tests that check every byte and error number of their results.
 
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// What getsockopt did: all that a program can see of it.
+/// All that a program can see of a getsockopt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// 0, or the error's number.
+    /// 0, or the error number.
     pub errno: i32,
-    /// The length as the kernel left it.
+    /// The length as the kernel has set it.
     pub length: u32,
-    /// The whole buffer, what lies behind the answer included.
+    /// The whole buffer, with what follows the answer.
     pub buffer: Vec<u8>,
 }
 
-/// getsockopt with a buffer of this size, filled with 0xa5 before.
+/// Calls getsockopt with a buffer of this size that is filled with 0xa5.
 pub fn get_option(socket: impl AsFd, level: i32, name: i32, size: usize) -> Answer {
     let mut buffer = vec![0xa5_u8; size];
     let mut length = size as libc::socklen_t;
@@ -37,7 +37,7 @@ pub fn get_option(socket: impl AsFd, level: i32, name: i32, size: usize) -> Answ
     }
 }
 
-/// setsockopt. Returns 0, or the error's number.
+/// Calls setsockopt. Returns 0, or the error number.
 pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: &[u8]) -> i32 {
     // SAFETY: `value` is readable for its length during the call; the socket is open as it is borrowed.
     let result = unsafe {
@@ -52,7 +52,7 @@ pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: &[u8]) -> i32
     errno_of(result)
 }
 
-/// A network namespace of this thread's own, and of those it starts.
+/// Moves this thread, and those that it starts, into a new network namespace.
 pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: the call takes no pointers, and moves only this thread.
     match unsafe { libc::unshare(libc::CLONE_NEWNET) } {

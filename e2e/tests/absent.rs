@@ -1,9 +1,10 @@
-//! A proxy that is gone: the filter's `on_absent` holds from the next connect on (design 7.6).
+//! Absent services: after a proxy has ended, the filter's `on_absent` applies from the next connect on
+//! (ARCHITECTURE.md, What must always hold, 6).
 
 use std::net::{TcpListener, TcpStream};
 
 use e2e::sys::get_option;
-use e2e::{Host, Origin, Process, listen_by_hand, listen_shared, listen_unmarked, wait};
+use e2e::{Host, Origin, Process, listen_marked, listen_shared, listen_unmarked, wait};
 use sidetrack_abi::kernel::{INFO, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
@@ -16,7 +17,7 @@ fn policy(host: &mut Host, service: &Service, on_absent: Absent) {
     }]);
 }
 
-/// A host with one service, whose proxy is a process that relays.
+/// A host with one service whose proxy is a separate process that relays.
 fn with_proxy(test: &str, on_absent: Absent) -> (Host, Service, Process) {
     let mut host = Host::new(test);
     let service = host.service("inspect");
@@ -30,18 +31,18 @@ fn errno_of_info(stream: &TcpStream) -> i32 {
 }
 
 #[test]
-fn killed_proxy_refuses_the_next_connect_and_is_reported() {
+fn connect_after_the_proxy_was_killed_is_refused_and_reported() {
     let origins = ["127.0.0.1:0", "[::1]:0"].map(Origin::start);
     let (mut host, service, proxy) = with_proxy("killed_block", Absent::Block);
     for origin in &origins {
-        let told = host.connect_and_send(&origin.address.to_string(), "x");
-        assert_eq!(told["reply"], "originx", "{told}");
+        let report = host.connect_and_send(&origin.address.to_string(), "x");
+        assert_eq!(report["reply"], "originx", "{report}");
     }
     proxy.kill();
     for origin in &origins {
         let to = origin.address.to_string();
-        let told = host.connect_and_send(&to, "x");
-        assert_eq!(told["errno"], libc::ECONNREFUSED, "{told}");
+        let report = host.connect_and_send(&to, "x");
+        assert_eq!(report["errno"], libc::ECONNREFUSED, "{report}");
         let event = host.await_event(EventKind::AbsentBlocked, &to);
         assert_eq!(event.service, service.number);
         assert_eq!(event.comm, "client");
@@ -51,13 +52,13 @@ fn killed_proxy_refuses_the_next_connect_and_is_reported() {
 }
 
 #[test]
-fn killed_proxy_lets_the_next_connect_go_straight_on_if_permitted() {
+fn connect_after_the_proxy_was_killed_goes_straight_with_on_absent_permit() {
     let origin = Origin::start("127.0.0.1:0");
     let to = origin.address.to_string();
     let (mut host, service, proxy) = with_proxy("killed_permit", Absent::Permit);
     proxy.kill();
-    let told = host.connect_and_send(&to, "x");
-    assert_eq!(told["reply"], "originx", "{told}");
+    let report = host.connect_and_send(&to, "x");
+    assert_eq!(report["reply"], "originx", "{report}");
     let event = host.await_event(EventKind::AbsentPermitted, &to);
     assert_eq!(event.service, service.number);
     assert_eq!(host.count(Counter::AbsentPermitted), 1);
@@ -65,47 +66,48 @@ fn killed_proxy_lets_the_next_connect_go_straight_on_if_permitted() {
 }
 
 #[test]
-fn another_process_at_the_port_of_a_killed_proxy_gets_nothing() {
+fn another_process_at_the_port_of_a_killed_proxy_gets_no_connection() {
     let (host, _, proxy) = with_proxy("grabbed", Absent::Block);
     let port = proxy.addresses[0].port();
     proxy.kill();
-    let grabber = listen_unmarked(&format!("0.0.0.0:{port}"), 16);
-    let told = host.connect("10.1.2.3:80");
-    assert_eq!(told["errno"], libc::ECONNREFUSED, "{told}");
-    grabber.set_nonblocking(true).unwrap();
-    let nobody = grabber.accept().expect_err("the connect was not sent here");
-    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+    let other = listen_unmarked(&format!("0.0.0.0:{port}"), 16);
+    let report = host.connect("10.1.2.3:80");
+    assert_eq!(report["errno"], libc::ECONNREFUSED, "{report}");
+    other.set_nonblocking(true).unwrap();
+    let error = other.accept().expect_err("no connection arrived here");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
-fn connection_that_meets_another_process_at_the_port_carries_no_flow() {
+fn pending_connection_accepted_by_another_process_has_no_flow() {
     for (test, address) in with_each_listener(["grabbed_pending", "grabbed_pending_any"]) {
         let (host, service) = with_full_queue(test);
-        let grabber = take_over(&host, listen_by_hand(&service, address, 0));
-        let (stream, _) = grabber.accept().expect("the SYN comes again");
+        let other = replace_listener(&host, listen_marked(&service, address, 0));
+        let (stream, _) = other.accept().expect("the client sends its SYN again");
         assert_eq!(errno_of_info(&stream), libc::ENODATA, "{address}");
     }
 }
 
 #[test]
-fn connection_that_meets_another_service_at_the_port_carries_no_flow() {
+fn pending_connection_accepted_by_another_service_has_no_flow() {
     for (test, address) in with_each_listener(["grabbed_by_service", "grabbed_by_service_any"]) {
         let (mut host, service) = with_full_queue(test);
-        let other = host.service("other");
-        let grabber = take_over(&host, listen_by_hand(&service, address, 0));
-        assert_eq!(e2e::mark(&grabber, &other), 0);
-        let (stream, _) = grabber.accept().expect("the SYN comes again");
+        let other_service = host.service("other");
+        let other = replace_listener(&host, listen_marked(&service, address, 0));
+        assert_eq!(e2e::mark(&other, &other_service), 0);
+        let (stream, _) = other.accept().expect("the client sends its SYN again");
         assert_eq!(errno_of_info(&stream), libc::ENODATA, "{address}");
     }
 }
 
-/// A listener at one address, and one whose connections come to their slots' addresses.
+/// Each test with a listener at one address, and with one whose connections have their slots'
+/// addresses.
 fn with_each_listener(tests: [&str; 2]) -> impl Iterator<Item = (&str, &str)> {
     tests.into_iter().zip(["127.0.0.1:0", "0.0.0.0:0"])
 }
 
 #[test]
-fn no_other_process_and_no_other_service_gets_flows_by_sharing_the_port() {
+fn listener_that_shares_a_services_port_gets_no_flows() {
     let mut host = Host::new("port_of_two");
     let (service, other) = (host.service("inspect"), host.service("other"));
     let first = listen_shared(([0, 0, 0, 0], 0).into());
@@ -113,21 +115,23 @@ fn no_other_process_and_no_other_service_gets_flows_by_sharing_the_port() {
     let second = listen_shared(first.local_addr().unwrap());
     assert_eq!(e2e::mark(&second, &other), libc::EADDRINUSE);
     host.redirect_all(&[&service]);
-    let mut strangers = 0;
+    let mut unmarked = 0;
     for listener in [&first, &second] {
         listener.set_nonblocking(true).unwrap();
     }
-    while strangers == 0 {
+    // The kernel chooses between the two listeners by a hash.
+    while unmarked == 0 {
         let client = host.client(&["connect", "10.1.2.3:80"]);
         let mut arrived = None;
         wait::until("a connection arrives", || {
             let mut listeners = [&first, &second].into_iter().enumerate();
-            arrived = listeners.find_map(|(at, one)| Some((at == 1, one.accept().ok()?.0)));
+            arrived = listeners
+                .find_map(|(index, listener)| Some((index == 1, listener.accept().ok()?.0)));
             arrived.is_some()
         });
-        let (is_stranger, stream) = arrived.expect("it has");
-        strangers += usize::from(is_stranger);
-        let expected = if is_stranger { libc::ENODATA } else { 0 };
+        let (is_unmarked, stream) = arrived.expect("a connection has arrived");
+        unmarked += usize::from(is_unmarked);
+        let expected = if is_unmarked { libc::ENODATA } else { 0 };
         assert_eq!(errno_of_info(&stream), expected);
         drop(stream);
         client.wait();
@@ -141,28 +145,31 @@ fn with_full_queue(test: &str) -> (Host, Service) {
     (host, service)
 }
 
-/// Fills the listener's queue, lets one more knock, and puts another listener in its place.
-fn take_over(host: &Host, listener: TcpListener) -> TcpListener {
+/// Fills the listener's accept queue, lets one more client send its SYN, and replaces the listener by
+/// another, which is not marked. Returns that one.
+fn replace_listener(host: &Host, listener: TcpListener) -> TcpListener {
     let address = listener.local_addr().unwrap().to_string();
-    let (before, flows) = (host.count(Counter::HandedOver), host.flows());
+    let (before, flows) = (host.count(Counter::HandedOver), host.flow_count());
     let mut queued = host.client(&["connect", "10.1.2.3:80"]);
     wait::until("the queue is full", || {
         host.count(Counter::HandedOver) == before + 1
     });
-    let mut knocking = host.client(&["connect", "10.4.5.6:80"]);
-    wait::until("another one knocks", || host.flows() == flows + 2);
+    let mut pending = host.client(&["connect", "10.4.5.6:80"]);
+    wait::until("another client is connecting", || {
+        host.flow_count() == flows + 2
+    });
     drop(listener);
-    let grabber = listen_unmarked(&address, 16);
+    let other = listen_unmarked(&address, 16);
     assert!(
-        knocking.child().try_wait().unwrap().is_none(),
-        "it still knocks"
+        pending.child().try_wait().unwrap().is_none(),
+        "the client is still connecting"
     );
-    queued.child().wait().expect("its connection was reset");
-    grabber
+    queued.child().wait().expect("the queued client has ended");
+    other
 }
 
 #[test]
-fn proxy_that_comes_back_works_again() {
+fn restarted_proxy_is_used_again() {
     let origin = Origin::start("127.0.0.1:0");
     let to = origin.address.to_string();
     let (mut host, service, mut proxy) = with_proxy("comes_back", Absent::Block);
@@ -177,18 +184,18 @@ fn proxy_that_comes_back_works_again() {
 }
 
 #[test]
-fn closed_listener_is_absent_and_the_last_of_several_counts() {
+fn service_is_absent_once_the_last_descriptor_of_its_listener_is_closed() {
     let mut host = Host::new("closed_listener");
     let service = host.service("inspect");
-    let first = listen_by_hand(&service, "0.0.0.0:0", 16);
-    // The same socket twice is one listener, open until the last descriptor of it is closed.
+    let first = listen_marked(&service, "0.0.0.0:0", 16);
+    // Two descriptors of one socket are one listener, which is open until both are closed.
     let second = first.try_clone().unwrap();
     policy(&mut host, &service, Absent::Block);
     assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
     drop(first);
     assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
     let client = host.client(&["connect", "10.1.2.3:80"]);
-    drop(second.accept().expect("still open"));
+    drop(second.accept().expect("the listener is still open"));
     assert_eq!(client.json()["ok"], true);
     drop(second);
     assert_eq!(host.engine().listeners(&service).unwrap(), (0, 0));
@@ -196,7 +203,7 @@ fn closed_listener_is_absent_and_the_last_of_several_counts() {
 }
 
 #[test]
-fn listeners_that_share_a_port_are_counted_each() {
+fn listeners_that_share_a_port_are_counted_separately() {
     let mut host = Host::new("shared_port");
     let service = host.service("inspect");
     let first = listen_shared(([0, 0, 0, 0], 0).into());
@@ -209,31 +216,33 @@ fn listeners_that_share_a_port_are_counted_each() {
     drop(first);
     assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
     let client = host.client(&["connect", "10.1.2.3:80"]);
-    let (stream, _) = second.accept().expect("the other one goes on");
+    let (stream, _) = second
+        .accept()
+        .expect("the other listener gets the connection");
     assert_eq!(errno_of_info(&stream), 0);
     drop(stream);
     assert_eq!(client.json()["ok"], true);
 }
 
 #[test]
-fn accepted_sockets_that_close_leave_the_listener_counted() {
+fn closing_accepted_sockets_keeps_the_listener_counted() {
     let (mut host, service) = with_full_queue("accepted_close");
-    let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
+    let listener = listen_marked(&service, "0.0.0.0:0", 16);
     for _ in 0..5 {
         let client = host.client(&["connect", "10.1.2.3:80"]);
-        drop(listener.accept().expect("it comes"));
+        drop(listener.accept().expect("the client connects"));
         client.wait();
         assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
     }
 }
 
 #[test]
-fn service_without_a_listener_of_this_family_is_absent() {
+fn service_without_a_listener_of_the_connections_family_is_absent() {
     let mut host = Host::new("one_family");
     let service = host.service("inspect");
-    let _listener = listen_by_hand(&service, "0.0.0.0:0", 16);
+    let _listener = listen_marked(&service, "0.0.0.0:0", 16);
     policy(&mut host, &service, Absent::Block);
-    let told = host.connect("[fd00::1]:80");
-    assert_eq!(told["errno"], libc::ECONNREFUSED, "{told}");
+    let report = host.connect("[fd00::1]:80");
+    assert_eq!(report["errno"], libc::ECONNREFUSED, "{report}");
     host.await_event(EventKind::AbsentBlocked, "[fd00::1]:80");
 }

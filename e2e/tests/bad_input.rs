@@ -1,4 +1,5 @@
-//! Bad input towards a daemon whose data path is the real one: an error, and nothing changed.
+//! Invalid policies for a daemon with a data path: each gives an error, and changes nothing in the
+//! kernel.
 
 use e2e::{Daemon, Host, Process};
 
@@ -12,7 +13,7 @@ remote_port = 80
 action = { redirect = "inspect" }
 "#;
 
-/// Filters with these contexts, all different.
+/// A policy with this number of filters, each with a different context.
 fn contexts(count: u32) -> String {
     let filter = |number| {
         format!(
@@ -31,12 +32,12 @@ fn services(count: u32) -> String {
 }
 
 #[test]
-fn policy_that_is_refused_changes_nothing_in_the_kernel() {
-    let host = Host::bare("bad_input");
+fn refused_policy_changes_nothing_in_the_kernel() {
+    let host = Host::without_engine("bad_input");
     let daemon = Daemon::attached(&host);
-    let applied = daemon.sidetrack_fed(&["apply", "-"], POLICY);
+    let applied = daemon.sidetrack_with_input(&["apply", "-"], POLICY);
     assert_eq!(applied.code, Some(0), "{applied:?}");
-    let _proxy = Process::registered(&host.service, &daemon, "inspect", "answer");
+    let _proxy = Process::registered(&host.service_cgroup, &daemon, "inspect", "answer");
     let mut api = daemon.api();
     let before = api.state();
     let filter = |more: &str| {
@@ -70,11 +71,11 @@ fn policy_that_is_refused_changes_nothing_in_the_kernel() {
         ("contexts", contexts(257).into(), "FWP_E_OUT_OF_BOUNDS"),
         ("services", services(256).into(), "FWP_E_TOO_MANY_CALLOUTS"),
     ];
-    for (name, text, told) in texts {
-        let file = daemon.file(name, text);
-        let refused = daemon.sidetrack(&["apply", file.to_str().expect("it is UTF-8")]);
+    for (name, text, expected) in texts {
+        let file = daemon.write_file(name, text);
+        let refused = daemon.sidetrack(&["apply", file.to_str().expect("the path is UTF-8")]);
         assert_eq!(refused.code, Some(2), "{name}: {refused:?}");
-        assert!(refused.stderr.contains(told), "{name}: {refused:?}");
+        assert!(refused.stderr.contains(expected), "{name}: {refused:?}");
         let after = api.state();
         assert_eq!(
             (
@@ -97,10 +98,10 @@ fn policy_that_is_refused_changes_nothing_in_the_kernel() {
             "{name}"
         );
     }
-    let again = daemon.sidetrack_fed(&["apply", "-"], &contexts(200));
+    let again = daemon.sidetrack_with_input(&["apply", "-"], &contexts(200));
     assert_eq!(
         again.code,
         Some(0),
-        "what was refused left no trace: {again:?}"
+        "the contexts of the refused policy take no room: {again:?}"
     );
 }

@@ -1,78 +1,79 @@
-//! The odd-numbered cases of the specification's 8.5, redirect states and chains: each by what it
-//! means here, where the kernel side keeps the records and no driver's callout runs.
+//! The conformance cases of docs/wfp.md, 8.5 (redirect states and chains). Each is tested by what
+//! it means here: the kernel side keeps the records, and no driver's callout runs.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use e2e::policy::{both, flags_of, port, put, redirect, straight, sublayer};
+use e2e::policy::{both_families, commit, direct_connection, flags_of, port, redirect, sublayer};
 use e2e::sys::get_option;
-use e2e::{Host, Origin, client_binary, listen_by_hand, wait};
+use e2e::{Host, Origin, client_binary, listen_marked, wait};
 use sidetrack::{Flow, State};
 use sidetrack_abi::kernel::{CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
-use sidetrack_engine::{Error, Filter as Entry};
+use sidetrack_engine::{Error, Filter as SimpleFilter};
 use sidetrack_policy::field::flags;
 use sidetrack_policy::{
     Action, Code, Condition, Field, Filter, LayerKind, MatchType, RedirectContext, Value,
 };
 use socket2::{Domain, Socket, Type};
 
-const FAR: &str = "10.1.2.3:80";
+const REMOTE: &str = "10.1.2.3:80";
 
 fn chain(flow: &Flow) -> Vec<&str> {
     flow.chain().collect()
 }
 
-/// State 0 is that there is nothing to tell: the options answer ENODATA.
+/// Windows' state 0, "not redirected", is ENODATA of the options here.
 #[test]
 fn case_61_fresh_connection_has_no_state_and_no_context() {
     let mut host = Host::new("case61");
-    host.service("inspect"); // where proxies can be, there are options
-    let (stream, _client) = straight(&host);
+    host.service("inspect"); // the options exist only in cgroups of services
+    let (stream, _client) = direct_connection(&host);
     for option in [INFO, CONTEXT] {
         let answer = get_option(&stream, SOL_SIDETRACK, option, 4096);
         assert_eq!(answer.errno, libc::ENODATA);
     }
-    let asked = sidetrack::query(&stream);
-    assert!(matches!(asked, Err(sidetrack::Error::NotRedirected)));
+    let answer = sidetrack::query(&stream);
+    assert!(matches!(answer, Err(sidetrack::Error::NotRedirected)));
 }
 
-/// WFP loops here. The kernel knows a proxy's sockets by its process, and refuses.
+/// Windows loops in this case. Here the kernel recognises a proxy's sockets by the process, and
+/// refuses the connect.
 #[test]
 fn case_63_proxy_that_sets_no_records_is_refused_and_does_not_loop() {
     let mut host = Host::new("case63");
     let service = host.service("inspect");
-    let _proxy = host.proxy(&service, "forget");
+    let _proxy = host.proxy(&service, "without-records");
     host.redirect_all(&[&service]);
-    assert_eq!(host.connect(FAR)["reply"], "");
-    host.await_event(EventKind::RecordsMissing, FAR);
+    assert_eq!(host.connect(REMOTE)["reply"], "");
+    host.await_event(EventKind::RecordsMissing, REMOTE);
     assert_eq!(host.count(Counter::Redirected), 1);
     assert_eq!(host.count(Counter::RecordsMissing), 1);
 }
 
-/// The asking service is the last of the chain: its filter is passed over.
+/// The service that queries the state is the last one of the chain, so its filter does not act again.
 #[test]
-fn case_65_service_that_redirected_last_is_by_self() {
+fn case_65_last_service_of_the_chain_sees_redirected_by_self() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("case65");
     let (h, g) = (host.service("h"), host.service("g"));
     let (_, q) = (host.relay(&h), host.relay(&g));
     host.redirect_all(&[&h, &g]);
-    let told = host.connect_and_send(&origin.address.to_string(), "x");
-    assert_eq!(told["reply"], "originx", "{told}");
+    let report = host.connect_and_send(&origin.address.to_string(), "x");
+    assert_eq!(report["reply"], "originx", "{report}");
     let flows = q.flows();
     assert_eq!(flows.len(), 1, "G did not redirect again");
     assert_eq!(chain(&flows[0]), ["h", "g"]);
     assert_eq!(flows[0].state(), State::RedirectedBySelf);
 }
 
-/// H is in the chain, and G came after it. No filter of H's redirects any more; one at auth connect
-/// may still block.
+/// H is in the chain, and G came after it. H's filters do not redirect again, but a filter at auth
+/// connect may still block.
 #[test]
-fn case_67_previously_redirected_by_self_may_only_permit_or_block() {
+fn case_67_connection_previously_redirected_by_self_may_only_be_permitted_or_blocked() {
     let origin = Origin::start("127.0.0.1:0");
     let to = origin.address.to_string();
     let mut host = Host::new("case67");
@@ -81,13 +82,18 @@ fn case_67_previously_redirected_by_self_may_only_permit_or_block() {
     let (to_h, to_g) = (redirect(&mut host, &h), redirect(&mut host, &g));
     let mut filters = Vec::new();
     for (id, action) in [(3, to_h), (2, to_g), (1, to_h)] {
-        filters.extend(both(LayerKind::ConnectRedirect, id, action, &[]));
+        filters.extend(both_families(LayerKind::ConnectRedirect, id, action, &[]));
     }
-    put(&mut host, &filters, &[]);
+    commit(&mut host, &filters, &[]);
     assert_eq!(host.connect_and_send(&to, "x")["reply"], "originx");
-    let at_last = [flags_of(MatchType::FlagsNoneSet, flags::REDIRECTED)];
-    filters.extend(both(LayerKind::AuthConnect, 9, Action::Block, &at_last));
-    put(&mut host, &filters, &[]);
+    let not_redirected = [flags_of(MatchType::FlagsNoneSet, flags::REDIRECTED)];
+    filters.extend(both_families(
+        LayerKind::AuthConnect,
+        9,
+        Action::Block,
+        &not_redirected,
+    ));
+    commit(&mut host, &filters, &[]);
     assert_eq!(host.connect(&to)["reply"], "");
     assert_eq!(host.count(Counter::Blocked), 1);
     assert_eq!(host.count(Counter::Redirected), 4, "H twice, and G twice");
@@ -95,45 +101,47 @@ fn case_67_previously_redirected_by_self_may_only_permit_or_block() {
     assert_eq!(origin.accepted(), 1);
 }
 
-/// A service is one handle for both families. Of two, each sees the connection.
+/// A service is one handle for both families, so it is not redirected to itself. With a service for
+/// each family, each sees the connection.
 #[test]
-fn case_69_service_of_both_families_knows_itself_when_the_proxy_changes_the_family() {
+fn case_69_proxy_that_changes_the_family_is_not_redirected_to_itself() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("case69");
     let services = ["six", "four"].map(|name| host.service(name));
     let [six, four] = services.each_ref().map(|service| {
         let to = origin.address;
         host.serve(service, move |stream, flow| {
-            e2e::both_ways(stream, flow.connect_to(to).map_err(io::Error::other)?)
+            e2e::copy_both_ways(stream, flow.connect_to(to).map_err(io::Error::other)?)
         })
     });
     host.redirect_all(&[&services[0]]);
-    let told = host.connect_and_send("[fd00::1]:80", "x");
-    assert_eq!(told["reply"], "originx", "{told}");
+    let report = host.connect_and_send("[fd00::1]:80", "x");
+    assert_eq!(report["reply"], "originx", "{report}");
     assert_eq!((six.flows().len(), four.flows().len()), (1, 0));
-    let of = |service: usize, prefix: &str| Entry {
-        remote: Some(prefix.parse().expect("a prefix")),
-        ..Entry::redirect_all(services[service].number)
+    let of = |service: usize, prefix: &str| SimpleFilter {
+        remote: Some(prefix.parse().expect("an address prefix")),
+        ..SimpleFilter::redirect_all(services[service].number)
     };
     host.set_policy(&[of(0, "::/0"), of(1, "0.0.0.0/0")]);
-    let told = host.connect_and_send("[fd00::1]:80", "x");
-    assert_eq!(told["reply"], "originx", "{told}");
+    let report = host.connect_and_send("[fd00::1]:80", "x");
+    assert_eq!(report["reply"], "originx", "{report}");
     assert_eq!(chain(&four.flows()[0]), ["six", "four"]);
 }
 
-/// The blob in the format that SET takes is the option RECORDS: NOT_FOUND is ENODATA.
+/// Windows' records in the format of SET are the option RECORDS here. Its NOT_FOUND is ENODATA.
 #[test]
-fn case_71_without_records_there_are_none_to_give() {
+fn case_71_direct_connection_has_no_records() {
     let mut host = Host::new("case71");
     host.service("inspect");
-    let (stream, _client) = straight(&host);
+    let (stream, _client) = direct_connection(&host);
     let answer = get_option(&stream, SOL_SIDETRACK, RECORDS, 4096);
     assert_eq!(answer.errno, libc::ENODATA);
 }
 
-/// previousVersion is the flow before: the first of a chain has none, and is its own origin.
+/// Windows' previousVersion is the parent flow here. The first flow of a chain has none, and is its own
+/// origin.
 #[test]
-fn case_73_first_flow_of_a_chain_has_none_before_it() {
+fn case_73_first_flow_of_a_chain_has_no_parent_flow() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("case73");
     let (h, g) = (host.service("h"), host.service("g"));
@@ -147,10 +155,10 @@ fn case_73_first_flow_of_a_chain_has_none_before_it() {
     assert_ne!(second.id(), first.id());
 }
 
-/// The right to write is taken by a higher sublayer's hard permit. Then a redirect changes nothing,
-/// and a veto still blocks.
+/// A hard permit of a higher sublayer takes away the right to write. A redirect then has no effect,
+/// but a veto still blocks.
 #[test]
-fn case_75_without_the_right_to_write_nothing_is_redirected_but_a_veto_blocks() {
+fn case_75_hard_permit_prevents_a_redirect_but_not_a_veto() {
     let origin = Origin::start("127.0.0.1:0");
     let to = origin.address.to_string();
     let mut host = Host::new("case75");
@@ -160,69 +168,71 @@ fn case_75_without_the_right_to_write_nothing_is_redirected_but_a_veto_blocks() 
     let layer = LayerKind::ConnectRedirect;
     let redirect = redirect(&mut host, &service);
     for (action, errno) in [(redirect, None), (Action::Veto, Some(libc::EACCES))] {
-        let permits = both(layer, 1, Action::Permit, &[]).map(|filter| Filter {
+        let permits = both_families(layer, 1, Action::Permit, &[]).map(|filter| Filter {
             clear_action_right: true,
             sublayer: sublayers[0].identity.key,
             ..filter
         });
-        let lower = both(layer, 2, action, &[]).map(|filter| Filter {
+        let lower = both_families(layer, 2, action, &[]).map(|filter| Filter {
             sublayer: sublayers[1].identity.key,
             ..filter
         });
-        put(&mut host, &[permits, lower].concat(), &sublayers);
-        let told = host.connect_and_send(&to, "x");
-        assert_eq!(told["errno"].as_i64(), errno.map(i64::from), "{told}");
+        commit(&mut host, &[permits, lower].concat(), &sublayers);
+        let report = host.connect_and_send(&to, "x");
+        assert_eq!(report["errno"].as_i64(), errno.map(i64::from), "{report}");
     }
-    assert_eq!(origin.accepted(), 1, "the redirect did nothing");
+    assert_eq!(origin.accepted(), 1, "the redirect had no effect");
     assert!(proxy.flows().is_empty());
     assert_eq!(host.count(Counter::Vetoed), 1);
 }
 
-/// WFP wants the local proxy's process named. Here a listener names it, and to none is no redirect.
+/// On Windows a redirect must name the proxy's process. Here a listener takes the place of the
+/// name, and without one there is no redirect.
 #[test]
-fn case_77_redirect_to_no_process_is_refused() {
+fn case_77_redirect_to_an_unknown_or_absent_service_is_refused() {
     let mut host = Host::new("case77");
     let service = host.service("inspect");
     let unknown = host
         .engine()
-        .set_policy(&[Entry::redirect_all(service.number + 1)]);
+        .set_policy(&[SimpleFilter::redirect_all(service.number + 1)]);
     assert!(matches!(unknown, Err(Error::UnknownService { .. })));
     host.redirect_all(&[&service]);
-    let told = host.connect(FAR);
-    assert_eq!(told["errno"], libc::ECONNREFUSED, "{told}");
-    host.await_event(EventKind::AbsentBlocked, FAR);
+    let report = host.connect(REMOTE);
+    assert_eq!(report["errno"], libc::ECONNREFUSED, "{report}");
+    host.await_event(EventKind::AbsentBlocked, REMOTE);
 }
 
-/// The kernel side has a copy: whatever becomes of the filter, a flow's context is the one it got.
+/// The kernel side keeps the context for the flow, so it does not change when the filter is replaced or
+/// removed.
 #[test]
-fn case_79_context_stays_a_flows_own_when_its_filter_goes() {
+fn case_79_flow_keeps_its_context_when_its_filter_is_removed() {
     let mut host = Host::new("case79");
     let service = host.service("inspect");
-    let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
+    let listener = listen_marked(&service, "0.0.0.0:0", 16);
     let mut flows = Vec::new();
     let contexts = ["first", "second", "third"];
     for text in contexts {
-        host.set_policy(&[Entry {
+        host.set_policy(&[SimpleFilter {
             context: RedirectContext::Fixed(text.into()),
-            ..Entry::redirect_all(service.number)
+            ..SimpleFilter::redirect_all(service.number)
         }]);
-        let client = host.client(&["connect", FAR]);
-        flows.push((listener.accept().expect("the client comes").0, client));
+        let client = host.client(&["connect", REMOTE]);
+        flows.push((listener.accept().expect("the client connects").0, client));
     }
     host.set_policy(&[]);
     for (text, (stream, _)) in contexts.into_iter().zip(&flows) {
-        let flow = sidetrack::query(stream).expect("it is redirected");
+        let flow = sidetrack::query(stream).expect("the connection was redirected");
         assert_eq!(flow.context(), Some(text.as_bytes()));
     }
 }
 
 #[test]
-fn case_81_target_is_the_loopback_of_the_connections_family() {
+fn case_81_target_is_a_loopback_address_of_the_connections_family() {
     let mut host = Host::new("case81");
     let service = host.service("inspect");
     let proxy = host.answer(&service);
     host.redirect_all(&[&service]);
-    for to in [FAR, "[fd00::1]:80"] {
+    for to in [REMOTE, "[fd00::1]:80"] {
         assert_eq!(host.connect(to)["reply"], to);
     }
     for flow in proxy.flows() {
@@ -232,44 +242,44 @@ fn case_81_target_is_the_loopback_of_the_connections_family() {
     }
 }
 
-/// A connection keeps its family: a service that only listens in the other one is absent, and a
-/// filter cannot name an address of it.
+/// A service that listens only with the other family is absent, and a filter cannot name an address of
+/// the other family.
 #[test]
-fn case_83_family_cannot_be_switched() {
+fn case_83_redirect_cannot_change_the_address_family() {
     let mut host = Host::new("case83");
     let service = host.service("inspect");
-    let _listener = listen_by_hand(&service, "0.0.0.0:0", 16);
+    let _listener = listen_marked(&service, "0.0.0.0:0", 16);
     host.redirect_all(&[&service]);
-    let told = host.connect("[fd00::1]:80");
-    assert_eq!(told["errno"], libc::ECONNREFUSED, "{told}");
-    let address = Value::Address("10.1.2.3".parse().expect("an address"));
+    let report = host.connect("[fd00::1]:80");
+    assert_eq!(report["errno"], libc::ECONNREFUSED, "{report}");
+    let address = Value::Address("10.1.2.3".parse().expect("an IP address"));
     let conditions = [Condition::equal(Field::RemoteAddress, address)];
-    let [_, v6] = both(LayerKind::ConnectRedirect, 1, Action::Block, &conditions);
-    let refused = v6.check().expect_err("it is of the other family");
+    let [_, v6] = both_families(LayerKind::ConnectRedirect, 1, Action::Block, &conditions);
+    let refused = v6.check().expect_err("the address is of the other family");
     assert_eq!(refused.code, Code::TypeMismatch);
 }
 
-/// The event of an inspecting filter tells whose it is, and where it was meant to go; who has it now, the
-/// flow tells.
+/// The event of an inspect filter has the program and the original destination. The flow has the
+/// service that got the connection.
 #[test]
-fn case_85_auth_connect_sees_that_it_was_redirected_and_its_first_destination() {
+fn case_85_auth_connect_sees_the_redirected_flag_and_the_original_destination() {
     let mut host = Host::new("case85");
     let service = host.service("inspect");
     let proxy = host.answer(&service);
     let redirected = [flags_of(MatchType::FlagsAllSet, flags::REDIRECTED)];
-    let straight = [flags_of(MatchType::FlagsNoneSet, flags::REDIRECTED)];
+    let not_redirected = [flags_of(MatchType::FlagsNoneSet, flags::REDIRECTED)];
     let action = redirect(&mut host, &service);
     let filters = [
-        both(LayerKind::ConnectRedirect, 1, action, &[port(80)]),
-        both(LayerKind::AuthConnect, 2, Action::Inspect, &redirected),
-        both(LayerKind::AuthConnect, 3, Action::Inspect, &straight),
+        both_families(LayerKind::ConnectRedirect, 1, action, &[port(80)]),
+        both_families(LayerKind::AuthConnect, 2, Action::Inspect, &redirected),
+        both_families(LayerKind::AuthConnect, 3, Action::Inspect, &not_redirected),
     ];
-    put(&mut host, &filters.concat(), &[]);
+    commit(&mut host, &filters.concat(), &[]);
     host.connect("127.0.0.1:1");
-    assert_eq!(host.connect(FAR)["reply"], FAR);
-    let went_straight = host.await_event(EventKind::Inspected, "127.0.0.1:1");
-    assert_eq!(went_straight.filter_id, 3);
-    let event = host.await_event(EventKind::Inspected, FAR);
+    assert_eq!(host.connect(REMOTE)["reply"], REMOTE);
+    let direct = host.await_event(EventKind::Inspected, "127.0.0.1:1");
+    assert_eq!(direct.filter_id, 3);
+    let event = host.await_event(EventKind::Inspected, REMOTE);
     assert_eq!(event.filter_id, 2);
     let flow = proxy.flows()[0].clone();
     assert_eq!(event.pid, flow.program().pid);
@@ -277,66 +287,74 @@ fn case_85_auth_connect_sees_that_it_was_redirected_and_its_first_destination() 
         proxy
             .addresses
             .iter()
-            .any(|at| at.port() == flow.own_address().port())
+            .any(|address| address.port() == flow.own_address().port())
     );
 }
 
-/// `app` is the first program's through the whole chain, `current_app` the one that connects now.
+/// Through the whole chain, the field `app` is the original program, and `current_app` is the
+/// program that connects.
 #[test]
-fn case_87_original_app_is_the_first_of_the_chain() {
+fn case_87_app_is_the_original_program_of_the_chain() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("case87");
     let (h, g) = (host.service("h"), host.service("g"));
     let (_, last) = (host.relay(&h), host.relay(&g));
     let client = client_binary().display().to_string();
-    let proxies = std::env::current_exe().expect("it has a path");
-    let proxies = proxies.display().to_string();
+    let proxy = std::env::current_exe().expect("the test's executable has a path");
+    let proxy = proxy.display().to_string();
     let mut filters = Vec::new();
     for (id, service) in [(2, &h), (1, &g)] {
         let action = redirect(&mut host, service);
-        filters.extend(both(LayerKind::ConnectRedirect, id, action, &[]));
+        filters.extend(both_families(LayerKind::ConnectRedirect, id, action, &[]));
     }
     for (id, field, path) in [
         (11, Field::App, client.clone()),
         (12, Field::CurrentApp, client),
-        (13, Field::CurrentApp, proxies),
+        (13, Field::CurrentApp, proxy),
     ] {
         let app = [Condition::equal(field, Value::Path(path))];
-        filters.extend(both(LayerKind::AuthConnect, id, Action::Inspect, &app));
+        filters.extend(both_families(
+            LayerKind::AuthConnect,
+            id,
+            Action::Inspect,
+            &app,
+        ));
     }
-    put(&mut host, &filters, &[]);
+    commit(&mut host, &filters, &[]);
     host.connect_and_send(&origin.address.to_string(), "x");
     assert_eq!(last.flows()[0].program().executable, client_binary());
     let mut times: BTreeMap<u64, u32> = BTreeMap::new();
     let expected = BTreeMap::from([(11, 3), (12, 1), (13, 2)]);
-    wait::until("all three connects are told", || {
+    wait::until("all three connects are reported", || {
         let events = host.engine().events(Duration::from_millis(1));
-        for event in events.expect("readable") {
+        for event in events.expect("events are readable") {
             *times.entry(event.filter_id).or_default() += 1;
         }
         times == expected
     });
 }
 
-/// Nothing pends here. A connect that was refused may be tried again on the same socket, and is
-/// judged anew by the policy in force then.
+/// Here no classification is pended. A connect that was refused may be repeated on the same socket,
+/// and is then classified by the policy in force.
 #[test]
-fn case_89_connect_tried_again_is_judged_anew() {
+fn case_89_repeated_connect_is_classified_again() {
     let mut host = Host::new("case89");
     let service = host.service("inspect");
     let _proxy = host.proxy(&service, "answer");
-    let blocks = both(LayerKind::ConnectRedirect, 1, Action::Block, &[]);
-    put(&mut host, &blocks, &[]);
-    host.program.add(std::process::id()).expect("may move");
+    let blocks = both_families(LayerKind::ConnectRedirect, 1, Action::Block, &[]);
+    commit(&mut host, &blocks, &[]);
+    host.program_cgroup
+        .add(std::process::id())
+        .expect("the process is moved");
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    let to = FAR
+    let to = REMOTE
         .parse::<std::net::SocketAddr>()
-        .expect("an address")
+        .expect("an address and a port")
         .into();
-    let refused = socket.connect(&to).expect_err("it is blocked");
+    let refused = socket.connect(&to).expect_err("the connect is blocked");
     assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
     host.redirect_all(&[&service]);
-    socket.connect(&to).expect("it is redirected");
+    socket.connect(&to).expect("the connect is redirected");
     let answer = io::read_to_string(TcpStream::from(socket));
-    assert_eq!(answer.expect("it answers"), FAR);
+    assert_eq!(answer.expect("the proxy answers"), REMOTE);
 }

@@ -1,4 +1,4 @@
-//! Chains: each service exactly once, in order.
+//! Chains of services: each service sees a connection exactly once, in order.
 
 use e2e::{Host, Origin};
 use sidetrack_engine::Filter;
@@ -12,17 +12,18 @@ fn redirected_connection_answers_with_its_original_destination() {
     let _answering = host.answer(&service);
     host.redirect_all(&[&service]);
     for to in ["10.1.2.3:80", "[2001:db8::7]:443"] {
-        let told = host.connect(to);
-        assert_eq!(told["reply"], to, "{told}");
-        assert_eq!(told["peer"], to, "{told}");
+        let report = host.connect(to);
+        assert_eq!(report["reply"], to, "{report}");
+        assert_eq!(report["peer"], to, "{report}");
     }
     let mapped = host.client(&["connect", "10.1.2.3:80", "--mapped"]).json();
     assert_eq!(mapped["reply"], "10.1.2.3:80", "{mapped}");
     assert_eq!(mapped["peer"], "[::ffff:10.1.2.3]:80", "{mapped}");
 }
 
-/// Design 7.1 and 7.2, with the origin's own count.
-fn each_of(length: usize, test: &str, address: &str) {
+/// A chain of this length: each service and the origin see the connection once (ARCHITECTURE.md,
+/// What must always hold, 1 and 2).
+fn each_sees_it_once(length: usize, test: &str, address: &str) {
     let origin = Origin::start(address);
     let mut host = Host::new(test);
     let services: Vec<_> = (0..length)
@@ -31,12 +32,12 @@ fn each_of(length: usize, test: &str, address: &str) {
     let proxies: Vec<_> = services.iter().map(|service| host.relay(service)).collect();
     host.redirect_all(&services.iter().collect::<Vec<_>>());
     let to = origin.address.to_string();
-    let told = host.client(&["connect", &to, "--send", "ping"]).json();
-    assert_eq!(told["reply"], "originping", "{told}");
+    let report = host.client(&["connect", &to, "--send", "ping"]).json();
+    assert_eq!(report["reply"], "originping", "{report}");
     assert_eq!(origin.accepted(), 1);
     for (index, proxy) in proxies.iter().enumerate() {
         let flows = proxy.flows();
-        assert_eq!(flows.len(), 1, "service {index} saw it once");
+        assert_eq!(flows.len(), 1, "service {index} saw the connection once");
         assert_eq!(flows[0].original_destination(), origin.address);
         let chain: Vec<_> = flows[0].chain().map(str::to_owned).collect();
         let want: Vec<_> = (0..=index)
@@ -50,21 +51,21 @@ fn each_of(length: usize, test: &str, address: &str) {
 
 #[test]
 fn chain_of_3_sees_each_service_exactly_once_in_order() {
-    each_of(3, "chain_of_3", "127.0.0.1:0");
+    each_sees_it_once(3, "chain_of_3", "127.0.0.1:0");
 }
 
 #[test]
-fn chain_of_3_over_ipv6() {
-    each_of(3, "chain_of_3_v6", "[::1]:0");
+fn chain_of_3_over_ipv6_sees_each_service_exactly_once_in_order() {
+    each_sees_it_once(3, "chain_of_3_v6", "[::1]:0");
 }
 
 #[test]
 fn chain_of_16_sees_each_service_exactly_once_in_order() {
-    each_of(16, "chain_of_16", "127.0.0.1:0");
+    each_sees_it_once(16, "chain_of_16", "127.0.0.1:0");
 }
 
 #[test]
-fn seventeenth_service_is_refused_and_reported() {
+fn connect_to_a_17th_service_is_refused_and_reported() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("seventeenth");
     let services: Vec<_> = (0..17)
@@ -72,8 +73,11 @@ fn seventeenth_service_is_refused_and_reported() {
         .collect();
     let proxies: Vec<_> = services.iter().map(|service| host.relay(service)).collect();
     host.redirect_all(&services.iter().collect::<Vec<_>>());
-    let told = host.connect(&origin.address.to_string());
-    assert_eq!(told["reply"], "", "the last proxy could not go on: {told}");
+    let report = host.connect(&origin.address.to_string());
+    assert_eq!(
+        report["reply"], "",
+        "the 16th proxy's connect is refused: {report}"
+    );
     assert_eq!(origin.accepted(), 0);
     assert_eq!(proxies[15].flows().len(), 1);
     assert_eq!(proxies[16].flows().len(), 0);
@@ -83,21 +87,21 @@ fn seventeenth_service_is_refused_and_reported() {
 }
 
 #[test]
-fn connection_carrying_a_service_is_never_redirected_to_it_again() {
+fn connection_is_never_redirected_twice_to_one_service() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("never_again");
     let (first, second) = (host.service("first"), host.service("second"));
     let proxies = [host.relay(&first), host.relay(&second)];
-    // Many filters name the same two; still each sees the connection once.
+    // Several filters name the same two services; still each of them sees the connection once.
     let filters: Vec<_> = [&first, &second, &first, &second, &second, &first]
         .iter()
         .map(|service| Filter::redirect_all(service.number))
         .collect();
     host.set_policy(&filters);
-    let told = host
+    let report = host
         .client(&["connect", &origin.address.to_string(), "--send", "x"])
         .json();
-    assert_eq!(told["reply"], "originx", "{told}");
+    assert_eq!(report["reply"], "originx", "{report}");
     assert_eq!(origin.accepted(), 1);
     assert!(proxies.iter().all(|proxy| proxy.flows().len() == 1));
     assert_eq!(host.count(Counter::Redirected), 2);
@@ -105,7 +109,7 @@ fn connection_carrying_a_service_is_never_redirected_to_it_again() {
 }
 
 #[test]
-fn different_filters_lead_different_ways() {
+fn address_and_port_of_the_filters_decide_the_service() {
     let mut host = Host::new("different_ways");
     let (web, other) = (host.service("web"), host.service("other"));
     let (web_proxy, other_proxy) = (host.answer(&web), host.answer(&other));
@@ -123,7 +127,7 @@ fn different_filters_lead_different_ways() {
     assert_eq!(host.connect("10.9.9.9:444")["reply"], "10.9.9.9:444");
     assert_eq!(host.connect("[fd00::1]:444")["reply"], "[fd00::1]:444");
     let origin = Origin::start("127.0.0.1:0");
-    let straight = host.client(&["connect", &origin.address.to_string(), "--send", "x"]);
-    assert_eq!(straight.json()["reply"], "originx");
+    let direct = host.client(&["connect", &origin.address.to_string(), "--send", "x"]);
+    assert_eq!(direct.json()["reply"], "originx");
     assert_eq!((web_proxy.flows().len(), other_proxy.flows().len()), (1, 1));
 }

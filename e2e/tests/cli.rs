@@ -1,4 +1,4 @@
-//! What an operator types, against a real daemon: it holds policy, and judges no connection by it.
+//! The commands that an operator uses, with a daemon that has no data path.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -26,13 +26,13 @@ remote_port = 25
 action = "block"
 "#;
 
-/// What it wrote; it went well.
-fn done(outcome: Outcome) -> String {
+/// The standard output of a command that must have succeeded.
+fn succeeded(outcome: Outcome) -> String {
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     outcome.stdout
 }
 
-/// The sentence it failed with.
+/// The error message of a command that must have failed.
 fn failed(outcome: Outcome) -> String {
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
     assert_eq!(outcome.stdout, "", "{outcome:?}");
@@ -40,31 +40,34 @@ fn failed(outcome: Outcome) -> String {
 }
 
 fn json(daemon: &Daemon, arguments: &[&str]) -> Value {
-    let text = done(daemon.sidetrack(arguments));
+    let text = succeeded(daemon.sidetrack(arguments));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }
 
 fn generation(daemon: &Daemon) -> u64 {
     json(daemon, &["state", "--json"])["generation"]
         .as_u64()
-        .expect("it is a number")
+        .expect("the generation is a number")
 }
 
 fn names(daemon: &Daemon, kind: &str) -> Vec<String> {
     let all = json(daemon, &[kind, "ls", "--json"]);
-    let all = all.as_array().expect("it is a list").iter();
+    let all = all.as_array().expect("the listing is an array").iter();
     let mut names: Vec<_> = all
-        .map(|one| one["name"].as_str().expect("it has a name").to_owned())
+        .map(|object| {
+            let name = object["name"].as_str();
+            name.expect("each object has a name").to_owned()
+        })
         .collect();
     names.sort();
     names
 }
 
 #[test]
-fn a_policy_comes_into_force_whole_and_again_changes_nothing() {
+fn apply_is_one_commit_and_repeating_it_changes_nothing() {
     let daemon = Daemon::detached();
-    let file = daemon.file("policy.toml", POLICY);
-    let file = file.to_str().expect("it is UTF-8");
+    let file = daemon.write_file("policy.toml", POLICY);
+    let file = file.to_str().expect("the path is UTF-8");
     let before = generation(&daemon);
 
     let dry = daemon.sidetrack(&["apply", "--dry-run", file]);
@@ -76,15 +79,15 @@ fn a_policy_comes_into_force_whole_and_again_changes_nothing() {
     );
     assert_eq!(generation(&daemon), before, "a dry run changes nothing");
 
-    let applied = done(daemon.sidetrack(&["apply", file]));
+    let applied = succeeded(daemon.sidetrack(&["apply", file]));
     assert!(
         applied.contains("6 added, 0 changed, 0 removed, 0 unchanged"),
         "{applied}"
     );
-    assert_eq!(generation(&daemon), before + 1, "it is one commit");
+    assert_eq!(generation(&daemon), before + 1, "apply is one commit");
     assert_eq!(names(&daemon, "filter"), ["no mail", "web", "web"]);
 
-    let again = done(daemon.sidetrack(&["apply", "--dry-run", file]));
+    let again = succeeded(daemon.sidetrack(&["apply", "--dry-run", file]));
     assert!(
         again.contains("0 added, 0 changed, 0 removed, 6 unchanged"),
         "{again}"
@@ -92,16 +95,16 @@ fn a_policy_comes_into_force_whole_and_again_changes_nothing() {
 }
 
 #[test]
-fn a_changed_policy_tells_each_change_and_others_objects_stay() {
+fn apply_lists_each_change_and_keeps_other_owners_objects() {
     let daemon = Daemon::detached();
-    done(daemon.sidetrack_fed(&["apply", "-"], POLICY));
+    succeeded(daemon.sidetrack_with_input(&["apply", "-"], POLICY));
     let other = "filter = [{ name = \"mine\", layer = \"auth-connect-v4\", action = \"permit\" }]";
-    done(daemon.sidetrack_fed(&["apply", "-", "--owner", "somebody"], other));
+    succeeded(daemon.sidetrack_with_input(&["apply", "-", "--owner", "somebody"], other));
 
     let changed = POLICY
         .replace("[80, 443]", "[80, 8080]")
         .replace("no mail", "no post");
-    let dry = daemon.sidetrack_fed(&["apply", "-", "--dry-run"], &changed);
+    let dry = daemon.sidetrack_with_input(&["apply", "-", "--dry-run"], &changed);
     assert_eq!(dry.code, Some(1));
     for line in [
         "+ filter \"no post\" at auth-connect-v4",
@@ -111,21 +114,21 @@ fn a_changed_policy_tells_each_change_and_others_objects_stay() {
     ] {
         assert!(
             dry.stdout.lines().any(|each| each == line),
-            "{line} is not in {dry:?}"
+            "there is no line {line} in {dry:?}"
         );
     }
-    let applied: Value = serde_json::from_str(&done(
-        daemon.sidetrack_fed(&["apply", "-", "--json"], &changed),
+    let applied: Value = serde_json::from_str(&succeeded(
+        daemon.sidetrack_with_input(&["apply", "-", "--json"], &changed),
     ))
-    .expect("it is JSON");
+    .expect("the output is JSON");
     assert_eq!(applied["changed"], 2, "{applied}");
     assert_eq!(names(&daemon, "filter"), ["mine", "no post", "web", "web"]);
 }
 
 #[test]
-fn a_faulty_policy_changes_nothing() {
+fn faulty_policy_is_refused_and_changes_nothing() {
     let daemon = Daemon::detached();
-    done(daemon.sidetrack_fed(&["apply", "-"], POLICY));
+    succeeded(daemon.sidetrack_with_input(&["apply", "-"], POLICY));
     let before = generation(&daemon);
     let misspelt = POLICY.replace("sublayer = \"inspect\"", "sublayer = \"inspekt\"");
     let forgotten = POLICY.replace("sublayer = [{ name = \"inspect\", weight = 1000 }]", "");
@@ -146,25 +149,26 @@ fn a_faulty_policy_changes_nothing() {
         ("nested", &[b'['; 100_000], ":1:"),
         ("nul", b"\0", ":1:1: the file contains a NUL byte"),
     ];
-    for (name, text, told) in files {
-        let file = daemon.file(name, text);
-        let file = file.to_str().expect("it is UTF-8");
-        let sentence = failed(daemon.sidetrack(&["apply", file]));
-        assert!(sentence.contains(told), "{name}: {sentence}");
+    for (name, text, expected) in files {
+        let file = daemon.write_file(name, text);
+        let file = file.to_str().expect("the path is UTF-8");
+        let message = failed(daemon.sidetrack(&["apply", file]));
+        assert!(message.contains(expected), "{name}: {message}");
         assert_eq!(daemon.sidetrack(&["check", file]).code, Some(1), "{name}");
     }
-    // What only the daemon can know.
+    // Only the daemon can find this fault.
     let missing = "filter = [{ name = \"f\", layer = \"auth-connect-v4\", action = \"block\", \
                    sublayer = \"6ba7b810-9dad-11d1-80b4-00c04fd430c8\" }]";
-    let sentence = failed(daemon.sidetrack_fed(&["apply", "-", "--owner", "other"], missing));
-    assert!(sentence.contains("FWP_E_SUBLAYER_NOT_FOUND"), "{sentence}");
+    let message = failed(daemon.sidetrack_with_input(&["apply", "-", "--owner", "other"], missing));
+    assert!(message.contains("FWP_E_SUBLAYER_NOT_FOUND"), "{message}");
     assert_eq!(generation(&daemon), before);
 }
 
 #[test]
 fn objects_are_added_shown_and_deleted_one_by_one() {
     let daemon = Daemon::detached();
-    let add = |arguments: &str| done(daemon.sidetrack(&arguments.split(' ').collect::<Vec<_>>()));
+    let add =
+        |arguments: &str| succeeded(daemon.sidetrack(&arguments.split(' ').collect::<Vec<_>>()));
     add("provider add acme --persistent");
     add("sublayer add inspect --provider acme --weight 7 --persistent");
     add(
@@ -174,13 +178,13 @@ fn objects_are_added_shown_and_deleted_one_by_one() {
         "filter add web --layer connect-redirect --sublayer inspect --provider acme --redirect proxy \
          --match remote_port=80 --match remote_port=8000-8999 --weight class:3",
     );
-    assert_eq!(keys.lines().count(), 2, "one for each family: {keys}");
+    assert_eq!(keys.lines().count(), 2, "one key for each family: {keys}");
 
     let shown = json(&daemon, &["filter", "show", "web", "--json"]);
-    assert_eq!(shown.as_array().expect("it is a list").len(), 2);
+    assert_eq!(shown.as_array().expect("the listing is an array").len(), 2);
     assert_eq!(shown[0]["weight"]["class"], 3);
     assert_eq!(shown[0]["conditions"][1]["match_type"], "range");
-    let service = done(daemon.sidetrack(&["service", "show", "proxy"]));
+    let service = succeeded(daemon.sidetrack(&["service", "show", "proxy"]));
     assert!(
         service.contains("text \"hello\"") && service.contains("legacy"),
         "{service}"
@@ -188,8 +192,8 @@ fn objects_are_added_shown_and_deleted_one_by_one() {
 
     let used = failed(daemon.sidetrack(&["sublayer", "rm", "inspect"]));
     assert!(used.contains("FWP_E_IN_USE"), "{used}");
-    done(daemon.sidetrack(&["filter", "rm", "web"]));
-    done(daemon.sidetrack(&["sublayer", "rm", "inspect"]));
+    succeeded(daemon.sidetrack(&["filter", "rm", "web"]));
+    succeeded(daemon.sidetrack(&["sublayer", "rm", "inspect"]));
     assert_eq!(names(&daemon, "filter"), Vec::<String>::new());
     assert_eq!(names(&daemon, "sublayer"), ["universal"]);
     let built_in = failed(daemon.sidetrack(&["sublayer", "rm", "universal"]));
@@ -199,7 +203,7 @@ fn objects_are_added_shown_and_deleted_one_by_one() {
 }
 
 #[test]
-fn several_of_one_name_need_a_key_and_a_failed_rm_deletes_none() {
+fn rm_of_an_ambiguous_name_needs_a_key_and_a_failed_rm_deletes_nothing() {
     let daemon = Daemon::detached();
     let add = [
         "filter",
@@ -210,34 +214,34 @@ fn several_of_one_name_need_a_key_and_a_failed_rm_deletes_none() {
         "--action",
         "block",
     ];
-    let first = done(daemon.sidetrack(&add));
-    done(daemon.sidetrack(&add));
-    let unclear = failed(daemon.sidetrack(&["filter", "rm", "twin"]));
+    let first = succeeded(daemon.sidetrack(&add));
+    succeeded(daemon.sidetrack(&add));
+    let ambiguous = failed(daemon.sidetrack(&["filter", "rm", "twin"]));
     assert!(
-        unclear.contains(first.trim()),
-        "it lists the keys: {unclear}"
+        ambiguous.contains(first.trim()),
+        "the message lists the keys: {ambiguous}"
     );
-    failed(daemon.sidetrack(&["filter", "rm", first.trim(), "nobody"]));
+    failed(daemon.sidetrack(&["filter", "rm", first.trim(), "unknown"]));
     assert_eq!(names(&daemon, "filter").len(), 2);
-    done(daemon.sidetrack(&["filter", "rm", first.trim()]));
+    succeeded(daemon.sidetrack(&["filter", "rm", first.trim()]));
     assert_eq!(names(&daemon, "filter").len(), 1);
 }
 
 #[test]
-fn what_is_persistent_outlives_the_daemon() {
+fn persistent_objects_survive_a_restart_of_the_daemon() {
     let mut daemon = Daemon::detached();
-    done(daemon.sidetrack_fed(&["apply", "-"], POLICY));
+    succeeded(daemon.sidetrack_with_input(&["apply", "-"], POLICY));
     daemon.restart();
     assert_eq!(names(&daemon, "filter"), ["no mail", "web", "web"]);
-    let again = done(daemon.sidetrack_fed(&["apply", "-", "--dry-run"], POLICY));
+    let again = succeeded(daemon.sidetrack_with_input(&["apply", "-", "--dry-run"], POLICY));
     assert!(
         again.contains("6 unchanged"),
-        "it is still its owner's: {again}"
+        "the objects still have their owner: {again}"
     );
 }
 
 #[test]
-fn events_are_told_as_they_happen() {
+fn events_follow_prints_events_as_they_occur() {
     let daemon = Daemon::detached();
     let mut follower = daemon
         .command(&[
@@ -251,29 +255,30 @@ fn events_are_told_as_they_happen() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("sidetrack starts");
-    let mut lines = BufReader::new(follower.stdout.take().expect("it is piped")).lines();
-    done(daemon.sidetrack_fed(&["apply", "-"], POLICY));
+    let stdout = follower.stdout.take().expect("standard output is piped");
+    let mut lines = BufReader::new(stdout).lines();
+    succeeded(daemon.sidetrack_with_input(&["apply", "-"], POLICY));
     let committed = generation(&daemon);
-    let told = lines
+    let event = lines
         .by_ref()
-        .map(|line| serde_json::from_str::<Value>(&line.expect("it can be read")))
+        .map(|line| serde_json::from_str::<Value>(&line.expect("standard output is readable")))
         .map(|event| event.expect("each line is JSON"))
         .find(|event| event["generation"] == committed)
-        .expect("the commit is told");
-    assert_eq!(told["kind"], "policy-committed");
-    follower.kill().expect("it runs");
-    follower.wait().expect("it ends");
-    let kept = done(daemon.sidetrack(&["events"]));
+        .expect("the commit is reported");
+    assert_eq!(event["kind"], "policy-committed");
+    follower.kill().expect("the command runs");
+    follower.wait().expect("the command has ended");
+    let kept = succeeded(daemon.sidetrack(&["events"]));
     assert!(kept.contains("policy-committed"), "{kept}");
 }
 
 #[test]
-fn without_a_daemon_a_sentence_says_how_to_start_it() {
+fn error_without_a_daemon_says_how_to_start_it() {
     let nowhere = ["state", "--socket", "/nowhere/sidetrackd.sock"];
     let daemon = Daemon::detached();
-    let sentence = failed(daemon.sidetrack(&nowhere));
+    let message = failed(daemon.sidetrack(&nowhere));
     assert_eq!(
-        sentence,
+        message,
         "sidetrack: sidetrackd is not running (no socket at /nowhere/sidetrackd.sock); \
          start it with `systemctl start sidetrackd` or `sudo sidetrackd`\n"
     );

@@ -1,4 +1,5 @@
-//! Programs of others at the same cgroup: they run before and after ours, whatever becomes of us.
+//! eBPF programs of other products at the same cgroup. They run before and after Sidetrack's, also
+//! while the daemon is stopped, and after Sidetrack is removed.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -8,8 +9,9 @@ use e2e::{Bpffs, Daemon, Host, Origin, Process};
 use libbpf_rs::{Link, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut};
 use tempfile::TempDir;
 
-/// Counts connects, keeps the last one's destination, and refuses those to one port.
-const FOREIGN: &str = r#"
+/// A program that counts connects, stores the destination of the last one, and refuses those to
+/// port 9999.
+const SOURCE: &str = r#"
 #define SEC(name) __attribute__((section(name), used))
 
 struct bpf_sock_addr {
@@ -43,20 +45,20 @@ SEC("cgroup/connect4") int foreign(struct bpf_sock_addr *ctx)
 }
 "#;
 
-/// Another product's program.
-struct Foreign {
+/// Another product's eBPF program.
+struct ForeignProgram {
     object: Object,
     _folder: TempDir,
 }
 
-impl Foreign {
+impl ForeignProgram {
     fn load() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let (source, built) = (
             folder.path().join("foreign.c"),
             folder.path().join("foreign.o"),
         );
-        std::fs::write(&source, FOREIGN).expect("a file can be written");
+        std::fs::write(&source, SOURCE).expect("the source is written");
         let status = Command::new("clang")
             .args(["-target", "bpf", "-O2", "-g", "-c", "-o"])
             .args([&built, &source])
@@ -65,26 +67,28 @@ impl Foreign {
         let opened = ObjectBuilder::default().open_file(&built);
         let object = opened.and_then(libbpf_rs::OpenObject::load);
         Self {
-            object: object.expect("it is a good program"),
+            object: object.expect("the kernel accepts the program"),
             _folder: folder,
         }
     }
 
     fn program(&mut self) -> ProgramMut<'_> {
-        self.object.progs_mut().next().expect("it has one")
+        let mut programs = self.object.progs_mut();
+        programs.next().expect("the object has a program")
     }
 
-    /// By a link, as new products do.
+    /// Attaches it by a link, as newer products do.
     fn link(&mut self, host: &Host) -> Link {
         let cgroup = host.root().as_fd().as_raw_fd();
         let link = self.program().attach_cgroup(cgroup);
-        link.expect("it can be attached")
+        link.expect("the program is attached")
     }
 
-    /// For as long as the cgroup is there, with BPF_F_ALLOW_MULTI, as systemd and Cilium do.
+    /// Attaches it without a link and with BPF_F_ALLOW_MULTI, as systemd and Cilium do. It stays
+    /// attached as long as the cgroup exists.
     fn attach(&mut self, host: &Host, bpffs: &Bpffs) {
-        let pin = bpffs.at("foreign");
-        self.program().pin(&pin).expect("it can be pinned");
+        let pin = bpffs.path("foreign");
+        self.program().pin(&pin).expect("the program is pinned");
         let status = Command::new("bpftool")
             .args(["cgroup", "attach"])
             .arg(host.root().path())
@@ -95,14 +99,14 @@ impl Foreign {
         assert!(status.expect("bpftool is installed").success());
     }
 
-    /// How many connects it has seen, and where the last one went.
+    /// The number of connects that it has seen, and the destination of the last one.
     fn seen(&self) -> (u32, SocketAddr) {
         let map = self.object.maps().find(|map| map.name() == "seen");
         let value = map
-            .expect("it has one")
+            .expect("the object has a map")
             .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
-            .expect("it can be read")
-            .expect("it is there");
+            .expect("the map is readable")
+            .expect("an array has every key");
         let number = |at: usize| -> [u8; 4] { value[at..at + 4].try_into().expect("4 bytes") };
         let [high, low, ..] = number(8);
         let address = SocketAddr::from((number(4), u16::from_be_bytes([high, low])));
@@ -121,10 +125,10 @@ remote_address = "10.0.0.0/8"
 action = { redirect = "inspect" }
 "#;
 
-/// One product, then the daemon, then another product, at one cgroup.
-struct Crowd {
-    before: Foreign,
-    after: Foreign,
+/// A product, then the daemon, then another product, all attached to one cgroup.
+struct ThreeProducts {
+    before: ForeignProgram,
+    after: ForeignProgram,
     origin: Origin,
     _link: Link,
     _proxy: Process,
@@ -133,68 +137,70 @@ struct Crowd {
     host: Host,
 }
 
-impl Crowd {
-    fn gather(test: &str) -> Self {
-        let host = Host::bare(test);
+impl ThreeProducts {
+    fn attach(test: &str) -> Self {
+        let host = Host::without_engine(test);
         let bpffs = Bpffs::mount();
-        let (mut before, mut after) = (Foreign::load(), Foreign::load());
+        let (mut before, mut after) = (ForeignProgram::load(), ForeignProgram::load());
         before.attach(&host, &bpffs);
         let daemon = Daemon::attached(&host);
-        let applied = daemon.sidetrack_fed(&["apply", "-"], POLICY);
+        let applied = daemon.sidetrack_with_input(&["apply", "-"], POLICY);
         assert_eq!(applied.code, Some(0), "{applied:?}");
         Self {
             _link: after.link(&host),
             before,
             after,
             origin: Origin::start("127.0.0.1:0"),
-            _proxy: Process::registered(&host.service, &daemon, "inspect", "answer"),
+            _proxy: Process::registered(&host.service_cgroup, &daemon, "inspect", "answer"),
             daemon,
             _bpffs: bpffs,
             host,
         }
     }
 
-    /// Both others see each connect once: the first as it was meant, the last as it goes on.
+    /// Both other products see each connect once: the first with the original destination, the last
+    /// with the destination that Sidetrack has written.
     fn both_see_redirected_connects(&self) {
-        let to: SocketAddr = "10.1.2.3:80".parse().expect("an address");
+        let to: SocketAddr = "10.1.2.3:80".parse().expect("an address and a port");
         let counts = [self.before.seen().0, self.after.seen().0];
         assert_eq!(self.host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
         assert_eq!(self.before.seen(), (counts[0] + 1, to));
         let (count, diverted) = self.after.seen();
         assert_eq!(count, counts[1] + 1);
         assert!(diverted.ip().is_loopback(), "{diverted}");
-        self.both_see_straight_connects();
+        self.both_see_direct_connects();
     }
 
-    fn both_see_straight_connects(&self) {
+    /// Both other products see a connect that is not redirected once, with the same destination.
+    fn both_see_direct_connects(&self) {
         let to = self.origin.address;
         let counts = [self.before.seen().0, self.after.seen().0];
-        let told = self.host.connect_and_send(&to.to_string(), "x");
-        assert_eq!(told["reply"], "originx");
+        let report = self.host.connect_and_send(&to.to_string(), "x");
+        assert_eq!(report["reply"], "originx");
         assert_eq!(self.before.seen(), (counts[0] + 1, to));
         assert_eq!(self.after.seen(), (counts[1] + 1, to));
     }
 }
 
 #[test]
-fn programs_of_others_run_before_and_after_ours_for_ever() {
-    let mut crowd = Crowd::gather("coexistence");
-    crowd.both_see_redirected_connects();
+fn other_products_programs_run_before_and_after_ours() {
+    let mut products = ThreeProducts::attach("coexistence");
+    products.both_see_redirected_connects();
     for _ in 0..2 {
-        crowd.daemon.kill();
-        crowd.both_see_redirected_connects();
-        crowd.daemon.restart();
-        crowd.both_see_redirected_connects();
+        products.daemon.kill();
+        products.both_see_redirected_connects();
+        products.daemon.restart();
+        products.both_see_redirected_connects();
     }
-    crowd.daemon.uninstall();
-    crowd.both_see_straight_connects();
+    products.daemon.uninstall();
+    products.both_see_direct_connects();
 }
 
-/// Redirection is no way around the firewall of another product that is asked before us.
+/// Redirection does not bypass the firewall of another product whose program runs before Sidetrack's.
 #[test]
-fn what_another_product_refuses_stays_refused() {
-    let crowd = Crowd::gather("coexistence_refusal");
-    let told = crowd.host.connect("10.1.2.3:9999");
-    assert_eq!(told["errno"], libc::EPERM, "{told}");
-    crowd.both_see_redirected_connects();
+fn connect_refused_by_another_product_stays_refused() {
+    let products = ThreeProducts::attach("coexistence_refusal");
+    let report = products.host.connect("10.1.2.3:9999");
+    assert_eq!(report["errno"], libc::EPERM, "{report}");
+    products.both_see_redirected_connects();
 }

@@ -1,12 +1,14 @@
-//! The daemon and its data path: what is pinned goes on without it (design 7.8).
+//! The daemon and its pinned data path, which works without the daemon (ARCHITECTURE.md,
+//! What must always hold, 8).
 
 use std::time::{Duration, Instant};
 
 use e2e::{Client, Daemon, Host, Process};
 use serde_json::{Value, json};
 
-/// How often the daemon is killed; with SIDETRACK_SOAK=1: [`KILLS_OF_A_SOAK`].
+/// How often the daemon is killed.
 const KILLS: u32 = 25;
+/// How often the daemon is killed if the environment variable SIDETRACK_SOAK is set.
 const KILLS_OF_A_SOAK: u32 = 200;
 
 const POLICY: &str = r#"
@@ -28,30 +30,30 @@ fn kills() -> u32 {
 }
 
 fn apply(daemon: &Daemon, policy: &str) {
-    let applied = daemon.sidetrack_fed(&["apply", "-"], policy);
+    let applied = daemon.sidetrack_with_input(&["apply", "-"], policy);
     assert_eq!(applied.code, Some(0), "{applied:?}");
 }
 
 fn state(daemon: &Daemon) -> Value {
-    let told = daemon.sidetrack(&["state", "--json"]);
-    serde_json::from_str(&told.stdout).unwrap_or_else(|error| panic!("{error} in {told:?}"))
+    let outcome = daemon.sidetrack(&["state", "--json"]);
+    serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error} in {outcome:?}"))
 }
 
-/// A storm of connects, each to an address of its own that nobody has but the proxy.
+/// A client that makes many connections. Each has another destination, which only the proxy answers.
 struct Storm {
     client: Client,
     started: Instant,
 }
 
 impl Storm {
-    fn begin(host: &Host) -> Self {
+    fn start(host: &Host) -> Self {
         let arguments = [
             "storm",
             "--threads",
             "2",
             "--count",
             "100000",
-            "--until-told",
+            "--until-stdin-ends",
         ];
         Self {
             client: host.client(&arguments),
@@ -59,29 +61,30 @@ impl Storm {
         }
     }
 
-    /// Ends it: all must have been answered, and none can have been missing for long.
+    /// Ends the client. All connections must have been answered, at a rate that rules out a long pause.
     fn end(self) {
-        let told = self.client.json();
-        println!("{told} in {:?}", self.started.elapsed());
-        assert_eq!(told["failures"], json!({}), "{told}");
-        assert!(told["good"].as_f64() > Some(100.0 * self.started.elapsed().as_secs_f64()));
+        let report = self.client.json();
+        println!("{report} in {:?}", self.started.elapsed());
+        assert_eq!(report["failures"], json!({}), "{report}");
+        assert!(report["good"].as_f64() > Some(100.0 * self.started.elapsed().as_secs_f64()));
     }
 }
 
-fn begin(test: &str) -> (Host, Daemon, Process) {
-    let host = Host::bare(test);
+/// A daemon with a policy that redirects port 80, and its proxy.
+fn daemon_with_proxy(test: &str) -> (Host, Daemon, Process) {
+    let host = Host::without_engine(test);
     let daemon = Daemon::attached(&host);
     apply(&daemon, POLICY);
-    let proxy = Process::registered(&host.service, &daemon, "inspect", "answer");
+    let proxy = Process::registered(&host.service_cgroup, &daemon, "inspect", "answer");
     (host, daemon, proxy)
 }
 
-/// An upgrade is one too: the new daemon's programs take the places of the old one's.
+/// An upgrade does the same: the new daemon's programs replace those of the old one.
 #[test]
 fn killing_or_upgrading_the_daemon_disturbs_no_connection() {
-    let (host, mut daemon, _proxy) = begin("daemon_killed");
+    let (host, mut daemon, _proxy) = daemon_with_proxy("daemon_killed");
     let before = state(&daemon);
-    let storm = Storm::begin(&host);
+    let storm = Storm::start(&host);
     let mut slowest = Duration::ZERO;
     for _ in 0..kills() {
         slowest = slowest.max(daemon.restart());
@@ -99,20 +102,21 @@ fn killing_or_upgrading_the_daemon_disturbs_no_connection() {
     ] {
         assert_eq!(before[same], after[same], "{same}");
     }
-    assert_eq!(after["notes"], json!([]), "nothing had to be mended");
+    assert_eq!(after["notes"], json!([]), "nothing had to be repaired");
 }
 
 #[test]
-fn costs_tell_what_each_hook_takes() {
-    let (host, daemon, _proxy) = begin("daemon_costs");
-    let storm = Storm::begin(&host);
-    let told = daemon.sidetrack(&["state", "--json", "--costs=1"]);
+fn costs_report_the_time_of_each_hook() {
+    let (host, daemon, _proxy) = daemon_with_proxy("daemon_costs");
+    let storm = Storm::start(&host);
+    let outcome = daemon.sidetrack(&["state", "--json", "--costs=1"]);
     storm.end();
-    let told: Value = serde_json::from_str(&told.stdout).unwrap_or_else(|_| panic!("{told:?}"));
-    let costs = told["costs"].as_array().expect("a list");
+    let state: Value =
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("{outcome:?}"));
+    let costs = state["costs"].as_array().expect("the costs are an array");
     for hook in ["connect4", "sockops", "getsockopt", "service_release"] {
         let cost = costs.iter().find(|cost| cost["hook"] == hook);
-        let cost = cost.unwrap_or_else(|| panic!("no {hook} in {costs:?}"));
+        let cost = cost.unwrap_or_else(|| panic!("there is no {hook} in {costs:?}"));
         assert!(cost["runs"].as_u64() > Some(10), "{cost}");
         let each = cost["ns_per_run"].as_u64();
         assert!(each > Some(0) && each < Some(1_000_000), "{cost}");
@@ -121,11 +125,12 @@ fn costs_tell_what_each_hook_takes() {
     assert!(costs.is_sorted_by(|a, b| time(a) >= time(b)), "{costs:?}");
 }
 
-/// The later, the more of the data path is a new daemon's, and the rest is its predecessor's.
+/// The later the daemon is killed, the more of the data path is already its own. The rest is its
+/// predecessor's.
 #[test]
 fn killing_the_daemon_while_it_starts_disturbs_no_connection() {
-    let (host, mut daemon, _proxy) = begin("daemon_killed_early");
-    let storm = Storm::begin(&host);
+    let (host, mut daemon, _proxy) = daemon_with_proxy("daemon_killed_early");
+    let storm = Storm::start(&host);
     let start = daemon.restart();
     for hundredths in [10, 50, 80, 90, 95, 99] {
         daemon.restart_and_kill(start * hundredths / 100);

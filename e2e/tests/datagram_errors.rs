@@ -1,12 +1,14 @@
-//! What clients of datagrams are told when these do not arrive: by an origin, or by a proxy that dies.
+//! Errors that clients get if their datagrams do not arrive: from an origin, or because a proxy was
+//! killed.
 
 use e2e::run::{CHAIN, Run, UNTIL_A_FLOW_ENDED, is_gone};
 use e2e::{EchoOrigin, Host, netns, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use sidetrack::{Batch, DatagramListener, Unreachable};
 
-/// Sends to where nobody is until it is told, and says what, by whom, and who it thinks its peer is.
-const TOLD: &str = "
+/// A Python program that sends a datagram and waits for an error. It prints the error, and either the
+/// address that sent the ICMP message (`recverr`), or whether the peer name is the destination.
+const PRINT_ERROR: &str = "
 import errno, select, socket, struct, sys
 host, port, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 family = socket.AF_INET6 if ':' in host else socket.AF_INET
@@ -31,7 +33,7 @@ except OSError as error: print(errno.errorcode[error.errno], one.getpeername()[:
 ";
 
 #[test]
-fn nobody_there_is_told_to_the_client_as_from_there() {
+fn refusal_by_the_origin_reaches_the_client_with_the_origins_address() {
     netns::enter();
     netns::ip("address add 192.0.2.1/32 dev lo");
     netns::ip("address add 2001:db8::1/128 dev lo nodad");
@@ -43,7 +45,8 @@ fn nobody_there_is_told_to_the_client_as_from_there() {
         ("2001:db8::1", "recverr", "ECONNREFUSED 2001:db8::1"),
     ] {
         for options in [&[][..], &CHAIN] {
-            let ended = Run::new(options, &["python3", "-c", TOLD, ip, "9", kind]).wait();
+            let command = ["python3", "-c", PRINT_ERROR, ip, "9", kind];
+            let ended = Run::new(options, &command).wait();
             assert_eq!(ended.outcome.stdout.trim(), expected, "{kind}: {ended:?}");
             for line in &ended.flows {
                 assert_eq!(line["ended"], "refused by origin", "{ended:?}");
@@ -52,12 +55,21 @@ fn nobody_there_is_told_to_the_client_as_from_there() {
     }
 }
 
-/// The proxy is the user's, and has CAP_NET_RAW for this alone.
+/// Under sudo the proxy runs as the invoking user. It has CAP_NET_RAW only so that it can send ICMP
+/// messages.
 #[test]
-fn under_sudo_the_client_is_told_too() {
+fn refusal_reaches_the_client_under_sudo() {
     netns::enter();
     let script = "grep -h CapEff /proc/[0-9]*/status | sort -u >&2; exec python3 -c \"$0\" \"$@\"";
-    let command = ["sh", "-c", script, TOLD, "127.0.0.1", "9", "connected"];
+    let command = [
+        "sh",
+        "-c",
+        script,
+        PRINT_ERROR,
+        "127.0.0.1",
+        "9",
+        "connected",
+    ];
     let ended = Run::new(&[], &command).env("SUDO_UID", "1").wait();
     assert_eq!(ended.outcome.stdout, "ECONNREFUSED True\n", "{ended:?}");
     assert!(
@@ -67,23 +79,24 @@ fn under_sudo_the_client_is_told_too() {
 }
 
 #[test]
-fn errors_that_cannot_be_told_are_counted() {
+fn errors_that_cannot_reach_the_client_are_counted() {
     netns::enter();
     let without = ["setpriv", "--bounding-set=-net_raw"];
     let script = format!("echo hi >/dev/udp/127.0.0.1/9; {UNTIL_A_FLOW_ENDED}");
-    let ended = Run::through(&without, &[], &["bash", "-c", &script]).wait();
-    let told = "sidetrack proxy: errors not passed on to UDP clients because the proxy has no CAP_NET_RAW: 1";
-    assert!(ended.outcome.stderr.contains(told), "{ended:?}");
+    let ended = Run::with_wrapper(&without, &[], &["bash", "-c", &script]).wait();
+    let message = "sidetrack proxy: errors not passed on to UDP clients because the proxy has no CAP_NET_RAW: 1";
+    assert!(ended.outcome.stderr.contains(message), "{ended:?}");
 }
 
 #[test]
-fn a_host_that_cannot_be_reached_and_a_refusal_are_told() {
+fn errors_that_a_proxy_reports_reach_the_client() {
     netns::enter();
     let mut host = Host::new("datagram_unreachable");
     let service = host.service("inspect");
-    let listener = DatagramListener::bind(&e2e::sdk(&service)).expect("it is accepted");
+    let listener =
+        DatagramListener::bind(&e2e::sdk_service(&service)).expect("the listener is marked");
     host.redirect_datagrams(&[&service]);
-    for (to, why, expected) in [
+    for (to, reason, expected) in [
         ("10.1.2.3", Unreachable::Port, "ECONNREFUSED 10.1.2.3"),
         ("10.1.2.3", Unreachable::Host, "EHOSTUNREACH 10.1.2.3"),
         ("10.1.2.3", Unreachable::Network, "ENETUNREACH 10.1.2.3"),
@@ -93,18 +106,20 @@ fn a_host_that_cannot_be_reached_and_a_refusal_are_told() {
         ("fd00::1", Unreachable::Network, "ENETUNREACH fd00::1"),
         ("fd00::1", Unreachable::Prohibited, "EACCES fd00::1"),
     ] {
-        let client = host.run(&["python3", "-c", TOLD, to, "53", "recverr"]);
+        let client = host.run(&["python3", "-c", PRINT_ERROR, to, "53", "recverr"]);
         let mut batch = Batch::new(1, 2048);
-        listener.receive(&mut batch).expect("one comes");
-        let datagram = batch.iter().next().expect("there is one");
-        listener.report(datagram.flow(), why).expect("we are root");
-        let told = client.wait();
-        assert_eq!(told.stdout.trim(), expected, "{why:?}: {told:?}");
+        listener.receive(&mut batch).expect("a datagram arrives");
+        let datagram = batch.iter().next().expect("the batch has a datagram");
+        let reported = listener.report(datagram.flow(), reason);
+        reported.expect("the test has CAP_NET_RAW");
+        let outcome = client.wait();
+        assert_eq!(outcome.stdout.trim(), expected, "{reason:?}: {outcome:?}");
     }
 }
 
-/// Asks again and again, twenty times more once it is told to end; what it got, in order.
-const ASK_ON: &str = "
+/// A Python program that sends requests until a line comes on its standard input, and then 20 more. It
+/// prints the results in order, each repetition once: answered, lost, refused.
+const REQUEST_UNTIL_INPUT: &str = "
 import itertools, select, socket, sys
 one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 to = ('127.0.0.1', int(sys.argv[1]))
@@ -124,12 +139,12 @@ print(*(key for key, _ in itertools.groupby(got)))
 ";
 
 fn kill(pid: u32) {
-    let pid = Pid::from_raw(pid as i32).expect("not zero");
-    kill_process(pid, Signal::KILL).expect("it is there");
+    let pid = Pid::from_raw(pid as i32).expect("a process id is not zero");
+    kill_process(pid, Signal::KILL).expect("the process exists");
 }
 
 #[test]
-fn a_proxy_killed_amid_datagrams_is_absent_from_the_next_on() {
+fn proxy_killed_during_datagrams_is_absent_from_the_next_one_on() {
     netns::enter();
     for (on_absent, kind, last) in [
         ("block", "unconnected", "refused"),
@@ -138,21 +153,21 @@ fn a_proxy_killed_amid_datagrams_is_absent_from_the_next_on() {
     ] {
         let origin = EchoOrigin::start("127.0.0.1:0");
         let port = origin.address.port().to_string();
-        let command = ["python3", "-c", ASK_ON, &port, kind];
+        let command = ["python3", "-c", REQUEST_UNTIL_INPUT, &port, kind];
         let mut started = Run::new(&["--on-absent", on_absent], &command).start();
-        wait::until("it is answered", || origin.datagrams() > 20);
+        wait::until("requests are answered", || origin.datagrams() > 20);
         let proxy = started.processes("service-1")[0];
         kill(proxy);
         wait::until("the proxy is gone", || is_gone(proxy));
-        started.tell("end");
+        started.send_line("end");
         let ended = started.wait();
-        let got: Vec<_> = ended.outcome.stdout.split_whitespace().collect();
-        // What was with the proxy when it died is lost.
-        let whole: Vec<_> = got.iter().filter(|one| **one != "lost").collect();
+        let results: Vec<_> = ended.outcome.stdout.split_whitespace().collect();
+        // Datagrams that the proxy had when it was killed are lost.
+        let not_lost: Vec<_> = results.iter().filter(|result| **result != "lost").collect();
         let expected = ["answered", last];
-        assert_eq!(got.last(), Some(&last), "{on_absent} {kind}: {ended:?}");
+        assert_eq!(results.last(), Some(&last), "{on_absent} {kind}: {ended:?}");
         assert!(
-            expected.iter().eq(whole.iter().copied()) || last == "answered",
+            expected.iter().eq(not_lost.iter().copied()) || last == "answered",
             "{ended:?}"
         );
         assert!(
@@ -162,23 +177,24 @@ fn a_proxy_killed_amid_datagrams_is_absent_from_the_next_on() {
     }
 }
 
-/// The first proxy of a chain goes on where the second one was.
+/// The second proxy of a chain is killed. The first one's next datagram goes to the third, or is
+/// refused.
 #[test]
-fn a_proxy_killed_within_a_chain_is_passed_over_or_told_of() {
+fn killed_proxy_of_a_chain_is_skipped_or_the_client_is_refused() {
     netns::enter();
     for (on_absent, last) in [("block", "refused"), ("permit", "answered")] {
         let origin = EchoOrigin::start("127.0.0.1:0");
         let port = origin.address.port().to_string();
         let options = [&["--on-absent", on_absent], &CHAIN[..]].concat();
-        let command = ["python3", "-c", ASK_ON, &port, "connected"];
+        let command = ["python3", "-c", REQUEST_UNTIL_INPUT, &port, "connected"];
         let mut started = Run::new(&options, &command).start();
-        wait::until("it is answered", || origin.datagrams() > 20);
+        wait::until("requests are answered", || origin.datagrams() > 20);
         let proxy = started.processes("service-2")[0];
         kill(proxy);
         wait::until("the proxy is gone", || is_gone(proxy));
-        started.tell("end");
+        started.send_line("end");
         let ended = started.wait();
-        let got = ended.outcome.stdout.split_whitespace();
-        assert_eq!(got.last(), Some(last), "{on_absent}: {ended:?}");
+        let results = ended.outcome.stdout.split_whitespace();
+        assert_eq!(results.last(), Some(last), "{on_absent}: {ended:?}");
     }
 }

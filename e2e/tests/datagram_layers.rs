@@ -1,4 +1,4 @@
-//! Datagrams at the layer auth recv-accept: a flow is judged on the side that did not begin it.
+//! Datagrams at the layer auth recv-accept, which classifies a flow on the side that did not start it.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const SERVER_PORT: u64 = 8080;
 const CLIENT: &str = "127.0.0.1:45001";
 const CLIENT_PORT: u64 = 45001;
 
-/// A filter at the layer, for datagrams that this condition is true of.
+/// A filter at the IPv4 layer, with this condition.
 fn at_recv_accept(id: u64, action: Action, condition: Condition) -> Filter {
     let [layer, _] = LayerKind::AuthRecvAccept.both();
     Filter {
@@ -26,28 +26,29 @@ fn from_port(port: u64) -> Condition {
     Condition::equal(Field::RemotePort, Value::Uint(port))
 }
 
-fn put(host: &mut Host, filters: &[Filter]) {
+fn commit(host: &mut Host, filters: &[Filter]) {
     let result = host.engine().commit(filters, &[]);
-    result.expect("the policy is good");
+    result.expect("the policy is valid");
 }
 
 fn server() -> UdpSocket {
-    let socket = UdpSocket::bind(SERVER).expect("nobody else is here");
-    let patience = Some(wait::DEADLINE);
-    socket.set_read_timeout(patience).expect("may be set");
+    let socket = UdpSocket::bind(SERVER).expect("the address is free");
+    socket
+        .set_read_timeout(Some(wait::DEADLINE))
+        .expect("the time-out is set");
     socket
 }
 
 fn send_from(host: &mut Host, source: &str) {
-    let told = host
-        .client(&["datagrams", SERVER, "--bind", source, "--forget"])
+    let report = host
+        .client(&["datagrams", SERVER, "--bind", source, "--no-reply"])
         .json();
-    assert_eq!(told["ok"], true, "{told}");
+    assert_eq!(report["ok"], true, "{report}");
 }
 
-/// Who has sent the next datagram that came through.
+/// Receives a datagram, and returns its sender.
 fn sender(socket: &UdpSocket) -> String {
-    let (_, from) = socket.recv_from(&mut [0; 64]).expect("one comes through");
+    let (_, from) = socket.recv_from(&mut [0; 64]).expect("a datagram arrives");
     from.to_string()
 }
 
@@ -55,22 +56,22 @@ fn sender(socket: &UdpSocket) -> String {
 fn blocked_datagrams_do_not_arrive_and_others_do() {
     netns::enter();
     let mut host = Host::new("datagram_recv_block");
-    put(
+    commit(
         &mut host,
         &[at_recv_accept(1, Action::Block, from_port(CLIENT_PORT))],
     );
     let socket = server();
     send_from(&mut host, CLIENT);
-    wait::until("it is counted", || host.count(Counter::Blocked) == 1);
+    wait::until("the block is counted", || host.count(Counter::Blocked) == 1);
     send_from(&mut host, "127.0.0.1:45002");
     assert_eq!(sender(&socket), "127.0.0.1:45002");
 }
 
 #[test]
-fn a_sender_is_judged_once_by_each_policy() {
+fn sender_is_classified_once_for_each_policy() {
     netns::enter();
     let mut host = Host::new("datagram_recv_once");
-    put(
+    commit(
         &mut host,
         &[at_recv_accept(1, Action::Inspect, from_port(CLIENT_PORT))],
     );
@@ -80,41 +81,43 @@ fn a_sender_is_judged_once_by_each_policy() {
         assert_eq!(sender(&socket), CLIENT);
     }
     assert_eq!(host.count(Counter::Inspected), 1);
-    put(
+    commit(
         &mut host,
         &[at_recv_accept(2, Action::Block, from_port(CLIENT_PORT))],
     );
     send_from(&mut host, CLIENT);
-    wait::until("it is counted", || host.count(Counter::Blocked) == 1);
+    wait::until("the block is counted", || host.count(Counter::Blocked) == 1);
     socket
         .set_read_timeout(Some(Duration::from_millis(1)))
         .unwrap();
     socket
         .recv_from(&mut [0; 64])
-        .expect_err("nothing comes through");
+        .expect_err("no datagram arrives");
 }
 
-/// A server that answers has not begun the flow: the next policy judges the sender again.
+/// A server that answers has not started the flow, so the next policy classifies the sender again.
 #[test]
-fn a_sender_that_was_answered_is_judged_by_the_next_policy() {
+fn answered_sender_is_classified_again_by_the_next_policy() {
     netns::enter();
     let mut host = Host::new("datagram_recv_answered");
-    let of_client = |id, action| [at_recv_accept(id, action, from_port(CLIENT_PORT))];
-    put(&mut host, &of_client(1, Action::Permit));
+    let from_client = |id, action| [at_recv_accept(id, action, from_port(CLIENT_PORT))];
+    commit(&mut host, &from_client(1, Action::Permit));
     let socket = server();
     send_from(&mut host, CLIENT);
     assert_eq!(sender(&socket), CLIENT);
-    socket.send_to(b"answer", CLIENT).expect("it is answered");
-    put(&mut host, &of_client(2, Action::Block));
+    socket
+        .send_to(b"answer", CLIENT)
+        .expect("the answer is sent");
+    commit(&mut host, &from_client(2, Action::Block));
     send_from(&mut host, CLIENT);
-    wait::until("it is counted", || host.count(Counter::Blocked) == 1);
+    wait::until("the block is counted", || host.count(Counter::Blocked) == 1);
 }
 
 #[test]
-fn answers_are_not_judged() {
+fn answers_are_not_classified() {
     netns::enter();
     let mut host = Host::new("datagram_recv_answer");
-    put(
+    commit(
         &mut host,
         &[at_recv_accept(1, Action::Block, from_port(SERVER_PORT))],
     );
@@ -122,29 +125,34 @@ fn answers_are_not_judged() {
     for extra in [&[][..], &["--connected"]] {
         let client = host.client(&[&["datagrams", SERVER], extra].concat());
         let mut buffer = [0; 64];
-        let (length, from) = socket.recv_from(&mut buffer).expect("it comes through");
-        socket.send_to(&buffer[..length], from).expect("answered");
-        let told = client.json();
-        assert_eq!(told["reply"], SERVER, "{told}");
+        let (length, from) = socket.recv_from(&mut buffer).expect("a datagram arrives");
+        socket
+            .send_to(&buffer[..length], from)
+            .expect("the answer is sent");
+        let report = client.json();
+        assert_eq!(report["reply"], SERVER, "{report}");
     }
     assert_eq!(host.count(Counter::Blocked), 0);
 }
 
 #[test]
-fn a_diverted_program_hears_its_proxy() {
+fn block_at_recv_accept_does_not_affect_answers_of_the_proxy() {
     netns::enter();
     let mut host = Host::new("datagram_recv_diverted");
     let service = host.service("inspect");
     let _proxy = host.echo_datagrams(&service);
     let program = Value::Path(client_binary().display().to_string());
-    let deaf = at_recv_accept(99, Action::Block, Condition::equal(Field::App, program));
+    let block = at_recv_accept(99, Action::Block, Condition::equal(Field::App, program));
     let redirect = sidetrack_engine::Filter::redirect_datagrams(service.number);
     host.engine()
-        .set_policy_with(&[redirect], &[deaf])
-        .expect("the policy is good");
+        .set_policy_with(&[redirect], &[block])
+        .expect("the policy is valid");
     let to = "10.1.2.3:53";
     for extra in [&[][..], &["--connected"]] {
-        let told = host.client(&[&["datagrams", to], extra].concat()).json();
-        assert_eq!((&told["reply"], &told["from"]), (&to.into(), &to.into()));
+        let report = host.client(&[&["datagrams", to], extra].concat()).json();
+        assert_eq!(
+            (&report["reply"], &report["from"]),
+            (&to.into(), &to.into())
+        );
     }
 }

@@ -1,33 +1,35 @@
-//! The datagrams of real programs, each through one proxy and through three, over IPv4 and IPv6.
+//! Datagrams of widely used programs, through one proxy and through three, over IPv4 and IPv6.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use e2e::run::{CHAIN, Ended, Run, services};
+use e2e::run::{CHAIN, FinishedRun, Run, service_names};
 use e2e::{Dnsmasq, EchoOrigin, netns};
 use serde_json::{Value, json};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 
-/// Both of these addresses, each by one proxy and by three.
-fn every_way(addresses: [&str; 2]) -> impl Iterator<Item = (&str, &'static [&'static str])> {
-    let ways = [&[][..], &CHAIN];
+/// Each of these addresses with the options of a run with one proxy, and of a run with three.
+fn with_one_and_three_proxies(
+    addresses: [&str; 2],
+) -> impl Iterator<Item = (&str, &'static [&'static str])> {
+    let runs = [&[][..], &CHAIN];
     addresses
         .into_iter()
-        .flat_map(move |one| ways.map(|options| (one, options)))
+        .flat_map(move |address| runs.map(|options| (address, options)))
 }
 
 fn any_port(ip: &str) -> String {
-    SocketAddr::new(ip.parse().expect("an address"), 0).to_string()
+    SocketAddr::new(ip.parse().expect("an IP address"), 0).to_string()
 }
 
 #[test]
-fn dig() {
+fn dig_gets_answers_and_its_queries_are_in_the_flow_lines() {
     netns::enter();
     let _origin = Dnsmasq::start(&LOOPBACK);
-    for (server, options) in every_way(LOOPBACK) {
+    for (server, options) in with_one_and_three_proxies(LOOPBACK) {
         let (kind, address) = match server {
             "::1" => ("AAAA", "2001:db8::7"),
             _ => ("A", "192.0.2.7"),
@@ -36,7 +38,7 @@ fn dig() {
         let command = ["dig", "+short", "+time=5", "+tries=1", &at, name, kind];
         let ended = Run::new(options, &command).wait();
         assert_eq!(ended.outcome.stdout.trim(), address, "{ended:?}");
-        assert_eq!(ended.flows.len(), services(options).len(), "{ended:?}");
+        assert_eq!(ended.flows.len(), service_names(options).len(), "{ended:?}");
         for line in &ended.flows {
             assert_eq!(line["protocol"], "udp");
             let query = &line["seen"]["queries"][0];
@@ -47,18 +49,19 @@ fn dig() {
             assert_eq!(line["datagrams"], json!({ "up": 1, "down": 1 }), "{line}");
             assert_eq!(line["origin_id"], ended.flows[0]["origin_id"]);
         }
-        let told: Vec<_> = ended.outcome.stderr.lines().collect();
-        assert_eq!(told.len(), 2, "one flow and the summary: {told:?}");
-        assert!(told[0].contains(&format!("dns shop.example {kind} → {address}")));
-        assert!(told[1].starts_with("1 UDP flow through"), "{told:?}");
+        let lines: Vec<_> = ended.outcome.stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "one flow and the summary: {lines:?}");
+        assert!(lines[0].contains(&format!("dns shop.example {kind} → {address}")));
+        assert!(lines[1].starts_with("1 UDP flow through"), "{lines:?}");
     }
 }
 
-/// Runs a Python program with this name server, after a shell's command, and ends `$stub` if there is one.
-fn run_with_resolver(options: &[&str], server: &str, before: &str, program: &str) -> Ended {
-    let folder = tempfile::tempdir().expect("a folder can be made");
+/// Runs a shell command, and then a Python program that uses this name server. Ends the process `$stub`
+/// if the shell command has started one.
+fn run_with_resolver(options: &[&str], server: &str, before: &str, program: &str) -> FinishedRun {
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let resolver = folder.path().join("resolv.conf");
-    std::fs::write(&resolver, format!("nameserver {server}\n")).expect("it is ours");
+    std::fs::write(&resolver, format!("nameserver {server}\n")).expect("the file is written");
     let script = format!(
         "mount --bind \"$0\" /etc/resolv.conf && {before} && python3 -c \"$1\"; \
          code=$?; test -z \"$stub\" || kill $stub; exit $code"
@@ -71,12 +74,12 @@ fn run_with_resolver(options: &[&str], server: &str, before: &str, program: &str
 }
 
 #[test]
-fn getaddrinfo_names_the_connection_that_follows() {
+fn name_that_getaddrinfo_resolved_is_in_the_flow_line_of_the_connection() {
     netns::enter();
     netns::ip("address add 192.0.2.7/32 dev lo");
     netns::ip("address add 2001:db8::7/128 dev lo nodad");
     let _origin = Dnsmasq::start(&LOOPBACK);
-    for (server, options) in every_way(LOOPBACK) {
+    for (server, options) in with_one_and_three_proxies(LOOPBACK) {
         let address = match server {
             "::1" => "2001:db8::7",
             _ => "192.0.2.7",
@@ -90,51 +93,53 @@ fn getaddrinfo_names_the_connection_that_follows() {
             port = http.address.port()
         );
         let ended = run_with_resolver(options, server, "true", &program);
-        let found = "['192.0.2.7', '2001:db8::7']";
-        assert_eq!(ended.outcome.stdout.trim(), found, "{ended:?}");
-        for service in services(options) {
+        let addresses = "['192.0.2.7', '2001:db8::7']";
+        assert_eq!(ended.outcome.stdout.trim(), addresses, "{ended:?}");
+        for service in service_names(options) {
             let lines = ended.datagrams_of(service);
             assert_eq!(
                 lines.len(),
                 1,
-                "glibc asks for both with one socket: {ended:?}"
+                "glibc sends both queries from one socket: {ended:?}"
             );
             let queries = lines[0]["seen"]["queries"].as_array();
             assert_eq!(queries.map(Vec::len), Some(2));
         }
-        let of_tcp = |line: &&Value| line["protocol"] == "tcp";
-        let tcp = ended.flows.iter().find(of_tcp).expect("there is one");
+        let is_tcp = |line: &&Value| line["protocol"] == "tcp";
+        let tcp = ended.flows.iter().find(is_tcp);
+        let tcp = tcp.expect("there is a flow line for TCP");
         assert_eq!(tcp["name"], "shop.example");
     }
 }
 
-/// As systemd has it: glibc asks a resolver of the same host, which asks another one. The stub's own
-/// queries are diverted if it is in the scope; its answers never are.
+/// As with systemd-resolved, glibc sends its queries to a stub resolver on the same host, which
+/// forwards them. The stub's own queries are redirected if it is in the scope; its answers never
+/// are.
 #[test]
-fn a_stub_resolver_in_the_scope_or_outside() {
+fn stub_resolver_works_inside_and_outside_of_the_scope() {
     const STUB: &str = "127.0.0.53";
     netns::enter();
     let _origin = Dnsmasq::start(&LOOPBACK);
     let program = "import socket\n\
                    found = socket.getaddrinfo('shop.example', 80, type=socket.SOCK_STREAM)\n\
                    print(sorted(one[4][0] for one in found))\n";
-    for (upstream, options) in every_way(LOOPBACK) {
-        // From outside, who its upstream is makes no difference.
-        let places: &[bool] = if upstream == "::1" {
+    for (upstream, options) in with_one_and_three_proxies(LOOPBACK) {
+        // Outside of the scope the address of the upstream server makes no difference.
+        let in_scopes: &[bool] = if upstream == "::1" {
             &[true]
         } else {
             &[true, false]
         };
-        for &in_scope in places {
+        for &in_scope in in_scopes {
             let _outside = (!in_scope).then(|| Dnsmasq::start_stub(STUB, upstream));
             let before = match in_scope {
                 true => Dnsmasq::stub_command(STUB, upstream),
                 false => "true".to_owned(),
             };
             let ended = run_with_resolver(options, STUB, &before, program);
-            let found = "['192.0.2.7', '2001:db8::7']";
-            assert_eq!(ended.outcome.stdout.trim(), found, "{ended:?}");
-            for service in services(options) {
+            let addresses = "['192.0.2.7', '2001:db8::7']";
+            assert_eq!(ended.outcome.stdout.trim(), addresses, "{ended:?}");
+            for service in service_names(options) {
                 let answered = |comm: &str, to: &str| answered(&ended, service, comm, to);
                 assert_eq!(answered("python3", STUB), 2, "{ended:?}");
                 let of_stub = if in_scope { 2 } else { 0 };
@@ -146,22 +151,25 @@ fn a_stub_resolver_in_the_scope_or_outside() {
     }
 }
 
-/// How many queries of a program to this address a service has seen answered.
-fn answered(ended: &Ended, service: &str, comm: &str, to: &str) -> usize {
+/// Number of queries of a program to this address that a service has logged with the answer NOERROR.
+fn answered(ended: &FinishedRun, service: &str, comm: &str, to: &str) -> usize {
     let lines = ended.datagrams_of(service).into_iter();
     let lines = lines.filter(|line| {
         let destination: SocketAddr =
-            serde_json::from_value(line["destination"].clone()).expect("it is an address");
+            serde_json::from_value(line["destination"].clone()).expect("a socket address");
         line["program"]["comm"] == comm && destination.ip().to_string() == to
     });
     lines
-        .flat_map(|line| line["seen"]["queries"].as_array().expect("it is DNS"))
+        .flat_map(|line| {
+            let queries = line["seen"]["queries"].as_array();
+            queries.expect("the flow is DNS")
+        })
         .filter(|query| query["answer"] == "NOERROR")
         .count()
 }
 
 #[test]
-fn asyncios_datagrams_of_any_size_come_back() {
+fn asyncio_gets_answers_to_datagrams_of_any_size() {
     netns::enter();
     let program = "
 import asyncio, socket, sys
@@ -187,13 +195,13 @@ async def main(host, port):
     print('good')
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 ";
-    for (ip, options) in every_way(LOOPBACK) {
+    for (ip, options) in with_one_and_three_proxies(LOOPBACK) {
         let origin = EchoOrigin::start(&any_port(ip));
         let port = origin.address.port().to_string();
         let ended = Run::new(options, &["python3", "-c", program, ip, &port]).wait();
         assert_eq!(ended.outcome.stdout.trim(), "good", "{ended:?}");
         assert_eq!(origin.datagrams(), 7);
-        for service in services(options) {
+        for service in service_names(options) {
             let lines = ended.datagrams_of(service);
             assert_eq!(lines.len(), 3, "{ended:?}");
             assert!(lines.iter().all(|line| line["seen"]["kind"] == "raw"));
@@ -203,7 +211,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
     }
 }
 
-/// A server for one test, ended with it.
+/// A server for one test. It is killed on drop.
 struct Iperf3(Child);
 
 impl Iperf3 {
@@ -213,38 +221,39 @@ impl Iperf3 {
             .stdout(Stdio::piped())
             .spawn();
         let mut server = Self(child.expect("iperf3 is installed"));
-        let output = server.0.stdout.take().expect("it is piped");
+        let output = server.0.stdout.take().expect("standard output is piped");
         let mut lines = BufReader::new(output).lines().map_while(Result::ok);
         assert!(lines.any(|line| line.contains("Server listening")));
-        thread::spawn(move || lines.for_each(drop)); // or it would wait for us
+        thread::spawn(move || lines.for_each(drop)); // otherwise a full pipe would stop the server
         server
     }
 }
 
 impl Drop for Iperf3 {
     fn drop(&mut self) {
-        let _ = self.0.kill(); // it has most likely ended
+        let _ = self.0.kill(); // it has probably ended
         let _ = self.0.wait();
     }
 }
 
 #[test]
-fn iperf3() {
+fn iperf3_sends_datagrams_through_the_proxies() {
     netns::enter();
-    for (ip, options) in every_way(LOOPBACK) {
+    for (ip, options) in with_one_and_three_proxies(LOOPBACK) {
         let _server = Iperf3::start(ip);
         let command = format!("iperf3 -u -c {ip} -b 40M -n 2M -l 1400 --json");
         let command: Vec<&str> = command.split(' ').collect();
         let ended = Run::new(options, &command).wait();
-        let told: Value = serde_json::from_str(&ended.outcome.stdout).expect("it is JSON");
-        let sum = &told["end"]["sum"];
-        assert!(sum["packets"].as_u64() > Some(1000), "{told}");
-        for service in services(options) {
+        let report: Value =
+            serde_json::from_str(&ended.outcome.stdout).expect("the output is JSON");
+        let sum = &report["end"]["sum"];
+        assert!(sum["packets"].as_u64() > Some(1000), "{report}");
+        for service in service_names(options) {
             let lines = ended.datagrams_of(service);
             let datagrams = &lines[0]["datagrams"];
             assert!(datagrams["up"].as_u64() > Some(500), "{ended:?}");
         }
-        // How many arrive depends on what else the host does; that most do does not.
+        // The number of lost datagrams depends on the load of the host. Most arrive in any case.
         let lost = sum["lost_percent"].as_f64();
         assert!(lost.is_some_and(|lost| lost < 50.0), "{sum}");
     }

@@ -1,11 +1,11 @@
-//! `sidetrack run` and the datagrams of real programs.
+//! The command `sidetrack run` with datagrams.
 
 use e2e::run::{CHAIN, Run, UNTIL_A_FLOW_ENDED};
 use e2e::{Dnsmasq, EchoOrigin, netns};
 use serde_json::json;
 
 #[test]
-fn a_denied_name_does_not_exist_and_the_others_do() {
+fn denied_dns_name_is_answered_with_nxdomain_or_refused() {
     netns::enter();
     let _origin = Dnsmasq::start(&["127.0.0.1"]);
     let command = "dig @127.0.0.1 x.ads.example; dig +short @127.0.0.1 shop.example";
@@ -15,10 +15,10 @@ fn a_denied_name_does_not_exist_and_the_others_do() {
     ] {
         let options = [&["--deny", "*.ads.example"], options, &CHAIN].concat();
         let ended = Run::new(&options, &["sh", "-c", command]).wait();
-        let said = &ended.outcome.stdout;
-        assert!(said.contains(&format!("status: {status}")), "{ended:?}");
+        let stdout = &ended.outcome.stdout;
+        assert!(stdout.contains(&format!("status: {status}")), "{ended:?}");
         assert!(
-            said.contains("192.0.2.7") && !said.contains("192.0.2.8"),
+            stdout.contains("192.0.2.7") && !stdout.contains("192.0.2.8"),
             "{ended:?}"
         );
         let lines = ended.datagrams_of("a");
@@ -35,24 +35,24 @@ fn a_denied_name_does_not_exist_and_the_others_do() {
 }
 
 #[test]
-fn a_silent_flow_ends_and_the_next_datagram_begins_another() {
+fn idle_flow_ends_and_the_next_datagram_starts_another() {
     netns::enter();
     let origin = EchoOrigin::start("127.0.0.1:0");
     let address = origin.address;
-    let ask = "echo hi >&3; head -n 1 <&3";
+    let exchange = "echo hi >&3; head -n 1 <&3";
     let script = format!(
-        "exec 3<>/dev/udp/{}/{}; {ask}; {UNTIL_A_FLOW_ENDED}; {ask}",
+        "exec 3<>/dev/udp/{}/{}; {exchange}; {UNTIL_A_FLOW_ENDED}; {exchange}",
         address.ip(),
         address.port()
     );
     let ended = Run::new(&["--idle-timeout", "1"], &["bash", "-c", &script]).wait();
     assert_eq!(ended.outcome.stdout, "hi\nhi\n", "{ended:?}");
-    let how: Vec<_> = ended.flows.iter().map(|line| &line["ended"]).collect();
-    assert_eq!(how, ["idle", "stopped"], "{ended:?}");
+    let reasons: Vec<_> = ended.flows.iter().map(|line| &line["ended"]).collect();
+    assert_eq!(reasons, ["idle", "stopped"], "{ended:?}");
 }
 
 #[test]
-fn nobody_there_is_told_as_such() {
+fn refusal_by_the_origin_is_in_the_flow_line() {
     netns::enter();
     let command = format!("echo hi >/dev/udp/127.0.0.1/9; {UNTIL_A_FLOW_ENDED}");
     let ended = Run::new(&[], &["bash", "-c", &command]).wait();
@@ -61,7 +61,7 @@ fn nobody_there_is_told_as_such() {
 }
 
 #[test]
-fn quic_is_refused_at_once() {
+fn option_quic_refuse_makes_the_send_fail() {
     netns::enter();
     let origin = EchoOrigin::start("127.0.0.1:443");
     let program = "
@@ -80,7 +80,7 @@ for connected in (True, False):
 }
 
 #[test]
-fn a_proxy_without_udp_sockets_is_passed_over_in_silence() {
+fn proxy_without_udp_sockets_is_skipped_without_a_message() {
     netns::enter();
     let _origin = Dnsmasq::start(&["127.0.0.1"]);
     let example = e2e::run::sidetrack().with_file_name("examples");

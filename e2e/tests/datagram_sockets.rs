@@ -1,9 +1,10 @@
-//! Datagrams of sockets that are bound, and of every size; what is left alone.
+//! Datagrams of sockets that are bound to an address, a port or a device; of every size; and those
+//! that are not redirected.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use e2e::policy::{both, put};
+use e2e::policy::{both_families, commit};
 use e2e::{Host, netns, wait};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Config, Service};
@@ -15,7 +16,7 @@ fn echoing(test: &str) -> (Host, Service) {
 
 fn echoing_with(test: &str, config: Config) -> (Host, Service) {
     netns::enter();
-    let mut host = Host::with(test, config);
+    let mut host = Host::with_config(test, config);
     let service = host.service("inspect");
     host.echo_datagrams(&service);
     host.redirect_datagrams(&[&service]);
@@ -23,7 +24,7 @@ fn echoing_with(test: &str, config: Config) -> (Host, Service) {
 }
 
 #[test]
-fn a_source_of_the_programs_choice_works() {
+fn datagrams_from_a_bound_source_are_redirected() {
     let (host, _) = echoing("datagram_bound");
     let _device = netns::veth("wan");
     netns::ip("address add 192.0.2.7/24 dev wan");
@@ -37,20 +38,21 @@ fn a_source_of_the_programs_choice_works() {
         ("[fd00::1]:53", "[::]:4000"),
     ] {
         for extra in [&[][..], &["--connected"]] {
-            let told = host
+            let report = host
                 .client(&[&["datagrams", to, "--bind", source], extra].concat())
                 .json();
-            assert_eq!(told["reply"], to, "{source}: {told}");
-            assert_eq!(told["from"], to, "{source}: {told}");
+            assert_eq!(report["reply"], to, "{source}: {report}");
+            assert_eq!(report["from"], to, "{source}: {report}");
         }
     }
     assert_eq!(host.count(Counter::DatagramsForged), 0);
 }
 
-/// The way out is chosen before the kernel asks us: the first send is interrupted, and the program
-/// sends again. A connect is in time. The proxy is told which device it was.
+/// The kernel chooses the route before it runs the sendmsg hook. So the first send is interrupted,
+/// and the program sends again. The connect hook runs before the route is chosen. The proxy sees
+/// the device.
 #[test]
-fn a_socket_bound_to_a_device_works() {
+fn socket_bound_to_a_device_is_redirected() {
     netns::enter();
     let mut host = Host::new("datagram_device");
     let service = host.service("inspect");
@@ -59,26 +61,26 @@ fn a_socket_bound_to_a_device_works() {
     let device = netns::veth("wan");
     netns::ip("address add 192.0.2.7/24 dev wan");
     for extra in [&[][..], &["--connected"]] {
-        let told = host
+        let report = host
             .client(&[&["datagrams", "192.0.2.9:53", "--device", "wan"], extra].concat())
             .json();
-        assert_eq!(told["reply"], "192.0.2.9:53", "{told}");
+        assert_eq!(report["reply"], "192.0.2.9:53", "{report}");
     }
     assert_eq!(host.count(Counter::DatagramsUnrouted), 1);
-    let told: Vec<_> = proxy
+    let interfaces: Vec<_> = proxy
         .flows()
         .iter()
         .map(|flow| flow.bound_interface())
         .collect();
-    assert_eq!(told, [Some(device); 2]);
+    assert_eq!(interfaces, [Some(device); 2]);
     host.client(&["datagrams", "192.0.2.9:53"]).json();
     assert_eq!(proxy.flows()[2].bound_interface(), None);
 }
 
-/// A socket that is spoken to first is a server's: its answers go back as they are, whether it connects
-/// for them or not. What it sends elsewhere is diverted.
+/// A socket that received the first datagram from a peer is a server's. Its answers to that peer
+/// are not redirected, whether it connects for them or not. Its datagrams to other addresses are.
 #[test]
-fn a_servers_answers_are_not_diverted() {
+fn servers_answers_are_not_redirected() {
     let (host, _) = echoing("datagram_server");
     let script = "
 import socket, sys
@@ -102,58 +104,59 @@ assert server.getpeername() == peer
 ";
     for (bind, ip) in [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("::", "::1")] {
         let mut server = host.run(&["python3", "-c", script, bind]);
-        let port = server.line().as_u64().expect("a port") as u16;
-        host.leave();
+        let port = server.json_line().as_u64().expect("a port") as u16;
+        host.leave_scope();
         let peers = [(); 2].map(|()| UdpSocket::bind((ip, 0)).unwrap());
-        host.enter_service();
+        host.enter_service_cgroup();
         for (round, peer) in [&peers[0], &peers[0], &peers[1]].into_iter().enumerate() {
             if round == 2 {
-                server.line(); // it has sent elsewhere
+                server.json_line(); // the server has sent a datagram elsewhere
             }
             peer.set_read_timeout(Some(Duration::from_secs(15)))
                 .unwrap();
             peer.connect((ip, port)).unwrap();
             peer.send(b"question").unwrap();
             let mut buffer = [0; 16];
-            let length = peer.recv(&mut buffer).expect("it answers");
+            let length = peer.recv(&mut buffer).expect("the server answers");
             assert_eq!(&buffer[..length], b"question");
         }
-        let told = server.wait();
-        assert_eq!(told.code, Some(0), "{told:?}");
+        let outcome = server.wait();
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
     }
     assert_eq!(host.count(Counter::Redirected), 3);
 }
 
 #[test]
-fn datagrams_of_every_size_pass_whole() {
+fn datagrams_of_every_size_arrive_whole() {
     let (host, _) = echoing("datagram_sizes");
     for mtu in ["65536", "1500"] {
-        netns::ip(&format!("link set lo mtu {mtu}")); // the large ones go in fragments
+        netns::ip(&format!("link set lo mtu {mtu}")); // with 1500, large datagrams are fragmented
         for to in ["10.1.2.3:53", "[fd00::1]:53"] {
             for size in ["0", "1", "1472", "65507"] {
-                let told = host.client(&["datagrams", to, "--size", size]).json();
-                assert_eq!(told["length"].to_string(), size, "{told}");
+                let report = host.client(&["datagrams", to, "--size", size]).json();
+                assert_eq!(report["length"].to_string(), size, "{report}");
             }
         }
     }
-    let told = host
+    let report = host
         .client(&["datagrams", "10.1.2.3:53", "--size", "65508"])
         .json();
-    assert_eq!(told["errno"], libc::EMSGSIZE, "{told}");
+    assert_eq!(report["errno"], libc::EMSGSIZE, "{report}");
 }
 
 #[test]
-fn port_0_is_as_without_us() {
+fn send_to_port_0_fails_as_without_sidetrack() {
     let (host, _) = echoing("datagram_port_0");
-    let told = host.client(&["datagrams", "10.1.2.3:0"]).json();
-    assert_eq!(told["errno"], libc::EINVAL, "{told}");
+    let report = host.client(&["datagrams", "10.1.2.3:0"]).json();
+    assert_eq!(report["errno"], libc::EINVAL, "{report}");
     assert_eq!(host.count(Counter::Redirected), 0);
 }
 
 #[test]
-fn segments_come_one_by_one() {
+fn segments_of_one_send_arrive_as_separate_datagrams() {
     let (host, _) = echoing("datagram_segments");
-    // UDP_SEGMENT: ten datagrams in one call; then MSG_CONFIRM, which asks for nothing.
+    // With option 103 (UDP_SEGMENT) one call sends ten datagrams. Option 104 (UDP_GRO) and
+    // MSG_CONFIRM must make no difference.
     let script = "
 import socket
 for family, to in ((socket.AF_INET, ('10.1.2.3', 53)), (socket.AF_INET6, ('fd00::1', 53))):
@@ -167,12 +170,12 @@ for family, to in ((socket.AF_INET, ('10.1.2.3', 53)), (socket.AF_INET6, ('fd00:
     client.sendto(b'x', socket.MSG_CONFIRM, to)
     assert client.recvfrom(10)[0] == b'x'
 ";
-    let told = host.run(&["python3", "-c", script]).wait();
-    assert_eq!(told.code, Some(0), "{told:?}");
+    let outcome = host.run(&["python3", "-c", script]).wait();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
 }
 
 #[test]
-fn groups_are_left_alone_unless_a_filter_names_them() {
+fn multicast_is_not_redirected_unless_a_filter_names_the_group() {
     let (mut host, service) = echoing("datagram_groups");
     netns::ip("route add 224.0.0.0/4 dev lo");
     let receiver = UdpSocket::bind("0.0.0.0:5353").unwrap();
@@ -183,10 +186,10 @@ fn groups_are_left_alone_unless_a_filter_names_them() {
     receiver
         .set_read_timeout(Some(Duration::from_secs(15)))
         .unwrap();
-    let told = host
-        .client(&["datagrams", "224.0.0.251:5353", "--forget"])
+    let report = host
+        .client(&["datagrams", "224.0.0.251:5353", "--no-reply"])
         .json();
-    assert_eq!(told["ok"], true, "{told}");
+    assert_eq!(report["ok"], true, "{report}");
     let mut buffer = [0; 64];
     let length = receiver.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"224.0.0.251:5353");
@@ -199,24 +202,24 @@ fn groups_are_left_alone_unless_a_filter_names_them() {
     let key = host
         .engine()
         .services()
-        .find(|one| one.0 == service.number)
+        .find(|(number, _)| *number == service.number)
         .unwrap()
         .1
         .key;
-    let filters = both(
+    let filters = both_families(
         LayerKind::ConnectRedirect,
         1,
         Action::Redirect(key),
         &[named],
     );
-    put(&mut host, &filters[..1], &[]);
-    let told = host.client(&["datagrams", "224.0.0.251:5353"]).json();
-    assert_eq!(told["reply"], "224.0.0.251:5353", "{told}");
-    assert_eq!(told["from"], "224.0.0.251:5353", "{told}");
+    commit(&mut host, &filters[..1], &[]);
+    let report = host.client(&["datagrams", "224.0.0.251:5353"]).json();
+    assert_eq!(report["reply"], "224.0.0.251:5353", "{report}");
+    assert_eq!(report["from"], "224.0.0.251:5353", "{report}");
 }
 
 #[test]
-fn an_idle_flow_ends_and_the_next_datagram_is_a_new_one() {
+fn idle_flow_ends_and_the_next_datagram_makes_a_new_one() {
     let idle = Duration::from_millis(300);
     let config = Config {
         idle,
@@ -226,55 +229,60 @@ fn an_idle_flow_ends_and_the_next_datagram_is_a_new_one() {
     let to = "10.1.2.3:53";
     let mut client = host.client(&["datagrams", to, "--stepwise", "--times", "3"]);
     for round in 1..=3 {
-        client.tell("");
-        assert_eq!(client.line()["reply"], to);
+        client.send_line("");
+        assert_eq!(client.json_line()["reply"], to);
         assert_eq!(host.count(Counter::Redirected), round);
         wait::until("the flow is idle", || open_flows(&mut host) == 0);
     }
     // A connected socket keeps its flow.
     let mut client = host.client(&["datagrams", to, "--stepwise", "--connected", "--times", "2"]);
-    client.tell("");
-    assert_eq!(client.line()["reply"], to);
-    let began = std::time::Instant::now();
-    wait::until("it would be idle", || began.elapsed() > 3 * idle);
+    client.send_line("");
+    assert_eq!(client.json_line()["reply"], to);
+    let started = std::time::Instant::now();
+    wait::until("the idle time-out has passed", || {
+        started.elapsed() > 3 * idle
+    });
     assert_eq!(open_flows(&mut host), 1);
     client.wait();
-    wait::until("its socket is closed", || open_flows(&mut host) == 0);
+    wait::until("the flow of the closed socket has ended", || {
+        open_flows(&mut host) == 0
+    });
 }
 
 fn open_flows(host: &mut Host) -> usize {
-    let flows = host.engine().flows().expect("may be read");
+    let flows = host.engine().flows().expect("the flows are readable");
     flows.iter().filter(|flow| !flow.closed).count()
 }
 
 #[test]
-fn a_closed_sockets_flows_end() {
+fn flows_of_a_closed_socket_end() {
     let (mut host, _) = echoing("datagram_closed");
     let many = ["spray", "--destinations", "50", "--first", "10.0.0.1:53"];
     assert_eq!(host.client(&many).json()["answered"], 50);
-    wait::until("all are closed", || open_flows(&mut host) == 0);
+    wait::until("all flows have ended", || open_flows(&mut host) == 0);
     assert_eq!(host.count(Counter::Redirected), 50);
 }
 
 #[test]
-fn more_flows_than_there_is_room_for_are_refused_and_counted() {
+fn datagrams_beyond_the_limit_of_flows_are_refused_and_counted() {
     let config = Config {
         flows_max: 64,
         ..Config::default()
     };
     let (host, _) = echoing_with("datagram_full", config);
     let many = ["flood", "--datagrams", "1000000", "--first", "10.0.0.1:53"];
-    let told = host.client(&many).json();
-    let sent = told["sent"].as_u64().unwrap();
-    assert_eq!(sent, 64, "{told}");
-    assert_eq!(told["refused"], 1_000_000 - sent, "{told}");
-    assert_eq!(told["errno"], libc::ENOBUFS, "{told}");
+    let report = host.client(&many).json();
+    let sent = report["sent"].as_u64().unwrap();
+    assert_eq!(sent, 64, "{report}");
+    assert_eq!(report["refused"], 1_000_000 - sent, "{report}");
+    assert_eq!(report["errno"], libc::ENOBUFS, "{report}");
     assert_eq!(host.count(Counter::FlowsFull), 1_000_000 - sent);
-    // Its socket is closed: there is room again, and none of its flows is taken for another's.
+    // The client's socket is closed, so there is room again, and none of its flows is mistaken for
+    // a new one.
     let again = ["spray", "--destinations", "64", "--first", "10.0.0.1:53"];
-    let told = host.client(&again).json();
+    let report = host.client(&again).json();
     assert_eq!(
-        (&told["answered"], &told["crossed"]),
+        (&report["answered"], &report["mixed_up"]),
         (&64.into(), &0.into())
     );
 }

@@ -1,4 +1,4 @@
-//! Datagrams: diverted, asked about, answered, and led on.
+//! Datagrams: they are redirected, answered and relayed.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use sidetrack_engine::{Cgroup, Filter};
 use tokio::time::timeout;
 
 #[test]
-fn a_datagram_comes_back_as_from_where_it_went() {
+fn answer_of_the_proxy_seems_to_come_from_the_original_destination() {
     netns::enter();
     let mut host = Host::new("datagram");
     let service = host.service("inspect");
     let proxy = host.echo_datagrams(&service);
     host.redirect_datagrams(&[&service]);
     for to in ["10.1.2.3:53", "[fd00::1]:53"] {
-        for form in [&["datagrams", to][..], &["datagrams", to, "--connected"]] {
-            let told = host.client(form).json();
-            assert_eq!(told["reply"], to, "{told}");
-            assert_eq!(told["from"], to, "{told}");
-            if form.len() == 3 {
-                assert_eq!(told["peer"], to, "{told}");
+        for arguments in [&["datagrams", to][..], &["datagrams", to, "--connected"]] {
+            let report = host.client(arguments).json();
+            assert_eq!(report["reply"], to, "{report}");
+            assert_eq!(report["from"], to, "{report}");
+            if arguments.len() == 3 {
+                assert_eq!(report["peer"], to, "{report}");
             }
         }
     }
@@ -34,63 +34,70 @@ fn a_datagram_comes_back_as_from_where_it_went() {
 }
 
 #[test]
-fn an_ipv4_destination_of_an_ipv6_socket_works() {
+fn ipv4_destination_of_an_ipv6_socket_is_redirected() {
     netns::enter();
     let mut host = Host::new("datagram_mapped");
     let service = host.service("inspect");
     let _proxy = host.echo_datagrams(&service);
     host.redirect_datagrams(&[&service]);
     for extra in [&[][..], &["--connected"]] {
-        let told = host
+        let report = host
             .client(&[&["datagrams", "10.1.2.3:53", "--mapped"], extra].concat())
             .json();
-        assert_eq!(told["reply"], "10.1.2.3:53", "{told}");
-        assert_eq!(told["from"], "[::ffff:10.1.2.3]:53", "{told}");
+        assert_eq!(report["reply"], "10.1.2.3:53", "{report}");
+        assert_eq!(report["from"], "[::ffff:10.1.2.3]:53", "{report}");
     }
 }
 
 #[tokio::test]
-async fn the_async_listener_takes_and_answers() {
+async fn async_listener_receives_and_answers() {
     netns::enter();
     let mut host = Host::new("datagram_tokio");
     let service = host.service("inspect");
-    let listener = sidetrack::tokio::DatagramListener::bind(&e2e::sdk(&service)).unwrap();
+    let listener = sidetrack::tokio::DatagramListener::bind(&e2e::sdk_service(&service)).unwrap();
     host.redirect_datagrams(&[&service]);
     let mut batch = Batch::new(8, 2048);
     for to in ["10.1.2.3:53", "[fd00::1]:53"] {
-        // Dropped while it waits, it takes nothing.
-        let nothing = timeout(Duration::from_millis(1), listener.receive(&mut batch)).await;
-        assert!(nothing.is_err());
+        // A receive that is dropped while it waits takes no datagram.
+        let dropped = timeout(Duration::from_millis(1), listener.receive(&mut batch)).await;
+        assert!(dropped.is_err());
         let client = host.client(&["datagrams", to, to, to]);
-        let (mut taken, mut first) = (0, 0);
-        while taken < 3 {
+        let (mut answered, mut first) = (0, 0);
+        while answered < 3 {
             let received = timeout(wait::DEADLINE, listener.receive(&mut batch)).await;
-            received.expect("in time").expect("receive works");
+            received
+                .expect("a datagram arrives in time")
+                .expect("receive works");
             let answers: Vec<_> = (batch.iter())
-                .map(|one| (&**one.flow(), one.payload()))
+                .map(|datagram| (&**datagram.flow(), datagram.payload()))
                 .collect();
             assert_eq!(listener.answer_all(&answers).await.unwrap(), answers.len());
-            taken += answers.len();
-            first += batch.iter().filter(|one| one.is_first()).count();
+            answered += answers.len();
+            first += batch.iter().filter(|datagram| datagram.is_first()).count();
         }
-        assert_eq!((taken, first), (3, 1));
-        for told in client.json().as_array().unwrap() {
-            assert_eq!((&told["reply"], &told["from"]), (&to.into(), &to.into()));
+        assert_eq!((answered, first), (3, 1));
+        for report in client.json().as_array().unwrap() {
+            assert_eq!(
+                (&report["reply"], &report["from"]),
+                (&to.into(), &to.into())
+            );
         }
     }
     let port = listener.addresses().unwrap()[0].port();
-    host.leave();
+    host.leave_scope();
     let forger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    host.enter_service();
+    host.enter_service_cgroup();
     forger.send_to(b"forged", ("127.0.0.1", port)).unwrap();
-    host.client(&["datagrams", "10.1.2.3:53", "--forget"])
+    host.client(&["datagrams", "10.1.2.3:53", "--no-reply"])
         .json();
     let received = timeout(wait::DEADLINE, listener.receive(&mut batch)).await;
-    received.expect("in time").expect("receive works");
+    received
+        .expect("a datagram arrives in time")
+        .expect("receive works");
     assert_eq!(
         batch.iter().next().unwrap().payload(),
         b"10.1.2.3:53",
-        "what was forged is left out"
+        "the forged datagram is left out"
     );
     assert_eq!(listener.refused(), 1);
 }
@@ -101,9 +108,9 @@ fn three_proxies_in_a_chain_each_see_a_datagram_once() {
     netns::ip("address add 192.0.2.1/32 dev lo");
     netns::ip("address add 2001:db8::1/128 dev lo nodad");
     let mut host = Host::new("datagram_chain");
-    host.leave();
+    host.leave_scope();
     let origins = ["192.0.2.1:0", "[2001:db8::1]:0"].map(EchoOrigin::start);
-    host.enter_service();
+    host.enter_service_cgroup();
     let services = ["a", "b", "c"].map(|name| host.service(name));
     let proxies = services
         .each_ref()
@@ -112,11 +119,11 @@ fn three_proxies_in_a_chain_each_see_a_datagram_once() {
     for origin in &origins {
         let to = origin.address.to_string();
         for extra in [&[][..], &["--connected"]] {
-            let told = host
+            let report = host
                 .client(&[&["datagrams", to.as_str(), "--text", "hello"], extra].concat())
                 .json();
-            assert_eq!(told["reply"], "hello", "{told}");
-            assert_eq!(told["from"], to, "{told}");
+            assert_eq!(report["reply"], "hello", "{report}");
+            assert_eq!(report["from"], to, "{report}");
         }
         assert_eq!(origin.datagrams(), 2);
     }
@@ -133,31 +140,31 @@ fn three_proxies_in_a_chain_each_see_a_datagram_once() {
 }
 
 #[test]
-fn one_socket_to_10000_destinations_crosses_nothing() {
+fn answers_from_10000_destinations_to_one_socket_are_not_mixed_up() {
     netns::enter();
     let mut host = Host::new("datagram_many_destinations");
     let service = host.service("inspect");
     let proxy = host.echo_datagrams(&service);
     host.redirect_datagrams(&[&service]);
     for first in ["10.0.0.1:53", "[fd00::1]:53"] {
-        let told = host
+        let report = host
             .client(&["spray", "--destinations", "10000", "--first", first])
             .json();
-        assert_eq!(told["ok"], true, "{told}");
-        assert_eq!(told["answered"], 10_000, "{told}");
+        assert_eq!(report["ok"], true, "{report}");
+        assert_eq!(report["answered"], 10_000, "{report}");
     }
     assert_eq!(proxy.flows().len(), 20_000);
 }
 
 #[test]
-fn a_thousand_sockets_to_one_destination_cross_nothing() {
+fn answers_from_one_destination_to_1000_sockets_are_not_mixed_up() {
     netns::enter();
     let mut host = Host::new("datagram_many_sockets");
     let service = host.service("inspect");
     let proxy = host.echo_datagrams(&service);
     host.redirect_datagrams(&[&service]);
     for extra in [&[][..], &["--connected"]] {
-        let told = host
+        let report = host
             .client(
                 &[
                     &["spray", "--sockets", "1000", "--first", "10.0.0.1:53"],
@@ -166,8 +173,8 @@ fn a_thousand_sockets_to_one_destination_cross_nothing() {
                 .concat(),
             )
             .json();
-        assert_eq!(told["ok"], true, "{told}");
-        assert_eq!(told["answered"], 1000, "{told}");
+        assert_eq!(report["ok"], true, "{report}");
+        assert_eq!(report["answered"], 1000, "{report}");
     }
     assert_eq!(proxy.flows().len(), 2000);
 }
@@ -180,44 +187,44 @@ fn forged_datagrams_are_dropped_and_counted() {
     let proxy = host.echo_datagrams(&service);
     host.redirect_datagrams(&[&service]);
     let mut program = host.client(&["datagrams", "10.1.2.3:53", "--stepwise", "--times", "2"]);
-    program.tell("");
-    assert_eq!(program.line()["reply"], "10.1.2.3:53");
+    program.send_line("");
+    assert_eq!(program.json_line()["reply"], "10.1.2.3:53");
     let flow = proxy.flows().remove(0);
     let port = proxy.listener.addresses().unwrap()[0].port();
-    host.leave(); // nobody diverts what is sent from here
+    host.leave_scope(); // datagrams that are sent from outside of the scope are not redirected
     let outside = Cgroup::of_process(None).unwrap();
-    let straight = format!("127.0.0.1:{port}");
-    let told = host
+    let listener = format!("127.0.0.1:{port}");
+    let report = host
         .client_in(
             &outside,
-            &["forge", &straight, &flow.own_address().to_string()],
+            &["forge", &listener, &flow.own_address().to_string()],
         )
         .json();
-    assert_eq!(told["answers"], 0, "{told}");
+    assert_eq!(report["answers"], 0, "{report}");
     wait::until("both are counted", || {
         host.count(Counter::DatagramsForged) == 2
     });
     assert_eq!(proxy.listener.refused(), 2);
-    program.tell("");
-    assert_eq!(program.line()["reply"], "10.1.2.3:53");
+    program.send_line("");
+    assert_eq!(program.json_line()["reply"], "10.1.2.3:53");
     assert_eq!(proxy.flows().len(), 1);
 }
 
 #[test]
-fn an_absent_proxy_is_absent_from_the_next_datagram_on() {
+fn on_absent_applies_to_each_datagram_while_the_proxy_is_absent() {
     netns::enter();
     let mut host = Host::new("datagram_absent");
     let service = host.service("inspect");
     host.set_policy(&[Filter::redirect_datagrams(service.number)]);
-    let told = host.client(&["datagrams", "10.1.2.3:53"]).json();
-    assert_eq!(told["errno"], libc::ECONNREFUSED, "{told}");
+    let report = host.client(&["datagrams", "10.1.2.3:53"]).json();
+    assert_eq!(report["errno"], libc::ECONNREFUSED, "{report}");
     assert_eq!(host.count(Counter::AbsentBlocked), 1);
 
-    // The same socket, to the same destination, while the proxy comes and goes.
+    // One socket sends to one destination while the proxy runs, is killed, and runs again.
     let mut client = host.client(&["datagrams", "10.1.2.3:53", "--stepwise", "--times", "3"]);
     let step = |client: &mut e2e::Client| {
-        client.tell("");
-        client.line()
+        client.send_line("");
+        client.json_line()
     };
     let proxy = host.proxy(&service, "echo-datagrams");
     assert_eq!(step(&mut client)["reply"], "10.1.2.3:53");
@@ -232,13 +239,13 @@ fn an_absent_proxy_is_absent_from_the_next_datagram_on() {
 }
 
 #[test]
-fn a_connected_client_of_a_proxy_that_died_is_told_so() {
+fn connected_client_of_a_killed_proxy_is_refused() {
     netns::enter();
     let mut host = Host::new("datagram_died");
     let service = host.service("inspect");
     let proxy = host.proxy(&service, "echo-datagrams");
     host.redirect_datagrams(&[&service]);
-    let form = [
+    let arguments = [
         "datagrams",
         "10.1.2.3:53",
         "--connected",
@@ -246,59 +253,60 @@ fn a_connected_client_of_a_proxy_that_died_is_told_so() {
         "--times",
         "2",
     ];
-    let mut client = host.client(&form);
-    client.tell("");
-    assert_eq!(client.line()["reply"], "10.1.2.3:53");
+    let mut client = host.client(&arguments);
+    client.send_line("");
+    assert_eq!(client.json_line()["reply"], "10.1.2.3:53");
     proxy.kill();
     wait::until("the listener is gone", || {
         host.engine().datagram_listeners(&service).unwrap() == (0, 0)
     });
-    client.tell("");
-    assert_eq!(client.line()["errno"], libc::ECONNREFUSED);
+    client.send_line("");
+    assert_eq!(client.json_line()["errno"], libc::ECONNREFUSED);
 }
 
-/// What was let go once goes on without a judgement, until the policy or the destination is another.
+/// A verdict is cached for a socket and a destination, until the policy changes.
 #[test]
-fn a_new_policy_judges_what_was_let_go_before() {
+fn new_policy_applies_to_datagrams_that_the_old_one_permitted() {
     netns::enter();
-    let mut host = Host::new("datagram_passed");
-    host.leave();
+    let mut host = Host::new("datagram_new_policy");
+    host.leave_scope();
     let origins = ["127.0.0.1:0"; 2].map(EchoOrigin::start);
-    host.enter_service();
+    host.enter_service_cgroup();
     let service = host.service("inspect");
-    let port = |at: usize| origins[at].address.port();
-    let of_port = |port| Filter {
+    let port = |index: usize| origins[index].address.port();
+    let redirect_port = |port| Filter {
         ports: Some((port, port)),
         ..Filter::redirect_datagrams(service.number)
     };
-    host.set_policy(&[of_port(port(1))]);
-    let to = [0, 1].map(|at| origins[at].address.to_string());
-    let form = ["datagrams", &to[0], &to[1], "--stepwise", "--times", "3"];
-    let mut client = host.client(&form);
+    host.set_policy(&[redirect_port(port(1))]);
+    let to = [0, 1].map(|index: usize| origins[index].address.to_string());
+    let arguments = ["datagrams", &to[0], &to[1], "--stepwise", "--times", "3"];
+    let mut client = host.client(&arguments);
     let round = |client: &mut e2e::Client| {
-        client.tell("");
-        [client.line(), client.line()]
+        client.send_line("");
+        [client.json_line(), client.json_line()]
     };
     for _ in 0..2 {
-        let [straight, refused] = round(&mut client);
-        assert_eq!(straight["reply"], to[0], "{straight}");
+        let [direct, refused] = round(&mut client);
+        assert_eq!(direct["reply"], to[0], "{direct}");
         assert_eq!(refused["errno"], libc::ECONNREFUSED, "{refused}");
     }
-    host.set_policy(&[of_port(port(0))]);
-    let [refused, straight] = round(&mut client);
-    assert_eq!(straight["reply"], to[1], "{straight}");
+    host.set_policy(&[redirect_port(port(0))]);
+    let [refused, direct] = round(&mut client);
+    assert_eq!(direct["reply"], to[1], "{direct}");
     assert_eq!(refused["errno"], libc::ECONNREFUSED, "{refused}");
     assert_eq!(host.count(Counter::AbsentBlocked), 3);
 }
 
-/// An answer to what a program sent makes it no server, whether a filter had been looked at or not.
+/// An answer to a program's own datagram does not make the program a server, whether the filters
+/// were searched for that datagram or not. So the next policy redirects it.
 #[test]
-fn who_has_sent_first_is_diverted_by_the_next_policy() {
+fn client_that_has_sent_first_is_redirected_by_the_next_policy() {
     netns::enter();
     let mut host = Host::new("datagram_sent_first");
-    host.leave();
+    host.leave_scope();
     let origin = EchoOrigin::start("127.0.0.1:0");
-    host.enter_service();
+    host.enter_service_cgroup();
     let service = host.service("inspect");
     let proxy = host.echo_datagrams(&service);
     let to = origin.address.to_string();
@@ -308,8 +316,8 @@ fn who_has_sent_first_is_diverted_by_the_next_policy() {
     }]);
     let mut client = host.client(&["datagrams", &to, "--stepwise", "--times", "2"]);
     let step = |client: &mut e2e::Client| {
-        client.tell("");
-        client.line()
+        client.send_line("");
+        client.json_line()
     };
     assert_eq!(step(&mut client)["reply"], to);
     host.redirect_datagrams(&[&service]);

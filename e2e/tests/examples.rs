@@ -1,4 +1,4 @@
-//! The examples do what they say, and the demo.
+//! The examples of the SDK, and `sidetrack demo`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,8 +19,9 @@ fn example(name: &str) -> String {
     format!("exec:{}", built.display())
 }
 
-/// curl through the example, then through inspect: the example has set the records.
-fn passes_on(via: &str) {
+/// A connection goes through the example and then through inspect, which shows that the example has set
+/// the records.
+fn relays_with_records(via: &str) {
     let origin = Origin::start("127.0.0.1:0");
     let script = format!(
         "exec 3<>/dev/tcp/127.0.0.1/{}; echo hi >&3; head -c 9 <&3",
@@ -41,12 +42,12 @@ fn passes_on(via: &str) {
 }
 
 #[test]
-fn passthrough_in_rust() {
-    passes_on(&example("passthrough"));
+fn rust_example_passthrough_relays_with_records() {
+    relays_with_records(&example("passthrough"));
 }
 
 #[test]
-fn datagrams_in_rust() {
+fn rust_example_datagrams_relays_with_records() {
     netns::enter();
     let origin = EchoOrigin::start("127.0.0.1:0");
     let port = origin.address.port();
@@ -61,19 +62,19 @@ fn datagrams_in_rust() {
 }
 
 #[test]
-fn proxy_in_python() {
+fn python_example_relays_with_records() {
     let script = repository().join("crates/sidetrack/examples/proxy.py");
-    passes_on(&format!("exec:python3 {}", script.display()));
+    relays_with_records(&format!("exec:python3 {}", script.display()));
 }
 
 #[test]
-fn proxy_in_c() {
-    let folder = tempfile::tempdir().expect("a folder can be made");
+fn c_example_relays_with_records() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::set_permissions(
         folder.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
-    .expect("it is ours");
+    .expect("the permissions are set");
     let program = folder.path().join("proxy");
     let built = Command::new("cc")
         .args(["-Wall", "-Wextra", "-Werror", "-I", "bpf", "-o"])
@@ -81,12 +82,12 @@ fn proxy_in_c() {
         .arg("crates/sidetrack/examples/proxy.c")
         .current_dir(repository())
         .status();
-    assert!(built.expect("cc is there").success());
-    passes_on(&format!("exec:{}", program.display()));
+    assert!(built.expect("cc is installed").success());
+    relays_with_records(&format!("exec:{}", program.display()));
 }
 
 #[test]
-fn echo_in_async_rust() {
+fn async_rust_example_echo_answers_with_the_destination() {
     let script = "exec 3<>/dev/tcp/192.0.2.1/7; echo hi >&3; head -n 2 <&3";
     let ended = Run::new(&["--via", &example("echo")], &["bash", "-c", script]).wait();
     assert_eq!(
@@ -96,22 +97,23 @@ fn echo_in_async_rust() {
 }
 
 #[test]
-fn demo_is_as_it_should_be() {
+fn demo_succeeds() {
     let output = Command::new(sidetrack())
         .arg("demo")
         .env("NO_COLOR", "1")
         .output();
-    let output = output.expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("All steps passed"), "{said}");
+    let output = output.expect("the demo runs");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stdout}");
+    assert!(stdout.contains("All steps passed"), "{stdout}");
 }
 
 #[test]
-fn readme_shows_the_example_as_it_is() {
-    let page = std::fs::read_to_string(repository().join("README.md")).expect("it is there");
+fn readme_quotes_the_example_passthrough() {
+    let page = std::fs::read_to_string(repository().join("README.md")).expect("README.md exists");
     let source = repository().join("crates/sidetrack/examples/passthrough.rs");
-    let source = std::fs::read_to_string(source).expect("it is there");
-    let code = &source[source.find("use std::net").expect("it begins so")..];
+    let source = std::fs::read_to_string(source).expect("the example exists");
+    let code = source.find("use std::net").expect("the code starts so");
+    let code = &source[code..];
     assert!(page.contains(code));
 }

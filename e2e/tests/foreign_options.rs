@@ -1,4 +1,5 @@
-//! Options that are not ours answer as if we were not there: the same results, lengths, bytes, errors.
+//! Socket options that are not Sidetrack's. They give the same results, lengths, bytes and errors
+//! as without Sidetrack.
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,16 +10,16 @@ use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 
 const SIZES: [usize; 9] = [0, 1, 4, 8, 16, 255, 4096, 5000, 65536];
 
-/// The peer's address and port.
+/// The option answers with the peer's address and port.
 const SO_PEERNAME: i32 = 28;
 
-/// The kernel answers with the port number, whatever the name says.
+/// The kernel answers this option with the port number, in spite of its name.
 const IP_PROTOCOL: i32 = 52;
 
-/// The last packet, with its flow label.
+/// The option answers with data of the last packet, such as its flow label.
 const IPV6_2292PKTOPTIONS: i32 = 6;
 
-/// Levels, and their options with the highest number that a kernel has. The last two are nobody's.
+/// Levels, each with the highest option number of any kernel. The last two levels do not exist.
 const LEVELS: [(i32, i32); 7] = [
     (SOL_SOCKET, 90),
     (IPPROTO_IP, 85),
@@ -29,8 +30,8 @@ const LEVELS: [(i32, i32); 7] = [
     (-1, 5),
 ];
 
-/// Of a time, a place or a name: two sockets never have the same.
-const OWN_TO_EACH: [(i32, i32); 12] = [
+/// Options that differ between any two sockets, since they answer with a time, an address or a number.
+const DIFFERENT_FOR_EACH_SOCKET: [(i32, i32); 12] = [
     (IPPROTO_TCP, libc::TCP_QUEUE_SEQ),
     (IPPROTO_IPV6, IPV6_2292PKTOPTIONS),
     (IPPROTO_IP, IP_PROTOCOL),
@@ -45,7 +46,7 @@ const OWN_TO_EACH: [(i32, i32); 12] = [
     (IPPROTO_TCP, libc::TCP_SAVED_SYN),
 ];
 
-/// The same three sockets: one that listens, and the two ends of a connection.
+/// Three sockets: one that listens, and the two ends of a connection.
 struct Sockets {
     listener: TcpListener,
     client: TcpStream,
@@ -53,10 +54,11 @@ struct Sockets {
 }
 
 impl Sockets {
-    fn make(at: &str) -> Self {
-        let listener = TcpListener::bind(at).expect("a free port");
-        let client = TcpStream::connect(listener.local_addr().unwrap()).expect("it listens");
-        let (accepted, _) = listener.accept().expect("just connected");
+    fn make(address: &str) -> Self {
+        let listener = TcpListener::bind(address).expect("a port is free");
+        let client =
+            TcpStream::connect(listener.local_addr().unwrap()).expect("the client connects");
+        let (accepted, _) = listener.accept().expect("the client has connected");
         Self {
             listener,
             client,
@@ -73,24 +75,26 @@ impl Sockets {
     }
 }
 
-/// Pairs of like sockets: made in a service's cgroup, with the programs attached, and outside.
-fn pairs(host: &mut Host, at: &str) -> [Sockets; 2] {
+/// Makes the same sockets twice: in a service's cgroup, with Sidetrack's programs attached, and
+/// outside of the scope.
+fn inside_and_outside(host: &mut Host, address: &str) -> [Sockets; 2] {
     let service = host.service("inspect");
     let _listening = host.answer(&service);
     host.redirect_all(&[]);
-    let inside = Sockets::make(at);
-    host.leave();
-    [inside, Sockets::make(at)]
+    let inside = Sockets::make(address);
+    host.leave_scope();
+    [inside, Sockets::make(address)]
 }
 
 fn options() -> impl Iterator<Item = (i32, i32)> {
     LEVELS
         .into_iter()
         .flat_map(|(level, last)| (0..=last).map(move |name| (level, name)))
-        .filter(|option| !OWN_TO_EACH.contains(option))
+        .filter(|option| !DIFFERENT_FOR_EACH_SOCKET.contains(option))
 }
 
-fn same_answers(inside: &Sockets, outside: &Sockets) -> u32 {
+/// Compares the answers to all options. Returns the number of those that succeeded.
+fn assert_same_answers(inside: &Sockets, outside: &Sockets) -> u32 {
     let mut answered = 0;
     for (level, name) in options() {
         for (inside, outside) in inside.all().into_iter().zip(outside.all()) {
@@ -107,32 +111,33 @@ fn same_answers(inside: &Sockets, outside: &Sockets) -> u32 {
     answered
 }
 
-fn getting_is_the_same(test: &str, at: &str) {
+fn getsockopt_is_unchanged(test: &str, address: &str) {
     let mut host = Host::new(test);
-    let [inside, outside] = pairs(&mut host, at);
-    let answered = same_answers(&inside, &outside);
-    assert!(answered > 1000, "only {answered} were answered");
+    let [inside, outside] = inside_and_outside(&mut host, address);
+    let answered = assert_same_answers(&inside, &outside);
+    assert!(answered > 1000, "only {answered} calls succeeded");
 }
 
 #[test]
-fn getting_options_of_ipv4_sockets_is_as_without_us() {
-    getting_is_the_same("get_v4", "127.0.0.1:0");
+fn getsockopt_of_other_options_is_unchanged_on_ipv4_sockets() {
+    getsockopt_is_unchanged("get_v4", "127.0.0.1:0");
 }
 
 #[test]
-fn getting_options_of_ipv6_sockets_is_as_without_us() {
-    getting_is_the_same("get_v6", "[::1]:0");
+fn getsockopt_of_other_options_is_unchanged_on_ipv6_sockets() {
+    getsockopt_is_unchanged("get_v6", "[::1]:0");
 }
 
-/// Those that would change the host, or what the other sockets do.
+/// False for options that would change the host, or other sockets.
 fn may_be_set(level: i32, name: i32) -> bool {
     let netfilter = (level == IPPROTO_IP || level == IPPROTO_IPV6) && name >= 64;
     let multicast_routing = level == IPPROTO_IP && (200..=210).contains(&name);
     !netfilter && !multicast_routing
 }
 
-/// Lest a keepalive of a second ends the connection in the middle of a slow machine's test.
-fn be_patient(sockets: &Sockets) {
+/// Sets the keepalive time back to two hours. After the test has set it to a second, keepalive
+/// could end the connection during the test on a slow machine.
+fn reset_keepalive(sockets: &Sockets) {
     let seconds = 7200_i32.to_ne_bytes();
     for socket in sockets.all() {
         assert_eq!(
@@ -142,10 +147,10 @@ fn be_patient(sockets: &Sockets) {
     }
 }
 
-fn setting_is_the_same(test: &str, at: &str) {
+fn setsockopt_is_unchanged(test: &str, address: &str) {
     let mut host = Host::new(test);
-    let [inside, outside] = pairs(&mut host, at);
-    let mut taken = 0;
+    let [inside, outside] = inside_and_outside(&mut host, address);
+    let mut succeeded = 0;
     for (level, name) in options().filter(|&(level, name)| may_be_set(level, name)) {
         for byte in [0, 1] {
             for (inside, outside) in inside.all().into_iter().zip(outside.all()) {
@@ -156,24 +161,24 @@ fn setting_is_the_same(test: &str, at: &str) {
                     let without = set_option(outside, level, name, &value);
                     let case = format!("level {level} option {name} of {size} bytes, {byte}");
                     assert_eq!(with, without, "{case}");
-                    taken += u32::from(without == 0);
+                    succeeded += u32::from(without == 0);
                 }
             }
         }
         if (level, name) == (IPPROTO_TCP, libc::TCP_KEEPIDLE) {
-            [&inside, &outside].into_iter().for_each(be_patient);
+            [&inside, &outside].into_iter().for_each(reset_keepalive);
         }
     }
-    assert!(taken > 500, "only {taken} were taken");
-    same_answers(&inside, &outside);
+    assert!(succeeded > 500, "only {succeeded} calls succeeded");
+    assert_same_answers(&inside, &outside);
 }
 
 #[test]
-fn setting_options_of_ipv4_sockets_is_as_without_us() {
-    setting_is_the_same("set_v4", "127.0.0.1:0");
+fn setsockopt_of_other_options_is_unchanged_on_ipv4_sockets() {
+    setsockopt_is_unchanged("set_v4", "127.0.0.1:0");
 }
 
 #[test]
-fn setting_options_of_ipv6_sockets_is_as_without_us() {
-    setting_is_the_same("set_v6", "[::1]:0");
+fn setsockopt_of_other_options_is_unchanged_on_ipv6_sockets() {
+    setsockopt_is_unchanged("set_v6", "[::1]:0");
 }

@@ -1,28 +1,30 @@
-//! Each connection is judged by one policy generation (design 7.7).
+//! Each connection is classified by one generation of the policy, also with a chain (ARCHITECTURE.md,
+//! What must always hold, 7). generations.rs has the other tests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use e2e::{Host, Running};
+use e2e::{Host, RunningProxy};
 use serde_json::json;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Filter, Service};
 
-/// A policy that decides by its first filter and its last alone: whoever began to judge by another
-/// one, and went on by this, would find no match or the same service twice.
-fn far_apart(first: &Service, last: &Service) -> Vec<Filter> {
-    let nothing = Filter {
+/// A policy in which only the first and the last filter match. A classification that started with the
+/// other policy, and continued with this one, would find no match, or the same service twice.
+fn first_and_last_match(first: &Service, last: &Service) -> Vec<Filter> {
+    let unmatched = Filter {
         ports: Some((1, 1)),
         ..Filter::redirect_all(first.number)
     };
-    let mut filters = vec![nothing; 256];
+    let mut filters = vec![unmatched; 256];
     filters[0] = Filter::redirect_all(first.number);
     filters[255] = Filter::redirect_all(last.number);
     filters
 }
 
-/// Answers once both services have seen the connection, else goes on. Counts who came first.
-fn serve(host: &Host, service: &Service, firsts: &Arc<AtomicU64>) -> Running {
+/// A proxy that answers if both services have seen the connection, and otherwise relays. It counts the
+/// connections that it sees first.
+fn serve(host: &Host, service: &Service, firsts: &Arc<AtomicU64>) -> RunningProxy {
     let firsts = Arc::clone(firsts);
     host.serve(service, move |mut stream, flow| {
         use std::io::Write;
@@ -30,34 +32,39 @@ fn serve(host: &Host, service: &Service, firsts: &Arc<AtomicU64>) -> Running {
             return stream.write_all(flow.original_destination().to_string().as_bytes());
         }
         firsts.fetch_add(1, Ordering::Relaxed);
-        e2e::both_ways(stream, flow.connect().map_err(std::io::Error::other)?)
+        e2e::copy_both_ways(stream, flow.connect().map_err(std::io::Error::other)?)
     })
 }
 
 #[test]
-fn connection_is_judged_by_one_generation_while_policies_are_swapped() {
+fn chain_is_classified_by_one_generation_while_policies_are_swapped() {
     const ALL: u64 = 20 * 200;
     let mut host = Host::new("generations");
     let (a, b) = (host.service("a"), host.service("b"));
     let firsts: [Arc<AtomicU64>; 2] = Default::default();
     let proxies = [serve(&host, &a, &firsts[0]), serve(&host, &b, &firsts[1])];
-    let policies = [far_apart(&a, &b), far_apart(&b, &a)];
+    let policies = [first_and_last_match(&a, &b), first_and_last_match(&b, &a)];
     host.set_policy(&policies[0]);
     let mut storm = host.client(&["storm", "--threads", "20", "--count", "200"]);
     let mut swaps = 0;
-    while storm.child().try_wait().expect("may be asked").is_none() {
+    while storm
+        .child()
+        .try_wait()
+        .expect("the storm is a child process")
+        .is_none()
+    {
         host.set_policy(&policies[(swaps + 1) % 2]);
         swaps += 1;
     }
     assert_eq!(storm.json(), json!({ "good": ALL, "failures": {} }));
     assert!(swaps > 10, "only {swaps} swaps");
-    let [by_a, by_b] = firsts.map(|count| count.load(Ordering::Relaxed));
-    assert!(by_a > 0 && by_b > 0, "both policies were in force");
-    assert_eq!(by_a + by_b, ALL);
-    for flow in proxies.iter().flat_map(Running::flows) {
+    let [a_first, b_first] = firsts.map(|count| count.load(Ordering::Relaxed));
+    assert!(a_first > 0 && b_first > 0, "both policies were in force");
+    assert_eq!(a_first + b_first, ALL);
+    for flow in proxies.iter().flat_map(RunningProxy::flows) {
         let chain: Vec<_> = flow.chain().collect();
-        let whole = [vec!["a"], vec!["b"], vec!["a", "b"], vec!["b", "a"]];
-        assert!(whole.contains(&chain), "{chain:?}");
+        let valid = [vec!["a"], vec!["b"], vec!["a", "b"], vec!["b", "a"]];
+        assert!(valid.contains(&chain), "{chain:?}");
     }
     assert_eq!(host.count(Counter::Redirected), 2 * ALL);
 }

@@ -1,5 +1,5 @@
-//! Each connection is judged by one policy generation (design 7.7): two policies whose every part
-//! tells which of them it is.
+//! Each connection is classified by one generation of the policy (ARCHITECTURE.md,
+//! What must always hold, 7). Every part of the two policies here identifies its policy.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -16,22 +16,27 @@ use sidetrack_policy::{
 };
 
 const SWAPS: usize = 1_000;
-/// One that only the first policy redirects, one that only the second does, and one of both.
+/// The first policy redirects only the first port, the second policy only the second port, and both the
+/// third.
 const PORTS: [u16; 3] = [80, 81, 82];
-/// Filters that match nothing, between those that do.
+/// Number of filters that match nothing, between those that match.
 const FILLERS: u64 = 64;
 
 /// One of the two policies.
 #[derive(Clone, Copy)]
-struct Side {
+struct TestPolicy {
+    /// The name of the policy's service and filters, and its context.
     name: &'static str,
     service: Uuid,
+    /// The ports that it redirects.
     redirects: [u16; 2],
+    /// The port that it blocks.
     blocks: u16,
+    /// The ids of its filters are above this number.
     ids: u64,
 }
 
-impl Side {
+impl TestPolicy {
     fn filter(
         self,
         kind: LayerKind,
@@ -56,8 +61,10 @@ impl Side {
         }
     }
 
-    /// What this policy redirects must arrive as redirected at the next layer, and what it does not
-    /// must not: whoever has been judged by the other policy before is vetoed.
+    /// The filters at auth connect veto a connection that this policy's connect redirect layer
+    /// would not have let through in this form: one that it redirects and that is not redirected,
+    /// or the reverse. So a connection that was classified by the other policy at the first layer
+    /// is vetoed.
     fn filters(self) -> Vec<Filter> {
         let auth = |id, action, redirected, ports: &[u16]| {
             let match_type = match redirected {
@@ -90,12 +97,12 @@ fn to(ports: &[u16]) -> Vec<Condition> {
     ports.iter().map(port).collect()
 }
 
-fn sides(host: &mut Host) -> [Side; 2] {
-    let mut side = |name, redirects, blocks, ids| {
+fn two_policies(host: &mut Host) -> [TestPolicy; 2] {
+    let mut policy = |name, redirects, blocks, ids| {
         let spec = ServiceSpec::new(name);
-        let service = host.service_of(&spec);
+        let service = host.service_with_spec(&spec);
         host.answer_storm_with(&service, answer);
-        Side {
+        TestPolicy {
             name,
             service: spec.key,
             redirects,
@@ -104,12 +111,13 @@ fn sides(host: &mut Host) -> [Side; 2] {
         }
     };
     [
-        side("first", [PORTS[0], PORTS[2]], PORTS[1], 1_000),
-        side("second", [PORTS[1], PORTS[2]], PORTS[0], 2_000),
+        policy("first", [PORTS[0], PORTS[2]], PORTS[1], 1_000),
+        policy("second", [PORTS[1], PORTS[2]], PORTS[0], 2_000),
     ]
 }
 
-/// The destination, if service, filter and context are of one policy.
+/// The proxies' answer: the destination if service, filter and context are of one policy, and
+/// otherwise a description.
 fn answer(flow: &Flow) -> String {
     let chain: Vec<_> = flow.chain().collect();
     let filter = flow.filter_id();
@@ -118,29 +126,29 @@ fn answer(flow: &Flow) -> String {
         _ => ("second", 2_000),
     };
     let port = flow.original_destination().port();
-    let known = (chain == [name])
+    let of_one_policy = (chain == [name])
         && flow.context() == Some(name.as_bytes())
         && [ids + 1, ids + 900].contains(&filter)
         && (port == PORTS[2]) == (filter == ids + 900);
-    match known {
+    match of_one_policy {
         true => flow.original_destination().to_string(),
         false => format!("{chain:?} by {filter} with {:?}", flow.context()),
     }
 }
 
-fn commit(engine: &mut Engine, side: Side) {
-    let filters = side.filters();
-    engine.commit(&filters, &[]).expect("the policy is good");
+fn commit(engine: &mut Engine, policy: TestPolicy) {
+    let filters = policy.filters();
+    engine.commit(&filters, &[]).expect("the policy is valid");
 }
 
 #[test]
-fn each_connection_is_judged_by_one_generation() {
+fn each_connection_is_classified_by_one_generation() {
     let mut host = Host::new("swaps");
-    let sides = sides(&mut host);
-    for filter in sides.iter().flat_map(|side| side.filters()) {
-        filter.check().expect("it is a good filter");
+    let policies = two_policies(&mut host);
+    for filter in policies.iter().flat_map(|policy| policy.filters()) {
+        filter.check().expect("the filter is valid");
     }
-    commit(host.engine(), sides[0]);
+    commit(host.engine(), policies[0]);
     let started = Instant::now();
     let storms = PORTS.map(|port| {
         let port = port.to_string();
@@ -150,32 +158,34 @@ fn each_connection_is_judged_by_one_generation() {
             "2",
             "--count",
             "100000",
-            "--until-told",
+            "--until-stdin-ends",
         ];
         host.client(&[&storm[..], &["--port", &port]].concat())
     });
     for swap in 1..=SWAPS {
-        commit(host.engine(), sides[swap % 2]);
+        commit(host.engine(), policies[swap % 2]);
     }
-    let told = storms.map(e2e::Client::json);
-    println!("{SWAPS} swaps in {:?}: {told:?}", started.elapsed());
+    let reports = storms.map(e2e::Client::json);
+    println!("{SWAPS} swaps in {:?}: {reports:?}", started.elapsed());
     let by_a_block = "Permission denied (os error 13)";
     let mut blocked = 0;
-    for (port, told) in PORTS.into_iter().zip(&told) {
-        let failures = told["failures"].as_object().expect("it is one");
+    for (port, report) in PORTS.into_iter().zip(&reports) {
+        let failures = report["failures"]
+            .as_object()
+            .expect("the failures are an object");
         let kinds: BTreeSet<_> = failures.keys().map(String::as_str).collect();
         let expected = match port {
             82 => BTreeSet::new(),
             _ => BTreeSet::from([by_a_block]),
         };
-        assert_eq!(kinds, expected, "port {port}: {told}");
+        assert_eq!(kinds, expected, "port {port}: {report}");
         blocked += failures.get(by_a_block).and_then(Json::as_u64).unwrap_or(0);
-        assert!(told["good"].as_u64() > Some(100), "port {port}: {told}");
+        assert!(report["good"].as_u64() > Some(100), "port {port}: {report}");
     }
     assert_eq!(
         host.count(Counter::Vetoed),
         0,
-        "none was judged by a mixture"
+        "no connection was classified by a mixture of both policies"
     );
     assert_eq!(host.count(Counter::Blocked), blocked);
     assert!(blocked > 100, "both policies were in force");

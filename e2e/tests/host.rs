@@ -1,56 +1,60 @@
-//! Hosts that lack something: one plain sentence, exit code 2, and `doctor` says the same.
+//! Hosts that lack something that Sidetrack needs: `run` fails with one sentence and exit code 2,
+//! and `doctor` has a finding.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use e2e::run::sidetrack;
 
-/// In a mount namespace of its own, after `before` was done to it.
-fn on_a_host(before: &str, arguments: &str) -> Output {
-    let script = format!("{before} && exec {} {arguments}", sidetrack().display());
+/// Runs `sidetrack ARGUMENTS` in a new mount namespace, after a shell command that changes the mounts.
+fn with_mounts(change: &str, arguments: &str) -> Output {
+    let script = format!("{change} && exec {} {arguments}", sidetrack().display());
     Command::new("unshare")
         .args(["--mount", "sh", "-c", &script])
         .output()
-        .expect("unshare is there")
+        .expect("unshare is installed")
 }
 
-fn refuses(before: &str, said: &str, found: &str) {
-    let run = on_a_host(before, "run -- true");
-    let complaint = String::from_utf8_lossy(&run.stderr);
-    assert_eq!(run.status.code(), Some(2), "{complaint}");
-    assert_eq!(complaint.lines().count(), 1, "{complaint}");
-    assert!(complaint.contains(said), "{complaint}");
-    let doctor = on_a_host(before, "doctor");
+/// After this change of the mounts, `run` must fail with a message that contains `message`, and
+/// `doctor` must have a negative finding that contains `finding`.
+fn assert_reported(change: &str, message: &str, finding: &str) {
+    let run = with_mounts(change, "run -- true");
+    let stderr = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains(message), "{stderr}");
+    let doctor = with_mounts(change, "doctor");
     let findings = String::from_utf8_lossy(&doctor.stdout);
     assert_eq!(doctor.status.code(), Some(1), "{findings}");
     assert!(
         findings
             .lines()
-            .any(|line| line.starts_with("no") && line.contains(found))
+            .any(|line| line.starts_with("no") && line.contains(finding))
     );
 }
 
 #[test]
-fn without_cgroup2() {
+fn missing_cgroup2_is_reported() {
     let mount = sidetrack_engine::cgroup::mount_point().expect("cgroup v2 is mounted");
-    let before = format!("umount -l {}", mount.display());
-    refuses(&before, "no cgroup v2 file system is mounted", "cgroup v2");
+    let change = format!("umount -l {}", mount.display());
+    assert_reported(&change, "no cgroup v2 file system is mounted", "cgroup v2");
 }
 
 #[test]
-fn without_btf() {
-    let before = "mount -t tmpfs none /sys/kernel/btf";
-    refuses(before, "has no BTF", "BTF");
+fn missing_btf_is_reported() {
+    let change = "mount -t tmpfs none /sys/kernel/btf";
+    assert_reported(change, "has no BTF", "BTF");
 }
 
 #[test]
-fn doctor_says_all_as_json() {
+fn doctor_prints_its_findings_as_json() {
     let output = Command::new(sidetrack())
         .args(["doctor", "--json"])
         .output();
-    let output = output.expect("it runs");
-    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
-    let findings = findings.as_array().expect("it is a list");
+    let output = output.expect("doctor runs");
+    let findings: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("the output is JSON");
+    let findings = findings.as_array().expect("the findings are an array");
     assert!(findings.len() >= 6);
     for finding in findings {
         assert!(
@@ -62,23 +66,23 @@ fn doctor_says_all_as_json() {
 }
 
 #[test]
-fn doctor_without_privilege_still_answers() {
-    let folder = tempfile::tempdir().expect("a folder can be made");
+fn doctor_without_privilege_prints_its_findings() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path(), readable).expect("it is ours");
+    std::fs::set_permissions(folder.path(), readable).expect("the permissions are set");
     let copy = folder.path().join("sidetrack");
-    std::fs::copy(sidetrack(), &copy).expect("it can be copied");
-    let output = as_nobody(&copy);
+    std::fs::copy(sidetrack(), &copy).expect("the program is copied");
+    let output = doctor_without_privilege(&copy);
     let findings = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{findings}");
     assert!(findings.contains("no  privilege"), "{findings}");
 }
 
-fn as_nobody(program: &Path) -> Output {
+fn doctor_without_privilege(program: &Path) -> Output {
     Command::new("setpriv")
         .args(["--reuid=65534", "--clear-groups", "--inh-caps=-all"])
         .arg(program)
         .arg("doctor")
         .output()
-        .expect("it runs")
+        .expect("setpriv is installed")
 }

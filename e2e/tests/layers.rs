@@ -1,4 +1,4 @@
-//! Each layer is asked by its own hook, with the right values of all its fields.
+//! Each layer is classified by its own hook, with the right values of all its fields.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,19 +16,19 @@ use sidetrack_policy::{
 };
 
 const UNKNOWN_USER: u64 = 4242;
-/// Longer than a loopback connect takes, shorter than a SYN's second try.
+/// Longer than a loopback connect takes, and shorter than the time until the second SYN.
 const SYN_WAIT: Duration = Duration::from_millis(500);
 
 const TCP: u64 = 6;
 const UDP: u64 = 17;
 
-/// One end of the connection, as a layer should see it.
-struct End {
+/// One end of a connection, with the values that a layer should see.
+struct Endpoint {
     app: String,
     cgroup: String,
     protocol: u64,
     local: SocketAddr,
-    /// None: the layer is told of no other end.
+    /// `None` if the layer has no values of the other end.
     remote: Option<SocketAddr>,
 }
 
@@ -44,20 +44,22 @@ fn with(field: Field, match_type: MatchType, value: Value) -> Condition {
     }
 }
 
-/// For each field a condition that must hold, and one that must not.
-fn conditions(end: &End) -> Vec<(Condition, Condition)> {
+/// For each field, a condition that must hold and one that must not.
+fn conditions(end: &Endpoint) -> Vec<(Condition, Condition)> {
     let root = end
         .cgroup
         .rsplit_once('/')
-        .expect("it is below the test's")
+        .expect("the cgroup is below the test's")
         .0;
-    let own_user = std::fs::metadata("/proc/self").expect("it is there").uid();
+    let own_user = std::fs::metadata("/proc/self")
+        .expect("/proc is mounted")
+        .uid();
     let elsewhere = if end.local.is_ipv4() {
         "127.0.0.9"
     } else {
         "fd00::9"
     };
-    let elsewhere = || Value::Address(elsewhere.parse().expect("an address"));
+    let elsewhere = || Value::Address(elsewhere.parse().expect("an IP address"));
     let equal = Condition::equal;
     let mut all = Vec::new();
     for (field, right, wrong) in [
@@ -102,10 +104,10 @@ fn conditions(end: &End) -> Vec<(Condition, Condition)> {
         all.extend(conditions_on_remote(remote, elsewhere()));
     }
     for field in [Field::Cgroup, Field::CurrentCgroup] {
-        let (inside, beside) = (path(root), path(&format!("{root}/other")));
+        let (above, other) = (path(root), path(&format!("{root}/other")));
         all.push((
-            with(field, MatchType::Prefix, inside),
-            with(field, MatchType::Prefix, beside),
+            with(field, MatchType::Prefix, above),
+            with(field, MatchType::Prefix, other),
         ));
     }
     let netns = |match_type| with(Field::Netns, match_type, Value::Uint(netns::cookie()));
@@ -135,13 +137,13 @@ fn conditions_on_remote(remote: SocketAddr, elsewhere: Value) -> [(Condition, Co
     ]
 }
 
-/// Filters that tell what they see, and those of them that must.
-struct Lookouts {
+/// Inspect filters, each with one condition, and the layers and ids of those that must report an event.
+struct Inspectors {
     filters: Vec<Filter>,
     expected: BTreeSet<(String, u64)>,
 }
 
-impl Lookouts {
+impl Inspectors {
     fn add(&mut self, layer: Layer, right: Condition, wrong: Condition) {
         let next = self.filters.len() as u64 + 1;
         for (id, condition) in [(next, right), (next + 1, wrong)] {
@@ -149,21 +151,21 @@ impl Lookouts {
                 id,
                 conditions: vec![condition],
                 weight: Weight::Literal(id),
-                ..Filter::new("lookout", layer, Action::Inspect)
+                ..Filter::new("inspector", layer, Action::Inspect)
             };
-            filter.check().expect("it is a good filter");
+            filter.check().expect("the filter is valid");
             self.filters.push(filter);
         }
         self.expected.insert((layer.to_string(), next));
     }
 
-    fn add_end(&mut self, family: Family, kinds: &[LayerKind], end: &End) {
+    fn add_endpoint(&mut self, family: Family, kinds: &[LayerKind], end: &Endpoint) {
         for &kind in kinds {
             for (right, wrong) in conditions(end) {
-                // Before bind there is no other end, and so no loopback.
-                let there = right.field.is_at(kind)
+                // Before bind the other end is not known, so the flag LOOPBACK is not set.
+                let has_value = right.field.is_at(kind)
                     && !(kind == LayerKind::BindRedirect && right.field == Field::Flags);
-                if there {
+                if has_value {
                     self.add(Layer { kind, family }, right, wrong);
                 }
             }
@@ -171,7 +173,7 @@ impl Lookouts {
     }
 }
 
-/// Puts lookouts for both ends in force, lets them speak, and sees what was told.
+/// Commits inspectors for both ends, lets the ends communicate, and checks the reported events.
 fn every_field_of_every_layer(test: &str, protocol: u64, client: &str, server: &str) {
     use LayerKind::{
         AuthConnect, AuthRecvAccept, BindRedirect, ConnectRedirect, EndpointClosure,
@@ -184,24 +186,24 @@ fn every_field_of_every_layer(test: &str, protocol: u64, client: &str, server: &
     let family = Family::of(client.ip());
     let below = format!("/e2e-{test}");
     let exe = std::env::current_exe()
-        .expect("it has a path")
+        .expect("the test's executable has a path")
         .display()
         .to_string();
-    let program = End {
+    let program = Endpoint {
         app: client_binary().display().to_string(),
         cgroup: format!("{below}/program"),
         protocol,
         local: client,
         remote: Some(server),
     };
-    let mut origin = End {
+    let mut origin = Endpoint {
         app: exe,
         cgroup: format!("{below}/service"),
         protocol,
         local: server,
         remote: Some(client),
     };
-    let mut lookouts = Lookouts {
+    let mut inspectors = Inspectors {
         filters: Vec::new(),
         expected: BTreeSet::new(),
     };
@@ -212,172 +214,177 @@ fn every_field_of_every_layer(test: &str, protocol: u64, client: &str, server: &
         FlowEstablished,
         EndpointClosure,
     ];
-    lookouts.add_end(family, &outbound, &program);
-    lookouts.add_end(family, &[AuthRecvAccept, FlowEstablished], &origin);
+    inspectors.add_endpoint(family, &outbound, &program);
+    inspectors.add_endpoint(family, &[AuthRecvAccept, FlowEstablished], &origin);
     if protocol == UDP {
-        origin.remote = None; // its socket has many
+        origin.remote = None; // its socket has no single peer
     }
-    lookouts.add_end(family, &[EndpointClosure], &origin);
+    inspectors.add_endpoint(family, &[EndpointClosure], &origin);
     for inbound in [0, 1] {
         let direction = |value| Condition::equal(Field::Direction, Value::Uint(value));
         let layer = Layer {
             kind: FlowEstablished,
             family,
         };
-        lookouts.add(layer, direction(inbound), direction(7));
+        inspectors.add(layer, direction(inbound), direction(7));
     }
     host.engine()
-        .commit(&lookouts.filters, &[])
-        .expect("the policy is good");
+        .commit(&inspectors.filters, &[])
+        .expect("the policy is valid");
     match protocol {
-        TCP => say_goodbye(&mut host, client, server),
-        _ => say_hello_by_datagram(&mut host, client, server),
+        TCP => connect_and_close(&mut host, client, server),
+        _ => exchange_datagrams(&mut host, client, server),
     }
-    await_lookouts(&mut host, &lookouts);
+    await_events(&mut host, &inspectors);
 }
 
-fn say_goodbye(host: &mut Host, client: SocketAddr, server: SocketAddr) {
-    let listener = TcpListener::bind(server).expect("nobody else is here");
+fn connect_and_close(host: &mut Host, client: SocketAddr, server: SocketAddr) {
+    let listener = TcpListener::bind(server).expect("the address is free");
     let accepting = thread::spawn(move || {
-        listener.accept().expect("the client comes"); // and is told goodbye
+        listener.accept().expect("the client connects"); // the accepted socket is closed at once
     });
     let (server, client) = (server.to_string(), client.to_string());
-    let told = host.client(&["connect", &server, "--bind", &client]).json();
-    assert_eq!(told["errno"], serde_json::Value::Null, "{told}");
-    accepting.join().expect("it accepted");
+    let report = host.client(&["connect", &server, "--bind", &client]).json();
+    assert_eq!(report["errno"], serde_json::Value::Null, "{report}");
+    accepting.join().expect("the connection was accepted");
 }
 
-fn say_hello_by_datagram(host: &mut Host, client: SocketAddr, server: SocketAddr) {
-    let socket = UdpSocket::bind(server).expect("nobody else is here");
+fn exchange_datagrams(host: &mut Host, client: SocketAddr, server: SocketAddr) {
+    let socket = UdpSocket::bind(server).expect("the address is free");
     let answering = thread::spawn(move || answer_once(&socket));
     let (server, client) = (server.to_string(), client.to_string());
-    let told = host
+    let report = host
         .client(&["datagrams", &server, "--bind", &client, "--connected"])
         .json();
-    assert_eq!(told["reply"], server, "{told}");
-    answering.join().expect("it answered");
+    assert_eq!(report["reply"], server, "{report}");
+    answering.join().expect("the datagram was answered");
 }
 
 fn answer_once(socket: &UdpSocket) {
     let mut buffer = [0; 64];
-    let (length, from) = socket.recv_from(&mut buffer).expect("a datagram comes");
+    let (length, from) = socket.recv_from(&mut buffer).expect("a datagram arrives");
     socket
         .send_to(&buffer[..length], from)
-        .expect("it is answered");
+        .expect("the answer is sent");
 }
 
-fn await_lookouts(host: &mut Host, lookouts: &Lookouts) {
+/// Waits until all filters that must match have reported an event. No other may have.
+fn await_events(host: &mut Host, inspectors: &Inspectors) {
     let mut seen = BTreeSet::new();
-    wait::until("all lookouts that must have told", || {
+    wait::until("all filters that must match have reported an event", || {
         for event in host
             .engine()
             .events(Duration::from_millis(1))
-            .expect("readable")
+            .expect("events are readable")
         {
             if event.kind == EventKind::Inspected {
-                let layer = event.layer.expect("it is one of ours");
+                let layer = event.layer.expect("the event has a layer");
                 seen.insert((layer.to_string(), event.filter_id));
             }
         }
-        lookouts.expected.is_subset(&seen)
+        inspectors.expected.is_subset(&seen)
     });
     let names: Vec<_> = seen
-        .difference(&lookouts.expected)
+        .difference(&inspectors.expected)
         .map(|(layer, id)| {
-            let filter = &lookouts.filters[*id as usize - 1];
+            let filter = &inspectors.filters[*id as usize - 1];
             format!("{layer}: {}", filter.conditions[0])
         })
         .collect();
-    // At the event layers one end's wrong value may be the other end's right one.
+    // Flow established and endpoint closure are classified at both ends. There, the wrong value of
+    // one end may be the right value of the other.
     let wrong: Vec<_> = names
         .iter()
         .filter(|name| {
             !name.contains("cgroup") || !name.contains("flow") && !name.contains("closure")
         })
         .collect();
-    assert!(wrong.is_empty(), "told though it does not hold: {wrong:?}");
+    assert!(
+        wrong.is_empty(),
+        "filters matched although their conditions do not hold: {wrong:?}"
+    );
 }
 
 #[test]
-fn every_field_of_every_layer_over_ipv4() {
+fn every_field_of_every_layer_has_the_right_value_over_ipv4() {
     every_field_of_every_layer("layers4", TCP, "127.0.0.5:45001", "127.0.0.1:8080");
 }
 
 #[test]
-fn every_field_of_every_layer_over_ipv6() {
+fn every_field_of_every_layer_has_the_right_value_over_ipv6() {
     every_field_of_every_layer("layers6", TCP, "[::1]:45001", "[::1]:8080");
 }
 
 #[test]
-fn every_field_of_every_layer_for_datagrams_over_ipv4() {
+fn every_field_of_every_layer_has_the_right_value_for_datagrams_over_ipv4() {
     every_field_of_every_layer("layers4_udp", UDP, "127.0.0.5:45001", "127.0.0.1:8080");
 }
 
 #[test]
-fn every_field_of_every_layer_for_datagrams_over_ipv6() {
+fn every_field_of_every_layer_has_the_right_value_for_datagrams_over_ipv6() {
     every_field_of_every_layer("layers6_udp", UDP, "[::1]:45001", "[::1]:8080");
 }
 
-/// Says goodbye to whoever comes.
+/// Starts a server that closes each connection at once.
 fn serve(address: &str) {
-    let listener = TcpListener::bind(address).expect("nobody else is here");
+    let listener = TcpListener::bind(address).expect("the address is free");
     thread::spawn(move || listener.incoming().for_each(drop));
 }
 
-/// Waits for what a filter tells.
+/// Waits for an event of this filter.
 fn await_filter(host: &mut Host, filter_id: u64) -> Event {
     let mut found = None;
     wait::until("the filter's event", || {
         let events = host.engine().events(Duration::from_millis(1));
         found = events
-            .expect("readable")
+            .expect("events are readable")
             .into_iter()
             .find(|event| event.filter_id == filter_id);
         found.is_some()
     });
-    found.expect("just found")
+    found.expect("the event was found")
 }
 
-/// Puts one filter without conditions in force, at both families of a layer.
-fn put(host: &mut Host, kind: LayerKind, action: Action) {
+/// Commits one filter without conditions, at the IPv4 and the IPv6 layer of this kind.
+fn commit_for_all(host: &mut Host, kind: LayerKind, action: Action) {
     let filters = kind.both().map(|layer| Filter {
         id: kind as u64 + 1,
         ..Filter::new("all", layer, action)
     });
     host.engine()
         .commit(&filters, &[])
-        .expect("the policy is good");
+        .expect("the policy is valid");
 }
 
 #[test]
-fn block_at_each_layer_refuses_and_is_told() {
+fn block_at_each_layer_refuses_and_is_reported() {
     netns::enter();
     let mut host = Host::new("layers_block");
     serve("127.0.0.1:8080");
     let to = "127.0.0.1:8080";
     for kind in [LayerKind::ConnectRedirect, LayerKind::AuthConnect] {
-        put(&mut host, kind, Action::Block);
-        let told = host.connect(to);
-        assert_eq!(told["errno"], libc::EACCES, "{kind:?}: {told}");
+        commit_for_all(&mut host, kind, Action::Block);
+        let report = host.connect(to);
+        assert_eq!(report["errno"], libc::EACCES, "{kind:?}: {report}");
         let event = await_filter(&mut host, kind as u64 + 1);
         assert_eq!(event.kind, EventKind::Blocked);
         assert_eq!(event.layer.map(|layer| layer.kind), Some(kind));
     }
-    put(&mut host, LayerKind::BindRedirect, Action::Block);
-    let refused = TcpListener::bind("127.0.0.1:8081").expect_err("it is blocked");
+    commit_for_all(&mut host, LayerKind::BindRedirect, Action::Block);
+    let refused = TcpListener::bind("127.0.0.1:8081").expect_err("the bind is blocked");
     assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
-    put(&mut host, LayerKind::AuthRecvAccept, Action::Block);
+    commit_for_all(&mut host, LayerKind::AuthRecvAccept, Action::Block);
     let before = host.count(Counter::Blocked);
-    let address = to.parse().expect("an address");
-    let dropped = TcpStream::connect_timeout(&address, SYN_WAIT).expect_err("it is dropped");
+    let address = to.parse().expect("an address and a port");
+    let dropped = TcpStream::connect_timeout(&address, SYN_WAIT).expect_err("the SYN is dropped");
     assert_eq!(dropped.kind(), std::io::ErrorKind::TimedOut);
     assert!(host.count(Counter::Blocked) > before);
-    put(&mut host, LayerKind::AuthRecvAccept, Action::Permit);
-    TcpStream::connect(to).expect("it is permitted");
+    commit_for_all(&mut host, LayerKind::AuthRecvAccept, Action::Permit);
+    TcpStream::connect(to).expect("the connect is permitted");
 }
 
 #[test]
-fn case_139_hard_permit_beats_a_filters_block_but_not_a_veto() {
+fn case_139_hard_permit_overrules_a_block_but_not_a_veto() {
     netns::enter();
     let mut host = Host::new("case139");
     serve("127.0.0.1:8080");
@@ -392,7 +399,7 @@ fn case_139_hard_permit_beats_a_filters_block_but_not_a_veto() {
     let filters = [of(1, 1, Action::Permit), of(2, 2, Action::Block)];
     host.engine()
         .commit(&filters, &sublayers)
-        .expect("the policy is good");
+        .expect("the policy is valid");
     assert_eq!(
         host.connect("127.0.0.1:8080")["errno"],
         serde_json::Value::Null
@@ -400,7 +407,7 @@ fn case_139_hard_permit_beats_a_filters_block_but_not_a_veto() {
     let filters = [of(1, 1, Action::Permit), of(2, 2, Action::Veto)];
     host.engine()
         .commit(&filters, &sublayers)
-        .expect("the policy is good");
+        .expect("the policy is valid");
     assert_eq!(host.connect("127.0.0.1:8080")["errno"], libc::EACCES);
     assert_eq!(await_filter(&mut host, 2).kind, EventKind::Vetoed);
     assert_eq!(host.count(Counter::Vetoed), 1);

@@ -1,11 +1,11 @@
-//! Proxies that know nothing of us, each in its place of the chain.
+//! Legacy proxies, HAProxy and V2Ray, at several positions of a chain.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 
 use e2e::HttpOrigin;
-use e2e::run::{Daemon, Run, free_port};
+use e2e::run::{ForeignDaemon, Run, free_port};
 
 const HAPROXY: &str = "
 global
@@ -31,10 +31,12 @@ const V2RAY: &str = r#"{
     "outbounds": [{ "protocol": "freedom" }]
 }"#;
 
-/// A legacy proxy, and how it is named to `--via`.
+/// A running legacy proxy.
 struct Legacy {
-    daemon: Daemon,
+    daemon: ForeignDaemon,
+    /// The argument of `--via` that names it.
     via: String,
+    /// Number of connections that it had accepted before the test.
     before: u64,
 }
 
@@ -42,7 +44,7 @@ fn haproxy(test: &str) -> Legacy {
     let port = free_port();
     let configuration = HAPROXY.replace("PORT", &port.to_string());
     let at = SocketAddr::from(([127, 0, 0, 1], port));
-    let daemon = Daemon::start(test, &["haproxy", "-db", "-f", "{}"], &configuration, at);
+    let daemon = ForeignDaemon::start(test, &["haproxy", "-db", "-f", "{}"], &configuration, at);
     let before = haproxy_connections(&daemon);
     Legacy {
         daemon,
@@ -51,12 +53,17 @@ fn haproxy(test: &str) -> Legacy {
     }
 }
 
-/// Connections it has had, by its own count.
-fn haproxy_connections(daemon: &Daemon) -> u64 {
-    let mut socket = UnixStream::connect(daemon.folder.path().join("stats")).expect("it is there");
-    socket.write_all(b"show stat\n").expect("it reads");
+/// Number of connections that HAProxy has accepted, from its statistics.
+fn haproxy_connections(daemon: &ForeignDaemon) -> u64 {
+    let socket = UnixStream::connect(daemon.folder.path().join("stats"));
+    let mut socket = socket.expect("HAProxy listens");
+    socket
+        .write_all(b"show stat\n")
+        .expect("HAProxy reads the command");
     let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("it answers");
+    socket
+        .read_to_string(&mut answer)
+        .expect("HAProxy answers the command");
     let row = answer
         .lines()
         .find(|line| line.starts_with("transparent,FRONTEND"))
@@ -71,7 +78,7 @@ fn v2ray(test: &str) -> Legacy {
     let port = free_port();
     let configuration = V2RAY.replace("PORT", &port.to_string());
     let at = SocketAddr::from(([127, 0, 0, 1], port));
-    let daemon = Daemon::start(test, &["v2ray", "-config", "{}"], &configuration, at);
+    let daemon = ForeignDaemon::start(test, &["v2ray", "-config", "{}"], &configuration, at);
     Legacy {
         daemon,
         via: format!("tcp://{at}"),
@@ -79,16 +86,16 @@ fn v2ray(test: &str) -> Legacy {
     }
 }
 
-/// Connections it has carried on to `origin`, by its own log.
-fn v2ray_connections(daemon: &Daemon, origin: SocketAddr) -> usize {
+/// Number of connections that V2Ray has relayed to this origin, from its log.
+fn v2ray_connections(daemon: &ForeignDaemon, origin: SocketAddr) -> usize {
     let log = std::fs::read_to_string(daemon.folder.path().join("access")).unwrap_or_default();
     log.lines()
         .filter(|line| line.contains("accepted") && line.contains(&origin.to_string()))
         .count()
 }
 
-/// One curl through the chain is one connection at the origin. Returns the flow lines.
-fn one_curl(chain: &[&str], origin: &HttpOrigin) -> Vec<serde_json::Value> {
+/// Runs curl through this chain. The origin must see one connection. Returns the flow lines.
+fn curl_through(chain: &[&str], origin: &HttpOrigin) -> Vec<serde_json::Value> {
     let options: Vec<&str> = chain.iter().flat_map(|via| ["--via", via]).collect();
     let url = format!("http://{}/", origin.address);
     let before = origin.accepted();
@@ -98,6 +105,7 @@ fn one_curl(chain: &[&str], origin: &HttpOrigin) -> Vec<serde_json::Value> {
     ended.flows
 }
 
+/// The chains of these flow lines, sorted, each with its names separated by spaces.
 fn chains(flows: &[serde_json::Value]) -> Vec<String> {
     let mut chains: Vec<String> = flows
         .iter()
@@ -120,9 +128,9 @@ fn haproxy_before_and_behind_inspect() {
     let origin = HttpOrigin::start();
     let legacy = haproxy("legacy_haproxy");
     let name = legacy.via.trim_start_matches("tcp://");
-    let flows = one_curl(&["inspect", &legacy.via], &origin);
+    let flows = curl_through(&["inspect", &legacy.via], &origin);
     assert_eq!(chains(&flows), ["inspect"]);
-    let flows = one_curl(&[&legacy.via, "inspect"], &origin);
+    let flows = curl_through(&[&legacy.via, "inspect"], &origin);
     assert_eq!(chains(&flows), [format!("{name} inspect")]);
     assert_eq!(haproxy_connections(&legacy.daemon) - legacy.before, 2);
 }
@@ -132,20 +140,20 @@ fn v2ray_before_and_behind_inspect() {
     let origin = HttpOrigin::start();
     let legacy = v2ray("legacy_v2ray");
     let name = legacy.via.trim_start_matches("tcp://");
-    let flows = one_curl(&["inspect", &legacy.via], &origin);
+    let flows = curl_through(&["inspect", &legacy.via], &origin);
     assert_eq!(chains(&flows), ["inspect"]);
-    let flows = one_curl(&[&legacy.via, "inspect"], &origin);
+    let flows = curl_through(&[&legacy.via, "inspect"], &origin);
     assert_eq!(chains(&flows), [format!("{name} inspect")]);
     assert_eq!(v2ray_connections(&legacy.daemon, origin.address), 2);
 }
 
 #[test]
-fn two_vendors_in_one_chain_see_one_connection_each() {
+fn two_legacy_proxies_in_one_chain_each_see_a_connection_once() {
     let origin = HttpOrigin::start();
     let (first, second) = (haproxy("legacy_two"), v2ray("legacy_two"));
-    one_curl(&[&first.via, &second.via], &origin);
-    one_curl(&[&second.via, &first.via], &origin);
-    one_curl(
+    curl_through(&[&first.via, &second.via], &origin);
+    curl_through(&[&second.via, &first.via], &origin);
+    curl_through(
         &[
             "inspect:a",
             &first.via,
@@ -160,7 +168,7 @@ fn two_vendors_in_one_chain_see_one_connection_each() {
 }
 
 #[test]
-fn legacy_proxy_sent_to_itself_does_not_go_in_circles() {
+fn legacy_proxy_does_not_loop_if_the_destination_is_the_proxy() {
     let legacy = haproxy("legacy_itself");
     let url = legacy.via.replace("tcp://", "http://");
     let ended = Run::new(&["--via", &legacy.via], &["curl", "-sS", "-m", "15", &url]).wait();

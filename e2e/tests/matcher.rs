@@ -1,21 +1,23 @@
-//! The kernel decides as the reference in the engine's filter module says.
+//! A property test: the kernel redirects connections as the reference in the engine's module
+//! `filter` says.
 
 use std::cell::RefCell;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::thread;
 
-use e2e::{Client, Host, both_ways, listen_by_hand, netns};
+use e2e::{Client, Host, copy_both_ways, listen_marked, netns};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use sidetrack_engine::filter::reference;
 use sidetrack_engine::{Absent, Filter, Service};
 
-/// With the ends of the range, and neighbours.
+/// Ports, among them the ends of the range and their neighbours.
 const PORTS: [u16; 7] = [1, 79, 80, 81, 443, 65534, 65535];
 
-/// Two full services, one with IPv4 alone, one with IPv6 alone, one with no listener.
+/// Services with the addresses of their listeners: two with both families, one with IPv4 only, one
+/// with IPv6 only, and one without a listener.
 const SERVICES: [(&str, &[&str]); 5] = [
     ("a", &["0.0.0.0:0", "[::1]:0"]),
     ("b", &["0.0.0.0:0", "[::1]:0"]),
@@ -27,42 +29,43 @@ const SERVICES: [(&str, &[&str]); 5] = [
 /// The numbers of services without a listener for this destination.
 fn absent(services: &[Service], to: SocketAddr) -> Vec<u32> {
     let listens = |addresses: &[&str]| {
-        let same = |at: &&str| at.starts_with('[') == to.is_ipv6();
-        addresses.iter().any(same)
+        let same_family = |address: &&str| address.starts_with('[') == to.is_ipv6();
+        addresses.iter().any(same_family)
     };
-    let named = services.iter().zip(SERVICES);
-    named
+    let with_addresses = services.iter().zip(SERVICES);
+    with_addresses
         .filter(|(_, (_, addresses))| !listens(addresses))
         .map(|(service, _)| service.number)
         .collect()
 }
 
-/// What a connection meets by the reference: services in order, then its end.
+/// What a client must read according to the reference: the names of the services in order, and then
+/// `origin` or `refused`.
 fn expected(filters: &[Filter], services: &[Service], to: SocketAddr) -> String {
     let absent = absent(services, to);
-    let (mut seen, mut told) = (Vec::new(), String::new());
+    let (mut seen, mut reply) = (Vec::new(), String::new());
     while let Some(index) = reference(filters, to, &seen, &absent) {
         let number = filters[index].service;
         if absent.contains(&number) {
-            return told + "refused";
+            return reply + "refused";
         }
         seen.push(number);
-        told += SERVICES[number as usize - 1].0;
-        told.push(' ');
+        reply += SERVICES[number as usize - 1].0;
+        reply.push(' ');
     }
-    told + "origin"
+    reply + "origin"
 }
 
-/// A proxy that says its name, and goes on.
+/// A proxy that sends its service's name to the client, and then relays.
 fn serve(service: &Service, name: &'static str, addresses: &[&str]) {
     for address in addresses {
-        let listener = listen_by_hand(service, address, 64);
+        let listener = listen_marked(service, address, 64);
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
                 let flow = sidetrack::query(&stream).expect("every socket answers");
                 write!(stream, "{name} ").expect("the client reads");
                 match flow.connect() {
-                    Ok(onward) => thread::spawn(move || both_ways(stream, onward)),
+                    Ok(outgoing) => thread::spawn(move || copy_both_ways(stream, outgoing)),
                     Err(_) => thread::spawn(move || stream.write_all(b"refused")),
                 };
             }
@@ -70,12 +73,12 @@ fn serve(service: &Service, name: &'static str, addresses: &[&str]) {
     }
 }
 
-/// Answers at every address and port that is tried.
+/// Starts origins that answer at every destination of the test.
 fn serve_origins() {
     netns::ip("route add local 10.0.0.0/8 dev lo");
     netns::ip("-6 route add local fd00::/8 dev lo");
     for port in PORTS {
-        let listener = TcpListener::bind(("::", port)).expect("nobody else is here");
+        let listener = TcpListener::bind(("::", port)).expect("the port is free");
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
                 stream.write_all(b"origin").expect("the client reads");
@@ -102,7 +105,7 @@ fn prefix() -> impl Strategy<Value = IpNet> {
         } else {
             length
         };
-        IpNet::new(address, length).expect("it is short enough")
+        IpNet::new(address, length).expect("the length suits the family")
     })
 }
 
@@ -127,14 +130,15 @@ fn filter() -> impl Strategy<Value = Filter> {
         })
 }
 
-struct Stage {
+/// A host with the services, and a client that connects to one destination after another.
+struct TestHost {
     host: Host,
     services: Vec<Service>,
-    program: Client,
+    client: Client,
 }
 
-impl Stage {
-    fn set() -> Self {
+impl TestHost {
+    fn start() -> Self {
         netns::enter();
         serve_origins();
         let mut host = Host::new("matcher");
@@ -142,22 +146,23 @@ impl Stage {
         for (service, (name, addresses)) in services.iter().zip(SERVICES) {
             serve(service, name, addresses);
         }
-        let program = host.client(&["ask"]);
+        let client = host.client(&["connect-each"]);
         Self {
             host,
             services,
-            program,
+            client,
         }
     }
 
-    fn ask(&mut self, to: SocketAddr) -> String {
-        self.program.tell(&to.to_string());
-        let told = self.program.line();
-        match told["errno"].as_i64() {
+    /// Connects to a destination, and returns what the client read, or `refused`.
+    fn connect(&mut self, to: SocketAddr) -> String {
+        self.client.send_line(&to.to_string());
+        let report = self.client.json_line();
+        match report["errno"].as_i64() {
             Some(errno) if errno == i64::from(libc::ECONNREFUSED) => "refused".to_owned(),
-            _ => told["reply"]
+            _ => report["reply"]
                 .as_str()
-                .unwrap_or(&told.to_string())
+                .unwrap_or(&report.to_string())
                 .to_owned(),
         }
     }
@@ -165,13 +170,14 @@ impl Stage {
 
 #[test]
 fn kernel_decides_as_the_reference_does() {
-    let stage = RefCell::new(Stage::set());
+    let test_host = RefCell::new(TestHost::start());
     let policy = prop::collection::vec(filter(), 0..12);
     let destinations = prop::collection::vec(destination(), 20);
     let mut runner = TestRunner::new(Config {
         cases: 500,
-        // A runner that is made without the macro `proptest!` does not know its source file, and would
-        // save nothing. A failing case is saved in the file of the same name next to this one.
+        // A runner that is made without the macro `proptest!` does not know its source file, and
+        // would save no failing case. They are saved next to this file, in
+        // matcher.proptest-regressions.
         source_file: Some(file!()),
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource(
             "proptest-regressions",
@@ -181,11 +187,11 @@ fn kernel_decides_as_the_reference_does() {
     });
     runner
         .run(&(policy, destinations), |(filters, destinations)| {
-            let mut stage = stage.borrow_mut();
-            stage.host.set_policy(&filters);
+            let mut test_host = test_host.borrow_mut();
+            test_host.host.set_policy(&filters);
             for to in destinations {
-                let want = expected(&filters, &stage.services, to);
-                prop_assert_eq!(stage.ask(to), want, "{}", to);
+                let expected = expected(&filters, &test_host.services, to);
+                prop_assert_eq!(test_host.connect(to), expected, "{}", to);
             }
             Ok(())
         })

@@ -1,9 +1,9 @@
-//! Options that are ours: every length, every error. Those that are not are in `foreign_options.rs`.
+//! Sidetrack's socket options: every length, and every error. Other options are in foreign_options.rs.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use e2e::sys::{get_option, set_option};
-use e2e::{Client, Host, listen_by_hand, listen_unmarked, mark};
+use e2e::{Client, Host, listen_marked, listen_unmarked, mark};
 use sidetrack_abi::kernel::{self, AutoContext, CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Filter, RedirectContext, Service};
@@ -13,7 +13,7 @@ const SOL_IP: i32 = libc::SOL_IP;
 const SOL_IPV6: i32 = libc::SOL_IPV6;
 const SO_ORIGINAL_DST: i32 = 80;
 
-/// A redirected connection, accepted here, and the program at its other end.
+/// An accepted connection that was redirected, and its client.
 struct Accepted {
     stream: TcpStream,
     _client: Client,
@@ -21,18 +21,18 @@ struct Accepted {
 
 fn accept(host: &Host, listener: &TcpListener, arguments: &[&str]) -> Accepted {
     let client = host.client(&[&["connect"], arguments].concat());
-    let (stream, _) = listener.accept().expect("the client comes");
+    let (stream, _) = listener.accept().expect("the client connects");
     Accepted {
         stream,
         _client: client,
     }
 }
 
-/// A host where everything goes to one service, with this context.
+/// A host on which every connection is redirected to one service, with this context.
 fn with_context(test: &str, context: RedirectContext) -> (Host, Service, TcpListener) {
     let mut host = Host::new(test);
     let service = host.service("inspect");
-    let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
+    let listener = listen_marked(&service, "0.0.0.0:0", 16);
     host.set_policy(&[Filter {
         context,
         ..Filter::redirect_all(service.number)
@@ -40,39 +40,40 @@ fn with_context(test: &str, context: RedirectContext) -> (Host, Service, TcpList
     (host, service, listener)
 }
 
-fn ours(socket: &TcpStream, name: i32, size: usize) -> (i32, usize) {
+/// Error number and length of a getsockopt with one of Sidetrack's options.
+fn query(socket: &TcpStream, name: i32, size: usize) -> (i32, usize) {
     let answer = get_option(socket, SOL_SIDETRACK, name, size);
     (answer.errno, answer.length as usize)
 }
 
 #[test]
-fn buffer_too_small_is_enobufs_at_every_size() {
+fn buffer_that_is_too_small_gives_enobufs_at_every_size() {
     let (host, _, listener) = with_context("too_small", RedirectContext::Fixed(vec![7; 100]));
     let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
     for (name, need) in [(INFO, 1024), (RECORDS, 32), (CONTEXT, 100)] {
         for size in 0..need {
-            let got = ours(&accepted.stream, name, size);
+            let got = query(&accepted.stream, name, size);
             assert_eq!(got, (libc::ENOBUFS, size), "option {name}");
         }
     }
-    assert_eq!(ours(&accepted.stream, RECORDS, 32), (0, 32));
-    assert_eq!(ours(&accepted.stream, CONTEXT, 100), (0, 100));
-    // INFO brings the context only if it fits whole.
-    assert_eq!(ours(&accepted.stream, INFO, 1024), (0, 1024));
-    assert_eq!(ours(&accepted.stream, INFO, 1123), (0, 1024));
-    assert_eq!(ours(&accepted.stream, INFO, 1124), (0, 1124));
-    assert_eq!(ours(&accepted.stream, INFO, 4096), (0, 1124));
+    assert_eq!(query(&accepted.stream, RECORDS, 32), (0, 32));
+    assert_eq!(query(&accepted.stream, CONTEXT, 100), (0, 100));
+    // The answer to INFO contains the context only if all of it fits.
+    assert_eq!(query(&accepted.stream, INFO, 1024), (0, 1024));
+    assert_eq!(query(&accepted.stream, INFO, 1123), (0, 1024));
+    assert_eq!(query(&accepted.stream, INFO, 1124), (0, 1124));
+    assert_eq!(query(&accepted.stream, INFO, 4096), (0, 1124));
 }
 
 #[test]
-fn answer_writes_nothing_behind_itself() {
+fn nothing_is_written_after_the_answer() {
     let (host, _, listener) = with_context("behind_itself", RedirectContext::Fixed(vec![7; 101]));
     let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
     for (name, length) in [(INFO, 1125), (RECORDS, 32), (CONTEXT, 101)] {
         let answer = get_option(&accepted.stream, SOL_SIDETRACK, name, 1500);
         assert_eq!((answer.errno, answer.length), (0, length), "option {name}");
-        let behind = &answer.buffer[length as usize..];
-        assert!(behind.iter().all(|&byte| byte == 0xa5), "option {name}");
+        let rest = &answer.buffer[length as usize..];
+        assert!(rest.iter().all(|&byte| byte == 0xa5), "option {name}");
     }
 }
 
@@ -87,14 +88,18 @@ fn each_error_has_one_meaning() {
         let answer = get_option(&unconnected, SOL_SIDETRACK, name, 4096);
         assert_eq!(answer.errno, libc::ENOTCONN, "an unconnected socket");
     }
-    // Straight to the service's own listener, past the filters.
+    // This connection reaches the service's listener directly, without a redirect.
     host.set_policy(&[]);
     let to = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
-    let client = TcpStream::connect(to).expect("somebody listens");
-    let (stream, _) = listener.accept().expect("the client comes");
+    let client = TcpStream::connect(to).expect("the client connects");
+    let (stream, _) = listener.accept().expect("the client has connected");
     for name in [INFO, CONTEXT, RECORDS] {
-        assert_eq!(ours(&stream, name, 4096).0, libc::ENODATA, "not redirected");
-        assert_eq!(ours(&client, name, 4096).0, libc::ENODATA, "a client");
+        assert_eq!(
+            query(&stream, name, 4096).0,
+            libc::ENODATA,
+            "not redirected"
+        );
+        assert_eq!(query(&client, name, 4096).0, libc::ENODATA, "a client");
     }
     assert!(matches!(
         sidetrack::query(&stream),
@@ -107,11 +112,11 @@ fn each_error_has_one_meaning() {
 }
 
 #[test]
-fn without_a_context_only_context_is_enodata() {
+fn without_a_context_only_the_option_context_answers_enodata() {
     let (host, _, listener) = with_context("no_context", RedirectContext::None);
     let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
-    assert_eq!(ours(&accepted.stream, CONTEXT, 4096).0, libc::ENODATA);
-    assert_eq!(ours(&accepted.stream, INFO, 4096), (0, 1024));
+    assert_eq!(query(&accepted.stream, CONTEXT, 4096).0, libc::ENODATA);
+    assert_eq!(query(&accepted.stream, INFO, 4096), (0, 1024));
     let unknown = get_option(&accepted.stream, SOL_SIDETRACK, 99, 4096);
     assert_eq!(unknown.errno, libc::EOPNOTSUPP, "the kernel's own answer");
     assert_eq!(sidetrack::query(&accepted.stream).unwrap().context(), None);
@@ -129,7 +134,7 @@ fn contexts_of_every_length_come_back_byte_for_byte() {
             ..Filter::redirect_all(service.number)
         }]);
         let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
-        let flow = sidetrack::query(&accepted.stream).expect("it answers");
+        let flow = sidetrack::query(&accepted.stream).expect("the socket answers");
         assert_eq!(flow.context(), Some(&context[..]), "{length} bytes");
         let answer = get_option(&accepted.stream, SOL_SIDETRACK, CONTEXT, length as usize);
         assert_eq!(
@@ -153,12 +158,13 @@ fn contexts_of_every_length_come_back_byte_for_byte() {
 }
 
 #[test]
-fn automatic_context_tells_of_the_flow() {
+fn automatic_context_describes_the_flow() {
     let (host, _, listener) = with_context("auto_context", RedirectContext::Auto);
     let mut client = host.client(&["connect", "10.1.2.3:80"]);
-    let (stream, _) = listener.accept().expect("the client comes");
-    let flow = sidetrack::query(&stream).expect("it answers");
-    let context = AutoContext::read_from_bytes(flow.context().expect("there is one")).unwrap();
+    let (stream, _) = listener.accept().expect("the client connects");
+    let flow = sidetrack::query(&stream).expect("the socket answers");
+    let context = flow.context().expect("the flow has a context");
+    let context = AutoContext::read_from_bytes(context).unwrap();
     assert_eq!((context.version, context.size), (2, 296));
     assert_eq!(context.flow_id, flow.id());
     assert_eq!(context.pid, client.child().id());
@@ -167,25 +173,32 @@ fn automatic_context_tells_of_the_flow() {
     let to = sidetrack_abi::address::socket_address(context.remote_addr, context.remote_port);
     assert_eq!(to.to_string(), "10.1.2.3:80");
     let executable = sidetrack_abi::address::text(&context.executable);
-    let told = String::from_utf8_lossy(executable).into_owned();
-    assert_eq!(std::path::Path::new(&told), executable_of(&mut client));
+    let executable = String::from_utf8_lossy(executable).into_owned();
+    assert_eq!(
+        std::path::Path::new(&executable),
+        executable_of(&mut client)
+    );
     assert_eq!(flow.program().executable, executable_of(&mut client));
     assert_eq!(flow.program().comm.to_string(), "client");
-    assert_eq!(flow.program().cgroup_id, host.program.id());
+    assert_eq!(flow.program().cgroup_id, host.program_cgroup.id());
 }
 
 fn executable_of(client: &mut Client) -> std::path::PathBuf {
-    std::fs::read_link(format!("/proc/{}/exe", client.child().id())).expect("it runs")
+    std::fs::read_link(format!("/proc/{}/exe", client.child().id())).expect("the client runs")
 }
 
 #[test]
-fn listen_is_refused_where_it_makes_no_sense() {
+fn option_listen_is_refused_on_unsuitable_sockets() {
     let mut host = Host::new("listen_refused");
     let service = host.service("inspect");
     let idle = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    assert_eq!(mark(&idle, &service), libc::EINVAL, "it does not listen");
-    let listener = listen_by_hand(&service, "0.0.0.0:0", 16);
-    assert_eq!(mark(&listener, &service), libc::EALREADY, "twice");
+    assert_eq!(
+        mark(&idle, &service),
+        libc::EINVAL,
+        "the socket does not listen"
+    );
+    let listener = listen_marked(&service, "0.0.0.0:0", 16);
+    assert_eq!(mark(&listener, &service), libc::EALREADY, "marked twice");
     let other = listen_unmarked("0.0.0.0:0", 16);
     assert_eq!(mark(&other, &service), libc::EADDRINUSE, "another address");
     assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
@@ -197,11 +210,11 @@ fn listen_is_refused_where_it_makes_no_sense() {
     assert_eq!(host.count(Counter::BadSecret), 0);
 
     let fresh = listen_unmarked("0.0.0.0:0", 16);
-    for at in 0..service.credentials().len() {
+    for index in 0..service.credentials().len() {
         let mut wrong = service.credentials().to_vec();
-        wrong[at] ^= 0x10;
+        wrong[index] ^= 0x10;
         let refused = set_option(&fresh, SOL_SIDETRACK, kernel::LISTEN, &wrong);
-        assert_eq!(refused, libc::EINVAL, "byte {at} is wrong");
+        assert_eq!(refused, libc::EINVAL, "byte {index} is wrong");
     }
     assert_eq!(host.count(Counter::BadSecret), 32);
     for size in (0..32).chain([33, 4096, 5000]) {
@@ -212,7 +225,7 @@ fn listen_is_refused_where_it_makes_no_sense() {
     }
 }
 
-/// What conntrack would say: a sockaddr_in, or a sockaddr_in6.
+/// What conntrack would answer: the bytes of a sockaddr_in or a sockaddr_in6.
 fn socket_address(to: SocketAddr) -> Vec<u8> {
     let mut bytes = match to {
         SocketAddr::V4(_) => (libc::AF_INET as u16).to_ne_bytes().to_vec(),
@@ -227,10 +240,10 @@ fn socket_address(to: SocketAddr) -> Vec<u8> {
 }
 
 #[test]
-fn original_destination_is_told_to_legacy_proxies() {
+fn so_original_dst_answers_legacy_proxies() {
     let mut host = Host::new("original_dst");
     let service = host.service("inspect");
-    let listeners = ["0.0.0.0:0", "[::1]:0"].map(|at| listen_by_hand(&service, at, 16));
+    let listeners = ["0.0.0.0:0", "[::1]:0"].map(|at| listen_marked(&service, at, 16));
     host.redirect_all(&[&service]);
     let mapped = ["10.1.2.3:80", "--mapped"];
     for (listener, arguments, level, sizes) in [
@@ -244,42 +257,42 @@ fn original_destination_is_told_to_legacy_proxies() {
         (1, &["[2001:db8::7]:443"], SOL_IPV6, &[28, 32, 4096, 5000]),
     ] {
         let accepted = accept(&host, &listeners[listener], arguments);
-        let want = socket_address(arguments[0].parse().unwrap());
+        let expected = socket_address(arguments[0].parse().unwrap());
         for &size in sizes {
             let answer = get_option(&accepted.stream, level, SO_ORIGINAL_DST, size);
             let case = format!("{arguments:?} in {size} bytes: {answer:?}");
             assert_eq!(
                 (answer.errno, answer.length as usize),
-                (0, want.len()),
+                (0, expected.len()),
                 "{case}"
             );
-            assert_eq!(answer.buffer[..want.len()], want, "{case}");
+            assert_eq!(answer.buffer[..expected.len()], expected, "{case}");
         }
-        let small = get_option(&accepted.stream, level, SO_ORIGINAL_DST, want.len() - 1);
+        let small = get_option(&accepted.stream, level, SO_ORIGINAL_DST, expected.len() - 1);
         assert_eq!(small.errno, libc::EINVAL);
         let other = SOL_IP + SOL_IPV6 - level;
         let other = get_option(&accepted.stream, other, SO_ORIGINAL_DST, 28);
-        assert_ne!(other.errno, 0, "not of the other family");
+        assert_ne!(other.errno, 0, "the level of the other family");
     }
 }
 
 #[test]
-fn without_redirection_the_kernels_own_original_destination_stands() {
+fn so_original_dst_is_unchanged_without_redirection() {
     let mut host = Host::new("original_dst_own");
     let service = host.service("inspect");
-    let listener = listen_by_hand(&service, "127.0.0.1:0", 16);
-    let inside = TcpStream::connect(listener.local_addr().unwrap()).expect("somebody listens");
-    let (accepted, _) = listener.accept().expect("just connected");
-    host.leave();
-    let outside = TcpStream::connect(listener.local_addr().unwrap()).expect("somebody listens");
+    let listener = listen_marked(&service, "127.0.0.1:0", 16);
+    let inside = TcpStream::connect(listener.local_addr().unwrap()).expect("the client connects");
+    let (accepted, _) = listener.accept().expect("the client has connected");
+    host.leave_scope();
+    let outside = TcpStream::connect(listener.local_addr().unwrap()).expect("the client connects");
     for size in [0, 15, 16, 28, 5000] {
         for level in [SOL_IP, SOL_IPV6] {
-            let own = get_option(&outside, level, SO_ORIGINAL_DST, size);
-            assert_ne!(own.errno, 0, "there is no conntrack");
+            let unchanged = get_option(&outside, level, SO_ORIGINAL_DST, size);
+            assert_ne!(unchanged.errno, 0, "there is no conntrack");
             for socket in [&inside, &accepted] {
                 assert_eq!(
                     get_option(socket, level, SO_ORIGINAL_DST, size),
-                    own,
+                    unchanged,
                     "{size}"
                 );
             }
@@ -287,34 +300,35 @@ fn without_redirection_the_kernels_own_original_destination_stands() {
     }
 }
 
-/// LISTEN counts a socket for its own family: one at [::] that takes IPv4 too is no IPv4 listener.
+/// LISTEN registers a socket for its own family. A socket at [::] that also accepts IPv4 is no IPv4
+/// listener.
 #[test]
 fn dual_stack_listener_serves_ipv6_only() {
     let mut host = Host::new("dual_stack");
     let service = host.service("inspect");
-    let listener = listen_by_hand(&service, "[::]:0", 16);
+    let listener = listen_marked(&service, "[::]:0", 16);
     host.redirect_all(&[&service]);
     assert_eq!(host.engine().listeners(&service).unwrap(), (0, 1));
     let accepted = accept(&host, &listener, &["[fd00::1]:80"]);
-    let flow = sidetrack::query(&accepted.stream).expect("it answers");
+    let flow = sidetrack::query(&accepted.stream).expect("the socket answers");
     assert_eq!(flow.original_destination().to_string(), "[fd00::1]:80");
-    let told = host.connect("10.1.2.3:80");
+    let report = host.connect("10.1.2.3:80");
     assert_eq!(
-        told["errno"],
+        report["errno"],
         libc::ECONNREFUSED,
-        "no IPv4 listener: {told}"
+        "there is no IPv4 listener: {report}"
     );
 }
 
 #[test]
-fn where_no_engine_is_attached_the_sdk_says_so() {
-    let host = Host::bare("no_engine");
-    host.enter_service();
+fn sdk_reports_that_no_engine_is_attached() {
+    let host = Host::without_engine("no_engine");
+    host.enter_service_cgroup();
     let listener = listen_unmarked("127.0.0.1:0", 16);
-    let client = TcpStream::connect(listener.local_addr().unwrap()).expect("somebody listens");
-    let (accepted, _) = listener.accept().expect("just connected");
+    let client = TcpStream::connect(listener.local_addr().unwrap()).expect("the client connects");
+    let (accepted, _) = listener.accept().expect("the client has connected");
     for name in [INFO, CONTEXT, RECORDS] {
-        assert_eq!(ours(&accepted, name, 4096), (libc::EOPNOTSUPP, 4096));
+        assert_eq!(query(&accepted, name, 4096), (libc::EOPNOTSUPP, 4096));
     }
     let records = [0; 32];
     let errno = set_option(&client, SOL_SIDETRACK, RECORDS, &records);
@@ -323,7 +337,7 @@ fn where_no_engine_is_attached_the_sdk_says_so() {
         sidetrack::query(&accepted),
         Err(sidetrack::Error::NoEngine)
     ));
-    let service = sidetrack::Service::from_bytes(&[1; 32]).expect("it has the right length");
+    let service = sidetrack::Service::from_bytes(&[1; 32]).expect("the length is right");
     let refused = sidetrack::Listener::bind(&service);
     assert!(matches!(refused, Err(sidetrack::Error::NoEngine)));
 }

@@ -1,4 +1,5 @@
-//! A pinned data path outlives its engine, and the next one takes it up (design 7.8).
+//! A pinned data path outlives its engine, and the next engine adopts it (ARCHITECTURE.md,
+//! What must always hold, 8).
 
 use e2e::{Bpffs, Host, wait};
 use libbpf_rs::{MapHandle, MapType};
@@ -12,6 +13,7 @@ fn config(bpffs: &Bpffs) -> Config {
     }
 }
 
+/// Starts an engine that adopts the pinned data path.
 fn reopen(host: &mut Host, bpffs: &Bpffs) {
     let engine = Engine::open(host.root(), config(bpffs))
         .and_then(|engine| engine.load())
@@ -20,9 +22,9 @@ fn reopen(host: &mut Host, bpffs: &Bpffs) {
 }
 
 #[test]
-fn pinned_data_path_outlives_its_engine_and_is_taken_up() {
+fn pinned_data_path_outlives_its_engine_and_is_adopted() {
     let bpffs = Bpffs::mount();
-    let mut host = Host::with("pins", config(&bpffs));
+    let mut host = Host::with_config("pins", config(&bpffs));
     let service = host.service("inspect");
     let _answering = host.answer(&service);
     host.redirect_all(&[&service]);
@@ -33,13 +35,18 @@ fn pinned_data_path_outlives_its_engine_and_is_taken_up() {
         assert_eq!(
             host.connect("10.1.2.3:81")["reply"],
             "10.1.2.3:81",
-            "nobody holds it but the pins"
+            "only the pins hold the data path"
         );
         reopen(&mut host, &bpffs);
         assert!(host.engine().resumed());
         assert_eq!(host.engine().generation(), generation);
         assert_eq!(host.engine().service_name(service.number), Some("inspect"));
-        assert_eq!(host.engine().listeners(&service).expect("readable"), (1, 1));
+        assert_eq!(
+            host.engine()
+                .listeners(&service)
+                .expect("the map is readable"),
+            (1, 1)
+        );
         assert_eq!(host.connect("10.1.2.3:82")["reply"], "10.1.2.3:82");
         host.redirect_all(&[&service]);
         assert_eq!(host.engine().generation(), generation + 1);
@@ -47,84 +54,87 @@ fn pinned_data_path_outlives_its_engine_and_is_taken_up() {
         assert_eq!(host.connect("10.1.2.3:83")["reply"], "10.1.2.3:83");
     }
     drop(host.engine.take());
-    remove_pins(&bpffs.pins()).expect("they can go");
+    remove_pins(&bpffs.pins()).expect("the pins are removed");
     wait::until("nothing is redirected any more", || {
         host.connect("127.0.0.1:1")["errno"] == libc::ECONNREFUSED
     });
 }
 
-/// As if the engine had been killed while it attached.
+/// The state is that of an engine which was killed while it attached its programs.
 #[test]
-fn data_path_that_is_attached_in_part_is_completed() {
+fn partly_attached_data_path_is_completed() {
     let bpffs = Bpffs::mount();
-    let mut host = Host::with("pins_part", config(&bpffs));
+    let mut host = Host::with_config("pins_part", config(&bpffs));
     let service = host.service("inspect");
     let _answering = host.answer(&service);
     host.redirect_all(&[&service]);
     drop(host.engine.take());
-    let links = std::fs::read_dir(bpffs.pins().join("links")).expect("they are there");
+    let links = std::fs::read_dir(bpffs.pins().join("links")).expect("the links are pinned");
     let mut removed = 0;
     for link in links.flatten() {
-        let name = link.file_name().into_string().expect("it is text");
+        let name = link.file_name().into_string().expect("the name is UTF-8");
         if ["_getpeername4", "_connect6", "_getsockopt"]
             .iter()
             .any(|program| name.ends_with(program))
         {
-            std::fs::remove_file(link.path()).expect("it can be removed");
+            std::fs::remove_file(link.path()).expect("the pin is removed");
             removed += 1;
         }
     }
     assert_eq!(removed, 3, "a link of each of these programs was pinned");
     reopen(&mut host, &bpffs);
     for to in ["10.1.2.3:80", "[fd00::1]:80"] {
-        let told = host.connect(to);
-        assert_eq!((&told["reply"], &told["peer"]), (&to.into(), &to.into()));
+        let report = host.connect(to);
+        assert_eq!(
+            (&report["reply"], &report["peer"]),
+            (&to.into(), &to.into())
+        );
     }
     drop(host.engine.take());
-    remove_pins(&bpffs.pins()).expect("they can go");
+    remove_pins(&bpffs.pins()).expect("the pins are removed");
 }
 
-/// As another version might have it.
+/// Another version of Sidetrack might have pinned such a map.
 #[test]
-fn pinned_map_of_another_size_is_refused_by_its_name() {
+fn pinned_map_of_another_size_is_refused_and_named() {
     let bpffs = Bpffs::mount();
-    let mut host = Host::with("pins_size", config(&bpffs));
+    let mut host = Host::with_config("pins_size", config(&bpffs));
     drop(host.engine.take());
     let path = bpffs.pins().join("maps/sidetrack_contexts");
-    std::fs::remove_file(&path).expect("it is there");
+    std::fs::remove_file(&path).expect("the map is pinned");
     let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
         ..Default::default()
     };
     let mut other = MapHandle::create(MapType::Array, Some("other"), 4, 8, 1, &options)
-        .expect("a map can be made");
-    other.pin(&path).expect("it can be pinned");
+        .expect("the map is made");
+    other.pin(&path).expect("the map is pinned");
     let refused = Engine::open(host.root(), config(&bpffs)).err();
-    let refused = refused.expect("it is refused").to_string();
+    let refused = refused.expect("the map is refused").to_string();
     assert!(refused.contains("sidetrack_contexts"), "{refused}");
-    remove_pins(&bpffs.pins()).expect("they can go");
+    remove_pins(&bpffs.pins()).expect("the pins are removed");
 }
 
 #[test]
-fn pins_of_another_scope_are_left_alone() {
+fn pins_of_another_scope_are_refused() {
     let bpffs = Bpffs::mount();
-    let mut host = Host::with("pins_scope", config(&bpffs));
+    let mut host = Host::with_config("pins_scope", config(&bpffs));
     drop(host.engine.take());
-    let other = Engine::open(&host.program, config(&bpffs));
+    let other = Engine::open(&host.program_cgroup, config(&bpffs));
     assert!(matches!(other.err(), Some(Error::Pins { .. })));
-    remove_pins(&bpffs.pins()).expect("they can go");
+    remove_pins(&bpffs.pins()).expect("the pins are removed");
 }
 
 #[test]
-fn folder_that_is_no_bpf_file_system_is_refused() {
-    let host = Host::bare("pins_plain");
-    let folder = tempfile::tempdir().expect("a folder");
+fn pins_outside_of_a_bpf_file_system_are_refused() {
+    let host = Host::without_engine("pins_plain");
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let config = Config {
         pins: Some(folder.path().join("pins")),
         ..Config::default()
     };
     let refused = Engine::open(host.root(), config)
         .err()
-        .expect("it is refused");
+        .expect("the folder is refused");
     assert!(refused.to_string().contains("mount -t bpf"), "{refused}");
 }

@@ -1,7 +1,8 @@
-//! The kernel says of every connection what the reference says: all layers, all fields, all actions.
+//! A property test: the kernel classifies every connection as the reference does, at all layers,
+//! with all fields and all actions.
 //!
-//! The kernel is asked by its own matcher, on values made up here. That the hooks fill in the right
-//! values is the matter of `layers.rs`.
+//! The kernel's classification runs on field values that the test generates. layers.rs tests that
+//! the hooks read the right values.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,8 +24,9 @@ use sidetrack_policy::{
 };
 use tempfile::TempDir;
 
-/// Policies tried, each on so many connections.
+/// Number of policies.
 const POLICIES: u32 = 1500;
+/// Number of connections for each policy.
 const CONNECTIONS: usize = 20;
 
 const V4: [&str; 5] = ["10.0.0.1", "10.0.0.2", "10.1.2.3", "127.0.0.1", "0.0.0.0"];
@@ -41,21 +43,21 @@ const NUMBERS: [u64; 5] = [0, 1, 6, 80, 255];
 const APPS: [&str; 3] = ["curl", "wget", "missing"];
 const CGROUPS: [&str; 5] = ["", "a", "a/b", "c", "missing"];
 
-fn family(layer: Layer) -> [&'static str; 5] {
+fn addresses(layer: Layer) -> [&'static str; 5] {
     if layer.family == Family::V4 { V4 } else { V6 }
 }
 
 fn address(text: &str) -> IpAddr {
-    text.parse().expect("an address")
+    text.parse().expect("an IP address")
 }
 
-/// Places on this host that the policies name.
-struct Places {
+/// The executables and cgroups that the policies name.
+struct TestPaths {
     folder: TempDir,
     cgroup: String,
 }
 
-impl Places {
+impl TestPaths {
     fn app(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
@@ -64,8 +66,8 @@ impl Places {
         format!("{}/{name}", self.cgroup)
     }
 
-    /// A generated condition names them shortly.
-    fn fill_in(&self, filter: &mut Filter) {
+    /// Replaces the short names in generated conditions by full paths.
+    fn expand(&self, filter: &mut Filter) {
         for condition in &mut filter.conditions {
             if let Value::Path(path) = &mut condition.value {
                 *path = match condition.field.kind() {
@@ -85,13 +87,13 @@ fn value(field: Field, layer: Layer, match_type: MatchType) -> BoxedStrategy<Val
         FieldType::Cgroup => select(&CGROUPS[..])
             .prop_map(|name| Value::Path(name.into()))
             .boxed(),
-        FieldType::Address => select(family(layer).to_vec())
+        FieldType::Address => select(addresses(layer).to_vec())
             .prop_map(|text| Value::Address(address(text)))
             .boxed(),
         FieldType::Uint(_) if field == Field::Flags => (0_u64..8)
             .prop_map(|bits| {
                 let set = flags::NAMES.iter().enumerate();
-                Value::Uint(set.map(|(at, (_, bit))| (bits >> at & 1) * bit).sum())
+                Value::Uint(set.map(|(index, (_, bit))| (bits >> index & 1) * bit).sum())
             })
             .boxed(),
         FieldType::Uint(_) => select(&NUMBERS[..]).prop_map(Value::Uint).boxed(),
@@ -101,8 +103,8 @@ fn value(field: Field, layer: Layer, match_type: MatchType) -> BoxedStrategy<Val
     } else {
         V6_PREFIXES
     };
-    let prefix =
-        select(prefixes.to_vec()).prop_map(|text| Value::Prefix(text.parse().expect("a prefix")));
+    let prefix = select(prefixes.to_vec())
+        .prop_map(|text| Value::Prefix(text.parse().expect("an address prefix")));
     match match_type {
         MatchType::Range => (single(), single())
             .prop_map(|(one, other)| {
@@ -155,7 +157,7 @@ fn weight() -> impl Strategy<Value = Weight> {
     ]
 }
 
-/// A filter at one of these layers that passes its own checks, its paths aside.
+/// A valid filter at one of these layers. Its paths are still short names.
 fn filter(layers: Vec<Layer>) -> impl Strategy<Value = Filter> {
     select(layers)
         .prop_flat_map(|layer| {
@@ -188,7 +190,7 @@ fn filter(layers: Vec<Layer>) -> impl Strategy<Value = Filter> {
                 ..Filter::new("f", layer, action)
             },
         )
-        .prop_filter("its conditions go together", |filter| {
+        .prop_filter("the filter is valid", |filter| {
             let mut filter = filter.clone();
             for condition in &mut filter.conditions {
                 if let Value::Path(path) = &mut condition.value {
@@ -199,17 +201,20 @@ fn filter(layers: Vec<Layer>) -> impl Strategy<Value = Filter> {
         })
 }
 
-/// A program, with its executable and its cgroup named shortly.
-type Named = (&'static str, u32, usize);
+/// A program: its executable's short name, its user, and the index of its cgroup in CGROUPS.
+type ShortProgram = (&'static str, u32, usize);
 
-fn program() -> impl Strategy<Value = Named> {
+fn program() -> impl Strategy<Value = ShortProgram> {
     (select(&APPS[..]), select(vec![0, 1, 6]), 0..CGROUPS.len())
 }
 
+/// A connection at one layer: the original program, the current program, the indices of the local
+/// and the remote address in V4 or V6, the ports, (protocol, network namespace, bits for direction
+/// and flags), and the states of the services.
 type Connection = (
     Layer,
-    Named,
-    Named,
+    ShortProgram,
+    ShortProgram,
     [usize; 2],
     [u16; 2],
     (u8, u64, u8),
@@ -230,7 +235,7 @@ fn connection(layers: Vec<Layer>) -> impl Strategy<Value = Connection> {
             ServiceStates {
                 seen,
                 absent,
-                legacy_min_rank: legacy_min_rank.saturating_sub(6), // often none
+                legacy_min_rank: legacy_min_rank.saturating_sub(6), // often 0, which is none
             }
         }),
     )
@@ -238,23 +243,23 @@ fn connection(layers: Vec<Layer>) -> impl Strategy<Value = Connection> {
 
 fn field_values(
     connection: &Connection,
-    places: &Places,
+    test_paths: &TestPaths,
     paths: &Paths,
     cgroups: &HashMap<usize, Vec<u64>>,
 ) -> FieldValues {
-    let (layer, first, current, ends, ports, (protocol, netns, bits), _) = connection;
-    let program = |(app, user, cgroup): &Named| Program {
-        app: paths.file(&places.app(app)).unwrap_or(FileId {
+    let (layer, original, current, ends, ports, (protocol, netns, bits), _) = connection;
+    let program = |(app, user, cgroup): &ShortProgram| Program {
+        app: paths.file(&test_paths.app(app)).unwrap_or(FileId {
             device: 9,
             inode: 9,
         }),
         user: *user,
         cgroups: cgroups.get(cgroup).cloned().unwrap_or_default(),
     };
-    let end = |at: usize, port| SocketAddr::new(address(family(*layer)[at]), port);
+    let end = |index: usize, port| SocketAddr::new(address(addresses(*layer)[index]), port);
     FieldValues {
         layer: *layer,
-        program: program(first),
+        program: program(original),
         current: program(current),
         local: end(ends[0], ports[0]),
         remote: end(ends[1], ports[1]),
@@ -266,13 +271,14 @@ fn field_values(
     }
 }
 
-/// All of one policy, and the kernel that judges by it.
-struct Stage {
+/// A host with the services, sublayers, executables and cgroups that the policies name.
+struct TestHost {
     host: Host,
-    places: Places,
+    test_paths: TestPaths,
     services: Vec<Service>,
     sublayers: Vec<Sublayer>,
-    /// Each of CGROUPS that is there, with those above it.
+    /// For the index of each cgroup of CGROUPS that exists: its number, after those of the cgroups
+    /// above it.
     cgroups: HashMap<usize, Vec<u64>>,
 }
 
@@ -284,31 +290,35 @@ fn identity(key: u128, name: &str) -> Identity {
     }
 }
 
-impl Stage {
-    fn set() -> Self {
+impl TestHost {
+    fn start() -> Self {
         let mut host = Host::new("policy");
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary folder");
         for app in &APPS[..2] {
-            fs::write(folder.path().join(app), "").expect("a file");
+            fs::write(folder.path().join(app), "").expect("the file is written");
         }
-        let below = host.root().path().file_name().expect("it has a name");
-        let places = Places {
+        let root = host
+            .root()
+            .path()
+            .file_name()
+            .expect("the cgroup has a name");
+        let test_paths = TestPaths {
             folder,
-            cgroup: format!("/{}", below.to_string_lossy()),
+            cgroup: format!("/{}", root.to_string_lossy()),
         };
         let mut cgroups = HashMap::new();
-        for (at, name) in CGROUPS
+        for (index, name) in CGROUPS
             .iter()
             .enumerate()
             .filter(|(_, name)| **name != "missing")
         {
             let path = host.root().path().join(name);
-            let _ = fs::create_dir(path); // the first is there
+            let _ = fs::create_dir(path); // the first one exists
             let paths = Paths::new().expect("cgroup v2 is mounted");
             let parts: Vec<_> = name.split('/').filter(|part| !part.is_empty()).collect();
-            let above = (0..=parts.len()).map(|depth| places.cgroup(&parts[..depth].join("/")));
-            let ids = above.map(|path| paths.cgroup(&path).expect("it was made").id);
-            cgroups.insert(at, ids.collect());
+            let above = (0..=parts.len()).map(|depth| test_paths.cgroup(&parts[..depth].join("/")));
+            let ids = above.map(|path| paths.cgroup(&path).expect("the cgroup exists").id);
+            cgroups.insert(index, ids.collect());
         }
         let services: Vec<_> = (1..=4)
             .map(|key| Service {
@@ -338,7 +348,7 @@ impl Stage {
             .collect();
         Self {
             host,
-            places,
+            test_paths,
             services,
             sublayers,
             cgroups,
@@ -347,14 +357,15 @@ impl Stage {
 
     fn ranked<'a>(&'a self, filters: &'a [Filter]) -> Vec<RankedFilter<'a>> {
         let services = (1..).zip(&self.services);
-        order(filters, &self.sublayers, services).expect("all are there")
+        order(filters, &self.sublayers, services).expect("all sublayers and services exist")
     }
 }
 
 #[test]
-fn kernel_judges_every_layer_as_the_reference_does() {
-    let stage = RefCell::new(Stage::set());
-    // Some policies at all layers, some at one: those have an index worth its name.
+fn kernel_classifies_every_layer_as_the_reference_does() {
+    let test_host = RefCell::new(TestHost::start());
+    // Some policies have filters at all layers, and some have many filters at one layer, so that
+    // its index is used.
     let all: Vec<Layer> = Layer::all().collect();
     let layers = prop_oneof![
         Just((all.clone(), 40)),
@@ -368,8 +379,9 @@ fn kernel_judges_every_layer_as_the_reference_does() {
     });
     let mut runner = TestRunner::new(Config {
         cases: POLICIES,
-        // A runner that is made without the macro `proptest!` does not know its source file, and would
-        // save nothing. A failing case is saved in the file of the same name next to this one.
+        // A runner that is made without the macro `proptest!` does not know its source file, and
+        // would save no failing case. They are saved next to this file, in
+        // policy.proptest-regressions.
         source_file: Some(file!()),
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource(
             "proptest-regressions",
@@ -382,49 +394,54 @@ fn kernel_judges_every_layer_as_the_reference_does() {
     let paths = Paths::new().expect("cgroup v2 is mounted");
     runner
         .run(&cases, |(mut filters, connections)| {
-            let mut stage = stage.borrow_mut();
+            let mut test_host = test_host.borrow_mut();
             for (filter, id) in filters.iter_mut().zip(1..) {
                 filter.id = id;
-                stage.places.fill_in(filter);
+                test_host.test_paths.expand(filter);
             }
-            let sublayers = stage.sublayers.clone();
-            stage
+            let sublayers = test_host.sublayers.clone();
+            test_host
                 .host
                 .engine()
                 .commit(&filters, &sublayers)
-                .expect("the policy is good");
-            let generation = stage.host.engine().generation();
+                .expect("the policy is valid");
+            let generation = test_host.host.engine().generation();
             for connection in &connections {
-                let field_values = field_values(connection, &stage.places, &paths, &stage.cgroups);
+                let field_values = field_values(
+                    connection,
+                    &test_host.test_paths,
+                    &paths,
+                    &test_host.cgroups,
+                );
                 let states = &connection.6;
-                let ranked = stage.ranked(&filters);
-                let want = classify(&ranked, &paths, &field_values, states);
-                let engine = stage.host.engine.as_ref().expect("it is there");
-                let got = engine
+                let ranked = test_host.ranked(&filters);
+                let expected = classify(&ranked, &paths, &field_values, states);
+                let engine = test_host.host.engine.as_ref().expect("the engine exists");
+                let actual = engine
                     .classify(&field_values, Some(states))
                     .expect("there is a policy");
-                prop_assert_eq!(got.generation, generation);
+                prop_assert_eq!(actual.generation, generation);
                 prop_assert_eq!(
                     (
-                        got.blocked,
-                        got.hard,
-                        got.vetoed,
-                        got.absent,
-                        got.decided_by,
-                        got.redirect
+                        actual.blocked,
+                        actual.hard,
+                        actual.vetoed,
+                        actual.absent,
+                        actual.decided_by,
+                        actual.redirect
                     ),
                     (
-                        want.blocked,
-                        want.hard,
-                        want.vetoed,
-                        want.absent,
-                        want.decided_by,
-                        want.redirect
+                        expected.blocked,
+                        expected.hard,
+                        expected.vetoed,
+                        expected.absent,
+                        expected.decided_by,
+                        expected.redirect
                     ),
                     "{:?}\n{:?}\n{:?}",
                     field_values,
                     states,
-                    want.effects
+                    expected.effects
                 );
             }
             Ok(())

@@ -1,4 +1,5 @@
-//! The SDK's registration: a service, its secret, its listeners and its filters, in one call.
+//! The SDK's `Registration`, which adds a service with its objects, and starts its listeners, in
+//! one call.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ fn filter(layer: v1::Layer) -> v1::Filter {
     }
 }
 
-/// Answers with the original destination, for as long as the process lives.
+/// Starts a proxy that answers with the original destination until the process ends.
 fn answer(service: &Service) -> Result<(), Error> {
     let listener = Listener::bind(service)?;
     thread::spawn(move || {
@@ -30,7 +31,8 @@ fn answer(service: &Service) -> Result<(), Error> {
     Ok(())
 }
 
-/// Registers a service of its own, and counts how often it was listened for.
+/// Registers a service with its own objects. `times` is the number of calls of the function that
+/// listens.
 fn register(daemon: &Daemon, times: &Arc<AtomicUsize>) -> Registration {
     let times = Arc::clone(times);
     let listen = move |service: &Service| -> Result<(), Error> {
@@ -58,85 +60,104 @@ fn sessions(daemon: &Daemon) -> Vec<v1::SessionState> {
     daemon.api().state().sessions
 }
 
-/// How many the kernel knows as services'.
+/// Number of processes that the kernel knows to belong to a service.
 fn processes(daemon: &Daemon) -> u64 {
     let tables = daemon.api().state().tables;
     let mut tables = tables.iter();
     let table = tables.find(|table| table.name == "processes of services");
-    table.expect("it is one").used
+    table.expect("the table is listed").used
 }
 
 #[test]
-fn example_is_a_vendors_product_that_outlives_the_daemon_and_leaves_nothing() {
-    let host = Host::bare("registration_example");
+fn vendor_example_works_without_the_daemon_and_leaves_nothing() {
+    let host = Host::without_engine("registration_example");
     let mut daemon = Daemon::attached(&host);
     let origin = Origin::start("127.0.0.1:0");
     let port = origin.address.port().to_string();
     let to = origin.address.to_string();
-    let mut vendor = Process::example(&host.service, &daemon, &["vendor", &port]);
+    let mut vendor = Process::example(&host.service_cgroup, &daemon, &["vendor", &port]);
     assert_eq!(
         vendor.line(),
         "the filters are in force until standard input ends\n"
     );
-    let mut passes = |when: &str| {
-        let told = host.connect_and_send(&to, "hi");
-        assert_eq!(told["reply"], "originhi", "{when}: {told}");
+    let mut assert_redirected = |when: &str| {
+        let report = host.connect_and_send(&to, "hi");
+        assert_eq!(report["reply"], "originhi", "{when}: {report}");
         assert_eq!(vendor.line(), format!("client -> {to}\n"), "{when}");
     };
-    passes("at first");
+    assert_redirected("at first");
     let before = sessions(&daemon);
     daemon.kill();
-    passes("while there is no daemon");
+    assert_redirected("while the daemon is stopped");
     daemon.restart();
-    passes("after a restart");
+    assert_redirected("after a restart");
     wait::until("the session is resumed", || !sessions(&daemon)[0].waiting);
     assert_eq!(sessions(&daemon)[0].session_id, before[0].session_id);
-    passes("after the resumption");
+    assert_redirected("after the resumption");
     vendor.kill();
-    wait::until("its objects go", || daemon.api().state().services == 0);
-    let told = host.connect_and_send(&to, "hi");
-    assert_eq!(told["reply"], "originhi", "it goes straight: {told}");
+    wait::until("the registration's objects are removed", || {
+        daemon.api().state().services == 0
+    });
+    let report = host.connect_and_send(&to, "hi");
+    assert_eq!(
+        report["reply"], "originhi",
+        "the connection is not redirected: {report}"
+    );
 }
 
 #[test]
 fn registration_listens_again_when_the_kernel_has_lost_its_service() {
-    let host = Host::bare("registration_renewed");
+    let host = Host::without_engine("registration_renewed");
     let mut daemon = Daemon::attached(&host);
-    host.enter_service();
+    host.enter_service_cgroup();
     let times = Arc::new(AtomicUsize::new(0));
     let registration = register(&daemon, &times);
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
     assert_eq!(sessions(&daemon)[0].objects, 4);
     daemon.restart();
-    wait::until("it is back", || !sessions(&daemon)[0].waiting);
-    wait::until("it is told", || registration.trouble().is_none());
-    assert_eq!(times.load(Ordering::Relaxed), 1, "its listeners are good");
+    wait::until("the session is resumed", || !sessions(&daemon)[0].waiting);
+    wait::until("the registration reports no trouble", || {
+        registration.trouble().is_none()
+    });
+    assert_eq!(
+        times.load(Ordering::Relaxed),
+        1,
+        "the proxy's listeners are still registered"
+    );
     assert_eq!(host.connect("10.1.2.3:81")["reply"], "10.1.2.3:81");
     daemon.uninstall();
     daemon.restart();
-    wait::until("it listens again", || times.load(Ordering::Relaxed) == 2);
-    wait::until("all is well", || registration.trouble().is_none());
+    wait::until("the proxy listens again", || {
+        times.load(Ordering::Relaxed) == 2
+    });
+    wait::until("the registration reports no trouble", || {
+        registration.trouble().is_none()
+    });
     assert_eq!(host.connect("10.1.2.3:82")["reply"], "10.1.2.3:82");
     drop(registration);
-    wait::until("its objects go", || daemon.api().state().filters == 0);
+    wait::until("the registration's objects are removed", || {
+        daemon.api().state().filters == 0
+    });
 }
 
 #[test]
-fn registration_for_a_service_of_the_operators_policy_brings_no_objects() {
-    let host = Host::bare("registration_operators");
+fn registration_for_a_service_of_the_operators_policy_adds_no_objects() {
+    let host = Host::without_engine("registration_operators");
     let daemon = Daemon::attached(&host);
-    host.enter_service();
+    host.enter_service_cgroup();
     let absent = Registration::of("inspect").socket(daemon.socket());
     let refused = absent.open(|_| panic!("there is no service"));
-    let refused = refused.expect_err("it is refused").to_string();
+    let refused = refused
+        .expect_err("the registration is refused")
+        .to_string();
     assert!(refused.contains("FWP_E_CALLOUT_NOT_FOUND"), "{refused}");
     let policy = r#"
         owner = "operator"
         service = [{ name = "inspect" }]
         filter = [{ name = "all", layer = "connect-redirect", action = { redirect = "inspect" } }]
     "#;
-    let file = daemon.file("policy.toml", policy);
-    let applied = daemon.sidetrack(&["apply", file.to_str().expect("it is UTF-8")]);
+    let file = daemon.write_file("policy.toml", policy);
+    let applied = daemon.sidetrack(&["apply", file.to_str().expect("the path is UTF-8")]);
     assert_eq!(applied.code, Some(0), "{applied:?}");
     let registration = Registration::of("inspect").socket(daemon.socket());
     let registration = registration.open(answer);
@@ -144,38 +165,48 @@ fn registration_for_a_service_of_the_operators_policy_brings_no_objects() {
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
     assert_eq!(sessions(&daemon)[0].objects, 0);
     drop(registration);
-    wait::until("its session ends", || sessions(&daemon).is_empty());
-    assert_eq!(daemon.api().state().filters, 2, "they are the operator's");
+    wait::until("the session has ended", || sessions(&daemon).is_empty());
+    assert_eq!(
+        daemon.api().state().filters,
+        2,
+        "the operator's filters stay"
+    );
 }
 
 #[tokio::test]
-async fn registration_in_an_async_program_says_what_is_wrong() {
-    let folder = tempfile::tempdir().expect("a folder");
+async fn async_registration_without_a_daemon_reports_an_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let registration = Registration::of("inspect").socket(folder.path().join("none"));
     let error = registration.open_async(|_| Ok(())).await;
-    let text = error.expect_err("nobody is there").to_string();
+    let text = error.expect_err("there is no daemon").to_string();
     assert!(text.contains("is it running?"), "{text}");
 }
 
 #[test]
-fn cgroup_of_a_proxy_is_left_when_its_service_has_gone() {
-    let host = Host::bare("registration_home");
+fn daemon_detaches_from_a_proxys_cgroup_when_its_service_is_gone() {
+    let host = Host::without_engine("registration_home");
     let mut daemon = Daemon::attached(&host);
-    host.enter_service();
-    let home = host.service.path().display().to_string();
+    host.enter_service_cgroup();
+    let home = host.service_cgroup.path().display().to_string();
     let is_home = |daemon: &Daemon| daemon.api().state().cgroups.contains(&home);
     let registration = register(&daemon, &Arc::default());
     assert!(is_home(&daemon));
     daemon.restart();
-    wait::until("it is back", || registration.trouble().is_none());
-    assert!(is_home(&daemon), "it was taken up");
+    wait::until("the registration reports no trouble", || {
+        registration.trouble().is_none()
+    });
+    assert!(is_home(&daemon), "the new daemon has adopted the cgroup");
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
     assert_eq!(processes(&daemon), 1);
     drop(registration);
-    wait::until("its process is nobody's", || processes(&daemon) == 0);
-    wait::until("the daemon leaves it", || !is_home(&daemon));
+    wait::until("the process belongs to no service", || {
+        processes(&daemon) == 0
+    });
+    wait::until("the daemon has detached from the cgroup", || {
+        !is_home(&daemon)
+    });
     assert!(matches!(
-        Listener::bind(&Service::from_bytes(&[1; 32]).expect("so long they are")),
+        Listener::bind(&Service::from_bytes(&[1; 32]).expect("the length is right")),
         Err(Error::NoEngine)
     ));
 }

@@ -1,4 +1,5 @@
-//! An engine that goes takes all with it, at once (design 7.12); the daemon's data path, when it is told to.
+//! An engine that ends leaves nothing in the kernel (ARCHITECTURE.md, What must always hold, 12), and
+//! `sidetrack uninstall` removes the daemon's data path.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -10,14 +11,14 @@ use libbpf_rs::query::ProgInfoQueryOptions;
 use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo, MapInfoIter, ProgInfoIter};
 use sidetrack_engine::{Cgroup, host, network};
 
-/// What an engine has in the kernel.
-struct Traces {
+/// The ids of an engine's programs and maps in the kernel.
+struct KernelObjects {
     programs: HashSet<u32>,
     maps: HashSet<u32>,
 }
 
-impl Traces {
-    /// Of the engine attached to one of these cgroups.
+impl KernelObjects {
+    /// Those of the engine that is attached to one of these cgroups.
     fn of(cgroups: &[&Cgroup]) -> Self {
         let programs: HashSet<u32> = LinkInfoIter::default()
             .filter(|link| match &link.info {
@@ -37,27 +38,33 @@ impl Traces {
     }
 
     fn are_gone(&self) -> bool {
-        let programs = host::programs().expect("may be asked");
+        let programs = host::programs().expect("the kernel lists its programs");
         programs.iter().all(|(id, _)| !self.programs.contains(id))
             && MapInfoIter::default().all(|map| !self.maps.contains(&map.id))
     }
 }
 
-/// Connects go straight, options are unknown, and nothing of it is left in the kernel.
-fn assert_gone(host: &Host, traces: &Traces, origin: &Origin) {
-    let cgroups = [host.root(), &host.program, &host.service];
-    assert_eq!(Traces::of(&cgroups).programs.len(), 0, "no link is left");
-    let to = origin.address.to_string();
-    let told = host.connect_and_send(&to, "x");
+/// Asserts that connects are not redirected, that the options are unknown, and that these programs
+/// and maps no longer exist.
+fn assert_gone(host: &Host, objects: &KernelObjects, origin: &Origin) {
+    let cgroups = [host.root(), &host.program_cgroup, &host.service_cgroup];
     assert_eq!(
-        (&told["reply"], &told["peer"]),
-        (&"originx".into(), &to.into())
+        KernelObjects::of(&cgroups).programs.len(),
+        0,
+        "no link is left"
+    );
+    let to = origin.address.to_string();
+    let report = host.connect_and_send(&to, "x");
+    assert_eq!(
+        (&report["reply"], &report["peer"]),
+        (&"originx".into(), &to.into()),
+        "{report}"
     );
     let service = sidetrack::Service::from_bytes(&[1; 32]).unwrap();
     let refused = sidetrack::Listener::bind(&service);
     assert!(matches!(refused, Err(sidetrack::Error::NoEngine)));
-    // The kernel frees programs and maps once nobody can be running them.
-    wait::until("programs and maps are gone", || traces.are_gone());
+    // The kernel frees programs and maps only when no CPU can be running them.
+    wait::until("programs and maps are gone", || objects.are_gone());
 }
 
 #[test]
@@ -69,39 +76,40 @@ fn dropped_engine_leaves_nothing() {
     let _answering = host.answer(&service);
     host.redirect_all(&[&service]);
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
-    let traces = Traces::of(&[host.root(), &host.program, &host.service]);
-    assert_eq!(traces.programs.len(), 13);
-    assert!(traces.maps.len() >= 9);
+    let objects = KernelObjects::of(&[host.root(), &host.program_cgroup, &host.service_cgroup]);
+    assert_eq!(objects.programs.len(), 13);
+    assert!(objects.maps.len() >= 9);
     drop(host.engine.take());
-    assert_gone(&host, &traces, &origin);
+    assert_gone(&host, &objects, &origin);
 }
 
 #[test]
-fn killed_engine_leaves_nothing_but_addresses_that_doctor_finds() {
+fn killed_engine_leaves_only_a_route_that_can_be_found_and_removed() {
     netns::enter();
     let origin = Origin::start("127.0.0.1:0");
-    let host = Host::bare("killed_engine");
-    let mut engine = Process::engine(host.root(), &host.service);
+    let host = Host::without_engine("killed_engine");
+    let mut engine = Process::engine(host.root(), &host.service_cgroup);
     let service = engine.service();
-    host.enter_service();
-    let listener = sidetrack::Listener::bind(&service).expect("it is accepted");
+    host.enter_service_cgroup();
+    let listener = sidetrack::Listener::bind(&service).expect("the listener is marked");
     thread::spawn(move || {
-        let (mut stream, flow) = listener.accept().expect("one comes").into_parts();
+        let connection = listener.accept().expect("the client connects");
+        let (mut stream, flow) = connection.into_parts();
         let _ = stream.write_all(flow.original_destination().to_string().as_bytes());
     });
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
-    let traces = Traces::of(&[host.root(), &host.program, &host.service]);
-    assert_eq!(traces.programs.len(), 13);
+    let objects = KernelObjects::of(&[host.root(), &host.program_cgroup, &host.service_cgroup]);
+    assert_eq!(objects.programs.len(), 13);
     engine.kill();
-    assert_gone(&host, &traces, &origin);
-    // Only a route is not bound to a process.
+    assert_gone(&host, &objects, &origin);
+    // Only the route outlives the engine's process.
     assert_eq!(network::left_over().unwrap().len(), 1);
     assert_eq!(network::clear_left_over().unwrap(), 1);
     assert_eq!(network::left_over().unwrap().len(), 0);
 }
 
 #[test]
-fn connection_under_way_outlives_the_engine() {
+fn open_connection_outlives_the_engine() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("outlives");
     let service = host.service("inspect");
@@ -109,9 +117,9 @@ fn connection_under_way_outlives_the_engine() {
     host.redirect_all(&[&service]);
     let to = origin.address.to_string();
     let mut client = host.client(&["connect", &to, "--send", "x", "--hold"]);
-    assert_eq!(client.line()["reply"], "originx");
+    assert_eq!(client.json_line()["reply"], "originx");
     drop(host.engine.take());
-    client.tell("go on");
+    client.send_line("go on");
     assert_eq!(client.wait().code, Some(0));
 }
 
@@ -119,31 +127,36 @@ fn connection_under_way_outlives_the_engine() {
 fn engine_that_fails_to_attach_leaves_nothing() {
     let origin = Origin::start("127.0.0.1:0");
     let first = Host::new("first_attached");
-    let before = Traces::of(&[first.root()]);
+    let before = KernelObjects::of(&[first.root()]);
     let again = sidetrack_engine::Engine::open(first.root(), Default::default())
         .and_then(|engine| engine.load())
         .and_then(|engine| engine.attach());
     assert!(again.is_err());
-    assert_eq!(Traces::of(&[first.root()]).programs, before.programs);
+    assert_eq!(KernelObjects::of(&[first.root()]).programs, before.programs);
     drop(first);
     assert!(origin.accepted() == 0);
     wait::until("programs and maps are gone", || before.are_gone());
 }
 
-/// What doctor says of the daemon's data path.
+/// What doctor has found about the daemon's data path.
 fn data_path(daemon: &Daemon) -> String {
-    let told = daemon.sidetrack(&["doctor", "--json", "--config", &config(daemon)]);
-    let findings: serde_json::Value = serde_json::from_str(&told.stdout).expect("it is JSON");
-    let findings = findings.as_array().expect("it is a list").iter();
+    let outcome = daemon.sidetrack(&["doctor", "--json", "--config", &config(daemon)]);
+    let findings: serde_json::Value =
+        serde_json::from_str(&outcome.stdout).expect("the output is JSON");
+    let findings = findings
+        .as_array()
+        .expect("the findings are an array")
+        .iter();
     let mut findings = findings.filter(|finding| finding["what"] == "data path");
-    let finding = findings.next().expect("it is looked at");
+    let finding = findings.next().expect("doctor checks the data path");
     assert_eq!(finding["good"], true, "{finding}");
-    finding["found"].as_str().expect("a text").to_owned()
+    let found = finding["found"].as_str();
+    found.expect("the finding has a text").to_owned()
 }
 
 fn config(daemon: &Daemon) -> String {
     let path = daemon.socket().with_file_name("sidetrackd.toml");
-    path.to_str().expect("it is UTF-8").to_owned()
+    path.to_str().expect("the path is UTF-8").to_owned()
 }
 
 fn uninstall(daemon: &Daemon) -> Outcome {
@@ -159,16 +172,16 @@ const POLICY: &str = r#"
 #[test]
 fn uninstall_leaves_nothing_of_the_daemon() {
     let origin = Origin::start("127.0.0.1:0");
-    let host = Host::bare("uninstall");
+    let host = Host::without_engine("uninstall");
     let mut daemon = Daemon::attached(&host);
-    let file = daemon.file("policy.toml", POLICY);
-    let applied = daemon.sidetrack(&["apply", file.to_str().expect("it is UTF-8")]);
+    let file = daemon.write_file("policy.toml", POLICY);
+    let applied = daemon.sidetrack(&["apply", file.to_str().expect("the path is UTF-8")]);
     assert_eq!(applied.code, Some(0), "{applied:?}");
-    let proxy = Process::registered(&host.service, &daemon, "inspect", "answer");
+    let proxy = Process::registered(&host.service_cgroup, &daemon, "inspect", "answer");
     let is_redirected = || host.connect("10.1.2.3:80")["reply"] == "10.1.2.3:80";
     assert!(is_redirected());
-    let traces = Traces::of(&[host.root(), &host.program, &host.service]);
-    assert_eq!(traces.programs.len(), 13);
+    let objects = KernelObjects::of(&[host.root(), &host.program_cgroup, &host.service_cgroup]);
+    assert_eq!(objects.programs.len(), 13);
     let found = data_path(&daemon);
     assert!(found.starts_with("pinned by sidetrackd at /"), "{found}");
     assert!(!found.contains("is not running"), "{found}");
@@ -190,19 +203,19 @@ fn uninstall_leaves_nothing_of_the_daemon() {
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(done.stdout.contains("removed the data path"), "{done:?}");
     proxy.kill();
-    assert_gone(&host, &traces, &origin);
+    assert_gone(&host, &objects, &origin);
     assert!(data_path(&daemon).starts_with("none is pinned at "));
     let again = uninstall(&daemon);
     assert!(again.stdout.contains("no data path is pinned"), "{again:?}");
 }
 
 #[test]
-fn run_under_a_daemon_says_whose_connections_they_are() {
-    let host = Host::bare("run_under_daemon");
+fn run_in_a_daemons_scope_is_refused_with_a_hint_to_use_apply() {
+    let host = Host::without_engine("run_under_daemon");
     let daemon = Daemon::attached(&host);
     let socket = format!("SIDETRACK_SOCKET={}", daemon.socket().display());
     let run = sidetrack();
-    let run = run.to_str().expect("it is UTF-8");
+    let run = run.to_str().expect("the path is UTF-8");
     let refused = host.run(&["env", &socket, run, "run", "--", "true"]).wait();
     assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(

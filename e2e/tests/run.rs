@@ -1,4 +1,4 @@
-//! `sidetrack run`: what the user of a program notices, and what is left.
+//! The command `sidetrack run`: what its user sees, and what is left after its end.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -10,23 +10,23 @@ use e2e::run::{Run, all_runs, is_gone};
 use e2e::{Origin, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The client of this workspace, as a command for `run`.
+/// The client program with these arguments, as a command for `run`.
 fn client(arguments: &[&str]) -> Vec<String> {
-    let path = std::env::current_exe().expect("a test has a path");
+    let path = std::env::current_exe().expect("the test's executable has a path");
     let folder = path.ancestors().nth(2).expect("target/PROFILE/deps");
     let client = folder.join("client").display().to_string();
-    let arguments = arguments.iter().map(|&one| one.to_owned());
+    let arguments = arguments.iter().map(|&argument| argument.to_owned());
     [client].into_iter().chain(arguments).collect()
 }
 
-fn run(options: &[&str], command: &[String]) -> e2e::run::Ended {
+fn run(options: &[&str], command: &[String]) -> e2e::run::FinishedRun {
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     Run::new(options, &command).wait()
 }
 
 fn send(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid as i32).expect("not zero");
-    kill_process(pid, signal).expect("it is there");
+    let pid = Pid::from_raw(pid as i32).expect("a process id is not zero");
+    kill_process(pid, signal).expect("the process exists");
 }
 
 #[test]
@@ -47,15 +47,22 @@ fn signals_are_passed_on() {
         (Signal::INT, "INT"),
         (Signal::USR1, "USR1"),
     ] {
-        // A trap runs between two commands: so the script looks for it often, for 20 seconds at most.
+        // A trap runs between two commands of the script. So the commands are short, for 20 seconds
+        // at most.
         let script = format!(
             "trap 'echo got {name}; exit 7' {name}; echo ready; \
              until [ $SECONDS -ge 20 ]; do sleep 0.05; done; exit 124"
         );
         let mut started = Run::new(&[], &["bash", "-c", &script]).start();
         let mut ready = [0; 6];
-        let output = started.child().stdout.as_mut().expect("it is piped");
-        output.read_exact(&mut ready).expect("it says so");
+        let output = started
+            .child()
+            .stdout
+            .as_mut()
+            .expect("standard output is piped");
+        output
+            .read_exact(&mut ready)
+            .expect("the script prints \"ready\"");
         send(started.pid(), signal);
         let ended = started.wait();
         assert_eq!(ended.outcome.code, Some(7), "{ended:?}");
@@ -64,7 +71,7 @@ fn signals_are_passed_on() {
 }
 
 #[test]
-fn flow_lines_tell_who_where_what_and_through_whom() {
+fn flow_lines_have_program_destination_request_and_chain() {
     let origin = Origin::start("127.0.0.1:0");
     let to = origin.address.to_string();
     let request = "GET /a?b HTTP/1.1\r\nHost: shop.example\r\n\r\n";
@@ -111,11 +118,15 @@ fn server_that_speaks_first_does_not_hang() {
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
         Run::new(&[], &command).start()
     };
-    let mut told = [0; 64];
-    let output = started.child().stdout.as_mut().expect("it is piped");
-    let length = output.read(&mut told).expect("it tells");
-    assert!(String::from_utf8_lossy(&told[..length]).contains("\"ok\":true"));
-    writeln!(started.child().stdin.as_mut().expect("it is piped")).expect("it reads");
+    let mut report = [0; 64];
+    let output = started
+        .child()
+        .stdout
+        .as_mut()
+        .expect("standard output is piped");
+    let length = output.read(&mut report).expect("the client reports");
+    assert!(String::from_utf8_lossy(&report[..length]).contains("\"ok\":true"));
+    started.send_line("close");
     let ended = started.wait();
     assert_eq!(ended.flows[0]["seen"]["kind"], "silent", "{ended:?}");
 }
@@ -139,24 +150,28 @@ fn denied_host_is_refused_and_the_origin_sees_nothing() {
 fn a_gibibyte_passes_unchanged() {
     const SIZE: usize = 1 << 30;
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the listener is bound");
     // A block of 1 MiB and 13 bytes that does not repeat within itself, so that a lost, doubled or
-    // swapped piece shows.
+    // swapped piece changes the checksum.
     let block: Vec<u8> = (0_u32..)
         .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes())
         .take((1 << 20) + 13)
         .collect();
     let sent = block.clone();
     let server = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("it comes");
+        let (mut stream, _) = listener.accept().expect("the client connects");
         let mut left = SIZE;
         while left > 0 {
             let piece = &sent[..left.min(sent.len())];
-            stream.write_all(piece).expect("it is read");
+            stream.write_all(piece).expect("the client reads");
             left -= piece.len();
         }
-        stream.shutdown(Shutdown::Write).expect("it is open");
-        stream.read_to_end(&mut Vec::new()).expect("it ends");
+        stream
+            .shutdown(Shutdown::Write)
+            .expect("the connection is open");
+        stream
+            .read_to_end(&mut Vec::new())
+            .expect("the client closes");
     });
     let script = format!(
         "exec 3<>/dev/tcp/{}/{}; sha256sum <&3",
@@ -168,7 +183,7 @@ fn a_gibibyte_passes_unchanged() {
         &["bash", "-c", &script],
     )
     .wait();
-    server.join().expect("it served");
+    server.join().expect("the server has ended");
     assert_eq!(
         ended.outcome.stdout.split(' ').next(),
         Some(checksum(&block, SIZE).as_str())
@@ -176,21 +191,24 @@ fn a_gibibyte_passes_unchanged() {
     assert_eq!(ended.flows[0]["bytes_down"], SIZE);
 }
 
+/// The SHA-256 checksum of this number of bytes, which repeat the block.
 fn checksum(block: &[u8], size: usize) -> String {
     let mut child = Command::new("sha256sum")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
-        .expect("it starts");
-    let mut pipe = child.stdin.take().expect("it is piped");
+        .expect("sha256sum starts");
+    let mut stdin = child.stdin.take().expect("standard input is piped");
     let mut left = size;
     while left > 0 {
         let piece = &block[..left.min(block.len())];
-        pipe.write_all(piece).expect("it reads");
+        stdin
+            .write_all(piece)
+            .expect("sha256sum reads its standard input");
         left -= piece.len();
     }
-    drop(pipe);
-    let output = child.wait_with_output().expect("it ends");
+    drop(stdin);
+    let output = child.wait_with_output().expect("sha256sum ends");
     String::from_utf8_lossy(&output.stdout)[..64].to_owned()
 }
 
@@ -206,9 +224,9 @@ fn killed_proxy_is_absent_for_the_next_connect() {
         let proxy = started.processes("service-1")[0];
         send(proxy, Signal::KILL);
         wait::until("the proxy is gone", || is_gone(proxy));
-        started.tell("connect");
-        started.await_word("has ended");
-        started.tell("connect once more, and end with that");
+        started.send_line("connect");
+        started.await_stderr("has ended");
+        started.send_line("connect again, and exit");
         let ended = started.wait();
         let count = |text: &str, word| text.matches(word).count();
         assert_eq!(
@@ -239,7 +257,7 @@ fn killed_run_leaves_nothing_behind() {
 }
 
 #[test]
-fn doctor_finds_and_clears_what_even_the_watcher_could_not() {
+fn doctor_finds_and_removes_a_cgroup_whose_watcher_was_killed_too() {
     let mut started = Run::new(&[], &["sleep", "1000"]).start();
     let cgroup = started.cgroup();
     started.processes("program");
@@ -249,13 +267,13 @@ fn doctor_finds_and_clears_what_even_the_watcher_could_not() {
     {
         send(pid, Signal::KILL);
     }
-    started.child().wait().expect("it has ended"); // the command lives on
+    started.child().wait().expect("the run has ended"); // its command still runs
     let doctor = |options: &[&str]| {
         let output = Command::new(e2e::run::sidetrack())
             .arg("doctor")
             .args(options)
             .output();
-        let output = output.expect("it runs");
+        let output = output.expect("doctor runs");
         (
             output.status.code(),
             String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -270,6 +288,7 @@ fn doctor_finds_and_clears_what_even_the_watcher_could_not() {
     assert!(!cgroup.exists());
 }
 
+/// The process ids of a process's children whose command line starts with this name.
 fn children(of: u32, named: &str) -> Vec<u32> {
     let list =
         std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
@@ -324,7 +343,7 @@ fn bad_input_is_one_sentence_and_exit_code_2_and_leaves_nothing() {
         ),
         (&[], &["/etc/passwd"], "not a program that can be run"),
     ];
-    for (options, command, said) in cases {
+    for (options, command, message) in cases {
         let started = Run::new(options, command).start();
         let pid = started.pid();
         let ended = started.wait();
@@ -334,16 +353,16 @@ fn bad_input_is_one_sentence_and_exit_code_2_and_leaves_nothing() {
             "{options:?} {command:?}: {ended:?}"
         );
         assert!(
-            ended.outcome.stderr.contains(said),
+            ended.outcome.stderr.contains(message),
             "{options:?}: {}",
             ended.outcome.stderr
         );
         assert!(!ended.outcome.stderr.contains("panicked"));
-        let mine = format!("sidetrack.run.{pid}.");
+        let cgroup = format!("sidetrack.run.{pid}.");
         assert!(
             !all_runs()
                 .iter()
-                .any(|path| path.to_string_lossy().contains(&mine))
+                .any(|path| path.to_string_lossy().contains(&cgroup))
         );
     }
 }
@@ -351,7 +370,7 @@ fn bad_input_is_one_sentence_and_exit_code_2_and_leaves_nothing() {
 #[test]
 fn run_within_a_run_is_refused() {
     let sidetrack = e2e::run::sidetrack();
-    let sidetrack = sidetrack.to_str().expect("the path is text");
+    let sidetrack = sidetrack.to_str().expect("the path is UTF-8");
     let ended = Run::new(&[], &[sidetrack, "run", "--", "true"]).wait();
     assert_eq!(ended.outcome.code, Some(2));
     assert!(
@@ -361,31 +380,31 @@ fn run_within_a_run_is_refused() {
 }
 
 #[test]
-fn without_privilege_it_says_so() {
-    // Readable by all, unlike the folder it was built in, perhaps.
-    let folder = tempfile::tempdir().expect("a folder can be made");
+fn run_without_privilege_is_refused_with_a_hint() {
+    // Another user may not be able to read the folder in which the program was built, so it is copied.
+    let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::set_permissions(
         folder.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
-    .expect("it is ours");
+    .expect("the permissions are set");
     let copy = folder.path().join("sidetrack");
-    std::fs::copy(e2e::run::sidetrack(), &copy).expect("it can be copied");
+    std::fs::copy(e2e::run::sidetrack(), &copy).expect("the program is copied");
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--clear-groups", "--inh-caps=-all"])
         .arg(&copy)
         .args(["run", "--", "true"])
         .output()
-        .expect("it runs");
+        .expect("setpriv is installed");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert_eq!(output.status.signal(), None);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains("use sudo"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("use sudo"), "{stderr}");
 }
 
 #[test]
-fn root_of_a_user_namespace_is_told_that_it_is_not_the_hosts() {
+fn run_as_root_of_a_user_namespace_is_refused_with_a_reason() {
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user"])
         .arg(e2e::run::sidetrack())
@@ -393,9 +412,9 @@ fn root_of_a_user_namespace_is_told_that_it_is_not_the_hosts() {
         .output()
         .expect("unshare is installed");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains("user namespace"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("user namespace"), "{stderr}");
 }
 
 #[test]

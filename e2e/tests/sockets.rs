@@ -1,51 +1,52 @@
-//! Programs that choose their own port, address or device: as without us, or refused; never hanging.
+//! Programs that choose the source port, the source address or the device of their sockets. Their
+//! connects work as without Sidetrack, or are refused; they never hang.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::process::Command;
 
-use e2e::{Host, Origin, listen_by_hand, netns};
+use e2e::{Host, Origin, listen_marked, netns};
 use sidetrack_engine::Filter;
 
-/// Both twins, of which the program tells.
-fn twins(host: &Host, first: &str, second: &str) -> serde_json::Value {
-    host.client(&["twins", "20001", first, second]).json()
+/// Connects to two destinations from one source port. Returns the reports on both.
+fn connect_both_from_one_port(host: &Host, first: &str, second: &str) -> serde_json::Value {
+    host.client(&["same-port", "20001", first, second]).json()
 }
 
 #[test]
 fn one_source_port_to_two_destinations_works() {
     netns::enter();
-    let mut host = Host::new("twins");
+    let mut host = Host::new("same_port");
     let service = host.service("inspect");
     let _holding = host.serve(&service, answer_and_hold);
     host.redirect_all(&[&service]);
-    // Other address, other port, and both.
+    // The second destination differs by its address, by its port, and by both.
     for second in ["10.4.5.6:80", "10.1.2.3:81", "192.0.2.1:443"] {
-        let told = twins(&host, "10.1.2.3:80", second);
-        assert_eq!(told[0]["reply"], "10.1.2.3:80", "{told}");
-        assert_eq!(told[1]["reply"], second, "{told}");
+        let report = connect_both_from_one_port(&host, "10.1.2.3:80", second);
+        assert_eq!(report[0]["reply"], "10.1.2.3:80", "{report}");
+        assert_eq!(report[1]["reply"], second, "{report}");
     }
 }
 
 #[test]
-fn one_source_port_to_two_ipv6_destinations_works_or_is_refused() {
+fn second_ipv6_destination_from_one_source_port_is_refused() {
     netns::enter();
-    let mut host = Host::new("twins_v6");
+    let mut host = Host::new("same_port_v6");
     let service = host.service("inspect");
     let _holding = host.serve(&service, answer_and_hold);
     host.redirect_all(&[&service]);
-    let told = twins(&host, "[fd00::1]:80", "[fd00::2]:80");
-    assert_eq!(told[0]["reply"], "[fd00::1]:80", "{told}");
-    // ::1 is IPv6's only loopback address: the second would be the first's four-tuple again.
-    assert_eq!(told[1]["errno"], libc::EADDRNOTAVAIL, "{told}");
+    let report = connect_both_from_one_port(&host, "[fd00::1]:80", "[fd00::2]:80");
+    assert_eq!(report[0]["reply"], "[fd00::1]:80", "{report}");
+    // IPv6 has only one loopback address, ::1, so both connections would have the same four-tuple.
+    assert_eq!(report[1]["errno"], libc::EADDRNOTAVAIL, "{report}");
 }
 
 #[test]
-fn one_source_port_to_a_listener_at_one_address_is_refused() {
+fn second_destination_from_one_source_port_is_refused_with_a_listener_at_one_address() {
     netns::enter();
-    let mut host = Host::new("twins_exact");
+    let mut host = Host::new("same_port_exact");
     let service = host.service("inspect");
-    let listener = listen_by_hand(&service, "127.0.0.1:0", 16);
+    let listener = listen_marked(&service, "127.0.0.1:0", 16);
     host.redirect_all(&[&service]);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -53,9 +54,9 @@ fn one_source_port_to_a_listener_at_one_address_is_refused() {
             std::thread::spawn(move || answer_and_hold(stream, flow));
         }
     });
-    let told = twins(&host, "10.1.2.3:80", "10.4.5.6:80");
-    assert_eq!(told[0]["reply"], "10.1.2.3:80", "{told}");
-    assert_eq!(told[1]["errno"], libc::EADDRNOTAVAIL, "{told}");
+    let report = connect_both_from_one_port(&host, "10.1.2.3:80", "10.4.5.6:80");
+    assert_eq!(report[0]["reply"], "10.1.2.3:80", "{report}");
+    assert_eq!(report[1]["errno"], libc::EADDRNOTAVAIL, "{report}");
 }
 
 fn answer_and_hold(mut stream: TcpStream, flow: sidetrack::Flow) -> std::io::Result<()> {
@@ -64,7 +65,7 @@ fn answer_and_hold(mut stream: TcpStream, flow: sidetrack::Flow) -> std::io::Res
 }
 
 #[test]
-fn bound_source_address_is_kept_and_told() {
+fn bound_source_address_is_kept_and_reaches_the_proxy() {
     netns::enter();
     netns::veth("away");
     netns::ip("addr add 192.0.2.5/24 dev away");
@@ -81,14 +82,14 @@ fn bound_source_address_is_kept_and_told() {
     ] {
         let from: IpAddr = from.parse().unwrap();
         let bind = std::net::SocketAddr::new(from, 0).to_string();
-        let told = host.client(&["connect", to, "--bind", &bind]).json();
-        assert_eq!(told["reply"], to, "{from}: {told}");
+        let report = host.client(&["connect", to, "--bind", &bind]).json();
+        assert_eq!(report["reply"], to, "{from}: {report}");
         assert_eq!(proxy.flows().last().unwrap().client().ip(), from);
     }
 }
 
 #[test]
-fn socket_bound_to_a_device_is_redirected_and_the_proxy_is_told() {
+fn socket_bound_to_a_device_is_redirected_and_the_proxy_sees_the_device() {
     netns::enter();
     let index = netns::veth("here");
     netns::ip("addr add 192.0.2.5/24 dev here");
@@ -98,8 +99,8 @@ fn socket_bound_to_a_device_is_redirected_and_the_proxy_is_told() {
     let proxy = host.answer(&service);
     host.redirect_all(&[&service]);
     for to in ["192.0.2.99:80", "10.1.2.3:80", "[2001:db8::99]:80"] {
-        let told = host.client(&["connect", to, "--device", "here"]).json();
-        assert_eq!(told["reply"], to, "{told}");
+        let report = host.client(&["connect", to, "--device", "here"]).json();
+        assert_eq!(report["reply"], to, "{report}");
         let flow = proxy.flows().last().cloned().unwrap();
         assert_eq!(flow.bound_interface(), Some(index));
     }
@@ -109,7 +110,7 @@ fn socket_bound_to_a_device_is_redirected_and_the_proxy_is_told() {
 }
 
 #[test]
-fn socket_bound_to_a_device_goes_there_again_when_no_filter_matches() {
+fn binding_to_a_device_is_restored_when_no_filter_matches() {
     netns::enter();
     netns::veth("away");
     netns::ip("addr add 192.0.2.5/24 dev away");
@@ -120,24 +121,24 @@ fn socket_bound_to_a_device_goes_there_again_when_no_filter_matches() {
         remote: Some("10.0.0.0/8".parse().unwrap()),
         ..Filter::redirect_all(service.number)
     }]);
-    // Bound to a device that leads nowhere: a connect that goes straight must not reach the origin.
+    // No packet leaves the device, so a connect that is not redirected must not reach the origin.
     let origin = Origin::start("127.0.0.1:0").address.to_string();
-    let told = host
+    let report = host
         .client(&["reconnect", "10.1.2.3:80", &origin, "--device", "away"])
         .json();
-    assert_eq!(told[0]["reply"], "10.1.2.3:80", "{told}");
-    assert_eq!(told[1]["ok"], false, "{told}");
+    assert_eq!(report[0]["reply"], "10.1.2.3:80", "{report}");
+    assert_eq!(report[1]["ok"], false, "{report}");
 }
 
 #[test]
-fn multipath_tcp_is_redirected_too() {
+fn multipath_tcp_is_redirected() {
     let mut host = Host::new("mptcp");
     let service = host.service("inspect");
     let proxy = host.answer(&service);
     host.redirect_all(&[&service]);
     for to in ["10.1.2.3:80", "[2001:db8::7]:443"] {
-        let told = host.client(&["connect", to, "--mptcp"]).json();
-        assert_eq!(told["reply"], to, "{told}");
+        let report = host.client(&["connect", to, "--mptcp"]).json();
+        assert_eq!(report["reply"], to, "{report}");
     }
     assert_eq!(proxy.flows().len(), 2);
 }
@@ -169,13 +170,13 @@ fn iperf3_with_a_client_port_runs_through_a_relay() {
     let service = host.service("inspect");
     let proxy = host.relay(&service);
     host.redirect_all(&[&service]);
-    host.leave();
+    host.leave_scope();
     let mut server = Command::new("iperf3")
         .args(["--server", "--one-off", "--port", "20002"])
         .stdout(std::process::Stdio::null())
         .spawn()
         .expect("iperf3 is installed");
-    host.enter_service();
+    host.enter_service_cgroup();
     e2e::wait::until("iperf3 listens", || {
         std::fs::read_to_string("/proc/thread-self/net/tcp6")
             .unwrap()
@@ -184,8 +185,8 @@ fn iperf3_with_a_client_port_runs_through_a_relay() {
     let arguments = "iperf3 --client 127.0.0.1 --port 20002 --cport 20001 --bytes 1M";
     let outcome = host.run(&arguments.split(' ').collect::<Vec<_>>()).wait();
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    assert!(server.wait().expect("it can be waited for").success());
+    assert!(server.wait().expect("the server ends").success());
     let flows = proxy.flows();
-    assert_eq!(flows.len(), 2, "its control connection and its stream");
+    assert_eq!(flows.len(), 2, "a control connection and a stream");
     assert!(flows.iter().any(|flow| flow.client().port() == 20001));
 }

@@ -1,4 +1,5 @@
-//! The daemon under a real systemd, by the unit that is installed, with all that the unit takes from it.
+//! The daemon under a real systemd, with the unit that `make install` installs and all of its
+//! restrictions.
 
 use std::process::{Command, Stdio};
 
@@ -9,37 +10,40 @@ started: active
 without a policy: errno:111
 redirected: reply:10.1.2.3:80
 blocked: errno:13
-while it is dead: errno:13
+while the daemon is dead: errno:13
 restarted: 1
-by what it has stored: errno:13
+by the stored policy: errno:13
 stopped: inactive
-by what stays: errno:13
+by the pinned data path: errno:13
 started again: active
 removed: errno:111
 ";
 
-/// Long enough for a machine that is busy with other tests.
-const PATIENCE: &str = "60";
+/// Most seconds that the whole may take. It is enough for a machine that is busy with other tests.
+const TIMEOUT: &str = "60";
 
 #[test]
-fn the_unit_starts_judges_restarts_and_stops_under_systemd() {
-    let host = Host::bare("under_systemd");
-    let folder = tempfile::tempdir().expect("a folder can be made");
+fn unit_starts_classifies_restarts_and_stops_under_systemd() {
+    let host = Host::without_engine("under_systemd");
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let output = Command::new("timeout")
-        .arg(PATIENCE)
+        .arg(TIMEOUT)
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/boot"))
         .env("CGROUP", host.root().path())
-        .env("BINARIES", client_binary().parent().expect("it is in one"))
+        .env(
+            "BINARIES",
+            client_binary().parent().expect("the client is in a folder"),
+        )
         .env("FOLDER", folder.path())
         .stdin(Stdio::null())
         .output()
         .expect("timeout is installed");
     let read = |name| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
     assert_eq!(
-        read("said"),
+        read("output"),
         EXPECTED,
         "{}{}",
-        read("complained"),
+        read("errors"),
         String::from_utf8_lossy(&output.stderr)
     );
 }

@@ -1,4 +1,5 @@
-//! Every accepted socket answers with its own destination, whatever befell it on the way (design 7.3).
+//! Every accepted socket answers with its own destination, in whatever way its connection was made
+//! (ARCHITECTURE.md, What must always hold, 3).
 
 use std::io::{Read, Write};
 
@@ -6,7 +7,8 @@ use e2e::{Host, Origin, netns};
 use serde_json::json;
 use sidetrack_engine::counter::Counter;
 
-/// Many at once through a relay and on to one that answers; none lost, none mixed up.
+/// Many connections at once, through a proxy that relays and then to one that answers. None may be
+/// lost, or get the answer of another.
 fn storm(test: &str, threads: u32, count: u32, more: &[&str]) {
     let mut host = Host::new(test);
     let (first, second) = (host.service("first"), host.service("second"));
@@ -16,13 +18,14 @@ fn storm(test: &str, threads: u32, count: u32, more: &[&str]) {
     let numbers = [threads.to_string(), count.to_string()];
     let mut arguments = vec!["storm", "--threads", &numbers[0], "--count", &numbers[1]];
     arguments.extend(more);
-    let told = host.client(&arguments).json();
+    let report = host.client(&arguments).json();
     let all = u64::from(threads * count);
     let counted = [Counter::Redirected, Counter::HandedOver, Counter::FlowsLost]
         .map(|counter| host.count(counter));
-    // At once, so that a failure tells where it was: on the way, or at the hand-over.
+    // Everything is compared together, so that a failure shows whether the redirection or the
+    // hand-over to the accepted socket is at fault.
     assert_eq!(
-        (told, counted),
+        (report, counted),
         (
             json!({ "good": all, "failures": {} }),
             [2 * all, 2 * all, 0]
@@ -46,7 +49,7 @@ fn every_accepted_socket_answers_on_ipv4_mapped_sockets() {
 }
 
 #[test]
-fn every_accepted_socket_answers_after_connects_that_do_not_block() {
+fn every_accepted_socket_answers_after_nonblocking_connects() {
     storm("storm_nonblocking", 50, 100, &["--nonblocking"]);
     storm(
         "storm_nonblocking_v6",
@@ -65,7 +68,7 @@ fn every_accepted_socket_answers_after_connects_that_do_not_block() {
 #[test]
 fn no_record_is_lost_with_syn_cookies() {
     netns::enter();
-    netns::set("ipv4/tcp_syncookies", "2"); // for every connection, not only under a flood
+    netns::set_sysctl("ipv4/tcp_syncookies", "2"); // for every connection, not only if the queue is full
     storm("storm_cookies", 50, 100, &[]);
     assert!(netns::counter("SyncookiesRecv") >= 10_000);
 }
@@ -73,17 +76,19 @@ fn no_record_is_lost_with_syn_cookies() {
 #[test]
 fn no_record_is_lost_with_syn_cookies_over_ipv6() {
     netns::enter();
-    netns::set("ipv4/tcp_syncookies", "2");
-    // All go to one address, and so soon meet ports in TIME_WAIT, which answer without a cookie.
-    netns::set("ipv4/tcp_max_tw_buckets", "0");
+    netns::set_sysctl("ipv4/tcp_syncookies", "2");
+    // All connections have the same destination address. So they soon reuse ports in TIME_WAIT, for
+    // which the kernel sends no cookie.
+    netns::set_sysctl("ipv4/tcp_max_tw_buckets", "0");
     storm("storm_cookies_v6", 50, 40, &["--ipv6"]);
     assert!(netns::counter("SyncookiesRecv") >= 4_000);
 }
 
-/// The first data travel with the SYN: the accepted socket may exist before the handshake has ended.
+/// With TCP Fast Open the SYN carries data, so the accepted socket may exist before the end of the
+/// handshake.
 fn fast_open(test: &str, options: &[&str], reply: &str) {
     netns::enter();
-    netns::set("ipv4/tcp_fastopen", "1027"); // both sides, all listeners
+    netns::set_sysctl("ipv4/tcp_fastopen", "1027"); // 0x403: clients, servers, and all listeners
     let mut host = Host::new(test);
     let service = host.service("inspect");
     let proxy = host.serve(&service, |mut stream, _| {
@@ -94,19 +99,23 @@ fn fast_open(test: &str, options: &[&str], reply: &str) {
     });
     host.redirect_all(&[&service]);
     for to in ["10.1.2.3:80", "[2001:db8::7]:443"] {
-        // The first fetches the cookie, the others use it.
+        // The first connection gets the cookie, and the others use it.
         for _ in 0..3 {
             let mut arguments = vec!["connect", to];
             arguments.extend(options);
-            let told = host.client(&arguments).json();
-            assert_eq!(told["reply"], reply, "{told}");
-            assert_eq!(told["peer"], to, "{told}");
+            let report = host.client(&arguments).json();
+            assert_eq!(report["reply"], reply, "{report}");
+            assert_eq!(report["peer"], to, "{report}");
             let flows = proxy.flows();
-            let last = flows.last().expect("it was accepted");
+            let last = flows.last().expect("the connection was accepted");
             assert_eq!(last.original_destination().to_string(), to);
         }
     }
-    assert_eq!(netns::counter("TCPFastOpenPassive"), 4, "two of three each");
+    assert_eq!(
+        netns::counter("TCPFastOpenPassive"),
+        4,
+        "two of three connections to each destination"
+    );
     assert_eq!(host.count(Counter::HandedOver), 6);
 }
 
@@ -128,14 +137,18 @@ fn source_port_reused_at_once_brings_no_stale_record() {
     let service = host.service("inspect");
     let proxy = host.answer(&service);
     host.redirect_all(&[&service]);
-    let mut program = host.client(&["ask", "--bind", "0.0.0.0:20001", "--abort"]);
+    let mut program = host.client(&["connect-each", "--bind", "0.0.0.0:20001", "--abort"]);
     for round in 0..300 {
-        // One destination twice, and another: the four-tuple comes again, and does not.
+        // Each destination twice, then the other one: a four-tuple is reused at once in every
+        // second round.
         let to = format!("10.1.2.{}:80", round / 2 % 2);
-        program.tell(&to);
-        let told = program.line();
-        assert_eq!(told["reply"], to, "round {round}: {told}");
-        assert_eq!(told["local"], "127.0.0.1:20001", "round {round}: {told}");
+        program.send_line(&to);
+        let report = program.json_line();
+        assert_eq!(report["reply"], to, "round {round}: {report}");
+        assert_eq!(
+            report["local"], "127.0.0.1:20001",
+            "round {round}: {report}"
+        );
     }
     assert_eq!(proxy.flows().len(), 300);
 }
@@ -146,21 +159,21 @@ fn reconnected_socket_carries_its_new_destination() {
     let service = host.service("inspect");
     let _answering = host.answer(&service);
     host.redirect_all(&[&service]);
-    for pair in [
+    for [first, second] in [
         ["10.1.2.3:80", "10.4.5.6:81"],
         ["[fd00::1]:80", "[fd00::2]:81"],
     ] {
-        let told = host.client(&["reconnect", pair[0], pair[1]]).json();
-        let want = json!([
-            { "reply": pair[0], "peer": pair[0] },
-            { "reply": pair[1], "peer": pair[1] },
+        let report = host.client(&["reconnect", first, second]).json();
+        let expected = json!([
+            { "reply": first, "peer": first },
+            { "reply": second, "peer": second },
         ]);
-        assert_eq!(told, want);
+        assert_eq!(report, expected);
     }
 }
 
 #[test]
-fn socket_reconnected_where_no_filter_matches_tells_its_true_peer() {
+fn socket_reconnected_without_a_redirect_has_its_true_peer() {
     let mut host = Host::new("reconnect_straight");
     let service = host.service("inspect");
     let _answering = host.answer(&service);
@@ -170,14 +183,14 @@ fn socket_reconnected_where_no_filter_matches_tells_its_true_peer() {
     };
     host.set_policy(&[only_ten]);
     let origin = Origin::start("127.0.0.1:0").address.to_string();
-    let told = host.client(&["reconnect", "10.1.2.3:80", &origin]).json();
-    assert_eq!(told[0]["reply"], "10.1.2.3:80");
-    assert_eq!(told[1], json!({ "reply": "origin", "peer": origin }));
-    // The other way round, and the peer asked for is told again.
-    let told = host.client(&["reconnect", &origin, "10.1.2.3:80"]).json();
-    assert_eq!(told[0], json!({ "reply": "origin", "peer": origin }));
+    let report = host.client(&["reconnect", "10.1.2.3:80", &origin]).json();
+    assert_eq!(report[0]["reply"], "10.1.2.3:80");
+    assert_eq!(report[1], json!({ "reply": "origin", "peer": origin }));
+    // In the reverse order, the second peer name is the original destination.
+    let report = host.client(&["reconnect", &origin, "10.1.2.3:80"]).json();
+    assert_eq!(report[0], json!({ "reply": "origin", "peer": origin }));
     assert_eq!(
-        told[1],
+        report[1],
         json!({ "reply": "10.1.2.3:80", "peer": "10.1.2.3:80" })
     );
 }

@@ -1,4 +1,5 @@
-//! The Winsock library, as C programs have it: its contract case by case, and a proxy brought from Windows in a chain.
+//! The Winsock library in C programs: its contract case by case, and a proxy for Windows as part of
+//! a chain.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::{Command, Stdio};
 use e2e::run::{Run, sidetrack};
 use e2e::{Host, Origin, netns};
 use sidetrack_engine::{Filter, RedirectContext};
-use sidetrack_winsock as _; // so that it is built
+use sidetrack_winsock as _; // so that cargo builds the library
 use tempfile::TempDir;
 
 /// The library's folder in the repository.
@@ -16,29 +17,31 @@ fn sources() -> PathBuf {
     this.with_file_name("crates").join("sidetrack-winsock")
 }
 
-/// Where cargo has put the library for this test, or where in the repository SIDETRACK_WINSOCK_LIBRARY says: for figures.
+/// The folder of the library: the one in which cargo has built it for this test, or the folder of
+/// the repository that the environment variable SIDETRACK_WINSOCK_LIBRARY names, which is for
+/// measurements.
 fn library_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("SIDETRACK_WINSOCK_LIBRARY") {
         return sources().join("../..").join(folder);
     }
-    let test = std::env::current_exe().expect("a test has a path");
-    test.parent().expect("it is in a folder").to_owned()
+    let test = std::env::current_exe().expect("the test's executable has a path");
+    test.parent().expect("the test is in a folder").to_owned()
 }
 
-/// How a program takes the library.
+/// The way in which a program is linked with the library.
 #[derive(Clone, Copy)]
 enum Link {
     Shared,
     Static,
-    /// Static, and the program under AddressSanitizer: it watches what the library does with the program's memory.
+    /// Static, with AddressSanitizer, which checks how the library accesses the program's memory.
     Sanitized,
 }
 
-/// Compiles a C program.
+/// Compiles a C program, and links it with the library. Returns its path.
 fn compile(folder: &TempDir, headers: &str, files: &[PathBuf], link: Link) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
-    let everybody = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(folder.path(), everybody).expect("it is ours");
+    let readable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), readable).expect("the permissions are set");
     let program = folder.path().join("program");
     let library = library_folder();
     let mut command = Command::new("cc");
@@ -61,27 +64,27 @@ fn compile(folder: &TempDir, headers: &str, files: &[PathBuf], link: Link) -> Pa
             .arg(library.join("libsidetrack_winsock.a")),
     };
     if std::env::var_os("SIDETRACK_WINSOCK_TSAN").is_some() {
-        let stand_in = sources().join("tests/thread-sanitizer.c");
+        let replacements = sources().join("tests/thread-sanitizer.c");
         command
             .args(["-fsanitize=thread", "-fno-builtin"])
-            .arg(stand_in);
+            .arg(replacements);
     }
     let built = command.args(["-lgcc_s", "-lm", "-lpthread"]).status();
-    assert!(built.expect("cc is there").success());
+    assert!(built.expect("cc is installed").success());
     program
 }
 
-/// The C files of a folder of `tests`.
+/// The C files in a folder of the library's `tests`.
 fn files(program: &str) -> Vec<PathBuf> {
     let folder = sources().join("tests").join(program);
-    let entries = std::fs::read_dir(folder).expect("it is there");
-    let paths = entries.map(|entry| entry.expect("it can be read").path());
+    let entries = std::fs::read_dir(folder).expect("the folder exists");
+    let paths = entries.map(|entry| entry.expect("the folder is readable").path());
     paths
-        .filter(|path| path.extension().is_some_and(|end| end == "c"))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "c"))
         .collect()
 }
 
-/// A filter for one port of `tests/conformance/harness.h`.
+/// A filter for one of the ports in `crates/sidetrack-winsock/tests/conformance/harness.h`.
 fn port(service: u32, port: u16, context: RedirectContext) -> Filter {
     Filter {
         ports: Some((port, port)),
@@ -90,7 +93,7 @@ fn port(service: u32, port: u16, context: RedirectContext) -> Filter {
     }
 }
 
-/// Runs the program as a service's proxy; it must end well. What it says, line by line.
+/// Runs the program as a service's proxy. It must succeed. Returns the lines of its standard output.
 fn run_as_proxy(test: &str, program: &Path, arguments: &[&str]) -> Vec<String> {
     netns::enter();
     let mut host = Host::new(test);
@@ -112,56 +115,57 @@ fn run_as_proxy(test: &str, program: &Path, arguments: &[&str]) -> Vec<String> {
     let mut child = Command::new(program)
         .args(arguments)
         .env(sidetrack::LISTEN_VARIABLE, service.credentials_hex())
-        .env("PROGRAM_CGROUP", host.program.path())
+        .env("PROGRAM_CGROUP", host.program_cgroup.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("it starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    let mut said = Vec::new();
+        .expect("the program starts");
+    let stdout = child.stdout.take().expect("standard output is piped");
+    let mut lines = BufReader::new(stdout).lines();
+    let mut output = Vec::new();
     while let Some(Ok(line)) = lines.next() {
         if line == "stop the engine" {
             drop(host.engine.take());
-            let stdin = child.stdin.as_mut().expect("it is piped");
-            writeln!(stdin, "stopped").expect("it listens");
+            let stdin = child.stdin.as_mut().expect("standard input is piped");
+            writeln!(stdin, "stopped").expect("the program reads its standard input");
             continue;
         }
         println!("{line}");
-        said.push(line);
+        output.push(line);
     }
-    let ended = child.wait().expect("it ends");
-    assert!(ended.success(), "{ended}: {}", said.join("\n"));
-    said
+    let status = child.wait().expect("the program ends");
+    assert!(status.success(), "{status}: {}", output.join("\n"));
+    output
 }
 
-/// The odd-numbered cases of spec 8.1 to 8.4, 8.7, 8.8 and 8.10.
-fn each_case_is_told(said: &[String]) {
+/// Asserts that the output has one line for each case of docs/wfp.md, 8.1 to 8.4, 8.7, 8.8 and 8.10.
+fn assert_each_case_is_reported(output: &[String]) {
     let odd = |number: &u32| number % 2 == 1;
     for number in (1..=59).chain(105..=129).chain([153]).filter(odd) {
-        let begins = format!("case {number}: ");
-        let told = said.iter().filter(|line| line.starts_with(&begins)).count();
-        assert_eq!(told, 1, "case {number}");
+        let start = format!("case {number}: ");
+        let lines = output.iter().filter(|line| line.starts_with(&start));
+        assert_eq!(lines.count(), 1, "case {number}");
     }
 }
 
 #[test]
 fn conformance() {
-    let folder = TempDir::new().expect("a folder can be made");
+    let folder = TempDir::new().expect("a temporary folder");
     let program = compile(&folder, "include", &files("conformance"), Link::Shared);
-    each_case_is_told(&run_as_proxy("winsock_conformance", &program, &[]));
+    assert_each_case_is_reported(&run_as_proxy("winsock_conformance", &program, &[]));
 }
 
 #[test]
 fn conformance_under_address_sanitizer() {
-    let folder = TempDir::new().expect("a folder can be made");
+    let folder = TempDir::new().expect("a temporary folder");
     let program = compile(&folder, "include", &files("conformance"), Link::Sanitized);
-    each_case_is_told(&run_as_proxy("winsock_sanitized", &program, &[]));
+    assert_each_case_is_reported(&run_as_proxy("winsock_sanitized", &program, &[]));
 }
 
-/// 1,000,000 calls with SIDETRACK_SOAK=1.
+/// Makes 100,000 calls, or 1,000,000 if the environment variable SIDETRACK_SOAK is set.
 #[test]
 fn each_overlapped_call_of_a_storm_completes_once() {
-    let folder = TempDir::new().expect("a folder can be made");
+    let folder = TempDir::new().expect("a temporary folder");
     let program = compile(&folder, "include", &files("stress"), Link::Static);
     let calls = match std::env::var_os("SIDETRACK_SOAK") {
         Some(_) => "1000000",
@@ -170,17 +174,17 @@ fn each_overlapped_call_of_a_storm_completes_once() {
     run_as_proxy("winsock_stress", &program, &[calls]);
 }
 
-/// Prints the figures; they mean something with a release build: see docs/winsock.md.
+/// It also prints measurements, which are meaningful only for a release build (docs/winsock.md).
 #[test]
 fn query_allocates_nothing() {
-    let folder = TempDir::new().expect("a folder can be made");
+    let folder = TempDir::new().expect("a temporary folder");
     let program = compile(&folder, "include", &files("cost"), Link::Static);
     run_as_proxy("winsock_cost", &program, &[]);
 }
 
-/// A proxy in C, as for Windows, and one in Rust: both see the connection, whichever is first.
+/// A proxy in C, written for Windows, and one in Rust. Both see the connection, whichever is first.
 fn chained(c_is_first: bool) {
-    let folder = TempDir::new().expect("a folder can be made");
+    let folder = TempDir::new().expect("a temporary folder");
     let source = sources().join("examples/inspect.c");
     let inspect = compile(&folder, "include/windows", &[source], Link::Static);
     let passthrough = sidetrack().with_file_name("examples").join("passthrough");
@@ -205,8 +209,8 @@ fn through(vias: &[String; 2], origin: &Origin) {
     assert_eq!(origin.accepted(), 1);
     assert_eq!(ended.flows[0]["chain"].as_array().map(Vec::len), Some(3));
     let wanted = format!("-> {}", origin.address);
-    let told = ended.outcome.stderr.matches(&wanted).count();
-    assert_eq!(told, 2, "{ended:?}");
+    let lines = ended.outcome.stderr.matches(&wanted).count();
+    assert_eq!(lines, 2, "{ended:?}");
     let first_words = format!("{wanted} hi.");
     assert!(ended.outcome.stderr.contains(&first_words), "{ended:?}");
 }

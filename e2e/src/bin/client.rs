@@ -1,7 +1,8 @@
-//! The programs whose connections the tests divert.
+//! The client program, whose connections and datagrams the tests redirect.
 //!
-//! Moves itself to the cgroup of CLIENT_CGROUP first, so that its sockets belong there. Prints one
-//! JSON object.
+//! It first moves itself to the cgroup that the environment variable CLIENT_CGROUP names, so that
+//! its sockets belong there. It prints its report as JSON: an object, or an array of objects if the
+//! action makes several connections or sends several datagrams.
 #![deny(unsafe_code)]
 
 use std::env;
@@ -27,8 +28,8 @@ mod storm;
 #[allow(unsafe_code)]
 mod sys;
 
-/// How long a read or connect may take: a hang is a finding, and must end.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a read or a connect may take. A call that hangs is a failure of the test, and must end.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Parser)]
 struct Arguments {
@@ -38,40 +39,42 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Connect, read all there is, tell.
+    /// Connect, read until the end, and report what came.
     Connect(Connect),
-    /// As connect, for each destination that comes on standard input; one JSON object each.
-    Ask(Ask),
-    /// Many connections to different addresses; each must answer with its own.
+    /// The same as connect, for each destination that is read from standard input. Prints one JSON
+    /// object for each.
+    ConnectEach(ConnectEach),
+    /// Make many connections to different addresses. Each must be answered with its own address.
     Storm(storm::Storm),
-    /// One socket: connect, dissolve by AF_UNSPEC, connect elsewhere.
+    /// With one socket: connect, disconnect with AF_UNSPEC, and connect to another address.
     Reconnect {
         first: SocketAddr,
         second: SocketAddr,
-        /// SO_BINDTODEVICE.
+        /// Bind the socket to this device, with SO_BINDTODEVICE.
         #[arg(long)]
         device: Option<String>,
-        /// Connect without blocking, and do not wait for the first.
+        /// Make the first connect non-blocking, and do not wait for it.
         #[arg(long)]
-        hurry: bool,
+        no_wait: bool,
     },
-    /// Two sockets with one source port to two destinations, open at once.
-    Twins {
+    /// Connect two sockets with the same source port to two destinations. Both are open at once.
+    SamePort {
         port: u16,
         first: SocketAddr,
         second: SocketAddr,
     },
-    /// Send datagrams, and tell what comes back.
+    /// Send datagrams, and report their answers.
     Datagrams(datagram::Datagrams),
-    /// Many destinations, many sockets; each datagram must come back from where it went.
+    /// Send datagrams from many sockets to many destinations. Each must be answered by its own
+    /// destination.
     Spray(datagram::Spray),
-    /// Many datagrams, each to another destination.
+    /// Send many datagrams, each to another destination, without waiting for answers.
     Flood(datagram::Flood),
-    /// Send to addresses that are not meant for it.
+    /// Send datagrams to a service's listener or to a flow's address, without a redirect.
     Forge(datagram::Forge),
-    /// Connect by QUIC, send, and read as much back.
+    /// Connect by QUIC, send bytes, and read the same number of bytes.
     Quic(quic::Quic),
-    /// Become another program.
+    /// Execute another program instead of this one.
     Exec {
         #[arg(last = true)]
         command: Vec<String>,
@@ -79,7 +82,7 @@ enum Action {
 }
 
 #[derive(clap::Args)]
-struct Ask {
+struct ConnectEach {
     #[command(flatten)]
     options: Options,
 }
@@ -89,41 +92,41 @@ struct Connect {
     to: SocketAddr,
     #[command(flatten)]
     options: Options,
-    /// How often, one after the other.
+    /// Number of connections, made one after another.
     #[arg(long, default_value_t = 1)]
     times: u32,
 }
 
 #[derive(clap::Args)]
 struct Options {
-    /// Bind to this source first.
+    /// Bind the socket to this source address first.
     #[arg(long)]
     bind: Option<SocketAddr>,
-    /// SO_BINDTODEVICE.
+    /// Bind the socket to this device, with SO_BINDTODEVICE.
     #[arg(long)]
     device: Option<String>,
-    /// An AF_INET6 socket for an IPv4 destination.
+    /// Use an AF_INET6 socket for an IPv4 destination.
     #[arg(long)]
     mapped: bool,
-    /// connect without blocking, then poll.
+    /// Make the connect non-blocking, and poll.
     #[arg(long)]
     nonblocking: bool,
-    /// Send by MSG_FASTOPEN, without connect.
+    /// Send this text with MSG_FASTOPEN, without a connect.
     #[arg(long)]
     fastopen: Option<String>,
-    /// TCP_FASTOPEN_CONNECT.
+    /// Set TCP_FASTOPEN_CONNECT.
     #[arg(long)]
     fastopen_connect: bool,
-    /// Send this once connected, then read as much back.
+    /// Send this text after the connect, then read "origin" and as many bytes as were sent.
     #[arg(long)]
     send: Option<String>,
-    /// A Multipath TCP socket.
+    /// Use a Multipath TCP socket.
     #[arg(long)]
     mptcp: bool,
-    /// Close with a reset.
+    /// Close the connection with a reset.
     #[arg(long)]
     abort: bool,
-    /// Wait for a line on standard input before closing.
+    /// Wait for a line on standard input before closing the connection.
     #[arg(long)]
     hold: bool,
 }
@@ -133,21 +136,21 @@ fn main() -> io::Result<()> {
         let pid = std::process::id().to_string();
         fs::write(Path::new(&cgroup).join("cgroup.procs"), pid)?;
     }
-    let told = match Arguments::parse().action {
+    let report = match Arguments::parse().action {
         Action::Connect(connect) => connect_times(&connect),
-        Action::Ask(ask) => return ask_each(&ask.options),
+        Action::ConnectEach(each) => return connect_each(&each.options),
         Action::Storm(options) => storm::run(&options),
         Action::Reconnect {
             first,
             second,
             device,
-            hurry,
-        } => reconnect([first, second], device, hurry)?,
-        Action::Twins {
+            no_wait,
+        } => reconnect([first, second], device, no_wait)?,
+        Action::SamePort {
             port,
             first,
             second,
-        } => twins(port, first, second),
+        } => connect_both_from_port(port, first, second),
         Action::Datagrams(options) => datagram::run(&options)?,
         Action::Spray(options) => datagram::spray(&options)?,
         Action::Flood(options) => datagram::flood(&options)?,
@@ -162,11 +165,11 @@ fn main() -> io::Result<()> {
                 .exec());
         }
     };
-    println!("{told}");
+    println!("{report}");
     Ok(())
 }
 
-fn ask_each(options: &Options) -> io::Result<()> {
+fn connect_each(options: &Options) -> io::Result<()> {
     for line in io::stdin().lines() {
         let to = line?.parse().map_err(io::Error::other)?;
         println!("{}", connect_or_fail(to, options));
@@ -194,21 +197,21 @@ fn failure(error: &io::Error) -> serde_json::Value {
 }
 
 fn open(to: SocketAddr, mapped: bool) -> io::Result<(Socket, SockAddr)> {
-    open_of(Protocol::TCP, to, mapped)
+    open_with(Protocol::TCP, to, mapped)
 }
 
-fn open_of(protocol: Protocol, to: SocketAddr, mapped: bool) -> io::Result<(Socket, SockAddr)> {
+fn open_with(protocol: Protocol, to: SocketAddr, mapped: bool) -> io::Result<(Socket, SockAddr)> {
     let to = address_of(to, mapped);
     let kind = match protocol {
         Protocol::UDP => Type::DGRAM,
         _ => Type::STREAM,
     };
     let socket = Socket::new(Domain::for_address(to), kind, Some(protocol))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     Ok((socket, to.into()))
 }
 
-/// As an AF_INET6 socket has it, if it is to be one.
+/// The destination for the kind of socket: with `mapped`, an IPv4 address becomes an IPv4-mapped one.
 fn address_of(to: SocketAddr, mapped: bool) -> SocketAddr {
     match to {
         SocketAddr::V4(v4) if mapped => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
@@ -222,7 +225,7 @@ fn connect(to: SocketAddr, options: &Options) -> io::Result<serde_json::Value> {
     } else {
         Protocol::TCP
     };
-    let (socket, to) = open_of(protocol, to, options.mapped)?;
+    let (socket, to) = open_with(protocol, to, options.mapped)?;
     if let Some(device) = &options.device {
         socket.bind_device(Some(device.as_bytes()))?;
     }
@@ -240,30 +243,31 @@ fn connect(to: SocketAddr, options: &Options) -> io::Result<serde_json::Value> {
     }
     let mut stream = TcpStream::from(socket);
     let reply = exchange(&mut stream, options)?;
-    let told = json!({
+    let report = json!({
         "ok": true,
         "peer": stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default(),
         "local": stream.local_addr()?.to_string(),
         "reply": reply,
     });
     if options.hold {
-        println!("{told}");
+        println!("{report}");
         io::stdin().read_line(&mut String::new())?;
     }
     if options.abort {
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     }
-    Ok(told)
+    Ok(report)
 }
 
-trait ConnectPatiently {
+trait ConnectWithTimeout {
     fn connect_timeout_or_block(&self, to: &SockAddr, deferred: bool) -> io::Result<()>;
 }
 
-impl ConnectPatiently for Socket {
-    /// A blocking connect that ends. Fast open defers the connect itself, so there it must block.
+impl ConnectWithTimeout for Socket {
+    /// A blocking connect with a time-out. With TCP_FASTOPEN_CONNECT (`deferred`) the first write
+    /// connects, and EINPROGRESS is no error.
     fn connect_timeout_or_block(&self, to: &SockAddr, deferred: bool) -> io::Result<()> {
-        self.set_write_timeout(Some(PATIENCE))?; // the kernel applies it to connect too
+        self.set_write_timeout(Some(TIMEOUT))?; // the kernel applies it to connect too
         let result = self.connect(to);
         match result {
             Err(error) if deferred && error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
@@ -273,7 +277,7 @@ impl ConnectPatiently for Socket {
 }
 
 fn connect_nonblocking(socket: &Socket, to: &SockAddr) -> io::Result<()> {
-    socket.connect_timeout(to, PATIENCE) // non-blocking connect, then poll, then SO_ERROR
+    socket.connect_timeout(to, TIMEOUT) // non-blocking connect, then poll, then SO_ERROR
 }
 
 fn exchange(stream: &mut TcpStream, options: &Options) -> io::Result<String> {
@@ -295,17 +299,17 @@ fn exchange(stream: &mut TcpStream, options: &Options) -> io::Result<String> {
 fn reconnect(
     to: [SocketAddr; 2],
     device: Option<String>,
-    hurry: bool,
+    no_wait: bool,
 ) -> io::Result<serde_json::Value> {
     let (socket, _) = open(to[0], false)?;
     socket.bind_device(device.as_ref().map(String::as_bytes))?;
-    let mut told = Vec::new();
-    for (to, hurried) in to.into_iter().zip([hurry, false]) {
-        socket.set_nonblocking(hurried)?;
-        told.push(reconnect_once(&socket, to).unwrap_or_else(|error| failure(&error)));
-        sys::dissolve(&socket)?;
+    let mut reports = Vec::new();
+    for (to, nonblocking) in to.into_iter().zip([no_wait, false]) {
+        socket.set_nonblocking(nonblocking)?;
+        reports.push(reconnect_once(&socket, to).unwrap_or_else(|error| failure(&error)));
+        sys::disconnect(&socket)?;
     }
-    Ok(json!(told))
+    Ok(json!(reports))
 }
 
 fn reconnect_once(socket: &Socket, to: SocketAddr) -> io::Result<serde_json::Value> {
@@ -318,11 +322,11 @@ fn reconnect_once(socket: &Socket, to: SocketAddr) -> io::Result<serde_json::Val
     }))
 }
 
-fn twins(port: u16, first: SocketAddr, second: SocketAddr) -> serde_json::Value {
+fn connect_both_from_port(port: u16, first: SocketAddr, second: SocketAddr) -> serde_json::Value {
     let mut open_until_the_end = Vec::new();
-    let told: Vec<_> = [first, second]
+    let reports: Vec<_> = [first, second]
         .into_iter()
-        .map(|to| match twin(port, to) {
+        .map(|to| match connect_from_port(port, to) {
             Ok((stream, reply)) => {
                 open_until_the_end.push(stream);
                 json!({ "ok": true, "reply": reply })
@@ -330,10 +334,10 @@ fn twins(port: u16, first: SocketAddr, second: SocketAddr) -> serde_json::Value 
             Err(error) => failure(&error),
         })
         .collect();
-    json!(told)
+    json!(reports)
 }
 
-fn twin(port: u16, to: SocketAddr) -> io::Result<(TcpStream, String)> {
+fn connect_from_port(port: u16, to: SocketAddr) -> io::Result<(TcpStream, String)> {
     let (socket, address) = open(to, false)?;
     socket.set_reuse_address(true)?;
     let any = match to {

@@ -1,5 +1,7 @@
-//! A process with an engine, to be killed: scope and home as arguments. Redirects everything to one
-//! service; prints its credentials; ends with its standard input.
+//! An engine as a separate process, which a test may kill. Its arguments are the paths of two
+//! cgroups: the scope, and the home of its one service. It redirects every connection to that
+//! service, prints the service's credentials, and ends when it reads a line from standard input, or
+//! its end.
 #![deny(unsafe_code)]
 
 use std::path::PathBuf;

@@ -1,6 +1,8 @@
-//! A proxy as a process of its own: it may be killed, fork, or be one that knows nothing of us.
+//! A proxy as a separate process, which a test may kill, which may fork, or which may be a legacy
+//! proxy.
 //!
-//! Moves itself to the cgroup of PROXY_CGROUP first. Prints its addresses, a JSON array.
+//! It first moves itself to the cgroup that the environment variable PROXY_CGROUP names. It prints
+//! its addresses as a JSON array.
 #![deny(unsafe_code)]
 
 use std::env;
@@ -18,30 +20,30 @@ use socket2::SockRef;
 
 #[derive(Parser)]
 struct Arguments {
-    kind: Kind,
-    /// Of a worker: connect there, relay between that and standard input and output. Of one that comes
-    /// and goes: listen there.
-    to: Option<SocketAddr>,
+    kind: ProxyKind,
+    /// The destination of a worker, or the address at which `listen-and-exit` listens.
+    address: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Kind {
-    /// Answers with the original destination.
+enum ProxyKind {
+    /// Answer each connection with its original destination.
     Answer,
-    /// Goes on with the records.
+    /// Relay each connection to its original destination, with the records.
     Relay,
-    /// Goes on, but forgets the records.
-    Forget,
-    /// Listens by itself, asks SO_ORIGINAL_DST, and goes on.
+    /// Relay each connection to its original destination, without the records.
+    WithoutRecords,
+    /// Listen without the SDK, get the destination by SO_ORIGINAL_DST, and relay.
     Legacy,
-    /// The same, but another process of its own goes on.
+    /// The same, but a child process makes the outgoing connection.
     LegacyForking,
-    /// That process.
+    /// The child process of `legacy-forking`: connect to the address, and relay between that
+    /// connection and standard input and output.
     Worker,
-    /// Sends datagrams back.
+    /// Answer each datagram with the same bytes.
     EchoDatagrams,
-    /// Shares a port with others of its service, and ends at once.
-    ComeAndGo,
+    /// Listen at the address with SO_REUSEPORT, mark the listener as the service's, and exit.
+    ListenAndExit,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -51,22 +53,26 @@ fn main() -> anyhow::Result<()> {
         fs::write(Path::new(&cgroup).join("cgroup.procs"), pid)?;
     }
     match arguments.kind {
-        Kind::Worker => work(arguments.to.context("a worker needs a destination")?),
-        Kind::ComeAndGo => come_and_go(arguments.to.context("an address to listen at")?),
-        Kind::EchoDatagrams => echo_datagrams(),
-        Kind::Legacy | Kind::LegacyForking => serve_legacy(arguments.kind),
+        ProxyKind::Worker => work(arguments.address.context("a worker needs a destination")?),
+        ProxyKind::ListenAndExit => listen_and_exit(
+            arguments
+                .address
+                .context("listen-and-exit needs an address")?,
+        ),
+        ProxyKind::EchoDatagrams => echo_datagrams(),
+        ProxyKind::Legacy | ProxyKind::LegacyForking => serve_legacy(arguments.kind),
         _ => serve(arguments.kind),
     }
 }
 
-fn tell(addresses: &[SocketAddr]) -> anyhow::Result<()> {
+fn print_addresses(addresses: &[SocketAddr]) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string(addresses)?);
     Ok(())
 }
 
-fn serve(kind: Kind) -> anyhow::Result<()> {
+fn serve(kind: ProxyKind) -> anyhow::Result<()> {
     let listener = Listener::bind(&service()?)?;
-    tell(&listener.addresses()?)?;
+    print_addresses(&listener.addresses()?)?;
     loop {
         let (stream, flow) = listener.accept()?.into_parts();
         thread::spawn(move || handle(kind, stream, &flow));
@@ -75,7 +81,7 @@ fn serve(kind: Kind) -> anyhow::Result<()> {
 
 fn echo_datagrams() -> anyhow::Result<()> {
     let listener = DatagramListener::bind(&service()?)?;
-    tell(&listener.addresses()?)?;
+    print_addresses(&listener.addresses()?)?;
     let mut batch = Batch::new(16, 2048);
     loop {
         listener.receive(&mut batch)?;
@@ -85,7 +91,8 @@ fn echo_datagrams() -> anyhow::Result<()> {
     }
 }
 
-/// By the credentials it was given, or, if PROXY_SERVICE names one, from the daemon.
+/// The service of this proxy. If the environment variable PROXY_SERVICE names one, the proxy registers
+/// itself with the daemon; otherwise it has the credentials from its environment.
 fn service() -> anyhow::Result<Service> {
     let Ok(name) = env::var("PROXY_SERVICE") else {
         return Ok(Service::from_env()?);
@@ -95,35 +102,35 @@ fn service() -> anyhow::Result<Service> {
     Ok(api.register(&session, &name))
 }
 
-fn handle(kind: Kind, mut client: TcpStream, flow: &Flow) -> io::Result<()> {
+fn handle(kind: ProxyKind, mut client: TcpStream, flow: &Flow) -> io::Result<()> {
     let to = flow.original_destination();
     match kind {
-        Kind::Relay => e2e::both_ways(client, flow.connect().map_err(io::Error::other)?),
-        Kind::Forget => e2e::both_ways(client, TcpStream::connect(to)?),
+        ProxyKind::Relay => e2e::copy_both_ways(client, flow.connect().map_err(io::Error::other)?),
+        ProxyKind::WithoutRecords => e2e::copy_both_ways(client, TcpStream::connect(to)?),
         _ => client.write_all(to.to_string().as_bytes()),
     }
 }
 
-fn come_and_go(at: SocketAddr) -> anyhow::Result<()> {
-    let listener = e2e::listen_shared(at);
+fn listen_and_exit(address: SocketAddr) -> anyhow::Result<()> {
+    let listener = e2e::listen_shared(address);
     let credentials = env::var(sidetrack::LISTEN_VARIABLE)?;
     match e2e::mark_by_hex(&listener, &credentials) {
-        0 => tell(&[listener.local_addr()?]),
+        0 => print_addresses(&[listener.local_addr()?]),
         errno => Err(io::Error::from_raw_os_error(errno).into()),
     }
 }
 
-fn serve_legacy(kind: Kind) -> anyhow::Result<()> {
+fn serve_legacy(kind: ProxyKind) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    tell(&[listener.local_addr()?])?;
+    print_addresses(&[listener.local_addr()?])?;
     for client in listener.incoming() {
         let client = client?;
         thread::spawn(move || -> io::Result<()> {
             let to = SockRef::from(&client).original_dst_v4()?;
             let to = to.as_socket().ok_or(io::ErrorKind::Unsupported)?;
             match kind {
-                Kind::LegacyForking => fork_worker(client, to),
-                _ => e2e::both_ways(client, TcpStream::connect(to)?),
+                ProxyKind::LegacyForking => fork_worker(client, to),
+                _ => e2e::copy_both_ways(client, TcpStream::connect(to)?),
             }
         });
     }
@@ -142,16 +149,16 @@ fn fork_worker(client: TcpStream, to: SocketAddr) -> io::Result<()> {
 }
 
 fn work(to: SocketAddr) -> anyhow::Result<()> {
-    let onward = TcpStream::connect(to)?;
-    let mut upward = onward.try_clone()?;
+    let outgoing = TcpStream::connect(to)?;
+    let mut upstream = outgoing.try_clone()?;
     thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin().lock(), &mut upward);
-        let _ = upward.shutdown(Shutdown::Write);
+        let _ = io::copy(&mut io::stdin().lock(), &mut upstream);
+        let _ = upstream.shutdown(Shutdown::Write);
     });
     let mut client = io::stdout().lock();
     let mut buffer = [0; 4096];
     loop {
-        match (&onward).read(&mut buffer)? {
+        match (&outgoing).read(&mut buffer)? {
             0 => return Ok(()),
             length => client.write_all(&buffer[..length])?,
         }

@@ -1,8 +1,10 @@
-//! A vendor's product: a provider, a sublayer, two services, and what redirects to them, all of it in
-//! one dynamic session. Each of its proxies says its name to the client, and goes on.
+//! A vendor's product: a provider, a sublayer, two services, and filters that redirect to them, all
+//! in one dynamic session. Each of its proxies sends its service's name to the client, and then
+//! relays.
 //!
-//! Moves itself to the cgroup of PROXY_CGROUP first. Says "ready" once all is in force; told anything,
-//! it closes its session, and goes on serving what it has until its standard input ends.
+//! It first moves itself to the cgroup that the environment variable PROXY_CGROUP names. It prints
+//! "ready" when its policy is in force. When it reads a line from standard input it closes its
+//! session. Its proxies still serve the connections that reach them, until standard input ends.
 #![deny(unsafe_code)]
 
 use std::io::{self, Write};
@@ -18,8 +20,9 @@ use sidetrack_api::{Client, v1};
 
 #[derive(Parser)]
 struct Arguments {
+    /// The vendor's name. The services are NAME1 and NAME2.
     name: String,
-    /// Its sublayer's.
+    /// The weight of its sublayer.
     weight: u32,
 }
 
@@ -61,16 +64,16 @@ fn serve(api: &mut Api, session: &Session, name: &str) -> anyhow::Result<()> {
     thread::spawn(move || {
         loop {
             let (stream, flow) = listener.accept().expect("accept works").into_parts();
-            thread::spawn(move || say_and_relay(stream, &flow));
+            thread::spawn(move || send_name_and_relay(stream, &flow));
         }
     });
     Ok(())
 }
 
-fn say_and_relay(mut client: TcpStream, flow: &Flow) -> io::Result<()> {
+fn send_name_and_relay(mut client: TcpStream, flow: &Flow) -> io::Result<()> {
     let name = flow.chain().last().unwrap_or_default().to_owned();
     write!(client, "{name} ")?;
-    e2e::both_ways(client, flow.connect().map_err(io::Error::other)?)
+    e2e::copy_both_ways(client, flow.connect().map_err(io::Error::other)?)
 }
 
 async fn add_provider(client: &mut Client, session_id: u64, name: &str) -> Vec<u8> {
@@ -83,7 +86,7 @@ async fn add_provider(client: &mut Client, session_id: u64, name: &str) -> Vec<u
         provider: Some(provider),
     };
     let added = client.add_provider(request).await;
-    added.expect("it is a good provider").into_inner().key
+    added.expect("the provider is valid").into_inner().key
 }
 
 async fn add_sublayer(
@@ -104,7 +107,7 @@ async fn add_sublayer(
         sublayer: Some(sublayer),
     };
     let added = client.add_sublayer(request).await;
-    added.expect("it is a good sublayer").into_inner().key
+    added.expect("the sublayer is valid").into_inner().key
 }
 
 async fn add_service(client: &mut Client, session_id: u64, name: &str, provider: &[u8]) -> Vec<u8> {
@@ -118,7 +121,7 @@ async fn add_service(client: &mut Client, session_id: u64, name: &str, provider:
         service: Some(service),
     };
     let added = client.add_service(request).await;
-    added.expect("it is a good service").into_inner().key
+    added.expect("the service is valid").into_inner().key
 }
 
 async fn add_filter(
@@ -143,6 +146,6 @@ async fn add_filter(
             filter: Some(filter),
         };
         let added = client.add_filter(request).await;
-        added.expect("it is a good filter");
+        added.expect("the filter is valid");
     }
 }

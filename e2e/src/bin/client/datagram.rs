@@ -1,4 +1,4 @@
-//! The client's datagrams.
+//! The client's actions with datagrams.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,36 +8,36 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use socket2::{Protocol, Socket};
 
-use crate::{PATIENCE, address_of, failure, open_of};
+use crate::{TIMEOUT, address_of, failure, open_with};
 
 #[derive(clap::Args)]
 pub(crate) struct Datagrams {
-    /// One datagram to each, in turn, from one socket.
+    /// The destinations. One socket sends a datagram to each in turn.
     to: Vec<SocketAddr>,
-    /// connect, then send; instead of sendto.
+    /// Use connect and send instead of sendto.
     #[arg(long)]
     connected: bool,
-    /// An AF_INET6 socket for an IPv4 destination.
+    /// Use an AF_INET6 socket for an IPv4 destination.
     #[arg(long)]
     mapped: bool,
-    /// Bind to this source first.
+    /// Bind the socket to this source address first.
     #[arg(long)]
     bind: Option<SocketAddr>,
-    /// SO_BINDTODEVICE.
+    /// Bind the socket to this device, with SO_BINDTODEVICE.
     #[arg(long)]
     device: Option<String>,
-    /// What to send; the destination otherwise.
+    /// The text to send. Without it, the destination is sent.
     #[arg(long)]
     text: Option<String>,
-    /// Bytes to send, of `text` again and again.
+    /// Number of bytes to send. The text is repeated or cut.
     #[arg(long)]
     size: Option<usize>,
-    /// How often to all.
+    /// Number of rounds, each of which sends to all destinations.
     #[arg(long, default_value_t = 1)]
     times: usize,
     /// Do not wait for answers.
     #[arg(long)]
-    forget: bool,
+    no_reply: bool,
     /// Wait for a line on standard input before each round.
     #[arg(long)]
     stepwise: bool,
@@ -45,43 +45,43 @@ pub(crate) struct Datagrams {
 
 #[derive(clap::Args)]
 pub(crate) struct Spray {
-    /// One socket to so many destinations.
+    /// Number of destinations for each socket.
     #[arg(long, default_value_t = 1)]
     destinations: u32,
-    /// So many sockets.
+    /// Number of sockets.
     #[arg(long, default_value_t = 1)]
     sockets: u32,
-    /// The first destination; the others follow by address.
+    /// The first destination. The next ones have the addresses that follow it.
     #[arg(long)]
     first: SocketAddr,
-    /// connect, then send.
+    /// Use connect and send instead of sendto.
     #[arg(long)]
     connected: bool,
 }
 
 pub(crate) fn run(options: &Datagrams) -> io::Result<serde_json::Value> {
-    let mut told = Vec::new();
+    let mut reports = Vec::new();
     let socket = open(options.to[0], options)?;
     for _ in 0..options.times {
         if options.stepwise && io::stdin().read_line(&mut String::new())? == 0 {
             break;
         }
         for &to in &options.to {
-            let one = exchange(&socket, to, options).unwrap_or_else(|error| failure(&error));
+            let report = exchange(&socket, to, options).unwrap_or_else(|error| failure(&error));
             if options.stepwise {
-                println!("{one}");
+                println!("{report}");
             }
-            told.push(one);
+            reports.push(report);
         }
     }
-    Ok(match told.len() {
-        1 => told.remove(0),
-        _ => json!(told),
+    Ok(match reports.len() {
+        1 => reports.remove(0),
+        _ => json!(reports),
     })
 }
 
 fn open(to: SocketAddr, options: &Datagrams) -> io::Result<Socket> {
-    let (socket, _) = open_of(Protocol::UDP, to, options.mapped)?;
+    let (socket, _) = open_with(Protocol::UDP, to, options.mapped)?;
     if let Some(device) = &options.device {
         socket.bind_device(Some(device.as_bytes()))?;
     }
@@ -91,14 +91,14 @@ fn open(to: SocketAddr, options: &Datagrams) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket of the destination's family, at a port of its own.
-fn open_any(to: SocketAddr, patience: Duration) -> io::Result<UdpSocket> {
+/// A socket of the destination's family, bound to a free port.
+fn open_any(to: SocketAddr, timeout: Duration) -> io::Result<UdpSocket> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(patience))?;
+    socket.set_read_timeout(Some(timeout))?;
     Ok(socket)
 }
 
@@ -113,9 +113,9 @@ fn exchange(socket: &Socket, to: SocketAddr, options: &Datagrams) -> io::Result<
         socket.connect(&target.into())?;
         socket.send(&payload)?;
     } else {
-        send_again(socket, &payload, target)?;
+        send_until_sent(socket, &payload, target)?;
     }
-    if options.forget {
+    if options.no_reply {
         return Ok(json!({ "ok": true }));
     }
     let mut buffer = vec![0; 65_536];
@@ -131,8 +131,8 @@ fn exchange(socket: &Socket, to: SocketAddr, options: &Datagrams) -> io::Result<
     }))
 }
 
-/// A program that is interrupted sends again.
-fn send_again(socket: &Socket, payload: &[u8], to: SocketAddr) -> io::Result<()> {
+/// Sends again if the call is interrupted, as programs do.
+fn send_until_sent(socket: &Socket, payload: &[u8], to: SocketAddr) -> io::Result<()> {
     loop {
         match socket.send_to(payload, &to.into()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -142,20 +142,21 @@ fn send_again(socket: &Socket, payload: &[u8], to: SocketAddr) -> io::Result<()>
 }
 
 fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-    // A UdpSocket of the same descriptor receives into plain bytes.
+    // UdpSocket receives into plain bytes, unlike Socket.
     let socket: UdpSocket = socket.try_clone()?.into();
     socket.recv_from(buffer)
 }
 
-/// Every destination is sent its own name, and must answer with it, from where it is.
+/// Sends each destination its own address. Each must answer with it, and from it; answers that do
+/// not are counted as `mixed_up`.
 pub(crate) fn spray(options: &Spray) -> io::Result<serde_json::Value> {
-    let mut crossed = 0;
+    let mut mixed_up = 0;
     let mut answered = 0;
     let mut sockets = Vec::new();
     for _ in 0..options.sockets {
-        sockets.push(open_any(options.first, PATIENCE)?);
+        sockets.push(open_any(options.first, TIMEOUT)?);
     }
-    let began = Instant::now();
+    let started = Instant::now();
     for (number, socket) in sockets.iter().enumerate() {
         let mut waiting = BTreeMap::new();
         for index in 0..options.destinations {
@@ -169,26 +170,26 @@ pub(crate) fn spray(options: &Spray) -> io::Result<serde_json::Value> {
             }
             waiting.insert(to, text);
             if waiting.len() >= WINDOW || index + 1 == options.destinations {
-                collect(socket, &mut waiting, &mut answered, &mut crossed)?;
+                collect(socket, &mut waiting, &mut answered, &mut mixed_up)?;
             }
         }
     }
     Ok(json!({
-        "ok": crossed == 0,
+        "ok": mixed_up == 0,
         "answered": answered,
-        "crossed": crossed,
-        "seconds": began.elapsed().as_secs_f64(),
+        "mixed_up": mixed_up,
+        "seconds": started.elapsed().as_secs_f64(),
     }))
 }
 
-/// Datagrams on their way at once: no socket's buffer overflows.
+/// Most datagrams without an answer at one time, so that no socket's buffer overflows.
 const WINDOW: usize = 32;
 
 fn collect(
     socket: &UdpSocket,
     waiting: &mut BTreeMap<SocketAddr, String>,
     answered: &mut u32,
-    crossed: &mut u32,
+    mixed_up: &mut u32,
 ) -> io::Result<()> {
     let mut buffer = [0; 256];
     while !waiting.is_empty() {
@@ -196,24 +197,25 @@ fn collect(
         *answered += 1;
         match waiting.remove(&from) {
             Some(text) if text.as_bytes() == &buffer[..length] => {}
-            _ => *crossed += 1,
+            _ => *mixed_up += 1,
         }
     }
     Ok(())
 }
 
-/// One socket to as many destinations, each once, and no answer awaited.
+/// One socket sends one datagram to each of many destinations, and waits for no answer.
 #[derive(clap::Args)]
 pub(crate) struct Flood {
+    /// Number of datagrams, which is the number of destinations.
     #[arg(long)]
     datagrams: u32,
-    /// The first destination; the others follow by address.
+    /// The first destination. The next ones have the addresses that follow it.
     #[arg(long)]
     first: SocketAddr,
 }
 
 pub(crate) fn flood(options: &Flood) -> io::Result<serde_json::Value> {
-    let socket = open_any(options.first, PATIENCE)?;
+    let socket = open_any(options.first, TIMEOUT)?;
     let (mut sent, mut refused, mut errno) = (0, 0, None);
     for index in 0..options.datagrams {
         match socket.send_to(b"flood", nth(options.first, index)) {
@@ -237,20 +239,20 @@ fn nth(first: SocketAddr, index: u32) -> SocketAddr {
     }
 }
 
-/// Sends to addresses of this host by hand, as somebody who forges does.
+/// Sends datagrams directly to addresses of this host, as a program does that forges a redirected one.
 #[derive(clap::Args)]
 pub(crate) struct Forge {
-    /// Where to.
+    /// The addresses of listeners and flows.
     to: Vec<SocketAddr>,
-    /// How long an answer would be waited for, in milliseconds.
+    /// How long to wait for an answer, in milliseconds. None should come.
     #[arg(long, default_value_t = 200)]
-    wait: u64,
+    wait_ms: u64,
 }
 
 pub(crate) fn forge(options: &Forge) -> io::Result<serde_json::Value> {
     let mut answers = 0;
     for &to in &options.to {
-        let socket = open_any(to, Duration::from_millis(options.wait))?;
+        let socket = open_any(to, Duration::from_millis(options.wait_ms))?;
         socket.send_to(b"forged", to)?;
         answers += u32::from(socket.recv_from(&mut [0; 64]).is_ok());
     }

@@ -1,4 +1,4 @@
-//! The client's QUIC.
+//! The client's action with QUIC.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,40 +15,40 @@ use tokio::time::timeout;
 #[derive(clap::Args)]
 pub(crate) struct Quic {
     to: SocketAddr,
-    /// The server's name.
+    /// The server's name, for SNI and its certificate.
     #[arg(long, default_value = "shop.example")]
     name: String,
-    /// The server's certificate, DER.
+    /// A file with the server's certificate, in DER.
     #[arg(long)]
     trust: PathBuf,
-    /// The protocols offered.
+    /// The protocols to offer by ALPN.
     #[arg(long)]
     alpn: Vec<String>,
-    /// An AF_INET6 socket for an IPv4 destination.
+    /// Use an AF_INET6 socket for an IPv4 destination.
     #[arg(long)]
     mapped: bool,
-    /// Bytes to send.
+    /// Number of bytes to send.
     #[arg(long, default_value_t = 200_000)]
     size: usize,
-    /// How long all may take, in milliseconds.
+    /// How long the whole exchange may take, in milliseconds.
     #[arg(long, default_value_t = 15_000)]
-    patience: u64,
+    timeout_ms: u64,
 }
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 pub(crate) fn run(options: &Quic) -> Result<serde_json::Value> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let patience = Duration::from_millis(options.patience);
-    runtime.block_on(async { timeout(patience, exchange(options)).await? })
+    let limit = Duration::from_millis(options.timeout_ms);
+    runtime.block_on(async { timeout(limit, exchange(options)).await? })
 }
 
 async fn exchange(options: &Quic) -> Result<serde_json::Value> {
-    let own: IpAddr = match options.to {
+    let local: IpAddr = match options.to {
         SocketAddr::V4(_) if !options.mapped => Ipv4Addr::UNSPECIFIED.into(),
         _ => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let endpoint = Endpoint::client((own, 0).into())?;
+    let endpoint = Endpoint::client((local, 0).into())?;
     let connecting = endpoint.connect_with(configuration(options)?, options.to, &options.name)?;
     let connection = connecting.await?;
     let sent: Vec<u8> = (0..options.size).map(|index| index as u8).collect();
@@ -63,7 +63,7 @@ async fn exchange(options: &Quic) -> Result<serde_json::Value> {
     written?;
     let mut peer = connection.remote_address();
     peer.set_ip(peer.ip().to_canonical());
-    let told = json!({
+    let report = json!({
         "ok": true,
         "same": read? == sent,
         "alpn": alpn_of(&connection),
@@ -71,7 +71,7 @@ async fn exchange(options: &Quic) -> Result<serde_json::Value> {
     });
     connection.close(0_u32.into(), b"");
     endpoint.wait_idle().await;
-    Ok(told)
+    Ok(report)
 }
 
 fn configuration(options: &Quic) -> Result<ClientConfig> {
@@ -88,7 +88,7 @@ fn configuration(options: &Quic) -> Result<ClientConfig> {
     )?)))
 }
 
-/// What both agreed on.
+/// The protocol that both sides agreed on by ALPN.
 fn alpn_of(connection: &Connection) -> Option<String> {
     let data = connection.handshake_data()?.downcast::<HandshakeData>();
     let protocol = data.ok()?.protocol?;

@@ -1,4 +1,4 @@
-//! What socket2 has no name for.
+//! System calls for which socket2 has no function.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -12,8 +12,8 @@ fn checked(result: isize) -> io::Result<()> {
     }
 }
 
-/// connect(AF_UNSPEC): the socket forgets its peer.
-pub(crate) fn dissolve(socket: &Socket) -> io::Result<()> {
+/// Calls connect with AF_UNSPEC, which disconnects the socket.
+pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
     let none = libc::sockaddr {
         sa_family: libc::AF_UNSPEC as libc::sa_family_t,
         sa_data: [0; 14],
@@ -24,7 +24,7 @@ pub(crate) fn dissolve(socket: &Socket) -> io::Result<()> {
     checked(result as isize)
 }
 
-/// The first bytes travel with the SYN; the socket connects by it.
+/// Calls sendto with MSG_FASTOPEN, which connects the socket and sends the bytes with the SYN.
 pub(crate) fn send_fastopen(socket: &Socket, bytes: &[u8], to: &SockAddr) -> io::Result<()> {
     // SAFETY: `bytes` and `to` are readable for their lengths during the call.
     let result = unsafe {
@@ -40,10 +40,10 @@ pub(crate) fn send_fastopen(socket: &Socket, bytes: &[u8], to: &SockAddr) -> io:
     checked(result)
 }
 
-/// connect only remembers; the first write connects.
+/// Sets TCP_FASTOPEN_CONNECT: connect returns at once, and the first write connects.
 pub(crate) fn set_fastopen_connect(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: `on` is an int, as the option wants, of the length given.
+    // SAFETY: `on` is an int, which the option needs, of the length given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
