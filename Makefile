@@ -16,10 +16,11 @@ LINT_PACKAGES  := clang-format python3
 WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
 # With what `make bench` compares; mitmproxy comes from PyPI. What does not install is left out, and said so.
 BENCH_PACKAGES := haproxy nginx-light libnginx-mod-stream redsocks microsocks socat nftables python3-venv util-linux
+GUARD_PACKAGES := git iproute2 util-linux
 MITMPROXY      := 11.0.2
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels conformance race-test windows-test lint docs deny bench bench-quick deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
+.PHONY: help build demo test test-kernels conformance race-test windows-test lint docs deny bench bench-quick bench-guard deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -76,6 +77,10 @@ bench: deps-bench ## figures beside the peers; writes docs/bench/; half an hour
 bench-quick: deps-bench ## the same for a look; fewer and shorter rounds
 	$(CARGO) build --release --workspace --bins
 	$(SUDO) target/release/bench --quick
+
+bench-guard: deps ## whether the working tree is slower than the commit BASE; TOPICS="rate stream" and ROUNDS=12 choose; ten minutes
+	@$(call need,$(GUARD_PACKAGES))
+	CARGO="$(CARGO)" benches/guard "$(BASE)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JSON),--json $(JSON)) $(TOPICS)
 
 fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS, as many at a time as there are CPUs
 	cd fuzz && $(CARGO) +nightly fuzz build

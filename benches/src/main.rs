@@ -13,6 +13,7 @@
 mod comparison;
 mod connect;
 mod contest;
+mod guard;
 mod hierarchy;
 mod kernel_memory;
 mod load;
@@ -52,8 +53,12 @@ struct Arguments {
     command: Option<Command>,
 }
 
+/// The exit code of `bench guard` if it could not measure; 1 means that a figure got slower.
+const GUARD_FAILURE: u8 = 2;
+
 #[derive(Subcommand)]
 enum Command {
+    Guard(guard::Options),
     /// One case, in a network namespace of its own; prints JSON. Run by bench itself.
     #[command(hide = true)]
     Worker(connect::worker::Task),
@@ -87,17 +92,20 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match begin(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}"); // without a backtrace: the pages quote what a worker says
-            ExitCode::FAILURE
-        }
-    }
+    let arguments = Arguments::parse();
+    let failure = match arguments.command {
+        Some(Command::Guard(_)) => ExitCode::from(GUARD_FAILURE),
+        _ => ExitCode::FAILURE,
+    };
+    begin(arguments).unwrap_or_else(|error| {
+        eprintln!("{error:#}"); // without a backtrace: the pages quote what a worker says
+        failure
+    })
 }
 
-fn begin(arguments: Arguments) -> Result<()> {
+fn begin(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
+        Some(Command::Guard(options)) => return guard::run(&options),
         Some(Command::Worker(task)) => connect::worker::run(&task),
         Some(Command::RelayWorker { task }) => relay::worker::run(&task),
         Some(Command::MinimalRelay { kind }) => relay::run_minimal(kind),
@@ -105,10 +113,21 @@ fn begin(arguments: Arguments) -> Result<()> {
         Some(Command::WinsockWorker) => winsock::worker(),
         Some(Command::PolicyWorker { measurement }) => policy::worker(measurement),
         None => run(arguments.quick, &arguments.topics),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run(quick: bool, topics: &[Topic]) -> Result<()> {
+    prepare_host()?;
+    let topics = match topics {
+        [] => Topic::value_variants(),
+        topics => topics,
+    };
+    topics.iter().try_for_each(|topic| topic.run(quick))
+}
+
+/// Fails if this host cannot measure, and removes what earlier runs left on it.
+fn prepare_host() -> Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
         "needs root, for network namespaces and eBPF: use `make bench`"
@@ -118,12 +137,7 @@ fn run(quick: bool, topics: &[Topic]) -> Result<()> {
         "needs two CPUs: one for the traffic, one for the proxy; on one no figure would tell them apart"
     );
     raise_descriptor_limit()?;
-    hierarchy::remove_all_left()?;
-    let topics = match topics {
-        [] => Topic::value_variants(),
-        topics => topics,
-    };
-    topics.iter().try_for_each(|topic| topic.run(quick))
+    hierarchy::remove_all_left()
 }
 
 /// As far as this host lets us.

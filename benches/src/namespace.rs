@@ -21,6 +21,11 @@ const REDIRECTED_PREFIXES: [&str; 2] = ["10.0.0.0/8", "192.0.2.0/24"];
 /// It does not outlive us, and nothing of its cgroups outlives it.
 pub(crate) fn run(arguments: &[&str]) -> Result<String> {
     let program = std::env::current_exe().context("find this program")?;
+    run_program(&program, arguments)
+}
+
+/// Runs a `bench` program, of this build or of another commit, as [`run`] does.
+pub(crate) fn run_program(program: &Path, arguments: &[&str]) -> Result<String> {
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount"])
         .arg(program)

@@ -121,7 +121,8 @@ pub(crate) fn worker(sending: Sending) -> Result<()> {
 }
 
 impl Sending {
-    fn name(self) -> &'static str {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Unmatched => "unmatched",
