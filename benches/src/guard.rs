@@ -1,15 +1,15 @@
 //! `bench guard`: whether the working tree ("head") is slower than another commit ("base").
 //!
 //! ```text
-//! benches/guard ── builds both sides ── bench guard --base PATH
-//!                                          │ for each round, for each probe: base, head; next round: head, base
-//!                                          ├─ unshare --net BASE/bench <worker>   each side runs its own bench,
-//!                                          ├─ unshare --net HEAD/bench <worker>   sidetrack and sidetrackd
-//!                                          └─ decision: the ratios of all rounds, their interval, a verdict
+//! benches/guard: builds both sides
+//!  └─ bench guard --base PATH: in each round, for each probe, a worker of each side:
+//!      ├─ unshare --net BASE/bench WORKER     with its own bench, sidetrack and sidetrackd
+//!      ├─ unshare --net HEAD/bench WORKER     in the next round, the head comes first
+//!      └─ decision: the ratio of each round, an interval, and a verdict
 //! ```
 //!
-//! Only the command lines of the workers and the JSON that they print are shared by both commits. See
-//! [`plan`] for what that means when you change them.
+//! Only the command lines of the workers and the JSON that they print are shared by both commits.
+//! See [`plan`] for what that means when you change them.
 
 mod decision;
 mod plan;
@@ -23,9 +23,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use clap::builder::TypedValueParser;
 
 use crate::guard::decision::Verdict;
-use crate::guard::rounds::{Comparison, Programs};
+use crate::guard::rounds::{GuardResult, Programs};
 use crate::topic::Topic;
 
 /// Topics that are measured if the command line names none. The others take longer (idle, policy,
@@ -38,6 +39,9 @@ const TOPICS: [Topic; 6] = [
     Topic::Datagram,
     Topic::Send,
 ];
+
+/// The most rounds that can be asked for: a run of some hours.
+const ROUNDS_MAX: i64 = 1_000;
 
 /// Compares this build with the one of another commit, and says which figures moved beyond noise.
 ///
@@ -55,7 +59,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEXT", default_value = "head")]
     head_name: String,
     /// How many rounds to run. Each round measures every figure once on each side.
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(i64::from(decision::ROUNDS_MIN)..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = rounds_parser())]
     rounds: u32,
     /// Also write everything that was measured to this file, as JSON.
     #[arg(long, value_name = "FILE")]
@@ -66,6 +70,10 @@ pub(crate) struct Options {
     /// The topics to measure. Without any: connect, rate, latency, stream, datagram and send.
     #[arg(value_enum)]
     topics: Vec<Topic>,
+}
+
+fn rounds_parser() -> impl TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(i64::from(decision::ROUNDS_MIN)..=ROUNDS_MAX)
 }
 
 /// Measures both sides, and prints the table.
@@ -95,27 +103,24 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
         None => None,
     };
-    let comparison = rounds::run(&programs, &probes, options.rounds);
+    let result = rounds::run(&programs, &probes, options.rounds);
     let names = [options.base_name.as_str(), options.head_name.as_str()];
     if let Some(file) = &mut json {
-        let text = serde_json::to_string_pretty(&table::json(&comparison, names)?)?;
+        let text = serde_json::to_string_pretty(&table::json(&result, names)?)?;
         writeln!(file, "{text}").context("write the JSON file")?;
     }
-    print!(
-        "{}",
-        table::text(&comparison, names, table::Style::stdout())
-    );
-    exit_code(&comparison)
+    print!("{}", table::text(&result, names, table::Style::stdout()));
+    exit_code(&result)
 }
 
-fn exit_code(comparison: &Comparison) -> Result<ExitCode> {
+fn exit_code(result: &GuardResult) -> Result<ExitCode> {
     let is_slower = |row: &rounds::Row| !row.is_control && row.change.verdict == Verdict::Slower;
-    if comparison.rows.iter().any(is_slower) {
+    if result.rows.iter().any(is_slower) {
         return Ok(ExitCode::from(1));
     }
-    ensure!(!comparison.rows.is_empty(), "nothing could be measured");
+    ensure!(!result.rows.is_empty(), "nothing could be measured");
     ensure!(
-        !comparison.left_out.iter().any(|one| one.is_head),
+        !result.left_out.iter().any(|one| one.is_head),
         "a measurement of the working tree failed, so nothing is known about its figures"
     );
     Ok(ExitCode::SUCCESS)

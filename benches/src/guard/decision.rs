@@ -1,35 +1,36 @@
 //! From the values of both sides to a verdict.
 //!
-//! Round by round, the value of the head is divided by the value of the base. Both were taken within
-//! seconds of each other and in alternating order, so whatever drifts on the machine moves both. If
-//! nothing changed, each ratio is therefore as likely to lie above 1 as below it, like the sides of a coin.
-//! The sign test assumes no more than that: its interval for the median runs from one of the smallest
-//! ratios to one of the largest, however they are distributed, and a few disturbed rounds do not widen it.
+//! Round by round, the value of the head is divided by the value of the base. Both were taken
+//! within seconds of each other and in alternating order, so whatever drifts on the machine moves
+//! both. If nothing changed, each ratio is therefore as likely to lie above 1 as below it, like the
+//! sides of a coin. The sign test assumes no more than that: its interval for the median runs from
+//! one of the smallest ratios to one of the largest, however they are distributed, and a few
+//! disturbed rounds do not widen it.
 
 use serde::Serialize;
 
 use crate::statistics::median;
 
 /// How likely it is, at least, that the interval contains the true median. With 35 figures that did
-/// not change, one run in five has one whose interval lies on one side of 1; [`MARGIN`] makes a wrong verdict
-/// rarer than that.
+/// not change, one run in five has one whose interval lies on one side of 1; [`MARGIN`] makes a
+/// wrong verdict rarer than that.
 const CONFIDENCE: f64 = 0.99;
-/// With fewer rounds, no interval reaches [`CONFIDENCE`]: by chance, all 7 rounds of one figure in 64 lie on
-/// the same side of 1.
+/// With fewer rounds, no interval reaches [`CONFIDENCE`]: by chance, all 7 rounds of one figure in
+/// 64 lie on the same side of 1.
 pub(super) const ROUNDS_MIN: u32 = 8;
-/// A smaller change is not reported, even if it is certain: the same code, compiled at another path or
-/// placed at another address, differs by as much.
+/// A smaller change is not reported, even if it is certain: the same code, compiled at another path
+/// or placed at another address, differs by as much.
 const MARGIN: f64 = 0.02;
 /// If the interval reaches further from 1 than this, a change that matters could hide in it.
 const TOLERANCE: f64 = 0.05;
 
-/// Which direction of a figure is the good one.
+/// Which direction of a figure is an improvement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Better {
-    /// Times, and memory.
+    /// A smaller value: times and memory.
     Less,
-    /// Rates, and throughput.
+    /// A larger value: rates and throughput.
     More,
 }
 
@@ -62,8 +63,8 @@ pub(super) struct Change {
 
 /// Compares the values of the rounds; `base[n]` and `head[n]` are of the same round.
 ///
-/// A value that is not positive has no ratio: then nothing can be said. Memory is the difference of two
-/// readings, so it can be 0 or less.
+/// If a value is not positive, there is no ratio and the verdict is [`Verdict::TooNoisy`]. Memory is
+/// the difference of two readings, so it can be 0 or less.
 pub(super) fn compare(base: &[f64], head: &[f64], better: Better) -> Change {
     let has_no_ratio = |value: &f64| !value.is_finite() || *value <= 0.0;
     if base.iter().chain(head).any(has_no_ratio) {
@@ -111,8 +112,8 @@ fn interval(sorted: &[f64]) -> (f64, f64) {
     }
 }
 
-/// The largest `count` for which chance puts `count` or fewer of the rounds below 1 in at most half of
-/// `1 - CONFIDENCE` of all cases. `None` if even 0 is more likely than that.
+/// The largest `count` for which chance puts `count` or fewer of the rounds below 1 in at most half
+/// of `1 - CONFIDENCE` of all cases. `None` if even 0 is more likely than that.
 fn left_out_at_each_end(rounds: usize) -> Option<usize> {
     let mut probability = 0.5_f64.powi(rounds as i32); // of no round below 1
     let mut sum = 0.0;

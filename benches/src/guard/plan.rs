@@ -1,44 +1,50 @@
 //! What is measured of each topic: Sidetrack's own contestants, and one control.
 //!
-//! A probe is the command line of a worker. The base may be an older commit, so the workers' command lines and
-//! the JSON that they print are an interface between commits: add to it, but change nothing that exists. A
-//! probe that the base does not know is left out, and the guard says so.
+//! A probe is the command line of a worker. The base may be an older commit, so the workers'
+//! command lines and the JSON that they print are an interface between commits: add to it, but
+//! change nothing that exists. A probe that the base does not know is left out, and the guard
+//! reports it.
 
 use clap::ValueEnum as _;
 
-use crate::connect::case::Case;
+use crate::connect::case::ConnectCase;
 use crate::guard::decision::Better;
 use crate::relay::contestant::Contestant;
-use crate::relay::worker::Task;
+use crate::relay::worker::RelayTask;
 use crate::relay::workload::Workload;
-use crate::send::Sending;
+use crate::send::SendCase;
 use crate::topic::Topic;
 
 /// Connections that a probe of `connect` makes.
 const CONNECTIONS: u32 = 20_000;
-/// For how many milliseconds most relays are measured.
+/// For how many milliseconds all other relays are measured.
 const MILLISECONDS: u64 = 500;
-/// For how many milliseconds latency is measured, so that its 99th percentile is one of 60 connections.
+/// For how many milliseconds latency is measured, so that 60 connections lie above the 99th
+/// percentile.
 const LATENCY_MILLISECONDS: u64 = 1_500;
 
 /// A worker that runs on both sides in each round.
 pub(super) struct Probe {
+    /// The topic to which its figures belong.
     pub(super) topic: Topic,
-    /// What the `bench` program of a side is called with.
+    /// The arguments with which the `bench` program of a side is called.
     pub(super) arguments: Vec<String>,
     /// What is taken from the JSON that the worker prints.
-    pub(super) figures: Vec<Figure>,
+    pub(super) figures: Vec<ProbeFigure>,
     /// Whether no code of Sidetrack runs in it. A control that moves shows that the machine or the
     /// traffic generator moved.
     pub(super) is_control: bool,
 }
 
 /// A value in what a worker prints.
-pub(super) struct Figure {
+pub(super) struct ProbeFigure {
+    /// The name in the table.
     pub(super) name: String,
     /// Where the value is, as a JSON pointer (RFC 6901).
     pub(super) pointer: &'static str,
+    /// The unit of the value.
     pub(super) unit: &'static str,
+    /// Which direction is an improvement.
     pub(super) better: Better,
 }
 
@@ -64,7 +70,7 @@ fn of_topic(topic: Topic) -> Vec<Probe> {
 }
 
 fn connect() -> Vec<Probe> {
-    let probe = |case: Case, figures| {
+    let probe = |case: ConnectCase, figures| {
         let connections = CONNECTIONS.to_string();
         Probe {
             topic: Topic::Connect,
@@ -72,16 +78,16 @@ fn connect() -> Vec<Probe> {
                 .map(ToOwned::to_owned)
                 .to_vec(),
             figures,
-            is_control: case == Case::None,
+            is_control: case == ConnectCase::None,
         }
     };
     vec![
         probe(
-            Case::None,
+            ConnectCase::None,
             vec![time("direct: connect to close", "/whole/p50")],
         ),
         probe(
-            Case::Sidetrack,
+            ConnectCase::Sidetrack,
             vec![
                 time("redirected: connect, accept, query", "/asked/p50"),
                 time("redirected: query alone", "/query/p50"),
@@ -89,21 +95,21 @@ fn connect() -> Vec<Probe> {
             ],
         ),
         probe(
-            Case::Unmatched,
+            ConnectCase::Unmatched,
             vec![
                 time("no filter matches: connect", "/connect/p50"),
                 time("no filter matches: CPU time to close", "/cpu_ns"),
             ],
         ),
         probe(
-            Case::Filters1000,
+            ConnectCase::Filters1000,
             vec![time(
                 "none of 1,000 filters matches: connect",
                 "/connect/p50",
             )],
         ),
         probe(
-            Case::Outside,
+            ConnectCase::Outside,
             vec![time("outside the scope: connect", "/connect/p50")],
         ),
     ]
@@ -111,32 +117,32 @@ fn connect() -> Vec<Probe> {
 
 fn rate() -> Vec<Probe> {
     let probe = |contestant, workload, figures| relay(Topic::Rate, contestant, workload, figures);
-    let ours = |workload, figures| probe(Contestant::Sidetrack, workload, figures);
+    let sidetrack = |workload, figures| probe(Contestant::Sidetrack, workload, figures);
     vec![
         probe(
             Contestant::Direct,
             Workload::Closing(16),
-            vec![rate_of("direct: connections a second, 16 clients")],
+            vec![rate_of("direct: connections per second, 16 clients")],
         ),
-        ours(
+        sidetrack(
             Workload::Closing(1),
-            vec![rate_of("connections a second, 1 client")],
+            vec![rate_of("connections per second, 1 client")],
         ),
-        ours(
+        sidetrack(
             Workload::Closing(16),
             vec![
-                rate_of("connections a second, 16 clients"),
+                rate_of("connections per second, 16 clients"),
                 time("CPU time of the proxy for a connection", "/cpu"),
             ],
         ),
-        ours(
+        sidetrack(
             Workload::Closing(256),
-            vec![rate_of("connections a second, 256 clients")],
+            vec![rate_of("connections per second, 256 clients")],
         ),
-        ours(
+        sidetrack(
             Workload::Keeping(16),
             vec![
-                rate_of("requests a second in kept connections"),
+                rate_of("requests per second in kept connections"),
                 time("CPU time of the proxy for a kept request", "/cpu"),
             ],
         ),
@@ -145,7 +151,7 @@ fn rate() -> Vec<Probe> {
 
 fn latency() -> Vec<Probe> {
     let probe = |contestant, figures| {
-        let task = Task {
+        let task = RelayTask {
             contestant,
             workload: Workload::Rated(4_000),
             milliseconds: LATENCY_MILLISECONDS,
@@ -155,26 +161,26 @@ fn latency() -> Vec<Probe> {
     vec![
         probe(
             Contestant::Direct,
-            vec![time("direct: 4,000 connections a second, p50", "/p50")],
+            vec![time("direct: 4,000 connections per second, p50", "/p50")],
         ),
         probe(
             Contestant::Sidetrack,
             vec![
-                time("4,000 connections a second, p50", "/p50"),
-                time("4,000 connections a second, p99", "/p99"),
+                time("4,000 connections per second, p50", "/p50"),
+                time("4,000 connections per second, p99", "/p99"),
             ],
         ),
     ]
 }
 
 fn stream() -> Vec<Probe> {
-    let throughput = |what: &str| Figure {
+    let throughput = |what: &str| ProbeFigure {
         name: format!("throughput, {what}"),
         pointer: "/gbit",
         unit: "Gbit/s",
         better: Better::More,
     };
-    let ours = |workload, what: &str| {
+    let sidetrack = |workload, what: &str| {
         let cpu = time(&format!("CPU time of the proxy for a GiB, {what}"), "/cpu");
         let figures = vec![throughput(what), cpu];
         relay(Topic::Stream, Contestant::Sidetrack, workload, figures)
@@ -186,10 +192,10 @@ fn stream() -> Vec<Probe> {
             Workload::Down(1),
             vec![throughput("direct, 1 stream down")],
         ),
-        ours(Workload::Up(1), "1 stream up"),
-        ours(Workload::Down(1), "1 stream down"),
-        ours(Workload::Down(32), "32 streams down"),
-        ours(Workload::Both(32), "32 streams both ways"),
+        sidetrack(Workload::Up(1), "1 stream up"),
+        sidetrack(Workload::Down(1), "1 stream down"),
+        sidetrack(Workload::Down(32), "32 streams down"),
+        sidetrack(Workload::Both(32), "32 streams both ways"),
     ]
 }
 
@@ -216,14 +222,14 @@ fn chain() -> Vec<Probe> {
     let probe =
         |contestant, figures| relay(Topic::Chain, contestant, Workload::Closing(4), figures);
     let chain = |services: u32| {
-        let rate = rate_of(&format!("chain of {services}: connections a second"));
+        let rate = rate_of(&format!("chain of {services}: connections per second"));
         let cpu = format!("chain of {services}: CPU time of all proxies");
         probe(Contestant::Chain(services), vec![rate, time(&cpu, "/cpu")])
     };
     vec![
         probe(
             Contestant::Direct,
-            vec![rate_of("direct: connections a second, 4 clients")],
+            vec![rate_of("direct: connections per second, 4 clients")],
         ),
         chain(2),
         chain(4),
@@ -240,17 +246,17 @@ fn legacy() -> Vec<Probe> {
         probe(
             Contestant::Direct,
             closing,
-            "direct: connections a second, 32 clients",
+            "direct: connections per second, 32 clients",
         ),
         probe(
             Contestant::HaproxyBehind,
             closing,
-            "HAProxy: connections a second, 32 clients",
+            "HAProxy: connections per second, 32 clients",
         ),
         probe(
             Contestant::HaproxyBehind,
             keeping,
-            "HAProxy: requests a second in kept connections",
+            "HAProxy: requests per second in kept connections",
         ),
     ]
 }
@@ -258,11 +264,11 @@ fn legacy() -> Vec<Probe> {
 fn datagram() -> Vec<Probe> {
     let probe =
         |contestant, workload, figures| relay(Topic::Datagram, contestant, workload, figures);
-    let ours = |workload, figures| probe(Contestant::Sidetrack, workload, figures);
+    let sidetrack = |workload, figures| probe(Contestant::Sidetrack, workload, figures);
     let flood = |size: u32, what: &str| {
-        let rate = rate_of(&format!("datagrams a second, {what} bytes"));
+        let rate = rate_of(&format!("datagrams per second, {what} bytes"));
         let cpu = format!("CPU time of the proxy for a datagram, {what} bytes");
-        ours(Workload::Flood(size), vec![rate, time(&cpu, "/cpu")])
+        sidetrack(Workload::Flood(size), vec![rate, time(&cpu, "/cpu")])
     };
     vec![
         probe(
@@ -270,11 +276,11 @@ fn datagram() -> Vec<Probe> {
             Workload::Ask,
             vec![time("direct: request and response, p50", "/p50")],
         ),
-        ours(
+        sidetrack(
             Workload::Ask,
             vec![time("request and response in one flow, p50", "/p50")],
         ),
-        ours(
+        sidetrack(
             Workload::AskFresh,
             vec![time("request and response, a flow each, p50", "/p50")],
         ),
@@ -284,19 +290,19 @@ fn datagram() -> Vec<Probe> {
 }
 
 fn send() -> Vec<Probe> {
-    let probe = |sending: Sending, what: &str| Probe {
+    let probe = |case: SendCase, what: &str| Probe {
         topic: Topic::Send,
-        arguments: vec!["send-worker".to_owned(), sending.name().to_owned()],
+        arguments: vec!["send-worker".to_owned(), case.name().to_owned()],
         figures: vec![
             time(&format!("{what}: sendto, one destination"), "/same"),
             time(&format!("{what}: sendto, new destinations"), "/fresh"),
         ],
-        is_control: sending == Sending::Direct,
+        is_control: case == SendCase::Direct,
     };
     vec![
-        probe(Sending::Direct, "direct"),
-        probe(Sending::Unmatched, "no filter matches"),
-        probe(Sending::Matched, "diverted"),
+        probe(SendCase::Direct, "direct"),
+        probe(SendCase::Unmatched, "no filter matches"),
+        probe(SendCase::Matched, "diverted"),
     ]
 }
 
@@ -335,8 +341,13 @@ fn policy() -> Vec<Probe> {
     ]
 }
 
-fn relay(topic: Topic, contestant: Contestant, workload: Workload, figures: Vec<Figure>) -> Probe {
-    let task = Task {
+fn relay(
+    topic: Topic,
+    contestant: Contestant,
+    workload: Workload,
+    figures: Vec<ProbeFigure>,
+) -> Probe {
+    let task = RelayTask {
         contestant,
         workload,
         milliseconds: MILLISECONDS,
@@ -344,7 +355,7 @@ fn relay(topic: Topic, contestant: Contestant, workload: Workload, figures: Vec<
     relay_task(topic, task, figures)
 }
 
-fn relay_task(topic: Topic, task: Task, figures: Vec<Figure>) -> Probe {
+fn relay_task(topic: Topic, task: RelayTask, figures: Vec<ProbeFigure>) -> Probe {
     let text = serde_json::to_string(&task).expect("a task has nothing that JSON cannot express");
     Probe {
         topic,
@@ -354,8 +365,8 @@ fn relay_task(topic: Topic, task: Task, figures: Vec<Figure>) -> Probe {
     }
 }
 
-fn time(name: &str, pointer: &'static str) -> Figure {
-    Figure {
+fn time(name: &str, pointer: &'static str) -> ProbeFigure {
+    ProbeFigure {
         name: name.to_owned(),
         pointer,
         unit: "ns",
@@ -363,15 +374,15 @@ fn time(name: &str, pointer: &'static str) -> Figure {
     }
 }
 
-fn bytes(name: &str, pointer: &'static str) -> Figure {
-    Figure {
+fn bytes(name: &str, pointer: &'static str) -> ProbeFigure {
+    ProbeFigure {
         unit: "bytes",
         ..time(name, pointer)
     }
 }
 
-fn rate_of(name: &str) -> Figure {
-    Figure {
+fn rate_of(name: &str) -> ProbeFigure {
+    ProbeFigure {
         name: name.to_owned(),
         pointer: "/rate",
         unit: "/s",
@@ -382,7 +393,10 @@ fn rate_of(name: &str) -> Figure {
 impl Probe {
     /// The topic's name, as on the command line.
     pub(super) fn topic_name(&self) -> String {
-        let value = self.topic.to_possible_value().expect("none is hidden");
+        let value = self
+            .topic
+            .to_possible_value()
+            .expect("no variant is hidden");
         value.get_name().to_owned()
     }
 }
@@ -393,8 +407,8 @@ mod tests {
 
     use super::*;
 
-    /// Other commits' workers are called with these. If this test fails, the guard can no longer compare
-    /// with any commit before this one.
+    /// Other commits' workers are called with these. If this test fails, the guard can no longer
+    /// compare with any commit before this one.
     #[test]
     fn the_command_lines_that_other_commits_understand() {
         let lines: BTreeSet<String> = probes(Topic::value_variants())
@@ -417,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn each_figure_of_a_topic_has_a_name_of_its_own() {
+    fn each_figure_of_a_topic_has_a_different_name() {
         for topic in Topic::value_variants() {
             let probes = probes(&[*topic]);
             let figures = probes.iter().flat_map(|probe| &probe.figures);

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::guard::decision::{self, Better, Change};
-use crate::guard::plan::{Figure, Probe};
+use crate::guard::plan::{Probe, ProbeFigure};
 use crate::namespace;
 use crate::statistics::median;
 
@@ -20,17 +20,21 @@ pub(super) struct Programs {
     pub(super) head: PathBuf,
 }
 
-/// Everything that a run found.
-pub(super) struct Comparison {
+/// The result of a run.
+pub(super) struct GuardResult {
+    /// The number of rounds.
     pub(super) rounds: u32,
-    /// One for each figure that both sides have, in the order of the plan.
+    /// One row for each figure that both sides have, in the order of the plan.
     pub(super) rows: Vec<Row>,
-    pub(super) left_out: Vec<LeftOut>,
+    /// The probes that one side could not run.
+    pub(super) left_out: Vec<SkippedProbe>,
 }
 
-/// One figure of both sides.
+/// One figure, measured on both sides.
 pub(super) struct Row {
+    /// The name of the topic.
     pub(super) topic: String,
+    /// The name of the figure.
     pub(super) name: String,
     pub(super) unit: &'static str,
     pub(super) better: Better,
@@ -39,32 +43,37 @@ pub(super) struct Row {
     pub(super) base: Vec<f64>,
     /// The values of the head, one for each round.
     pub(super) head: Vec<f64>,
+    /// How the head differs from the base.
     pub(super) change: Change,
 }
 
 /// A probe that one side could not run.
-pub(super) struct LeftOut {
+pub(super) struct SkippedProbe {
+    /// The name of the topic.
     pub(super) topic: String,
     /// The names of its figures.
     pub(super) figures: String,
-    /// Whether the head failed. It failed at its own probe then, which no older command line excuses.
+    /// Whether the head failed. It knows every probe, so this is an error; an older base may not
+    /// know one.
     pub(super) is_head: bool,
+    /// The message of the worker that failed.
     pub(super) why: String,
 }
 
-/// What one probe has printed so far, on each side: one JSON value for each round.
+/// What the workers of one probe printed so far, on each side: one JSON value for each round.
 #[derive(Default)]
 struct Printed {
     base: Vec<Value>,
     head: Vec<Value>,
-    failed: Option<LeftOut>,
+    /// Set when the worker of one side failed for good.
+    failed: Option<SkippedProbe>,
 }
 
-/// Runs so many rounds of all probes.
+/// Runs this number of rounds of all probes.
 ///
-/// The sides alternate: base, head in the first round and head, base in the next. A pair of values is thus
-/// taken within seconds, and neither side always comes second.
-pub(super) fn run(programs: &Programs, probes: &[Probe], rounds: u32) -> Comparison {
+/// The sides alternate: base, head in the first round and head, base in the next. A pair of values
+/// is thus taken within seconds, and neither side always comes second.
+pub(super) fn run(programs: &Programs, probes: &[Probe], rounds: u32) -> GuardResult {
     let mut all: Vec<Printed> = probes.iter().map(|_| Printed::default()).collect();
     let begun = Instant::now();
     for round in 0..rounds {
@@ -82,7 +91,7 @@ pub(super) fn run(programs: &Programs, probes: &[Probe], rounds: u32) -> Compari
         .iter()
         .zip(&all)
         .filter(|pair| pair.1.failed.is_none());
-    Comparison {
+    GuardResult {
         rounds,
         rows: measured
             .flat_map(|(probe, printed)| printed.rows(probe))
@@ -109,14 +118,14 @@ impl Printed {
         programs: &Programs,
         probe: &Probe,
         head_first: bool,
-    ) -> Result<(), LeftOut> {
+    ) -> Result<(), SkippedProbe> {
         for is_head in [head_first, !head_first] {
             let program = if is_head {
                 &programs.head
             } else {
                 &programs.base
             };
-            let value = measure(program, probe).map_err(|error| LeftOut {
+            let value = measure(program, probe).map_err(|error| SkippedProbe {
                 topic: probe.topic_name(),
                 figures: names(&probe.figures),
                 is_head,
@@ -131,7 +140,7 @@ impl Printed {
     }
 
     fn rows(&self, probe: &Probe) -> Vec<Row> {
-        let row = |figure: &Figure| {
+        let row = |figure: &ProbeFigure| {
             let (base, head) = (numbers(&self.base, figure), numbers(&self.head, figure));
             Row {
                 topic: probe.topic_name(),
@@ -163,7 +172,7 @@ fn measure(program: &Path, probe: &Probe) -> Result<Value> {
     let mut result = once();
     for _ in 1..ATTEMPTS {
         if let Err(error) = &result {
-            eprintln!("once more, because a worker failed: {error:#}");
+            eprintln!("a worker failed and is started again: {error:#}");
             result = once();
         }
     }
@@ -171,12 +180,12 @@ fn measure(program: &Path, probe: &Probe) -> Result<Value> {
 }
 
 /// The values of a figure; [`measure`] made sure that each is there.
-fn numbers(printed: &[Value], figure: &Figure) -> Vec<f64> {
+fn numbers(printed: &[Value], figure: &ProbeFigure) -> Vec<f64> {
     let number = |value: &Value| value.pointer(figure.pointer).and_then(Value::as_f64);
     printed.iter().filter_map(number).collect()
 }
 
-fn names(figures: &[Figure]) -> String {
+fn names(figures: &[ProbeFigure]) -> String {
     let names: Vec<&str> = figures.iter().map(|figure| figure.name.as_str()).collect();
     names.join("; ")
 }
@@ -188,7 +197,7 @@ impl Row {
     }
 }
 
-impl std::fmt::Display for LeftOut {
+impl std::fmt::Display for SkippedProbe {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let side = if self.is_head { "head" } else { "base" };
         let Self {

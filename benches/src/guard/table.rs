@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::guard::decision::{Change, Verdict};
 use crate::guard::plan::Probe;
-use crate::guard::rounds::{Comparison, Row};
+use crate::guard::rounds::{GuardResult, Row};
 use crate::machine::Machine;
 use crate::report::with_unit;
 
@@ -49,13 +49,13 @@ impl Style {
 }
 
 /// The table, and below it what the reader has to know about it.
-pub(super) fn text(comparison: &Comparison, [base, head]: [&str; 2], style: Style) -> String {
+pub(super) fn text(result: &GuardResult, [base, head]: [&str; 2], style: Style) -> String {
     let mut text = format!(
         "base: {base}\nhead: {head}\n{} rounds; a change is head relative to base\n\n",
-        comparison.rounds
+        result.rounds
     );
     let rows: Vec<[String; 7]> = std::iter::once(HEADS.map(ToOwned::to_owned))
-        .chain(comparison.rows.iter().map(cells))
+        .chain(result.rows.iter().map(cells))
         .collect();
     let widths: Vec<usize> = (0..HEADS.len())
         .map(|column| {
@@ -70,12 +70,12 @@ pub(super) fn text(comparison: &Comparison, [base, head]: [&str; 2], style: Styl
         let topic = row[0].clone();
         let line = aligned(&row, &widths, topic == last_topic);
         last_topic = topic;
-        let row = number.checked_sub(1).map(|place| &comparison.rows[place]);
+        let row = number.checked_sub(1).map(|place| &result.rows[place]);
         text.push_str(&style.wrap(row.map_or("1", colour), &line));
         text.push('\n');
     }
     text.push('\n');
-    for line in notes(comparison) {
+    for line in notes(result) {
         text.push_str(&line);
         text.push('\n');
     }
@@ -95,9 +95,9 @@ pub(super) fn plan(probes: &[Probe]) -> String {
 }
 
 /// Everything, with the values of each round.
-pub(super) fn json(comparison: &Comparison, [base, head]: [&str; 2]) -> Result<Value> {
-    let figures: Vec<Value> = comparison.rows.iter().map(figure).collect();
-    let left_out = comparison.left_out.iter().map(|one| {
+pub(super) fn json(result: &GuardResult, [base, head]: [&str; 2]) -> Result<Value> {
+    let figures: Vec<Value> = result.rows.iter().map(figure).collect();
+    let left_out = result.left_out.iter().map(|one| {
         json!({
             "topic": one.topic,
             "figures": one.figures,
@@ -108,7 +108,7 @@ pub(super) fn json(comparison: &Comparison, [base, head]: [&str; 2]) -> Result<V
     Ok(json!({
         "base": base,
         "head": head,
-        "rounds": comparison.rounds,
+        "rounds": result.rounds,
         "machine": Machine::describe()?,
         "figures": figures,
         "left_out": left_out.collect::<Vec<_>>(),
@@ -167,7 +167,7 @@ fn shown(verdict: Verdict, is_control: bool) -> String {
         Verdict::Faster => "faster",
         Verdict::Slower => "slower",
         Verdict::Same => "same",
-        Verdict::TooNoisy => "too noisy to tell",
+        Verdict::TooNoisy => "too noisy",
     };
     match is_control {
         true => format!("{text} (control)"),
@@ -204,13 +204,9 @@ fn aligned(row: &[String; 7], widths: &[usize], is_same_topic: bool) -> String {
     line.trim_end().to_owned()
 }
 
-fn notes(comparison: &Comparison) -> Vec<String> {
-    let mut notes: Vec<String> = comparison
-        .left_out
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    for row in &comparison.rows {
+fn notes(result: &GuardResult) -> Vec<String> {
+    let mut notes: Vec<String> = result.left_out.iter().map(ToString::to_string).collect();
+    for row in &result.rows {
         if row.is_control && matches!(row.change.verdict, Verdict::Slower | Verdict::Faster) {
             notes.push(format!(
                 "The control of {} moved ({}). No code of Sidetrack runs in it, so the machine or the traffic \
@@ -220,12 +216,12 @@ fn notes(comparison: &Comparison) -> Vec<String> {
         }
     }
     let count = |verdict| {
-        let rows = comparison.rows.iter();
+        let rows = result.rows.iter();
         rows.filter(|row| !row.is_control && row.change.verdict == verdict)
             .count()
     };
     notes.push(format!(
-        "{} slower, {} faster, {} the same, {} too noisy to tell.",
+        "{} slower, {} faster, {} the same, {} too noisy.",
         count(Verdict::Slower),
         count(Verdict::Faster),
         count(Verdict::Same),
@@ -253,8 +249,8 @@ mod tests {
         }
     }
 
-    fn comparison(rows: Vec<Row>) -> Comparison {
-        Comparison {
+    fn result(rows: Vec<Row>) -> GuardResult {
+        GuardResult {
             rounds: 12,
             rows,
             left_out: Vec::new(),
@@ -265,7 +261,7 @@ mod tests {
     fn columns_are_aligned_and_plain_text_has_no_colours() {
         let rows = vec![row("one", 20_000.0, false), row("another", 30_000.0, false)];
         let plain = Style { is_on: false };
-        let text = text(&comparison(rows), ["main", "working tree"], plain);
+        let text = text(&result(rows), ["main", "working tree"], plain);
         let expected = "\
 base: main
 head: working tree
@@ -275,7 +271,7 @@ topic  figure      base     head   change     99 % interval  verdict
 rate   one      20.0 µs  20.0 µs   +0.0 %    +0.0 to +0.0 %  same
        another  20.0 µs  30.0 µs  +50.0 %  +50.0 to +50.0 %  slower
 
-1 slower, 0 faster, 1 the same, 0 too noisy to tell.
+1 slower, 0 faster, 1 the same, 0 too noisy.
 ";
         assert_eq!(text, expected);
     }
@@ -283,7 +279,7 @@ rate   one      20.0 µs  20.0 µs   +0.0 %    +0.0 to +0.0 %  same
     #[test]
     fn a_control_that_moved_is_pointed_out_and_not_counted() {
         let rows = vec![row("direct", 30_000.0, true), row("one", 20_000.0, false)];
-        let text = text(&comparison(rows), ["a", "b"], Style { is_on: true });
+        let text = text(&result(rows), ["a", "b"], Style { is_on: true });
         assert!(
             text.contains("The control of rate moved (direct)"),
             "{text}"
