@@ -15,12 +15,14 @@ const PREFIX: &str = "sidetrack_";
 /// The kernel keeps 15 bytes of a name. Each truncated name, without the prefix, and the whole one.
 /// The IPv6 variant of a program has the same truncated name, but does not run here, so the names
 /// remain unique.
-const TRUNCATED: [(&str, &str); 5] = [
+const TRUNCATED: [(&str, &str); 7] = [
     ("conne", "connect4"),
+    ("getpe", "getpeername4"),
+    ("clien", "client_release"),
     ("socko", "sockops"),
-    ("getop", "getopt"),
-    ("setop", "setopt"),
-    ("relea", "release"),
+    ("getso", "getsockopt"),
+    ("setso", "setsockopt"),
+    ("servi", "service_release"),
 ];
 
 /// The run time of one program in one case.
