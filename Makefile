@@ -14,12 +14,14 @@ BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
 TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps systemd
 LINT_PACKAGES  := clang-format python3
 WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
-# With what `make bench` compares; mitmproxy comes from PyPI. What does not install is left out, and said so.
+# The peers of `make bench`; mitmproxy comes from PyPI. A peer that cannot be installed is left out, and reported.
 BENCH_PACKAGES := haproxy nginx-light libnginx-mod-stream redsocks microsocks socat nftables python3-venv util-linux
 MITMPROXY      := 11.0.2
+# What `make bench-guard` runs its workers with.
+GUARD_PACKAGES := iproute2 util-linux
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels conformance race-test windows-test lint docs deny bench bench-quick deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
+.PHONY: help build demo test test-kernels conformance race-test windows-test lint docs deny bench bench-quick bench-guard deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -69,13 +71,17 @@ docs: deps ## the API documentation of all crates, without warnings
 deny: deps-deny ## licences, sources and duplicate versions of dependencies (no advisories: they are downloaded)
 	$(CARGO) deny --workspace check licenses sources bans
 
-bench: deps-bench ## figures beside the peers; writes docs/bench/; half an hour
+bench: deps-bench ## measures Sidetrack and its peers; writes docs/bench/; half an hour
 	$(CARGO) build --release --workspace --bins
 	$(SUDO) target/release/bench
 
-bench-quick: deps-bench ## the same for a look; fewer and shorter rounds
+bench-quick: deps-bench ## the same with fewer and shorter rounds
 	$(CARGO) build --release --workspace --bins
 	$(SUDO) target/release/bench --quick
+
+bench-guard: deps ## measures whether the working tree is slower than the commit BASE; ten minutes (TOPICS="rate stream", ROUNDS=12)
+	@$(call need,$(GUARD_PACKAGES))
+	CARGO="$(CARGO)" benches/guard "$(BASE)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JSON),--json $(JSON)) $(TOPICS)
 
 fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS, as many at a time as there are CPUs
 	cd fuzz && $(CARGO) +nightly fuzz build

@@ -1,4 +1,5 @@
-//! Figures of contests: who is compared with whom, and what the ratio is to be.
+//! The figures of contests: which contestant is compared with which peers, and the goal of the
+//! ratio.
 
 use serde_json::{Value, json};
 
@@ -7,43 +8,48 @@ use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
 use crate::statistics::median;
 
-/// This share of the rounds must say the same, or the run was too noisy to tell.
+/// The share of the rounds that must agree. If fewer do, the run was too noisy.
 const AGREEING: f64 = 0.75;
 
-/// One comparison.
+/// A figure: a measure of one contestant, compared with the same measure of its best peer.
 pub(crate) struct Comparison {
+    /// The figure's name in results.json and on the pages.
     pub(crate) name: String,
+    /// The unit of the values.
     pub(crate) unit: &'static str,
-    /// Whose value it is.
+    /// The contestant whose value this is.
     pub(crate) subject: Contestant,
+    /// The traffic under which all of them are measured.
     pub(crate) workload: Workload,
+    /// The key of the value in a [`Reading`](crate::relay::workload::Reading).
     pub(crate) measure: &'static str,
-    /// The best of them is what the ratio is formed with.
+    /// The contestants to compare with. The ratio is formed with the one that has the best median.
     pub(crate) peers: Vec<Contestant>,
-    /// The values are of each hop after the first: what a chain takes more than a chain of one, by its
-    /// further hops.
-    pub(crate) further: bool,
-    /// No way can be better.
+    /// Whether a value of a chain is the cost of one further hop: what the chain costs more than a
+    /// chain of one service, divided by the number of its further hops.
+    pub(crate) per_further_hop: bool,
+    /// A contestant that none of the others can surpass.
     pub(crate) limit: Option<Contestant>,
-    pub(crate) goal: Goal,
+    /// What the ratio or the value has to reach.
+    pub(crate) goal: ContestGoal,
 }
 
-/// What is to be reached.
+/// What a [`Comparison`] has to reach.
 #[derive(Clone, Copy)]
-pub(crate) enum Goal {
-    /// Of the best peer's value.
+pub(crate) enum ContestGoal {
+    /// The value is at least this multiple of the best peer's value.
     AtLeast(f64),
-    /// Of the best peer's value.
+    /// The value is at most this multiple of the best peer's value.
     AtMost(f64),
-    /// The value itself, in the figure's unit.
+    /// The value itself is at most this, in the figure's unit.
     Below(f64),
-    /// More is better; no goal.
+    /// There is no goal, and a larger value is better.
     MoreReported,
-    /// Less is better; no goal.
+    /// There is no goal, and a smaller value is better.
     LessReported,
 }
 
-impl Goal {
+impl ContestGoal {
     fn is_more_better(self) -> bool {
         matches!(self, Self::AtLeast(_) | Self::MoreReported)
     }
@@ -64,7 +70,7 @@ impl Goal {
         }
     }
 
-    /// By each round for itself: one that was disturbed moves nothing.
+    /// Judges each round separately, so that a single disturbed round changes nothing.
     fn judge(self, own: &[f64], ratios: &[f64]) -> Value {
         let verdicts: Vec<bool> = match self {
             Self::AtLeast(goal) => ratios.iter().map(|ratio| *ratio >= goal).collect(),
@@ -76,15 +82,15 @@ impl Goal {
         match met {
             share if share >= AGREEING => json!(true),
             share if share <= 1.0 - AGREEING => json!(false),
-            _ => json!("too noisy to tell"),
+            _ => json!("too noisy"),
         }
     }
 }
 
 impl Comparison {
-    /// As results.json has it; none if the subject or every peer was left out.
-    pub(crate) fn outcome(&self, topic: &str, readings: &Readings) -> Option<Value> {
-        let values = |one| self.values(one, readings);
+    /// The figure as results.json stores it. `None` if the subject or every peer was left out.
+    pub(crate) fn result(&self, topic: &str, readings: &Readings) -> Option<Value> {
+        let values = |contestant| self.values(contestant, readings);
         let own = values(self.subject)?;
         let medians = self
             .peers
@@ -124,25 +130,25 @@ impl Comparison {
         }))
     }
 
-    fn values(&self, one: Contestant, readings: &Readings) -> Option<Vec<f64>> {
-        let values = |one| readings.values((one, self.workload), self.measure);
-        let own = values(one)?;
-        match one {
-            Contestant::Chain(hops) if self.further => {
+    fn values(&self, contestant: Contestant, readings: &Readings) -> Option<Vec<f64>> {
+        let values = |contestant| readings.values((contestant, self.workload), self.measure);
+        let own = values(contestant)?;
+        match contestant {
+            Contestant::Chain(hops) if self.per_further_hop => {
                 let further = f64::from(hops) - 1.0;
                 let first = values(Contestant::Chain(1))?;
-                let each = own
+                let each_hop = own
                     .iter()
                     .zip(first)
                     .map(|(all, first)| (all - first) / further);
-                Some(each.collect())
+                Some(each_hop.collect())
             }
             _ => Some(own),
         }
     }
 }
 
-/// To four digits: more would say more than was measured.
+/// Rounds to four significant digits; the measurement is not more precise than that.
 pub(crate) fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return 0.0;
@@ -159,16 +165,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_that_do_not_agree_decide_nothing() {
-        let goal = Goal::AtLeast(1.3);
+    fn rounds_that_disagree_decide_nothing() {
+        let goal = ContestGoal::AtLeast(1.3);
         assert_eq!(goal.judge(&[], &[1.4, 1.4, 1.4, 1.2]), json!(true));
         assert_eq!(goal.judge(&[], &[1.4, 1.2, 1.2, 1.2]), json!(false));
         let mixed = goal.judge(&[], &[1.4, 1.4, 1.2, 1.2]);
-        assert_eq!(mixed, json!("too noisy to tell"));
+        assert_eq!(mixed, json!("too noisy"));
     }
 
     #[test]
-    fn four_digits() {
+    fn values_are_rounded_to_four_digits() {
         assert_eq!(rounded(123_456.0), 123_500.0);
         assert_eq!(rounded(253_699_912.0), 253_700_000.0);
         assert_eq!(rounded(0.012_345_6), 0.012_35);

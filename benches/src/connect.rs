@@ -1,13 +1,13 @@
-//! What a connection takes that is redirected, or only judged, or not even that; without any proxy.
+//! What a connection costs that is redirected, only classified, or neither; without any proxy.
 //!
 //! ```text
 //! plan ── for each round, for each case ── unshare --net bench worker CASE
-//!   │                                       └─ namespace, cgroups, way, round, check
+//!   │                                       └─ namespace, cgroups, setup, round, check
 //!   └─ figures, programs, memory ── docs/bench/{results.json,connect.md,connect.svg}
 //! ```
 //!
-//! To add a peer: a [`case::Case`] and its [`way::Way`]. To add a figure: a line in
-//! [`figure::FIGURES`].
+//! To add a peer, add a [`case::ConnectCase`] and its [`setup::ConnectSetup`]. To add a figure, add
+//! an item to [`figure::FIGURES`].
 
 pub(crate) mod case;
 mod chart;
@@ -17,8 +17,8 @@ pub(crate) mod plan;
 mod profile;
 mod results;
 mod round;
+pub(crate) mod setup;
 #[allow(unsafe_code)]
 mod sys;
 mod table;
-pub(crate) mod way;
 pub(crate) mod worker;

@@ -1,4 +1,4 @@
-//! The kernel's own memory.
+//! The memory that the kernel uses for itself.
 
 use std::fs;
 use std::thread;
@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// Between two readings.
+/// The time between two readings.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Two readings this close say that the kernel has freed what it was freeing.
+/// If two readings differ by less than this, the kernel is no longer freeing memory of earlier
+/// work.
 const SETTLED_BYTES: f64 = 128.0 * 1024.0;
-/// Readings until we go on in any case: another process may never be still.
+/// The number of readings after which the last one counts anyway: other processes may never be
+/// idle.
 const READINGS_MAX: u32 = 12;
-/// Lines of /proc/meminfo where sockets, flows and tracked connections are. Not the reclaimable
-/// ones: those are file names and inodes, which other processes move at any time.
+/// The lines of /proc/meminfo that include sockets, flows and tracked connections. Reclaimable slab
+/// memory is not among them: it holds file names and inodes, which other processes change at any
+/// time.
 const LINES: [&str; 2] = ["SUnreclaim:", "Percpu:"];
 
-/// Bytes, once they no longer move.
+/// Returns the size of this memory in bytes, once it no longer changes.
 pub(crate) fn settled() -> Result<f64> {
     let mut last = bytes()?;
     for _ in 0..READINGS_MAX {

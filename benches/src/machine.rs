@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine on which the figures were measured.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,29 +7,29 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// The machine, as far as it bears upon the figures.
+/// What influences the figures, as results.json stores it.
 #[derive(Serialize)]
 pub(crate) struct Machine {
-    /// Release and architecture.
+    /// The release and the architecture of the kernel.
     pub(crate) kernel: String,
-    /// The processor's own name.
+    /// The model name of the processor.
     pub(crate) cpu: String,
-    /// How many of them.
+    /// The number of processors.
     pub(crate) cores: usize,
-    /// Whether it is a guest: then other guests may be heard.
+    /// Whether this is a virtual machine: then other guests of the same host may disturb a run.
     pub(crate) virtual_machine: bool,
-    /// What [`std::time::Instant`] reads.
+    /// The clock source that [`std::time::Instant`] reads.
     pub(crate) clock: String,
-    /// What else ran when the run began.
+    /// The load average of the last minute when the run began.
     pub(crate) load_average: String,
-    /// The peers' versions, those that are installed.
+    /// The versions of the peers that are installed.
     pub(crate) peers: BTreeMap<&'static str, String>,
     /// Sidetrack's version.
     pub(crate) sidetrack: &'static str,
 }
 
 impl Machine {
-    /// This one.
+    /// Describes this machine.
     pub(crate) fn describe() -> Result<Self> {
         let system = rustix::system::uname();
         let processors = read("/proc/cpuinfo")?;
@@ -59,7 +59,8 @@ fn read(path: &str) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// How each tells its version; the first word of the answer that begins with a digit, or with v and one.
+/// Runs each peer to print its version. The version is the first word that begins with a digit, or
+/// with `v` and a digit, and contains a dot.
 fn peers() -> BTreeMap<&'static str, String> {
     let mut peers = BTreeMap::new();
     for (name, program, argument) in [
@@ -71,7 +72,7 @@ fn peers() -> BTreeMap<&'static str, String> {
         ("mitmproxy", crate::relay::MITMDUMP, "--version"),
     ] {
         let Ok(output) = Command::new(program).arg(argument).output() else {
-            continue; // it is left out of the contests, too, and said so there
+            continue; // the contests leave it out as well, and report that
         };
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();

@@ -1,5 +1,5 @@
-//! The network namespace that a worker was started in: fresh, so no case inherits ports, routes or
-//! tracked connections of another.
+//! The network namespace of a worker. Each worker gets a new one, so that no case inherits ports,
+//! routes or tracked connections from another.
 
 use std::fs;
 use std::path::Path;
@@ -11,16 +11,22 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use crate::hierarchy;
 use crate::load::ORIGIN_ADDRESS;
 
-/// Everything but the ports of the listeners below 1024, so that no case is short of ports.
+/// The ports that the kernel may choose for clients: nearly all above 1023, so that no case runs
+/// out of them.
 const LOCAL_PORTS: &str = "1024 65000";
-/// Destinations that lie on another host in real life. Netfilter needs a route to them.
+/// Destinations that would be on another host. Netfilter needs a route to them.
 const REDIRECTED_PREFIXES: [&str; 2] = ["10.0.0.0/8", "192.0.2.0/24"];
 
-/// Runs this very program in a fresh network namespace, and returns what it prints.
+/// Runs this program in a new network namespace, and returns what it prints.
 ///
-/// It does not outlive us, and nothing of its cgroups outlives it.
+/// The worker ends with this process, and its cgroups are removed when it ends.
 pub(crate) fn run(arguments: &[&str]) -> Result<String> {
     let program = std::env::current_exe().context("find this program")?;
+    run_program(&program, arguments)
+}
+
+/// Runs a `bench` program, of this build or of another commit, as [`run`] does.
+pub(crate) fn run_program(program: &Path, arguments: &[&str]) -> Result<String> {
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount"])
         .arg(program)
@@ -31,15 +37,16 @@ pub(crate) fn run(arguments: &[&str]) -> Result<String> {
         .context("run setpriv and unshare (util-linux)")?;
     let pid = child.id();
     let output = child.wait_with_output().context("wait for a worker")?;
-    hierarchy::remove_left(pid)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", said.trim());
+    hierarchy::remove_leftovers(pid)?;
+    let message = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}", message.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Brings the namespace up.
+/// Configures the namespace of this process: loopback, routes, ports.
 ///
-/// Errors: it is not a fresh one. A worker that was started by hand must not change the host's routes.
+/// Errors: the namespace is in use. A worker that a person starts must not change the routes of the
+/// host.
 pub(crate) fn prepare() -> Result<()> {
     let routes = fs::read_to_string("/proc/self/net/route").context("read the routes")?;
     ensure!(
@@ -53,7 +60,7 @@ pub(crate) fn prepare() -> Result<()> {
     set("ipv4/ip_local_port_range", LOCAL_PORTS)
 }
 
-/// Gives the namespace the origin's address, as one of its own.
+/// Adds the origin's address to the namespace.
 pub(crate) fn add_origin() -> Result<()> {
     ip(&[
         "address",
@@ -65,19 +72,19 @@ pub(crate) fn add_origin() -> Result<()> {
     set("ipv4/tcp_tw_reuse", "1")
 }
 
-/// How many CPUs the machine has, whatever this process may use of them.
+/// The number of CPUs of the machine, including those that this process may not use.
 pub(crate) fn cpus() -> Result<usize> {
     let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
     let lines = text.lines().skip(1);
     Ok(lines.take_while(|line| line.starts_with("cpu")).count())
 }
 
-/// Keeps this process on the last CPU: the first has more of the host's own work.
+/// Binds this process to the last CPU. The first one has more work of the host.
 pub(crate) fn pin_last() -> Result<()> {
     pin(cpus()? - 1)
 }
 
-/// Keeps this process on the first CPU: the last one is the proxy's.
+/// Binds this process to the first CPU. The last one belongs to the proxy.
 pub(crate) fn pin_first() -> Result<()> {
     pin(0)
 }
@@ -85,10 +92,10 @@ pub(crate) fn pin_first() -> Result<()> {
 fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
-    sched_setaffinity(None, &set).context("keep to one CPU")
+    sched_setaffinity(None, &set).context("bind the process to one CPU")
 }
 
-/// One of `/proc/sys/net`, as a number.
+/// Reads a value of `/proc/sys/net` as a number.
 pub(crate) fn number(name: &str) -> Result<u64> {
     let path = Path::new("/proc/sys/net").join(name);
     let text = fs::read_to_string(&path).with_context(|| format!("read net/{name}"))?;

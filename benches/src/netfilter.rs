@@ -1,4 +1,4 @@
-//! nftables: rules into force in this namespace, and what their counter says.
+//! Loads nftables rules in this namespace, and reads their counter.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-/// Puts rules into force.
+/// Loads a rule set.
 pub(crate) fn load(rules: &str) -> Result<()> {
     let mut nft = Command::new("nft")
         .args(["-f", "-"])
@@ -17,23 +17,23 @@ pub(crate) fn load(rules: &str) -> Result<()> {
         .take()
         .expect("it is piped")
         .write_all(rules.as_bytes())
-        .context("give nft its rules")?;
+        .context("pass the rules to nft")?;
     let status = nft.wait().context("wait for nft")?;
-    ensure!(status.success(), "nft refuses the rules");
+    ensure!(status.success(), "nft rejected the rules");
     Ok(())
 }
 
-/// How many connections the rules have redirected.
+/// Returns the number of connections that the rules redirected.
 pub(crate) fn redirected() -> Result<u64> {
     let output = Command::new("nft")
         .args(["--json", "list", "counter", "ip", "peer", "redirected"])
         .output()
         .context("run nft (nftables)")?;
-    let listed: Value = serde_json::from_slice(&output.stdout).context("read nft's answer")?;
+    let listed: Value = serde_json::from_slice(&output.stdout).context("read the output of nft")?;
     listed["nftables"]
         .as_array()
         .into_iter()
         .flatten()
         .find_map(|object| object["counter"]["packets"].as_u64())
-        .context("nft does not tell the rule's counter")
+        .context("the output of nft does not contain the rule's counter")
 }

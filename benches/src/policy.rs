@@ -1,5 +1,5 @@
-//! Putting policies into force: how long a large one takes, what the kernel keeps of it, and how long a
-//! commit holds up those who connect meanwhile.
+//! Putting policies into force: how long a large policy takes to apply, how much memory it takes in
+//! the kernel, and how long a commit delays connections.
 
 mod apply;
 mod swap;
@@ -10,32 +10,32 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::namespace;
-use crate::solo::{self, Figure, Reading};
+use crate::solo::{self, Reading, SoloFigure};
 use crate::topic::{ROUNDS, ROUNDS_QUICK};
 
 const NAME: &str = "policy";
 
-/// What is measured.
+/// What a worker measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Measurement {
-    /// `sidetrack apply` of a file with 100,000 filters, twice, by a daemon of its own.
+pub(crate) enum PolicyMeasurement {
+    /// `sidetrack apply` of a file with 100,000 filters, twice, with a separate daemon.
     Apply,
-    /// Connects in scope while policies are swapped.
+    /// Connects in the scope while policies are swapped.
     Swaps,
-    /// The same connects, and no swap.
+    /// The same connects while no policy is swapped.
     Still,
 }
 
-/// Measures all, and writes it down.
+/// Takes all measurements, and writes the results to docs/bench/.
 pub(crate) fn run(quick: bool) -> Result<()> {
     let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
     let mut readings: BTreeMap<&str, Vec<Reading>> = BTreeMap::new();
     for round in 1..=rounds {
         eprintln!("{NAME}: round {round} of {rounds}");
         for (key, measurement) in [
-            ("apply", Measurement::Apply),
-            ("swaps", Measurement::Swaps),
-            ("still", Measurement::Still),
+            ("apply", PolicyMeasurement::Apply),
+            ("swaps", PolicyMeasurement::Swaps),
+            ("still", PolicyMeasurement::Still),
         ] {
             readings.entry(key).or_default().push(start(measurement)?);
         }
@@ -52,14 +52,14 @@ pub(crate) fn run(quick: bool) -> Result<()> {
             Some(2e9),
         ),
     ];
-    figures.push(Figure {
+    figures.push(SoloFigure {
         name: "kernel memory of one of 100,000 filters".to_owned(),
         unit: "bytes",
         values: values("apply", "bytes"),
         over: None,
         goal: None,
     });
-    let least = values("swaps", "swaps")
+    let swaps_min = values("swaps", "swaps")
         .into_iter()
         .fold(f64::INFINITY, f64::min);
     for (measure, what) in [
@@ -67,8 +67,8 @@ pub(crate) fn run(quick: bool) -> Result<()> {
         ("p999", "99.9 %"),
         ("most", "the longest"),
     ] {
-        figures.push(Figure {
-            name: format!("connect during {least} swaps or more, {what}, beside none"),
+        figures.push(SoloFigure {
+            name: format!("connect during {swaps_min} swaps or more, {what}, compared with none"),
             unit: "ns",
             values: values("swaps", measure),
             over: Some(("no swaps", values("still", measure))),
@@ -78,27 +78,29 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     solo::write(NAME, "Putting policies into force", &figures)
 }
 
-/// One measurement, in a namespace of its own.
-pub(crate) fn worker(measurement: Measurement) -> Result<()> {
+/// Takes one measurement in the namespace of this process, and prints it as JSON.
+pub(crate) fn worker(measurement: PolicyMeasurement) -> Result<()> {
     namespace::prepare()?;
-    let found = match measurement {
-        Measurement::Apply => apply::measure()?,
-        Measurement::Swaps => swap::measure(true)?,
-        Measurement::Still => swap::measure(false)?,
+    let reading = match measurement {
+        PolicyMeasurement::Apply => apply::measure()?,
+        PolicyMeasurement::Swaps => swap::measure(true)?,
+        PolicyMeasurement::Still => swap::measure(false)?,
     };
-    println!("{}", serde_json::to_string(&found)?);
+    println!("{}", serde_json::to_string(&reading)?);
     Ok(())
 }
 
-fn start(measurement: Measurement) -> Result<Reading> {
-    let name = measurement.to_possible_value().expect("none is hidden");
+fn start(measurement: PolicyMeasurement) -> Result<Reading> {
+    let name = measurement
+        .to_possible_value()
+        .expect("no variant is hidden");
     let text = namespace::run(&["policy-worker", name.get_name()]);
     let text = text.with_context(|| format!("policy, {}", name.get_name()))?;
     Ok(serde_json::from_str(&text)?)
 }
 
-fn apply_figure(what: &str, values: Vec<f64>, goal: Option<f64>) -> Figure {
-    Figure {
+fn apply_figure(what: &str, values: Vec<f64>, goal: Option<f64>) -> SoloFigure {
+    SoloFigure {
         name: format!("apply of {} filters, {what}", apply::FILTERS),
         unit: "ns",
         values,

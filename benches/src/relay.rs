@@ -1,18 +1,18 @@
-//! Whole relays: a redirector, a proxy, and the traffic through both, in a worker's own namespace.
+//! Whole relays: a redirector, a proxy, and the traffic through both, in the namespace of a worker.
 //!
 //! ```text
-//! worker ── Arena::open(contestant) ── namespace, cgroups, proxy on its CPU, redirector
-//!   └─ Workload::run ── load ── Arena::check: the counters say that all of it went this way
+//! worker ── RelaySetup::open(contestant) ── cgroups, proxy on its CPU, redirector
+//!   └─ Workload::run ── load ── RelaySetup::check: the counters prove that all connections took this path
 //! ```
 
-pub(crate) mod arena;
 pub(crate) mod contestant;
 mod minimal;
-mod peer;
+mod proxy;
+pub(crate) mod setup;
 pub(crate) mod usage;
 pub(crate) mod worker;
 pub(crate) mod workload;
 
-pub(crate) use minimal::Kind as MinimalKind;
+pub(crate) use minimal::MinimalRelayTraffic;
 pub(crate) use minimal::run as run_minimal;
-pub(crate) use peer::MITMDUMP;
+pub(crate) use proxy::MITMDUMP;

@@ -1,6 +1,6 @@
-//! docs/bench/: results.json for programs, results.md with all figures, and a page and a chart for each
-//! topic. A topic that is measured anew replaces its own figures; the others stay, if the machine is
-//! the same.
+//! Writes docs/bench/: results.json for programs, results.md with all figures, and a page and a
+//! chart for each topic. A topic that is measured again replaces its own figures. The figures of
+//! the other topics stay if the machine is the same.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,33 +9,33 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use crate::chart::{self, shown};
 use crate::comparison::rounded;
 use crate::contest::{LeftOut, Readings};
 use crate::machine::Machine;
-use crate::picture::{self, shown};
 use crate::statistics::{deviation, median};
-use crate::topic::Plan;
+use crate::topic::ContestPlan;
 
-/// Below the workspace's root, where `make bench` runs.
+/// The folder, relative to the root of the workspace, where `make bench` runs.
 const FOLDER: &str = "docs/bench";
 
-/// Writes what a contest has found.
-pub(crate) fn write(plan: &Plan, readings: &Readings) -> Result<()> {
+/// Writes the results of a contest.
+pub(crate) fn write(plan: &ContestPlan, readings: &Readings) -> Result<()> {
     let figures: Vec<Value> = plan
         .comparisons
         .iter()
-        .filter_map(|comparison| comparison.outcome(plan.name, readings))
+        .filter_map(|comparison| comparison.result(plan.name, readings))
         .collect();
     let missing: Vec<&str> = plan
         .comparisons
         .iter()
-        .filter(|comparison| comparison.outcome(plan.name, readings).is_none())
+        .filter(|comparison| comparison.result(plan.name, readings).is_none())
         .map(|comparison| comparison.name.as_str())
         .collect();
     let groups = (plan.groups)(readings);
     save(
         &format!("{}.svg", plan.name),
-        &picture::draw(plan.title, &groups),
+        &chart::draw(plan.title, &groups),
     )?;
     let page = page(plan, readings, &missing);
     save(&format!("{}.md", plan.name), &page)?;
@@ -43,7 +43,7 @@ pub(crate) fn write(plan: &Plan, readings: &Readings) -> Result<()> {
     merge(plan.name, figures, &readings.left_out)
 }
 
-/// Replaces a topic's figures.
+/// Replaces a topic's figures in results.json and results.md.
 pub(crate) fn merge(topic: &str, figures: Vec<Value>, left_out: &[LeftOut]) -> Result<()> {
     let machine = serde_json::to_value(Machine::describe()?)?;
     let mut results = read();
@@ -62,15 +62,15 @@ pub(crate) fn merge(topic: &str, figures: Vec<Value>, left_out: &[LeftOut]) -> R
         ),
     ] {
         let mut all: Vec<Value> = results[list].as_array().cloned().unwrap_or_default();
-        all.retain(|one| one["topic"] != topic);
+        all.retain(|figure| figure["topic"] != topic);
         all.extend(new);
         results[list] = all.into();
     }
     store(&results)
 }
 
-/// Keeps something else of a topic's.
-pub(crate) fn keep(key: &str, value: Value) -> Result<()> {
+/// Replaces another part of results.json.
+pub(crate) fn replace(key: &str, value: Value) -> Result<()> {
     let mut results = read();
     results[key] = value;
     store(&results)
@@ -90,18 +90,18 @@ fn read() -> Value {
     value.unwrap_or_else(|| json!({}))
 }
 
-/// Writes one of the run's files.
+/// Writes one file of docs/bench/.
 pub(crate) fn save(name: &str, text: &str) -> Result<()> {
     let folder = Path::new(FOLDER);
     fs::create_dir_all(folder).with_context(|| format!("make {FOLDER}"))?;
     fs::write(folder.join(name), text).with_context(|| format!("write {FOLDER}/{name}"))
 }
 
-/// All figures of all topics.
+/// The page with all figures of all topics.
 fn summary(results: &Value) -> String {
     let mut text = String::from("<!-- Written by `make bench`. Do not edit. -->\n\n");
     let machine = &results["machine"];
-    let say = |key: &str| machine[key].to_string().trim_matches('"').to_owned();
+    let value = |key: &str| machine[key].to_string().trim_matches('"').to_owned();
     let kind = match machine["virtual_machine"] {
         Value::Bool(true) => ", a virtual machine",
         _ => "",
@@ -113,11 +113,11 @@ fn summary(results: &Value) -> String {
     let _ = writeln!(
         text,
         "Linux {}; {}, {} cores{kind}; load average {} when the last topic began; Sidetrack {}; {}.\n",
-        say("kernel"),
-        say("cpu"),
-        say("cores"),
-        say("load_average"),
-        say("sidetrack"),
+        value("kernel"),
+        value("cpu"),
+        value("cores"),
+        value("load_average"),
+        value("sidetrack"),
         versions.join(", ")
     );
     text.push_str(
@@ -170,7 +170,7 @@ fn verdict(met: &Value) -> String {
     }
 }
 
-/// For people: times in µs or ms.
+/// Formats a value with its unit. Times are in nanoseconds, and shown in µs, ms or s.
 pub(crate) fn with_unit(value: f64, unit: &str) -> String {
     match unit {
         "ns" if value >= 1e9 => format!("{} s", shown(value / 1e9)),
@@ -180,11 +180,11 @@ pub(crate) fn with_unit(value: f64, unit: &str) -> String {
     }
 }
 
-/// A topic's page: every contestant under every workload.
-fn page(plan: &Plan, readings: &Readings, missing: &[&str]) -> String {
+/// The page of a topic: every contestant under every workload.
+fn page(plan: &ContestPlan, readings: &Readings, missing: &[&str]) -> String {
     let mut text = format!(
         "<!-- Written by `make bench`. Do not edit. -->\n\n# {}\n\n![{}]({}.svg)\n\n\
-         Medians of the rounds, and how far half of the rounds lie from them at most.\n",
+         Medians of the rounds; ± is the median distance of the rounds from their median.\n",
         plan.title, plan.title, plan.name
     );
     let mut last = None;
@@ -232,7 +232,7 @@ fn page(plan: &Plan, readings: &Readings, missing: &[&str]) -> String {
     for name in missing {
         let _ = writeln!(
             text,
-            "\nNot measured, as one of the two was left out: {name}"
+            "\nNot measured, because one of the contestants was left out: {name}"
         );
     }
     text

@@ -1,6 +1,8 @@
-//! What `sendto` takes: with nothing attached, in scope but of no filter, and diverted.
+//! The duration of `sendto`: with nothing attached, in the scope without a matching filter, and
+//! diverted.
 //!
-//! To one destination again and again, whose flow is there; and to a new one each time, whose flow is made.
+//! Each is measured for one destination, whose flow exists, and for a new destination each time,
+//! which needs a new flow.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -14,37 +16,37 @@ use sidetrack_engine::{Config, Engine, Filter, ServiceSpec};
 
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
-use crate::solo::{self, Figure, Reading};
+use crate::solo::{self, Reading, SoloFigure};
 use crate::statistics::median;
 use crate::sys;
 use crate::topic::{ROUNDS, ROUNDS_QUICK};
 
 const NAME: &str = "send";
-/// Datagrams of each kind. Fewer than there are flows.
+/// Datagrams of each measurement. There are more slots for flows than this.
 const DATAGRAMS: u32 = 20_000;
 const WARM_UP: u32 = 1_000;
 const PORT: u16 = 53;
 const PAYLOAD: &[u8] = b"datagram";
 
-/// What stands in the way.
+/// What stands between sender and receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Sending {
-    /// Nothing.
+pub(crate) enum SendCase {
+    /// Nothing is attached.
     Direct,
-    /// An engine whose filters are for other addresses.
+    /// An engine whose filters match other addresses only.
     Unmatched,
-    /// An engine that diverts it.
+    /// An engine that diverts the datagrams to a service.
     Matched,
 }
 
-/// Measures all, and writes it down.
+/// Measures all cases, and writes the results to docs/bench/.
 pub(crate) fn run(quick: bool) -> Result<()> {
     let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
     let mut readings: BTreeMap<&str, Vec<Reading>> = BTreeMap::new();
     for round in 1..=rounds {
         eprintln!("{NAME}: round {round} of {rounds}");
-        for sending in Sending::value_variants() {
-            let name = sending.name();
+        for case in SendCase::value_variants() {
+            let name = case.name();
             let text = namespace::run(&["send-worker", name]);
             let text = text.with_context(|| format!("{NAME}, {name}"))?;
             readings
@@ -53,8 +55,8 @@ pub(crate) fn run(quick: bool) -> Result<()> {
                 .push(serde_json::from_str(&text)?);
         }
     }
-    let values = |sending: Sending, measure: &str| -> Vec<f64> {
-        let rounds = readings[sending.name()].iter();
+    let values = |case: SendCase, measure: &str| -> Vec<f64> {
+        let rounds = readings[case.name()].iter();
         rounds.map(|reading| reading[measure]).collect()
     };
     let mut figures = Vec::new();
@@ -64,17 +66,17 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     ] {
         for (subject, over, name) in [
             (
-                Sending::Matched,
-                Sending::Unmatched,
-                "diverted, beside unmatched",
+                SendCase::Matched,
+                SendCase::Unmatched,
+                "diverted, compared with unmatched",
             ),
             (
-                Sending::Unmatched,
-                Sending::Direct,
-                "in scope, unmatched, beside direct",
+                SendCase::Unmatched,
+                SendCase::Direct,
+                "in scope, unmatched, compared with direct",
             ),
         ] {
-            figures.push(Figure {
+            figures.push(SoloFigure {
                 name: format!("sendto, {what}: {name}"),
                 unit: "ns",
                 values: values(subject, measure),
@@ -86,33 +88,33 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     solo::write(NAME, "What a datagram's send takes", &figures)
 }
 
-/// One way, in a namespace of its own.
-pub(crate) fn worker(sending: Sending) -> Result<()> {
+/// Measures one case in the namespace of this process, and prints the result as JSON.
+pub(crate) fn worker(case: SendCase) -> Result<()> {
     namespace::pin_last()?;
     namespace::prepare()?;
     let hierarchy = Hierarchy::make()?;
     hierarchy.enter_outside()?;
     let origin = listen(PORT)?;
-    let way = match sending {
-        Sending::Direct => None,
-        _ => Some(attach(&hierarchy, sending == Sending::Matched)?),
+    let attached = match case {
+        SendCase::Direct => None,
+        _ => Some(attach(&hierarchy, case == SendCase::Matched)?),
     };
     hierarchy.enter_program()?;
-    let receiver = match (&way, sending) {
-        (Some((_, listener)), Sending::Matched) => listener,
+    let receiver = match (&attached, case) {
+        (Some((_, listener)), SendCase::Matched) => listener,
         _ => &origin,
     };
     let same = send(receiver, |_| destination(0))?;
     let fresh = send(receiver, destination)?;
-    if let Some((engine, _)) = &way {
-        let made = match sending {
-            Sending::Matched => 1 + u64::from(WARM_UP + DATAGRAMS),
+    if let Some((engine, _)) = &attached {
+        let expected = match case {
+            SendCase::Matched => 1 + u64::from(WARM_UP + DATAGRAMS),
             _ => 0,
         };
         let counted = engine.counters()?.value(Counter::Redirected);
         ensure!(
-            counted == made,
-            "{made} flows should have been made, not {counted}"
+            counted == expected,
+            "the engine counted {counted} flows instead of {expected}: this round measured something else"
         );
     }
     let reading = Reading::from([("same".to_owned(), same), ("fresh".to_owned(), fresh)]);
@@ -120,8 +122,9 @@ pub(crate) fn worker(sending: Sending) -> Result<()> {
     Ok(())
 }
 
-impl Sending {
-    fn name(self) -> &'static str {
+impl SendCase {
+    /// The name on the command line of the worker.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Unmatched => "unmatched",
@@ -130,7 +133,8 @@ impl Sending {
     }
 }
 
-/// An engine with a service that listens for datagrams, and its filters.
+/// Attaches an engine with one service, and returns the service's UDP listener. The filters match
+/// every datagram, or only other addresses.
 fn attach(hierarchy: &Hierarchy, matching: bool) -> Result<(Engine, UdpSocket)> {
     let mut engine = Engine::open(&hierarchy.scope, Config::default())?
         .load()?
@@ -139,7 +143,7 @@ fn attach(hierarchy: &Hierarchy, matching: bool) -> Result<(Engine, UdpSocket)> 
     hierarchy.enter_service()?;
     let listener = listen(0)?;
     sys::mark_listener(listener.as_fd(), service.credentials())
-        .context("make the socket the service's")?;
+        .context("mark the socket as a listener of the service")?;
     let others = "198.51.100.0/24".parse()?;
     engine.set_policy(&[Filter {
         remote: (!matching).then_some(others),
@@ -152,24 +156,26 @@ fn listen(port: u16) -> Result<UdpSocket> {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).context("bind a UDP socket")
 }
 
-/// Of the loopback range, so that it arrives without us too.
+/// The destination with this number. It is in the loopback range, so that the datagram also arrives
+/// if nothing diverts it.
 fn destination(number: u32) -> SocketAddrV4 {
     let address = u32::from(Ipv4Addr::new(127, 0, 1, 0)) + number;
     SocketAddrV4::new(address.into(), PORT)
 }
 
-/// Half of the datagrams' sends took less, in nanoseconds. Each is received before the next one.
-fn send(receiver: &UdpSocket, to: impl Fn(u32) -> SocketAddrV4) -> Result<f64> {
+/// Returns the median duration of a send, in nanoseconds. Each datagram is received before the next
+/// one is sent.
+fn send(receiver: &UdpSocket, destination: impl Fn(u32) -> SocketAddrV4) -> Result<f64> {
     let socket = listen(0)?;
     let mut times = Vec::with_capacity(DATAGRAMS as usize);
     let mut buffer = [0; 64];
     for number in 0..WARM_UP + DATAGRAMS {
-        let destination = to(number);
+        let destination = destination(number);
         let begin = Instant::now();
         socket.send_to(PAYLOAD, destination).context("send")?;
         let took = begin.elapsed();
         let length = receiver.recv(&mut buffer).context("receive")?;
-        ensure!(&buffer[..length] == PAYLOAD, "another datagram came");
+        ensure!(&buffer[..length] == PAYLOAD, "a different datagram arrived");
         if number >= WARM_UP {
             times.push(took.as_nanos() as f64);
         }

@@ -1,4 +1,4 @@
-//! Figures of Sidetrack alone: no peer does the same.
+//! Figures of Sidetrack that no peer has: nothing else does the same.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,32 +10,35 @@ use crate::comparison::rounded;
 use crate::report;
 use crate::statistics::{deviation, median};
 
-/// What was found in one round, by the name of the measure; times in nanoseconds.
+/// The values of one round, by the name of the measure; times in nanoseconds.
 pub(crate) type Reading = BTreeMap<String, f64>;
 
-/// One of them.
-pub(crate) struct Figure {
+/// A measure of Sidetrack, possibly compared with another one.
+pub(crate) struct SoloFigure {
+    /// The figure's name in results.json and on the page.
     pub(crate) name: String,
+    /// The unit of the values.
     pub(crate) unit: &'static str,
-    /// Of each round.
+    /// One value for each round.
     pub(crate) values: Vec<f64>,
-    /// What they are divided by, and what that is.
+    /// What the values are divided by: its name, and one value for each round.
     pub(crate) over: Option<(&'static str, Vec<f64>)>,
-    /// The median is to be at most this; of the ratio, if there is one.
+    /// The maximum of the median: of the ratios if there is something to divide by, else of the
+    /// values.
     pub(crate) goal: Option<f64>,
 }
 
-/// Writes a page of them, and adds them to the others.
-pub(crate) fn write(topic: &str, title: &str, figures: &[Figure]) -> Result<()> {
+/// Writes the topic's page, and replaces its figures in results.json and results.md.
+pub(crate) fn write(topic: &str, title: &str, figures: &[SoloFigure]) -> Result<()> {
     let page = page(title, figures);
     report::save(&format!("{topic}.md"), &page)?;
     print!("{page}");
-    let outcomes = figures.iter().map(|figure| figure.outcome(topic));
-    report::merge(topic, outcomes.collect(), &[])
+    let results = figures.iter().map(|figure| figure.result(topic));
+    report::merge(topic, results.collect(), &[])
 }
 
-impl Figure {
-    fn outcome(&self, topic: &str) -> Value {
+impl SoloFigure {
+    fn result(&self, topic: &str) -> Value {
         let rounds: Vec<Value> = (self.values.iter().enumerate())
             .map(|(round, own)| match &self.over {
                 Some((_, over)) => json!({
@@ -74,10 +77,10 @@ impl Figure {
     }
 }
 
-fn page(title: &str, figures: &[Figure]) -> String {
+fn page(title: &str, figures: &[SoloFigure]) -> String {
     let mut text = format!(
         "<!-- Written by `make bench`. Do not edit. -->\n\n# {title}\n\n\
-         | figure | median | ± | beside | goal |\n|---|--:|--:|--:|--:|\n",
+         | figure | median | ± | compared with | goal |\n|---|--:|--:|--:|--:|\n",
     );
     for figure in figures {
         let middle = median(&figure.values);

@@ -1,4 +1,4 @@
-//! What can be measured by itself: `bench rate`, `bench stream`, and so on.
+//! The topics: what can be measured separately, as in `bench rate` or `bench stream`.
 
 mod chain;
 mod datagram;
@@ -11,57 +11,61 @@ mod stream;
 use anyhow::Result;
 use clap::ValueEnum;
 
+use crate::chart::BarGroup;
 use crate::comparison::Comparison;
-use crate::contest::{Entry, Readings};
-use crate::picture::Group;
+use crate::contest::{ContestEntry, Readings};
 use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
 use crate::{connect, policy, report, send, winsock};
 
-/// Rounds for the record.
+/// The number of rounds of a full run.
 pub(crate) const ROUNDS: u32 = 7;
-/// Rounds for a look.
+/// The number of rounds with `--quick`.
 pub(crate) const ROUNDS_QUICK: u32 = 3;
 
-/// A part of the run, with figures, a table and a chart of its own.
+/// A part of the run with its own figures, page and chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Topic {
-    /// What a redirected connection takes without a proxy.
+    /// What a connection costs that is redirected, only classified, or neither; without a proxy.
     Connect,
-    /// Connections a second through redirector, proxy and origin.
+    /// Connections per second through redirector and proxy, and their CPU time.
     Rate,
-    /// Latency at a fixed rate.
+    /// Latency of a connection with one request, at a fixed rate.
     Latency,
-    /// Throughput, and what it takes.
+    /// Throughput of streams, and their CPU time.
     Stream,
     /// Memory of idle connections.
     Idle,
-    /// Chains of services.
+    /// Chains of 1 to 8 services.
     Chain,
-    /// An unmodified HAProxy behind Sidetrack.
+    /// An unmodified HAProxy behind Sidetrack, and behind nftables.
     Legacy,
-    /// UDP.
+    /// Latency and rate of UDP datagrams.
     Datagram,
-    /// What a datagram's send takes.
+    /// What `sendto` costs if the datagram is diverted, only classified, or neither.
     Send,
-    /// The Winsock library.
+    /// What `WSAIoctl` costs compared with the socket option below it.
     Winsock,
-    /// Putting policies into force.
+    /// How long a large policy takes to apply, and how long a commit delays connections.
     Policy,
 }
 
-/// A topic that is a contest.
-pub(crate) struct Plan {
+/// What a topic measures that is a contest of relays.
+pub(crate) struct ContestPlan {
+    /// The name on the command line and in results.json.
     pub(crate) name: &'static str,
+    /// The heading of the page and the chart.
     pub(crate) title: &'static str,
-    pub(crate) entries: Vec<Entry>,
+    /// What each round measures, in this order.
+    pub(crate) entries: Vec<ContestEntry>,
+    /// The figures.
     pub(crate) comparisons: Vec<Comparison>,
-    /// Bars, from what was measured.
-    pub(crate) groups: fn(&Readings) -> Vec<Group>,
+    /// Makes the bars of the chart.
+    pub(crate) groups: fn(&Readings) -> Vec<BarGroup>,
 }
 
 impl Topic {
-    /// Measures it, and writes it down.
+    /// Measures the topic, and writes its results to docs/bench/.
     pub(crate) fn run(self, quick: bool) -> Result<()> {
         let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
         let plan = match self {
@@ -77,7 +81,7 @@ impl Topic {
             Self::Legacy => legacy::plan(quick),
             Self::Datagram => datagram::plan(quick),
         };
-        // Memory hardly differs from round to round, and takes long to settle.
+        // Memory hardly differs from round to round, and takes long to become stable.
         let rounds = if self == Self::Idle {
             ROUNDS_QUICK
         } else {
@@ -88,11 +92,11 @@ impl Topic {
     }
 }
 
-/// All of these contestants under all of these workloads.
-fn all(contestants: &[Contestant], workloads: &[Workload], milliseconds: u64) -> Vec<Entry> {
+/// Entries for each of these contestants under each of these workloads.
+fn all(contestants: &[Contestant], workloads: &[Workload], milliseconds: u64) -> Vec<ContestEntry> {
     let each = |workload: &Workload| {
         let workload = *workload;
-        contestants.iter().map(move |contestant| Entry {
+        contestants.iter().map(move |contestant| ContestEntry {
             contestant: *contestant,
             workload,
             milliseconds,

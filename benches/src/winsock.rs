@@ -1,4 +1,5 @@
-//! What `WSAIoctl` takes to tell a redirected connection's context, beside the `getsockopt` beneath it.
+//! The duration of `WSAIoctl` when it reads a redirect context, compared with the `getsockopt` that
+//! it calls.
 
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,20 +10,20 @@ use anyhow::{Context as _, Result, ensure};
 use sidetrack_winsock::abi::{SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT, SOCKET};
 use sidetrack_winsock::entry::{WSAIoctl, WSAStartup};
 
-use crate::connect::way::{Way as _, sidetrack::Redirected};
+use crate::connect::setup::{ConnectSetup as _, sidetrack::Redirected};
 use crate::namespace;
-use crate::solo::{self, Figure, Reading};
+use crate::solo::{self, Reading, SoloFigure};
 use crate::statistics::median;
 use crate::sys;
 use crate::topic::{ROUNDS, ROUNDS_QUICK};
 
 const NAME: &str = "winsock";
 const CALLS: usize = 50_000;
-/// Room for the context, on the stack as proxies have it.
-const ROOM: usize = 1024;
+/// The size of the buffer for the context in bytes. It is on the stack, as in proxies.
+const BUFFER_SIZE: usize = 1024;
 const VERSION: u16 = 0x0202;
 
-/// Measures it, and writes it down.
+/// Measures both calls, and writes the results to docs/bench/.
 pub(crate) fn run(quick: bool) -> Result<()> {
     let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
     let mut readings: Vec<Reading> = Vec::new();
@@ -31,8 +32,8 @@ pub(crate) fn run(quick: bool) -> Result<()> {
         let text = namespace::run(&["winsock-worker"]).context(NAME)?;
         readings.push(serde_json::from_str(&text)?);
     }
-    let values = |measure: &str| readings.iter().map(|one| one[measure]).collect();
-    let figure = Figure {
+    let values = |measure: &str| readings.iter().map(|reading| reading[measure]).collect();
+    let figure = SoloFigure {
         name: "WSAIoctl(CONTEXT), synchronous, on a redirected socket".to_owned(),
         unit: "ns",
         values: values("ioctl"),
@@ -42,24 +43,27 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     solo::write(NAME, "The Winsock library", &[figure])
 }
 
-/// Both calls, one after the other, on one accepted socket.
+/// Measures both calls, one after the other, on one accepted socket, and prints the result as JSON.
 pub(crate) fn worker() -> Result<()> {
     namespace::pin_last()?;
     namespace::prepare()?;
-    let way = Redirected::open()?;
-    let _client = TcpStream::connect(way.destination(0)).context("connect")?;
-    let (accepted, _) = way.listener().accept().context("accept")?;
+    let setup = Redirected::open()?;
+    let _client = TcpStream::connect(setup.destination(0)).context("connect")?;
+    let (accepted, _) = setup.listener().accept().context("accept")?;
     let mut data = sys::zeroed_winsock_data();
     let error = WSAStartup(VERSION, &mut data);
-    ensure!(error == 0, "WSAStartup says {error}");
+    ensure!(error == 0, "WSAStartup failed with {error}");
     let (mut options, mut ioctls) = (Vec::with_capacity(CALLS), Vec::with_capacity(CALLS));
     for _ in 0..CALLS {
         let begin = Instant::now();
-        let plain = by_option(&accepted)?;
+        let by_option = read_by_option(&accepted)?;
         let between = Instant::now();
-        let told = by_ioctl(&accepted)?;
+        let by_ioctl = read_by_ioctl(&accepted)?;
         let end = Instant::now();
-        ensure!(plain == told, "they have told {plain} and {told} bytes");
+        ensure!(
+            by_option == by_ioctl,
+            "getsockopt returned {by_option} bytes of context, and WSAIoctl {by_ioctl}"
+        );
         options.push((between - begin).as_nanos() as f64);
         ioctls.push((end - between).as_nanos() as f64);
     }
@@ -71,25 +75,25 @@ pub(crate) fn worker() -> Result<()> {
     Ok(())
 }
 
-fn by_option(accepted: &TcpStream) -> Result<usize> {
-    let mut room = [0; ROOM];
-    sys::context_of(accepted.as_fd(), &mut room).context("ask for CONTEXT")
+fn read_by_option(accepted: &TcpStream) -> Result<usize> {
+    let mut buffer = [0; BUFFER_SIZE];
+    sys::context_of(accepted.as_fd(), &mut buffer).context("read the option CONTEXT")
 }
 
-fn by_ioctl(accepted: &TcpStream) -> Result<usize> {
-    let mut room = [0_u8; ROOM];
+fn read_by_ioctl(accepted: &TcpStream) -> Result<usize> {
+    let mut buffer = [0_u8; BUFFER_SIZE];
     let mut length = 0;
     let result = WSAIoctl(
         accepted.as_raw_fd() as SOCKET,
         SIO_QUERY_WFP_CONNECTION_REDIRECT_CONTEXT,
         null_mut(),
         0,
-        room.as_mut_ptr().cast(),
-        ROOM as u32,
+        buffer.as_mut_ptr().cast(),
+        BUFFER_SIZE as u32,
         &mut length,
         null_mut(),
         None,
     );
-    ensure!(result == 0, "WSAIoctl has failed");
+    ensure!(result == 0, "WSAIoctl failed");
     Ok(length as usize)
 }

@@ -1,42 +1,43 @@
-//! What is measured: each case is one way for a connection to go.
+//! The cases: what stands between the client and the listener.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// A way for connections to go. Cases are run in this order, round by round.
+/// What stands between the client and the listener. Each round runs the cases in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Case {
-    /// No program attached, no rule: what the kernel itself takes.
+pub(crate) enum ConnectCase {
+    /// No program is attached and no rule is loaded: the cost of the kernel itself.
     None,
-    /// Redirected by Sidetrack, and asked for by INFO.
+    /// Sidetrack redirects. The query reads the option INFO.
     Sidetrack,
-    /// Redirected by nftables, and asked for by SO_ORIGINAL_DST.
+    /// nftables redirects. The query reads SO_ORIGINAL_DST.
     Nft,
-    /// In Sidetrack's scope, but no filter matches.
+    /// The client is in Sidetrack's scope, and no filter matches.
     Unmatched,
-    /// Sidetrack is attached, but elsewhere.
+    /// Sidetrack is attached to a cgroup that contains neither client nor listener.
     Outside,
-    /// An nftables NAT rule is there that does not match.
+    /// An nftables NAT rule is loaded that does not match.
     NftUnmatched,
-    /// In scope, under 10 filters of which none matches.
+    /// The client is in the scope, and none of 10 filters matches.
     Filters10,
-    /// Under 1,000.
+    /// The client is in the scope, and none of 1,000 filters matches.
     Filters1000,
-    /// Under 100,000.
+    /// The client is in the scope, and none of 100,000 filters matches.
     Filters100000,
-    /// 10,000 nftables NAT rules, one after another, of which none matches.
+    /// None of 10,000 nftables NAT rules matches; nftables evaluates one after another.
     NftLinear,
-    /// One nftables NAT rule with a set of 10,000.
+    /// One nftables NAT rule with a set of 10,000 elements does not match.
     NftSet,
-    /// A program that does nothing is at sockops, but elsewhere.
+    /// A sockops program that does nothing is attached to a cgroup that contains neither client nor
+    /// listener.
     EmptyElsewhere,
-    /// Programs that do nothing are at the client's sockops and connect.
+    /// Programs that do nothing are attached at sockops and connect of the client's cgroup.
     EmptyInScope,
 }
 
-impl Case {
-    /// All of them.
+impl ConnectCase {
+    /// All cases, in the order of a round.
     pub(crate) const ALL: [Self; 13] = [
         Self::None,
         Self::Sidetrack,
@@ -53,7 +54,7 @@ impl Case {
         Self::EmptyInScope,
     ];
 
-    /// As in results.json and on the command line.
+    /// The name in results.json and on the command line of the worker.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -72,7 +73,7 @@ impl Case {
         }
     }
 
-    /// For people.
+    /// The name in tables and charts.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::None => "direct, nothing attached",

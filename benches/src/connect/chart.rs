@@ -1,11 +1,11 @@
-//! docs/bench/connect.svg: a bar for each case, from socket to query, in its steps.
+//! The chart docs/bench/connect.svg: a bar for each case, divided into connect, accept and query.
 
 use std::fmt::Write as _;
 
-use crate::connect::results::{Results, Summary};
+use crate::connect::results::{CaseSummary, Results};
 use crate::connect::table::micros;
 
-/// Units of the picture: pixels at its natural size.
+/// Lengths in the chart, in pixels at its natural size.
 const WIDTH: f64 = 760.0;
 const LABELS: f64 = 270.0;
 const NUMBERS: f64 = 70.0;
@@ -13,21 +13,22 @@ const TOP: f64 = 76.0;
 const ROW: f64 = 34.0;
 const BAR: f64 = 20.0;
 
-/// Colours that stand out on white and on near-black alike; text follows the reader's scheme.
+/// Colours that are visible on a white and on a dark background. Text follows the colour scheme of
+/// the reader.
 const STYLE: &str = "text { font: 13px system-ui, sans-serif; fill: #1f2328 }\n\
      .title { font-weight: 600; font-size: 15px }\n\
      .small { font-size: 12px }\n\
      .connect { fill: #3b82c4 } .accept { fill: #7c5cc4 } .query { fill: #d9822b }\n\
      @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }";
 
-/// The steps, their class, and what they are called.
+/// The steps of a connection: the CSS class and the label of each.
 const STEPS: [(&str, &str); 3] = [
     ("connect", "connect"),
     ("accept", "accept"),
     ("query", "query"),
 ];
 
-/// Draws it.
+/// Draws the chart.
 pub(crate) fn draw(results: &Results) -> String {
     let height = TOP + ROW * results.cases.len() as f64 + 8.0;
     let most = results
@@ -40,17 +41,18 @@ pub(crate) fn draw(results: &Results) -> String {
          width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-label=\"{}\">\n\
          <style>{STYLE}</style>\n\
          <text class=\"title\" x=\"12\" y=\"26\">Microseconds for one connection on loopback</text>\n",
-        described(results)
+        description(results)
     );
     legend(&mut svg);
-    for (place, case) in results.cases.iter().enumerate() {
-        bar(&mut svg, TOP + ROW * place as f64, case, most);
+    for (row, case) in results.cases.iter().enumerate() {
+        bar(&mut svg, TOP + ROW * row as f64, case, most);
     }
     svg.push_str("</svg>\n");
     svg
 }
 
-fn described(results: &Results) -> String {
+/// The values in words, for readers who cannot see the chart.
+fn description(results: &Results) -> String {
     let values: Vec<String> = results
         .cases
         .iter()
@@ -76,7 +78,7 @@ fn legend(svg: &mut String) {
     );
 }
 
-fn bar(svg: &mut String, top: f64, case: &Summary, most: f64) {
+fn bar(svg: &mut String, top: f64, case: &CaseSummary, most: f64) {
     let scale = (WIDTH - LABELS - NUMBERS) / most;
     let baseline = top + BAR * 0.72;
     let _ = writeln!(
@@ -102,8 +104,8 @@ fn bar(svg: &mut String, top: f64, case: &Summary, most: f64) {
     );
 }
 
-/// How long connect, accept and query took, in sum what all three took.
-fn steps(case: &Summary) -> [f64; 3] {
+/// The durations of connect, accept and query. Their sum is the median of all three together.
+fn steps(case: &CaseSummary) -> [f64; 3] {
     let accept = (case.asked.median - case.connect - case.query).max(0.0);
     [case.connect, accept, case.query]
 }

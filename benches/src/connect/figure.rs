@@ -1,248 +1,285 @@
-//! The figures: what is compared with what, and what it is to be.
+//! The figures: which cases are compared, by what measure, and with what goal.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::connect::case::Case;
+use crate::connect::case::ConnectCase;
 use crate::connect::plan::Measured;
-use crate::connect::round::Round;
+use crate::connect::round::ConnectRound;
 use crate::statistics::{deviation, median};
 
-/// With more than this share of spread (median absolute deviation over median) in the direct case or in
-/// one of the two compared, a run decides nothing.
+/// The largest spread (median absolute deviation divided by the median) with which a run decides
+/// anything. It applies to the direct case and to both cases that are compared.
 pub(crate) const NOISE_MAX: f64 = 0.05;
 
-/// One comparison.
-pub(crate) struct Figure {
+/// A figure: a measure of one case, divided by the same measure of another case.
+pub(crate) struct ConnectFigure {
+    /// The figure's name in results.json and on the page.
     name: &'static str,
-    measure: Measure,
-    /// Whose value it is,
-    subject: Case,
-    /// divided by whose.
-    over: Case,
-    peers: &'static [Case],
-    goal: Goal,
+    measure: ConnectMeasure,
+    /// The case whose value this is.
+    subject: ConnectCase,
+    /// The case by whose value it is divided.
+    over: ConnectCase,
+    /// The cases of which the best is shown as the best peer.
+    peers: &'static [ConnectCase],
+    goal: ConnectGoal,
 }
 
-/// What is taken of each round: of times the median of single connections, which another process's
-/// turn on the CPU does not move; the mean and the tail are figures of their own.
+/// The value that is taken from each round. Of times it is the median of single connections, which
+/// does not change when another process gets the CPU for a moment. The mean and the 99th percentile
+/// are separate figures.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Measure {
+enum ConnectMeasure {
     Connect,
-    Asked,
-    AskedMean,
-    AskedTail,
-    Whole,
+    ToQuery,
+    ToQueryMean,
+    ToQueryTail,
+    ToClose,
     Query,
     Cpu,
-    /// Less the direct case's, of the same round.
+    /// The CPU time minus that of the direct case in the same round.
     CpuAdded,
     Memory,
 }
 
-/// What the ratio is to be.
+/// What the ratio of a [`ConnectFigure`] has to reach.
 #[derive(Clone, Copy)]
-enum Goal {
+enum ConnectGoal {
     AtMost(f64),
-    /// At most this, but for the noise of this run.
+    /// At most this plus the noise of the run.
     WithinNoise(f64),
+    /// There is no goal.
     Reported,
 }
 
-/// All of them, in the order of the tables.
-pub(crate) const FIGURES: [Figure; 18] = [
+/// All figures, in the order of the tables.
+pub(crate) const FIGURES: [ConnectFigure; 18] = [
     redirected(
         "connect + accept + query",
-        Measure::Asked,
-        Goal::AtMost(0.85),
+        ConnectMeasure::ToQuery,
+        ConnectGoal::AtMost(0.85),
     ),
     redirected(
         "connect + accept + query + close",
-        Measure::Whole,
-        Goal::Reported,
+        ConnectMeasure::ToClose,
+        ConnectGoal::Reported,
     ),
-    redirected("CPU time to close", Measure::Cpu, Goal::Reported),
+    redirected(
+        "CPU time to close",
+        ConnectMeasure::Cpu,
+        ConnectGoal::Reported,
+    ),
     redirected(
         "connect + accept + query, mean",
-        Measure::AskedMean,
-        Goal::Reported,
+        ConnectMeasure::ToQueryMean,
+        ConnectGoal::Reported,
     ),
     redirected(
         "connect + accept + query, 99th percentile",
-        Measure::AskedTail,
-        Goal::Reported,
+        ConnectMeasure::ToQueryTail,
+        ConnectGoal::Reported,
     ),
-    redirected("the query alone", Measure::Query, Goal::Reported),
+    redirected(
+        "the query alone",
+        ConnectMeasure::Query,
+        ConnectGoal::Reported,
+    ),
     bystander(
         "connect, no filter matches",
-        Case::Unmatched,
-        Measure::Connect,
-        Goal::AtMost(1.05),
+        ConnectCase::Unmatched,
+        ConnectMeasure::Connect,
+        ConnectGoal::AtMost(1.05),
     ),
     bystander(
         "from connect to close, no filter matches",
-        Case::Unmatched,
-        Measure::Whole,
-        Goal::Reported,
+        ConnectCase::Unmatched,
+        ConnectMeasure::ToClose,
+        ConnectGoal::Reported,
     ),
     bystander(
         "CPU time to close, no filter matches",
-        Case::Unmatched,
-        Measure::Cpu,
-        Goal::Reported,
+        ConnectCase::Unmatched,
+        ConnectMeasure::Cpu,
+        ConnectGoal::Reported,
     ),
     added(
         "CPU time added to a redirected connection, query included",
-        Case::Sidetrack,
-        Case::Nft,
-        Goal::AtMost(0.7),
+        ConnectCase::Sidetrack,
+        ConnectCase::Nft,
+        ConnectGoal::AtMost(0.7),
     ),
     added(
         "CPU time added to a connection in scope that no filter matches",
-        Case::Unmatched,
-        Case::NftUnmatched,
-        Goal::AtMost(0.3),
+        ConnectCase::Unmatched,
+        ConnectCase::NftUnmatched,
+        ConnectGoal::AtMost(0.3),
     ),
     bystander(
         "connect, outside the scope",
-        Case::Outside,
-        Measure::Connect,
-        Goal::WithinNoise(1.0),
+        ConnectCase::Outside,
+        ConnectMeasure::Connect,
+        ConnectGoal::WithinNoise(1.0),
     ),
     bystander(
         "from connect to close, outside the scope",
-        Case::Outside,
-        Measure::Whole,
-        Goal::Reported,
+        ConnectCase::Outside,
+        ConnectMeasure::ToClose,
+        ConnectGoal::Reported,
     ),
     over_empty(
         "connect, no filter matches, over empty programs",
-        Case::Unmatched,
-        Case::EmptyInScope,
+        ConnectCase::Unmatched,
+        ConnectCase::EmptyInScope,
     ),
     over_empty(
         "connect, outside the scope, over an empty program",
-        Case::Outside,
-        Case::EmptyElsewhere,
+        ConnectCase::Outside,
+        ConnectCase::EmptyElsewhere,
     ),
     redirected(
         "memory of a tracked idle connection",
-        Measure::Memory,
-        Goal::Reported,
+        ConnectMeasure::Memory,
+        ConnectGoal::Reported,
     ),
     under_filters(
         "connect under 1,000 filters, over 10",
-        Case::Filters1000,
-        Goal::Reported,
+        ConnectCase::Filters1000,
+        ConnectGoal::Reported,
     ),
     under_filters(
         "connect under 100,000 filters, over 10",
-        Case::Filters100000,
-        Goal::AtMost(1.15),
+        ConnectCase::Filters100000,
+        ConnectGoal::AtMost(1.15),
     ),
 ];
 
-/// A connect under many filters, over one under few.
-const fn under_filters(name: &'static str, subject: Case, goal: Goal) -> Figure {
-    Figure {
+/// A connect under many filters, divided by one under few filters.
+const fn under_filters(
+    name: &'static str,
+    subject: ConnectCase,
+    goal: ConnectGoal,
+) -> ConnectFigure {
+    ConnectFigure {
         name,
-        measure: Measure::Connect,
+        measure: ConnectMeasure::Connect,
         subject,
-        over: Case::Filters10,
-        peers: &[Case::NftLinear, Case::NftSet],
+        over: ConnectCase::Filters10,
+        peers: &[ConnectCase::NftLinear, ConnectCase::NftSet],
         goal,
     }
 }
 
-/// What is more than with nothing attached, over the same of a peer.
-const fn added(name: &'static str, subject: Case, over: Case, goal: Goal) -> Figure {
-    Figure {
+/// The cost that is added to the direct case, divided by the cost that a peer adds.
+const fn added(
+    name: &'static str,
+    subject: ConnectCase,
+    over: ConnectCase,
+    goal: ConnectGoal,
+) -> ConnectFigure {
+    ConnectFigure {
         name,
-        measure: Measure::CpuAdded,
+        measure: ConnectMeasure::CpuAdded,
         subject,
         over,
         peers: match over {
-            Case::Nft => &[Case::Nft],
-            _ => &[Case::NftUnmatched],
+            ConnectCase::Nft => &[ConnectCase::Nft],
+            _ => &[ConnectCase::NftUnmatched],
         },
         goal,
     }
 }
 
-/// Sidetrack over nftables, both redirecting.
-const fn redirected(name: &'static str, measure: Measure, goal: Goal) -> Figure {
-    Figure {
+/// Sidetrack divided by nftables, both of which redirect.
+const fn redirected(
+    name: &'static str,
+    measure: ConnectMeasure,
+    goal: ConnectGoal,
+) -> ConnectFigure {
+    ConnectFigure {
         name,
         measure,
-        subject: Case::Sidetrack,
-        over: Case::Nft,
-        peers: &[Case::Nft],
+        subject: ConnectCase::Sidetrack,
+        over: ConnectCase::Nft,
+        peers: &[ConnectCase::Nft],
         goal,
     }
 }
 
-/// A connection that is not redirected, over one with nothing attached.
-const fn bystander(name: &'static str, subject: Case, measure: Measure, goal: Goal) -> Figure {
-    Figure {
+/// A connection that is not redirected, divided by one with nothing attached.
+const fn bystander(
+    name: &'static str,
+    subject: ConnectCase,
+    measure: ConnectMeasure,
+    goal: ConnectGoal,
+) -> ConnectFigure {
+    ConnectFigure {
         name,
         measure,
         subject,
-        over: Case::None,
-        peers: &[Case::NftUnmatched],
+        over: ConnectCase::None,
+        peers: &[ConnectCase::NftUnmatched],
         goal,
     }
 }
 
-/// The same, over programs at the same hooks that do nothing: how much of it is ours.
-const fn over_empty(name: &'static str, subject: Case, over: Case) -> Figure {
-    Figure {
+/// A connection that is not redirected, divided by one with programs that do nothing at the same
+/// hooks. This shows how much of the cost is Sidetrack's own.
+const fn over_empty(name: &'static str, subject: ConnectCase, over: ConnectCase) -> ConnectFigure {
+    ConnectFigure {
         over,
-        ..bystander(name, subject, Measure::Connect, Goal::Reported)
+        ..bystander(
+            name,
+            subject,
+            ConnectMeasure::Connect,
+            ConnectGoal::Reported,
+        )
     }
 }
 
-/// A figure, found.
+/// The result of a figure, as results.json stores it.
 #[derive(Serialize)]
-pub(crate) struct Outcome {
-    /// What was measured.
+pub(crate) struct FigureResult {
+    /// The figure's name.
     pub(crate) name: String,
-    /// Of the values.
+    /// The unit of the values.
     pub(crate) unit: &'static str,
     /// Sidetrack's value: the median of the rounds.
     pub(crate) sidetrack: f64,
-    /// The best of the others that do the same.
+    /// The name of the best peer.
     pub(crate) best_peer: &'static str,
-    /// Its value.
+    /// The best peer's value: the median of the rounds.
     pub(crate) best_peer_value: f64,
-    /// What the kernel takes with nothing attached; no way can be below that.
+    /// The value with nothing attached; no case can be below it.
     pub(crate) limit: Option<f64>,
-    /// The median of the rounds' own ratios.
+    /// The median of the ratios of the rounds.
     pub(crate) ratio: f64,
-    /// What the ratio is to be at most; `null` if it is only reported.
+    /// The maximum of the ratio; `null` if there is no goal.
     pub(crate) goal: Option<f64>,
-    /// true, false, "too noisy to tell", or null if there is no goal.
+    /// true, false, "too noisy", or null if there is no goal.
     pub(crate) met: Value,
-    /// Each round's values and ratio.
-    pub(crate) rounds: Vec<Pair>,
-    /// Of the medians, to compare with `ratio`: far apart, the run was uneven.
+    /// The values and the ratio of each round.
+    pub(crate) rounds: Vec<RoundResult>,
+    /// The ratio of the medians. If it differs much from `ratio`, conditions changed during the
+    /// run.
     #[serde(skip)]
     pub(crate) ratio_of_medians: f64,
-    /// What it was divided by.
+    /// The case by whose value Sidetrack's was divided.
     #[serde(skip)]
-    pub(crate) over: Case,
+    pub(crate) over: ConnectCase,
 }
 
-/// A round: both cases ran within seconds of each other.
+/// The values of one round; both cases ran within seconds of each other.
 #[derive(Serialize)]
-pub(crate) struct Pair {
+pub(crate) struct RoundResult {
     sidetrack: f64,
     over: f64,
     ratio: f64,
 }
 
-impl Figure {
-    /// Works it out.
-    pub(crate) fn outcome(&self, measured: &Measured) -> Outcome {
+impl ConnectFigure {
+    /// Computes the figure from what was measured.
+    pub(crate) fn result(&self, measured: &Measured) -> FigureResult {
         let own = self.measure.values(measured, self.subject);
         let over = self.measure.values(measured, self.over);
         let ratios: Vec<f64> = own.iter().zip(&over).map(|(a, b)| a / b).collect();
@@ -250,8 +287,8 @@ impl Figure {
         let limit = self
             .measure
             .has_limit()
-            .then(|| median(&self.measure.values(measured, Case::None)));
-        Outcome {
+            .then(|| median(&self.measure.values(measured, ConnectCase::None)));
+        FigureResult {
             name: self.name.to_owned(),
             unit: self.measure.unit(),
             sidetrack: tenth(median(&own)),
@@ -264,7 +301,7 @@ impl Figure {
             rounds: own
                 .iter()
                 .zip(&over)
-                .map(|(&own, &over)| Pair {
+                .map(|(&own, &over)| RoundResult {
                     sidetrack: tenth(own),
                     over: tenth(over),
                     ratio: thousandth(own / over),
@@ -275,14 +312,14 @@ impl Figure {
         }
     }
 
-    /// The widest spread of the rounds, of the direct case and of the two compared.
+    /// The largest spread of the rounds among the direct case and the two cases that are compared.
     fn noise(&self, measured: &Measured) -> f64 {
-        // Of a difference: that of what it is the difference of.
+        // The noise of a difference is that of the values that are subtracted.
         let measure = match self.measure {
-            Measure::CpuAdded => Measure::Cpu,
+            ConnectMeasure::CpuAdded => ConnectMeasure::Cpu,
             measure => measure,
         };
-        [Case::None, self.subject, self.over]
+        [ConnectCase::None, self.subject, self.over]
             .into_iter()
             .map(|case| {
                 let values = measure.values(measured, case);
@@ -291,7 +328,7 @@ impl Figure {
             .fold(0.0, f64::max)
     }
 
-    fn best_peer(&self, measured: &Measured) -> (Case, f64) {
+    fn best_peer(&self, measured: &Measured) -> (ConnectCase, f64) {
         self.peers
             .iter()
             .map(|&peer| (peer, median(&self.measure.values(measured, peer))))
@@ -300,31 +337,31 @@ impl Figure {
     }
 }
 
-impl Measure {
-    fn values(self, measured: &Measured, case: Case) -> Vec<f64> {
+impl ConnectMeasure {
+    fn values(self, measured: &Measured, case: ConnectCase) -> Vec<f64> {
         if self == Self::Memory {
-            return tracking(measured, case);
+            return memory_added(measured, case);
         }
         let rounds = |case| measured.rounds.get(&case).into_iter().flatten();
         if self == Self::CpuAdded {
-            let pairs = rounds(case).zip(rounds(Case::None));
+            let pairs = rounds(case).zip(rounds(ConnectCase::None));
             return pairs
-                .map(|(one, direct)| one.cpu_ns - direct.cpu_ns)
+                .map(|(round, direct)| round.cpu_ns - direct.cpu_ns)
                 .collect();
         }
         rounds(case).map(|round| self.of(round)).collect()
     }
 
-    fn of(self, round: &Round) -> f64 {
+    fn of(self, round: &ConnectRound) -> f64 {
         match self {
             Self::Connect => round.connect.p50,
-            Self::Asked => round.asked.p50,
-            Self::AskedMean => round.asked.mean,
-            Self::AskedTail => round.asked.p99,
-            Self::Whole => round.whole.p50,
+            Self::ToQuery => round.asked.p50,
+            Self::ToQueryMean => round.asked.mean,
+            Self::ToQueryTail => round.asked.p99,
+            Self::ToClose => round.whole.p50,
             Self::Query => round.query.p50,
             Self::Cpu | Self::CpuAdded => round.cpu_ns,
-            Self::Memory => 0.0, // not of a round
+            Self::Memory => 0.0, // no part of a round
         }
     }
 
@@ -338,16 +375,16 @@ impl Measure {
     }
 }
 
-/// What a connection takes more than a direct one.
-fn tracking(measured: &Measured, case: Case) -> Vec<f64> {
+/// The kernel memory of a connection minus that of a direct one, for each reading.
+fn memory_added(measured: &Measured, case: ConnectCase) -> Vec<f64> {
     let of = |case| measured.held.get(&case).into_iter().flatten();
     of(case)
-        .zip(of(Case::None))
+        .zip(of(ConnectCase::None))
         .map(|(held, direct)| held.bytes - direct.bytes)
         .collect()
 }
 
-impl Goal {
+impl ConnectGoal {
     fn value(self) -> Option<f64> {
         match self {
             Self::AtMost(goal) | Self::WithinNoise(goal) => Some(goal),
@@ -359,19 +396,19 @@ impl Goal {
         let ratio = median(ratios);
         match self {
             Self::Reported => Value::Null,
-            _ if noise > NOISE_MAX => json!("too noisy to tell"),
+            _ if noise > NOISE_MAX => json!("too noisy"),
             Self::AtMost(goal) => json!(ratio <= goal),
             Self::WithinNoise(goal) => json!(ratio <= goal + noise.max(deviation(ratios))),
         }
     }
 }
 
-/// Rounded to a tenth: more digits would say more than was measured.
+/// Rounds to a tenth; the measurement is not more precise than that.
 pub(crate) fn tenth(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// Rounded to a thousandth.
+/// Rounds to a thousandth.
 pub(crate) fn thousandth(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
@@ -382,15 +419,15 @@ mod tests {
 
     #[test]
     fn a_noisy_run_decides_nothing() {
-        let goal = Goal::AtMost(0.85);
-        assert_eq!(goal.judge(&[0.5], 0.06), json!("too noisy to tell"));
+        let goal = ConnectGoal::AtMost(0.85);
+        assert_eq!(goal.judge(&[0.5], 0.06), json!("too noisy"));
         assert_eq!(goal.judge(&[0.5], 0.01), json!(true));
         assert_eq!(goal.judge(&[0.9], 0.01), json!(false));
     }
 
     #[test]
-    fn within_noise_allows_the_noise_and_no_more() {
-        let goal = Goal::WithinNoise(1.0);
+    fn within_noise_adds_the_noise_to_the_goal() {
+        let goal = ConnectGoal::WithinNoise(1.0);
         assert_eq!(goal.judge(&[1.01], 0.02), json!(true));
         assert_eq!(goal.judge(&[1.03], 0.02), json!(false));
     }

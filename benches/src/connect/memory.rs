@@ -1,37 +1,38 @@
-//! What an idle connection takes in the kernel.
+//! The kernel memory of an idle connection.
 
 use anyhow::Result;
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::round;
-use super::way::Way;
+use super::setup::ConnectSetup;
 use crate::kernel_memory::settled;
 
-/// Descriptors kept free for all but the connections.
+/// Descriptors that are kept free for everything but the connections.
 const DESCRIPTORS_SPARE: u64 = 512;
-/// Connections before the first reading.
+/// Connections that are made before the first reading.
 const WARM_UP: u32 = 200;
-/// What was held.
+
+/// The kernel memory of connections that were open at the same time.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Held {
-    /// Connections: what was asked for, or what the limit on descriptors allows.
+pub(crate) struct HeldMemory {
+    /// The number of connections: as many as wanted, or as the limit on descriptors allows.
     pub(crate) connections: u32,
-    /// Kernel memory for each, both sockets included.
+    /// The kernel memory of one connection in bytes, including both sockets.
     pub(crate) bytes: f64,
 }
 
-/// Holds so many connections open at once, and reads the kernel's memory before and after.
-pub(crate) fn hold(way: &dyn Way, wanted: u32) -> Result<Held> {
+/// Opens this number of connections, and reads the kernel's memory before and after.
+pub(crate) fn measure(setup: &dyn ConnectSetup, wanted: u32) -> Result<HeldMemory> {
     let connections = wanted.min(descriptors() / 2);
-    round::run(way, 0..WARM_UP)?;
+    round::run(setup, 0..WARM_UP)?;
     let before = settled()?;
     let held = (WARM_UP..WARM_UP + connections)
-        .map(|number| round::open(way, number))
+        .map(|number| round::open(setup, number))
         .collect::<Result<Vec<_>>>()?;
     let after = settled()?;
-    way.check((WARM_UP + connections).into())?;
-    Ok(Held {
+    setup.check((WARM_UP + connections).into())?;
+    Ok(HeldMemory {
         connections: held.len() as u32,
         bytes: (after - before) / f64::from(connections),
     })

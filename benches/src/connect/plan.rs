@@ -1,48 +1,51 @@
-//! The order of a run: rounds of all cases interleaved, then memory, then the programs' times.
+//! The order of a run: interleaved rounds of all cases, then memory, then the run times of the eBPF
+//! programs.
 
 use std::collections::HashMap;
 
 use anyhow::Result;
 
 use super::{chart, table};
-use crate::connect::case::Case;
-use crate::connect::memory::Held;
-use crate::connect::profile::Program;
+use crate::connect::case::ConnectCase;
+use crate::connect::memory::HeldMemory;
+use crate::connect::profile::ProgramTime;
 use crate::connect::results::Results;
-use crate::connect::round::Round;
-use crate::connect::worker::{self, Measurement};
+use crate::connect::round::ConnectRound;
+use crate::connect::worker::{self, ConnectMeasurement};
 use crate::machine::Machine;
 use crate::report;
 
-/// Rounds for the record.
+/// The number of rounds of a full run.
 const ROUNDS: u32 = 7;
-/// Rounds for a look.
+/// The number of rounds with `--quick`.
 const ROUNDS_QUICK: u32 = 3;
-/// Connections of a round.
+/// The number of connections of each case in a round.
 const CONNECTIONS: u32 = 20_000;
-/// Connections held open at once.
+/// The number of connections that are open at the same time when memory is read.
 const HELD: u32 = 10_000;
-/// Readings of memory.
+/// The number of readings of memory.
 const MEMORY_ROUNDS: u32 = 3;
-/// What memory is read of; the first is what the others are compared with.
-const MEMORY_CASES: [Case; 3] = [Case::None, Case::Sidetrack, Case::Nft];
-/// Another engine on the host may be loaded at the very same time; then its programs are in the way.
+/// The cases of which memory is read. The others are compared with the first.
+const MEMORY_CASES: [ConnectCase; 3] =
+    [ConnectCase::None, ConnectCase::Sidetrack, ConnectCase::Nft];
+/// How often the programs are timed. An attempt fails if another engine on the host is loaded at
+/// the same time.
 const PROFILE_ATTEMPTS: u32 = 3;
-/// In which the programs are timed.
-const PROFILED: [Case; 2] = [Case::Sidetrack, Case::Unmatched];
+/// The cases in which the programs are timed.
+const PROFILED: [ConnectCase; 2] = [ConnectCase::Sidetrack, ConnectCase::Unmatched];
 
-/// All that was measured, by case; a case's rounds are in the order of the run.
+/// Everything that was measured. The lists of a case are in the order of the run.
 #[derive(Default)]
 pub(crate) struct Measured {
-    /// Times.
-    pub(crate) rounds: HashMap<Case, Vec<Round>>,
-    /// Kernel memory.
-    pub(crate) held: HashMap<Case, Vec<Held>>,
-    /// The eBPF programs.
-    pub(crate) programs: Vec<Program>,
+    /// The times of each case.
+    pub(crate) rounds: HashMap<ConnectCase, Vec<ConnectRound>>,
+    /// The kernel memory of [`MEMORY_CASES`].
+    pub(crate) held: HashMap<ConnectCase, Vec<HeldMemory>>,
+    /// The run times of the eBPF programs in [`PROFILED`].
+    pub(crate) programs: Vec<ProgramTime>,
 }
 
-/// Measures everything, and writes docs/bench/.
+/// Measures everything, and writes the results to docs/bench/.
 pub(crate) fn run(quick: bool) -> Result<()> {
     let machine = Machine::describe()?;
     let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
@@ -52,8 +55,8 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     report::save("connect.md", &table)?;
     report::save("connect.svg", &chart::draw(&results))?;
     report::merge("connect", results.figures()?, &[])?;
-    report::keep("cases", serde_json::to_value(&results.cases)?)?;
-    report::keep("programs", serde_json::to_value(&results.programs)?)?;
+    report::replace("cases", serde_json::to_value(&results.cases)?)?;
+    report::replace("programs", serde_json::to_value(&results.programs)?)?;
     print!("{table}");
     Ok(())
 }
@@ -63,19 +66,19 @@ impl Measured {
         let mut measured = Self::default();
         for round in 1..=rounds {
             eprintln!("round {round} of {rounds}: {CONNECTIONS} connections in each case");
-            for case in Case::ALL {
-                let found = worker::start(case, Measurement::Time, CONNECTIONS)?;
-                measured.rounds.entry(case).or_default().push(found);
+            for case in ConnectCase::ALL {
+                let round = worker::start(case, ConnectMeasurement::Time, CONNECTIONS)?;
+                measured.rounds.entry(case).or_default().push(round);
             }
         }
         for round in 1..=MEMORY_ROUNDS {
-            eprintln!("memory, {round} of {MEMORY_ROUNDS}");
+            eprintln!("memory: reading {round} of {MEMORY_ROUNDS}");
             for case in MEMORY_CASES {
-                let found = worker::start(case, Measurement::Memory, HELD)?;
-                measured.held.entry(case).or_default().push(found);
+                let memory = worker::start(case, ConnectMeasurement::Memory, HELD)?;
+                measured.held.entry(case).or_default().push(memory);
             }
         }
-        eprintln!("the programs' times");
+        eprintln!("run times of the eBPF programs");
         for case in PROFILED {
             measured.programs.extend(profile(case)?);
         }
@@ -83,12 +86,12 @@ impl Measured {
     }
 }
 
-fn profile(case: Case) -> Result<Vec<Program>> {
-    let mut found = worker::start(case, Measurement::Profile, CONNECTIONS);
+fn profile(case: ConnectCase) -> Result<Vec<ProgramTime>> {
+    let mut result = worker::start(case, ConnectMeasurement::Profile, CONNECTIONS);
     for _ in 1..PROFILE_ATTEMPTS {
-        if found.is_err() {
-            found = worker::start(case, Measurement::Profile, CONNECTIONS);
+        if result.is_err() {
+            result = worker::start(case, ConnectMeasurement::Profile, CONNECTIONS);
         }
     }
-    found
+    result
 }

@@ -1,4 +1,4 @@
-//! How long each of Sidetrack's eBPF programs takes, as the kernel measures it.
+//! The run time of each of Sidetrack's eBPF programs, as the kernel measures it.
 
 use std::collections::HashSet;
 
@@ -6,51 +6,57 @@ use anyhow::{Context as _, Result, ensure};
 use libbpf_rs::query::ProgInfoIter;
 use serde::{Deserialize, Serialize};
 
-use super::{round, way};
-use crate::connect::case::Case;
+use super::{round, setup};
+use crate::connect::case::ConnectCase;
 use crate::sys;
 
-/// What all of our programs' names begin with.
+/// The first part of the names of all Sidetrack's programs.
 const PREFIX: &str = "sidetrack_";
-/// The kernel keeps 15 bytes of a name. These are the names cut short, without the prefix; the IPv6
-/// twin of one has no runs here, so nothing is mixed up.
-const CUT_SHORT: [(&str, &str); 5] = [
+/// The kernel keeps 15 bytes of a name. Each truncated name, without the prefix, and the whole one.
+/// The IPv6 variant of a program has the same truncated name, but does not run here, so the names
+/// remain unique.
+const TRUNCATED: [(&str, &str); 7] = [
     ("conne", "connect4"),
+    ("getpe", "getpeername4"),
+    ("clien", "client_release"),
     ("socko", "sockops"),
-    ("getop", "getopt"),
-    ("setop", "setopt"),
-    ("relea", "release"),
+    ("getso", "getsockopt"),
+    ("setso", "setsockopt"),
+    ("servi", "service_release"),
 ];
 
-/// A program's part.
+/// The run time of one program in one case.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Program {
-    /// Without the prefix.
+pub(crate) struct ProgramTime {
+    /// The name without the prefix.
     pub(crate) name: String,
     /// The case.
-    pub(crate) case: Case,
-    /// How often it ran for one connection.
+    pub(crate) case: ConnectCase,
+    /// The number of runs for one connection.
     pub(crate) runs_per_connection: f64,
-    /// How long one run took on average.
+    /// The mean duration of a run in nanoseconds.
     pub(crate) ns_per_run: f64,
-    /// The product.
+    /// The product of both, in nanoseconds.
     pub(crate) ns_per_connection: f64,
 }
 
-/// Makes these connections with the kernel's clock on the programs. The clock itself takes time, so
-/// no round that is compared runs under it.
-pub(crate) fn take(case: Case, connections: u32) -> Result<Vec<Program>> {
+/// Makes this number of connections while the kernel times the programs. Timing itself takes time,
+/// so no round that is compared with others runs with it.
+///
+/// Errors: another engine was loaded at the same time.
+pub(crate) fn take(case: ConnectCase, connections: u32) -> Result<Vec<ProgramTime>> {
     let others = program_ids();
-    let way = way::open(case)?;
+    let setup = setup::open(case)?;
     let own: HashSet<u32> = program_ids().difference(&others).copied().collect();
-    let statistics = sys::enable_program_statistics().context("let the kernel time programs")?;
-    round::run(&*way, 0..connections)?;
+    let statistics = sys::enable_program_statistics()
+        .context("enable the run time statistics of eBPF programs")?;
+    round::run(&*setup, 0..connections)?;
     drop(statistics);
-    let programs: Vec<Program> = ProgInfoIter::default()
+    let programs: Vec<ProgramTime> = ProgInfoIter::default()
         .filter(|program| own.contains(&program.id) && program.run_cnt > 0)
         .filter_map(|program| {
             let name = program.name.to_string_lossy();
-            Some(Program {
+            Some(ProgramTime {
                 name: whole_name(name.strip_prefix(PREFIX)?).to_owned(),
                 case,
                 runs_per_connection: program.run_cnt as f64 / f64::from(connections),
@@ -59,22 +65,24 @@ pub(crate) fn take(case: Case, connections: u32) -> Result<Vec<Program>> {
             })
         })
         .collect();
-    way.check(connections.into())?;
-    // One engine, judging each connection once: else another one's programs were counted too.
-    let judged: Vec<_> = programs
+    setup.check(connections.into())?;
+    // One engine classifies each connection once. Otherwise the programs of another engine were
+    // counted as well.
+    let classifying: Vec<_> = programs
         .iter()
-        .filter(|one| one.name == "connect4")
+        .filter(|program| program.name == "connect4")
         .collect();
     ensure!(
-        matches!(judged[..], [one] if one.runs_per_connection == 1.0),
-        "another engine was loaded together with this one: its programs cannot be told apart"
+        matches!(classifying[..], [program] if program.runs_per_connection == 1.0),
+        "another engine was loaded at the same time, and its programs cannot be distinguished from those of \
+         this one"
     );
     Ok(programs)
 }
 
-fn whole_name(kept: &str) -> &str {
-    let known = CUT_SHORT.iter().find(|(cut, _)| *cut == kept);
-    known.map_or(kept, |(_, whole)| whole)
+fn whole_name(name: &str) -> &str {
+    let entry = TRUNCATED.iter().find(|(truncated, _)| *truncated == name);
+    entry.map_or(name, |(_, whole)| whole)
 }
 
 fn program_ids() -> HashSet<u32> {

@@ -1,77 +1,77 @@
-//! docs/bench/results.json.
+//! What the topic contributes to docs/bench/results.json.
 
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::connect::case::Case;
-use crate::connect::figure::{FIGURES, Outcome, tenth, thousandth};
+use crate::connect::case::ConnectCase;
+use crate::connect::figure::{FIGURES, FigureResult, tenth, thousandth};
 use crate::connect::plan::Measured;
-use crate::connect::profile::Program;
-use crate::connect::round::Round;
+use crate::connect::profile::ProgramTime;
+use crate::connect::round::ConnectRound;
 use crate::machine::Machine;
 use crate::statistics::{deviation, median};
 
-/// The whole run.
+/// The results of a run.
 #[derive(Serialize)]
 pub(crate) struct Results {
-    /// On what.
+    /// The machine on which it ran.
     pub(crate) machine: Machine,
-    /// The comparisons.
-    pub(crate) figures: Vec<Outcome>,
-    /// Each case for itself.
-    pub(crate) cases: Vec<Summary>,
-    /// Sidetrack's eBPF programs.
-    pub(crate) programs: Vec<Program>,
+    /// The figures, which compare cases.
+    pub(crate) figures: Vec<FigureResult>,
+    /// The times of each case.
+    pub(crate) cases: Vec<CaseSummary>,
+    /// The run times of Sidetrack's eBPF programs.
+    pub(crate) programs: Vec<ProgramTime>,
 }
 
-/// A case's times in nanoseconds: of each round the median of single connections, where nothing else
-/// is said; of these the median.
+/// The times of a case in nanoseconds. Each is the median of the rounds; the value of a round is
+/// the median of its single connections unless the field says otherwise.
 #[derive(Serialize)]
-pub(crate) struct Summary {
-    /// Which.
-    pub(crate) case: Case,
-    /// socket and connect.
+pub(crate) struct CaseSummary {
+    /// The case.
+    pub(crate) case: ConnectCase,
+    /// `socket` and `connect`.
     pub(crate) connect: f64,
-    /// socket, connect, accept, query.
+    /// `socket`, `connect`, `accept` and the query.
     pub(crate) asked: Spread,
-    /// The mean of all connections.
+    /// The mean of the same time over all connections.
     pub(crate) asked_mean: f64,
-    /// 99 of 100 single connections took less.
+    /// The 99th percentile of the same time over single connections.
     pub(crate) asked_p99: f64,
-    /// The same to the close of both ends.
+    /// From `socket` until both sides are closed.
     pub(crate) whole: f64,
-    /// The process's time on the CPU, from socket to close.
+    /// The CPU time of the process, from `socket` until both sides are closed.
     pub(crate) cpu: f64,
     /// The query alone.
     pub(crate) query: f64,
 }
 
-/// How the rounds lie.
+/// How the values of the rounds are distributed.
 #[derive(Serialize)]
 pub(crate) struct Spread {
-    /// The middle one.
+    /// The median of the rounds.
     pub(crate) median: f64,
-    /// The fastest.
+    /// The value of the fastest round.
     pub(crate) min: f64,
-    /// The slowest.
+    /// The value of the slowest round.
     pub(crate) max: f64,
-    /// The median absolute deviation, as a share of the median.
+    /// The median absolute deviation, divided by the median.
     pub(crate) noise: f64,
 }
 
 impl Results {
-    /// Works everything out.
+    /// Computes all results from what was measured.
     pub(crate) fn of(machine: Machine, measured: &Measured) -> Self {
         Self {
             machine,
             figures: FIGURES
                 .iter()
-                .map(|figure| figure.outcome(measured))
+                .map(|figure| figure.result(measured))
                 .collect(),
-            cases: Case::ALL
+            cases: ConnectCase::ALL
                 .into_iter()
-                .filter_map(|case| Some(Summary::of(case, measured.rounds.get(&case)?)))
+                .filter_map(|case| Some(CaseSummary::of(case, measured.rounds.get(&case)?)))
                 .collect(),
             programs: measured.programs.iter().map(rounded).collect(),
         }
@@ -79,7 +79,7 @@ impl Results {
 }
 
 impl Results {
-    /// The figures, with their topic.
+    /// The figures as JSON, with their topic.
     pub(crate) fn figures(&self) -> Result<Vec<Value>> {
         let figures = self.figures.iter().map(|figure| {
             let mut value = serde_json::to_value(figure)?;
@@ -90,9 +90,9 @@ impl Results {
     }
 }
 
-impl Summary {
-    fn of(case: Case, rounds: &[Round]) -> Self {
-        let values = |of: fn(&Round) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
+impl CaseSummary {
+    fn of(case: ConnectCase, rounds: &[ConnectRound]) -> Self {
+        let values = |of: fn(&ConnectRound) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
         let middle = |of| tenth(median(&values(of)));
         Self {
             case,
@@ -118,8 +118,8 @@ impl Spread {
     }
 }
 
-fn rounded(program: &Program) -> Program {
-    Program {
+fn rounded(program: &ProgramTime) -> ProgramTime {
+    ProgramTime {
         runs_per_connection: thousandth(program.runs_per_connection),
         ns_per_run: tenth(program.ns_per_run),
         ns_per_connection: tenth(program.ns_per_connection),

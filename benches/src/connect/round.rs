@@ -1,6 +1,6 @@
-//! A round: connections one after another, each with the time of its steps.
+//! A round of one case: connections one after another, and the duration of their steps.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -8,106 +8,113 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::connect::way::{self, Way};
+use crate::connect::setup::{self, ConnectSetup};
 use crate::statistics::{mean, percentile};
 
-/// What a round found.
+/// What a round measured.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Round {
-    /// socket and connect.
-    pub(crate) connect: Span,
-    /// socket, connect, accept, query.
-    pub(crate) asked: Span,
-    /// The same, with both ends closed.
-    pub(crate) whole: Span,
+pub(crate) struct ConnectRound {
+    /// `socket` and `connect`.
+    pub(crate) connect: Durations,
+    /// `socket`, `connect`, `accept` and the query.
+    pub(crate) asked: Durations,
+    /// From `socket` until both sides are closed.
+    pub(crate) whole: Durations,
     /// The query alone.
-    pub(crate) query: Span,
-    /// The process's own time on the CPU, for each connection from socket to close.
+    pub(crate) query: Durations,
+    /// The CPU time of the process for one connection, from `socket` until both sides are closed,
+    /// in nanoseconds.
     pub(crate) cpu_ns: f64,
 }
 
-/// A part of a connection's life, over all of a round's connections; nanoseconds.
+/// The durations of a step over all connections of a round, in nanoseconds.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Span {
-    /// On average.
+pub(crate) struct Durations {
+    /// The mean.
     pub(crate) mean: f64,
-    /// Half of them took less.
+    /// The median.
     pub(crate) p50: f64,
-    /// 99 of 100 took less.
+    /// The 99th percentile.
     pub(crate) p99: f64,
 }
 
-/// When one connection's steps were done.
-struct Steps {
+/// When each step of a connection was complete.
+struct StepTimes {
     begin: Instant,
     connected: Instant,
     accepted: Instant,
-    asked: Instant,
+    queried: Instant,
     closed: Instant,
 }
 
-/// Makes the connections of these numbers.
+/// Makes the connections with these numbers, and measures them.
 ///
-/// Both ends are in this thread: on loopback, connect returns when the connection is in the
-/// listener's queue, so nobody waits for a scheduler.
-pub(crate) fn run(way: &dyn Way, numbers: Range<u32>) -> Result<Round> {
+/// One thread is both client and server. On loopback, `connect` returns when the connection is in
+/// the listener's backlog, so the thread never waits for the scheduler.
+pub(crate) fn run(setup: &dyn ConnectSetup, numbers: Range<u32>) -> Result<ConnectRound> {
     let mut steps = Vec::with_capacity(numbers.len());
     let before = cpu_time();
     for number in numbers {
-        steps.push(connection(way, number)?);
+        steps.push(connection(setup, number)?);
     }
     let cpu = cpu_time().saturating_sub(before);
-    Ok(Round {
-        connect: span(&steps, |one| one.connected - one.begin),
-        asked: span(&steps, |one| one.asked - one.begin),
-        whole: span(&steps, |one| one.closed - one.begin),
-        query: span(&steps, |one| one.asked - one.accepted),
+    Ok(ConnectRound {
+        connect: durations(&steps, |times| times.connected - times.begin),
+        asked: durations(&steps, |times| times.queried - times.begin),
+        whole: durations(&steps, |times| times.closed - times.begin),
+        query: durations(&steps, |times| times.queried - times.accepted),
         cpu_ns: cpu.as_nanos() as f64 / steps.len() as f64,
     })
 }
 
-/// Makes one connection, verified, and keeps both ends.
-pub(crate) fn open(way: &dyn Way, number: u32) -> Result<(TcpStream, TcpStream)> {
-    let destination = way.destination(number);
+/// Makes one connection, verifies its original destination, and returns the client's and the
+/// accepted socket.
+pub(crate) fn open(setup: &dyn ConnectSetup, number: u32) -> Result<(TcpStream, TcpStream)> {
+    let destination = setup.destination(number);
     let client = TcpStream::connect(destination).context("connect")?;
-    let (accepted, _) = way.listener().accept().context("accept")?;
-    let told = way.query(&accepted)?;
-    ensure!(
-        told.is_none_or(|told| told == destination.into()),
-        "a connection to {destination} was said to go to {told:?}"
-    );
+    let (accepted, _) = setup.listener().accept().context("accept")?;
+    verify(destination, setup.query(&accepted)?)?;
     Ok((client, accepted))
 }
 
-fn connection(way: &dyn Way, number: u32) -> Result<Steps> {
-    let destination = way.destination(number);
+fn connection(setup: &dyn ConnectSetup, number: u32) -> Result<StepTimes> {
+    let destination = setup.destination(number);
     let begin = Instant::now();
     let client = TcpStream::connect(destination).context("connect")?;
     let connected = Instant::now();
-    let (stream, _) = way.listener().accept().context("accept")?;
+    let (stream, _) = setup.listener().accept().context("accept")?;
     let accepted = Instant::now();
-    let told = way.query(&stream)?;
-    let asked = Instant::now();
-    way::close(client)?;
+    let original = setup.query(&stream)?;
+    let queried = Instant::now();
+    setup::close(client)?;
     drop(stream);
     let closed = Instant::now();
-    ensure!(
-        told.is_none_or(|told| told == destination.into()),
-        "a connection to {destination} was said to go to {told:?}"
-    );
-    Ok(Steps {
+    verify(destination, original)?;
+    Ok(StepTimes {
         begin,
         connected,
         accepted,
-        asked,
+        queried,
         closed,
     })
 }
 
-fn span(steps: &[Steps], of: impl Fn(&Steps) -> Duration) -> Span {
-    let mut times: Vec<f64> = steps.iter().map(|one| of(one).as_nanos() as f64).collect();
+/// Fails if the query returned another original destination than the client connected to.
+fn verify(destination: SocketAddrV4, original: Option<SocketAddr>) -> Result<()> {
+    ensure!(
+        original.is_none_or(|original| original == destination.into()),
+        "the query of a connection to {destination} returned {original:?}"
+    );
+    Ok(())
+}
+
+fn durations(steps: &[StepTimes], of: impl Fn(&StepTimes) -> Duration) -> Durations {
+    let mut times: Vec<f64> = steps
+        .iter()
+        .map(|times| of(times).as_nanos() as f64)
+        .collect();
     times.sort_by(f64::total_cmp);
-    Span {
+    Durations {
         mean: mean(&times),
         p50: percentile(&times, 50),
         p99: percentile(&times, 99),

@@ -1,13 +1,13 @@
-//! docs/bench/connect.md.
+//! The page docs/bench/connect.md.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::connect::figure::{NOISE_MAX, Outcome};
-use crate::connect::results::{Results, Summary};
+use crate::connect::figure::{FigureResult, NOISE_MAX};
+use crate::connect::results::{CaseSummary, Results};
 
-/// The run for people to read. Times in microseconds.
+/// The page with all results. Times are in microseconds.
 pub(crate) fn write(results: &Results) -> String {
     let parts = [
         head(results),
@@ -28,7 +28,7 @@ fn head(results: &Results) -> String {
     format!(
         "<!-- Written by `make bench`. Do not edit. -->\n\n\
          Linux {}; {}, {} cores{kind}; load average {} when the run began; nftables {}; \
-         Sidetrack {}.\n\n![What one connection takes, in each case](connect.svg)\n",
+         Sidetrack {}.\n\n![The duration of one connection in each case](connect.svg)\n",
         machine.kernel,
         machine.cpu,
         machine.cores,
@@ -67,7 +67,7 @@ fn figures(results: &Results) -> String {
     text
 }
 
-fn verdict(figure: &Outcome) -> String {
+fn verdict(figure: &FigureResult) -> String {
     match &figure.met {
         Value::Bool(true) => "met".to_owned(),
         Value::Bool(false) => "**missed**".to_owned(),
@@ -78,8 +78,9 @@ fn verdict(figure: &Outcome) -> String {
 
 fn cases(results: &Results) -> String {
     let mut text = format!(
-        "Microseconds; of each round the median of single connections, where nothing else is said. The spread is over the rounds; with more than ±{:.0} % in \
-         the direct case, or in one of the two compared, a run decides nothing.\n\n\
+        "Times in microseconds. The value of a round is the median of its single connections, unless the column says \
+         otherwise. The spread is that of the rounds. If it is more than ±{:.0} % in the direct case or in one of the \
+         two cases that are compared, the run decides nothing.\n\n\
          | case | connect | + accept + query | min to max | spread | mean | p99 | + close | CPU | query alone |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
         NOISE_MAX * 100.0
@@ -90,9 +91,9 @@ fn cases(results: &Results) -> String {
     text
 }
 
-fn case_row(case: &Summary) -> Vec<String> {
-    // In the other cases it is the time between two readings of the clock.
-    let asks = matches!(case.case.name(), "sidetrack" | "nft");
+fn case_row(case: &CaseSummary) -> Vec<String> {
+    // In the other cases, the duration of the query is the time between two readings of the clock.
+    let has_query = matches!(case.case.name(), "sidetrack" | "nft");
     vec![
         case.case.title().to_owned(),
         micros(case.connect),
@@ -103,7 +104,7 @@ fn case_row(case: &Summary) -> Vec<String> {
         micros(case.asked_p99),
         micros(case.whole),
         micros(case.cpu),
-        if asks {
+        if has_query {
             micros(case.query)
         } else {
             "–".to_owned()
@@ -113,7 +114,7 @@ fn case_row(case: &Summary) -> Vec<String> {
 
 fn programs(results: &Results) -> String {
     let mut text = String::from(
-        "Sidetrack's eBPF programs, by the kernel's own statistics, in a round that is not compared: \
+        "The run times of Sidetrack's eBPF programs, from the statistics of the kernel, in a separate round: \
          the statistics cost time themselves.\n\n\
          | case | program | runs for a connection | ns for a run | ns for a connection |\n\
          |---|---|--:|--:|--:|\n",
@@ -134,7 +135,7 @@ fn programs(results: &Results) -> String {
 }
 
 fn line(text: &mut String, cells: &[String]) {
-    let _ = writeln!(text, "| {} |", cells.join(" | ")); // a String takes everything
+    let _ = writeln!(text, "| {} |", cells.join(" | ")); // writing to a String cannot fail
 }
 
 fn with_unit(value: f64, unit: &str) -> String {
@@ -144,7 +145,7 @@ fn with_unit(value: f64, unit: &str) -> String {
     }
 }
 
-/// Nanoseconds as microseconds.
+/// Formats nanoseconds as microseconds.
 pub(crate) fn micros(nanoseconds: f64) -> String {
     format!("{:.2}", nanoseconds / 1000.0)
 }

@@ -1,50 +1,52 @@
-//! One case in a process and a namespace of its own: set up, warm up, measure, prove.
+//! A worker measures one case in a separate process and namespace: it sets up the case, warms up,
+//! measures, and checks the counters.
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
-use super::{memory, profile, round, way};
-use crate::connect::case::Case;
+use super::{memory, profile, round, setup};
+use crate::connect::case::ConnectCase;
 use crate::namespace;
 
-/// Connections before the counted ones: caches, slabs and branch predictors are warm then.
+/// Connections that are made before the measurement, so that caches, slabs and branch predictors
+/// are warm.
 const WARM_UP: u32 = 2_000;
 
-/// What a worker is to do.
+/// What a worker measures.
 #[derive(Args)]
-pub(crate) struct Task {
+pub(crate) struct ConnectTask {
     /// The case.
-    case: Case,
-    /// What is wanted of it.
-    measurement: Measurement,
-    /// How many connections.
+    case: ConnectCase,
+    /// What to measure of it.
+    measurement: ConnectMeasurement,
+    /// The number of connections.
     connections: u32,
 }
 
-/// What a worker finds out.
+/// What a worker measures of a case.
 #[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Measurement {
-    /// A [`round::Round`]: times.
+pub(crate) enum ConnectMeasurement {
+    /// The duration of each step: a [`round::ConnectRound`].
     Time,
-    /// [`memory::Held`]: what idle connections take.
+    /// The kernel memory of idle connections: a [`memory::HeldMemory`].
     Memory,
-    /// [`profile::Program`]s: what each eBPF program takes.
+    /// The run time of each eBPF program: a list of [`profile::ProgramTime`].
     Profile,
 }
 
-impl Measurement {
+impl ConnectMeasurement {
     fn name(self) -> String {
         self.to_possible_value()
-            .expect("none is hidden")
+            .expect("no variant is hidden")
             .get_name()
             .to_owned()
     }
 }
 
-/// Runs a worker, and returns what it found.
+/// Starts a worker, and returns what it measured.
 pub(crate) fn start<T: serde::de::DeserializeOwned>(
-    case: Case,
-    measurement: Measurement,
+    case: ConnectCase,
+    measurement: ConnectMeasurement,
     connections: u32,
 ) -> Result<T> {
     let what = measurement.name();
@@ -53,28 +55,29 @@ pub(crate) fn start<T: serde::de::DeserializeOwned>(
     Ok(serde_json::from_str(&text)?)
 }
 
-/// The worker itself.
-pub(crate) fn run(task: &Task) -> Result<()> {
+/// Measures what the task says, and prints the result as JSON. This is the worker.
+pub(crate) fn run(task: &ConnectTask) -> Result<()> {
     namespace::pin_last()?;
     namespace::prepare()?;
-    let found = match task.measurement {
-        Measurement::Time => serde_json::to_string(&time(task)?)?,
-        Measurement::Memory => {
-            serde_json::to_string(&memory::hold(&*way::open(task.case)?, task.connections)?)?
+    let json = match task.measurement {
+        ConnectMeasurement::Time => serde_json::to_string(&time(task)?)?,
+        ConnectMeasurement::Memory => {
+            let setup = setup::open(task.case)?;
+            serde_json::to_string(&memory::measure(&*setup, task.connections)?)?
         }
-        Measurement::Profile => {
+        ConnectMeasurement::Profile => {
             serde_json::to_string(&profile::take(task.case, task.connections)?)?
         }
     };
-    println!("{found}");
+    println!("{json}");
     Ok(())
 }
 
-fn time(task: &Task) -> Result<round::Round> {
-    let way = way::open(task.case)?;
-    round::run(&*way, 0..WARM_UP)?;
+fn time(task: &ConnectTask) -> Result<round::ConnectRound> {
+    let setup = setup::open(task.case)?;
+    round::run(&*setup, 0..WARM_UP)?;
     let made = WARM_UP + task.connections;
-    let round = round::run(&*way, WARM_UP..made)?;
-    way.check(made.into())?;
+    let round = round::run(&*setup, WARM_UP..made)?;
+    setup.check(made.into())?;
     Ok(round)
 }

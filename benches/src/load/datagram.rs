@@ -1,4 +1,4 @@
-//! Datagrams: one question after another, or as many as go through.
+//! UDP traffic: one request after another, or as many datagrams as go through.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -7,56 +7,60 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::DATAGRAM_ORIGIN;
-use super::socket::blocks;
-use crate::sys::{Mailbox, cut_into};
+use super::socket::would_block;
+use crate::sys::{ReceiveBuffers, set_segment_size};
 
-/// Datagrams on their way at once in [`Echo::flood`]: what the smallest default buffer of a socket
-/// takes of 1,400 bytes each.
+/// The number of datagrams in flight in [`Echo::flood`]: as many of 1,400 bytes as the smallest
+/// default socket buffer holds.
 const WINDOW: usize = 64;
-/// Datagrams sent or received at once.
+/// The most datagrams that one system call sends or receives.
 const BATCH: usize = 32;
-/// An answer that takes longer is taken for lost.
+/// A response that takes longer than this counts as lost.
 const LOST_AFTER: Duration = Duration::from_millis(50);
-/// So many lost ones in a row say that nothing goes through.
+/// If this many in a row are lost, nothing goes through and the measurement fails.
 const LOST_MAX: u32 = 20;
-/// Clients' ports.
+/// The first port of the clients.
 const PORT_FIRST: u16 = 10_000;
+/// The last port of the clients.
 const PORT_LAST: u16 = 64_000;
-/// Flows in one measurement, so that there are ports for all, and the relay's own.
+/// The most flows in one measurement, so that the clients and the relay have a port for each.
 const FLOWS_MAX: u64 = 20_000;
-/// The bytes of datagrams repeat after so many.
+/// The length in bytes after which the pattern of the payloads repeats.
 const PERIOD: usize = 251;
 
-/// What came of it.
-pub(crate) struct Outcome {
-    /// Questions that were answered.
+/// The result of one measurement.
+pub(crate) struct EchoResult {
+    /// The number of requests that were answered.
     pub(crate) answered: u64,
-    /// Questions or answers that did not arrive.
+    /// The number of requests and responses that did not arrive.
     pub(crate) lost: u64,
-    /// Sockets that were used, each with a flow of its own.
+    /// The number of clients' sockets, each with its own flow.
     pub(crate) flows: u64,
-    /// All in all.
+    /// How long the measurement took.
     pub(crate) elapsed: Duration,
-    /// Of each question, sorted, in nanoseconds; empty after a flood.
+    /// The time from each request to its response, sorted, in nanoseconds. Empty after a flood.
     pub(crate) times: Vec<u64>,
 }
 
-/// An origin that sends back what it gets, and a client.
+/// An origin that sends back what it receives, and its clients.
 pub(crate) struct Echo {
     origin: UdpSocket,
+    /// The size of each payload in bytes.
     size: usize,
     pattern: Vec<u8>,
-    /// The last client's.
+    /// The port of the last client.
     port: u16,
-    /// Sockets that have sent something in all.
+    /// The number of clients' sockets of all measurements.
     pub(crate) flows: u64,
 }
 
 impl Echo {
-    /// The origin takes datagrams from now on; all are of `size` bytes.
+    /// Opens the origin's socket. All payloads have `size` bytes.
     pub(crate) fn new(size: usize) -> Result<Self> {
         let origin = UdpSocket::bind(DATAGRAM_ORIGIN).context("bind the origin")?;
-        origin.set_nonblocking(true).context("not block")?;
+        origin
+            .set_nonblocking(true)
+            .context("make the socket non-blocking")?;
         let pattern = (0..PERIOD).map(|value| value as u8).cycle();
         Ok(Self {
             origin,
@@ -67,10 +71,10 @@ impl Echo {
         })
     }
 
-    /// One question after another for so long; each from a socket of its own if `fresh`.
+    /// Sends one request after another for this time. With `fresh`, each uses a new socket.
     ///
-    /// Both sockets are looked at in turn without a pause, so that nobody but the proxy is woken.
-    pub(crate) fn ask(&mut self, fresh: bool, time: Duration) -> Result<Outcome> {
+    /// The loop polls both sockets without sleeping, so that only the proxy has to be woken.
+    pub(crate) fn ask(&mut self, fresh: bool, time: Duration) -> Result<EchoResult> {
         let (begun, flows, mut lost) = (Instant::now(), self.flows, 0);
         let mut times = Vec::new();
         let mut client = self.client()?;
@@ -81,7 +85,7 @@ impl Echo {
             if fresh && number > 0 {
                 client = self.client()?;
             }
-            if self.question(&client, number)? {
+            if self.request(&client, number)? {
                 times.push(asked.elapsed().as_nanos() as u64);
                 in_a_row = 0;
             } else {
@@ -93,7 +97,7 @@ impl Echo {
         }
         let elapsed = begun.elapsed();
         times.sort_unstable();
-        Ok(Outcome {
+        Ok(EchoResult {
             answered: times.len() as u64,
             lost,
             flows: self.flows - flows,
@@ -102,35 +106,40 @@ impl Echo {
         })
     }
 
-    /// As many as go through in one flow, with [`WINDOW`] on their way.
-    pub(crate) fn flood(&mut self, time: Duration) -> Result<Outcome> {
+    /// Sends as many datagrams as go through in one flow for this time, with at most [`WINDOW`] in
+    /// flight.
+    pub(crate) fn flood(&mut self, time: Duration) -> Result<EchoResult> {
         let client = self.client()?;
         for socket in [&client, &self.origin] {
-            cut_into(socket, self.size).context("send many as one")?;
+            set_segment_size(socket, self.size).context("set UDP_SEGMENT")?;
         }
         let mut outgoing = vec![0; BATCH * self.size];
-        let mut at_origin = Mailbox::new(BATCH, self.size);
-        let mut incoming = Mailbox::new(BATCH, self.size);
-        let (begun, mut moved) = (Instant::now(), Instant::now());
+        let mut at_origin = ReceiveBuffers::new(BATCH, self.size);
+        let mut incoming = ReceiveBuffers::new(BATCH, self.size);
+        let (begun, mut last_arrival) = (Instant::now(), Instant::now());
         let (mut sent, mut answered, mut lost) = (0_usize, 0_u64, 0_u64);
-        let mut on_the_way = 0_usize;
+        let mut in_flight = 0_usize;
         let mut in_a_row = 0;
         while begun.elapsed() < time {
-            let room = WINDOW.saturating_sub(on_the_way).min(BATCH);
-            if room >= BATCH / 2 {
+            let allowed = WINDOW.saturating_sub(in_flight).min(BATCH);
+            if allowed >= BATCH / 2 {
                 for (place, payload) in outgoing.chunks_exact_mut(self.size).enumerate() {
                     payload.copy_from_slice(self.bytes(sent + place));
                 }
-                client.send(&outgoing[..room * self.size]).context("send")?;
-                sent += room;
-                on_the_way += room;
+                client
+                    .send(&outgoing[..allowed * self.size])
+                    .context("send")?;
+                sent += allowed;
+                in_flight += allowed;
             }
             let count = at_origin.receive(&self.origin)?;
             if count > 0 {
-                let whole = at_origin.whole(count).context("a datagram was cut")?;
-                // All of them came through one socket of the relay's.
+                let payloads = at_origin
+                    .contiguous(count)
+                    .context("a datagram was truncated")?;
+                // The relay sent all of them from the same socket.
                 self.origin
-                    .send_to(whole, at_origin.sender())
+                    .send_to(payloads, at_origin.sender())
                     .context("answer")?;
             }
             let count = incoming.receive(&client)?;
@@ -138,16 +147,16 @@ impl Echo {
                 self.check(incoming.payload(place))?;
             }
             answered += count as u64;
-            on_the_way = on_the_way.saturating_sub(count);
+            in_flight = in_flight.saturating_sub(count);
             if count > 0 {
-                (moved, in_a_row) = (Instant::now(), 0);
-            } else if moved.elapsed() > LOST_AFTER {
-                lost += on_the_way as u64;
-                (moved, on_the_way, in_a_row) = (Instant::now(), 0, in_a_row + 1);
+                (last_arrival, in_a_row) = (Instant::now(), 0);
+            } else if last_arrival.elapsed() > LOST_AFTER {
+                lost += in_flight as u64;
+                (last_arrival, in_flight, in_a_row) = (Instant::now(), 0, in_a_row + 1);
                 ensure!(in_a_row < LOST_MAX, "no datagram goes through");
             }
         }
-        Ok(Outcome {
+        Ok(EchoResult {
             answered,
             lost,
             flows: 1,
@@ -156,7 +165,8 @@ impl Echo {
         })
     }
 
-    /// A new socket at a port that no flow has had: connection tracking would take it for the old one.
+    /// Opens a socket on a port that no flow used before. Connection tracking would take a used one
+    /// for the old flow.
     fn client(&mut self) -> Result<UdpSocket> {
         let client = loop {
             ensure!(self.port < PORT_LAST, "no ports are left");
@@ -169,28 +179,33 @@ impl Echo {
         client
             .connect(DATAGRAM_ORIGIN)
             .context("connect a client")?;
-        client.set_nonblocking(true).context("not block")?;
+        client
+            .set_nonblocking(true)
+            .context("make the socket non-blocking")?;
         self.flows += 1;
         Ok(client)
     }
 
-    /// Whether it was answered.
-    fn question(&self, client: &UdpSocket, number: usize) -> Result<bool> {
+    /// Sends a request, and returns whether the response arrived in time.
+    fn request(&self, client: &UdpSocket, number: usize) -> Result<bool> {
         let mut buffer = [0; 2048];
-        client.send(self.bytes(number)).context("ask")?;
+        client.send(self.bytes(number)).context("send a request")?;
         let asked = Instant::now();
         loop {
-            let taken = self.origin.recv_from(&mut buffer);
-            if !blocks(&taken) {
-                let (length, from): (usize, SocketAddr) = taken.context("take a question")?;
+            let request = self.origin.recv_from(&mut buffer);
+            if !would_block(&request) {
+                let (length, from): (usize, SocketAddr) = request.context("receive a request")?;
                 self.origin
                     .send_to(&buffer[..length], from)
                     .context("answer")?;
             }
-            let answer = client.recv(&mut buffer);
-            if !blocks(&answer) {
-                let length = answer.context("take an answer")?;
-                ensure!(&buffer[..length] == self.bytes(number), "a wrong answer");
+            let response = client.recv(&mut buffer);
+            if !would_block(&response) {
+                let length = response.context("receive a response")?;
+                ensure!(
+                    &buffer[..length] == self.bytes(number),
+                    "a response has wrong bytes"
+                );
                 return Ok(true);
             }
             if asked.elapsed() > LOST_AFTER {
@@ -199,15 +214,18 @@ impl Echo {
         }
     }
 
-    /// The datagram of this number.
+    /// The payload of the datagram with this number.
     fn bytes(&self, number: usize) -> &[u8] {
         &self.pattern[number % PERIOD..][..self.size]
     }
 
-    /// Whether it is one of ours: its first byte tells which.
+    /// Fails unless this is one of the payloads; the first byte identifies which one.
     fn check(&self, payload: &[u8]) -> Result<()> {
         let number = payload.first().copied().unwrap_or_default();
-        ensure!(payload == self.bytes(number.into()), "wrong bytes arrived");
+        ensure!(
+            payload == self.bytes(number.into()),
+            "a datagram has wrong bytes"
+        );
         Ok(())
     }
 }

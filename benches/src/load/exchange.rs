@@ -1,4 +1,5 @@
-//! Requests and responses: closed loop, open loop, or held open.
+//! HTTP requests and responses: in a closed loop, in an open loop, or in connections that are kept
+//! open.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
@@ -7,85 +8,101 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rustix::event::epoll::EventFlags;
 
-use super::socket::{Waiter, accept, blocks, connect, listen};
-use super::{DRAIN, ORIGIN, within};
+use super::socket::{Poller, accept, connect, listen, would_block};
+use super::{DRAIN_MAX, ORIGIN, ensure_before};
 
-/// What a client asks: an HTTP request, as an inspecting proxy looks for one.
+/// The request of a client: HTTP, which an inspecting proxy recognises.
 const REQUEST: &[u8] =
     b"GET /index.html HTTP/1.1\r\nHost: origin.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
-/// The response's length, head and body, in bytes.
+/// The length of the response, head and body, in bytes.
 const RESPONSE_SIZE: usize = 1024;
+/// The head of the response. Its Content-Length has to match [`RESPONSE_SIZE`].
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 0957\r\n\r\n";
-/// More at once in an open loop say that the proxy cannot keep up.
+/// If an open loop has this many connections at once, the proxy cannot keep up and the measurement
+/// fails.
 const WAITING_MAX: usize = 8192;
-/// Connections that are being made at once when many are to be held.
+/// The most connections that are opened at the same time in [`Exchange::hold`].
 const OPENING_MAX: usize = 128;
 
+/// The epoll token of the listener; all other tokens are indices of sockets.
 const LISTENER: usize = usize::MAX;
 
-/// How requests come.
+/// When requests start.
 #[derive(Clone, Copy)]
 pub(crate) enum Arrivals {
-    /// So many clients; each goes on when it has its answer.
+    /// A closed loop with this number of clients; each sends its next request when it has the
+    /// response.
     Closed(usize),
-    /// So many a second, whatever becomes of the others; each in a connection of its own.
+    /// An open loop with this number of requests per second, each in a new connection and whether
+    /// or not earlier ones have ended.
     Open(f64),
 }
 
-/// What came of it.
-pub(crate) struct Outcome {
-    /// Exchanges that were done within the time.
+/// The result of one measurement.
+pub(crate) struct ExchangeResult {
+    /// The number of exchanges that were complete when the time was over.
     pub(crate) exchanges: u64,
-    /// Connections that were made, to the last.
+    /// The number of connections that were opened, including those that ended after the time.
     pub(crate) connections: u64,
-    /// How long the exchanges took.
+    /// How long the measurement took.
     pub(crate) elapsed: Duration,
-    /// From connect, or from the intended moment, to the whole answer; sorted, in nanoseconds.
+    /// The time from the connect, or from the intended start in an open loop, to the complete
+    /// response; sorted, in nanoseconds.
     pub(crate) times: Vec<u64>,
 }
 
-/// An origin, and clients that ask it.
+/// An origin, and clients that send requests to it.
 pub(crate) struct Exchange {
-    waiter: Waiter,
+    poller: Poller,
     listener: TcpListener,
+    /// The address that clients connect to.
     destination: SocketAddrV4,
-    ends: Vec<Option<End>>,
+    /// The sockets of both sides; the index is the epoll token.
+    sockets: Vec<Option<ExchangeSocket>>,
+    /// The unused indices of `sockets`.
     free: Vec<usize>,
     response: Vec<u8>,
     buffer: Box<[u8]>,
-    /// Connections made in all.
+    /// The number of connections that clients opened in all measurements.
     pub(crate) made: u64,
-    /// Connections that the origin has accepted in all.
+    /// The number of connections that the origin accepted in all measurements.
     pub(crate) accepted: u64,
+    /// The number of clients that are connected.
     clients: usize,
+    /// Whether a client sends all its requests in the same connection.
     keep: bool,
-    going_on: bool,
+    /// Whether a client sends a new request after a response.
+    repeat: bool,
     times: Vec<u64>,
 }
 
-struct End {
+/// The socket of one side of a connection.
+struct ExchangeSocket {
     stream: TcpStream,
     is_client: bool,
-    sent: bool,
-    /// For an answer.
-    waits: bool,
-    got: usize,
+    /// Whether the client sent its first request.
+    has_sent: bool,
+    /// Whether the client waits for a response.
+    is_waiting: bool,
+    /// The number of bytes received of the current request or response.
+    received: usize,
+    /// When the exchange started.
     begun: Instant,
 }
 
 impl Exchange {
-    /// The origin listens from now on; clients go to `destination`.
+    /// Opens the origin's listener. Clients will connect to `destination`.
     pub(crate) fn new(destination: SocketAddrV4) -> Result<Self> {
-        let waiter = Waiter::new()?;
+        let poller = Poller::new()?;
         let listener = listen(ORIGIN)?;
-        waiter.add(&listener, LISTENER, EventFlags::IN)?;
+        poller.add(&listener, LISTENER, EventFlags::IN)?;
         let mut response = HEAD.to_vec();
         response.extend((0_u8..=250).cycle().take(RESPONSE_SIZE - HEAD.len()));
         Ok(Self {
-            waiter,
+            poller,
             listener,
             destination,
-            ends: Vec::new(),
+            sockets: Vec::new(),
             free: Vec::new(),
             response,
             buffer: vec![0; 64 * 1024].into(),
@@ -93,39 +110,40 @@ impl Exchange {
             accepted: 0,
             clients: 0,
             keep: false,
-            going_on: false,
+            repeat: false,
             times: Vec::new(),
         })
     }
 
-    /// Exchanges for so long; `keep`: in one connection for each client, else in one for each exchange.
+    /// Runs exchanges for this time. With `keep`, each client uses one connection for all its
+    /// exchanges, else a new one for each.
     pub(crate) fn run(
         &mut self,
         arrivals: Arrivals,
         keep: bool,
         time: Duration,
-    ) -> Result<Outcome> {
+    ) -> Result<ExchangeResult> {
         let (begun, made) = (Instant::now(), self.made);
         self.keep = keep;
-        self.going_on = matches!(arrivals, Arrivals::Closed(_));
+        self.repeat = matches!(arrivals, Arrivals::Closed(_));
         self.times.clear();
         match arrivals {
             Arrivals::Closed(clients) => {
                 for _ in 0..clients {
-                    self.begin(Instant::now())?;
+                    self.connect_client(Instant::now())?;
                 }
                 while begun.elapsed() < time {
-                    self.turn(100)?;
+                    self.handle_events(100)?;
                 }
             }
             Arrivals::Open(rate) => self.run_open(begun, rate, time)?,
         }
         let (elapsed, exchanges) = (begun.elapsed(), self.times.len() as u64);
-        self.going_on = false;
+        self.repeat = false;
         self.drain()?;
         let mut times = std::mem::take(&mut self.times);
         times.sort_unstable();
-        Ok(Outcome {
+        Ok(ExchangeResult {
             exchanges,
             connections: self.made - made,
             elapsed,
@@ -133,206 +151,225 @@ impl Exchange {
         })
     }
 
-    /// At its moment each, whether or not earlier ones are done. Never sleeps: a wake-up would come late.
+    /// Starts each request at its intended moment, whether or not earlier ones have ended. Never
+    /// sleeps, because a wake-up would be late.
     fn run_open(&mut self, begun: Instant, rate: f64, time: Duration) -> Result<()> {
         let mut number = 0_u64;
         while begun.elapsed() < time {
             let intended = begun + Duration::from_secs_f64(number as f64 / rate);
             if Instant::now() >= intended {
-                self.begin(intended)?;
+                self.connect_client(intended)?;
                 number += 1;
             }
-            self.turn(0)?;
+            self.handle_events(0)?;
             ensure!(
                 self.clients < WAITING_MAX,
-                "it cannot keep up with {rate} requests a second"
+                "the proxy cannot keep up with {rate} requests per second"
             );
         }
         Ok(())
     }
 
-    /// Makes so many connections, with one exchange in each, and keeps them open.
+    /// Opens this number of connections, runs one exchange in each, and keeps them open.
     pub(crate) fn hold(&mut self, connections: usize) -> Result<()> {
         self.keep = true;
-        self.going_on = false;
+        self.repeat = false;
         self.times.clear();
-        let deadline = Instant::now() + DRAIN * 3;
+        let deadline = Instant::now() + DRAIN_MAX * 3;
         let mut opened = 0;
         while self.times.len() < connections {
             while opened < connections && opened - self.times.len() < OPENING_MAX {
-                self.begin(Instant::now())?;
+                self.connect_client(Instant::now())?;
                 opened += 1;
             }
-            self.turn(100)?;
-            within(
+            self.handle_events(100)?;
+            ensure_before(
                 deadline,
-                "connections to be held",
+                "connections to keep open",
                 connections - self.times.len(),
             )?;
         }
         Ok(())
     }
 
-    fn begin(&mut self, begun: Instant) -> Result<()> {
+    fn connect_client(&mut self, begun: Instant) -> Result<()> {
         let stream = connect(self.destination)?;
         self.made += 1;
         self.clients += 1;
-        self.put(stream, true, begun)
+        self.add(stream, true, begun)
     }
 
-    fn put(&mut self, stream: TcpStream, is_client: bool, begun: Instant) -> Result<()> {
+    fn add(&mut self, stream: TcpStream, is_client: bool, begun: Instant) -> Result<()> {
         let token = self.free.pop().unwrap_or_else(|| {
-            self.ends.push(None);
-            self.ends.len() - 1
+            self.sockets.push(None);
+            self.sockets.len() - 1
         });
         let flags = match is_client {
             true => EventFlags::IN | EventFlags::OUT | EventFlags::ET,
             false => EventFlags::IN,
         };
-        self.waiter.add(&stream, token, flags)?;
-        self.ends[token] = Some(End {
+        self.poller.add(&stream, token, flags)?;
+        self.sockets[token] = Some(ExchangeSocket {
             stream,
             is_client,
-            sent: false,
-            waits: is_client,
-            got: 0,
+            has_sent: false,
+            is_waiting: is_client,
+            received: 0,
             begun,
         });
         Ok(())
     }
 
-    fn turn(&mut self, milliseconds: i64) -> Result<()> {
-        let events = self.waiter.wait(milliseconds)?;
+    fn handle_events(&mut self, milliseconds: i64) -> Result<()> {
+        let events = self.poller.wait(milliseconds)?;
         for event in &events {
             match event.data.u64() as usize {
                 LISTENER => self.accept()?,
                 token => self.serve(token)?,
             }
         }
-        self.waiter.give_back(events);
+        self.poller.recycle(events);
         Ok(())
     }
 
     fn accept(&mut self) -> Result<()> {
         while let Some(stream) = accept(&self.listener)? {
             self.accepted += 1;
-            self.put(stream, false, Instant::now())?;
+            self.add(stream, false, Instant::now())?;
         }
         Ok(())
     }
 
     fn serve(&mut self, token: usize) -> Result<()> {
-        let Some(end) = self.ends[token].as_mut() else {
-            return Ok(()); // closed by an event of the same turn
+        let Some(socket) = self.sockets[token].as_mut() else {
+            return Ok(()); // an earlier event of the same list closed it
         };
-        if end.is_client && !end.sent {
-            end.sent = true;
-            let written = end.stream.write(REQUEST).context("send a request")?;
-            ensure!(written == REQUEST.len(), "a request did not fit");
+        if socket.is_client && !socket.has_sent {
+            socket.has_sent = true;
+            let written = socket.stream.write(REQUEST).context("send a request")?;
+            ensure!(
+                written == REQUEST.len(),
+                "a request did not fit into the send buffer"
+            );
         }
-        let wanted = if end.is_client {
+        let expected = if socket.is_client {
             &self.response[..]
         } else {
             REQUEST
         };
-        let read = end.stream.read(&mut self.buffer);
-        if blocks(&read) {
+        let read = socket.stream.read(&mut self.buffer);
+        if would_block(&read) {
             return Ok(());
         }
         let read = read.context("read")?;
         if read == 0 {
-            ensure!(!end.is_client, "a client's connection was closed on it");
+            ensure!(
+                !socket.is_client,
+                "the proxy closed the connection of a client"
+            );
             self.remove(token);
             return Ok(());
         }
-        let expected = wanted.get(end.got..end.got + read);
+        let part = expected.get(socket.received..socket.received + read);
         ensure!(
-            expected == Some(&self.buffer[..read]),
-            "wrong bytes arrived"
+            part == Some(&self.buffer[..read]),
+            "a request or response has wrong bytes"
         );
-        end.got += read;
-        if end.got < wanted.len() {
+        socket.received += read;
+        if socket.received < expected.len() {
             return Ok(());
         }
-        end.got = 0;
-        if end.is_client {
+        socket.received = 0;
+        if socket.is_client {
             return self.complete(token);
         }
-        let written = end.stream.write(&self.response).context("answer")?;
-        ensure!(written == self.response.len(), "a response did not fit");
+        let written = socket
+            .stream
+            .write(&self.response)
+            .context("send a response")?;
+        ensure!(
+            written == self.response.len(),
+            "a response did not fit into the send buffer"
+        );
         Ok(())
     }
 
-    /// A client has its answer.
+    /// A client has its whole response.
     fn complete(&mut self, token: usize) -> Result<()> {
-        let end = self.ends[token].as_mut().expect("it was just served");
-        self.times.push(end.begun.elapsed().as_nanos() as u64);
+        let socket = self.sockets[token]
+            .as_mut()
+            .expect("the caller has just used it");
+        self.times.push(socket.begun.elapsed().as_nanos() as u64);
         if self.keep {
-            if self.going_on {
-                end.begun = Instant::now();
-                end.stream.write_all(REQUEST).context("send a request")?;
+            if self.repeat {
+                socket.begun = Instant::now();
+                socket.stream.write_all(REQUEST).context("send a request")?;
             }
-            end.waits = self.going_on;
+            socket.is_waiting = self.repeat;
             return Ok(());
         }
         self.remove(token);
         self.clients -= 1;
-        if self.going_on {
-            self.begin(Instant::now())?;
+        if self.repeat {
+            self.connect_client(Instant::now())?;
         }
         Ok(())
     }
 
     fn remove(&mut self, token: usize) {
-        self.ends[token] = None;
+        self.sockets[token] = None;
         self.free.push(token);
     }
 
-    /// Closes what is kept, and waits until both ends of all are gone.
+    /// Closes kept connections, and waits until both sides of all connections are closed.
     fn drain(&mut self) -> Result<()> {
-        let deadline = Instant::now() + DRAIN;
+        let deadline = Instant::now() + DRAIN_MAX;
         if self.keep {
             while self
-                .ends
+                .sockets
                 .iter()
                 .flatten()
-                .any(|end| end.is_client && end.waits)
+                .any(|socket| socket.is_client && socket.is_waiting)
             {
-                within(deadline, "answers", self.clients)?;
-                self.turn(10)?;
+                ensure_before(deadline, "exchanges", self.clients)?;
+                self.handle_events(10)?;
             }
-            for end in self.ends.iter().flatten().filter(|end| end.is_client) {
-                end.stream.shutdown(Shutdown::Write).context("close")?;
+            let sockets = self.sockets.iter().flatten();
+            for socket in sockets.filter(|socket| socket.is_client) {
+                socket
+                    .stream
+                    .shutdown(Shutdown::Write)
+                    .context("half-close")?;
             }
         }
         loop {
-            let left = self.ends.iter().flatten().count();
+            let left = self.sockets.iter().flatten().count();
             if left == 0 {
                 self.clients = 0;
                 return Ok(());
             }
-            within(deadline, "connections", left)?;
-            self.turn_draining()?;
+            ensure_before(deadline, "connections", left)?;
+            self.handle_events_while_draining()?;
         }
     }
 
-    /// As [`turn`](Self::turn); of kept connections all answers have been compared, and what is left to come
-    /// is their end.
-    fn turn_draining(&mut self) -> Result<()> {
+    /// Handles events as [`handle_events`](Self::handle_events) does. In kept connections, all
+    /// responses have been compared, so that only the end of the connection is still expected.
+    fn handle_events_while_draining(&mut self) -> Result<()> {
         if !self.keep {
-            return self.turn(10);
+            return self.handle_events(10);
         }
-        let events = self.waiter.wait(10)?;
+        let events = self.poller.wait(10)?;
         for event in &events {
             let token = event.data.u64() as usize;
-            let Some(end) = self.ends.get_mut(token).and_then(Option::as_mut) else {
+            let Some(socket) = self.sockets.get_mut(token).and_then(Option::as_mut) else {
                 continue;
             };
             loop {
-                match end.stream.read(&mut self.buffer) {
+                match socket.stream.read(&mut self.buffer) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Ok(length) if length > 0 => {}
-                    // Some proxies end idle connections by a reset; nothing was under way.
+                    // Some proxies reset idle connections; no bytes were in flight.
                     _ => {
                         self.remove(token);
                         break;
@@ -340,7 +377,7 @@ impl Exchange {
                 }
             }
         }
-        self.waiter.give_back(events);
+        self.poller.recycle(events);
         Ok(())
     }
 }
@@ -350,9 +387,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_response_is_as_long_as_its_head_says() {
+    fn the_content_length_of_the_response_is_right() {
         let body = RESPONSE_SIZE - HEAD.len();
-        let head = std::str::from_utf8(HEAD).expect("it is text");
+        let head = std::str::from_utf8(HEAD).expect("the head is text");
         assert!(head.contains(&format!("Content-Length: 0{body}")), "{body}");
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets of either end, and the epoll they are waited for with.
+//! The TCP sockets of clients and origin, and the epoll instance that waits for them.
 
 use std::io;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
@@ -14,34 +14,35 @@ use socket2::{Domain, Socket, Type};
 
 use super::EVENTS;
 
-/// Connections ready before accept.
+/// The backlog of the listener.
 const BACKLOG: i32 = 4096;
 
-/// An epoll, with room for what it tells.
-pub(super) struct Waiter {
+/// An epoll instance, and a list for its events.
+pub(super) struct Poller {
     epoll: OwnedFd,
     events: Vec<Event>,
 }
 
-impl Waiter {
+impl Poller {
     pub(super) fn new() -> Result<Self> {
         Ok(Self {
-            epoll: epoll::create(CreateFlags::CLOEXEC).context("make an epoll")?,
+            epoll: epoll::create(CreateFlags::CLOEXEC).context("create an epoll instance")?,
             events: Vec::with_capacity(EVENTS),
         })
     }
 
     pub(super) fn add(&self, socket: impl AsFd, token: usize, flags: EventFlags) -> Result<()> {
         let data = EventData::new_u64(token as u64);
-        epoll::add(&self.epoll, socket, data, flags).context("wait for a socket")
+        epoll::add(&self.epoll, socket, data, flags).context("register a socket with epoll")
     }
 
     pub(super) fn change(&self, socket: impl AsFd, token: usize, flags: EventFlags) -> Result<()> {
         let data = EventData::new_u64(token as u64);
-        epoll::modify(&self.epoll, socket, data, flags).context("wait for a socket")
+        epoll::modify(&self.epoll, socket, data, flags).context("register a socket with epoll")
     }
 
-    /// The tokens of what is ready, within so many milliseconds. The caller gives the list back.
+    /// Waits at most this many milliseconds, and returns the events. The caller passes the list to
+    /// [`recycle`](Self::recycle).
     pub(super) fn wait(&mut self, milliseconds: i64) -> Result<Vec<Event>> {
         self.events.clear();
         let timeout = Timespec {
@@ -58,24 +59,27 @@ impl Waiter {
         }
     }
 
-    pub(super) fn give_back(&mut self, events: Vec<Event>) {
+    /// Takes the list of events back for the next wait.
+    pub(super) fn recycle(&mut self, events: Vec<Event>) {
         self.events = events;
     }
 }
 
-/// A listener of the origin's.
+/// Opens a listener of the origin.
 pub(super) fn listen(address: SocketAddrV4) -> Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("make a listener")?;
-    socket.set_nonblocking(true).context("not block")?;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("create a listener")?;
+    socket
+        .set_nonblocking(true)
+        .context("make the listener non-blocking")?;
     socket.bind(&address.into()).context("bind the origin")?;
     socket.listen(BACKLOG).context("listen")?;
     Ok(socket.into())
 }
 
-/// Begins to connect.
+/// Starts a non-blocking connect.
 pub(super) fn connect(address: SocketAddrV4) -> Result<TcpStream> {
     let kind = Type::STREAM.nonblocking();
-    let socket = Socket::new(Domain::IPV4, kind, None).context("make a client's socket")?;
+    let socket = Socket::new(Domain::IPV4, kind, None).context("create a client's socket")?;
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
@@ -84,7 +88,7 @@ pub(super) fn connect(address: SocketAddrV4) -> Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// The next one in the queue.
+/// Accepts the next connection. `None` if none is waiting.
 pub(super) fn accept(listener: &TcpListener) -> Result<Option<TcpStream>> {
     match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
         Ok(socket) => Ok(Some(socket.into())),
@@ -93,7 +97,7 @@ pub(super) fn accept(listener: &TcpListener) -> Result<Option<TcpStream>> {
     }
 }
 
-/// Whether a call has to wait.
-pub(super) fn blocks<T>(done: &io::Result<T>) -> bool {
-    matches!(done, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+/// Whether a call failed because it would have to wait.
+pub(super) fn would_block<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }

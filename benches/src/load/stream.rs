@@ -1,4 +1,5 @@
-//! As many bytes as go through, each compared with what was sent at its place.
+//! Streams of as many bytes as go through. Each byte is compared with the one that was sent at its
+//! position.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
@@ -7,17 +8,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rustix::event::epoll::EventFlags;
 
-use super::socket::{Waiter, accept, blocks, connect, listen};
-use super::{DRAIN, ORIGIN, within};
+use super::socket::{Poller, accept, connect, listen, would_block};
+use super::{DRAIN_MAX, ORIGIN, ensure_before};
 
-/// What is written or read at once.
+/// The most bytes that one call writes or reads.
 const CHUNK: usize = 256 * 1024;
-/// The bytes of a stream repeat after so many: a prime, so that no buffer's size is a multiple.
+/// The length in bytes after which the pattern of a stream repeats: a prime, so that the size of no
+/// buffer is a multiple of it.
 const PERIOD: usize = 65_521;
 
+/// The epoll token of the listener; all other tokens are indices of sockets.
 const LISTENER: usize = usize::MAX;
 
-/// Which way bytes go.
+/// The directions in which bytes are sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Directions {
     /// From the clients to the origin.
@@ -26,46 +29,51 @@ pub(crate) struct Directions {
     pub(crate) down: bool,
 }
 
-/// An origin and clients with streams between them.
+/// An origin, clients, and the streams between them.
 pub(crate) struct Streams {
-    waiter: Waiter,
+    poller: Poller,
     listener: TcpListener,
-    ends: Vec<End>,
+    sockets: Vec<StreamSocket>,
     directions: Directions,
     pattern: Box<[u8]>,
     buffer: Box<[u8]>,
+    /// Whether nothing more is sent, and streams are expected to end.
     stopping: bool,
-    /// Connections that the origin has accepted.
+    /// The number of connections that the origin accepted.
     pub(crate) accepted: u64,
-    /// Bytes that were sent.
+    /// The number of bytes that both sides sent.
     pub(crate) sent: u64,
-    /// Bytes that have arrived, all as they were sent.
+    /// The number of bytes that arrived, all of them unchanged.
     pub(crate) received: u64,
 }
 
-struct End {
+/// One side of a stream.
+struct StreamSocket {
     stream: TcpStream,
+    /// The number of bytes that it sent.
     sent: usize,
+    /// The number of bytes that it received.
     received: usize,
-    is_over: bool,
+    /// Whether the other side closed its direction.
+    has_ended: bool,
 }
 
 impl Streams {
-    /// The origin listens from now on.
+    /// Opens the origin's listener.
     pub(crate) fn new(directions: Directions) -> Result<Self> {
-        let waiter = Waiter::new()?;
+        let poller = Poller::new()?;
         let listener = listen(ORIGIN)?;
-        waiter.add(&listener, LISTENER, EventFlags::IN)?;
+        poller.add(&listener, LISTENER, EventFlags::IN)?;
         let mut state = 1_u32;
         let pattern = std::iter::repeat_with(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8 & 0x7f | 0x80 // no protocol begins so
+            (state >> 24) as u8 & 0x7f | 0x80 // no protocol begins with such a byte
         });
         let period: Vec<u8> = pattern.take(PERIOD).collect();
         Ok(Self {
-            waiter,
+            poller,
             listener,
-            ends: Vec::new(),
+            sockets: Vec::new(),
             directions,
             pattern: period
                 .iter()
@@ -81,37 +89,41 @@ impl Streams {
         })
     }
 
-    /// Opens so many streams.
+    /// Opens this number of streams.
     pub(crate) fn open(&mut self, streams: usize, destination: SocketAddrV4) -> Result<()> {
         for _ in 0..streams {
-            self.put(connect(destination)?, self.directions.up)?;
+            self.add(connect(destination)?, self.directions.up)?;
         }
         Ok(())
     }
 
-    /// Lets them run.
+    /// Sends and receives for this time.
     pub(crate) fn run(&mut self, time: Duration) -> Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < time {
-            self.turn()?;
+            self.handle_events()?;
         }
         Ok(())
     }
 
-    /// Sends no more, and waits until all that was sent has arrived.
+    /// Stops sending, and waits until everything that was sent has arrived.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.stopping = true;
-        let deadline = Instant::now() + DRAIN;
-        for token in 0..self.ends.len() {
-            self.say_no_more(token)?;
+        let deadline = Instant::now() + DRAIN_MAX;
+        for token in 0..self.sockets.len() {
+            self.half_close(token)?;
         }
         loop {
-            let left = self.ends.iter().filter(|end| !end.is_over).count();
+            let left = self
+                .sockets
+                .iter()
+                .filter(|socket| !socket.has_ended)
+                .count();
             if left == 0 {
                 break;
             }
-            within(deadline, "streams", left)?;
-            self.turn()?;
+            ensure_before(deadline, "streams", left)?;
+            self.handle_events()?;
         }
         ensure!(
             self.received == self.sent,
@@ -122,38 +134,39 @@ impl Streams {
         Ok(())
     }
 
-    fn say_no_more(&mut self, token: usize) -> Result<()> {
-        let end = &self.ends[token];
-        if end.is_over {
+    fn half_close(&mut self, token: usize) -> Result<()> {
+        let socket = &self.sockets[token];
+        if socket.has_ended {
             return Ok(());
         }
-        end.stream.shutdown(Shutdown::Write).context("half-close")?;
-        self.waiter.change(&end.stream, token, EventFlags::IN)
+        let stream = &socket.stream;
+        stream.shutdown(Shutdown::Write).context("half-close")?;
+        self.poller.change(stream, token, EventFlags::IN)
     }
 
-    fn put(&mut self, stream: TcpStream, sends: bool) -> Result<()> {
+    fn add(&mut self, stream: TcpStream, sends: bool) -> Result<()> {
         let flags = match sends {
             true => EventFlags::IN | EventFlags::OUT,
             false => EventFlags::IN,
         };
-        self.waiter.add(&stream, self.ends.len(), flags)?;
-        self.ends.push(End {
+        self.poller.add(&stream, self.sockets.len(), flags)?;
+        self.sockets.push(StreamSocket {
             stream,
             sent: 0,
             received: 0,
-            is_over: false,
+            has_ended: false,
         });
         Ok(())
     }
 
-    fn turn(&mut self) -> Result<()> {
-        let events = self.waiter.wait(10)?;
+    fn handle_events(&mut self) -> Result<()> {
+        let events = self.poller.wait(10)?;
         for event in &events {
             let (token, flags) = (event.data.u64() as usize, event.flags);
             if token == LISTENER {
                 while let Some(stream) = accept(&self.listener)? {
                     self.accepted += 1;
-                    self.put(stream, self.directions.down)?;
+                    self.add(stream, self.directions.down)?;
                 }
                 continue;
             }
@@ -164,45 +177,49 @@ impl Streams {
                 self.receive(token)?;
             }
         }
-        self.waiter.give_back(events);
+        self.poller.recycle(events);
         Ok(())
     }
 
     fn send(&mut self, token: usize) -> Result<()> {
-        let end = &mut self.ends[token];
-        let place = end.sent % PERIOD;
-        let written = end.stream.write(&self.pattern[place..place + CHUNK]);
-        if blocks(&written) {
+        let socket = &mut self.sockets[token];
+        let position = socket.sent % PERIOD;
+        let written = socket
+            .stream
+            .write(&self.pattern[position..position + CHUNK]);
+        if would_block(&written) {
             return Ok(());
         }
         let written = written.context("send")?;
-        end.sent += written;
+        socket.sent += written;
         self.sent += written as u64;
         Ok(())
     }
 
     fn receive(&mut self, token: usize) -> Result<()> {
-        let end = &mut self.ends[token];
-        if end.is_over {
+        let socket = &mut self.sockets[token];
+        if socket.has_ended {
             return Ok(());
         }
-        let read = end.stream.read(&mut self.buffer);
-        if blocks(&read) {
+        let read = socket.stream.read(&mut self.buffer);
+        if would_block(&read) {
             return Ok(());
         }
         let read = read.context("receive")?;
         if read == 0 {
-            ensure!(self.stopping, "a stream ended before its time");
-            end.is_over = true;
-            let _ = end.stream.shutdown(Shutdown::Both); // it may be closed already
-            return self.waiter.change(&end.stream, token, EventFlags::empty());
+            ensure!(self.stopping, "a stream ended too early");
+            socket.has_ended = true;
+            let _ = socket.stream.shutdown(Shutdown::Both); // it may be closed already
+            return self
+                .poller
+                .change(&socket.stream, token, EventFlags::empty());
         }
-        let place = end.received % PERIOD;
+        let position = socket.received % PERIOD;
         ensure!(
-            self.buffer[..read] == self.pattern[place..place + read],
-            "wrong bytes arrived"
+            self.buffer[..read] == self.pattern[position..position + read],
+            "a stream has wrong bytes"
         );
-        end.received += read;
+        socket.received += read;
         self.received += read as u64;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A daemon of our own, and `sidetrack apply`.
+//! Starts a daemon, and measures `sidetrack apply`.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -13,18 +13,20 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::Reading;
-use crate::connect::way::policy::Random;
+use crate::connect::setup::policy::Random;
 use crate::hierarchy::Hierarchy;
 
-/// Filters of the file.
+/// The number of filters in each file.
 pub(super) const FILTERS: u32 = 100_000;
-/// Of which so many are others in the second file.
+/// The number of filters that differ in the second file.
 const CHANGED: u32 = 1_000;
-/// How long the daemon may take until it answers.
+/// How long the daemon may take until it accepts connections.
 const START_MAX: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(5);
+/// The time between two attempts to connect to the daemon.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The first apply, one that changes some, and what the kernel then keeps.
+/// Measures the first apply, an apply that changes some filters, and the memory of the policy in
+/// the kernel.
 pub(super) fn measure() -> Result<Reading> {
     let hierarchy = Hierarchy::make()?;
     let daemon = Daemon::start(&hierarchy)?;
@@ -36,9 +38,11 @@ pub(super) fn measure() -> Result<Reading> {
     let filters = state["filters"].as_u64();
     ensure!(
         filters == Some(FILTERS.into()),
-        "{filters:?} filters are in force"
+        "{filters:?} filters are in force instead of {FILTERS}"
     );
-    let bytes = state["policy_bytes"].as_u64().context("no policy_bytes")?;
+    let bytes = state["policy_bytes"]
+        .as_u64()
+        .context("the state has no policy_bytes")?;
     Ok(Reading::from([
         ("first".to_owned(), first.as_nanos() as f64),
         ("second".to_owned(), second.as_nanos() as f64),
@@ -46,15 +50,17 @@ pub(super) fn measure() -> Result<Reading> {
     ]))
 }
 
-/// It ends with this; its data path with the mount namespace that it is pinned in.
+/// A `sidetrackd` that ends on drop. Its data path is pinned in a bpf file system of this mount
+/// namespace, and ends with it.
 struct Daemon {
     child: Child,
+    /// Its configuration, socket, store, log and pins.
     home: TempDir,
 }
 
 impl Daemon {
     fn start(hierarchy: &Hierarchy) -> Result<Self> {
-        let home = tempfile::tempdir().context("make a folder")?;
+        let home = tempfile::tempdir().context("create a folder")?;
         let path = home.path();
         let pins = path.join("bpf");
         fs::create_dir(&pins)?;
@@ -62,7 +68,10 @@ impl Daemon {
             .args(["-t", "bpf", "bpf"])
             .arg(&pins)
             .status();
-        ensure!(mount.context("run mount")?.success(), "no bpf file system");
+        ensure!(
+            mount.context("run mount")?.success(),
+            "cannot mount a bpf file system"
+        );
         let config = format!(
             "socket = {:?}\nstore = {:?}\ncgroup = {:?}\npins = {:?}\n",
             path.join("socket"),
@@ -73,7 +82,7 @@ impl Daemon {
         fs::write(path.join("sidetrackd.toml"), config)?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
-            .arg(beside("sidetrackd")?)
+            .arg(next_to_this_program("sidetrackd")?)
             .arg("--config")
             .arg(path.join("sidetrackd.toml"))
             .stderr(File::create(path.join("log"))?)
@@ -87,12 +96,15 @@ impl Daemon {
     fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_MAX;
         while UnixStream::connect(self.home.path().join("socket")).is_err() {
-            let late = Instant::now() > deadline;
-            if late || self.child.try_wait()?.is_some() {
+            let is_late = Instant::now() > deadline;
+            if is_late || self.child.try_wait()?.is_some() {
                 let log = fs::read_to_string(self.home.path().join("log"));
-                bail!("sidetrackd does not answer: {}", log.unwrap_or_default());
+                bail!(
+                    "sidetrackd does not accept connections: {}",
+                    log.unwrap_or_default()
+                );
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -105,22 +117,25 @@ impl Daemon {
 
     fn apply(&self, file: &Path) -> Result<Duration> {
         let begun = Instant::now();
-        self.sidetrack(&["apply", file.to_str().context("a path")?])?;
+        self.sidetrack(&[
+            "apply",
+            file.to_str().context("the path of the file is not UTF-8")?,
+        ])?;
         Ok(begun.elapsed())
     }
 
     fn sidetrack(&self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let output = Command::new(beside("sidetrack")?)
+        let output = Command::new(next_to_this_program("sidetrack")?)
             .args(arguments)
             .env("SIDETRACK_SOCKET", self.home.path().join("socket"))
             .stdin(Stdio::null())
             .output()
             .context("run sidetrack")?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let message = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.success(),
             "sidetrack {arguments:?}: {}",
-            said.trim()
+            message.trim()
         );
         Ok(output.stdout)
     }
@@ -128,29 +143,31 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended by itself
+        let _ = self.child.kill(); // it may have ended already
         let _ = self.child.wait();
-        // Or the folder could not be removed; the pins go with it.
+        // While the file system is mounted, the folder cannot be removed. The pins disappear with
+        // the mount.
         let _ = Command::new("umount")
             .arg(self.home.path().join("bpf"))
             .status();
     }
 }
 
-fn beside(name: &str) -> Result<PathBuf> {
+fn next_to_this_program(name: &str) -> Result<PathBuf> {
     let program = std::env::current_exe().context("find this program")?;
     Ok(program.with_file_name(name))
 }
 
-/// A fourth each of prefixes of loopback, of others, of programs and of users, all with ports; the
-/// first `others` of them are not those of the file with none.
-fn policy(others: u32) -> Result<String> {
+/// A policy file. A quarter of its filters name loopback prefixes, a quarter other prefixes, a
+/// quarter programs and a quarter users; all name ports as well. The first `changed` filters differ
+/// from those of `policy(0)`.
+fn policy(changed: u32) -> Result<String> {
     let mut random = Random::new();
     let mut text = String::from(
         "defaults = { layer = \"connect-redirect-v4\" }\nservice = [{ name = \"b\" }]\nfilter = [\n",
     );
     for number in 0..FILTERS {
-        let shift = if number < others { 1 } else { 0 };
+        let shift = if number < changed { 1 } else { 0 };
         let address = format!(
             "{}.{}.{}",
             random.below(256),
@@ -169,7 +186,7 @@ fn policy(others: u32) -> Result<String> {
             _ => format!("\"{low}-{}\"", low + random.below(5_000)),
         };
         let action = ["\"permit\"", "\"block\"", "{redirect=\"b\"}"][number as usize % 3];
-        // As short as can be: a policy file has at most 10,000,000 bytes.
+        // As short as possible: a policy file has at most 10,000,000 bytes.
         writeln!(
             text,
             "{{name=\"{number}\",{condition},\

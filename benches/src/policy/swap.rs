@@ -1,4 +1,4 @@
-//! Connects while one policy is put in another one's place, again and again.
+//! Connects while one policy replaces another, again and again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 
 use super::Reading;
-use crate::connect::way::sidetrack::{key_of, start};
-use crate::connect::way::{self, policy};
+use crate::connect::setup::sidetrack::{key_of, start};
+use crate::connect::setup::{self, policy};
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
 
-/// Filters of each of the two policies.
+/// The number of filters of the first policy; the second has one less.
 const FILTERS: u32 = 1_000;
-/// At least so many commits,
+/// A measurement has at least this many commits.
 const SWAPS_MIN: u64 = 200;
-/// and for at least so long.
+/// A measurement takes at least this long.
 const TIME: Duration = Duration::from_secs(2);
 
-/// Commits on the last CPU, connects on the first: what the figure shows is the hold, not a CPU shared.
+/// Connects on the first CPU. With `swapping`, commits on the last one, so that the figure shows
+/// the delay of a commit and not the effect of a shared CPU.
 pub(super) fn measure(swapping: bool) -> Result<Reading> {
     let hierarchy = Hierarchy::make()?;
     let (mut engine, service, _proxy) = start(&hierarchy)?;
@@ -30,7 +31,7 @@ pub(super) fn measure(swapping: bool) -> Result<Reading> {
     ];
     engine.commit(&policies[0], &[])?;
     hierarchy.enter_outside()?;
-    let listener = way::listen(way::PORT, None)?;
+    let listener = setup::listen(setup::PORT, None)?;
     hierarchy.enter_program()?;
     let stop = AtomicBool::new(false);
     let (mut swaps, mut times) = (0, Vec::new());
@@ -50,7 +51,9 @@ pub(super) fn measure(swapping: bool) -> Result<Reading> {
             Ok(())
         })();
         stop.store(true, Ordering::Relaxed);
-        times = connecting.join().map_err(|_| anyhow!("it panicked"))??;
+        times = connecting
+            .join()
+            .map_err(|_| anyhow!("the thread that connects panicked"))??;
         committed
     })?;
     times.sort_unstable();
@@ -70,12 +73,12 @@ fn connects(listener: &std::net::TcpListener, stop: &AtomicBool) -> Result<Vec<u
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let destination = way::local_destination(number % 1_000_000);
+        let destination = setup::local_destination(number % 1_000_000);
         let begun = Instant::now();
         let client = std::net::TcpStream::connect(destination).context("connect")?;
         times.push(begun.elapsed().as_nanos() as u64);
         let accepted = listener.accept().context("accept")?;
-        way::close(client)?;
+        setup::close(client)?;
         drop(accepted);
     }
     Ok(times)

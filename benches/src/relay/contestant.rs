@@ -1,39 +1,40 @@
-//! Who is measured.
+//! The contestants: redirectors, each with a proxy behind it.
 
 use serde::{Deserialize, Serialize};
 
-/// A redirector and the proxy behind it.
+/// A redirector and the proxy behind it. The order is that of tables and charts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Contestant {
-    /// Straight to the origin: the limit of loopback.
+    /// No redirector and no proxy: the client connects to the origin. This is the limit of
+    /// loopback.
     Direct,
-    /// The client connects to a minimal relay by itself: the limit of any relay, with no redirector.
+    /// No redirector: the client connects to the minimal relay. This is the limit of any relay.
     TwoHops,
-    /// `sidetrack proxy`, as `sidetrack run --via inspect` starts it.
+    /// Sidetrack with `sidetrack proxy`, as `sidetrack run --via inspect` starts it.
     Sidetrack,
-    /// nftables and HAProxy, with splice.
+    /// nftables and HAProxy with `option splice-auto`.
     HaproxySplice,
-    /// nftables and HAProxy, without.
+    /// nftables and HAProxy without `option splice-auto`.
     Haproxy,
-    /// nftables and nginx's `stream`, which is told the origin.
+    /// nftables and the `stream` module of nginx, whose configuration names the origin.
     Nginx,
-    /// nftables, redsocks, and a SOCKS proxy (microsocks): one hop more.
+    /// nftables, redsocks, and a SOCKS proxy (microsocks): one hop more than the others.
     Redsocks,
-    /// nftables and socat, which is told the origin.
+    /// nftables and socat, whose arguments name the origin.
     Socat,
-    /// nftables and mitmproxy.
+    /// nftables and mitmproxy in transparent mode.
     Mitmproxy,
-    /// HAProxy as it is (with splice) behind Sidetrack instead of nftables.
+    /// Sidetrack and an unmodified HAProxy with `option splice-auto`.
     HaproxyBehind,
     /// nftables and the minimal relay.
     NftMinimal,
-    /// So many of `sidetrack proxy`, one after another.
+    /// Sidetrack with a chain of this many `sidetrack proxy`.
     Chain(u32),
 }
 
 impl Contestant {
-    /// As in results.json.
+    /// The name in results.json and on the pages.
     pub(crate) fn name(self) -> String {
         match self {
             Self::Direct => "direct".to_owned(),
@@ -51,13 +52,13 @@ impl Contestant {
         }
     }
 
-    /// Whether Sidetrack diverts to it.
-    pub(crate) fn is_ours(self) -> bool {
+    /// Whether Sidetrack is the redirector.
+    pub(crate) fn is_sidetrack(self) -> bool {
         matches!(self, Self::Sidetrack | Self::HaproxyBehind | Self::Chain(_))
     }
 
-    /// Whether there is no redirector.
-    pub(crate) fn is_straight(self) -> bool {
-        matches!(self, Self::Direct | Self::TwoHops)
+    /// Whether a redirector diverts the connections.
+    pub(crate) fn has_redirector(self) -> bool {
+        !matches!(self, Self::Direct | Self::TwoHops)
     }
 }

@@ -1,8 +1,9 @@
-//! A minimal relay to the origin: what a relay takes that inspects nothing, asks nothing, limits
-//! nothing and writes nothing down. Not a proxy to be used: it is the limit that proxies are held to.
+//! A minimal relay to the origin. It inspects nothing, queries nothing, has no limits and writes no
+//! log, so that it shows what any relay costs. It is not a proxy for real use: it is the limit that
+//! proxies are compared with.
 //!
-//! One thread. Small amounts are copied, and what fills the buffer is followed by splicing through pipes of a
-//! pool; datagrams are copied one by one.
+//! It has one thread. Small amounts of data are copied. After a read that fills the buffer, it
+//! splices through pipes, which it keeps in a pool. Datagrams are copied one by one.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,29 +23,31 @@ use crate::load::{DATAGRAM_ORIGIN, ORIGIN};
 
 const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9999);
 const PIPE_SIZE: usize = 256 * 1024;
-/// Who has filled the buffer has more.
+/// The size of the buffer for copies. A read that fills it suggests that more data waits.
 const COPY_SIZE: usize = 16 * 1024;
+/// The most pipes that are kept for reuse.
 const POOL_MAX: usize = 64;
 const EVENTS: usize = 256;
-const ENDS: EventFlags = EventFlags::RDHUP
+/// Events after which the end of a direction may be read.
+const END_EVENTS: EventFlags = EventFlags::RDHUP
     .union(EventFlags::HUP)
     .union(EventFlags::ERR);
-const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
+const SPLICE_FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
-/// What is relayed.
+/// What the relay relays.
 #[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Kind {
-    /// Connections.
+pub(crate) enum MinimalRelayTraffic {
+    /// TCP connections.
     Connections,
-    /// Datagrams.
+    /// UDP datagrams.
     Datagrams,
 }
 
-/// Relays until it is ended.
-pub(crate) fn run(kind: Kind) -> Result<()> {
-    match kind {
-        Kind::Connections => Connections::run(),
-        Kind::Datagrams => Datagrams::run(),
+/// Relays until the process is killed.
+pub(crate) fn run(traffic: MinimalRelayTraffic) -> Result<()> {
+    match traffic {
+        MinimalRelayTraffic::Connections => ConnectionRelay::run(),
+        MinimalRelayTraffic::Datagrams => DatagramRelay::run(),
     }
 }
 
@@ -53,60 +56,68 @@ struct Pipe {
     write: OwnedFd,
 }
 
-/// One direction.
+/// The state of one direction of a connection.
 #[derive(Default)]
 struct Direction {
-    held: Held,
-    /// Whether the last read was a large one.
+    unsent: Unsent,
+    /// Whether the last read was at least as large as the buffer. The next one uses a pipe then.
     is_bulky: bool,
-    /// Whether the end is among what there is to read.
-    ends: bool,
+    /// Whether epoll reported that the sender closed this direction.
+    has_end: bool,
+    /// Whether everything was relayed, including the end.
     is_over: bool,
 }
 
-/// What was read, and there was no room for.
+/// Data that was read, but did not fit into the send buffer.
 #[derive(Default)]
-enum Held {
+enum Unsent {
     #[default]
     Nothing,
     Bytes(Vec<u8>),
+    /// A pipe, and the number of bytes in it.
     Pipe(Pipe, usize),
 }
 
-struct Pair {
-    ends: [TcpStream; 2],
-    /// From the end of the same place to the other one.
+struct RelayedConnection {
+    /// The sockets of the client and of the origin.
+    sockets: [TcpStream; 2],
+    /// `directions[n]` goes from `sockets[n]` to the other socket.
     directions: [Direction; 2],
 }
 
-struct Connections {
+struct ConnectionRelay {
     epoll: OwnedFd,
     listener: TcpListener,
-    pairs: Vec<Option<Pair>>,
+    /// An epoll token is twice the index, plus 1 for the origin's socket.
+    connections: Vec<Option<RelayedConnection>>,
+    /// The unused indices of `connections`.
     free: Vec<usize>,
-    tools: Tools,
+    shared: SharedBuffers,
 }
 
-/// What all connections share.
-struct Tools {
+/// The buffers that all connections share.
+struct SharedBuffers {
+    /// Empty pipes for reuse.
     pipes: Vec<Pipe>,
     buffer: Box<[u8]>,
 }
 
-impl Connections {
+impl ConnectionRelay {
     fn run() -> Result<()> {
         let listener = TcpListener::bind(LISTEN).context("listen")?;
         rustix::net::listen(&listener, 4096).context("listen")?;
-        listener.set_nonblocking(true).context("not block")?;
-        let epoll = epoll::create(CreateFlags::CLOEXEC).context("make an epoll")?;
+        listener
+            .set_nonblocking(true)
+            .context("make the listener non-blocking")?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).context("create an epoll instance")?;
         let token = EventData::new_u64(u64::MAX);
         epoll::add(&epoll, &listener, token, EventFlags::IN)?;
         let mut relay = Self {
             epoll,
             listener,
-            pairs: Vec::new(),
+            connections: Vec::new(),
             free: Vec::new(),
-            tools: Tools {
+            shared: SharedBuffers {
                 pipes: Vec::new(),
                 buffer: vec![0; COPY_SIZE].into(),
             },
@@ -138,7 +149,7 @@ impl Connections {
             let origin = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
             match origin.connect(&ORIGIN.into()) {
                 Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
-                    continue; // the client is told by its close
+                    continue; // dropping the client's socket closes it
                 }
                 _ => {}
             }
@@ -146,168 +157,182 @@ impl Connections {
             for stream in [&client, &origin] {
                 let _ = stream.set_nodelay(true);
             }
-            let place = self.free.pop().unwrap_or_else(|| {
-                self.pairs.push(None);
-                self.pairs.len() - 1
+            let index = self.free.pop().unwrap_or_else(|| {
+                self.connections.push(None);
+                self.connections.len() - 1
             });
             let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-            for (end, stream) in [&client, &origin].into_iter().enumerate() {
-                let token = EventData::new_u64((place * 2 + end) as u64);
+            for (side, stream) in [&client, &origin].into_iter().enumerate() {
+                let token = EventData::new_u64((index * 2 + side) as u64);
                 epoll::add(&self.epoll, stream, token, flags)?;
             }
-            self.pairs[place] = Some(Pair {
-                ends: [client, origin],
+            self.connections[index] = Some(RelayedConnection {
+                sockets: [client, origin],
                 directions: Default::default(),
             });
         }
     }
 
     fn serve(&mut self, token: usize, events: EventFlags) {
-        let place = token / 2;
-        let Some(pair) = &mut self.pairs[place] else {
+        let index = token / 2;
+        let Some(connection) = &mut self.connections[index] else {
             return;
         };
-        pair.directions[token % 2].ends |= events.intersects(ENDS);
-        let readable = events.intersects(ENDS.union(EventFlags::IN));
+        connection.directions[token % 2].has_end |= events.intersects(END_EVENTS);
+        let readable = events.intersects(END_EVENTS.union(EventFlags::IN));
         let mut failed = false;
         for from in 0..2 {
-            let (source, target) = (&pair.ends[from], &pair.ends[1 - from]);
-            let direction = &mut pair.directions[from];
-            let waits = !matches!(direction.held, Held::Nothing);
-            if waits || (readable && from == token % 2) {
-                failed |= pump(source, target, direction, &mut self.tools).is_err();
+            let (source, target) = (&connection.sockets[from], &connection.sockets[1 - from]);
+            let direction = &mut connection.directions[from];
+            let has_unsent = !matches!(direction.unsent, Unsent::Nothing);
+            if has_unsent || (readable && from == token % 2) {
+                failed |= relay(source, target, direction, &mut self.shared).is_err();
             }
         }
-        match &pair.directions {
+        match &connection.directions {
             [up, down] if failed || (up.is_over && down.is_over) => {
-                self.pairs[place] = None;
-                self.free.push(place);
+                self.connections[index] = None;
+                self.free.push(index);
             }
-            [up, _] if up.is_over => drop(shutdown(&pair.ends[1], Shutdown::Write)),
-            [_, down] if down.is_over => drop(shutdown(&pair.ends[0], Shutdown::Write)),
+            [up, _] if up.is_over => drop(shutdown(&connection.sockets[1], Shutdown::Write)),
+            [_, down] if down.is_over => drop(shutdown(&connection.sockets[0], Shutdown::Write)),
             _ => {}
         }
     }
 }
 
-/// Moves what there is and what there is room for.
-fn pump(
+/// Relays as much as can be read and sent without blocking.
+fn relay(
     from: &TcpStream,
     to: &TcpStream,
     direction: &mut Direction,
-    tools: &mut Tools,
+    shared: &mut SharedBuffers,
 ) -> Result<(), Errno> {
     while !direction.is_over {
-        let flushed = flush(to, direction, tools);
+        let flushed = flush(to, direction, shared);
         if !matches!(flushed, Ok(true)) {
-            return flushed.map(drop).or_else(waits);
+            return flushed.map(drop).or_else(ok_if_blocked);
         }
-        let copied = !direction.is_bulky;
-        let read = match copied {
-            true => copy(from, to, direction, tools),
-            false => fill(from, direction, tools),
+        let copies = !direction.is_bulky;
+        let read = match copies {
+            true => copy(from, to, direction, shared),
+            false => fill_pipe(from, direction, shared),
         };
         match read {
             Ok(0) => direction.is_over = true,
             Ok(length) => direction.is_bulky = length >= COPY_SIZE,
-            Err(error) => return waits(error),
+            Err(error) => return ok_if_blocked(error),
         }
-        // A copy that did not fill the buffer was all there is.
-        if copied && !direction.is_bulky && !direction.ends {
+        // A copy that does not fill the buffer has read everything.
+        if copies && !direction.is_bulky && !direction.has_end {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Whether nothing is held any more.
-fn flush(to: &TcpStream, direction: &mut Direction, tools: &mut Tools) -> Result<bool, Errno> {
-    match &mut direction.held {
-        Held::Nothing => return Ok(true),
-        Held::Bytes(bytes) => {
+/// Sends what is unsent, and returns whether everything was sent.
+fn flush(
+    to: &TcpStream,
+    direction: &mut Direction,
+    shared: &mut SharedBuffers,
+) -> Result<bool, Errno> {
+    match &mut direction.unsent {
+        Unsent::Nothing => return Ok(true),
+        Unsent::Bytes(bytes) => {
             let sent = send(to, bytes, SendFlags::NOSIGNAL)?;
             bytes.drain(..sent);
             if !bytes.is_empty() {
                 return Ok(false);
             }
         }
-        Held::Pipe(pipe, filled) => {
+        Unsent::Pipe(pipe, filled) => {
             while *filled > 0 {
-                *filled -= splice(&pipe.read, None, to, None, *filled, FLAGS)?;
+                *filled -= splice(&pipe.read, None, to, None, *filled, SPLICE_FLAGS)?;
             }
         }
     }
-    if let Held::Pipe(pipe, _) = std::mem::take(&mut direction.held)
-        && tools.pipes.len() < POOL_MAX
+    if let Unsent::Pipe(pipe, _) = std::mem::take(&mut direction.unsent)
+        && shared.pipes.len() < POOL_MAX
     {
-        tools.pipes.push(pipe);
+        shared.pipes.push(pipe);
     }
     Ok(true)
 }
 
-/// Reads into a pipe; 0 at the end.
-fn fill(from: &TcpStream, direction: &mut Direction, tools: &mut Tools) -> Result<usize, Errno> {
-    let pipe = match tools.pipes.pop() {
+/// Reads into a pipe, and returns the number of bytes: 0 at the end.
+fn fill_pipe(
+    from: &TcpStream,
+    direction: &mut Direction,
+    shared: &mut SharedBuffers,
+) -> Result<usize, Errno> {
+    let pipe = match shared.pipes.pop() {
         Some(pipe) => pipe,
         None => new_pipe()?,
     };
-    let filled = splice(from, None, &pipe.write, None, PIPE_SIZE, FLAGS);
+    let filled = splice(from, None, &pipe.write, None, PIPE_SIZE, SPLICE_FLAGS);
     match filled {
-        Ok(length) if length > 0 => direction.held = Held::Pipe(pipe, length),
-        _ => tools.pipes.push(pipe),
+        Ok(length) if length > 0 => direction.unsent = Unsent::Pipe(pipe, length),
+        _ => shared.pipes.push(pipe),
     }
     filled
 }
 
-/// Reads, and passes on; 0 at the end.
+/// Reads into the buffer and sends it, and returns the number of bytes that were read: 0 at the
+/// end.
 fn copy(
     from: &TcpStream,
     to: &TcpStream,
     direction: &mut Direction,
-    tools: &mut Tools,
+    shared: &mut SharedBuffers,
 ) -> Result<usize, Errno> {
-    let (_, length) = recv(from, &mut *tools.buffer, RecvFlags::empty())?;
+    let (_, length) = recv(from, &mut *shared.buffer, RecvFlags::empty())?;
     if length == 0 {
         return Ok(0);
     }
-    let bytes = &tools.buffer[..length];
+    let bytes = &shared.buffer[..length];
     let sent = match send(to, bytes, SendFlags::NOSIGNAL) {
         Ok(sent) => sent,
-        Err(error) => waits(error).map(|()| 0)?,
+        Err(error) => ok_if_blocked(error).map(|()| 0)?,
     };
     if sent < length {
-        direction.held = Held::Bytes(bytes[sent..].to_vec());
+        direction.unsent = Unsent::Bytes(bytes[sent..].to_vec());
     }
     Ok(length)
 }
 
 fn new_pipe() -> Result<Pipe, Errno> {
     let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-    let _ = fcntl_setpipe_size(&write, PIPE_SIZE); // a smaller one does as well
+    let _ = fcntl_setpipe_size(&write, PIPE_SIZE); // a smaller pipe works as well
     Ok(Pipe { read, write })
 }
 
-/// NOTCONN: a connection that is being made.
-fn waits(error: Errno) -> Result<(), Errno> {
+/// Success if the call would have to wait. NOTCONN means that the connection to the origin is not
+/// established yet.
+fn ok_if_blocked(error: Errno) -> Result<(), Errno> {
     match error {
         Errno::AGAIN | Errno::NOTCONN => Ok(()),
         error => Err(error),
     }
 }
 
-struct Datagrams {
+struct DatagramRelay {
     epoll: OwnedFd,
     listener: UdpSocket,
+    /// The index in `flows` of each client; it is the epoll token as well.
     tokens: HashMap<SocketAddr, usize>,
+    /// The socket to the origin and the client's address of each flow.
     flows: Vec<(UdpSocket, SocketAddr)>,
     buffer: Box<[u8]>,
 }
 
-impl Datagrams {
+impl DatagramRelay {
     fn run() -> Result<()> {
         let listener = UdpSocket::bind(LISTEN).context("listen")?;
-        listener.set_nonblocking(true).context("not block")?;
-        let epoll = epoll::create(CreateFlags::CLOEXEC).context("make an epoll")?;
+        listener
+            .set_nonblocking(true)
+            .context("make the listener non-blocking")?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).context("create an epoll instance")?;
         let token = EventData::new_u64(u64::MAX);
         epoll::add(&epoll, &listener, token, EventFlags::IN)?;
         let mut relay = Self {
@@ -325,11 +350,11 @@ impl Datagrams {
                 Err(error) => return Err(error).context("wait"),
             }
             for event in &events {
-                let done = match event.data.u64() {
-                    u64::MAX => relay.up(),
-                    token => relay.down(token as usize),
+                let result = match event.data.u64() {
+                    u64::MAX => relay.relay_requests(),
+                    token => relay.relay_responses(token as usize),
                 };
-                match done {
+                match result {
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                         return Err(error.into());
                     }
@@ -339,18 +364,18 @@ impl Datagrams {
         }
     }
 
-    fn up(&mut self) -> io::Result<()> {
+    fn relay_requests(&mut self) -> io::Result<()> {
         loop {
             let (length, from) = self.listener.recv_from(&mut self.buffer)?;
             let token = match self.tokens.get(&from) {
                 Some(token) => *token,
                 None => self.open(from)?,
             };
-            let _ = self.flows[token].0.send(&self.buffer[..length]); // lost, as on any network
+            let _ = self.flows[token].0.send(&self.buffer[..length]); // an error is a lost datagram, as on any network
         }
     }
 
-    fn down(&mut self, token: usize) -> io::Result<()> {
+    fn relay_responses(&mut self, token: usize) -> io::Result<()> {
         let (socket, client) = &self.flows[token];
         loop {
             let length = socket.recv(&mut self.buffer)?;

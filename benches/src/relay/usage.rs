@@ -1,4 +1,4 @@
-//! What processors and memory were used.
+//! The CPU time and the memory that proxies use.
 
 use std::fs;
 use std::time::Instant;
@@ -7,25 +7,28 @@ use anyhow::{Context as _, Result};
 use rustix::param::clock_ticks_per_second;
 use sidetrack_engine::Cgroup;
 
-/// A reading of the processors' time, in nanoseconds.
+/// The CPU time up to a moment.
 #[derive(Clone, Copy)]
-pub(crate) struct Cpu {
+pub(crate) struct CpuReading {
+    /// The CPU time of the proxy's cgroup, in nanoseconds.
     proxy: f64,
+    /// The time that the CPUs of the machine were idle, in nanoseconds.
     idle: f64,
     at: Instant,
 }
 
-/// What was used between two readings, in nanoseconds.
+/// The CPU time between two readings, in nanoseconds.
 pub(crate) struct CpuUsed {
-    /// By the proxy's processes, those that have ended included.
+    /// The CPU time of the proxy's processes, including those that have ended.
     pub(crate) proxy: f64,
-    /// By the whole machine: whatever was not idle. The kernel works for the proxy elsewhere too.
+    /// All time in which the CPUs of the machine were not idle. The kernel also works for the proxy
+    /// outside of its processes.
     pub(crate) machine: f64,
 }
 
-impl Cpu {
-    /// Reads them; the proxy's are those of a cgroup and all below it.
-    pub(crate) fn read(proxies: &Cgroup) -> Result<Self> {
+impl CpuReading {
+    /// Reads the CPU time. That of the proxies is the time of this cgroup and of all below it.
+    pub(crate) fn take(proxies: &Cgroup) -> Result<Self> {
         let file = proxies.path().join("cpu.stat");
         let text = fs::read_to_string(&file).context("read the proxy's cpu.stat")?;
         let micros = text
@@ -46,7 +49,7 @@ impl Cpu {
         })
     }
 
-    /// From this reading to the later one.
+    /// The CPU time from this reading to the later one.
     pub(crate) fn until(self, later: Self) -> Result<CpuUsed> {
         let wall = (later.at - self.at).as_nanos() as f64 * crate::namespace::cpus()? as f64;
         Ok(CpuUsed {
@@ -56,12 +59,12 @@ impl Cpu {
     }
 }
 
-/// Bytes of memory that the proxies' processes have for themselves.
+/// The private memory of the proxies' processes in bytes.
 pub(crate) fn user_bytes(proxies: &Cgroup) -> Result<f64> {
     let mut sum = 0;
     for pid in processes(proxies)? {
         let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else {
-            continue; // it has just ended
+            continue; // the process has just ended
         };
         sum += text
             .lines()

@@ -1,28 +1,28 @@
-//! One contestant under one workload, in a process and a namespace of its own.
+//! A worker measures one contestant under one workload, in a separate process and namespace.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::arena::Arena;
 use super::contestant::Contestant;
+use super::setup::RelaySetup;
 use super::workload::{Reading, Workload};
 use crate::namespace;
 
-/// What a worker is to do; on its command line as JSON.
+/// What a worker measures; its command line contains this as JSON.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Task {
-    /// Who.
+pub(crate) struct RelayTask {
+    /// The contestant.
     pub(crate) contestant: Contestant,
-    /// Under what.
+    /// The traffic.
     pub(crate) workload: Workload,
-    /// For so many milliseconds.
+    /// How long the traffic lasts, in milliseconds.
     pub(crate) milliseconds: u64,
 }
 
-/// Runs a worker, and returns what it found.
-pub(crate) fn start(task: Task) -> Result<Reading> {
+/// Starts a worker, and returns what it measured.
+pub(crate) fn start(task: RelayTask) -> Result<Reading> {
     let arguments = serde_json::to_string(&task)?;
     let output = namespace::run(&["relay-worker", &arguments]);
     let text =
@@ -30,17 +30,17 @@ pub(crate) fn start(task: Task) -> Result<Reading> {
     Ok(serde_json::from_str(&text)?)
 }
 
-/// The worker itself.
+/// Measures what the task says, and prints the result as JSON. This is the worker.
 pub(crate) fn run(task: &str) -> Result<()> {
-    let task: Task = serde_json::from_str(task).context("read the task")?;
+    let task: RelayTask = serde_json::from_str(task).context("read the task")?;
     namespace::pin_first()?;
     namespace::prepare()?;
     namespace::add_origin()?;
-    let arena = Arena::open(task.contestant)?;
-    let found = task
+    let setup = RelaySetup::open(task.contestant)?;
+    let reading = task
         .workload
-        .run(&arena, Duration::from_millis(task.milliseconds))?;
-    drop(arena);
-    println!("{}", serde_json::to_string(&found)?);
+        .run(&setup, Duration::from_millis(task.milliseconds))?;
+    drop(setup);
+    println!("{}", serde_json::to_string(&reading)?);
     Ok(())
 }

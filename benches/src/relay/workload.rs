@@ -1,4 +1,4 @@
-//! What is asked of a contestant, and what is found.
+//! The kinds of traffic, and what is measured of each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,17 +6,18 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::arena::Arena;
+use super::setup::RelaySetup;
 use super::usage;
 use crate::kernel_memory;
 use crate::load::datagram::Echo;
 use crate::load::exchange::{Arrivals, Exchange};
 use crate::load::stream::{Directions, Streams};
 
-/// What was measured, by the name of the measure.
+/// The values of one round, by the name of the measure. Times are in nanoseconds.
 pub(crate) type Reading = BTreeMap<String, f64>;
 
-/// Traffic before the counted part: caches, pools and the proxy's memory are warm then.
+/// How long traffic runs before the measurement, so that caches, pools and the proxy's memory are
+/// warm.
 const WARM_UP: Duration = Duration::from_millis(200);
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -24,75 +25,76 @@ const GIB: f64 = (1_u64 << 30) as f64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Workload {
-    /// So many clients, each exchange in a connection of its own.
+    /// A closed loop with this number of clients; each exchange uses a new connection.
     Closing(u32),
-    /// So many clients, each with one connection for all its exchanges.
+    /// A closed loop with this number of clients; each client uses one connection for all its
+    /// exchanges.
     Keeping(u32),
-    /// So many connections a second, each with one exchange.
+    /// An open loop with this number of connections per second; each connection has one exchange.
     Rated(u32),
-    /// So many streams from the clients to the origin.
+    /// This number of streams from the clients to the origin.
     Up(u32),
-    /// From the origin to the clients.
+    /// This number of streams from the origin to the clients.
     Down(u32),
-    /// Both ways at once.
+    /// This number of streams, with bytes in both directions.
     Both(u32),
-    /// So many connections, idle after one exchange each.
+    /// This number of connections that are idle after one exchange each.
     Idle(u32),
-    /// Questions and answers of datagrams in one flow.
+    /// Datagrams: one request and its response after another, in one flow.
     Ask,
-    /// Each question in a flow of its own.
+    /// Datagrams: one request and its response after another, each in a new flow.
     AskFresh,
-    /// Datagrams of so many bytes there and back, as many as go through.
+    /// Datagrams with this number of bytes to the origin and back, as many as go through.
     Flood(u32),
 }
 
 impl Workload {
-    /// Runs it for so long.
-    pub(crate) fn run(self, arena: &Arena, time: Duration) -> Result<Reading> {
+    /// Generates this traffic for this time, and measures it.
+    pub(crate) fn run(self, setup: &RelaySetup, time: Duration) -> Result<Reading> {
         match self {
             Self::Closing(clients) => {
-                exchange(arena, Arrivals::Closed(clients as usize), false, time)
+                exchange(setup, Arrivals::Closed(clients as usize), false, time)
             }
             Self::Keeping(clients) => {
-                exchange(arena, Arrivals::Closed(clients as usize), true, time)
+                exchange(setup, Arrivals::Closed(clients as usize), true, time)
             }
-            Self::Rated(rate) => exchange(arena, Arrivals::Open(rate.into()), false, time),
-            Self::Up(streams) => stream(arena, streams, (true, false), time),
-            Self::Down(streams) => stream(arena, streams, (false, true), time),
-            Self::Both(streams) => stream(arena, streams, (true, true), time),
-            Self::Idle(connections) => idle(arena, connections),
-            Self::Ask => ask(arena, false, time),
-            Self::AskFresh => ask(arena, true, time),
-            Self::Flood(size) => flood(arena, size, time),
+            Self::Rated(rate) => exchange(setup, Arrivals::Open(rate.into()), false, time),
+            Self::Up(streams) => stream(setup, streams, (true, false), time),
+            Self::Down(streams) => stream(setup, streams, (false, true), time),
+            Self::Both(streams) => stream(setup, streams, (true, true), time),
+            Self::Idle(connections) => idle(setup, connections),
+            Self::Ask => ask(setup, false, time),
+            Self::AskFresh => ask(setup, true, time),
+            Self::Flood(size) => flood(setup, size, time),
         }
     }
 }
 
-fn exchange(arena: &Arena, arrivals: Arrivals, keep: bool, time: Duration) -> Result<Reading> {
-    let mut exchange = arena.as_origin(|| Exchange::new(arena.destination))?;
+fn exchange(setup: &RelaySetup, arrivals: Arrivals, keep: bool, time: Duration) -> Result<Reading> {
+    let mut exchange = setup.as_origin(|| Exchange::new(setup.destination))?;
     let warm_up = match arrivals {
         Arrivals::Open(_) => Arrivals::Closed(4),
         closed @ Arrivals::Closed(_) => closed,
     };
     exchange.run(warm_up, keep, WARM_UP)?;
-    let before = arena.cpu()?;
-    let outcome = exchange.run(arrivals, keep, time)?;
-    let used = before.until(arena.cpu()?)?;
-    arena.check(exchange.made, exchange.accepted)?;
-    ensure!(outcome.exchanges > 0, "nothing went through");
-    // Those that were under way at the end were served too.
+    let before = setup.cpu()?;
+    let result = exchange.run(arrivals, keep, time)?;
+    let used = before.until(setup.cpu()?)?;
+    setup.check(exchange.made, exchange.accepted)?;
+    ensure!(result.exchanges > 0, "nothing went through");
+    // Connections that were open at the end cost CPU time as well.
     let served = match keep {
-        true => outcome.exchanges,
-        false => outcome.connections,
+        true => result.exchanges,
+        false => result.connections,
     } as f64;
     let percentile = |percent: f64| {
-        let last = (outcome.times.len() - 1) as f64;
-        outcome.times[(last * percent / 100.0) as usize] as f64
+        let last = (result.times.len() - 1) as f64;
+        result.times[(last * percent / 100.0) as usize] as f64
     };
     Ok(Reading::from([
         (
             "rate".to_owned(),
-            outcome.exchanges as f64 / outcome.elapsed.as_secs_f64(),
+            result.exchanges as f64 / result.elapsed.as_secs_f64(),
         ),
         ("cpu".to_owned(), used.proxy / served),
         ("machine".to_owned(), used.machine / served),
@@ -102,17 +104,22 @@ fn exchange(arena: &Arena, arrivals: Arrivals, keep: bool, time: Duration) -> Re
     ]))
 }
 
-fn stream(arena: &Arena, count: u32, (up, down): (bool, bool), time: Duration) -> Result<Reading> {
-    let mut streams = arena.as_origin(|| Streams::new(Directions { up, down }))?;
-    streams.open(count as usize, arena.destination)?;
+fn stream(
+    setup: &RelaySetup,
+    count: u32,
+    (up, down): (bool, bool),
+    time: Duration,
+) -> Result<Reading> {
+    let mut streams = setup.as_origin(|| Streams::new(Directions { up, down }))?;
+    streams.open(count as usize, setup.destination)?;
     streams.run(WARM_UP)?;
-    let (before, begun) = (arena.cpu()?, streams.received);
+    let (before, begun) = (setup.cpu()?, streams.received);
     let clock = std::time::Instant::now();
     streams.run(time)?;
     let (elapsed, bytes) = (clock.elapsed(), (streams.received - begun) as f64);
-    let used = before.until(arena.cpu()?)?;
+    let used = before.until(setup.cpu()?)?;
     streams.finish()?;
-    arena.check(count.into(), streams.accepted)?;
+    setup.check(count.into(), streams.accepted)?;
     ensure!(bytes > 0.0, "nothing went through");
     Ok(Reading::from([
         ("gbit".to_owned(), bytes * 8.0 / 1e9 / elapsed.as_secs_f64()),
@@ -121,56 +128,55 @@ fn stream(arena: &Arena, count: u32, (up, down): (bool, bool), time: Duration) -
     ]))
 }
 
-fn idle(arena: &Arena, connections: u32) -> Result<Reading> {
-    let mut exchange = arena.as_origin(|| Exchange::new(arena.destination))?;
+fn idle(setup: &RelaySetup, connections: u32) -> Result<Reading> {
+    let mut exchange = setup.as_origin(|| Exchange::new(setup.destination))?;
     exchange.run(Arrivals::Closed(16), false, WARM_UP)?;
     let warm = exchange.made;
     let kernel = kernel_memory::settled()?;
-    let user = usage::user_bytes(arena.proxies())?;
+    let user = usage::user_bytes(setup.proxy_cgroup())?;
     exchange.hold(connections as usize)?;
     let count = (exchange.made - warm) as f64;
     let kernel = kernel_memory::settled()? - kernel;
-    let user = usage::user_bytes(arena.proxies())? - user;
-    arena.check(exchange.made, exchange.accepted)?;
+    let user = usage::user_bytes(setup.proxy_cgroup())? - user;
+    setup.check(exchange.made, exchange.accepted)?;
     Ok(Reading::from([
         ("user".to_owned(), user / count),
         ("kernel".to_owned(), kernel / count),
     ]))
 }
 
-fn ask(arena: &Arena, fresh: bool, time: Duration) -> Result<Reading> {
-    let mut echo = arena.as_origin(|| Echo::new(64))?;
+fn ask(setup: &RelaySetup, fresh: bool, time: Duration) -> Result<Reading> {
+    let mut echo = setup.as_origin(|| Echo::new(64))?;
     echo.ask(fresh, WARM_UP)?;
-    let before = arena.cpu()?;
-    let outcome = echo.ask(fresh, time)?;
-    let used = before.until(arena.cpu()?)?;
-    arena.check_flows(echo.flows)?;
-    ensure!(!outcome.times.is_empty(), "nothing was answered");
-    let percentile =
-        |percent: usize| outcome.times[(outcome.times.len() - 1) * percent / 100] as f64;
+    let before = setup.cpu()?;
+    let result = echo.ask(fresh, time)?;
+    let used = before.until(setup.cpu()?)?;
+    setup.check_flows(echo.flows)?;
+    ensure!(!result.times.is_empty(), "nothing was answered");
+    let percentile = |percent: usize| result.times[(result.times.len() - 1) * percent / 100] as f64;
     Ok(Reading::from([
         ("p50".to_owned(), percentile(50)),
         ("p99".to_owned(), percentile(99)),
-        ("cpu".to_owned(), used.proxy / outcome.answered as f64),
-        ("lost".to_owned(), outcome.lost as f64),
-        ("flows".to_owned(), outcome.flows as f64),
+        ("cpu".to_owned(), used.proxy / result.answered as f64),
+        ("lost".to_owned(), result.lost as f64),
+        ("flows".to_owned(), result.flows as f64),
     ]))
 }
 
-fn flood(arena: &Arena, size: u32, time: Duration) -> Result<Reading> {
-    let mut echo = arena.as_origin(|| Echo::new(size as usize))?;
+fn flood(setup: &RelaySetup, size: u32, time: Duration) -> Result<Reading> {
+    let mut echo = setup.as_origin(|| Echo::new(size as usize))?;
     echo.flood(WARM_UP)?;
-    let before = arena.cpu()?;
-    let outcome = echo.flood(time)?;
-    let used = before.until(arena.cpu()?)?;
-    arena.check_flows(echo.flows)?;
-    // Each question and each answer is a datagram that was relayed.
-    let datagrams = 2.0 * outcome.answered as f64;
+    let before = setup.cpu()?;
+    let result = echo.flood(time)?;
+    let used = before.until(setup.cpu()?)?;
+    setup.check_flows(echo.flows)?;
+    // Each request and each response is a datagram that was relayed.
+    let datagrams = 2.0 * result.answered as f64;
     ensure!(datagrams > 0.0, "nothing was answered");
     Ok(Reading::from([
-        ("rate".to_owned(), datagrams / outcome.elapsed.as_secs_f64()),
+        ("rate".to_owned(), datagrams / result.elapsed.as_secs_f64()),
         ("cpu".to_owned(), used.proxy / datagrams),
         ("machine".to_owned(), used.machine / datagrams),
-        ("lost".to_owned(), outcome.lost as f64),
+        ("lost".to_owned(), result.lost as f64),
     ]))
 }

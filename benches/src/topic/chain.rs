@@ -1,33 +1,47 @@
-//! Chains of services: what each further hop costs.
+//! Chains of services: the cost of each further hop.
 
-use super::{Plan, all};
-use crate::comparison::{Comparison, Goal};
+use super::{ContestPlan, all};
+use crate::chart::BarGroup;
+use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
-use crate::picture::Group;
 use crate::relay::contestant::Contestant::{self, Chain, Direct};
 use crate::relay::workload::Workload::Closing;
 
 const LENGTHS: [u32; 5] = [1, 2, 4, 6, 8];
 const CLIENTS: u32 = 4;
 
-pub(super) fn plan(quick: bool) -> Plan {
+pub(super) fn plan(quick: bool) -> ContestPlan {
     let milliseconds = if quick { 400 } else { 700 };
     let mut contestants: Vec<Contestant> = vec![Direct];
     contestants.extend(LENGTHS.map(Chain));
-    let compare = |name: &str, (subject, over), further, goal| Comparison {
-        name: format!("{name} in a chain of {subject}, beside a chain of {over}"),
+    let compare = |name: &str, (subject, over), per_further_hop, goal| Comparison {
+        name: format!("{name} in a chain of {subject}, compared with a chain of {over}"),
         unit: "ns",
         subject: Chain(subject),
         workload: Closing(CLIENTS),
         measure: "cpu",
         peers: vec![Chain(over)],
-        further,
+        per_further_hop,
         limit: None,
         goal,
     };
-    let hop = |chains| compare("CPU time of a further hop", chains, true, Goal::AtMost(1.1));
-    let all_hops = |chains| compare("CPU time of all hops", chains, false, Goal::LessReported);
-    Plan {
+    let hop = |chains| {
+        compare(
+            "CPU time of a further hop",
+            chains,
+            true,
+            ContestGoal::AtMost(1.1),
+        )
+    };
+    let all_hops = |chains| {
+        compare(
+            "CPU time of all hops",
+            chains,
+            false,
+            ContestGoal::LessReported,
+        )
+    };
+    ContestPlan {
         name: "chain",
         title: "Chains of services",
         entries: all(&contestants, &[Closing(CLIENTS)], milliseconds),
@@ -36,26 +50,26 @@ pub(super) fn plan(quick: bool) -> Plan {
     }
 }
 
-fn groups(readings: &Readings) -> Vec<Group> {
+fn groups(readings: &Readings) -> Vec<BarGroup> {
     let workload = Closing(CLIENTS);
     vec![
-        Group::of(
+        BarGroup::of(
             readings,
             "CPU time of all proxies for a connection, µs",
             workload,
             "cpu",
             1e-3,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
             "CPU time of the whole machine for a connection, µs",
             workload,
             "machine",
             1e-3,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
-            "Connections a second, 4 clients",
+            "Connections per second, 4 clients",
             workload,
             "rate",
             1.0,

@@ -1,18 +1,18 @@
-//! UDP: latency of question and answer, and datagrams a second.
+//! UDP: the latency of request and response, and datagrams per second.
 
-use super::{Plan, all};
-use crate::comparison::{Comparison, Goal};
+use super::{ContestPlan, all};
+use crate::chart::BarGroup;
+use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
-use crate::picture::Group;
 use crate::relay::contestant::Contestant::{self, Direct, NftMinimal, Nginx, Sidetrack, Socat};
 use crate::relay::workload::Workload::{self, Ask, AskFresh, Flood};
 
 const CONTESTANTS: [Contestant; 5] = [Direct, Sidetrack, NftMinimal, Nginx, Socat];
 const WORKLOADS: [Workload; 4] = [Ask, AskFresh, Flood(64), Flood(1400)];
 
-pub(super) fn plan(quick: bool) -> Plan {
+pub(super) fn plan(quick: bool) -> ContestPlan {
     let milliseconds = if quick { 300 } else { 500 };
-    Plan {
+    ContestPlan {
         name: "datagram",
         title: "Datagrams",
         entries: all(&CONTESTANTS, &WORKLOADS, milliseconds),
@@ -24,32 +24,50 @@ pub(super) fn plan(quick: bool) -> Plan {
 fn comparisons() -> Vec<Comparison> {
     let (relay, both) = (&[NftMinimal][..], &[Nginx, Socat][..]);
     let latency = |name, workload, peers, goal| compare(name, workload, "p50", "ns", peers, goal);
-    let rate = |name, size| compare(name, Flood(size), "rate", "1/s", both, Goal::AtLeast(1.5));
-    let cpu = |name, size| compare(name, Flood(size), "cpu", "ns", both, Goal::LessReported);
+    let rate = |name, size| {
+        compare(
+            name,
+            Flood(size),
+            "rate",
+            "1/s",
+            both,
+            ContestGoal::AtLeast(1.5),
+        )
+    };
+    let cpu = |name, size| {
+        compare(
+            name,
+            Flood(size),
+            "cpu",
+            "ns",
+            both,
+            ContestGoal::LessReported,
+        )
+    };
     vec![
         latency(
-            "question and answer in one flow, beside nft redirect to a minimal relay",
+            "question and answer in one flow, compared with nft redirect to a minimal relay",
             Ask,
             relay,
-            Goal::AtMost(0.9),
+            ContestGoal::AtMost(0.9),
         ),
         latency(
             "question and answer in one flow",
             Ask,
             both,
-            Goal::LessReported,
+            ContestGoal::LessReported,
         ),
         latency(
-            "question and answer, a flow for each, beside nft redirect to a minimal relay",
+            "question and answer, a flow for each, compared with nft redirect to a minimal relay",
             AskFresh,
             relay,
-            Goal::AtMost(0.9),
+            ContestGoal::AtMost(0.9),
         ),
         latency(
             "question and answer, a flow for each",
             AskFresh,
             both,
-            Goal::LessReported,
+            ContestGoal::LessReported,
         ),
         rate("datagrams a second, 64 bytes", 64),
         rate("datagrams a second, 1,400 bytes", 1400),
@@ -64,7 +82,7 @@ fn compare(
     measure: &'static str,
     unit: &'static str,
     peers: &[Contestant],
-    goal: Goal,
+    goal: ContestGoal,
 ) -> Comparison {
     Comparison {
         name: name.to_owned(),
@@ -73,38 +91,38 @@ fn compare(
         workload,
         measure,
         peers: peers.to_vec(),
-        further: false,
+        per_further_hop: false,
         limit: Some(Direct),
         goal,
     }
 }
 
-fn groups(readings: &Readings) -> Vec<Group> {
+fn groups(readings: &Readings) -> Vec<BarGroup> {
     vec![
-        Group::of(
+        BarGroup::of(
             readings,
-            "Question and answer in one flow, µs",
+            "Latency of request and response in one flow, µs",
             Ask,
             "p50",
             1e-3,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
-            "Question and answer, a flow for each, µs",
+            "Latency of request and response, a flow for each, µs",
             AskFresh,
             "p50",
             1e-3,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
-            "Datagrams a second, 64 bytes",
+            "Datagrams per second, 64 bytes",
             Flood(64),
             "rate",
             1.0,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
-            "Datagrams a second, 1,400 bytes",
+            "Datagrams per second, 1,400 bytes",
             Flood(1400),
             "rate",
             1.0,

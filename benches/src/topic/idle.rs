@@ -1,9 +1,9 @@
-//! Memory of idle connections: the proxy's own, and the kernel's.
+//! The memory of idle connections, in the proxy and in the kernel.
 
-use super::{Plan, all};
-use crate::comparison::{Comparison, Goal};
+use super::{ContestPlan, all};
+use crate::chart::BarGroup;
+use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
-use crate::picture::Group;
 use crate::relay::contestant::Contestant::{
     self, Direct, Haproxy, HaproxySplice, Nginx, Sidetrack, TwoHops,
 };
@@ -12,7 +12,7 @@ use crate::relay::workload::Workload::Idle;
 const CONTESTANTS: [Contestant; 6] = [Direct, TwoHops, Sidetrack, HaproxySplice, Haproxy, Nginx];
 const PEERS: [Contestant; 3] = [HaproxySplice, Haproxy, Nginx];
 
-pub(super) fn plan(_quick: bool) -> Plan {
+pub(super) fn plan(_quick: bool) -> ContestPlan {
     let mut comparisons = Vec::new();
     for connections in [1_000, 9_000] {
         let compare = |name: String, measure, goal| Comparison {
@@ -22,21 +22,21 @@ pub(super) fn plan(_quick: bool) -> Plan {
             workload: Idle(connections),
             measure,
             peers: PEERS.to_vec(),
-            further: false,
+            per_further_hop: false,
             limit: Some(TwoHops),
             goal,
         };
         let name = format!("memory of the proxy for one of {connections} idle connections");
-        comparisons.push(compare(name.clone(), "user", Goal::Below(2048.0)));
+        comparisons.push(compare(name.clone(), "user", ContestGoal::Below(2048.0)));
         comparisons.push(compare(
-            name + ", beside the best",
+            name + ", compared with the best",
             "user",
-            Goal::AtMost(1.0),
+            ContestGoal::AtMost(1.0),
         ));
         let name = format!("memory of the kernel for one of {connections} idle connections");
-        comparisons.push(compare(name, "kernel", Goal::LessReported));
+        comparisons.push(compare(name, "kernel", ContestGoal::LessReported));
     }
-    Plan {
+    ContestPlan {
         name: "idle",
         title: "Memory of an idle connection",
         entries: all(&CONTESTANTS, &[Idle(1_000), Idle(9_000)], 0),
@@ -45,18 +45,18 @@ pub(super) fn plan(_quick: bool) -> Plan {
     }
 }
 
-fn groups(readings: &Readings) -> Vec<Group> {
+fn groups(readings: &Readings) -> Vec<BarGroup> {
     vec![
-        Group::of(
+        BarGroup::of(
             readings,
-            "The proxy's memory for one of 9,000, bytes",
+            "Memory of the proxy for one of 9,000 connections, bytes",
             Idle(9_000),
             "user",
             1.0,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
-            "The kernel's memory for one of 9,000, bytes",
+            "Memory of the kernel for one of 9,000 connections, bytes",
             Idle(9_000),
             "kernel",
             1.0,

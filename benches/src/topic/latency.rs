@@ -1,10 +1,11 @@
-//! Latency of a connection with one request, at a fixed rate, from the intended moment: a proxy that
-//! stalls is not spared those that should have come meanwhile.
+//! The latency of a connection with one request, at a fixed rate. It is measured from the intended
+//! start, so that the connections that should have started while a proxy stalled count against that
+//! proxy.
 
-use super::{Plan, all};
-use crate::comparison::{Comparison, Goal};
+use super::{ContestPlan, all};
+use crate::chart::BarGroup;
+use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
-use crate::picture::Group;
 use crate::relay::contestant::Contestant::{
     self, Direct, Haproxy, HaproxySplice, Nginx, Sidetrack, TwoHops,
 };
@@ -12,10 +13,10 @@ use crate::relay::workload::Workload::Rated;
 
 const CONTESTANTS: [Contestant; 6] = [Direct, TwoHops, Sidetrack, HaproxySplice, Haproxy, Nginx];
 const PEERS: [Contestant; 3] = [HaproxySplice, Haproxy, Nginx];
-/// About half of what the slower ones of these can do.
+/// Connections per second: about half of what the slower contestants can do.
 const RATE: u32 = 4_000;
 
-pub(super) fn plan(quick: bool) -> Plan {
+pub(super) fn plan(quick: bool) -> ContestPlan {
     let milliseconds = if quick { 800 } else { 4_000 };
     let compare = |name: &str, measure, goal| Comparison {
         name: format!("latency at {RATE} connections a second, {name}"),
@@ -24,35 +25,29 @@ pub(super) fn plan(quick: bool) -> Plan {
         workload: Rated(RATE),
         measure,
         peers: PEERS.to_vec(),
-        further: false,
+        per_further_hop: false,
         limit: Some(TwoHops),
         goal,
     };
-    Plan {
+    ContestPlan {
         name: "latency",
         title: "Latency of a connection with one request, at a fixed rate",
         entries: all(&CONTESTANTS, &[Rated(RATE)], milliseconds),
         comparisons: vec![
-            compare("p50", "p50", Goal::LessReported),
-            compare("p99", "p99", Goal::AtMost(1.0)),
-            compare("p99.9", "p999", Goal::LessReported),
+            compare("p50", "p50", ContestGoal::LessReported),
+            compare("p99", "p99", ContestGoal::AtMost(1.0)),
+            compare("p99.9", "p999", ContestGoal::LessReported),
         ],
         groups,
     }
 }
 
-fn groups(readings: &Readings) -> Vec<Group> {
+fn groups(readings: &Readings) -> Vec<BarGroup> {
     vec![
-        Group::of(
+        BarGroup::of(readings, "Median latency, µs", Rated(RATE), "p50", 1e-3),
+        BarGroup::of(
             readings,
-            "Half of the connections are answered within, µs",
-            Rated(RATE),
-            "p50",
-            1e-3,
-        ),
-        Group::of(
-            readings,
-            "99 of 100 are answered within, µs",
+            "99th percentile of the latency, µs",
             Rated(RATE),
             "p99",
             1e-3,

@@ -1,26 +1,26 @@
 //! An unmodified HAProxy behind Sidetrack, and behind nftables.
 
-use super::{Plan, all};
-use crate::comparison::{Comparison, Goal};
+use super::{ContestPlan, all};
+use crate::chart::BarGroup;
+use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
-use crate::picture::Group;
 use crate::relay::contestant::Contestant::{Direct, HaproxyBehind, HaproxySplice};
 use crate::relay::workload::Workload::{Closing, Keeping};
 
-pub(super) fn plan(quick: bool) -> Plan {
+pub(super) fn plan(quick: bool) -> ContestPlan {
     let milliseconds = if quick { 500 } else { 1_000 };
     let compare = |name: &str, workload, measure, unit, goal| Comparison {
-        name: format!("HAProxy behind Sidetrack beside behind nftables, {name}"),
+        name: format!("HAProxy behind Sidetrack compared with HAProxy behind nftables, {name}"),
         unit,
         subject: HaproxyBehind,
         workload,
         measure,
         peers: vec![HaproxySplice],
-        further: false,
+        per_further_hop: false,
         limit: Some(Direct),
         goal,
     };
-    Plan {
+    ContestPlan {
         name: "legacy",
         title: "An unmodified HAProxy behind Sidetrack, and behind nftables",
         entries: all(
@@ -34,39 +34,39 @@ pub(super) fn plan(quick: bool) -> Plan {
                 Keeping(32),
                 "rate",
                 "1/s",
-                Goal::AtLeast(1.1),
+                ContestGoal::AtLeast(1.1),
             ),
             compare(
                 "requests a second, closing",
                 Closing(32),
                 "rate",
                 "1/s",
-                Goal::AtLeast(1.15),
+                ContestGoal::AtLeast(1.15),
             ),
             compare(
                 "CPU time of the whole machine, closing",
                 Closing(32),
                 "machine",
                 "ns",
-                Goal::LessReported,
+                ContestGoal::LessReported,
             ),
         ],
         groups,
     }
 }
 
-fn groups(readings: &Readings) -> Vec<Group> {
+fn groups(readings: &Readings) -> Vec<BarGroup> {
     vec![
-        Group::of(
+        BarGroup::of(
             readings,
-            "Requests a second, kept connections, 32 clients",
+            "Requests per second in kept connections, 32 clients",
             Keeping(32),
             "rate",
             1.0,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
-            "Requests a second, closing, 32 clients",
+            "Requests per second, a connection for each, 32 clients",
             Closing(32),
             "rate",
             1.0,

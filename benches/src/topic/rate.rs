@@ -1,9 +1,9 @@
-//! Connections a second through redirector, proxy and origin, and the CPU time of each.
+//! Connections per second through redirector, proxy and origin, and the CPU time of one.
 
-use super::{Plan, all};
-use crate::comparison::{Comparison, Goal};
+use super::{ContestPlan, all};
+use crate::chart::BarGroup;
+use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
-use crate::picture::Group;
 use crate::relay::contestant::Contestant::{
     self, Direct, Haproxy, HaproxySplice, Mitmproxy, Nginx, Redsocks, Sidetrack, Socat, TwoHops,
 };
@@ -14,7 +14,7 @@ const SLOW: [Contestant; 3] = [Redsocks, Socat, Mitmproxy];
 const PEERS: [Contestant; 6] = [HaproxySplice, Haproxy, Nginx, Redsocks, Socat, Mitmproxy];
 const WORKLOADS: [Workload; 4] = [Closing(1), Closing(16), Closing(256), Keeping(16)];
 
-pub(super) fn plan(quick: bool) -> Plan {
+pub(super) fn plan(quick: bool) -> ContestPlan {
     let milliseconds = if quick { 300 } else { 500 };
     let mut entries = all(&FAST, &WORKLOADS, milliseconds);
     entries.extend(all(&SLOW, &[Closing(16)], milliseconds));
@@ -26,7 +26,7 @@ pub(super) fn plan(quick: bool) -> Plan {
             "1/s",
             Closing(clients),
             "rate",
-            Goal::AtLeast(1.3),
+            ContestGoal::AtLeast(1.3),
         ));
     }
     for (measure, what) in [("cpu", "the proxy"), ("machine", "the whole machine")] {
@@ -36,7 +36,7 @@ pub(super) fn plan(quick: bool) -> Plan {
             "ns",
             Closing(16),
             measure,
-            Goal::LessReported,
+            ContestGoal::LessReported,
         ));
     }
     let name = "requests a second in kept connections, 16 clients".to_owned();
@@ -45,11 +45,17 @@ pub(super) fn plan(quick: bool) -> Plan {
         "1/s",
         Keeping(16),
         "rate",
-        Goal::MoreReported,
+        ContestGoal::MoreReported,
     ));
     let name = "CPU time of the proxy for a request in a kept connection".to_owned();
-    comparisons.push(compare(name, "ns", Keeping(16), "cpu", Goal::LessReported));
-    Plan {
+    comparisons.push(compare(
+        name,
+        "ns",
+        Keeping(16),
+        "cpu",
+        ContestGoal::LessReported,
+    ));
+    ContestPlan {
         name: "rate",
         title: "Connections through redirector, proxy and origin",
         entries,
@@ -63,7 +69,7 @@ fn compare(
     unit: &'static str,
     workload: Workload,
     measure: &'static str,
-    goal: Goal,
+    goal: ContestGoal,
 ) -> Comparison {
     Comparison {
         name,
@@ -72,31 +78,31 @@ fn compare(
         workload,
         measure,
         peers: PEERS.to_vec(),
-        further: false,
+        per_further_hop: false,
         limit: Some(TwoHops),
         goal,
     }
 }
 
-fn groups(readings: &Readings) -> Vec<Group> {
+fn groups(readings: &Readings) -> Vec<BarGroup> {
     vec![
-        Group::of(
+        BarGroup::of(
             readings,
-            "Connections a second, 16 clients",
+            "Connections per second, 16 clients",
             Closing(16),
             "rate",
             1.0,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
-            "Connections a second, 256 clients",
+            "Connections per second, 256 clients",
             Closing(256),
             "rate",
             1.0,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
-            "The proxy's CPU time for a connection, µs, 16 clients",
+            "CPU time of the proxy for a connection, µs, 16 clients",
             Closing(16),
             "cpu",
             1e-3,

@@ -1,9 +1,9 @@
-//! Throughput, and CPU time for a GiB.
+//! The throughput of streams, and the CPU time for a GiB.
 
-use super::{Plan, all};
-use crate::comparison::{Comparison, Goal};
+use super::{ContestPlan, all};
+use crate::chart::BarGroup;
+use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
-use crate::picture::Group;
 use crate::relay::contestant::Contestant::{
     self, Direct, Haproxy, HaproxySplice, Nginx, Sidetrack, TwoHops,
 };
@@ -18,7 +18,7 @@ const WORKLOADS: [(Workload, &str); 4] = [
     (Both(32), "32 streams both ways"),
 ];
 
-pub(super) fn plan(quick: bool) -> Plan {
+pub(super) fn plan(quick: bool) -> ContestPlan {
     let milliseconds = if quick { 300 } else { 600 };
     let mut comparisons = Vec::new();
     for (workload, what) in WORKLOADS {
@@ -29,26 +29,38 @@ pub(super) fn plan(quick: bool) -> Plan {
             workload,
             measure,
             peers: peers.to_vec(),
-            further: false,
+            per_further_hop: false,
             limit: Some(TwoHops),
             goal,
         };
         let name = format!("throughput, {what}");
-        comparisons.push(compare(name, "Gbit/s", "gbit", &PEERS, Goal::AtLeast(1.2)));
-        let name = format!("throughput beside two direct hops, {what}");
+        comparisons.push(compare(
+            name,
+            "Gbit/s",
+            "gbit",
+            &PEERS,
+            ContestGoal::AtLeast(1.2),
+        ));
+        let name = format!("throughput compared with two direct hops, {what}");
         comparisons.push(compare(
             name,
             "Gbit/s",
             "gbit",
             &[TwoHops],
-            Goal::AtLeast(0.8),
+            ContestGoal::AtLeast(0.8),
         ));
         let name = format!("CPU time of the proxy for a GiB, {what}");
-        comparisons.push(compare(name, "ns", "cpu", &PEERS, Goal::AtMost(0.7)));
+        comparisons.push(compare(name, "ns", "cpu", &PEERS, ContestGoal::AtMost(0.7)));
         let name = format!("CPU time of the whole machine for a GiB, {what}");
-        comparisons.push(compare(name, "ns", "machine", &PEERS, Goal::LessReported));
+        comparisons.push(compare(
+            name,
+            "ns",
+            "machine",
+            &PEERS,
+            ContestGoal::LessReported,
+        ));
     }
-    Plan {
+    ContestPlan {
         name: "stream",
         title: "Throughput, and CPU time for a GiB",
         entries: all(&CONTESTANTS, &WORKLOADS.map(|one| one.0), milliseconds),
@@ -57,20 +69,20 @@ pub(super) fn plan(quick: bool) -> Plan {
     }
 }
 
-fn groups(readings: &Readings) -> Vec<Group> {
+fn groups(readings: &Readings) -> Vec<BarGroup> {
     vec![
-        Group::of(readings, "Gbit/s, 1 stream down", Down(1), "gbit", 1.0),
-        Group::of(readings, "Gbit/s, 32 streams down", Down(32), "gbit", 1.0),
-        Group::of(
+        BarGroup::of(readings, "Gbit/s, 1 stream down", Down(1), "gbit", 1.0),
+        BarGroup::of(readings, "Gbit/s, 32 streams down", Down(32), "gbit", 1.0),
+        BarGroup::of(
             readings,
-            "The proxy's CPU time for a GiB, ms, 1 stream down",
+            "CPU time of the proxy for a GiB, ms, 1 stream down",
             Down(1),
             "cpu",
             1e-6,
         ),
-        Group::of(
+        BarGroup::of(
             readings,
-            "The proxy's CPU time for a GiB, ms, 32 streams down",
+            "CPU time of the proxy for a GiB, ms, 32 streams down",
             Down(32),
             "cpu",
             1e-6,

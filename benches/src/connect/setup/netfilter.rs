@@ -1,36 +1,37 @@
-//! nftables: a NAT rule, and SO_ORIGINAL_DST out of connection tracking.
+//! nftables: NAT rules, and SO_ORIGINAL_DST, which connection tracking answers.
 
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 
 use anyhow::{Context as _, Result, ensure};
 use socket2::SockRef;
 
-use super::{PORT, Way, expect, listen, probe, remote_destination};
+use super::{ConnectSetup, PORT, expect, listen, probe, remote_destination};
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
 use crate::netfilter::{load, redirected};
 
 const REDIRECT_RULES: &str = include_str!("../../../peers/redirect.nft");
 const UNMATCHED_RULES: &str = include_str!("../../../peers/unmatched.nft");
-/// Rules, or elements of a set.
+/// The number of rules, or of elements of the set.
 const RULES: u32 = 10_000;
-/// Where all rule sets redirect to.
+/// The port that all rule sets redirect to.
 const PROXY_PORT: u16 = 9999;
 
-/// Everything to 10.0.0.0/8 is redirected.
+/// nftables redirects everything to 10.0.0.0/8.
 pub(crate) struct Redirected {
     listener: TcpListener,
     _hierarchy: Hierarchy,
 }
 
-/// A rule is there that none of the connections matches.
+/// nftables has rules, and no connection matches them.
 pub(crate) struct Bystander {
     listener: TcpListener,
     _hierarchy: Hierarchy,
 }
 
 impl Redirected {
-    /// In cgroups as deep as the other cases'.
+    /// Loads the rules, and opens the listener, in cgroups that are as deep as those of the other
+    /// cases.
     pub(crate) fn open() -> Result<Self> {
         let hierarchy = Hierarchy::make()?;
         load(REDIRECT_RULES)?;
@@ -43,14 +44,14 @@ impl Redirected {
 }
 
 impl Bystander {
-    /// The same, with a rule for others.
+    /// One rule, for other destinations.
     pub(crate) fn open() -> Result<Self> {
         Self::open_with(UNMATCHED_RULES)
     }
 
-    /// 10,000 rules before it, each for an address and a port.
+    /// 10,000 more rules before that one, each for one address and port.
     pub(crate) fn open_linear() -> Result<Self> {
-        let rules: String = others()
+        let rules: String = other_destinations()
             .map(|(address, port)| {
                 format!("\t\tip daddr {address} tcp dport {port} redirect to :9999\n")
             })
@@ -60,9 +61,9 @@ impl Bystander {
         )
     }
 
-    /// One rule before it, with a set of the same addresses and ports.
+    /// One more rule before that one, with a set of the same addresses and ports.
     pub(crate) fn open_set() -> Result<Self> {
-        let elements: Vec<String> = others()
+        let elements: Vec<String> = other_destinations()
             .map(|(address, port)| format!("{address} . {port}"))
             .collect();
         let set = format!(
@@ -87,7 +88,7 @@ impl Bystander {
     }
 }
 
-impl Way for Redirected {
+impl ConnectSetup for Redirected {
     fn listener(&self) -> &TcpListener {
         &self.listener
     }
@@ -99,7 +100,7 @@ impl Way for Redirected {
     fn query(&self, accepted: &TcpStream) -> Result<Option<SocketAddr>> {
         let address = SockRef::from(accepted)
             .original_dst_v4()
-            .context("ask for SO_ORIGINAL_DST")?;
+            .context("read SO_ORIGINAL_DST")?;
         Ok(address.as_socket())
     }
 
@@ -108,20 +109,20 @@ impl Way for Redirected {
     }
 }
 
-impl Way for Bystander {
+impl ConnectSetup for Bystander {
     fn listener(&self) -> &TcpListener {
         &self.listener
     }
 
     fn check(&self, _made: u64) -> Result<()> {
-        expect("the rule's counter, less the probe,", redirected()? - 1, 0)?;
+        expect("the rule's counter minus the probe", redirected()? - 1, 0)?;
         let tracked = namespace::number("netfilter/nf_conntrack_count")?;
         ensure!(tracked > 0, "connections were not tracked");
         Ok(())
     }
 }
 
-/// Addresses and ports that nobody asks for.
-fn others() -> impl Iterator<Item = (std::net::Ipv4Addr, u16)> {
+/// Addresses and ports that no client connects to.
+fn other_destinations() -> impl Iterator<Item = (std::net::Ipv4Addr, u16)> {
     (0..RULES).map(|number| ((0x0a00_0000 + number * 7).into(), (1024 + number) as u16))
 }

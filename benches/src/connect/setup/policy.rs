@@ -1,4 +1,5 @@
-//! Many filters, of which none but the last matches: what a policy costs those whom it does not touch.
+//! Policies with many filters of which only the last one matches: what a policy costs connections
+//! that it does not affect.
 
 use std::path::PathBuf;
 
@@ -9,21 +10,26 @@ use sidetrack_policy::{
 
 use super::{PORT, PROBE};
 
-/// Executables that filters name, taken from here; they are never run.
+/// The folder with the executables that filters name. They are never run.
 const PROGRAMS: &str = "/usr/bin";
+/// The most executables that filters name.
 const PROGRAMS_MAX: usize = 200;
-/// Users that filters name begin with this one; nobody measured is one of them.
+/// The first user id that filters name. None of them is the user of a client.
 const USERS: u64 = 100_000;
 
-/// So many filters for IPv4: a fourth each of prefixes around the connections' own destinations, of
-/// prefixes elsewhere, of programs and of users, all with ports; and the probe's, with the least weight.
+/// A policy of `count` filters for IPv4. A quarter of them name prefixes in the range of the
+/// connections' destinations, a quarter other prefixes, a quarter programs and a quarter users; all
+/// name ports as well. The last filter matches the probe, with the smallest weight.
 pub(crate) fn filters(count: u32, service: Uuid) -> Result<Vec<Filter>> {
     let programs = programs()?;
     let mut random = Random::new();
     let mut filters: Vec<Filter> = (1..count)
         .map(|number| mixed(number, &programs, &mut random, service))
         .collect();
-    let probe = Value::Prefix(ipnet::IpNet::new((*PROBE.ip()).into(), 32).context("a prefix")?);
+    let probe = Value::Prefix(
+        ipnet::IpNet::new((*PROBE.ip()).into(), 32)
+            .context("make a prefix of the probe's address")?,
+    );
     filters.push(Filter {
         id: count.into(),
         conditions: vec![Condition::equal(Field::RemoteAddress, probe)],
@@ -59,7 +65,7 @@ fn filter(action: Action) -> Filter {
     Filter::new("bench", LayerKind::ConnectRedirect.both()[0], action)
 }
 
-/// From /16 to /32, as policies have them.
+/// A condition with a prefix of a length from 16 to 32, as in real policies.
 fn prefix(net: u8, random: &mut Random) -> Condition {
     let length = 16 + random.below(17) as u8;
     let address = std::net::Ipv4Addr::from(u32::from(net) << 24 | random.below(1 << 24));
@@ -68,7 +74,7 @@ fn prefix(net: u8, random: &mut Random) -> Condition {
     Condition::equal(Field::RemoteAddress, Value::Prefix(prefix.into()))
 }
 
-/// One port, or from one to another; never the one that is asked for.
+/// A condition with one port or a range of ports, but never [`PORT`].
 fn port(random: &mut Random) -> Condition {
     let low = u64::from(PORT) + 1 + u64::from(random.below(60_000));
     if random.below(2) == 0 {
@@ -87,14 +93,15 @@ fn programs() -> Result<Vec<String>> {
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     paths.truncate(PROGRAMS_MAX);
-    ensure!(!paths.is_empty(), "{PROGRAMS} has no programs");
+    ensure!(!paths.is_empty(), "{PROGRAMS} contains no programs");
     Ok(paths
         .into_iter()
         .filter_map(|path| path.to_str().map(ToOwned::to_owned))
         .collect())
 }
 
-/// The same policy in each run: a small linear generator, good enough for a mixture.
+/// A linear congruential generator, so that each run uses the same policy. Its quality is
+/// sufficient for mixing filters.
 pub(crate) struct Random(u64);
 
 impl Random {

@@ -1,4 +1,5 @@
-//! Proxies, each a process (or several) in a cgroup of its own and on a CPU of its own.
+//! The processes of proxies. Each proxy runs in its own cgroup, and on a CPU that the traffic
+//! generator does not use.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,24 +13,26 @@ use tempfile::TempDir;
 
 use super::contestant::Contestant;
 
-/// The group that nftables' rule leaves alone.
+/// The group id of the proxies. The rules of `relay.nft` do not divert its connections.
 const GROUP: &str = "13";
-/// How long a proxy may take until it listens. mitmproxy is Python.
+/// How long a proxy may take until it listens. mitmproxy is slow, because it is written in Python.
 const START_MAX: Duration = Duration::from_secs(20);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(5);
-/// Where `make bench` puts what Debian does not have in a version of use.
+/// The time between two checks whether a proxy listens.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Where `make bench` installs mitmproxy; the version of Debian is not usable.
 pub(crate) const MITMDUMP: &str = "target/mitmproxy/bin/mitmdump";
 
-/// A proxy that runs; it ends with this.
-pub(super) struct Peer {
+/// A running proxy. It ends on drop.
+pub(super) struct ProxyProcess {
     child: Child,
+    /// Its configuration and its log.
     folder: TempDir,
 }
 
-/// The command of a contestant's proxy; none if it has none.
+/// The command that starts a contestant's proxy. `None` if it needs no proxy, or if the engine
+/// starts it.
 ///
-/// Errors: the machine does not have it.
+/// Errors: the proxy is not installed.
 pub(super) fn command(contestant: Contestant, folder: &Path) -> Result<Option<Command>> {
     let write = |name: &str, text: &str| -> Result<PathBuf> {
         let path = folder.join(name);
@@ -83,17 +86,17 @@ pub(super) fn command(contestant: Contestant, folder: &Path) -> Result<Option<Co
         }
         Contestant::TwoHops | Contestant::NftMinimal => {
             command = Command::new(std::env::current_exe().context("find this program")?);
-            let kind = match contestant {
+            let traffic = match contestant {
                 Contestant::TwoHops => "connections",
                 _ => "datagrams",
             };
-            command.args(["minimal-relay", kind]);
+            command.args(["minimal-relay", traffic]);
         }
     }
     Ok(Some(command))
 }
 
-/// Where a program is.
+/// The path of an installed program.
 fn installed(name: &str) -> Result<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -108,8 +111,8 @@ fn installed(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not installed"))
 }
 
-impl Peer {
-    /// Starts a proxy in a cgroup, on the last CPU. It does not outlive this process.
+impl ProxyProcess {
+    /// Starts a proxy in a cgroup, on the last CPU. It ends when this process ends.
     pub(super) fn start(command: &Command, folder: TempDir, cgroup: &Cgroup) -> Result<Self> {
         let cpu = crate::namespace::cpus()?;
         let mut launcher = Command::new("sh");
@@ -129,7 +132,7 @@ impl Peer {
             .args(command.get_args())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.path().join("log")).context("make a log")?);
+            .stderr(fs::File::create(folder.path().join("log")).context("create a log file")?);
         for (name, value) in command.get_envs() {
             launcher.env(name, value.unwrap_or_default());
         }
@@ -137,19 +140,22 @@ impl Peer {
         Ok(Self { child, folder })
     }
 
-    /// Waits until something is so.
+    /// Waits until the proxy is ready.
+    ///
+    /// Errors: it ended, or it is not ready in time. The message contains the first lines of its
+    /// log.
     pub(super) fn wait(&mut self, is_ready: impl Fn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + START_MAX;
         while !is_ready()? {
             if let Some(status) = self.child.try_wait()? {
-                bail!("the proxy has ended ({status}): {}", self.log());
+                bail!("the proxy ended ({status}): {}", self.log());
             }
             ensure!(
                 Instant::now() < deadline,
                 "the proxy does not listen: {}",
                 self.log()
             );
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -160,14 +166,15 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl Drop for ProxyProcess {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended by itself
+        let _ = self.child.kill(); // it may have ended already
         let _ = self.child.wait();
     }
 }
 
-/// Whether a contestant's proxy listens at this port of the namespace, for all protocols it takes.
+/// Whether a contestant's proxy listens on this port of the namespace, with all protocols that it
+/// relays.
 pub(super) fn listens(contestant: Contestant, port: u16) -> Result<bool> {
     let wanted = format!(":{port:04X} ");
     let has = |file: &str, state: &str| -> Result<bool> {

@@ -1,15 +1,16 @@
-//! eBPF programs that do nothing: what the kernel takes for there being any at the hooks of ours.
+//! eBPF programs that do nothing: what it costs that any program is attached at the hooks that
+//! Sidetrack uses.
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
 
-use super::{PORT, Way, listen};
+use super::{ConnectSetup, PORT, listen};
 use crate::connect::sys::{self, Hook};
 use crate::hierarchy::Hierarchy;
 
-/// Straight from the client to a listener outside the scope.
+/// The client connects to a listener outside the scope of programs that do nothing.
 pub(crate) struct Empty {
     listener: TcpListener,
     _programs: Vec<OwnedFd>,
@@ -17,12 +18,12 @@ pub(crate) struct Empty {
 }
 
 impl Empty {
-    /// Some product has a sockops program, but not at the client's cgroup.
+    /// A sockops program is attached, but not to the client's cgroup.
     pub(crate) fn open_elsewhere() -> Result<Self> {
         Self::open(&[Hook::Sockops], Hierarchy::enter_outside)
     }
 
-    /// The client is in the scope of one for sockops and one for connect.
+    /// A sockops and a connect program are attached to the client's cgroup.
     pub(crate) fn open_in_scope() -> Result<Self> {
         let hooks = [Hook::Sockops, Hook::Connect4];
         Self::open(&hooks, Hierarchy::enter_program)
@@ -46,12 +47,12 @@ impl Empty {
     }
 }
 
-impl Way for Empty {
+impl ConnectSetup for Empty {
     fn listener(&self) -> &TcpListener {
         &self.listener
     }
 
     fn check(&self, _made: u64) -> Result<()> {
-        Ok(()) // nothing could have diverted them
+        Ok(()) // nothing could divert them
     }
 }

@@ -1,4 +1,4 @@
-//! A contestant, set up: proxies that listen, and a redirector that leads to them.
+//! Sets up a contestant: proxies that listen, and a redirector that diverts to them.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
@@ -10,54 +10,59 @@ use sidetrack_engine::{Cgroup, Config, Engine, Filter, Service, ServiceSpec};
 use tempfile::TempDir;
 
 use super::contestant::Contestant;
-use super::peer::{self, Peer};
-use super::usage::Cpu;
+use super::proxy::{self, ProxyProcess};
+use super::usage::CpuReading;
 use crate::hierarchy::Hierarchy;
 use crate::load::ORIGIN;
 use crate::netfilter;
 
-/// Where peers listen.
-const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9999);
-/// The origin is of the host's own addresses, in the scope's cgroup or not: everything goes on to it.
+/// The address on which the proxies of peers listen.
+const PEER_ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9999);
+/// The nftables rules that divert everything to the origin, except what the proxy sends, to
+/// [`PEER_ADDRESS`].
 const RULES: &str = include_str!("../../peers/relay.nft");
 
-/// A contestant in this process's namespace and cgroups.
-pub(crate) struct Arena {
-    /// Where clients connect to.
+/// A contestant in the namespace of this process, in its own cgroups.
+pub(crate) struct RelaySetup {
+    /// The address that clients connect to.
     pub(crate) destination: SocketAddrV4,
     contestant: Contestant,
+    /// Sidetrack's engine, if it is the redirector.
     engine: Option<Engine>,
-    peers: Vec<Peer>,
-    // Last: a cgroup is removed when its processes are gone.
+    proxies: Vec<ProxyProcess>,
+    // The last field, so that it is dropped last: a cgroup can only be removed when its processes
+    // have ended.
     hierarchy: Hierarchy,
 }
 
-impl Arena {
-    /// Sets it up. Sockets of the origin are to be made first of all in [`Arena::as_origin`].
+impl RelaySetup {
+    /// Starts the proxies and the redirector. The origin's sockets have to be created in
+    /// [`RelaySetup::as_origin`].
     pub(crate) fn open(contestant: Contestant) -> Result<Self> {
-        let mut arena = Self {
+        let mut setup = Self {
             destination: match contestant {
-                Contestant::TwoHops => PEER,
+                Contestant::TwoHops => PEER_ADDRESS,
                 _ => ORIGIN,
             },
             contestant,
             engine: None,
-            peers: Vec::new(),
+            proxies: Vec::new(),
             hierarchy: Hierarchy::make()?,
         };
-        arena.start_peer()?;
+        setup.start_peer()?;
         match contestant {
-            Contestant::Sidetrack => arena.start_own(1)?,
-            Contestant::Chain(services) => arena.start_own(services)?,
-            Contestant::HaproxyBehind => arena.adopt()?,
-            contestant if contestant.is_straight() => {}
+            Contestant::Sidetrack => setup.start_sidetrack(1)?,
+            Contestant::Chain(services) => setup.start_sidetrack(services)?,
+            Contestant::HaproxyBehind => setup.adopt()?,
+            contestant if !contestant.has_redirector() => {}
             _ => netfilter::load(RULES)?,
         }
-        arena.hierarchy.enter_program()?;
-        Ok(arena)
+        setup.hierarchy.enter_program()?;
+        Ok(setup)
     }
 
-    /// Makes sockets of the origin's: outside the scope, as origins are elsewhere.
+    /// Runs `make` outside the scope, so that the sockets that it creates are like those of a
+    /// remote origin.
     pub(crate) fn as_origin<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
         self.hierarchy.enter_outside()?;
         let made = make();
@@ -67,34 +72,35 @@ impl Arena {
 
     fn start_peer(&mut self) -> Result<()> {
         let folder = folder()?;
-        let Some(command) = peer::command(self.contestant, folder.path())? else {
+        let Some(command) = proxy::command(self.contestant, folder.path())? else {
             return Ok(());
         };
-        // A proxy that is to be adopted has the service's cgroup for itself.
-        let mut peer = Peer::start(&command, folder, self.hierarchy.service())?;
+        // A proxy that the engine adopts needs the service's cgroup for itself.
+        let mut process = ProxyProcess::start(&command, folder, self.hierarchy.service())?;
         let contestant = self.contestant;
-        peer.wait(|| peer::listens(contestant, PEER.port()))?;
-        self.peers.push(peer);
+        process.wait(|| proxy::listens(contestant, PEER_ADDRESS.port()))?;
+        self.proxies.push(process);
         Ok(())
     }
 
-    fn start_own(&mut self, services: u32) -> Result<()> {
+    fn start_sidetrack(&mut self, services: u32) -> Result<()> {
         let mut engine = self.load()?;
         let mut filters = Vec::new();
         for number in 1..=services {
             let name = format!("inspect{number}");
-            let home = self.hierarchy.service().make(&name)?;
+            let cgroup = self.hierarchy.service().make(&name)?;
             let spec = ServiceSpec {
                 owns_cgroup: true,
                 ..ServiceSpec::new(&name)
             };
-            let service = engine.add_service(&spec, &home)?;
-            let mut peer = Peer::start(&own_proxy(&service, &name)?, folder()?, &home)?;
-            peer.wait(|| {
+            let service = engine.add_service(&spec, &cgroup)?;
+            let command = sidetrack_proxy(&service, &name)?;
+            let mut process = ProxyProcess::start(&command, folder()?, &cgroup)?;
+            process.wait(|| {
                 let datagrams = engine.datagram_listeners(&service)?;
                 Ok(engine.listeners(&service)? != (0, 0) && datagrams != (0, 0))
             })?;
-            self.peers.push(peer);
+            self.proxies.push(process);
             filters.push(Filter::redirect_all(service.number));
             filters.push(Filter::redirect_datagrams(service.number));
         }
@@ -105,7 +111,7 @@ impl Arena {
 
     fn adopt(&mut self) -> Result<()> {
         let mut engine = self.load()?;
-        let service = engine.adopt_service("haproxy", PEER.into())?;
+        let service = engine.adopt_service("haproxy", PEER_ADDRESS.into())?;
         engine.set_policy(&[Filter::redirect_all(service.number)])?;
         self.engine = Some(engine);
         Ok(())
@@ -116,17 +122,18 @@ impl Arena {
         Ok(engine.load()?.attach()?)
     }
 
-    /// A reading of the processors.
-    pub(crate) fn cpu(&self) -> Result<Cpu> {
-        Cpu::read(self.proxies())
+    /// Reads the CPU time of the proxies and of the machine.
+    pub(crate) fn cpu(&self) -> Result<CpuReading> {
+        CpuReading::take(self.proxy_cgroup())
     }
 
-    /// Where all the proxies' processes are.
-    pub(crate) fn proxies(&self) -> &Cgroup {
+    /// The cgroup with all processes of the proxies.
+    pub(crate) fn proxy_cgroup(&self) -> &Cgroup {
         self.hierarchy.service()
     }
 
-    /// Fails unless exactly `made` connections, or flows, went this way and `accepted` arrived.
+    /// Fails unless the counters show exactly `made` connections on this path, and the origin
+    /// accepted as many.
     pub(crate) fn check(&self, made: u64, accepted: u64) -> Result<()> {
         let expect = |what: &str, counted: u64, expected: u64| {
             ensure!(
@@ -158,37 +165,40 @@ impl Arena {
                 expect("Linked", counters.value(Counter::Linked), made * hops)?;
             } else {
                 let queried = counters.value(Counter::Queried);
-                ensure!(queried >= made, "HAProxy asked for {queried} of {made}");
+                ensure!(
+                    queried >= made,
+                    "HAProxy queried only {queried} of {made} connections"
+                );
             }
-        } else if !self.contestant.is_straight() {
+        } else if self.contestant.has_redirector() {
             expect("the rule's counter", netfilter::redirected()?, made)?;
         }
         Ok(())
     }
 }
 
-impl Arena {
-    /// Fails unless exactly so many flows of datagrams went this way.
+impl RelaySetup {
+    /// Fails unless the counters show exactly `made` UDP flows on this path.
     pub(crate) fn check_flows(&self, made: u64) -> Result<()> {
         let counted = match &self.engine {
             Some(engine) => engine.counters()?.value(Counter::Redirected),
-            None if self.contestant.is_straight() => return Ok(()), // nothing could have diverted them
+            None if !self.contestant.has_redirector() => return Ok(()), // nothing could divert them
             None => netfilter::redirected()?,
         };
         ensure!(
             counted == made,
-            "{made} flows were made, but {counted} redirected: this round measured something else"
+            "{made} flows were made, but {counted} were redirected: this round measured something else"
         );
         Ok(())
     }
 }
 
 fn folder() -> Result<TempDir> {
-    tempfile::tempdir().context("make a folder")
+    tempfile::tempdir().context("create a folder")
 }
 
-/// `sidetrack proxy`, beside this program.
-fn own_proxy(service: &Service, name: &str) -> Result<Command> {
+/// The command `sidetrack proxy`; `sidetrack` lies next to this program.
+fn sidetrack_proxy(service: &Service, name: &str) -> Result<Command> {
     let program = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(program.with_file_name("sidetrack"));
     command

@@ -1,4 +1,4 @@
-//! Sidetrack: an engine of the worker's own, with one service.
+//! Sidetrack: an engine that the worker attaches, with one service.
 
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Config, Engine, Filter, RedirectContext, Service, ServiceSpec};
 
-use super::{PORT, PROBE, Way, expect, listen, probe, remote_destination};
+use super::{ConnectSetup, PORT, PROBE, expect, listen, probe, remote_destination};
 use crate::{hierarchy::Hierarchy, sys};
 
-/// Prefixes that none of a bystander's connections has; the last one is the probe's.
+/// Prefixes that contain no destination of a [`Bystander`]; the last one contains the probe's.
 const UNMATCHED: [&str; 4] = [
     "198.51.100.0/24",
     "203.0.113.0/24",
@@ -18,14 +18,14 @@ const UNMATCHED: [&str; 4] = [
     "192.0.2.0/24",
 ];
 
-/// Everything is redirected, with an automatic context.
+/// Sidetrack redirects every connection, with an automatic context.
 pub(crate) struct Redirected {
     engine: Engine,
     listener: TcpListener,
     _hierarchy: Hierarchy,
 }
 
-/// An engine is at work, but not on these connections.
+/// An engine is attached, and does not redirect the connections that are measured.
 pub(crate) struct Bystander {
     engine: Engine,
     listener: TcpListener,
@@ -34,7 +34,7 @@ pub(crate) struct Bystander {
 }
 
 impl Redirected {
-    /// The listener is the service's; the connections are a program's in the scope.
+    /// Connections arrive at the listener of the service; the client is a program in the scope.
     pub(crate) fn open() -> Result<Self> {
         let hierarchy = Hierarchy::make()?;
         let (mut engine, service, listener) = start(&hierarchy)?;
@@ -52,17 +52,17 @@ impl Redirected {
 }
 
 impl Bystander {
-    /// The client is in the scope; the origin is not, as origins are elsewhere.
+    /// The client is in the scope. The origin is outside, as if it were on another host.
     pub(crate) fn open_in_scope() -> Result<Self> {
         Self::open(Hierarchy::enter_program)
     }
 
-    /// Both ends are outside the scope.
+    /// The client and the origin are outside the scope.
     pub(crate) fn open_outside() -> Result<Self> {
         Self::open(Hierarchy::enter_outside)
     }
 
-    /// The client is in the scope, under so many filters of all kinds.
+    /// The client is in the scope, under a policy of this many filters.
     pub(crate) fn open_under(filters: u32) -> Result<Self> {
         Self::open_with(Hierarchy::enter_program, |engine, service| {
             let key = key_of(engine, service)?;
@@ -79,17 +79,17 @@ impl Bystander {
 
     fn open_with(
         enter: impl Fn(&Hierarchy) -> Result<()>,
-        put: impl Fn(&mut Engine, &Service) -> Result<()>,
+        set_policy: impl Fn(&mut Engine, &Service) -> Result<()>,
     ) -> Result<Self> {
         let hierarchy = Hierarchy::make()?;
         let (mut engine, service, proxy) = start(&hierarchy)?;
-        put(&mut engine, &service)?;
+        set_policy(&mut engine, &service)?;
         hierarchy.enter_program()?;
         let accepted = probe(&proxy)?;
-        let asked = sidetrack::query(&accepted).context("the probe was not redirected")?;
+        let flow = sidetrack::query(&accepted).context("the probe was not redirected")?;
         anyhow::ensure!(
-            asked.original_destination() == PROBE.into(),
-            "a wrong probe"
+            flow.original_destination() == PROBE.into(),
+            "the original destination of the probe is wrong"
         );
         hierarchy.enter_outside()?;
         let listener = listen(PORT, None)?;
@@ -103,7 +103,7 @@ impl Bystander {
     }
 }
 
-impl Way for Redirected {
+impl ConnectSetup for Redirected {
     fn listener(&self) -> &TcpListener {
         &self.listener
     }
@@ -121,18 +121,18 @@ impl Way for Redirected {
     }
 }
 
-impl Way for Bystander {
+impl ConnectSetup for Bystander {
     fn listener(&self) -> &TcpListener {
         &self.listener
     }
 
     fn check(&self, _made: u64) -> Result<()> {
-        check(&self.engine, 1) // the probe alone
+        check(&self.engine, 1) // only the probe
     }
 }
 
-/// An engine with a service that listens. The listener is made by hand: the SDK's `accept` also polls
-/// and asks, and the peers' do not.
+/// Attaches an engine with one service, and returns the service's listener. It is not a listener of
+/// the SDK: the `accept` of the SDK also polls and queries, and that of the peers does not.
 pub(crate) fn start(hierarchy: &Hierarchy) -> Result<(Engine, Service, TcpListener)> {
     let mut engine = Engine::open(&hierarchy.scope, Config::default())?
         .load()?
@@ -141,15 +141,15 @@ pub(crate) fn start(hierarchy: &Hierarchy) -> Result<(Engine, Service, TcpListen
     hierarchy.enter_service()?;
     let listener = listen(0, Some(b"lo"))?;
     sys::mark_listener(listener.as_fd(), service.credentials())
-        .context("make the listener the service's")?;
+        .context("mark the listener as one of the service")?;
     Ok((engine, service, listener))
 }
 
-/// The service's key, which filters name it by.
+/// The key of the service, by which filters name it.
 pub(crate) fn key_of(engine: &Engine, service: &Service) -> Result<sidetrack_policy::Uuid> {
     let mut services = engine.services();
     let known = services.find(|(number, _)| *number == service.number);
-    Ok(known.context("the service has gone")?.1.key)
+    Ok(known.context("the engine does not list the service")?.1.key)
 }
 
 fn filters_for_others(service: &Service) -> Result<Vec<Filter>> {

@@ -1,20 +1,20 @@
-//! Nothing attached, no rule.
+//! No program is attached, and no rule is loaded.
 
 use std::net::TcpListener;
 
 use anyhow::Result;
 
-use super::{PORT, Way, listen};
+use super::{ConnectSetup, PORT, listen};
 use crate::hierarchy::Hierarchy;
 
-/// Straight from the client to a listener.
+/// The client connects to a listener, and nothing is in between.
 pub(crate) struct Direct {
     listener: TcpListener,
     _hierarchy: Hierarchy,
 }
 
 impl Direct {
-    /// In cgroups as deep as the other cases'.
+    /// Opens the listener, in cgroups that are as deep as those of the other cases.
     pub(crate) fn open() -> Result<Self> {
         let hierarchy = Hierarchy::make()?;
         hierarchy.enter_program()?;
@@ -25,12 +25,12 @@ impl Direct {
     }
 }
 
-impl Way for Direct {
+impl ConnectSetup for Direct {
     fn listener(&self) -> &TcpListener {
         &self.listener
     }
 
     fn check(&self, _made: u64) -> Result<()> {
-        Ok(()) // nothing could have diverted them
+        Ok(()) // nothing could divert them
     }
 }

@@ -1,4 +1,4 @@
-//! Charts: groups of bars, one bar for each contestant.
+//! The charts of the contests: groups of bars, one bar for each contestant.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
 use crate::statistics::median;
 
-/// Units of the picture: pixels at its natural size.
+/// Lengths in the chart, in pixels at its natural size.
 const WIDTH: f64 = 760.0;
 const LABELS: f64 = 220.0;
 const NUMBERS: f64 = 90.0;
@@ -16,15 +16,16 @@ const HEAD: f64 = 34.0;
 const ROW: f64 = 24.0;
 const BAR: f64 = 15.0;
 
-/// Colours that stand out on white and on near-black alike; text follows the reader's scheme.
+/// Colours that are visible on a white and on a dark background. Text follows the colour scheme of
+/// the reader.
 const STYLE: &str = "text { font: 13px system-ui, sans-serif; fill: #1f2328 }\n\
      .title { font-weight: 600; font-size: 15px } .head { font-weight: 600 }\n\
      .ours { fill: #d9822b } .peer { fill: #3b82c4 } .limit { fill: #8b949e }\n\
      .spread { stroke: #1f2328 }\n\
      @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .spread { stroke: #e6edf3 } }";
 
-/// Bars that are compared with each other.
-pub(crate) struct Group {
+/// Bars that are compared with each other, below a heading.
+pub(crate) struct BarGroup {
     head: String,
     bars: Vec<Bar>,
 }
@@ -37,8 +38,9 @@ struct Bar {
     most: f64,
 }
 
-impl Group {
-    /// All that were measured under a workload, in the order of contestants; values times `scale`.
+impl BarGroup {
+    /// One measure of all contestants under a workload, in the order of [`Contestant`]. Values are
+    /// multiplied by `scale`.
     pub(crate) fn of(
         readings: &Readings,
         head: &str,
@@ -68,14 +70,15 @@ impl Group {
 
 fn class(contestant: Contestant) -> &'static str {
     match contestant {
-        one if one.is_ours() => "ours",
-        one if one.is_straight() => "limit",
+        one if one.is_sidetrack() => "ours",
+        one if !one.has_redirector() => "limit",
         _ => "peer",
     }
 }
 
-/// Draws them one below the other. A line on each bar goes from the least of the rounds to the most.
-pub(crate) fn draw(title: &str, groups: &[Group]) -> String {
+/// Draws the groups one below the other. The line on each bar goes from the smallest to the largest
+/// value of the rounds.
+pub(crate) fn draw(title: &str, groups: &[BarGroup]) -> String {
     let rows: usize = groups.iter().map(|group| group.bars.len()).sum();
     let height = TOP + HEAD * groups.len() as f64 + ROW * rows as f64 + 12.0;
     let mut svg = format!(
@@ -122,7 +125,7 @@ fn row(svg: &mut String, top: f64, bar: &Bar, scale: f64) {
     );
 }
 
-/// With three digits or so.
+/// Formats a value with about three digits.
 pub(crate) fn shown(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),
