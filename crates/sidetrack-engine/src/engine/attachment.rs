@@ -83,6 +83,7 @@ impl Attachment {
     /// Detaches the programs.
     fn remove(mut self) {
         for link in &mut self.links {
+            let _ = link.detach(); // it fails if the cgroup is gone, and no program runs there
             if link.pin_path().is_some() {
                 // If it cannot be unpinned it stays, and `doctor` finds it.
                 let _ = link.unpin();

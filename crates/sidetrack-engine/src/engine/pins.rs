@@ -225,8 +225,7 @@ pub fn pinned_programs(folder: &Path) -> Result<Vec<u32>, Error> {
     programs.collect()
 }
 
-/// Removes a pinned data path and its folder. Programs run until their links are removed; then maps and
-/// programs are freed.
+/// Removes a pinned data path and its folder. When it returns, no program of the data path runs any more.
 ///
 /// Errors: [`Error::System`]. It is not an error if the folder does not exist.
 pub fn remove_pins(folder: &Path) -> Result<(), Error> {
@@ -237,6 +236,7 @@ pub fn remove_pins(folder: &Path) -> Result<(), Error> {
         network::remove_pinned(identity.engine_id)
             .map_err(Error::system("remove the IPv6 addresses for datagrams"))?;
     }
+    detach_links(folder);
     remove_files(folder)?;
     for part in ["links", "maps", ""] {
         match fs::remove_dir(folder.join(part)) {
@@ -247,6 +247,17 @@ pub fn remove_pins(folder: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Detaches the programs. The kernel releases a link that is only unpinned some time later, and until then its
+/// program still runs.
+fn detach_links(folder: &Path) {
+    let entries = fs::read_dir(folder.join("links")).into_iter().flatten();
+    for entry in entries.flatten() {
+        if let Ok(link) = Link::open(entry.path()) {
+            let _ = link.detach(); // it fails if the cgroup is gone, and no program runs there
+        }
+    }
 }
 
 fn remove_files(folder: &Path) -> Result<(), Error> {

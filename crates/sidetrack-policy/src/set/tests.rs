@@ -308,7 +308,7 @@ fn a_dynamic_session_adds_only_dynamic_objects_which_end_with_it() {
 }
 
 #[test]
-fn a_user_changes_only_objects_of_its_own_providers() {
+fn a_user_changes_only_objects_of_providers_it_owns() {
     let mut objects = Objects::default();
     add(&mut objects, provider(1), &user(1000)).unwrap();
     add(&mut objects, provider(2), &user(2000)).unwrap();
