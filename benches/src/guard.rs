@@ -104,6 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         None => None,
     };
     let result = rounds::run(&programs, &probes, options.rounds);
+    ensure!(!result.rows.is_empty(), "nothing could be measured");
     let names = [options.base_name.as_str(), options.head_name.as_str()];
     if let Some(file) = &mut json {
         let text = serde_json::to_string_pretty(&table::json(&result, names)?)?;
@@ -118,7 +119,6 @@ fn exit_code(result: &GuardResult) -> Result<ExitCode> {
     if result.rows.iter().any(is_slower) {
         return Ok(ExitCode::from(1));
     }
-    ensure!(!result.rows.is_empty(), "nothing could be measured");
     ensure!(
         !result.left_out.iter().any(|one| one.is_head),
         "a measurement of the working tree failed, so nothing is known about its figures"

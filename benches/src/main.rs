@@ -139,7 +139,7 @@ fn run(quick: bool, topics: &[Topic]) -> Result<()> {
 fn prepare_host() -> Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
-        "needs root, for network namespaces and eBPF: use `make bench`"
+        "needs root, for network namespaces and eBPF: use `make bench` or `make bench-guard`"
     );
     ensure!(
         namespace::cpus()? > 1,

@@ -77,6 +77,9 @@ pub(super) fn run(programs: &Programs, probes: &[Probe], rounds: u32) -> GuardRe
     let mut all: Vec<Printed> = probes.iter().map(|_| Printed::default()).collect();
     let begun = Instant::now();
     for round in 0..rounds {
+        if all.iter().all(|printed| printed.failed.is_some()) {
+            break;
+        }
         eprintln!("{}", progress(round, rounds, begun.elapsed().as_secs()));
         for (probe, printed) in probes.iter().zip(&mut all) {
             if printed.failed.is_none() {
