@@ -115,7 +115,10 @@ pub(crate) fn other_engine_overlaps(cgroup: &Cgroup, own: &[u32]) -> Result<bool
 fn is_attached(cgroup: &Cgroup, ids: &[u32], effective: bool) -> Result<bool, Error> {
     match sys::programs(cgroup.as_fd(), BPF_CGROUP_INET4_CONNECT, effective) {
         Ok(attached) => Ok(attached.iter().any(|id| ids.contains(id))),
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false), // just removed
+        // The cgroup was removed after it was found, so nothing is attached there.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)) => {
+            Ok(false)
+        }
         Err(error) => Err(Error::system("list the attached programs")(error)),
     }
 }
