@@ -1,4 +1,4 @@
-# The only entry. `make demo` and `make test` do all on a fresh Debian machine with Rust.
+# The entry point for every task. On a fresh Debian machine with Rust, `make demo` and `make test` install all they need.
 
 SHELL    := /bin/bash
 CARGO    ?= cargo
@@ -9,7 +9,7 @@ UNITS    := $(DESTDIR)/etc/systemd/system
 CONFIG   := $(DESTDIR)/etc/sidetrack/sidetrackd.toml
 FUZZ_SECONDS ?= 30
 
-# What building needs, what the tests drive, and what the benchmarks compare with.
+# Debian packages: for the build, for the programs that the tests run, and for the peers of the benchmarks.
 BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
 TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps systemd
 LINT_PACKAGES  := clang-format python3
@@ -24,9 +24,9 @@ KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 .PHONY: help build demo test test-kernels conformance race-test windows-test lint docs deny bench bench-quick bench-guard deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: build ## build, and show the main job on real connections
+demo: build ## builds, and shows how real connections are redirected
 	@$(call need,bind9-dnsutils curl python3)
 	$(SUDO) target/release/sidetrack demo
 
@@ -52,7 +52,7 @@ race-test: deps-test ## overlapped calls under ThreadSanitizer (x86-64 only; Deb
 	@$(call need,rustc-web cargo-web rust-web-src)
 	crates/sidetrack-winsock/tests/thread-sanitizer
 
-windows-test: deps ## the SDK built for Windows, its tests under Wine; says where that cannot be done
+windows-test: deps ## builds the SDK for Windows and runs its tests under Wine; names missing packages and tests nothing without them
 	@$(call need,$(WINDOWS_PACKAGES)) || true
 	e2e/windows/run || test $$? = 77
 
@@ -68,7 +68,7 @@ lint: deps-lint ## formatting, lints, retired words and references, in Rust, C a
 docs: deps ## the API documentation of all crates, without warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 
-deny: deps-deny ## licences, sources and duplicate versions of dependencies (no advisories: they are downloaded)
+deny: deps-deny ## licences, sources and duplicate versions of dependencies (not the advisories, which need a download)
 	$(CARGO) deny --workspace check licenses sources bans
 
 bench: deps-bench ## measures Sidetrack and its peers; writes docs/bench/; half an hour
@@ -88,7 +88,7 @@ fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS, as many at a time as there
 	cd fuzz && $(CARGO) +nightly fuzz list | xargs -P $$(nproc) -I {} \
 		$(CARGO) +nightly fuzz run {} -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0
 
-install: build ## to PREFIX: commands, the Winsock library, manual pages, completions; the unit and its configuration
+install: build ## installs to PREFIX: commands, the Winsock library, manual pages, completions; also the systemd unit and its configuration
 	$(CARGO) build --release -p sidetrack-winsock
 	mkdir -p target/man
 	target/release/sidetrack man target/man
@@ -109,7 +109,7 @@ install: build ## to PREFIX: commands, the Winsock library, manual pages, comple
 	$(SUDO) install -D -m 644 -t $(UNITS) target/sidetrackd.service
 	test -e $(CONFIG) || $(SUDO) install -D -m 644 packaging/sidetrackd.toml $(CONFIG)
 
-uninstall: ## what install put there, and what is in the kernel, but the configuration; stop sidetrackd before
+uninstall: ## removes what install has installed except the configuration, and all of Sidetrack in the kernel; stop sidetrackd first
 	test -n "$(DESTDIR)" -o ! -x $(PREFIXED)/bin/sidetrack || $(SUDO) $(PREFIXED)/bin/sidetrack uninstall
 	$(SUDO) rm -f $(PREFIXED)/bin/sidetrack $(PREFIXED)/bin/sidetrackd $(UNITS)/sidetrackd.service \
 		$(PREFIXED)/lib/libsidetrack_winsock.so $(PREFIXED)/lib/libsidetrack_winsock.a \
@@ -120,7 +120,7 @@ uninstall: ## what install put there, and what is in the kernel, but the configu
 		$(PREFIXED)/share/fish/vendor_completions.d/sidetrack.fish
 	$(SUDO) rm -rf $(PREFIXED)/include/sidetrack
 
-deps: ## what building needs
+deps: ## installs the Debian packages that the build needs
 	@$(call need,$(BUILD_PACKAGES))
 
 deps-test: deps

@@ -14,7 +14,7 @@ static __always_inline int endpoint_is_needed(__u32 layers, __u32 protocol);
 static __noinline int datagram_sent_first(struct bpf_sock_addr *ctx,
 					  struct classify_context *classify, struct connection *c);
 
-/* The filter f redirects: diverts the connection to its service. Returns the decision. */
+/* Diverts the connection to the service of `f`, the filter that redirects. Returns the decision. */
 static __always_inline int redirect_connection(struct bpf_sock_addr *ctx,
 					       const struct connection *c,
 					       const struct sidetrack_filter *f,
@@ -47,8 +47,8 @@ static __always_inline int redirect_connection(struct bpf_sock_addr *ctx,
 
 /*
  * A service's process uses a socket without records. Sets `permitted` if the connection may proceed
- * undiverted, and for a legacy service the rank from which it is classified. Returns nonzero if it
- * is refused.
+ * undiverted, and for a legacy service the rank below which redirects are skipped. Returns nonzero
+ * if the connection is refused.
  */
 static __always_inline int own_traffic_check(__u32 number, void *policy, int v6,
 					     __u32 *legacy_min_rank, int *permitted)
@@ -95,8 +95,9 @@ static __always_inline int refuse_own_listener(const struct connection *c, __u32
 }
 
 /*
- * A filter matches, and the socket has no records: is the caller a program in the scope, or a
- * process of a service? Returns DIVERT if the classification is to continue.
+ * A filter matches, and the socket has no records. Finds out whether the caller is a program in the
+ * scope or a process of a service. Returns the decision; DIVERT means here that the classification
+ * continues.
  */
 static __noinline int decide_for_caller(struct classify_context *classify,
 					const struct connection *c)
@@ -181,7 +182,10 @@ static long decide_step(__u32 i, struct classify_context *classify)
 /* Each of the two layers takes up to two steps: until the caller must be known, and after that. */
 #define DECIDE_STEPS_MAX 8
 
-/* The socket has records: its chain and its original program are those of the parent flow. */
+/*
+ * The socket has records: its chain and its original program are those of the parent flow. Returns
+ * REFUSE, or DIVERT if the classification continues.
+ */
 static __always_inline int decide_for_parent(struct sidetrack_scratch *scratch,
 					     const struct connection *c, __u64 parent_id,
 					     struct sidetrack_flow_entry *parent)
@@ -229,7 +233,7 @@ static __noinline int decide_in_scratch(struct bpf_sock_addr *ctx,
 	chain_clear(&scratch->chain);
 	scratch->search.mode.caller_known = 0;
 	scratch->search.mode.absent_given = 0;
-	scratch->search.verdict.absent_passed = 0;
+	scratch->search.verdict.absent_skipped = 0;
 	if (parent_id) {
 		decision = decide_for_parent(scratch, c, parent_id, parent);
 		if (decision != DIVERT)
@@ -320,7 +324,7 @@ static __always_inline int decide_by_policy(struct bpf_sock_addr *ctx,
 	classify->scratch->connection = *c;
 	classify->connection = &classify->scratch->connection;
 	decision = decide_in_scratch(ctx, classify, classify->connection, target, parent_id);
-	c->cacheable = !classify->scratch->search.verdict.absent_passed;
+	c->cacheable = !classify->scratch->search.verdict.absent_skipped;
 	scratch_release(classify->scratch);
 	if (c->protocol == IPPROTO_UDP && (decision == PROCEED || decision == DIVERT) &&
 	    endpoint_is_needed(classify->layers, IPPROTO_UDP))

@@ -204,7 +204,7 @@ static __always_inline int refuse_unrouted(int error)
 	return REFUSE;
 }
 
-/* Diverts to the address of a flow. */
+/* Sets the target to the address of a flow, and returns DIVERT. */
 static __always_inline int datagram_target(const struct sidetrack_flow *flow,
 					   const struct sidetrack_service *service,
 					   struct target *target)

@@ -2,14 +2,14 @@
 /*
  * The layers auth recv-accept, flow established and endpoint closure for datagrams.
  *
- * As in WFP (docs/wfp.md, 2), a conversation consists of a socket and a remote end. The side that
- * sends first begins it, and its datagrams are classified; answers belong to the same conversation
- * and are not.
+ * A conversation is what WFP calls a UDP flow (docs/wfp.md, 2): all datagrams between one socket
+ * and one remote end, redirected or not. The side that sends first begins it. Its datagrams are
+ * classified; the answers are not.
  */
 #ifndef SIDETRACK_DATAGRAM_LAYERS_H
 #define SIDETRACK_DATAGRAM_LAYERS_H
 
-/* The key of every kind but CACHED_PERMIT. */
+/* Fills in the cache key of a verdict of any other kind. */
 static __always_inline void verdict_key_fill(struct sidetrack_verdict_key *key, __u64 client_cookie,
 					     __u16 kind, const struct connection *c)
 {
@@ -51,7 +51,10 @@ datagram_established(__u64 client_cookie, struct classify_context *classify, str
 		endpoint_classify(classify, c, SIDETRACK_LAYER_FLOW_ESTABLISHED);
 }
 
-/* A program's connect, or first datagram to a destination, proceeds or was diverted. */
+/*
+ * Runs after a connect or a first datagram was let through or diverted: classifies it at flow
+ * established, if the conversation is new.
+ */
 static __noinline int datagram_sent_first(struct bpf_sock_addr *ctx,
 					  struct classify_context *classify, struct connection *c)
 {

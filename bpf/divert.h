@@ -70,7 +70,7 @@ static __always_inline int lift_device(struct bpf_sock_addr *ctx, struct sidetra
 	return bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &none, sizeof(none));
 }
 
-/* Writes down what was decided, for the flow that is made from it. */
+/* Fills in the record of the decision. The flow is made from it. */
 static __always_inline void client_fill(struct sidetrack_client *client, const struct connection *c,
 					const struct sidetrack_filter *f, const struct chain *chain,
 					__u64 parent_id)
@@ -107,9 +107,9 @@ static __always_inline void target_fill(const struct sidetrack_service *service,
 /*
  * Can the target address alone identify the flow's slot? Then the socket needs no storage, and the
  * flow needs no entry in sidetrack_four_tuples. It cannot if the service listens at one address
- * only; if the socket has storage already or is bound to a device, a binding that must be restored
- * some day; or for TCP Fast Open, which recognises peers by their address. Nor is it done while too
- * many slots are reserved by connects whose SYN was never sent.
+ * only; if the socket has storage already; if it is bound to a device, because a later connect may
+ * have to restore the binding; or for TCP Fast Open, which recognises peers by their address. Nor
+ * is it done while too many slots are reserved by connects whose SYN was never sent.
  */
 static __always_inline int address_identifies_slot(struct bpf_sock_addr *ctx,
 						   const struct connection *c,
@@ -125,7 +125,7 @@ static __always_inline int address_identifies_slot(struct bpf_sock_addr *ctx,
 	return tcp && !tcp->fastopen_req && !BPF_CORE_READ_BITFIELD(tcp, fastopen_connect);
 }
 
-/* The same in the scratch buffer, for a socket that needs no storage. */
+/* Like client_fill, but in the scratch buffer: for a socket that needs no storage. */
 static __always_inline const struct sidetrack_client *
 client_fill_in_scratch(struct sidetrack_scratch *scratch, const struct connection *c,
 		       const struct sidetrack_filter *f, __u64 parent_id)

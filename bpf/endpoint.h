@@ -11,7 +11,7 @@
 #ifndef SIDETRACK_ENDPOINT_H
 #define SIDETRACK_ENDPOINT_H
 
-#define LAYER_BITS(layer) (3U << (layer)) /* the layer of both families */
+#define LAYER_BITS(layer) (3U << (layer)) /* bits of a layer: IPv4 and IPv6 */
 
 /* Describes the current program. */
 static __always_inline void endpoint_fill(struct sidetrack_endpoint *e)

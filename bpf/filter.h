@@ -140,7 +140,8 @@ static __always_inline int filter_matches(struct classify_context *classify,
 
 /* ---- The search for the first filter from the cursor on that matches and may act ----------- */
 
-/* Multicast and broadcast reach many receivers, which a redirection to one proxy would not. */
+/* Is the destination a multicast or broadcast address? A redirected datagram would reach one proxy
+ * only. */
 static __always_inline int is_to_group(const struct sidetrack_scratch *scratch)
 {
 	__u64 type = scratch->values[SIDETRACK_FIELD_DESTINATION_ADDRESS_TYPE][1];
@@ -414,7 +415,7 @@ static __always_inline int verdict_redirect(struct classify_context *classify,
 		return 1;
 	}
 	if (f->flags & SIDETRACK_FILTER_ABSENT_PERMIT) {
-		s->verdict.absent_passed = 1;
+		s->verdict.absent_skipped = 1;
 		if (classify->connection) {
 			count(SIDETRACK_COUNT_ABSENT_PERMITTED);
 			event_emit(SIDETRACK_EVENT_ABSENT_PERMITTED, classify->connection, f->id,
@@ -515,7 +516,10 @@ static __always_inline void classify_assume_chain(struct search *s, __u32 legacy
 	s->mode.paused = 0;
 }
 
-/* Can any filter of a layer match? If none does, the prefilter mostly finds that out. */
+/*
+ * Tests the prefilter of a layer. Returns 0 if it rules out that any filter of the layer matches;
+ * otherwise the index must be searched.
+ */
 static __always_inline int prefilter_admits(void *policy, __u32 layer, __u8 first_byte, __u16 port,
 					    __u32 protocol)
 {

@@ -228,7 +228,8 @@ static __always_inline void flow_client_closed(struct sidetrack_flow_entry *entr
 		flow_put(id);
 }
 
-/* sockops: a socket reaches CLOSE. If it is a client, its flow loses it. */
+/* sockops: a socket reaches CLOSE. If it is the client of a flow, drops its reference to the flow.
+ */
 static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
 	struct sidetrack_flow_entry *entry = flow_at_address(ops->remote_ip4);
@@ -247,8 +248,9 @@ static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf
 }
 
 /*
- * sockops: a socket reaches CLOSE. If it is an accepted socket that no program ever got, because
- * its listener closed while it was in the queue, sock_release does not run for it.
+ * sockops: a socket reaches CLOSE. Drops the reference of an accepted socket that accept has never
+ * returned, because its listener closed while it was in the accept queue: sock_release does not run
+ * for such a socket.
  */
 static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {

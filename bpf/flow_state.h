@@ -162,7 +162,8 @@ static __always_inline int slot_is_reusable(const struct sidetrack_flow_entry *e
 			  now - entry->idle_since >= grace_ns);
 }
 
-/* Can the slot be had before its grace period is over? No socket refers to its flow. */
+/* Can the slot be taken before the grace period of its flow is over? Only if no socket refers to
+ * the flow. */
 static __always_inline int slot_is_reclaimable(const struct sidetrack_flow_entry *entry,
 					       __u64 state)
 {
@@ -172,7 +173,10 @@ static __always_inline int slot_is_reclaimable(const struct sidetrack_flow_entry
 	       (stage == FLOW_DATAGRAM && !FLOW_STATE_REFCOUNT(state) && !client_is_open(entry));
 }
 
-/* Undoes what the earlier flow of a slot, now taken, had counted and entered. */
+/*
+ * The slot was taken from an earlier flow, which had this state: removes that flow from the
+ * counters and its entry from sidetrack_destinations.
+ */
 static __always_inline void slot_reclaim(struct sidetrack_flow_entry *entry, __u64 state)
 {
 	if (FLOW_STATE_STAGE(state) == FLOW_RESERVED)
@@ -222,7 +226,7 @@ static __always_inline void flow_prefetch(__u64 id)
 		*(volatile __u32 *)&next->prefetched = 0;
 }
 
-/* Takes a slot for a new flow. Returns the flow's id; 0 if no slot can be had. */
+/* Takes a slot for a new flow. Returns the flow's id; 0 if there is no slot to take. */
 __noinline __u64 flow_acquire_slot(__u64 now)
 {
 	__u32 tries = flows_max < FLOW_TRIES_MAX ? flows_max : FLOW_TRIES_MAX;
@@ -270,8 +274,8 @@ static __always_inline __u64 flow_state_with_refcount(__u64 state, __u32 refcoun
 }
 
 /*
- * A socket takes a reference to a flow that was accepted once. Fails if the flow is gone or its
- * grace period is over.
+ * A socket takes a reference to a UDP flow, or to a TCP flow that has had an accepted socket. Fails
+ * if the flow is gone or its grace period is over.
  */
 static __always_inline int flow_get(struct sidetrack_flow_entry *entry, __u64 id)
 {

@@ -149,14 +149,14 @@ struct sidetrack_accepted {
 };
 
 /*
- * Accepted sockets whose own address does not identify a slot. Before Linux 6.12 it also holds
- * marked listeners, of which each accepted socket inherits a copy (BPF_F_CLONE), see accepted.h.
- * The key is the socket, and the value is the id of its flow.
- * setsockopt (LISTEN), sockops (passive established, close) and service release write it.
- * sockops (passive established, close), getsockopt and service release read it.
- * It has no limit of entries, and an entry is freed with its socket. If there is no memory, LISTEN
- * fails with ENOMEM; an accepted socket gets no flow, which is counted (FLOWS_LOST), and answers no
- * query. A connection whose accepted socket cannot inherit the copy is dropped by the kernel.
+ * Accepted sockets whose own address does not identify a slot. Before Linux 6.12 marked
+ * listeners have an entry as well, and each accepted socket inherits a copy of it (BPF_F_CLONE):
+ * see accepted.h. The key is the socket, and the value is the id of its flow. setsockopt (LISTEN),
+ * sockops (passive established, close) and service release write it. sockops (passive established,
+ * close), getsockopt and service release read it. It has no limit of entries, and an entry is freed
+ * with its socket. If there is no memory, LISTEN fails with ENOMEM; an accepted socket gets no
+ * flow, which is counted (FLOWS_LOST), and answers no query. A connection whose accepted socket
+ * cannot inherit the copy is dropped by the kernel.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -261,7 +261,7 @@ struct {
  * sockops, getsockopt (UDP), setsockopt, the two release programs, and sweep.
  * Those programs, getpeername, recvmsg, ingress and the engine read it.
  * If it is full, a closed flow gives up its slot before its grace period is over (GRACE_CUT). If
- * none of the next FLOW_TRIES_MAX slots can be had, connect and sendmsg are refused with ENOBUFS,
+ * none of the next FLOW_TRIES_MAX slots can be taken, connect and sendmsg are refused with ENOBUFS,
  * which is counted (FLOWS_FULL); a flow that would be made when the SYN is sent is missing, which
  * is counted as well (FLOWS_LOST). A live flow never loses its slot.
  */
@@ -272,7 +272,10 @@ struct {
 	__type(value, struct sidetrack_flow_entry);
 } sidetrack_flows SEC(".maps");
 
-/* The key that was found last in sidetrack_executables. It is there as long as none was added. */
+/*
+ * The key that was found last in sidetrack_executables; 0 if an entry was added since, which may
+ * have dropped it.
+ */
 __u64 executable_last;
 
 /*
@@ -291,7 +294,7 @@ struct {
 } sidetrack_executables SEC(".maps");
 
 #define FOUR_TUPLES_SLACK 1024 /* room for connects that race for the last entries */
-#define RESERVED_SHARE 64      /* at most one slot in so many may be reserved */
+#define RESERVED_SHARE 64      /* at most one slot in RESERVED_SHARE may be reserved */
 
 /* The four-tuple of a diverted connection, as seen by the client. */
 struct sidetrack_four_tuple {
@@ -442,7 +445,7 @@ struct connection {
 	__be16 local_port;
 	__u8 family; /* of the addresses; AF_INET for IPv4-mapped ones too */
 	__u8 protocol;
-	__u8 inbound;	/* the remote end began */
+	__u8 inbound;	/* 1: the remote end opened the connection, or sent the first datagram */
 	__u8 layer;	/* SIDETRACK_LAYER_* in progress, of the connection's family */
 	__u8 sending;	/* 1: a datagram is sent; 0: connect was called */
 	__u8 cacheable; /* the verdict may be cached until the next generation of the policy */
@@ -481,7 +484,7 @@ struct verdict {
 	__u32 hard;	      /* lower sublayers cannot change the verdict */
 	__u32 vetoed;	      /* a veto overruled a hard permit */
 	__u32 absent_blocked; /* blocked because the service of a redirect is absent */
-	__u32 absent_passed;  /* a redirect was passed over because its service is absent */
+	__u32 absent_skipped; /* a redirect was skipped because its service is absent */
 	__u32 decided_by;     /* rank of the filter that decided */
 	__u32 redirect;	      /* rank of the filter that redirects */
 };
@@ -494,11 +497,12 @@ struct mode {
 	__u32 entered;		  /* connect: the classification at that layer has begun */
 	__u32 redirect_rank;	  /* connect: the filter by which connect redirect redirects */
 	__s32 decision;		  /* connect: PROCEED, REFUSE or DIVERT */
-	__u32 legacy_min_rank;	  /* redirects of lower rank have passed a legacy proxy's service */
-	__u32 caller_known;	  /* the caller is known to be subject to the policy */
-	__u32 paused;		  /* walk.best has matched and waits until the caller is known */
-	__u32 assuming_chain;	  /* the search is for redirects below legacy_min_rank */
-	__u32 absent_given;	  /* the request contains the set of absent services */
+	__u32 legacy_min_rank; /* redirects of lower rank are skipped: the caller is a legacy proxy;
+				  else 0 */
+	__u32 caller_known;    /* the caller is known to be subject to the policy */
+	__u32 paused;	       /* walk.best has matched and waits until the caller is known */
+	__u32 assuming_chain;  /* the search is for redirects below legacy_min_rank */
+	__u32 absent_given;    /* the request contains the set of absent services */
 };
 
 /* A classification in progress. */

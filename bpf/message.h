@@ -8,7 +8,7 @@
 
 /* ---- sendmsg -------------------------------------------------------------------------------- */
 
-/* The time of a flow's last datagram is updated at most once in this time. */
+/* Shortest interval, in nanoseconds, between two updates of a flow's idle_since. */
 #define IDLE_RESOLUTION_NS 1000000000ULL
 
 /*
@@ -56,7 +56,7 @@ static __always_inline int is_diverted_already(struct bpf_sock_addr *ctx,
 	return entry && entry->client_cookie == bpf_get_socket_cookie(ctx);
 }
 
-/* The key of CACHED_PERMIT. */
+/* Fills in the cache key of the verdict CACHED_PERMIT. */
 static __always_inline void sender_key_fill(struct sidetrack_verdict_key *key,
 					    struct bpf_sock_addr *ctx, const struct connection *c,
 					    __u64 parent_id)
@@ -84,7 +84,7 @@ static __noinline int sender_is_cached(struct bpf_sock_addr *ctx, const struct c
 	return bpf_map_lookup_elem(&sidetrack_verdict_cache, &key) != NULL;
 }
 
-/* Writes down that this policy lets the sender proceed to this destination. */
+/* Caches that this policy lets the sender proceed to this destination. */
 static __noinline int sender_cache_add(struct bpf_sock_addr *ctx, const struct connection *c,
 				       __u64 parent_id)
 {
@@ -148,7 +148,10 @@ static __always_inline int sendmsg6(struct bpf_sock_addr *ctx)
 #define LAYERS_BY_FIRST_SENDER                                                                     \
 	(3U << SIDETRACK_LAYER_CONNECT_REDIRECT | 3U << SIDETRACK_LAYER_AUTH_RECV_ACCEPT)
 
-/* A datagram of no flow: if the socket has not sent to its peer yet, the peer sent first. */
+/*
+ * The socket has received a datagram that belongs to no flow. Records that the peer sent first,
+ * unless the socket has sent to it before.
+ */
 static __noinline int note_received_first(struct bpf_sock_addr *ctx, const union address *from)
 {
 	struct connection c = { .port = ctx->user_port, .remote = *from };
@@ -168,7 +171,8 @@ static __noinline int note_received_first(struct bpf_sock_addr *ctx, const union
 	return verdict_cache_add(client_cookie, CACHED_RECEIVED_FIRST, &c);
 }
 
-/* The original destination from which this answer appears to come. Fails if it is of no flow. */
+/* The original destination from which this answer appears to come. Fails if it belongs to no flow.
+ */
 static __always_inline int sender_original(struct bpf_sock_addr *ctx, const union address *from,
 					   struct target *original)
 {

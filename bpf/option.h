@@ -269,8 +269,8 @@ static __always_inline int leave_to_kernel(struct bpf_sockopt *ctx)
 /* ---- UDP flows of a proxy's socket --------------------------------------------------------- */
 
 /*
- * Is this address and port that of the flow's client? Returns 0 if it is; then the flow's local
- * address is complete.
+ * Returns 0 if the flow's client has this address and port. Then the flow's local address is
+ * complete, and the flow counts as handed over to its service.
  */
 static __always_inline int client_check(struct sidetrack_flow_entry *entry, __u64 netns_cookie,
 					const union address *client, __be16 port)

@@ -122,7 +122,7 @@ struct sidetrack_layer {
 #define SIDETRACK_ACTION_REDIRECT 5
 
 #define SIDETRACK_FILTER_CLEAR_ACTION_RIGHT 0x1 /* its permit is hard */
-#define SIDETRACK_FILTER_ABSENT_PERMIT 0x2	/* it is passed over while its service is absent */
+#define SIDETRACK_FILTER_ABSENT_PERMIT 0x2	/* it is skipped while its service is absent */
 #define SIDETRACK_FILTER_GROUPS 0x4		/* it may match multicast and broadcast */
 
 struct sidetrack_filter {
@@ -215,7 +215,10 @@ struct sidetrack_branch {
 
 /* ---- Requests to classify ----------------------------------------------------------------- */
 
-/* Argument and result of the program sidetrack_classify, for `explain` and for the tests. */
+/*
+ * Argument and result of the program sidetrack_classify, by which a test compares this matcher with
+ * the reference that `sidetrack explain` uses.
+ */
 struct sidetrack_classify_request {
 	__u32 layer;	       /* layer to classify at, of one family */
 	__u32 legacy_min_rank; /* services of redirects with a lower rank count as passed */

@@ -10,7 +10,8 @@
  * bpf_loops and not unrolled.
  */
 
-/* The process's start time, in userspace's unit. With it, a reused process id is recognised. */
+/* The process's start time, in hundredths of a second as in /proc/PID/stat. It distinguishes
+ * processes that had the same id. */
 static __always_inline __u64 program_started(struct task_struct *task)
 {
 	return task->group_leader->start_boottime / 10000000;
@@ -332,7 +333,7 @@ static __always_inline __u64 program_executable(struct task_struct *task)
 	return id;
 }
 
-/* The current program is the original program of this flow. */
+/* Describes the current program as the original program of a flow. Never fails. */
 static __always_inline int program_describe(struct sidetrack_flow_entry *entry)
 {
 	/* Read from the task: sockops programs have no helpers for these before Linux 6.10. */
@@ -349,7 +350,7 @@ static __always_inline int program_describe(struct sidetrack_flow_entry *entry)
 	return 0;
 }
 
-/* The original program is that of the parent flow (in WFP, ALE_ORIGINAL_APP_ID). */
+/* Copies the original program from the parent flow (in WFP, ALE_ORIGINAL_APP_ID). */
 static __always_inline void program_inherit(struct sidetrack_flow_entry *entry,
 					    const struct sidetrack_flow_entry *parent)
 {

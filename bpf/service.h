@@ -59,7 +59,7 @@ static __always_inline int port_is_shared(struct bpf_sock *sk, __u32 number)
 	return search.found;
 }
 
-/* Adds a TCP listener. All of a service of one family have the same address and port. */
+/* Adds a TCP listener. All TCP listeners of a service have one address and port for each family. */
 static __always_inline int listener_add(struct bpf_sock *sk, struct sidetrack_service *service,
 					__u32 number)
 {
@@ -135,8 +135,8 @@ static __always_inline void owner_cgroup_remove(__u64 cgroup)
 
 /*
  * LISTEN makes the calling process, with its descendants, an owner: it knows the service's secret.
- * Not so for a legacy proxy: there the engine calls LISTEN, and enters the owners itself. Fails if
- * a map is full.
+ * For a legacy proxy it does nothing: there the engine sets LISTEN, and adds the owners itself.
+ * Fails if a map is full.
  */
 static __always_inline int owner_add(struct sidetrack_socket *socket,
 				     const struct sidetrack_service *service)

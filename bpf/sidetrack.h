@@ -95,8 +95,8 @@
 /* Processes examined to find the owner of a socket: the caller, its parent, and so on. */
 #define SIDETRACK_ANCESTORS_MAX 16
 /*
- * Steps up an executable's path: so many within the file's mount, and so many again from that mount
- * to the root of the mount namespace. Of a longer path, the tail is kept.
+ * Folders that are walked from an executable up to the root of its mount, and the same number from
+ * there to the root of the mount namespace. Of a longer path, the tail is kept.
  */
 #define SIDETRACK_PATH_DEPTH_MAX 24
 /* Executables whose paths are kept; the least recently used is dropped. */
@@ -114,8 +114,8 @@
 /* The grace period: nanoseconds for which a token outlives the last socket of its flow. */
 #define SIDETRACK_GRACE_NS 60000000000ULL
 /*
- * The idle time-out: the flow of an unconnected UDP socket ends after so many nanoseconds without a
- * datagram.
+ * The idle time-out: nanoseconds without a datagram after which the flow of an unconnected UDP
+ * socket ends.
  */
 #define SIDETRACK_IDLE_NS 60000000000ULL
 
@@ -242,7 +242,8 @@ struct sidetrack_auto_context {
 
 /* A connect by the service itself, without records, is refused if a filter matches. */
 #define SIDETRACK_RECORDS_REQUIRED 0
-/* Such a connect is classified by the filters that come after the service's place (policy.h). */
+/* Such a connect is classified by all filters, except that redirects below the service's place are
+ * skipped (policy.h). */
 #define SIDETRACK_RECORDS_LEGACY 1
 /* With RECORDS_REQUIRED: such a connect proceeds undiverted. */
 #define SIDETRACK_OWN_TRAFFIC_PERMIT 0x1
@@ -342,7 +343,7 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_LINKED,
 	/* The service is absent, and the connect was refused. */
 	SIDETRACK_COUNT_ABSENT_BLOCKED,
-	/* The service is absent, and the filter was passed over. */
+	/* The service is absent, and the filter was skipped. */
 	SIDETRACK_COUNT_ABSENT_PERMITTED,
 	/* A 17th service matched: refused. */
 	SIDETRACK_COUNT_CHAIN_TOO_LONG,
@@ -356,7 +357,7 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_BAD_TOKEN,
 	/* LISTEN was set with wrong credentials. */
 	SIDETRACK_COUNT_BAD_SECRET,
-	/* There was no room for another flow, or no free scratch buffer: refused. */
+	/* A connect or send found no room for another flow, or no free scratch buffer: refused. */
 	SIDETRACK_COUNT_FLOWS_FULL,
 	/*
 	 * A connection reached a listener without a flow: a map was full, the kernel had no memory,
@@ -373,7 +374,8 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_VETOED,
 	/* Events of inspect filters. */
 	SIDETRACK_COUNT_INSPECTED,
-	/* A search took too many steps, or there was no free scratch buffer: refused. */
+	/* A search took too many steps, or a hook other than connect and sendmsg found no free
+	   scratch buffer: refused. */
 	SIDETRACK_COUNT_SEARCH_CUT,
 	/*
 	 * Classified without the program, because its socket is older than the filters that need it

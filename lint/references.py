@@ -27,7 +27,7 @@ LEFT_OUT = re.compile(
     r"^LICENSE|(^|/)Cargo\.lock$|^docs/bench/|\.svg$|^bpf/kernel\.h$|^lint/|^crates/sidetrack-winsock/include/windows/"
 )
 
-# What the glossary lists below this heading is gone on purpose.
+# The names below this heading of the glossary no longer exist in the code, so they are not checked.
 RETIRED_WORDS = "## Words that are no longer used"
 
 CODE = {".rs", ".h", ".c", ".py", ".proto", ".toml", ".sh", ".service", ""}

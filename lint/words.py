@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GLOSSARY = Path("docs/glossary.md")
 HEADING = "## Words that are no longer used"
 
-# Files that are not ours to word, or that have to name the words.
+# Files whose text others wrote, and files that must contain the retired words.
 LEFT_OUT = re.compile(
     r"^docs/glossary\.md$|^lint/|(^|/)LICENSE|(^|/)Cargo\.lock$|^docs/bench/|\.svg$|\.proptest-regressions$"
     r"|^crates/sidetrack-winsock/include/windows/"

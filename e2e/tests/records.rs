@@ -30,7 +30,7 @@ fn connect_of_a_proxy_without_records_is_blocked_and_reported() {
 }
 
 #[test]
-fn connect_of_a_proxy_without_records_goes_straight_with_permit_own() {
+fn connect_of_a_proxy_without_records_goes_directly_with_required_or_own() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("forgets_permitted");
     let service = host.service_with_spec(&ServiceSpec {
@@ -58,14 +58,14 @@ fn legacy_in_a_chain(test: &str, kind: &str) {
         .adopt_service("legacy", legacy_proxy.addresses[0])
         .expect("the proxy listens");
     host.redirect_all(&[&first, &legacy, &last]);
-    once_each(&host, &origin);
+    assert_three_services_and_origin_see_one_connection(&host, &origin);
     assert_eq!(first_proxy.flows().len(), 1);
     let chain: Vec<_> = last_proxy.flows()[0].chain().map(str::to_owned).collect();
     assert_eq!(chain, ["first", "legacy", "last"]);
     assert_eq!(last_proxy.flows().len(), 1);
 }
 
-fn once_each(host: &Host, origin: &Origin) {
+fn assert_three_services_and_origin_see_one_connection(host: &Host, origin: &Origin) {
     let report = host.connect_and_send(&origin.address.to_string(), "x");
     assert_eq!(report["reply"], "originx", "{report}");
     assert_eq!(origin.accepted(), 1);
@@ -74,7 +74,7 @@ fn once_each(host: &Host, origin: &Origin) {
 }
 
 #[test]
-fn legacy_proxy_in_a_chain_is_classified_from_behind_its_position() {
+fn legacy_proxy_in_a_chain_is_classified_by_the_filters_after_its_place() {
     legacy_in_a_chain("legacy", "legacy");
 }
 
@@ -103,7 +103,7 @@ fn legacy_service_that_owns_a_cgroup_is_recognised_by_it() {
         .expect("the service is added");
     let _vendor = Process::proxy(&home, Some(&legacy), &["without-records"]);
     host.redirect_all(&[&first, &legacy, &last]);
-    once_each(&host, &origin);
+    assert_three_services_and_origin_see_one_connection(&host, &origin);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn two_legacy_proxies_see_a_connection_once_each() {
         .expect("the proxies listen");
     services.push(last);
     host.redirect_all(&services.iter().collect::<Vec<_>>());
-    once_each(&host, &origin);
+    assert_three_services_and_origin_see_one_connection(&host, &origin);
 }
 
 #[test]

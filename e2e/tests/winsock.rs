@@ -193,11 +193,11 @@ fn chained(c_is_first: bool) {
         vias.reverse();
     }
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        through(&vias, &Origin::start(address));
+        run_through_both_proxies(&vias, &Origin::start(address));
     }
 }
 
-fn through(vias: &[String; 2], origin: &Origin) {
+fn run_through_both_proxies(vias: &[String; 2], origin: &Origin) {
     let script = format!(
         "exec 3<>/dev/tcp/{}/{}; echo hi >&3; head -c 9 <&3",
         origin.address.ip(),

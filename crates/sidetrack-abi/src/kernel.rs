@@ -247,7 +247,7 @@ pub struct AutoContext {
 
 /// A connect by the service itself, without records, is refused if a filter matches.
 pub const RECORDS_REQUIRED: u32 = 0;
-/// Such a connect is classified by the filters that come after the service's place.
+/// Such a connect is classified by all filters, except that redirects below the service's place are skipped.
 pub const RECORDS_LEGACY: u32 = 1;
 /// With [`RECORDS_REQUIRED`]: such a connect proceeds undiverted.
 pub const OWN_TRAFFIC_PERMIT: u32 = 0x1;

@@ -29,7 +29,7 @@ pub enum Error {
     #[error(transparent)]
     Policy(#[from] sidetrack_policy::Error),
     /// The call failed with another status, for example because the caller has no permission.
-    #[error("sidetrackd refuses the call: {}", .0.message())]
+    #[error("the call to sidetrackd failed: {}", .0.message())]
     Status(Box<Status>),
 }
 

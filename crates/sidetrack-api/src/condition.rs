@@ -112,7 +112,7 @@ fn field(number: i32) -> Result<Field, Error> {
             Code::NullPointer,
             "a condition needs a field; Field in sidetrack.proto lists the fields",
         )),
-        // Policy knows the names, also those of fields without a meaning on Linux, and the reason.
+        // `Field::from_str` also knows WFP's fields that have no meaning on Linux, and gives the reason.
         Ok(wire) => wire.as_str_name()["FIELD_".len()..].to_lowercase().parse(),
         Err(_) => Err(Error::new(
             Code::ConditionNotFound,

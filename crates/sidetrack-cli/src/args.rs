@@ -24,7 +24,7 @@ use crate::via::Via;
 Examples:
   sudo sidetrack run -- curl https://example.com/     run a command through the built-in proxy
   sudo sidetrack apply policy.toml                    put a policy in force with sidetrackd
-  sidetrack explain --app curl --to example.com:443   find out where a connection would go
+  sudo sidetrack explain --app curl --to example.com:443   find out where a connection would go
 
 Exit codes: 0 is success, 1 a negative answer, 2 an error. `run` exits with its command's exit code."
 )]
@@ -53,9 +53,9 @@ pub(crate) enum Command {
     Proxy(ProxyArgs),
     /// Put a policy file in force, replacing what its owner applied before.
     Apply(ApplyArgs),
-    /// Check a policy file for faults, without a daemon.
+    /// Check a policy file for errors, without a daemon.
     ///
-    /// The exit code is 1 if the file has a fault.
+    /// The exit code is 1 if the file has an error.
     Check(CheckArgs),
     /// Manage providers: the vendors or products to which objects belong.
     #[command(subcommand)]
@@ -143,7 +143,7 @@ pub(crate) struct RuleArgs {
     /// Refuse all connections except those that match one of the allow patterns.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) allow: Vec<Pattern>,
-    /// How the proxy answers a DNS query for a denied name.
+    /// How the proxy answers a DNS query for a name that the rules deny.
     #[arg(long, value_enum, default_value_t = DnsDenialArg::Nxdomain)]
     pub(crate) dns_denial: DnsDenialArg,
     /// Whether programs may use QUIC. Without QUIC they use TCP, which the proxy can inspect in

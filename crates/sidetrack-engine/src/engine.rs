@@ -269,8 +269,8 @@ impl Engine {
         self.collect_owners()
     }
 
-    /// Changes `on_absent` and `context` of a service, for filters that do not set them. What the
-    /// kernel has of the service stays as it is.
+    /// Changes `on_absent` and `context` of a service, for filters that do not set them. The service's
+    /// entry in the kernel's map does not change.
     ///
     /// The change takes effect with the next commit.
     pub fn amend_service(&mut self, number: u32, spec: &ServiceSpec) {
@@ -340,7 +340,8 @@ impl Engine {
         self.listeners_of(service.number)
     }
 
-    /// The same for the number of a service; zeros if no service has it.
+    /// How many TCP listeners the service of a number has now, for IPv4 and for IPv6; zeros if there is
+    /// no such service.
     pub fn listeners_of(&self, number: u32) -> Result<(u32, u32), Error> {
         let value = self.read_service(number)?;
         Ok(value.map_or((0, 0), |value| (value.listeners4, value.listeners6)))
@@ -419,7 +420,7 @@ impl Engine {
             networks,
             &network.cookie,
             &one,
-            "enter the network namespace",
+            "add the network namespace to the map of networks",
         )?;
         self.network = Some(network);
         Ok(())

@@ -1,4 +1,4 @@
-//! Errors of the engine, ordered by where the fault lies.
+//! Errors of the engine, ordered by their cause: the host, then the caller.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    // Faults of the host.
+    // Caused by the host.
     /// The process is not root, and lacks the capabilities.
     #[error(
         "loading eBPF programs needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON); use sudo"
@@ -60,7 +60,7 @@ pub enum Error {
         source: io::Error,
     },
 
-    // Faults of the caller.
+    // Caused by the caller.
     /// Another engine is attached to this cgroup, or to one above or below it.
     #[error(
         "another Sidetrack engine is attached to {}, or above or below it; \

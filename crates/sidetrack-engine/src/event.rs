@@ -42,7 +42,7 @@ pub struct Event {
 pub enum EventKind {
     /// The service has no listener, and the filter blocks then: refused.
     AbsentBlocked,
-    /// The service has no listener, and the filter was passed over.
+    /// The service has no listener, and the filter was skipped.
     AbsentPermitted,
     /// The chain has 16 services, and another one matched: refused.
     ChainTooLong,
@@ -109,7 +109,7 @@ impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::AbsentBlocked => "refused: its proxy is not listening",
-            Self::AbsentPermitted => "passed over a proxy that is not listening",
+            Self::AbsentPermitted => "skipped a proxy that is not listening",
             Self::ChainTooLong => "refused: it has passed 16 proxies already",
             Self::RecordsMissing => "refused: the proxy connected without the redirect records",
             Self::RecordsStale => {

@@ -112,7 +112,7 @@ impl Filter {
 }
 
 /// The filter that decides: the index of the first filter that matches the destination, whose service is not
-/// among those `seen`, and that is not passed over because its service is among those `absent`.
+/// among those `seen`, and that is not skipped because its service is among those `absent`.
 ///
 /// This defines what a list means; a property test compares the kernel side (`bpf/filter.h`) with it. If the
 /// service of the filter is absent, the connection is refused. `None` means that it proceeds undiverted. The

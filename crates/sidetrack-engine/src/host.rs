@@ -75,7 +75,7 @@ pub fn netns_cookie() -> u64 {
         .unwrap_or(0)
 }
 
-/// The ids and names of all programs of Sidetrack engines in the kernel, of running engines and left over.
+/// The ids and names of all Sidetrack programs in the kernel, whether their engine runs or has ended.
 ///
 /// Errors: those of [`privilege`].
 pub fn programs() -> Result<Vec<(u32, String)>, Error> {

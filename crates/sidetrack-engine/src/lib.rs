@@ -27,7 +27,7 @@
 //! Modules: [`cgroup`] finds and makes cgroups; [`filter`] is a simple form of a policy; [`service`]
 //! describes services; [`event`] and [`counter`] are what the kernel side reports; [`cost`] measures
 //! its run time; [`legacy`] finds the sockets of legacy proxies; [`network`] finds IPv6 prefixes that
-//! engines left over; [`host`] finds what a host lacks.
+//! ended engines have left; [`host`] finds what a host lacks.
 #![deny(unsafe_code)]
 
 pub mod cgroup;

@@ -34,8 +34,8 @@ pub enum RecordsMode {
         /// For proxies that have traffic besides redirected connections, such as updates.
         permit_own: bool,
     },
-    /// They are classified by the filters that come after the service's place: for proxies that do not set
-    /// records.
+    /// They are classified by all filters, except that redirects below the service's place are skipped.
+    /// For proxies that do not set records.
     Legacy,
 }
 

@@ -20,7 +20,9 @@ impl TestCgroup {
         let root = Cgroup::root().expect("cgroup v2 is mounted");
         let _ = fs::remove_dir(root.path().join(name)); // left by an earlier run that was killed
         let cgroup = root.make(name).expect("a cgroup can be made");
-        cgroup.add(std::process::id()).expect("may move");
+        cgroup
+            .add(std::process::id())
+            .expect("this process can be moved");
         Self { cgroup, before }
     }
 }
@@ -46,7 +48,8 @@ fn token_of_the_kernel_is_siphash_2_4_128_of_the_flow_id() {
     engine
         .set_policy(&[Filter::redirect_all(service.number)])
         .expect("a policy");
-    let credentials = sidetrack::Service::from_bytes(service.credentials()).expect("its own");
+    let credentials = sidetrack::Service::from_bytes(service.credentials())
+        .expect("the engine's credentials are valid");
     let listener = Listener::bind(&credentials).expect("a listener");
     for _ in 0..100 {
         let _client = TcpStream::connect("10.1.2.3:80").expect("it is diverted");

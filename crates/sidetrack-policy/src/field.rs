@@ -20,9 +20,9 @@ pub enum Field {
     App,
     /// Executable of the current program (WFP: ALE_APP_ID).
     CurrentApp,
-    /// Effective user id of the original program.
+    /// Real user id of the original program.
     User,
-    /// Effective user id of the current program (WFP: ALE_USER_ID).
+    /// Real user id of the current program (WFP: ALE_USER_ID).
     CurrentUser,
     /// Cgroup of the original program, as a path below the root of the hierarchy.
     Cgroup,
@@ -120,11 +120,11 @@ const WITHOUT_MEANING: &[(&str, &str)] = &[
     ),
     (
         "remote_user_id",
-        "it comes from IPsec, which does not report it",
+        "WFP has it from IPsec, and IPsec on Linux does not report it",
     ),
     (
         "remote_machine_id",
-        "it comes from IPsec, which does not report it",
+        "WFP has it from IPsec, and IPsec on Linux does not report it",
     ),
     (
         "interface_index",

@@ -40,7 +40,7 @@ pub struct FieldValues {
 pub struct Program {
     /// Executable of the program.
     pub app: FileId,
-    /// Effective user id of the program.
+    /// Real user id of the program.
     pub user: u32,
     /// Ids of its cgroup and of all cgroups above it, from below the root downwards. Empty for a
     /// program in the root.

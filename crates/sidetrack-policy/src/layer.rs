@@ -38,11 +38,13 @@ pub enum LayerKind {
     ConnectRedirect,
     /// A socket connects. The verdict permits or blocks it.
     AuthConnect,
-    /// A SYN for a listener arrives. The verdict permits or blocks it.
+    /// A SYN for a listener, or the first datagram of a sender, arrives. The verdict permits or blocks it.
     AuthRecvAccept,
-    /// A connection is established, outbound or inbound. Filters can only inspect it.
+    /// A connection is established, or a UDP conversation has begun, in either direction. Filters can
+    /// only inspect it.
     FlowEstablished,
-    /// The socket of an established connection closes. Filters can only inspect it.
+    /// The socket of an established connection, or of UDP conversations, closes. Filters can only inspect
+    /// it.
     EndpointClosure,
 }
 

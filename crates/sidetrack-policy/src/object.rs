@@ -47,8 +47,9 @@ pub enum Lifetime {
     Static,
     /// Until it is deleted; it survives a restart of the host.
     Persistent,
-    /// Until it is deleted; it survives a restart of the host. Only filters can have this lifetime,
-    /// and such a filter is in force only from boot until the daemon has loaded its store.
+    /// Until it is deleted; it survives a restart of the host. Only filters can have this lifetime.
+    /// Such a filter is in force only if nothing is pinned when the daemon starts, as after a restart of
+    /// the host, and until the daemon has loaded its store.
     BootTime,
     /// The object always exists and can be neither added nor deleted.
     BuiltIn,
@@ -97,11 +98,12 @@ pub struct Service {
     pub context: RedirectContext,
 }
 
-/// What happens to a connect of a service's own processes whose socket has no redirect records.
+/// What happens to a connect of a service's own process, if its socket has no redirect records and a
+/// filter matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordsMode {
-    /// The connect is blocked, and an event reports it.
+    /// The connect is refused with EPERM, and an event reports it.
     #[default]
     Required,
     /// The connect goes to its destination without redirection. For proxies with their own traffic,
@@ -117,7 +119,8 @@ pub enum RecordsMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Absent {
-    /// connect fails with ECONNREFUSED, as WFP blocks if a callout is not registered.
+    /// The connect, or the sending of a datagram, fails with ECONNREFUSED. WFP, too, blocks if a callout
+    /// is not registered.
     #[default]
     Block,
     /// The filter is skipped.

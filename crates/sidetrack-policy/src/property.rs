@@ -1,4 +1,4 @@
-//! Objects for people: lists of properties, each as a text.
+//! Describes objects for people: each object as a list of properties, each property as a name and a text.
 
 use uuid::Uuid;
 

@@ -166,7 +166,7 @@ fn is_to_group(field_values: &FieldValues) -> bool {
 /// Why a filter of this layer does not match, as a text: what it requires and the connection does
 /// not have.
 ///
-/// This is the conditions on the first field of which none holds, joined by "or".
+/// The text lists the conditions on the first field that has no condition that holds, joined by "or".
 pub fn unmet_requirement(
     ranked: &RankedFilter<'_>,
     host: &dyn Host,

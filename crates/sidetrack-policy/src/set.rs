@@ -140,7 +140,7 @@ impl Objects {
             return Err(Error::new(
                 Code::InUse,
                 format!(
-                    "{} is in use: {count} objects refer to it; delete those first",
+                    "{} is in use; delete the objects that refer to it first (number: {count})",
                     entry.title()
                 ),
             ));
@@ -193,13 +193,13 @@ impl Objects {
         self.last_id = self.last_id.max(id);
     }
 
-    /// The set that is in force from boot until the store is loaded: its only filters are the
-    /// boot-time ones.
+    /// The set that is in force while the daemon loads its store, if nothing was pinned: its only filters
+    /// are the boot-time ones.
     pub fn at_boot(&self) -> Self {
         self.with_filters(|filter| filter.lifetime == Lifetime::BootTime)
     }
 
-    /// The set that is in force afterwards: all objects except the boot-time filters.
+    /// The set that is in force once the store is loaded: all objects except the boot-time filters.
     pub fn after_boot(&self) -> Self {
         self.with_filters(|filter| filter.lifetime != Lifetime::BootTime)
     }
@@ -374,7 +374,7 @@ impl Objects {
         }
     }
 
-    /// Removes the entries that are not to be kept and returns their number.
+    /// Removes the entries for which `keep` is false, and returns their number.
     fn retain<T: Object>(&mut self, keep: impl Fn(&ObjectEntry<T>) -> bool) -> usize {
         let gone: Vec<Uuid> = T::table(self)
             .iter()

@@ -22,8 +22,8 @@ pub enum Weight {
 
 const CLASS_MAX: u8 = 15;
 const CLASS_SHIFT: u32 = 60;
-/// The number of fields stands above the sum of their fixed bits; the sum needs less than this many
-/// bits, as there are 16 fields of at most 128 bits.
+/// Position of the number of fields in an automatic weight. The bits below it hold the sum of the fixed
+/// bits, which fits because there are 16 fields of at most 128 bits.
 const BITS_SHIFT: u32 = 16;
 
 impl Weight {
@@ -40,8 +40,8 @@ impl Weight {
 
     /// The number by which a filter is ordered within its sublayer.
     ///
-    /// An automatic weight is higher the more fields the conditions test; of as many fields, it is
-    /// higher the more bits the conditions fix: a /24 prefix is above a /8.
+    /// An automatic weight is higher the more fields the conditions test and, for the same number of
+    /// fields, the more bits they fix: a /24 prefix is above a /8.
     pub fn effective(filter: &Filter) -> u64 {
         match filter.weight {
             Self::Literal(weight) => weight,
@@ -67,8 +67,8 @@ fn automatic(conditions: &[Condition]) -> u64 {
 
 /// Approximate number of bits of its field that a condition fixes.
 ///
-/// An unchecked condition may have a value of another type, or a range whose ends are swapped. Then
-/// the result is small, but there is one.
+/// Never fails: for an unchecked condition, which may have a value of another type or a range with swapped
+/// ends, the result is a small number.
 fn fixed_bits(condition: &Condition) -> u64 {
     let width = match condition.field.kind() {
         FieldType::Uint(most) => u64::from(u64::BITS - most.leading_zeros()),

@@ -24,8 +24,8 @@ pub enum CloseReason {
     Answered,
     /// UDP only: the origin's host reported that no process listens on the port: "refused by origin".
     Refused,
-    /// UDP only: the flow was among the longest silent ones when a new flow needed a place: "made
-    /// room".
+    /// UDP only: a new flow needed room, and this one was among those that had been silent longest:
+    /// "made room".
     MadeRoom,
 }
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts() {
+    fn reasons_display_as_the_flow_line_shows_them() {
         let error = |number| io::Error::from_raw_os_error(number);
         let reason = CloseReason::from_io(RelaySide::Client, &error(104));
         assert_eq!(reason.to_string(), "reset by client");

@@ -1,8 +1,8 @@
 /*
  * An inspecting proxy, as it is written for Windows. It queries the accepted socket for the
- *original destination, prints that with the first bytes of the connection, connects to it with the
- *redirect records set, and relays with one thread for each direction. docs/winsock.md describes the
- *library.
+ * original destination, prints that with the first bytes of the connection, connects to it with
+ * the redirect records set, and relays with one thread for each direction. docs/winsock.md
+ * describes the library.
  *
  * On Windows:
  *	x86_64-w64-mingw32-gcc -o inspect.exe inspect.c -lws2_32
@@ -12,9 +12,9 @@
  *	cc -I include -I include/windows -o inspect examples/inspect.c -lsidetrack_winsock
  *	sudo sidetrack run --via exec:./inspect -- curl http://example.com/
  *
- * The original destination is in the redirect context. On Windows its layout is defined by the
- *driver. On Linux it is Sidetrack's automatic context (struct sidetrack_auto_context in
- *bpf/sidetrack.h), of which only the beginning is used here.
+ * The original destination is in the redirect context. On Windows the driver defines its layout.
+ * On Linux it is Sidetrack's automatic context (struct sidetrack_auto_context in bpf/sidetrack.h);
+ * only the beginning of it is used here.
  */
 #include <winsock2.h>
 #include <ws2tcpip.h>

@@ -164,7 +164,7 @@ pub(crate) fn listen_error(source: io::Error) -> Error {
         Some(libc::EADDRINUSE) => Error::OtherListener,
         Some(libc::EPROTONOSUPPORT) => Error::NotTcp,
         _ => Error::System {
-            what: "register the listener",
+            what: "mark the listener as the service's",
             source,
         },
     }

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_file_is_the_defaults() {
+    fn an_empty_file_gives_the_defaults() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
     }
 

@@ -44,7 +44,7 @@ pub trait DataPath {
     /// Sets the fields `counters`, `tables`, `cgroups` and `policy_bytes` of a state message.
     fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error>;
 
-    /// Returns the keys of the services in force that have a listener.
+    /// Returns the keys of the services in force that have a TCP listener.
     fn listening(&mut self) -> Result<Vec<Uuid>, Error>;
 
     /// Returns all flows, open and closed ones, in any order.

@@ -16,11 +16,11 @@ pub enum Error {
     #[error("{0}")]
     Exhausted(String),
     /// The store failed: its file cannot be opened, read or written.
-    #[error("the store: {0}")]
+    #[error("the store failed: {0}")]
     Store(String),
     /// The data path failed: the kernel refused an operation or is in an unexpected state, or the
     /// call needs the kernel side and the daemon runs detached.
-    #[error("the data path: {0}")]
+    #[error("the data path failed: {0}")]
     DataPath(String),
     /// The daemon is stopping.
     #[error("sidetrackd is stopping")]

@@ -1,8 +1,8 @@
-//! The store: a redb file with the objects that outlive the daemon. It changes by whole commits.
+//! The store: a redb file with the objects that outlive the daemon. Each commit is one transaction of the file.
 //!
 //! A record has the object as a message of the API, and the object's author. Static and dynamic
-//! objects are stored too, but only until the host restarts: so a restarted daemon knows by which
-//! objects the kernel classifies.
+//! objects are stored too, but only until the host restarts: so a restarted daemon knows which
+//! objects are in force in the kernel.
 
 mod record;
 
@@ -262,7 +262,8 @@ fn ends_with_boot(lifetime: Lifetime) -> bool {
 
 fn unreadable(kind: ObjectKind, key: Uuid, reason: &str) -> Error {
     Error::Store(format!(
-        "the {} of key {key} cannot be read ({reason}); restore the file from a copy, or delete it",
+        "the {} with the key {key} cannot be read ({reason}); restore the store's file from a backup, or delete \
+         the file and apply the policy again",
         kind.name()
     ))
 }

@@ -87,7 +87,7 @@ pub const ACTION_REDIRECT: u8 = 5;
 
 /// The filter's permit is hard.
 pub const FILTER_CLEAR_ACTION_RIGHT: u8 = 0x1;
-/// The filter is passed over while its service is absent.
+/// The filter is skipped while its service is absent.
 pub const FILTER_ABSENT_PERMIT: u8 = 0x2;
 /// The filter may match multicast and broadcast.
 pub const FILTER_GROUPS: u8 = 0x4;

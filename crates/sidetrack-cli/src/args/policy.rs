@@ -148,8 +148,8 @@ pub(crate) struct AddServiceArgs {
     /// What happens to connections while the service is not listening.
     #[arg(long, value_enum, default_value_t = super::OnAbsentArg::Block)]
     pub(crate) on_absent: super::OnAbsentArg,
-    /// The redirect context that the proxy gets with each connection: none, auto, text:TEXT or
-    /// hex:DIGITS.
+    /// The redirect context that the proxy gets with each connection: none, auto (the program and the
+    /// original destination), text:TEXT or hex:DIGITS. The default is none.
     #[arg(long, value_name = "CONTEXT")]
     pub(crate) context: Option<String>,
 }
@@ -160,8 +160,8 @@ pub(crate) enum RecordsModeArg {
     Required,
     /// They go directly to their destinations.
     RequiredOrOwn,
-    /// They are classified by the filters behind the service's last redirect, because the proxy
-    /// does not support records.
+    /// They are classified by the filters that come after the last one that redirects to the service.
+    /// For proxies that cannot set records.
     Legacy,
 }
 
@@ -177,11 +177,15 @@ docs/policy.md lists the layers, fields, match types and actions.")]
 pub(crate) struct AddFilterArgs {
     #[command(flatten)]
     pub(crate) common: CommonObjectArgs,
-    /// The layer at which the filter is evaluated. `connect-redirect` adds one filter for each
-    /// address family; `connect-redirect-v4` adds one for IPv4 only.
+    /// The layer at which the filter is evaluated: bind-redirect, connect-redirect, auth-connect,
+    /// auth-recv-accept, flow-established or endpoint-closure.
+    ///
+    /// `connect-redirect` adds one filter for each address family; `connect-redirect-v4` adds one for
+    /// IPv4 only.
     #[arg(long)]
     pub(crate) layer: String,
-    /// What the filter does if it matches: permit, block, veto or inspect.
+    /// What the filter does if it matches: permit, block, veto or inspect. Either --action or --redirect
+    /// is required.
     #[arg(
         long,
         required_unless_present = "redirect",
@@ -281,7 +285,8 @@ pub(crate) struct EventsArgs {
     /// With --follow: first print the events that the daemon has kept.
     #[arg(long, requires = "follow")]
     pub(crate) backlog: bool,
-    /// Print only events of these kinds. Repeat the option, or separate the kinds by commas.
+    /// Print only events of these kinds. Repeat the option, or separate the kinds by commas. `missed`
+    /// counts events that were lost; `mended` reports that the daemon repaired something.
     #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = crate::events::kind_names())]
     pub(crate) kinds: Vec<String>,
     /// Print each event as one line of JSON.
@@ -319,7 +324,8 @@ pub(crate) struct ExplainArgs {
     /// The transport protocol.
     #[arg(long, value_enum, default_value_t = ProtocolArg::Tcp)]
     pub(crate) proto: ProtocolArg,
-    /// The user who runs the program: a name or a number. The default is you.
+    /// The user who runs the program: a name or a number. The default is the user who runs this
+    /// command, which is root under sudo.
     #[arg(long, value_name = "USER")]
     pub(crate) uid: Option<String>,
     /// The program's cgroup, as a path below the root of the hierarchy. The default is the root.

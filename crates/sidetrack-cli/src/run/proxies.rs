@@ -20,7 +20,7 @@ use crate::args::{self, DnsDenialArg, QuicArg};
 use crate::run_cgroup::RunCgroup;
 use crate::via::Via;
 
-/// How long a proxy may take until it listens.
+/// How long all proxies together may take until they listen.
 const START_MAX: Duration = Duration::from_secs(10);
 /// How long all proxies together may take to end after SIGTERM, before they get SIGKILL.
 const STOP_MAX: Duration = Duration::from_secs(2);

@@ -23,7 +23,7 @@ use crate::table::count;
 use crate::text_style::TextStyle;
 use crate::via::Via;
 
-/// Kernel events that are printed. Further ones are only counted in the summary.
+/// Limit of the kernel events that are printed. Further ones are only counted in the summary.
 const REPORTS_MAX: u32 = 20;
 
 /// Collects flow lines and events, and prints them.

@@ -230,7 +230,7 @@ impl Engine {
             .into_iter()
             .map(|name| {
                 libbpf_rs::Program::id_from_fd(self.program(name).as_fd())
-                    .map_err(Error::bpf("read a program's number"))
+                    .map_err(Error::bpf("read a program's id"))
             })
             .collect()
     }

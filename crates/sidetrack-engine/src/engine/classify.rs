@@ -34,7 +34,8 @@ impl Engine {
     /// With `states`, exactly the services that it names are absent. Without, those that have no
     /// listener are.
     ///
-    /// Errors: [`Error::Bpf`]; [`Error::System`] if there is no policy, or the search takes too many steps.
+    /// Errors: [`Error::Bpf`]; [`Error::System`] if there is no policy, the search takes too many steps, or no scratch
+    /// buffer was free.
     pub fn classify(
         &self,
         field_values: &FieldValues,
@@ -62,7 +63,9 @@ impl Engine {
             .expect("the program does not change the length");
         if result.completed == 0 {
             return Err(Error::system("classify in the kernel")(
-                std::io::Error::other("there is no policy, or it takes too many steps"),
+                std::io::Error::other(
+                    "there is no policy, the search takes too many steps, or no scratch buffer was free",
+                ),
             ));
         }
         let rank = |rank| (rank != kernel::NO_RANK).then_some(rank);

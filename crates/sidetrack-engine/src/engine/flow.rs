@@ -22,7 +22,7 @@ const BATCH: u32 = 4096;
 pub struct FlowEntry {
     /// The flow as the option INFO returns it.
     pub flow: kernel::Flow,
-    /// No socket refers to it any more: only its token is still valid.
+    /// True if no socket refers to it any more; only its token is still valid.
     pub closed: bool,
     /// The program that opened the chain's first connection.
     pub program: Program,

@@ -1,4 +1,4 @@
-//! Owners: the processes and cgroups of services that the engine enters into the kernel's maps.
+//! Owners: the processes and cgroups of services that the engine adds to the kernel's maps.
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use sidetrack_abi::kernel;
@@ -22,7 +22,7 @@ impl Engine {
             owners,
             &self.owner_key(holder.pid),
             owner.as_bytes(),
-            "enter a service's process",
+            "add a process to the map of owners",
         )?;
         self.change_owner_cgroup(holder.cgroup_id, |entry| entry.owners += 1)
     }
@@ -50,7 +50,12 @@ impl Engine {
             .and_then(|bytes| kernel::OwnerCgroup::read_from_bytes(&bytes).ok())
             .unwrap_or_default();
         change(&mut entry);
-        update(map, &cgroup, entry.as_bytes(), "enter a service's cgroup")
+        update(
+            map,
+            &cgroup,
+            entry.as_bytes(),
+            "add a cgroup to the map of owners' cgroups",
+        )
     }
 
     /// Removes the processes and cgroups of services that no longer exist. Otherwise they would count as those

@@ -70,7 +70,7 @@ impl EngineIdentity {
         }
         Err(Error::Pins {
             path: scope.path().to_owned(),
-            why: "its scope is another cgroup; remove it first, or keep the scope".to_owned(),
+            why: "another cgroup is the scope of what is pinned; configure that cgroup, or remove the pins with `sidetrack uninstall`".to_owned(),
         })
     }
 }
@@ -113,7 +113,9 @@ impl Pins {
             }
             _ => Err(Error::Pins {
                 path: self.folder.clone(),
-                why: "it is of another version; `sidetrack uninstall` removes it".to_owned(),
+                why:
+                    "another version of Sidetrack made them; remove them with `sidetrack uninstall`"
+                        .to_owned(),
             }),
         }
     }
@@ -130,7 +132,7 @@ impl Pins {
             if reused.is_err() || wanted != (map.map_type(), map.key_size(), map.value_size()) {
                 return Err(Error::Pins {
                     path,
-                    why: "the map differs from that of this version; `sidetrack uninstall` removes it"
+                    why: "this map has another form in this version; remove the pins with `sidetrack uninstall`"
                         .to_owned(),
                 });
             }

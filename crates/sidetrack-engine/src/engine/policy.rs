@@ -126,7 +126,11 @@ impl Engine {
         if rules.len() > kernel::FILTERS_MAX {
             return Err(Error::Policy(sidetrack_policy::Error::new(
                 Code::OutOfBounds,
-                format!("a policy has room for {} filters", kernel::FILTERS_MAX),
+                format!(
+                    "a policy can have at most {} filters; this one has {}",
+                    kernel::FILTERS_MAX,
+                    rules.len()
+                ),
             )));
         }
         let (contexts, maps) = (&mut self.contexts, &self.skeleton.maps);

@@ -13,7 +13,7 @@ use super::image::{Image, halves};
 use crate::Field;
 use crate::test::Test;
 
-/// Greatest number of filters that are always a list.
+/// Up to this number of filters, a node is always a list.
 const LIST_MAX: usize = 6;
 /// A filter with more alternatives for a field than this does not fix the field.
 const ALTERNATIVES_MAX: usize = 16;

@@ -169,9 +169,9 @@ struct Filter {
     app: Option<OneOrMore<Path>>,
     /// Executable of the program that connects now, which may be a proxy.
     current_app: Option<OneOrMore<Path>>,
-    /// Effective user of the original program.
+    /// Real user of the original program.
     user: Option<OneOrMore<Number>>,
-    /// Effective user of the program that connects now.
+    /// Real user of the program that connects now.
     current_user: Option<OneOrMore<Number>>,
     /// Cgroup of the original program, as a path below the root of the hierarchy.
     cgroup: Option<OneOrMore<Path>>,
@@ -210,14 +210,15 @@ enum Lifetime {
     Static,
     /// Until it is deleted; it survives a restart of the host.
     Persistent,
-    /// For filters only: the filter is in force from boot until the daemon has loaded its store.
+    /// For filters only: in force if nothing is pinned when the daemon starts, as after a restart of the
+    /// host, until the daemon has loaded its store.
     BootTime,
 }
 
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum Records {
-    /// The connect is blocked, and an event reports it.
+    /// If a filter matches, the connect is refused with EPERM, and an event reports it.
     Required,
     /// The connect goes to its destination without redirection.
     RequiredOrOwn,
@@ -228,7 +229,7 @@ enum Records {
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 enum Absent {
-    /// connect fails with ECONNREFUSED.
+    /// The connect, or the sending of a datagram, fails with ECONNREFUSED.
     Block,
     /// The filter is skipped.
     Permit,

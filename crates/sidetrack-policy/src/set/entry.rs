@@ -183,14 +183,14 @@ impl<T: Object> ObjectEntry<T> {
             ));
         }
         if lifetime == Lifetime::Dynamic && self.author.session != to.author.session {
-            return mismatch("the latter belongs to another session");
+            return mismatch("it belongs to another session");
         }
         let stored =
             duration(own_lifetime) == Lifetime::Persistent && lifetime != Lifetime::BuiltIn;
         let provider = to.object.provider();
         if stored && provider.is_some() && provider != self.object.provider() {
             return mismatch(
-                "the latter belongs to another provider, whose objects may not be loaded at the next start",
+                "it belongs to another provider, and the next start of the daemon may leave that provider's objects out",
             );
         }
         Ok(())

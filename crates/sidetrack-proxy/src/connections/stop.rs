@@ -40,7 +40,7 @@ impl Stop {
         &self.event
     }
 
-    /// When the grace period ends; now, if [`stop`](Self::stop) was not called.
+    /// When open connections are closed; now, if [`stop`](Self::stop) was not called.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline.get().copied().unwrap_or_else(Instant::now)
     }

@@ -18,7 +18,7 @@ pub const SPARE_MAX: usize = 32;
 pub(crate) struct Pipe {
     pub(super) read: OwnedFd,
     pub(super) write: OwnedFd,
-    /// How many bytes it holds.
+    /// Its capacity in bytes, as the kernel has set it.
     pub(super) size: usize,
 }
 

@@ -61,7 +61,7 @@ static void nothing_recorded(void)
 	report_case(33, same, "after 5, 25 and 100 ms");
 	close_peer(peer);
 	report_windows_only(
-		35, "there is no bind redirect layer; a connection that no connect redirect "
+		35, "the bind redirect layer here cannot change an address; a connection that no connect redirect "
 		    "filter matched is case 31");
 }
 

@@ -58,8 +58,8 @@ impl Kernel {
             .and_then(|engine| engine.load())
             .and_then(|engine| engine.attach())
             .map_err(from_engine)?;
-        // It is not known which services registered in these cgroups before, so each may have been
-        // any of them.
+        // It is not known for which services proxies of these cgroups registered before, so all services
+        // count as registered in each cgroup.
         let keys: BTreeSet<Uuid> = engine.services().map(|(_, spec)| spec.key).collect();
         let cgroups = engine.homes();
         let service_cgroups = cgroups
@@ -111,8 +111,8 @@ impl Kernel {
         Ok(created)
     }
 
-    /// Removes the engine's services that have no object any more, or another name or records
-    /// setting than it.
+    /// Removes the engine's services that have no object any more, or that differ from their object in name
+    /// or records setting.
     fn remove_services(&mut self, objects: &Objects) -> Result<(), Error> {
         let wanted: HashMap<Uuid, ServiceSpec> = objects
             .all::<Service>()
@@ -165,12 +165,12 @@ impl Kernel {
 
     /// Returns whether a service of the engine has the name and the records setting of `spec`.
     fn has_settings(&self, number: u32, spec: &ServiceSpec) -> bool {
-        self.engine.services().any(|(known, is)| {
-            known == number && is.name == spec.name && is.records == spec.records
+        self.engine.services().any(|(known_number, known)| {
+            known_number == number && known.name == spec.name && known.records == spec.records
         })
     }
 
-    /// Returns the number of the service with this key; the latest one, if it was created again.
+    /// Returns the number of the service with this key; the lowest one, while two services have the key.
     fn number_of(&self, key: Uuid) -> Option<u32> {
         let mut services = self.engine.services();
         services

@@ -189,7 +189,7 @@ fn an_unreadable_record_is_an_error() {
     };
     store.transact(write_broken_record).unwrap();
     let error = store.load(BOOT, &|_| true).unwrap_err().to_string();
-    assert!(error.contains("filter of key 00000000-"), "{error}");
+    assert!(error.contains("filter with the key 00000000-"), "{error}");
 }
 
 #[test]

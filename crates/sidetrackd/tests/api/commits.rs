@@ -1,5 +1,5 @@
-//! How a policy that a process writes to a store, until it is killed, identifies its commit: by the
-//! number of its filters, and by their descriptions.
+//! The policies that the helper writes to a store until it is killed. The number of a policy's filters, and
+//! their descriptions, identify its commit.
 
 use sidetrack_policy::{Filter, Objects};
 

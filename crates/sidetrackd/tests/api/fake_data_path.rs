@@ -14,8 +14,8 @@ pub(super) struct FakeDataPath {
     recorded: Arc<Mutex<Recorded>>,
 }
 
+/// The calls that the data path has recorded, and the results that a test has set for later calls.
 #[derive(Default)]
-/// What the data path has recorded, and what a test has prepared for it.
 pub(super) struct Recorded {
     /// The keys of the filters of each commit, in the order of the commits.
     pub(super) commits: Vec<Vec<u128>>,

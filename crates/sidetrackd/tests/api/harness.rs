@@ -176,7 +176,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Returns a configuration in which dynamic sessions wait for so many seconds.
+/// Returns a configuration in which dynamic sessions wait for this number of seconds.
 pub(super) fn grace(seconds: u64) -> Config {
     Config {
         session_grace_seconds: seconds,

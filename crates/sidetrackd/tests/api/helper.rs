@@ -1,8 +1,7 @@
-//! `sidetrackd-test-helper`: what the tests of this folder run in a separate process, because it is
-//! killed, is another user's, or needs memory that a test must not measure.
+//! The program `sidetrackd-test-helper`. The tests of this folder use it for work that needs a separate
+//! process: one that is killed, runs as another user, or uses memory that the test must not count.
 //!
-//! What it prints is for the test that runs it. A call with another result than the expected one
-//! ends it with a panic.
+//! The test reads what the program prints. If a call has an unexpected result, the program panics.
 
 #[allow(dead_code, reason = "the tests use the rest")]
 mod client;

@@ -37,7 +37,7 @@ pub(super) fn explanation(
             let entry = engine.flow(*id).map_err(from_engine)?.ok_or_else(|| {
                 Refusal::new(
                     Code::NotFound,
-                    format!("there is no flow {id}, or no longer"),
+                    format!("there is no flow {id}; it may have ended, list the flows with `sidetrack flows ls --closed`"),
                 )
             })?;
             (
@@ -76,7 +76,8 @@ pub(super) fn explanation(
     .response(&explanation, engine.generation().into(), actual_chain))
 }
 
-/// Returns the numbers of the services that have no listener for this family.
+/// Returns the numbers of the services that have no TCP listener for this family. UDP listeners are not
+/// considered.
 fn absent_services(
     engine: &Engine,
     services: &[(u16, &Service)],
@@ -263,7 +264,7 @@ impl Renderer<'_> {
                 let decided = explanation
                     .classifications
                     .iter()
-                    .any(|q| q.verdict.decided_by.is_some());
+                    .any(|classification| classification.verdict.decided_by.is_some());
                 let verdict = if decided {
                     v1::Verdict::Permit
                 } else {

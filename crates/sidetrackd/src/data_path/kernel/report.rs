@@ -97,7 +97,7 @@ fn message(event: &Event, service: Option<&str>) -> String {
         None => String::new(),
     };
     format!(
-        "{} [{}] and {}{service}: {}",
+        "connection between {} [{}] and {}{service}: {}",
         event.comm, event.pid, event.destination, event.kind
     )
 }
