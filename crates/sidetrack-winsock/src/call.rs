@@ -8,7 +8,7 @@ use crate::abi::{INT, SOCKET_ERROR};
 use crate::error::{
     WSAEINPROGRESS, WSANOTINITIALISED, WSASYSCALLFAILURE, WinsockError, WinsockResult,
 };
-use crate::{blocking, startup};
+use crate::{blocking, start_count};
 
 thread_local! {
     static LAST_ERROR: Cell<INT> = const { Cell::new(0) };
@@ -28,7 +28,7 @@ pub(crate) fn set_last_error(error: INT) {
 /// Runs a function if the library has been started; otherwise the error is WSANOTINITIALISED. A
 /// panic becomes WSASYSCALLFAILURE.
 pub(crate) fn guard<T>(work: impl FnOnce() -> WinsockResult<T>) -> WinsockResult<T> {
-    if !startup::is_started() {
+    if !start_count::is_started() {
         return Err(WinsockError(WSANOTINITIALISED));
     }
     guard_always(work)

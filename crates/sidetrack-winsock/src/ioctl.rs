@@ -22,7 +22,7 @@ use crate::error::{
 use crate::memory::{self, CallerPointer, LENGTH_MAX, MemoryRange};
 use crate::overlapped::{Operation, OverlappedRequest};
 use crate::redirect_query::{self, AttemptError, RedirectQuery};
-use crate::{blocking, credentials, message, socket};
+use crate::{blocking, credentials, message, reading, socket};
 
 /// The bits of a control code that hold its type, for example `IOC_VENDOR`.
 const TYPE_MASK: DWORD = 0x1800_0000;
@@ -114,7 +114,7 @@ impl IoctlCall {
                     return Ok(());
                 }
                 Err(AttemptError::TooSmall(needed)) => {
-                    let (error, count) = redirect_query::too_small(needed);
+                    let (error, count) = reading::too_small(needed);
                     returned.store(count);
                     return Err(WinsockError(error));
                 }

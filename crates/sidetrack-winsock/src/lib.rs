@@ -26,8 +26,10 @@ mod ioctl;
 mod memory;
 mod message;
 mod overlapped;
+mod reading;
 mod redirect_query;
 mod socket;
+mod start_count;
 mod startup;
 
 /// The functions that C programs call.

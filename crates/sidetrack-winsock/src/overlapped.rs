@@ -23,8 +23,8 @@ use crate::error::{
 };
 use crate::memory::{CallerPointer, MemoryRange};
 use crate::message::ReceiveCall;
-use crate::redirect_query::{self, AttemptError, Interest, RedirectQuery};
-use crate::{call, event};
+use crate::redirect_query::{AttemptError, Interest, RedirectQuery};
+use crate::{call, event, reading};
 
 /// Largest number of pending operations in the process.
 const PENDING_MAX: usize = 65_536;
@@ -151,7 +151,7 @@ impl Operation {
                 Ok(())
             }
             Err(AttemptError::TooSmall(needed)) => {
-                let (error, count) = redirect_query::too_small(needed);
+                let (error, count) = reading::too_small(needed);
                 store_count(count);
                 Err(WinsockError(error))
             }
@@ -258,7 +258,7 @@ impl PendingTable {
                 }
                 Ok(bytes) => Ok(bytes),
                 Err(AttemptError::Final(WinsockError(error))) => Err(error),
-                Err(AttemptError::TooSmall(needed)) => Err(redirect_query::too_small(needed).0),
+                Err(AttemptError::TooSmall(needed)) => Err(reading::too_small(needed).0),
             };
             if let Some(operation) = self.take(address) {
                 operation.complete(outcome);

@@ -4,13 +4,13 @@
 use sidetrack_abi::kernel::{self, INFO, Info};
 use zerocopy::FromBytes;
 
-use crate::abi::{DWORD, INT, SIDETRACK_READING_R2, SIDETRACK_READING_R3};
+use crate::abi::DWORD;
 use crate::error::{
-    ERROR_INSUFFICIENT_BUFFER, WSAEFAULT, WSAEINVAL, WSAENETDOWN, WSAENOPROTOOPT, WSAENOTCONN,
-    WSAEOPNOTSUPP, WinsockError, WinsockResult,
+    WSAEFAULT, WSAEINVAL, WSAENETDOWN, WSAENOPROTOOPT, WSAENOTCONN, WSAEOPNOTSUPP, WinsockError,
+    WinsockResult,
 };
 use crate::memory::MemoryRange;
-use crate::{socket, startup};
+use crate::socket;
 
 /// Largest answer in bytes. An eBPF program sees no more of an option's buffer.
 pub(crate) const ANSWER_MAX: usize = 4096;
@@ -159,15 +159,6 @@ pub(crate) fn no_engine(socket: i32) -> WinsockError {
     match socket::had_engine(socket) {
         true => WinsockError(WSAENETDOWN),
         false => WinsockError(WSAEOPNOTSUPP),
-    }
-}
-
-/// The error and the number of bytes for a buffer that is too small, under the reading in use.
-pub(crate) fn too_small(needed: DWORD) -> (INT, DWORD) {
-    match startup::reading() {
-        SIDETRACK_READING_R2 => (WSAEINVAL, 0),
-        SIDETRACK_READING_R3 => (WSAEFAULT, needed),
-        _ => (ERROR_INSUFFICIENT_BUFFER, needed),
     }
 }
 

@@ -12,8 +12,8 @@ use crate::abi::{
 use crate::error::{WSAEFAULT, WinsockError, WinsockResult};
 use crate::memory::{self, CallerPointer};
 use crate::overlapped::{Operation, OverlappedRequest};
-use crate::redirect_query::{self, AttemptError};
-use crate::{call, socket};
+use crate::redirect_query::AttemptError;
+use crate::{call, reading, socket};
 
 /// Receives a datagram with its control data. The first datagram of a redirected flow has
 /// IP_WFP_REDIRECT_RECORDS and IP_WFP_REDIRECT_CONTEXT, if the socket has the options of these
@@ -44,7 +44,7 @@ pub extern "C" fn WSARecvMsg(
         let count = CallerPointer::new(lpdwNumberOfBytesRecvd).ok_or(WinsockError(WSAEFAULT))?;
         let received = receive.attempt().map_err(|error| match error {
             AttemptError::Final(error) => error,
-            AttemptError::TooSmall(needed) => WinsockError(redirect_query::too_small(needed).0),
+            AttemptError::TooSmall(needed) => WinsockError(reading::too_small(needed).0),
             AttemptError::NotYet(_) => WinsockError(crate::error::WSAEWOULDBLOCK),
         });
         count.store(received?);
