@@ -15,13 +15,14 @@ use crate::abi::{
     WSAOVERLAPPED,
 };
 use crate::apc::ApcQueue;
+use crate::attempt::{Attempt, AttemptError, Done};
 use crate::error::{
     WSAEACCES, WSAEFAULT, WSAEINPROGRESS, WSAEINVAL, WSAENOPROTOOPT, WSAENOTCONN, WSAEOPNOTSUPP,
     WSAEWOULDBLOCK, WinsockError, WinsockResult,
 };
 use crate::memory::{self, CallerPointer, LENGTH_MAX, MemoryRange};
-use crate::overlapped::{Operation, OverlappedRequest};
-use crate::redirect_query::{self, AttemptError, RedirectQuery};
+use crate::overlapped::Operation;
+use crate::redirect_query::{self, RedirectQuery};
 use crate::{blocking, credentials, message, reading, socket};
 
 /// The bits of a control code that hold its type, for example `IOC_VENDOR`.
@@ -136,15 +137,7 @@ impl IoctlCall {
         if let Err(error) = query.check_arguments() {
             return failed(returned, error);
         }
-        let request = OverlappedRequest::Query(query);
-        let operation = Operation::new(
-            query.socket,
-            request,
-            self.overlapped,
-            self.routine,
-            self.thread,
-        )?;
-        operation.start(returned)
+        self.operation(query.socket)?.start(query, returned)
     }
 
     /// Where the caller wants the number of bytes. It may be NULL in an overlapped call.
@@ -227,15 +220,17 @@ impl IoctlCall {
         bytes: DWORD,
     ) -> WinsockResult<()> {
         if overlapped {
-            let request = OverlappedRequest::Done(bytes);
-            let operation =
-                Operation::new(socket, request, self.overlapped, self.routine, self.thread)?;
-            return operation.start(returned);
+            return self.operation(socket)?.start(Done(bytes), returned);
         }
         if let Some(returned) = returned {
             returned.store(bytes);
         }
         Ok(())
+    }
+
+    /// The overlapped operation of the call.
+    fn operation(self, socket: i32) -> WinsockResult<Operation> {
+        Operation::new(socket, self.overlapped, self.routine, self.thread)
     }
 
     /// A code that the library does not implement.

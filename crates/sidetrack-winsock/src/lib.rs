@@ -17,6 +17,7 @@
 
 pub mod abi;
 mod apc;
+mod attempt;
 mod blocking;
 mod call;
 mod credentials;

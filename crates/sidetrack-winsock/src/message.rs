@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub(crate) use flow_table::FlowTable;
-pub(crate) use receive::ReceiveCall;
 
 use crate::abi::{GUID, INT, IP_WFP_REDIRECT_CONTEXT, IP_WFP_REDIRECT_RECORDS};
 use crate::error::{WSAEFAULT, WSAEINVAL, WSAENOPROTOOPT, WinsockError, WinsockResult};

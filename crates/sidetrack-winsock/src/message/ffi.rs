@@ -3,16 +3,16 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::ReceiveCall;
+use super::receive::ReceiveCall;
 use super::send::send;
 use crate::abi::{
     DWORD, INT, LPWSAOVERLAPPED_COMPLETION_ROUTINE, SOCKET, SOCKET_ERROR, WSABUF, WSAMSG,
     WSAOVERLAPPED,
 };
+use crate::attempt::{Attempt, AttemptError, Done};
 use crate::error::{WSAEFAULT, WinsockError, WinsockResult};
 use crate::memory::{self, CallerPointer};
-use crate::overlapped::{Operation, OverlappedRequest};
-use crate::redirect_query::AttemptError;
+use crate::overlapped::Operation;
 use crate::{call, reading, socket};
 
 /// Receives a datagram with its control data. The first datagram of a redirected flow has
@@ -37,9 +37,8 @@ pub extern "C" fn WSARecvMsg(
         };
         if is_overlapped {
             let count = optional_count(lpdwNumberOfBytesRecvd)?;
-            let request = OverlappedRequest::Receive(receive);
-            return Operation::new(socket, request, lpOverlapped, lpCompletionRoutine, None)?
-                .start(count);
+            let operation = Operation::new(socket, lpOverlapped, lpCompletionRoutine, None)?;
+            return operation.start(receive, count);
         }
         let count = CallerPointer::new(lpdwNumberOfBytesRecvd).ok_or(WinsockError(WSAEFAULT))?;
         let received = receive.attempt().map_err(|error| match error {
@@ -73,15 +72,9 @@ pub extern "C" fn WSASendMsg(
             count.store(send(socket, &message, dwFlags as i32)?);
             return Ok(());
         }
-        let mut operation = Operation::new(
-            socket,
-            OverlappedRequest::Done(0),
-            lpOverlapped,
-            lpCompletionRoutine,
-            None,
-        )?;
-        operation.done(send(socket, &message, dwFlags as i32)?);
-        operation.start(count)
+        let operation = Operation::new(socket, lpOverlapped, lpCompletionRoutine, None)?;
+        let sent = send(socket, &message, dwFlags as i32)?;
+        operation.start(Done(sent), count)
     })
 }
 
