@@ -8,6 +8,7 @@ use crate::abi::{INT, SOCKET_ERROR};
 use crate::error::{
     WSAEINPROGRESS, WSANOTINITIALISED, WSASYSCALLFAILURE, WinsockError, WinsockResult,
 };
+use crate::memory::CallerPointer;
 use crate::{blocking, start_count};
 
 thread_local! {
@@ -60,6 +61,21 @@ pub(crate) fn value_or_last_error<T>(failed: T, result: WinsockResult<T>) -> T {
         set_last_error(error);
         failed
     })
+}
+
+/// Runs a function that reports its error as service providers do: at a pointer, not as the
+/// thread's last error.
+pub(crate) fn with_errno_at(errno: *mut INT, work: impl FnOnce() -> WinsockResult<()>) -> INT {
+    let pointer = CallerPointer::new(errno);
+    match guard(work) {
+        Ok(()) => 0,
+        Err(WinsockError(error)) => {
+            if let Some(pointer) = pointer {
+                pointer.store(error);
+            }
+            SOCKET_ERROR
+        }
+    }
 }
 
 #[cfg(test)]

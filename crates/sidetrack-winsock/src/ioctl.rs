@@ -23,7 +23,7 @@ use crate::error::{
 use crate::memory::{self, CallerPointer, LENGTH_MAX, MemoryRange};
 use crate::overlapped::Operation;
 use crate::redirect_query::{self, RedirectQuery};
-use crate::{blocking, credentials, message, reading, socket};
+use crate::{blocking, credentials, message, reading, socket, thread};
 
 /// The bits of a control code that hold its type, for example `IOC_VENDOR`.
 const TYPE_MASK: DWORD = 0x1800_0000;
@@ -230,7 +230,8 @@ impl IoctlCall {
 
     /// The overlapped operation of the call.
     fn operation(self, socket: i32) -> WinsockResult<Operation> {
-        Operation::new(socket, self.overlapped, self.routine, self.thread)
+        let queue = || self.thread.map_or_else(thread::own_queue, Ok);
+        Operation::new(socket, self.overlapped, self.routine, queue)
     }
 
     /// A code that the library does not implement.

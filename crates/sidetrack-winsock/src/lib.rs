@@ -23,6 +23,7 @@ mod call;
 mod credentials;
 pub mod error;
 mod event;
+mod eventfd;
 mod ioctl;
 mod memory;
 mod message;
@@ -32,6 +33,7 @@ mod redirect_query;
 mod socket;
 mod start_count;
 mod startup;
+mod thread;
 
 /// The functions that C programs call.
 pub mod entry {

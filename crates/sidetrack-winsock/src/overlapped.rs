@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::abi::{DWORD, HANDLE, INT, LPWSAOVERLAPPED_COMPLETION_ROUTINE, WSAOVERLAPPED};
-use crate::apc::{self, Apc, ApcQueue, Routine};
+use crate::apc::{Apc, ApcQueue, Routine};
 use crate::attempt::{Attempt, AttemptError, Interest};
 use crate::error::{
     WSA_INVALID_PARAMETER, WSA_IO_INCOMPLETE, WSA_IO_PENDING, WSA_OPERATION_ABORTED, WSAEFAULT,
@@ -71,22 +71,20 @@ enum Notification {
 }
 
 impl Operation {
-    /// Creates an operation; `queue` is that of the calling thread if it is `None`. Resets the
-    /// event. Errors: WSAEFAULT, WSA_INVALID_HANDLE (the event), WSAENOBUFS, WSA_NOT_ENOUGH_MEMORY.
+    /// Creates an operation; `queue` returns the queue of the thread to which it belongs. Resets
+    /// the event. Errors: WSAEFAULT, WSA_INVALID_HANDLE (the event), WSAENOBUFS, and that of
+    /// `queue`.
     pub(crate) fn new(
         socket: i32,
         overlapped: *mut WSAOVERLAPPED,
         routine: LPWSAOVERLAPPED_COMPLETION_ROUTINE,
-        queue: Option<Arc<ApcQueue>>,
+        queue: impl FnOnce() -> WinsockResult<Arc<ApcQueue>>,
     ) -> WinsockResult<Self> {
         if !overlapped.is_aligned() {
             return Err(WinsockError(WSAEFAULT));
         }
         let overlapped = CallerPointer::new(overlapped).ok_or(WinsockError(WSAEFAULT))?;
-        let queue = match queue {
-            Some(queue) => queue,
-            None => apc::own_queue()?,
-        };
+        let queue = queue()?;
         let thread = queue.number();
         let notification = match routine {
             Some(routine) => {

@@ -13,7 +13,7 @@ use crate::attempt::{Attempt, AttemptError, Done};
 use crate::error::{WSAEFAULT, WinsockError, WinsockResult};
 use crate::memory::{self, CallerPointer};
 use crate::overlapped::Operation;
-use crate::{call, reading, socket};
+use crate::{call, reading, socket, thread};
 
 /// Receives a datagram with its control data. The first datagram of a redirected flow has
 /// IP_WFP_REDIRECT_RECORDS and IP_WFP_REDIRECT_CONTEXT, if the socket has the options of these
@@ -37,7 +37,8 @@ pub extern "C" fn WSARecvMsg(
         };
         if is_overlapped {
             let count = optional_count(lpdwNumberOfBytesRecvd)?;
-            let operation = Operation::new(socket, lpOverlapped, lpCompletionRoutine, None)?;
+            let operation =
+                Operation::new(socket, lpOverlapped, lpCompletionRoutine, thread::own_queue)?;
             return operation.start(receive, count);
         }
         let count = CallerPointer::new(lpdwNumberOfBytesRecvd).ok_or(WinsockError(WSAEFAULT))?;
@@ -72,7 +73,8 @@ pub extern "C" fn WSASendMsg(
             count.store(send(socket, &message, dwFlags as i32)?);
             return Ok(());
         }
-        let operation = Operation::new(socket, lpOverlapped, lpCompletionRoutine, None)?;
+        let operation =
+            Operation::new(socket, lpOverlapped, lpCompletionRoutine, thread::own_queue)?;
         let sent = send(socket, &message, dwFlags as i32)?;
         operation.start(Done(sent), count)
     })
