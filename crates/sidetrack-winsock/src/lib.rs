@@ -24,6 +24,7 @@ mod credentials;
 pub mod error;
 mod event;
 mod eventfd;
+mod flow_table;
 mod ioctl;
 mod memory;
 mod message;

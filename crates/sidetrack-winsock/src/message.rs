@@ -7,7 +7,6 @@
 
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
-mod flow_table;
 mod receive;
 mod send;
 #[allow(unsafe_code)]
@@ -15,8 +14,6 @@ mod sys;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-pub(crate) use flow_table::FlowTable;
 
 use crate::abi::{GUID, INT, IP_WFP_REDIRECT_CONTEXT, IP_WFP_REDIRECT_RECORDS};
 use crate::error::{WSAEFAULT, WSAEINVAL, WSAENOPROTOOPT, WinsockError, WinsockResult};

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use sidetrack_abi::kernel::{self, Datagram, SOL_SIDETRACK};
 use zerocopy::IntoBytes;
 
-use super::FlowTable;
 use super::sys::{self, ControlMessage};
 use crate::abi::{DWORD, IP_WFP_REDIRECT_CONTEXT, IP_WFP_REDIRECT_RECORDS, WSAMSG};
 use crate::attempt::{Attempt, AttemptError, Interest};
 use crate::error::WinsockError;
+use crate::flow_table::FlowTable;
 use crate::memory::{CallerPointer, MemoryRange};
 use crate::redirect_query::ANSWER_MAX;
 use crate::socket;
