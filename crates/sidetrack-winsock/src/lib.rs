@@ -11,6 +11,10 @@
 //!                                └── overlapped: pending ── worker ── event or APC
 //! ```
 //!
+//! Files depend on one another in one direction, except that a child module may use its parent. No
+//! file uses the C functions in the `ffi.rs` files, except for `message/extension.rs`, which returns
+//! the addresses of two of them.
+//!
 //! Sockets are plain descriptors. `socket.rs` keeps only those properties of a socket for which
 //! Linux has no place. The library starts one thread, when the first operation becomes pending.
 #![deny(unsafe_code)]
@@ -31,6 +35,7 @@ mod message;
 mod overlapped;
 mod reading;
 mod redirect_query;
+mod redirect_records;
 mod socket;
 mod start_count;
 mod startup;
