@@ -10,8 +10,8 @@ pub(crate) mod ffi;
 use std::cell::Cell;
 
 use crate::abi::SIDETRACK_BLOCKING_HOOK;
+use crate::attempt::Interest;
 use crate::error::{WSAEINTR, WinsockError, WinsockResult};
-use crate::redirect_query::Interest;
 use crate::socket;
 
 /// Time between two calls of the hook, in milliseconds.

@@ -8,7 +8,8 @@ use crate::abi::{INT, SOCKET_ERROR};
 use crate::error::{
     WSAEINPROGRESS, WSANOTINITIALISED, WSASYSCALLFAILURE, WinsockError, WinsockResult,
 };
-use crate::{blocking, startup};
+use crate::memory::CallerPointer;
+use crate::{blocking, start_count};
 
 thread_local! {
     static LAST_ERROR: Cell<INT> = const { Cell::new(0) };
@@ -28,7 +29,7 @@ pub(crate) fn set_last_error(error: INT) {
 /// Runs a function if the library has been started; otherwise the error is WSANOTINITIALISED. A
 /// panic becomes WSASYSCALLFAILURE.
 pub(crate) fn guard<T>(work: impl FnOnce() -> WinsockResult<T>) -> WinsockResult<T> {
-    if !startup::is_started() {
+    if !start_count::is_started() {
         return Err(WinsockError(WSANOTINITIALISED));
     }
     guard_always(work)
@@ -60,6 +61,21 @@ pub(crate) fn value_or_last_error<T>(failed: T, result: WinsockResult<T>) -> T {
         set_last_error(error);
         failed
     })
+}
+
+/// Runs a function that reports its error as service providers do: at a pointer, not as the
+/// thread's last error.
+pub(crate) fn with_errno_at(errno: *mut INT, work: impl FnOnce() -> WinsockResult<()>) -> INT {
+    let pointer = CallerPointer::new(errno);
+    match guard(work) {
+        Ok(()) => 0,
+        Err(WinsockError(error)) => {
+            if let Some(pointer) = pointer {
+                pointer.store(error);
+            }
+            SOCKET_ERROR
+        }
+    }
 }
 
 #[cfg(test)]

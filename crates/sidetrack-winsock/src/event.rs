@@ -12,32 +12,15 @@ use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{PoisonError, RwLock};
 
-use rustix::event::{EventfdFlags, eventfd};
-pub(crate) use wait::sleep;
-
 use crate::abi::HANDLE;
-use crate::error::{WSA_INVALID_HANDLE, WSA_NOT_ENOUGH_MEMORY, WinsockError, WinsockResult};
+use crate::error::{WSA_INVALID_HANDLE, WinsockError, WinsockResult};
+use crate::eventfd;
 
 /// The eventfd of each event, by `key`.
 static EVENTS: RwLock<Option<HashMap<usize, OwnedFd>>> = RwLock::new(None);
 
-/// Creates an eventfd that is not set. Error: WSA_NOT_ENOUGH_MEMORY.
-pub(crate) fn new_eventfd() -> WinsockResult<OwnedFd> {
-    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|_| WinsockError(WSA_NOT_ENOUGH_MEMORY))
-}
-
-pub(crate) fn set_eventfd(eventfd: &OwnedFd) {
-    // Fails only if the counter is full, and then the event is set.
-    let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
-}
-
-pub(crate) fn clear_eventfd(eventfd: &OwnedFd) {
-    let _ = rustix::io::read(eventfd, &mut [0; 8]); // fails if it is not set
-}
-
 fn create() -> WinsockResult<HANDLE> {
-    let eventfd = new_eventfd()?;
+    let eventfd = eventfd::create()?;
     let key = (eventfd.as_raw_fd() as usize + 1) << 2;
     let mut events = EVENTS.write().unwrap_or_else(PoisonError::into_inner);
     events.get_or_insert_default().insert(key, eventfd);
@@ -59,12 +42,12 @@ fn with<T>(event: HANDLE, act: impl FnOnce(&OwnedFd) -> T) -> WinsockResult<T> {
 
 /// Sets an event. Error: WSA_INVALID_HANDLE.
 pub(crate) fn set(event: HANDLE) -> WinsockResult<()> {
-    with(event, set_eventfd)
+    with(event, eventfd::set)
 }
 
 /// Resets an event. Error: WSA_INVALID_HANDLE.
 pub(crate) fn reset(event: HANDLE) -> WinsockResult<()> {
-    with(event, clear_eventfd)
+    with(event, eventfd::clear)
 }
 
 /// The handle without the bits that the application may use.

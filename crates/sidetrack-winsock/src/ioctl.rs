@@ -6,7 +6,7 @@ pub(crate) mod ffi;
 
 use std::sync::Arc;
 
-use sidetrack_abi::kernel::{self, SOL_SIDETRACK};
+use sidetrack_abi::kernel;
 
 use crate::abi::{
     DWORD, GUID, IOC_VENDOR, LPWSAOVERLAPPED_COMPLETION_ROUTINE, SIO_FLUSH,
@@ -15,14 +15,15 @@ use crate::abi::{
     WSAOVERLAPPED,
 };
 use crate::apc::ApcQueue;
+use crate::attempt::{Attempt, AttemptError, Done};
 use crate::error::{
-    WSAEACCES, WSAEFAULT, WSAEINPROGRESS, WSAEINVAL, WSAENOPROTOOPT, WSAENOTCONN, WSAEOPNOTSUPP,
-    WSAEWOULDBLOCK, WinsockError, WinsockResult,
+    WSAEFAULT, WSAEINPROGRESS, WSAEINVAL, WSAEOPNOTSUPP, WSAEWOULDBLOCK, WinsockError,
+    WinsockResult,
 };
 use crate::memory::{self, CallerPointer, LENGTH_MAX, MemoryRange};
-use crate::overlapped::{Operation, OverlappedRequest};
-use crate::redirect_query::{self, AttemptError, RedirectQuery};
-use crate::{blocking, credentials, message, socket};
+use crate::overlapped::Operation;
+use crate::redirect_query::RedirectQuery;
+use crate::{blocking, message, reading, redirect_records, socket, thread};
 
 /// The bits of a control code that hold its type, for example `IOC_VENDOR`.
 const TYPE_MASK: DWORD = 0x1800_0000;
@@ -114,7 +115,7 @@ impl IoctlCall {
                     return Ok(());
                 }
                 Err(AttemptError::TooSmall(needed)) => {
-                    let (error, count) = redirect_query::too_small(needed);
+                    let (error, count) = reading::too_small(needed);
                     returned.store(count);
                     return Err(WinsockError(error));
                 }
@@ -136,15 +137,7 @@ impl IoctlCall {
         if let Err(error) = query.check_arguments() {
             return failed(returned, error);
         }
-        let request = OverlappedRequest::Query(query);
-        let operation = Operation::new(
-            query.socket,
-            request,
-            self.overlapped,
-            self.routine,
-            self.thread,
-        )?;
-        operation.start(returned)
+        self.operation(query.socket)?.start(query, returned)
     }
 
     /// Where the caller wants the number of bytes. It may be NULL in an overlapped call.
@@ -181,7 +174,7 @@ impl IoctlCall {
         if self.output.length != 0 {
             return Err(WinsockError(WSAEINVAL));
         }
-        set_records(socket, input)
+        redirect_records::set(socket, input)
     }
 
     /// SIO_FLUSH: aborts the pending operations of the socket.
@@ -210,7 +203,7 @@ impl IoctlCall {
         let (Some(wanted), Some(space)) = (wanted, space) else {
             return failed(returned, WinsockError(WSAEFAULT));
         };
-        match message::extension(&wanted) {
+        match message::extension::function(&wanted) {
             Some(function) => space.store(function),
             None => return failed(returned, WinsockError(WSAEINVAL)),
         }
@@ -227,15 +220,18 @@ impl IoctlCall {
         bytes: DWORD,
     ) -> WinsockResult<()> {
         if overlapped {
-            let request = OverlappedRequest::Done(bytes);
-            let operation =
-                Operation::new(socket, request, self.overlapped, self.routine, self.thread)?;
-            return operation.start(returned);
+            return self.operation(socket)?.start(Done(bytes), returned);
         }
         if let Some(returned) = returned {
             returned.store(bytes);
         }
         Ok(())
+    }
+
+    /// The overlapped operation of the call.
+    fn operation(self, socket: i32) -> WinsockResult<Operation> {
+        let queue = || self.thread.map_or_else(thread::own_queue, Ok);
+        Operation::new(socket, self.overlapped, self.routine, queue)
     }
 
     /// A code that the library does not implement.
@@ -256,30 +252,6 @@ impl IoctlCall {
             false => Ok(socket),
         }
     }
-}
-
-/// Sets the records on a socket. Errors: WSAEACCES, and those of docs/wfp.md, 1.5.
-pub(crate) fn set_records(socket: i32, records: MemoryRange) -> WinsockResult<()> {
-    if !credentials::is_elevated() {
-        return Err(WinsockError(WSAEACCES));
-    }
-    if records.length != size_of::<kernel::Records>() {
-        return Err(WinsockError(WSAEINVAL));
-    }
-    let set = socket::set_value_at(
-        socket,
-        SOL_SIDETRACK,
-        kernel::RECORDS,
-        records.address,
-        records.length,
-    );
-    set.map_err(|errno| match errno {
-        libc::EISCONN => WinsockError(WSAEINVAL), // too late; on Windows it succeeds without effect
-        libc::EPROTONOSUPPORT => WinsockError(WSAENOPROTOOPT),
-        libc::EOPNOTSUPP | libc::ENOPROTOOPT => redirect_query::no_engine(socket),
-        libc::ENOTCONN => WinsockError(WSAENOTCONN),
-        errno => WinsockError::from_errno(errno),
-    })
 }
 
 /// Ends a failed call. The number of bytes is 0.

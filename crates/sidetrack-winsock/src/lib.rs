@@ -11,24 +11,35 @@
 //!                                └── overlapped: pending ── worker ── event or APC
 //! ```
 //!
+//! Files depend on one another in one direction, except that a child module may use its parent. No
+//! file uses the C functions in the `ffi.rs` files, except for `message/extension.rs`, which returns
+//! the addresses of two of them.
+//!
 //! Sockets are plain descriptors. `socket.rs` keeps only those properties of a socket for which
 //! Linux has no place. The library starts one thread, when the first operation becomes pending.
 #![deny(unsafe_code)]
 
 pub mod abi;
 mod apc;
+mod attempt;
 mod blocking;
 mod call;
 mod credentials;
 pub mod error;
 mod event;
+mod eventfd;
+mod flow_table;
 mod ioctl;
 mod memory;
 mod message;
 mod overlapped;
+mod reading;
 mod redirect_query;
+mod redirect_records;
 mod socket;
+mod start_count;
 mod startup;
+mod thread;
 
 /// The functions that C programs call.
 pub mod entry {

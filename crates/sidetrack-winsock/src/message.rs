@@ -5,9 +5,9 @@
 //! table of the flows that it knows. An answer must leave from the flow's own address
 //! (docs/datagrams.md); the table has that address too.
 
+pub(crate) mod extension;
 #[allow(unsafe_code)]
 pub(crate) mod ffi;
-mod flow_table;
 mod receive;
 mod send;
 #[allow(unsafe_code)]
@@ -16,26 +16,10 @@ mod sys;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub(crate) use flow_table::FlowTable;
-pub(crate) use receive::ReceiveCall;
-
-use crate::abi::{GUID, INT, IP_WFP_REDIRECT_CONTEXT, IP_WFP_REDIRECT_RECORDS};
+use crate::abi::{INT, IP_WFP_REDIRECT_CONTEXT, IP_WFP_REDIRECT_RECORDS};
 use crate::error::{WSAEFAULT, WSAEINVAL, WSAENOPROTOOPT, WinsockError, WinsockResult};
 use crate::memory::{self, MemoryRange};
 use crate::socket;
-
-const WSAID_WSARECVMSG: GUID = GUID {
-    Data1: 0xf689_d7c8,
-    Data2: 0x6f1f,
-    Data3: 0x436b,
-    Data4: [0x8a, 0x53, 0xe5, 0x4f, 0xe3, 0x51, 0xc3, 0x22],
-};
-const WSAID_WSASENDMSG: GUID = GUID {
-    Data1: 0xa441_e712,
-    Data2: 0x754f,
-    Data3: 0x43ca,
-    Data4: [0x84, 0xa7, 0x0d, 0xee, 0x44, 0xcf, 0x60, 0x6d],
-};
 
 /// An option that makes the library deliver redirect control data.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,15 +38,6 @@ impl RedirectOption {
             (libc::IPPROTO_IP | libc::IPPROTO_IPV6, IP_WFP_REDIRECT_CONTEXT) => Some(Self::Context),
             _ => None,
         }
-    }
-}
-
-/// The address of an extension function.
-pub(crate) fn extension(wanted: &GUID) -> Option<usize> {
-    match *wanted {
-        WSAID_WSARECVMSG => Some(ffi::WSARecvMsg as *const () as usize),
-        WSAID_WSASENDMSG => Some(ffi::WSASendMsg as *const () as usize),
-        _ => None,
     }
 }
 

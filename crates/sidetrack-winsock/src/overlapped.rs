@@ -16,15 +16,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::abi::{DWORD, HANDLE, INT, LPWSAOVERLAPPED_COMPLETION_ROUTINE, WSAOVERLAPPED};
-use crate::apc::{self, Apc, ApcQueue, Routine};
+use crate::apc::{Apc, ApcQueue, Routine};
+use crate::attempt::{Attempt, AttemptError, Interest};
 use crate::error::{
     WSA_INVALID_PARAMETER, WSA_IO_INCOMPLETE, WSA_IO_PENDING, WSA_OPERATION_ABORTED, WSAEFAULT,
     WSAEINVAL, WSAENOBUFS, WinsockError, WinsockResult,
 };
 use crate::memory::{CallerPointer, MemoryRange};
-use crate::message::ReceiveCall;
-use crate::redirect_query::{self, AttemptError, Interest, RedirectQuery};
-use crate::{call, event};
+use crate::{call, event, reading};
 
 /// Largest number of pending operations in the process.
 const PENDING_MAX: usize = 65_536;
@@ -41,30 +40,26 @@ static MISUSES: AtomicU32 = AtomicU32::new(0);
 #[derive(Default)]
 struct PendingTable {
     /// By the address of the OVERLAPPED.
-    operations: HashMap<usize, Operation>,
+    operations: HashMap<usize, PendingOperation>,
     /// Socket and address of the OVERLAPPED.
     by_socket: BTreeSet<(i32, usize)>,
 }
 
-/// An overlapped operation.
+/// A pending operation with its work.
+struct PendingOperation {
+    operation: Operation,
+    work: Box<dyn Attempt>,
+    /// The event of the socket after which the work is attempted again.
+    interest: Interest,
+}
+
+/// An overlapped operation: where its end is reported, and what aborts it.
 pub(crate) struct Operation {
     socket: i32,
-    request: OverlappedRequest,
     overlapped: CallerPointer<WSAOVERLAPPED>,
     notification: Notification,
     /// Number of the thread whose end aborts the operation.
     thread: usize,
-    /// The event of the socket after which the operation is attempted again.
-    interest: Interest,
-}
-
-/// What an operation does.
-#[derive(Clone, Copy)]
-pub(crate) enum OverlappedRequest {
-    Query(RedirectQuery),
-    Receive(ReceiveCall),
-    /// The work has been done; the value is the number of bytes.
-    Done(DWORD),
 }
 
 /// How the end of an operation is notified.
@@ -75,34 +70,21 @@ enum Notification {
     Routine(Routine, Arc<ApcQueue>),
 }
 
-impl OverlappedRequest {
-    fn attempt(&self) -> Result<DWORD, AttemptError> {
-        match self {
-            Self::Query(query) => query.attempt(),
-            Self::Receive(receive) => receive.attempt(),
-            Self::Done(bytes) => Ok(*bytes),
-        }
-    }
-}
-
 impl Operation {
-    /// Creates an operation; `queue` is that of the calling thread if it is `None`. Resets the
-    /// event. Errors: WSAEFAULT, WSA_INVALID_HANDLE (the event), WSAENOBUFS, WSA_NOT_ENOUGH_MEMORY.
+    /// Creates an operation; `queue` returns the queue of the thread to which it belongs. Resets
+    /// the event. Errors: WSAEFAULT, WSA_INVALID_HANDLE (the event), WSAENOBUFS, and that of
+    /// `queue`.
     pub(crate) fn new(
         socket: i32,
-        request: OverlappedRequest,
         overlapped: *mut WSAOVERLAPPED,
         routine: LPWSAOVERLAPPED_COMPLETION_ROUTINE,
-        queue: Option<Arc<ApcQueue>>,
+        queue: impl FnOnce() -> WinsockResult<Arc<ApcQueue>>,
     ) -> WinsockResult<Self> {
         if !overlapped.is_aligned() {
             return Err(WinsockError(WSAEFAULT));
         }
         let overlapped = CallerPointer::new(overlapped).ok_or(WinsockError(WSAEFAULT))?;
-        let queue = match queue {
-            Some(queue) => queue,
-            None => apc::own_queue()?,
-        };
+        let queue = queue()?;
         let thread = queue.number();
         let notification = match routine {
             Some(routine) => {
@@ -115,25 +97,21 @@ impl Operation {
             }
             None => Notification::Event(reset_event(overlapped.load().hEvent)?),
         };
-        let interest = Interest::Readable;
         Ok(Self {
             socket,
-            request,
             overlapped,
             notification,
             thread,
-            interest,
         })
     }
 
-    /// Notes that the work has been done, with this number of bytes.
-    pub(crate) fn done(&mut self, bytes: DWORD) {
-        self.request = OverlappedRequest::Done(bytes);
-    }
-
-    /// Attempts the operation. It becomes pending if there is no answer yet; the error then is
-    /// WSA_IO_PENDING. `returned` is where the caller wants the number of bytes.
-    pub(crate) fn start(mut self, returned: Option<CallerPointer<DWORD>>) -> WinsockResult<()> {
+    /// Attempts the work of the operation. The operation becomes pending if there is no answer yet;
+    /// the error then is WSA_IO_PENDING. `returned` is where the caller wants the number of bytes.
+    pub(crate) fn start(
+        self,
+        work: impl Attempt + 'static,
+        returned: Option<CallerPointer<DWORD>>,
+    ) -> WinsockResult<()> {
         let mut guard = lock();
         let pending = guard.get_or_insert_default();
         if pending.operations.contains_key(&self.overlapped.address()) {
@@ -144,14 +122,14 @@ impl Operation {
                 returned.store(count);
             }
         };
-        match self.request.attempt() {
+        match work.attempt() {
             Ok(bytes) => {
                 store_count(bytes);
                 self.complete(Ok(bytes));
                 Ok(())
             }
             Err(AttemptError::TooSmall(needed)) => {
-                let (error, count) = redirect_query::too_small(needed);
+                let (error, count) = reading::too_small(needed);
                 store_count(count);
                 Err(WinsockError(error))
             }
@@ -160,8 +138,11 @@ impl Operation {
                 Err(error)
             }
             Err(AttemptError::NotYet(interest)) => {
-                self.interest = interest;
-                pending.add(self)?;
+                pending.add(PendingOperation {
+                    operation: self,
+                    work: Box::new(work),
+                    interest,
+                })?;
                 Err(WinsockError(WSA_IO_PENDING))
             }
         }
@@ -208,13 +189,16 @@ fn reset_event(event: HANDLE) -> WinsockResult<usize> {
 
 impl PendingTable {
     /// Adds an operation and watches its socket. Error: WSAENOBUFS.
-    fn add(&mut self, operation: Operation) -> WinsockResult<()> {
+    fn add(&mut self, added: PendingOperation) -> WinsockResult<()> {
         if self.operations.len() >= PENDING_MAX {
             return Err(WinsockError(WSAENOBUFS));
         }
-        let (socket, address) = (operation.socket, operation.overlapped.address());
-        sys::publish(operation.overlapped, STATUS_PENDING, 0);
-        self.operations.insert(address, operation);
+        let Operation {
+            socket, overlapped, ..
+        } = added.operation;
+        let address = overlapped.address();
+        sys::publish(overlapped, STATUS_PENDING, 0);
+        self.operations.insert(address, added);
         self.by_socket.insert((socket, address));
         worker::watch(socket, self.interests(socket)).inspect_err(|_| {
             self.take(address);
@@ -223,7 +207,7 @@ impl PendingTable {
 
     /// Removes an operation, which gives the caller the right to complete it.
     fn take(&mut self, address: usize) -> Option<Operation> {
-        let operation = self.operations.remove(&address)?;
+        let operation = self.operations.remove(&address)?.operation;
         self.by_socket.remove(&(operation.socket, address));
         if self.of_socket(operation.socket).next().is_none() {
             worker::unwatch(operation.socket);
@@ -239,7 +223,7 @@ impl PendingTable {
     fn interests(&self, socket: i32) -> Vec<Interest> {
         self.of_socket(socket)
             .filter_map(|address| self.operations.get(&address))
-            .map(|operation| operation.interest)
+            .map(|pending| pending.interest)
             .collect()
     }
 
@@ -248,17 +232,17 @@ impl PendingTable {
     fn retry(&mut self, socket: i32) {
         let addresses: Vec<usize> = self.of_socket(socket).collect();
         for address in addresses {
-            let Some(operation) = self.operations.get_mut(&address) else {
+            let Some(pending) = self.operations.get_mut(&address) else {
                 continue;
             };
-            let outcome = match operation.request.attempt() {
+            let outcome = match pending.work.attempt() {
                 Err(AttemptError::NotYet(interest)) => {
-                    operation.interest = interest;
+                    pending.interest = interest;
                     continue;
                 }
                 Ok(bytes) => Ok(bytes),
                 Err(AttemptError::Final(WinsockError(error))) => Err(error),
-                Err(AttemptError::TooSmall(needed)) => Err(redirect_query::too_small(needed).0),
+                Err(AttemptError::TooSmall(needed)) => Err(reading::too_small(needed).0),
             };
             if let Some(operation) = self.take(address) {
                 operation.complete(outcome);
@@ -275,7 +259,7 @@ impl PendingTable {
         let chosen = self
             .operations
             .iter()
-            .filter(|(_, operation)| selects(operation));
+            .filter(|(_, pending)| selects(&pending.operation));
         let addresses: Vec<usize> = chosen.map(|(address, _)| *address).collect();
         for address in &addresses {
             self.abort_one(*address);
@@ -336,7 +320,7 @@ fn abort(selects: impl Fn(&Operation) -> bool) -> usize {
 /// completion routine.
 fn result(overlapped: CallerPointer<WSAOVERLAPPED>, wait: bool) -> WinsockResult<DWORD> {
     let mut guard = lock();
-    while let Some(operation) =
+    while let Some(PendingOperation { operation, .. }) =
         (guard.as_ref()).and_then(|pending| pending.operations.get(&overlapped.address()))
     {
         if !wait {

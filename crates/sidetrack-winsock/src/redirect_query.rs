@@ -4,13 +4,14 @@
 use sidetrack_abi::kernel::{self, INFO, Info};
 use zerocopy::FromBytes;
 
-use crate::abi::{DWORD, INT, SIDETRACK_READING_R2, SIDETRACK_READING_R3};
+use crate::abi::DWORD;
+use crate::attempt::{Attempt, AttemptError, Interest};
 use crate::error::{
-    ERROR_INSUFFICIENT_BUFFER, WSAEFAULT, WSAEINVAL, WSAENETDOWN, WSAENOPROTOOPT, WSAENOTCONN,
-    WSAEOPNOTSUPP, WinsockError, WinsockResult,
+    WSAEFAULT, WSAEINVAL, WSAENETDOWN, WSAENOPROTOOPT, WSAENOTCONN, WSAEOPNOTSUPP, WinsockError,
+    WinsockResult,
 };
 use crate::memory::MemoryRange;
-use crate::{socket, startup};
+use crate::socket;
 
 /// Largest answer in bytes. An eBPF program sees no more of an option's buffer.
 pub(crate) const ANSWER_MAX: usize = 4096;
@@ -25,36 +26,6 @@ pub(crate) struct RedirectQuery {
     pub(crate) name: i32,
     /// The caller's buffer for the answer.
     pub(crate) output: MemoryRange,
-}
-
-/// The reason why an attempt has no answer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum AttemptError {
-    /// There will be no answer.
-    Final(WinsockError),
-    /// The buffer is too small; the answer has this many bytes.
-    TooSmall(DWORD),
-    /// The answer does not exist yet. Try again after this event.
-    NotYet(Interest),
-}
-
-/// The event of a socket after which an answer may exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Interest {
-    /// The first datagram arrives.
-    Readable,
-    /// A connect ends.
-    Writable,
-}
-
-impl Interest {
-    /// The event as poll and epoll define it.
-    pub(crate) fn events(self) -> i16 {
-        match self {
-            Self::Readable => libc::POLLIN,
-            Self::Writable => libc::POLLOUT,
-        }
-    }
 }
 
 impl RedirectQuery {
@@ -84,23 +55,6 @@ impl RedirectQuery {
         match socket::get_option(self.socket, kernel::RECORDS, space.address, space.length) {
             Err(libc::ENODATA | libc::ENOTCONN) | Ok(_) => Ok(()),
             Err(errno) => Err(self.winsock_error(errno)),
-        }
-    }
-
-    /// Steps 7 to 10. The output buffer must have been checked.
-    pub(crate) fn attempt(&self) -> Result<DWORD, AttemptError> {
-        if socket::is_datagram_listener(self.socket) {
-            // Its datagrams have records and context, not the socket.
-            return Err(AttemptError::Final(WinsockError(WSAENOTCONN)));
-        }
-        let answer = match self.output.length {
-            0 => Err(libc::ENOBUFS),
-            _ => self.call_getsockopt(),
-        };
-        match answer {
-            Ok(length) => Ok(length as DWORD),
-            Err(libc::ENOBUFS) => Err(self.size_error()),
-            Err(errno) => Err(self.attempt_error(errno)),
         }
     }
 
@@ -153,21 +107,31 @@ impl RedirectQuery {
     }
 }
 
+impl Attempt for RedirectQuery {
+    /// Steps 7 to 10. The output buffer must have been checked.
+    fn attempt(&self) -> Result<DWORD, AttemptError> {
+        if socket::is_datagram_listener(self.socket) {
+            // Its datagrams have records and context, not the socket.
+            return Err(AttemptError::Final(WinsockError(WSAENOTCONN)));
+        }
+        let answer = match self.output.length {
+            0 => Err(libc::ENOBUFS),
+            _ => self.call_getsockopt(),
+        };
+        match answer {
+            Ok(length) => Ok(length as DWORD),
+            Err(libc::ENOBUFS) => Err(self.size_error()),
+            Err(errno) => Err(self.attempt_error(errno)),
+        }
+    }
+}
+
 /// The error if no engine answers: WSAENETDOWN if an engine has answered for this socket before,
 /// otherwise WSAEOPNOTSUPP.
 pub(crate) fn no_engine(socket: i32) -> WinsockError {
     match socket::had_engine(socket) {
         true => WinsockError(WSAENETDOWN),
         false => WinsockError(WSAEOPNOTSUPP),
-    }
-}
-
-/// The error and the number of bytes for a buffer that is too small, under the reading in use.
-pub(crate) fn too_small(needed: DWORD) -> (INT, DWORD) {
-    match startup::reading() {
-        SIDETRACK_READING_R2 => (WSAEINVAL, 0),
-        SIDETRACK_READING_R3 => (WSAEFAULT, needed),
-        _ => (ERROR_INSUFFICIENT_BUFFER, needed),
     }
 }
 

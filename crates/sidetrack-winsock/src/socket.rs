@@ -22,7 +22,7 @@ pub(crate) use sys::{
 use crate::abi::SOCKET;
 use crate::credentials;
 use crate::error::{WSAENOTSOCK, WinsockError, WinsockResult};
-use crate::message::FlowTable;
+use crate::flow_table::FlowTable;
 
 /// The properties of a socket.
 #[derive(Clone, Default)]

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::iter;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -316,51 +316,6 @@ impl Flow {
     pub fn age(&self) -> Duration {
         let then = Duration::from_nanos(self.data.flow.connected_at);
         sys::monotonic_now().saturating_sub(then)
-    }
-
-    /// Connects to the original destination with the records set. Blocks until connected.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::SelfConnect`] if the destination is this proxy's own listener.
-    /// - [`Error::BadRecords`] if the flow ended more than 60 seconds ago.
-    /// - [`Error::NoEngine`] if the engine is no longer attached.
-    /// - [`Error::System`] if creating or connecting the socket failed. Besides the usual causes,
-    ///   connect fails with EACCES if a filter blocks it, with ECONNREFUSED if the next service is
-    ///   absent, and with ELOOP after 16 services (docs/proxies.md, Errors).
-    pub fn connect(&self) -> Result<TcpStream, Error> {
-        self.connect_to(self.original_destination())
-    }
-
-    /// Connects to another destination instead, with the records set. Blocks until connected.
-    /// Errors are those of [`connect`](Self::connect).
-    pub fn connect_to(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
-        let socket = self.outgoing(destination)?;
-        socket
-            .connect(&destination.into())
-            .map_err(Error::system("connect to the destination"))?;
-        Ok(socket.into())
-    }
-
-    /// Starts to connect to the original destination with the records set, and does not wait.
-    ///
-    /// The returned stream is non-blocking. It is connected as soon as it is writable and
-    /// [`TcpStream::take_error`] returns `None`. Errors are those of [`connect`](Self::connect), as
-    /// far as they are known immediately.
-    pub fn connect_nonblocking(&self) -> Result<TcpStream, Error> {
-        self.connect_to_nonblocking(self.original_destination())
-    }
-
-    /// Starts to connect to another destination instead; see
-    /// [`connect_nonblocking`](Self::connect_nonblocking).
-    pub fn connect_to_nonblocking(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
-        let socket = self.outgoing_nonblocking(destination)?;
-        match socket.connect(&destination.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
-                Err(Error::system("connect to the destination")(error))
-            }
-            _ => Ok(socket.into()),
-        }
     }
 }
 

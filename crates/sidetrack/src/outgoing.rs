@@ -1,7 +1,7 @@
-//! The outgoing socket of a proxy, which carries the redirect records of a flow.
+//! The outgoing sockets of a proxy, which carry the redirect records of a flow, and their connects.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 
 use sidetrack_abi::kernel;
@@ -44,6 +44,51 @@ fn records_error(source: io::Error) -> Error {
 }
 
 impl Flow {
+    /// Connects to the original destination with the records set. Blocks until connected.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::SelfConnect`] if the destination is this proxy's own listener.
+    /// - [`Error::BadRecords`] if the flow ended more than 60 seconds ago.
+    /// - [`Error::NoEngine`] if the engine is no longer attached.
+    /// - [`Error::System`] if creating or connecting the socket failed. Besides the usual causes,
+    ///   connect fails with EACCES if a filter blocks it, with ECONNREFUSED if the next service is
+    ///   absent, and with ELOOP after 16 services (docs/proxies.md, Errors).
+    pub fn connect(&self) -> Result<TcpStream, Error> {
+        self.connect_to(self.original_destination())
+    }
+
+    /// Connects to another destination instead, with the records set. Blocks until connected.
+    /// Errors are those of [`connect`](Self::connect).
+    pub fn connect_to(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
+        let socket = self.outgoing(destination)?;
+        socket
+            .connect(&destination.into())
+            .map_err(Error::system("connect to the destination"))?;
+        Ok(socket.into())
+    }
+
+    /// Starts to connect to the original destination with the records set, and does not wait.
+    ///
+    /// The returned stream is non-blocking. It is connected as soon as it is writable and
+    /// [`TcpStream::take_error`] returns `None`. Errors are those of [`connect`](Self::connect), as
+    /// far as they are known immediately.
+    pub fn connect_nonblocking(&self) -> Result<TcpStream, Error> {
+        self.connect_to_nonblocking(self.original_destination())
+    }
+
+    /// Starts to connect to another destination instead; see
+    /// [`connect_nonblocking`](Self::connect_nonblocking).
+    pub fn connect_to_nonblocking(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
+        let socket = self.outgoing_nonblocking(destination)?;
+        match socket.connect(&destination.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+                Err(Error::system("connect to the destination")(error))
+            }
+            _ => Ok(socket.into()),
+        }
+    }
+
     /// Creates a TCP socket for `destination` with the records set, not yet connected.
     ///
     /// Use it to set socket options before connecting.
@@ -72,7 +117,7 @@ impl Flow {
     }
 
     /// As [`outgoing`](Self::outgoing), but the socket is non-blocking from its creation.
-    pub(crate) fn outgoing_nonblocking(&self, destination: SocketAddr) -> Result<Socket, Error> {
+    fn outgoing_nonblocking(&self, destination: SocketAddr) -> Result<Socket, Error> {
         self.outgoing_socket(destination, Type::STREAM.nonblocking(), Protocol::TCP)
     }
 

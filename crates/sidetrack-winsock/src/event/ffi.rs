@@ -1,6 +1,7 @@
 //! The C functions for events and alertable waits.
 #![allow(non_snake_case)] // the names are those of the Windows headers
 
+use super::wait;
 use crate::abi::{
     BOOL, DWORD, FALSE, HANDLE, TRUE, WSA_MAXIMUM_WAIT_EVENTS, WSA_WAIT_FAILED,
     WSA_WAIT_IO_COMPLETION, WSAEVENT,
@@ -57,7 +58,7 @@ pub extern "C" fn WSAWaitForMultipleEvents(
             .map(|index| memory::read(lphEvents.wrapping_add(index)))
             .collect();
         let events = events.ok_or(WinsockError(WSAEFAULT))?;
-        super::wait::wait(&events, fWaitAll != FALSE, dwTimeout, fAlertable != FALSE)
+        wait::wait(&events, fWaitAll != FALSE, dwTimeout, fAlertable != FALSE)
     })
 }
 
@@ -65,7 +66,7 @@ pub extern "C" fn WSAWaitForMultipleEvents(
 /// WSA_WAIT_IO_COMPLETION, after it has run completion routines of this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn SleepEx(dwMilliseconds: DWORD, bAlertable: BOOL) -> DWORD {
-    let slept = call::guard_always(|| super::sleep(dwMilliseconds, bAlertable != FALSE));
+    let slept = call::guard_always(|| wait::sleep(dwMilliseconds, bAlertable != FALSE));
     match slept {
         Ok(true) => WSA_WAIT_IO_COMPLETION,
         _ => 0,

@@ -9,8 +9,8 @@ use super::with;
 use crate::abi::{
     DWORD, HANDLE, WSA_INFINITE, WSA_WAIT_EVENT_0, WSA_WAIT_IO_COMPLETION, WSA_WAIT_TIMEOUT,
 };
-use crate::apc;
 use crate::error::{WSA_NOT_ENOUGH_MEMORY, WSASYSCALLFAILURE, WinsockError, WinsockResult};
+use crate::thread;
 
 /// The time at which a wait ends. `None` if it never does.
 fn deadline(milliseconds: DWORD) -> Option<Instant> {
@@ -19,7 +19,7 @@ fn deadline(milliseconds: DWORD) -> Option<Instant> {
 }
 
 /// Implements SleepEx. Returns whether an APC has run.
-pub(crate) fn sleep(milliseconds: DWORD, alertable: bool) -> WinsockResult<bool> {
+pub(super) fn sleep(milliseconds: DWORD, alertable: bool) -> WinsockResult<bool> {
     Ok(poll_until(&[], deadline(milliseconds), alertable)? == Some(WSA_WAIT_IO_COMPLETION))
 }
 
@@ -77,7 +77,7 @@ fn poll_until(
     alertable: bool,
 ) -> WinsockResult<Option<DWORD>> {
     let queue = match alertable {
-        true => Some(apc::own_queue()?),
+        true => Some(thread::own_queue()?),
         false => None,
     };
     loop {

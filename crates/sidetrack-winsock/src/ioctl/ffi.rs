@@ -10,7 +10,7 @@ use crate::abi::{
 };
 use crate::error::{WSAEFAULT, WinsockError};
 use crate::memory::{self, MemoryRange};
-use crate::{apc, call};
+use crate::{call, thread};
 
 /// Executes a control code on a socket. Returns 0, or SOCKET_ERROR with the error in
 /// WSAGetLastError. The error WSA_IO_PENDING means that an overlapped operation has started.
@@ -55,12 +55,12 @@ pub extern "C" fn WSPIoctl(
     lpThreadId: *mut WSATHREADID,
     lpErrno: *mut INT,
 ) -> INT {
-    apc::with_errno_at(lpErrno, || {
+    call::with_errno_at(lpErrno, || {
         let thread = match lpOverlapped.is_null() || lpThreadId.is_null() {
             true => None,
             false => {
                 let id = memory::read(lpThreadId).ok_or(WinsockError(WSAEFAULT))?;
-                Some(apc::queue_of(id.ThreadHandle)?)
+                Some(thread::queue_of(id.ThreadHandle)?)
             }
         };
         let control = IoctlCall {

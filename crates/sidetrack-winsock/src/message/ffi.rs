@@ -3,17 +3,17 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::ReceiveCall;
+use super::receive::ReceiveCall;
 use super::send::send;
 use crate::abi::{
     DWORD, INT, LPWSAOVERLAPPED_COMPLETION_ROUTINE, SOCKET, SOCKET_ERROR, WSABUF, WSAMSG,
     WSAOVERLAPPED,
 };
+use crate::attempt::{Attempt, AttemptError, Done};
 use crate::error::{WSAEFAULT, WinsockError, WinsockResult};
 use crate::memory::{self, CallerPointer};
-use crate::overlapped::{Operation, OverlappedRequest};
-use crate::redirect_query::{self, AttemptError};
-use crate::{call, socket};
+use crate::overlapped::Operation;
+use crate::{call, reading, socket, thread};
 
 /// Receives a datagram with its control data. The first datagram of a redirected flow has
 /// IP_WFP_REDIRECT_RECORDS and IP_WFP_REDIRECT_CONTEXT, if the socket has the options of these
@@ -37,14 +37,14 @@ pub extern "C" fn WSARecvMsg(
         };
         if is_overlapped {
             let count = optional_count(lpdwNumberOfBytesRecvd)?;
-            let request = OverlappedRequest::Receive(receive);
-            return Operation::new(socket, request, lpOverlapped, lpCompletionRoutine, None)?
-                .start(count);
+            let operation =
+                Operation::new(socket, lpOverlapped, lpCompletionRoutine, thread::own_queue)?;
+            return operation.start(receive, count);
         }
         let count = CallerPointer::new(lpdwNumberOfBytesRecvd).ok_or(WinsockError(WSAEFAULT))?;
         let received = receive.attempt().map_err(|error| match error {
             AttemptError::Final(error) => error,
-            AttemptError::TooSmall(needed) => WinsockError(redirect_query::too_small(needed).0),
+            AttemptError::TooSmall(needed) => WinsockError(reading::too_small(needed).0),
             AttemptError::NotYet(_) => WinsockError(crate::error::WSAEWOULDBLOCK),
         });
         count.store(received?);
@@ -73,15 +73,10 @@ pub extern "C" fn WSASendMsg(
             count.store(send(socket, &message, dwFlags as i32)?);
             return Ok(());
         }
-        let mut operation = Operation::new(
-            socket,
-            OverlappedRequest::Done(0),
-            lpOverlapped,
-            lpCompletionRoutine,
-            None,
-        )?;
-        operation.done(send(socket, &message, dwFlags as i32)?);
-        operation.start(count)
+        let operation =
+            Operation::new(socket, lpOverlapped, lpCompletionRoutine, thread::own_queue)?;
+        let sent = send(socket, &message, dwFlags as i32)?;
+        operation.start(Done(sent), count)
     })
 }
 

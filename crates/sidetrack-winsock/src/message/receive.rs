@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use sidetrack_abi::kernel::{self, Datagram, SOL_SIDETRACK};
 use zerocopy::IntoBytes;
 
-use super::FlowTable;
 use super::sys::{self, ControlMessage};
 use crate::abi::{DWORD, IP_WFP_REDIRECT_CONTEXT, IP_WFP_REDIRECT_RECORDS, WSAMSG};
+use crate::attempt::{Attempt, AttemptError, Interest};
 use crate::error::WinsockError;
+use crate::flow_table::FlowTable;
 use crate::memory::{CallerPointer, MemoryRange};
-use crate::redirect_query::{ANSWER_MAX, AttemptError, Interest};
+use crate::redirect_query::ANSWER_MAX;
 use crate::socket;
 
 /// One call of WSARecvMsg.
@@ -23,9 +24,9 @@ pub(crate) struct ReceiveCall {
     pub(crate) overlapped: bool,
 }
 
-impl ReceiveCall {
+impl Attempt for ReceiveCall {
     /// Receives one datagram with its control data. Returns the length of the payload in bytes.
-    pub(crate) fn attempt(&self) -> Result<DWORD, AttemptError> {
+    fn attempt(&self) -> Result<DWORD, AttemptError> {
         let mut message = self.message.load();
         let flags = match self.overlapped {
             true => libc::MSG_DONTWAIT,

@@ -6,7 +6,7 @@ use super::sys::{self, ControlMessage};
 use crate::abi::{DWORD, WSAMSG};
 use crate::error::{WSAEINVAL, WinsockError, WinsockResult};
 use crate::memory::MemoryRange;
-use crate::{ioctl, socket};
+use crate::{redirect_records, socket};
 
 /// Sends one datagram. Records in its control data are set on the socket first. A context there is
 /// an error, since it stays with the proxy (docs/wfp.md, 2.3).
@@ -19,7 +19,10 @@ pub(super) fn send(socket: i32, message: &WSAMSG, flags: i32) -> WinsockResult<D
     for item in given {
         match super::RedirectOption::of(item.level, item.kind) {
             Some(super::RedirectOption::Records) => {
-                ioctl::set_records(socket, MemoryRange::of(item.data.as_ptr(), item.data.len()))?;
+                redirect_records::set(
+                    socket,
+                    MemoryRange::of(item.data.as_ptr(), item.data.len()),
+                )?;
             }
             Some(super::RedirectOption::Context) => return Err(WinsockError(WSAEINVAL)),
             None => forwarded.push(item),

@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 use std::thread;
 
 use super::sys;
+use crate::attempt::Interest;
 use crate::call;
 use crate::error::{WSAENOBUFS, WinsockError, WinsockResult};
-use crate::redirect_query::Interest;
 
 /// Number of sockets handled after one wait.
 const BATCH: usize = 64;

@@ -4,9 +4,9 @@
 use std::ffi::c_char;
 
 use crate::abi::{INT, SOCKET_ERROR, WORD, WSADATA};
-use crate::call;
 use crate::error::{WSA_INVALID_PARAMETER, WSAEFAULT, WinsockError};
 use crate::memory::CallerPointer;
+use crate::{call, reading};
 
 /// Starts the use of the library by this process. Returns 0, or an error: WSAVERNOTSUPPORTED,
 /// WSAEFAULT.
@@ -72,7 +72,7 @@ pub extern "C" fn WSASetLastError(iError: INT) {
 /// variable SIDETRACK_WINSOCK_READING. Error: WSA_INVALID_PARAMETER.
 #[unsafe(no_mangle)]
 pub extern "C" fn SidetrackSetReading(reading: INT) -> INT {
-    match super::set_reading(reading) {
+    match reading::set(reading) {
         true => 0,
         false => call::value_or_last_error(SOCKET_ERROR, Err(WinsockError(WSA_INVALID_PARAMETER))),
     }

@@ -19,29 +19,29 @@ struct ControlBuffer([u8; CONTROL_SIZE]);
 
 /// Metadata of a received datagram.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::datagram) struct DatagramMetadata {
+pub(super) struct DatagramMetadata {
     /// Length of the payload in bytes.
-    pub(in crate::datagram) length: usize,
+    pub(super) length: usize,
     /// Whether the datagram was longer than its buffer.
-    pub(in crate::datagram) truncated: bool,
+    pub(super) truncated: bool,
     /// Address of the sender.
-    pub(in crate::datagram) from: SocketAddr,
+    pub(super) from: SocketAddr,
     /// Address at which the datagram arrived.
-    pub(in crate::datagram) to: IpAddr,
+    pub(super) to: IpAddr,
 }
 
 /// A datagram to be sent. Both addresses are `None` on a connected socket.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::datagram) struct OutgoingMessage<'a> {
-    pub(in crate::datagram) payload: &'a [u8],
+pub(super) struct OutgoingMessage<'a> {
+    pub(super) payload: &'a [u8],
     /// Source address; `None` leaves it to the kernel.
-    pub(in crate::datagram) from: Option<IpAddr>,
+    pub(super) from: Option<IpAddr>,
     /// Destination; `None` on a connected socket.
-    pub(in crate::datagram) to: Option<SocketAddr>,
+    pub(super) to: Option<SocketAddr>,
 }
 
 /// The structures that `recvmmsg` fills, except for the payloads. They are allocated once.
-pub(in crate::datagram) struct ReceiveBuffers {
+pub(super) struct ReceiveBuffers {
     storages: Box<[SockAddrStorage]>,
     controls: Box<[ControlBuffer]>,
     parts: Box<[libc::iovec]>,
@@ -62,7 +62,7 @@ unsafe impl Sync for ReceiveBuffers {}
 
 impl ReceiveBuffers {
     /// Buffers for at most `datagrams` datagrams per call.
-    pub(in crate::datagram) fn new(datagrams: usize) -> Self {
+    pub(super) fn new(datagrams: usize) -> Self {
         // SAFETY: both are plain C structures, for which zeros are valid values.
         let (part, header) = unsafe { (mem::zeroed(), mem::zeroed()) };
         let storages = (0..datagrams).map(|_| SockAddrStorage::zeroed());
@@ -80,7 +80,7 @@ impl ReceiveBuffers {
     /// most twice as many as the last call.
     ///
     /// A datagram without packet info (`IP_PKTINFO`) is dropped.
-    pub(in crate::datagram) fn receive(
+    pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
         buffer: &mut [u8],
@@ -157,10 +157,7 @@ const SEGMENTS_SIZE_MAX: usize = 65_000;
 
 /// Sends datagrams, and returns how many were sent. Consecutive datagrams with the same addresses
 /// and length are sent as one buffer. An error is that of the first datagram.
-pub(in crate::datagram) fn send(
-    socket: BorrowedFd<'_>,
-    messages: &[OutgoingMessage<'_>],
-) -> io::Result<usize> {
+pub(super) fn send(socket: BorrowedFd<'_>, messages: &[OutgoingMessage<'_>]) -> io::Result<usize> {
     let groups: Vec<&[OutgoingMessage<'_>]> = messages
         .chunk_by(|a, b| a.to == b.to && a.from == b.from && a.payload.len() == b.payload.len())
         .flat_map(|group| {

@@ -1,4 +1,5 @@
-//! The flows that a UDP socket knows.
+//! The flows that a UDP socket knows. `socket` keeps the table and does not read it; `message` fills
+//! it.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
