@@ -282,7 +282,7 @@ pub(crate) struct EventsArgs {
     #[arg(long, requires = "follow")]
     pub(crate) backlog: bool,
     /// Print only events of these kinds. Repeat the option, or separate the kinds by commas.
-    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = crate::events::kind_names())]
+    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = crate::event_kind::kind_names())]
     pub(crate) kinds: Vec<String>,
     /// Print each event as one line of JSON.
     #[arg(long)]
