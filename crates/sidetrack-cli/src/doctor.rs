@@ -10,7 +10,7 @@ use sidetrack_engine::{Cgroup, Error, cgroup, host, network, pinned_programs};
 
 use crate::installation::Installation;
 use crate::text_style::TextStyle;
-use crate::{args, run_cgroup};
+use crate::{args, run_cgroup, watcher};
 
 /// The result of one check. The field names are the keys of the JSON output.
 #[derive(Serialize)]
@@ -162,7 +162,7 @@ fn leftover_runs(clean: bool) -> Finding {
     if clean {
         dead.iter().for_each(|path| {
             if let Ok(cgroup) = Cgroup::at(path) {
-                run_cgroup::kill_and_remove(&cgroup);
+                watcher::kill_and_remove(&cgroup);
             }
         });
     }

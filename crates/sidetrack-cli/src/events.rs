@@ -9,12 +9,10 @@ use sidetrack_api::{key, v1};
 
 use crate::args;
 use crate::daemon::{status_error, time_text, with_daemon};
+use crate::event_kind::{kind_name, kind_number};
 use crate::format::{endpoint_json, layer_name, protocol_name};
 use crate::table::printable;
 use crate::text_style::TextStyle;
-
-/// The prefix of the event kinds' names in protobuf.
-const KIND_PREFIX: &str = "EVENT_KIND_";
 
 pub(crate) fn events(options: &args::EventsArgs) -> Result<ExitCode> {
     let style = TextStyle::stdout();
@@ -36,26 +34,6 @@ pub(crate) fn events(options: &args::EventsArgs) -> Result<ExitCode> {
         Ok(())
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns the kinds as `--kind` takes them and as they are printed: classify-block and so on.
-pub(crate) fn kind_names() -> Vec<clap::builder::PossibleValue> {
-    let numbers = 1..;
-    let kinds = numbers.map_while(|number| v1::EventKind::try_from(number).ok());
-    kinds
-        .map(|kind| clap::builder::PossibleValue::new(kind_name(kind)))
-        .collect()
-}
-
-fn kind_name(kind: v1::EventKind) -> String {
-    let name = kind.as_str_name();
-    let name = name.strip_prefix(KIND_PREFIX).unwrap_or(name);
-    name.to_ascii_lowercase().replace('_', "-")
-}
-
-fn kind_number(name: &str) -> i32 {
-    let name = name.to_ascii_uppercase().replace('-', "_");
-    v1::EventKind::from_str_name(&format!("{KIND_PREFIX}{name}")).map_or(0, Into::into)
 }
 
 fn kind_text(event: &v1::Event) -> String {
@@ -150,7 +128,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_one_name_for_option_output_and_page() {
-        let names = kind_names();
+        let names = crate::event_kind::kind_names();
         assert!(names.len() >= 19);
         for name in &names {
             assert_ne!(kind_number(name.get_name()), 0, "{}", name.get_name());

@@ -10,6 +10,7 @@ mod args;
 mod daemon;
 mod demo;
 mod doctor;
+mod event_kind;
 mod events;
 mod explain;
 mod flows;

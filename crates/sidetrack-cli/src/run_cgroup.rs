@@ -13,9 +13,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use procfs::process::Process;
 use sidetrack_engine::{Cgroup, cgroup};
 
-use crate::watcher::Watcher;
+use crate::watcher::{Watcher, kill_and_remove};
 
 /// The beginning of the name of every run's cgroup.
 const NAME_PREFIX: &str = "sidetrack.run.";
@@ -76,16 +77,6 @@ impl Drop for RunCgroup {
     }
 }
 
-/// Kills the processes that are left in a cgroup, and removes it.
-pub(crate) fn kill_and_remove(root: &Cgroup) {
-    if root.is_populated() {
-        let _ = root.kill();
-    }
-    if let Err(error) = root.remove() {
-        eprintln!("sidetrack: {error}; try again with `sidetrack doctor --clean`");
-    }
-}
-
 /// Returns the cgroups of runs whose process is gone, and those of runs that are still running.
 pub(crate) fn find_all() -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let mount = cgroup::mount_point()?;
@@ -116,9 +107,6 @@ fn is_alive(path: &Path) -> bool {
 /// Returns when a process started, in hundredths of a second since boot; `None` if there is no such
 /// process.
 fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in brackets, may contain anything, so the fields are counted from behind it: the
-    // 20th is the start time.
-    let fields = &stat[stat.rfind(')')? + 1..];
-    fields.split_whitespace().nth(19)?.parse().ok()
+    let process = Process::new(i32::try_from(pid).ok()?).ok()?;
+    Some(process.stat().ok()?.starttime)
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use sidetrack_engine::{Cgroup, host, remove_pins};
 
 use crate::installation::Installation;
-use crate::{args, run_cgroup};
+use crate::{args, run_cgroup, watcher};
 
 pub(crate) fn uninstall(options: &args::UninstallArgs) -> Result<ExitCode> {
     let mut installed = Installation::find(options.config.as_deref())?;
@@ -34,7 +34,7 @@ pub(crate) fn uninstall(options: &args::UninstallArgs) -> Result<ExitCode> {
     }
     let (dead, _) = run_cgroup::find_all()?;
     for path in dead {
-        run_cgroup::kill_and_remove(&Cgroup::at(&path)?);
+        watcher::kill_and_remove(&Cgroup::at(&path)?);
         writeln!(out, "removed the cgroup {}", path.display())?;
     }
     if running {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use rustix::process::setsid;
 use sidetrack_engine::{Cgroup, network};
 
-use crate::{args, run_cgroup};
+use crate::args;
 
 /// What the run writes to the pipe when it has cleaned up itself.
 const DONE: &[u8] = b"done";
@@ -58,9 +58,19 @@ pub(crate) fn watch(options: &args::ReapArgs) -> Result<ExitCode> {
     if message != DONE
         && let Ok(cgroup) = Cgroup::at(&options.cgroup)
     {
-        run_cgroup::kill_and_remove(&cgroup);
+        kill_and_remove(&cgroup);
         // The run's process is gone, so the addresses of its engine are left over too.
         let _ = network::clear_left_over();
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Kills the processes that are left in a cgroup, and removes it.
+pub(crate) fn kill_and_remove(root: &Cgroup) {
+    if root.is_populated() {
+        let _ = root.kill();
+    }
+    if let Err(error) = root.remove() {
+        eprintln!("sidetrack: {error}; try again with `sidetrack doctor --clean`");
+    }
 }
