@@ -155,11 +155,6 @@ static __always_inline void datagram_fill(struct bpf_sock_addr *ctx,
 
 /* ---- Which side sent first ------------------------------------------------------------------- */
 
-static __noinline int verdict_cache_has(__u64 client_cookie, __u16 kind,
-					const struct connection *c);
-static __noinline int verdict_cache_add(__u64 client_cookie, __u16 kind,
-					const struct connection *c);
-
 /*
  * Did the peer send to this socket before the socket sent to it? Then the program is a server, and
  * its answers are not diverted. A proxy's outgoing socket never counts as a server's.
