@@ -185,7 +185,7 @@ static long sweep_step(__u32 slot, __u64 *now)
 	struct sidetrack_flow_entry *entry = bpf_map_lookup_elem(&sidetrack_flows, &slot);
 	__u64 state = entry ? entry->state : 0;
 
-	if (FLOW_STATE_STAGE(state) == FLOW_DATAGRAM && !FLOW_STATE_REFCOUNT(state) &&
+	if (FLOW_STATE_STAGE(state) == SIDETRACK_STAGE_DATAGRAM && !FLOW_STATE_REFCOUNT(state) &&
 	    (datagram_flow_is_over(entry, *now) || !client_is_open(entry)))
 		datagram_flow_end(entry, FLOW_STATE_ID(state));
 	return 0;
