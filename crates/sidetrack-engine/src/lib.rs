@@ -50,13 +50,7 @@ pub mod service;
     clippy::all,
     clippy::undocumented_unsafe_blocks
 )]
-mod skeleton {
-    include!(concat!(env!("OUT_DIR"), "/sidetrack.skel.rs"));
-
-    pub mod namespace {
-        include!(concat!(env!("OUT_DIR"), "/namespace.skel.rs"));
-    }
-}
+mod skeleton;
 #[allow(unsafe_code)]
 mod sys;
 
