@@ -7,6 +7,7 @@ mod flow;
 mod owner;
 mod pins;
 mod policy;
+mod program;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,9 +30,10 @@ use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
 use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, namespace, sys};
 
-use attachment::{Attachment, ProgramSet};
+use attachment::Attachment;
 use context::Contexts;
 use pins::{EngineIdentity, Pins};
+use program::ProgramSet;
 
 pub use classify::Classification;
 pub use flow::{FlowEntry, MapUsage};
