@@ -298,6 +298,8 @@ static __always_inline int decide_by_policy(struct bpf_sock_addr *ctx,
 {
 	int decision;
 
+	/* The layer that events show until another one is classified. */
+	c->layer = SIDETRACK_LAYER_CONNECT_REDIRECT + (c->family == AF_INET6);
 	classify->scratch = scratch_acquire();
 	if (!classify->scratch)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,

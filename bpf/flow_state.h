@@ -119,8 +119,9 @@ __noinline int destination_delete(const struct sidetrack_flow_entry *entry, __u6
 /* ---- Slots --------------------------------------------------------------------------------- */
 
 #define FLOW_STATE_RETRIES 16 /* attempts to change a state that other CPUs change too */
-#define FLOW_TRIES_MAX 4096   /* slots examined to find a free one */
-#define FLOW_TRIES_GRACE 4    /* slots examined before a reclaimable one is taken */
+/* Both are counted after the first slot, which is mostly free and needs no loop. */
+#define FLOW_TRIES_MAX 4096 /* slots examined to find a free one */
+#define FLOW_TRIES_GRACE 4  /* slots examined before a reclaimable one is taken */
 
 /* The slot that a flow of this id has, or had. */
 static __always_inline struct sidetrack_flow_entry *flow_slot(__u64 id)
