@@ -242,7 +242,7 @@ impl Engine {
             "add a service",
         )?;
         self.services.insert(number, spec.clone());
-        Ok(self.service_of(number, secret))
+        Ok(self.service_of(number, spec, secret))
     }
 
     /// Makes a cgroup a home: proxies in it, or below it, can use the socket options.
@@ -292,9 +292,10 @@ impl Engine {
     /// Errors: [`Error::Bpf`].
     pub fn service(&self, number: u32) -> Result<Option<Service>, Error> {
         let value = self.read_service(number)?;
+        let spec = self.services.get(&number);
         Ok(value
-            .filter(|_| self.services.contains_key(&number))
-            .map(|value| self.service_of(number, value.secret)))
+            .zip(spec)
+            .map(|(value, spec)| self.service_of(number, spec, value.secret)))
     }
 
     /// Adds a service for a legacy proxy that listens at `address` already, and marks its listener.
@@ -441,9 +442,10 @@ impl Engine {
         Some(number)
     }
 
-    fn service_of(&self, number: u32, secret: [u8; 16]) -> Service {
+    fn service_of(&self, number: u32, spec: &ServiceSpec, secret: [u8; 16]) -> Service {
         Service {
             number,
+            key: spec.key,
             listen: Listen {
                 version: kernel::ABI_VERSION,
                 service: number,

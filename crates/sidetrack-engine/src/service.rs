@@ -42,8 +42,10 @@ pub enum RecordsMode {
 /// A service that an engine has added.
 #[derive(Clone)]
 pub struct Service {
-    /// Its number, by which filters name it.
+    /// Its number, by which flows and events name it.
     pub number: u32,
+    /// Its key, by which filters name it.
+    pub key: Uuid,
     pub(crate) listen: Listen,
 }
 
