@@ -34,7 +34,7 @@ fn connect_of_a_proxy_without_records_goes_straight_with_permit_own() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("forgets_permitted");
     let service = host.service_with_spec(&ServiceSpec {
-        records: RecordsMode::Required { permit_own: true },
+        records: RecordsMode::RequiredOrOwn,
         ..ServiceSpec::new("forgetful")
     });
     let _proxy = host.proxy(&service, "without-records");

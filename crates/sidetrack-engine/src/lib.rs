@@ -66,5 +66,5 @@ pub use engine::{
 pub use error::Error;
 pub use filter::Filter;
 pub use path::Paths;
-pub use service::{RecordsMode, Service, ServiceSpec};
-pub use sidetrack_policy::{Absent, RedirectContext};
+pub use service::{Service, ServiceSpec};
+pub use sidetrack_policy::{Absent, RecordsMode, RedirectContext};
