@@ -1,7 +1,7 @@
 //! Chains of services: each service sees a connection exactly once, in order.
 
+use e2e::policy::{prefix, redirect_tcp};
 use e2e::{Host, Origin};
-use sidetrack_engine::Filter;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
 
@@ -93,11 +93,7 @@ fn connection_is_never_redirected_twice_to_one_service() {
     let (first, second) = (host.service("first"), host.service("second"));
     let proxies = [host.relay(&first), host.relay(&second)];
     // Several filters name the same two services; still each of them sees the connection once.
-    let filters: Vec<_> = [&first, &second, &first, &second, &second, &first]
-        .iter()
-        .map(|service| Filter::redirect_all(service.number))
-        .collect();
-    host.set_policy(&filters);
+    host.redirect_all(&[&first, &second, &first, &second, &second, &first]);
     let report = host
         .client(&["connect", &origin.address.to_string(), "--send", "x"])
         .json();
@@ -113,16 +109,11 @@ fn address_and_port_of_the_filters_decide_the_service() {
     let mut host = Host::new("different_ways");
     let (web, other) = (host.service("web"), host.service("other"));
     let (web_proxy, other_proxy) = (host.answer(&web), host.answer(&other));
-    host.set_policy(&[
-        Filter {
-            ports: Some((443, 444)),
-            remote: Some("10.0.0.0/8".parse().unwrap()),
-            ..Filter::redirect_all(web.number)
-        },
-        Filter {
-            remote: Some("fd00::/8".parse().unwrap()),
-            ..Filter::redirect_all(other.number)
-        },
+    host.set_policy([
+        redirect_tcp(&web)
+            .remote(prefix("10.0.0.0/8"))
+            .ports(443..=444),
+        redirect_tcp(&other).remote(prefix("fd00::/8")),
     ]);
     assert_eq!(host.connect("10.9.9.9:444")["reply"], "10.9.9.9:444");
     assert_eq!(host.connect("[fd00::1]:444")["reply"], "[fd00::1]:444");

@@ -25,10 +25,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::counter::Counters;
 use crate::event::Event;
-use crate::filter::to_objects;
 use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
-use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, namespace, sys};
+use crate::{Cgroup, Error, Service, ServiceSpec, host, legacy, namespace, sys};
 
 use attachment::Attachment;
 use context::Contexts;
@@ -315,27 +314,6 @@ impl Engine {
             }
             Err(error) => Err(Error::system("mark the proxy's listener")(error)),
         }
-    }
-
-    /// Puts a list of filters into force atomically: each connection is classified by the old policy or by
-    /// the new one.
-    ///
-    /// Errors leave the old one in force: [`Error::UnknownService`], [`Error::TooManyFilters`],
-    /// [`Error::ContextTooLong`], [`Error::TooManyContexts`], [`Error::PortRange`], [`Error::Bpf`].
-    pub fn set_policy(&mut self, filters: &[Filter]) -> Result<(), Error> {
-        self.set_policy_with(filters, &[])
-    }
-
-    /// Puts a list of filters into force, together with filters of the full model, all in one sublayer.
-    ///
-    /// Errors: as [`Engine::set_policy`].
-    pub fn set_policy_with(
-        &mut self,
-        filters: &[Filter],
-        others: &[sidetrack_policy::Filter],
-    ) -> Result<(), Error> {
-        let filters = to_objects(filters, &self.services)?;
-        self.commit(filters.iter().chain(others), &[]).map(|_| ())
     }
 
     /// How many TCP listeners a service has now: for IPv4 and for IPv6.
