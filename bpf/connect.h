@@ -8,12 +8,6 @@
 #ifndef SIDETRACK_CONNECT_H
 #define SIDETRACK_CONNECT_H
 
-static __noinline int endpoint_connect(struct bpf_sock_addr *ctx, struct classify_context *classify,
-				       const struct connection *c);
-static __always_inline int endpoint_is_needed(__u32 layers, __u32 protocol);
-static __noinline int datagram_sent_first(struct bpf_sock_addr *ctx,
-					  struct classify_context *classify, struct connection *c);
-
 /* Diverts the connection to the service of `f`, the filter that redirects. Returns the decision. */
 static __always_inline int redirect_connection(struct bpf_sock_addr *ctx,
 					       const struct connection *c,
@@ -121,14 +115,6 @@ static __noinline int decide_for_caller(struct classify_context *classify,
 	if (legacy_min_rank)
 		classify_assume_chain(&classify->scratch->search, legacy_min_rank);
 	return DIVERT;
-}
-
-/* The verdict of a layer refuses the connection. */
-static __always_inline int refuse_by_verdict(struct classify_context *classify,
-					     const struct connection *c)
-{
-	bpf_set_retval(-refusal_report(classify, c));
-	return REFUSE;
 }
 
 /*
@@ -316,6 +302,8 @@ static __always_inline int decide_by_policy(struct bpf_sock_addr *ctx,
 {
 	int decision;
 
+	/* The layer that events show until another one is classified. */
+	c->layer = SIDETRACK_LAYER_CONNECT_REDIRECT + (c->family == AF_INET6);
 	classify->scratch = scratch_acquire();
 	if (!classify->scratch)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_FLOWS_FULL, SIDETRACK_EVENT_FLOWS_FULL, c, 0,

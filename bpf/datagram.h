@@ -86,11 +86,14 @@ static __always_inline void datagram_flow_end(struct sidetrack_flow_entry *entry
 		__u64 state = entry->state;
 		__u32 refcount = FLOW_STATE_REFCOUNT(state);
 
-		if (FLOW_STATE_ID(state) != id || FLOW_STATE_STAGE(state) != FLOW_DATAGRAM)
+		if (FLOW_STATE_ID(state) != id ||
+		    FLOW_STATE_STAGE(state) != SIDETRACK_STAGE_DATAGRAM)
 			return;
-		if (!flow_state_exchange(
-			    entry, state,
-			    FLOW_STATE(id, refcount ? FLOW_ESTABLISHED : FLOW_CLOSED, refcount)))
+		if (!flow_state_exchange(entry, state,
+					 FLOW_STATE(id,
+						    refcount ? SIDETRACK_STAGE_ESTABLISHED :
+							       SIDETRACK_STAGE_CLOSED,
+						    refcount)))
 			continue;
 		if (refcount)
 			__sync_fetch_and_add(&flows_live, 1);
@@ -106,7 +109,7 @@ destination_find(const struct sidetrack_destination *destination, __u64 now)
 	__u64 *id = bpf_map_lookup_elem(&sidetrack_destinations, destination);
 	struct sidetrack_flow_entry *entry = id ? flow_find(*id) : NULL;
 
-	if (!entry || FLOW_STATE_STAGE(entry->state) != FLOW_DATAGRAM ||
+	if (!entry || FLOW_STATE_STAGE(entry->state) != SIDETRACK_STAGE_DATAGRAM ||
 	    now - entry->idle_since >= idle_ns)
 		return NULL;
 	return entry;
@@ -154,11 +157,6 @@ static __always_inline void datagram_fill(struct bpf_sock_addr *ctx,
 }
 
 /* ---- Which side sent first ------------------------------------------------------------------- */
-
-static __noinline int verdict_cache_has(__u64 client_cookie, __u16 kind,
-					const struct connection *c);
-static __noinline int verdict_cache_add(__u64 client_cookie, __u16 kind,
-					const struct connection *c);
 
 /*
  * Did the peer send to this socket before the socket sent to it? Then the program is a server, and
@@ -234,7 +232,7 @@ static __noinline int divert_datagram(struct bpf_sock_addr *ctx, const struct co
 	id = entry->flow.id;
 	datagram_fill(ctx, entry, c);
 	__sync_fetch_and_add(&flows_datagram, 1);
-	__sync_lock_test_and_set(&entry->state, FLOW_STATE(id, FLOW_DATAGRAM, 0));
+	__sync_lock_test_and_set(&entry->state, FLOW_STATE(id, SIDETRACK_STAGE_DATAGRAM, 0));
 	if (c->sending) {
 		chosen = destination_set(entry, id);
 		if (chosen != entry)

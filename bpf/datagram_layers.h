@@ -9,36 +9,6 @@
 #ifndef SIDETRACK_DATAGRAM_LAYERS_H
 #define SIDETRACK_DATAGRAM_LAYERS_H
 
-/* Fills in the cache key of a verdict of any other kind. */
-static __always_inline void verdict_key_fill(struct sidetrack_verdict_key *key, __u64 client_cookie,
-					     __u16 kind, const struct connection *c)
-{
-	__builtin_memset(key, 0, sizeof(*key));
-	key->client_cookie = client_cookie;
-	key->kind = kind;
-	__builtin_memcpy(key->remote_addr, c->remote.bytes, sizeof(key->remote_addr));
-	key->remote_port = c->port;
-	key->generation = kind == CACHED_RECV_ACCEPT ? c->generation : 0;
-}
-
-static __noinline int verdict_cache_has(__u64 client_cookie, __u16 kind, const struct connection *c)
-{
-	struct sidetrack_verdict_key key;
-
-	verdict_key_fill(&key, client_cookie, kind, c);
-	return bpf_map_lookup_elem(&sidetrack_verdict_cache, &key) != NULL;
-}
-
-/* Returns 0 if the key was not in the cache before. */
-static __noinline int verdict_cache_add(__u64 client_cookie, __u16 kind, const struct connection *c)
-{
-	struct sidetrack_verdict_key key;
-	__u8 one = 1;
-
-	verdict_key_fill(&key, client_cookie, kind, c);
-	return bpf_map_update_elem(&sidetrack_verdict_cache, &key, &one, BPF_NOEXIST);
-}
-
 /* Classifies at flow established, if the conversation of this socket and peer is new. */
 static __always_inline void
 datagram_established(__u64 client_cookie, struct classify_context *classify, struct connection *c)

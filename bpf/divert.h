@@ -36,6 +36,14 @@ static __always_inline int refuse_full(const struct connection *c, const struct 
 		      f->service);
 }
 
+/* The verdict of a layer refuses the connection. */
+static __always_inline int refuse_by_verdict(struct classify_context *classify,
+					     const struct connection *c)
+{
+	bpf_set_retval(-refusal_report(classify, c));
+	return REFUSE;
+}
+
 /*
  * Lets the connection proceed undiverted. A socket can connect again (after AF_UNSPEC): then what
  * an earlier connect decided no longer applies, and the socket gets back its binding to a device.

@@ -73,8 +73,10 @@ static __always_inline void endpoint_listen(struct bpf_sock_ops *ops)
 					 LAYER_BITS(SIDETRACK_LAYER_ENDPOINT_CLOSURE))))
 		return;
 	e = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!e)
+	if (!e) {
+		count(SIDETRACK_COUNT_PROGRAM_UNKNOWN);
 		return;
+	}
 	endpoint_fill(e);
 	e->netns_cookie = bpf_get_netns_cookie(ops);
 	e->connecting = 0;
@@ -169,31 +171,30 @@ static __always_inline int bind_classify(struct bpf_sock_addr *ctx, struct conne
 {
 	struct classify_context classify = {};
 	struct sidetrack_scratch *scratch;
-	__u32 layer = SIDETRACK_LAYER_BIND_REDIRECT;
 	__u32 wants;
 	int permitted;
 
-	classify.policy = policy_with_layer(layer, c);
+	classify.policy = policy_with_layer(SIDETRACK_LAYER_BIND_REDIRECT, c);
 	if (!classify.policy || !program_in_scope())
 		return PROCEED;
+	c->protocol = ctx->protocol;
+	c->layer = SIDETRACK_LAYER_BIND_REDIRECT + (c->family == AF_INET6);
 	scratch = scratch_acquire();
 	if (!scratch)
 		return refuse(ENOBUFS, SIDETRACK_COUNT_SEARCH_CUT, SIDETRACK_EVENT_SEARCH_CUT, c, 0,
 			      0);
 	classify.scratch = scratch;
-	c->protocol = ctx->protocol;
 	scratch->connection = *c;
 	c = &scratch->connection;
 	classify.connection = c;
 	chain_clear(&scratch->chain);
 	scratch->search.mode.caller_known = 1;
 	scratch->search.mode.absent_given = 0;
-	wants = layer_wants(classify.policy, layer + (c->family == AF_INET6));
+	wants = layer_wants(classify.policy, c->layer);
 	fields_of_connection(scratch, c, wants, 0);
 	fields_of_task(scratch, wants, NULL);
 	if (wants & WANTS(NETNS))
 		field_set(scratch, SIDETRACK_FIELD_NETNS, bpf_get_netns_cookie(ctx));
-	c->layer = layer + (c->family == AF_INET6);
 	if (classify_begin(&classify, c->layer))
 		classify_run(&classify);
 	permitted = !verdict_refuses(&scratch->search);

@@ -77,7 +77,7 @@ static __always_inline __be32 flow_reserve(struct bpf_sock_addr *ctx,
 		return 0;
 	id = entry->flow.id;
 	__sync_fetch_and_add(&flows_reserved, 1);
-	__sync_lock_test_and_set(&entry->state, FLOW_STATE(id, FLOW_RESERVED, 0));
+	__sync_lock_test_and_set(&entry->state, FLOW_STATE(id, SIDETRACK_STAGE_RESERVED, 0));
 	return address_of_slot(id % flows_max);
 }
 
@@ -94,7 +94,8 @@ static __always_inline void flow_start(struct bpf_sock_ops *ops, struct sidetrac
 	entry->flow.local_port = bpf_htons(ops->local_port);
 	entry->flow.netns_cookie = bpf_get_netns_cookie(ops);
 	__sync_fetch_and_add(&flows_live, 1);
-	__sync_lock_test_and_set(&entry->state, FLOW_STATE(entry->flow.id, FLOW_CONNECTING, 1));
+	__sync_lock_test_and_set(&entry->state,
+				 FLOW_STATE(entry->flow.id, SIDETRACK_STAGE_CONNECTING, 1));
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
@@ -104,8 +105,8 @@ static __always_inline void flow_begin_reserved(struct bpf_sock_ops *ops,
 {
 	__u64 id = FLOW_STATE_ID(entry->state);
 
-	if (!flow_state_exchange(entry, FLOW_STATE(id, FLOW_RESERVED, 0),
-				 FLOW_STATE(id, FLOW_FILLING, 0)))
+	if (!flow_state_exchange(entry, FLOW_STATE(id, SIDETRACK_STAGE_RESERVED, 0),
+				 FLOW_STATE(id, SIDETRACK_STAGE_FILLING, 0)))
 		return;
 	__sync_fetch_and_sub(&flows_reserved, 1);
 	flow_start(ops, entry);
@@ -198,8 +199,8 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	entry = id ? flow_find(id) : NULL;
 	if (!entry || !service_listens_at(flow_service(&entry->flow), ops))
 		return; /* no flow, or that of a service that had the port before */
-	if (!flow_state_exchange(entry, FLOW_STATE(id, FLOW_CONNECTING, 1),
-				 FLOW_STATE(id, FLOW_ESTABLISHED, 2)))
+	if (!flow_state_exchange(entry, FLOW_STATE(id, SIDETRACK_STAGE_CONNECTING, 1),
+				 FLOW_STATE(id, SIDETRACK_STAGE_ESTABLISHED, 2)))
 		return; /* the client has just closed */
 	if (accepted_attach_flow(sk, ops->local_ip4, entry, id)) {
 		flow_put(id);
@@ -220,9 +221,9 @@ static __always_inline void flow_client_closed(struct sidetrack_flow_entry *entr
 
 	if (__sync_val_compare_and_swap(&entry->client_cookie, socket_cookie, 0) != socket_cookie)
 		return;
-	if (flow_state_exchange(entry, FLOW_STATE(id, FLOW_CONNECTING, 1), 0))
+	if (flow_state_exchange(entry, FLOW_STATE(id, SIDETRACK_STAGE_CONNECTING, 1), 0))
 		__sync_fetch_and_sub(&flows_live, 1);
-	else if (flow_state_exchange(entry, FLOW_STATE(id, FLOW_RESERVED, 0), 0))
+	else if (flow_state_exchange(entry, FLOW_STATE(id, SIDETRACK_STAGE_RESERVED, 0), 0))
 		__sync_fetch_and_sub(&flows_reserved, 1);
 	else
 		flow_put(id);
@@ -241,7 +242,7 @@ static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf
 		entry = client ? flow_find(client->flow_id) : NULL;
 		if (!entry)
 			return;
-		if (FLOW_STATE_STAGE(entry->state) == FLOW_CONNECTING)
+		if (FLOW_STATE_STAGE(entry->state) == SIDETRACK_STAGE_CONNECTING)
 			four_tuple_delete(ops, client->flow_id);
 	}
 	flow_client_closed(entry, socket_cookie);

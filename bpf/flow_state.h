@@ -3,6 +3,15 @@
 #ifndef SIDETRACK_FLOW_STATE_H
 #define SIDETRACK_FLOW_STATE_H
 
+/* A state as a whole, and its parts. */
+#define FLOW_STATE(id, stage, refcount)                                                            \
+	((__u64)(id) << SIDETRACK_FLOW_STATE_ID_SHIFT |                                            \
+	 (__u64)(stage) << SIDETRACK_FLOW_STATE_STAGE_SHIFT | (refcount))
+#define FLOW_STATE_ID(state) ((state) >> SIDETRACK_FLOW_STATE_ID_SHIFT)
+#define FLOW_STATE_STAGE(state)                                                                    \
+	((state) >> SIDETRACK_FLOW_STATE_STAGE_SHIFT & SIDETRACK_FLOW_STATE_STAGE_MASK)
+#define FLOW_STATE_REFCOUNT(state) ((state)&SIDETRACK_FLOW_STATE_REFCOUNT_MASK)
+
 /* The service that a flow was diverted to: the last one of its chain. */
 static __always_inline __u32 flow_service(const struct sidetrack_flow *flow)
 {
@@ -110,8 +119,9 @@ __noinline int destination_delete(const struct sidetrack_flow_entry *entry, __u6
 /* ---- Slots --------------------------------------------------------------------------------- */
 
 #define FLOW_STATE_RETRIES 16 /* attempts to change a state that other CPUs change too */
-#define FLOW_TRIES_MAX 4096   /* slots examined to find a free one */
-#define FLOW_TRIES_GRACE 4    /* slots examined before a reclaimable one is taken */
+/* Both are counted after the first slot, which is mostly free and needs no loop. */
+#define FLOW_TRIES_MAX 4096 /* slots examined to find a free one */
+#define FLOW_TRIES_GRACE 4  /* slots examined before a reclaimable one is taken */
 
 /* The slot that a flow of this id has, or had. */
 static __always_inline struct sidetrack_flow_entry *flow_slot(__u64 id)
@@ -156,9 +166,9 @@ static __always_inline int slot_is_reusable(const struct sidetrack_flow_entry *e
 {
 	__u32 stage = FLOW_STATE_STAGE(state);
 
-	if (stage == FLOW_DATAGRAM)
+	if (stage == SIDETRACK_STAGE_DATAGRAM)
 		return !FLOW_STATE_REFCOUNT(state) && datagram_flow_is_over(entry, now);
-	return !state || ((stage == FLOW_CLOSED || stage == FLOW_RESERVED) &&
+	return !state || ((stage == SIDETRACK_STAGE_CLOSED || stage == SIDETRACK_STAGE_RESERVED) &&
 			  now - entry->idle_since >= grace_ns);
 }
 
@@ -169,8 +179,9 @@ static __always_inline int slot_is_reclaimable(const struct sidetrack_flow_entry
 {
 	__u32 stage = FLOW_STATE_STAGE(state);
 
-	return stage == FLOW_CLOSED ||
-	       (stage == FLOW_DATAGRAM && !FLOW_STATE_REFCOUNT(state) && !client_is_open(entry));
+	return stage == SIDETRACK_STAGE_CLOSED ||
+	       (stage == SIDETRACK_STAGE_DATAGRAM && !FLOW_STATE_REFCOUNT(state) &&
+		!client_is_open(entry));
 }
 
 /*
@@ -179,9 +190,9 @@ static __always_inline int slot_is_reclaimable(const struct sidetrack_flow_entry
  */
 static __always_inline void slot_reclaim(struct sidetrack_flow_entry *entry, __u64 state)
 {
-	if (FLOW_STATE_STAGE(state) == FLOW_RESERVED)
+	if (FLOW_STATE_STAGE(state) == SIDETRACK_STAGE_RESERVED)
 		__sync_fetch_and_sub(&flows_reserved, 1);
-	if (FLOW_STATE_STAGE(state) == FLOW_DATAGRAM)
+	if (FLOW_STATE_STAGE(state) == SIDETRACK_STAGE_DATAGRAM)
 		destination_delete(entry, FLOW_STATE_ID(state));
 }
 
@@ -203,7 +214,7 @@ static long flow_search_step(__u32 i, struct flow_search *search)
 		return 1;
 	state = entry->state;
 	if (slot_is_reusable(entry, state, search->now)) {
-		if (!flow_state_exchange(entry, state, FLOW_STATE(id, FLOW_FILLING, 0)))
+		if (!flow_state_exchange(entry, state, FLOW_STATE(id, SIDETRACK_STAGE_FILLING, 0)))
 			return 0;
 		search->found = id;
 		search->old_state = state;
@@ -246,7 +257,8 @@ __noinline __u64 flow_acquire_slot(__u64 now)
 	}
 	state = entry->state;
 	if (!slot_is_reclaimable(entry, state) ||
-	    !flow_state_exchange(entry, state, FLOW_STATE(search.reclaimable, FLOW_FILLING, 0)))
+	    !flow_state_exchange(entry, state,
+				 FLOW_STATE(search.reclaimable, SIDETRACK_STAGE_FILLING, 0)))
 		return 0;
 	slot_reclaim(entry, state);
 	flow_prefetch(search.reclaimable);
@@ -266,9 +278,10 @@ static __always_inline int flows_have_room(void)
 /* The state with another reference count, and the stage that follows from it. */
 static __always_inline __u64 flow_state_with_refcount(__u64 state, __u32 refcount)
 {
-	__u32 stage = FLOW_STATE_STAGE(state) == FLOW_DATAGRAM ? FLOW_DATAGRAM :
-		      refcount				       ? FLOW_ESTABLISHED :
-								 FLOW_CLOSED;
+	__u32 stage = FLOW_STATE_STAGE(state) == SIDETRACK_STAGE_DATAGRAM ?
+			      SIDETRACK_STAGE_DATAGRAM :
+		      refcount ? SIDETRACK_STAGE_ESTABLISHED :
+				 SIDETRACK_STAGE_CLOSED;
 
 	return FLOW_STATE(FLOW_STATE_ID(state), stage, refcount);
 }
@@ -283,15 +296,15 @@ static __always_inline int flow_get(struct sidetrack_flow_entry *entry, __u64 id
 		__u64 state = entry->state;
 		__u32 stage = FLOW_STATE_STAGE(state);
 
-		if (FLOW_STATE_ID(state) != id || stage < FLOW_ESTABLISHED ||
+		if (FLOW_STATE_ID(state) != id || stage < SIDETRACK_STAGE_ESTABLISHED ||
 		    slot_is_reusable(entry, state, bpf_ktime_get_ns()) ||
-		    FLOW_STATE_REFCOUNT(state) == 0xffff)
+		    FLOW_STATE_REFCOUNT(state) == SIDETRACK_FLOW_STATE_REFCOUNT_MASK)
 			return -1;
 		if (!flow_state_exchange(
 			    entry, state,
 			    flow_state_with_refcount(state, FLOW_STATE_REFCOUNT(state) + 1)))
 			continue;
-		if (stage == FLOW_CLOSED)
+		if (stage == SIDETRACK_STAGE_CLOSED)
 			__sync_fetch_and_add(&flows_live, 1);
 		return 0;
 	}
@@ -314,7 +327,7 @@ static __always_inline void flow_put(__u64 id)
 		if (!flow_state_exchange(entry, state,
 					 flow_state_with_refcount(state, refcount - 1)))
 			continue;
-		if (refcount == 1 && FLOW_STATE_STAGE(state) != FLOW_DATAGRAM)
+		if (refcount == 1 && FLOW_STATE_STAGE(state) != SIDETRACK_STAGE_DATAGRAM)
 			__sync_fetch_and_sub(&flows_live, 1);
 		return;
 	}

@@ -199,21 +199,6 @@ struct {
 	__type(value, struct sidetrack_client);
 } sidetrack_clients SEC(".maps");
 
-/*
- * A flow's state, in one word so that it changes atomically: the id of the flow that has the slot,
- * the stage of this flow, and its reference count. The state of a free slot is 0.
- */
-#define FLOW_STATE(id, stage, refcount) ((__u64)(id) << 20 | (__u64)(stage) << 16 | (refcount))
-#define FLOW_STATE_ID(state) ((state) >> 20)
-#define FLOW_STATE_STAGE(state) ((state) >> 16 & 0xf)
-#define FLOW_STATE_REFCOUNT(state) ((state)&0xffff)
-#define FLOW_FILLING 1	   /* a program is writing the entry */
-#define FLOW_CONNECTING 2  /* the SYN is sent, and no socket was accepted yet */
-#define FLOW_ESTABLISHED 3 /* a socket was accepted, and some socket refers to the flow */
-#define FLOW_CLOSED 4	   /* no socket refers to it; its token is valid for the grace period */
-#define FLOW_RESERVED 5	   /* the connect was classified, and its SYN is not sent yet */
-#define FLOW_DATAGRAM 6	   /* a UDP flow; the reference count counts proxies' sockets only */
-
 /* A socket together with its program, for layers that are classified in another process. */
 struct sidetrack_endpoint {
 	struct sidetrack_program program;

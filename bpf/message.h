@@ -56,45 +56,6 @@ static __always_inline int is_diverted_already(struct bpf_sock_addr *ctx,
 	return entry && entry->client_cookie == bpf_get_socket_cookie(ctx);
 }
 
-/* Fills in the cache key of the verdict CACHED_PERMIT. */
-static __always_inline void sender_key_fill(struct sidetrack_verdict_key *key,
-					    struct bpf_sock_addr *ctx, const struct connection *c,
-					    __u64 parent_id)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-
-	__builtin_memset(key, 0, sizeof(*key));
-	key->client_cookie = bpf_get_socket_cookie(ctx);
-	key->parent_id = parent_id;
-	key->cgroup_id = bpf_get_current_cgroup_id();
-	key->pid = engine_pid(task);
-	key->uid = task->cred->uid.val;
-	__builtin_memcpy(key->remote_addr, c->remote.bytes, sizeof(key->remote_addr));
-	key->remote_port = c->port;
-	key->generation = c->generation;
-}
-
-/* Did this policy let the sender proceed to this destination before? */
-static __noinline int sender_is_cached(struct bpf_sock_addr *ctx, const struct connection *c,
-				       __u64 parent_id)
-{
-	struct sidetrack_verdict_key key;
-
-	sender_key_fill(&key, ctx, c, parent_id);
-	return bpf_map_lookup_elem(&sidetrack_verdict_cache, &key) != NULL;
-}
-
-/* Caches that this policy lets the sender proceed to this destination. */
-static __noinline int sender_cache_add(struct bpf_sock_addr *ctx, const struct connection *c,
-				       __u64 parent_id)
-{
-	struct sidetrack_verdict_key key;
-	__u8 one = 1;
-
-	sender_key_fill(&key, ctx, c, parent_id);
-	return bpf_map_update_elem(&sidetrack_verdict_cache, &key, &one, BPF_ANY);
-}
-
 /* Decides about the first datagram to a destination, or one whose verdict is not cached. */
 static __always_inline int decide_first_datagram(struct bpf_sock_addr *ctx, struct connection *c,
 						 __u64 parent_id, struct target *target)
@@ -228,7 +189,7 @@ static long sweep_step(__u32 slot, __u64 *now)
 	struct sidetrack_flow_entry *entry = bpf_map_lookup_elem(&sidetrack_flows, &slot);
 	__u64 state = entry ? entry->state : 0;
 
-	if (FLOW_STATE_STAGE(state) == FLOW_DATAGRAM && !FLOW_STATE_REFCOUNT(state) &&
+	if (FLOW_STATE_STAGE(state) == SIDETRACK_STAGE_DATAGRAM && !FLOW_STATE_REFCOUNT(state) &&
 	    (datagram_flow_is_over(entry, *now) || !client_is_open(entry)))
 		datagram_flow_end(entry, FLOW_STATE_ID(state));
 	return 0;

@@ -56,11 +56,12 @@
 #include "service.h"
 #include "flow.h"
 #include "divert.h"
+#include "verdict_cache.h"
 #include "datagram.h"
-#include "connect.h"
-#include "message.h"
 #include "endpoint.h"
 #include "datagram_layers.h"
+#include "connect.h"
+#include "message.h"
 #include "option.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -312,9 +312,35 @@ struct sidetrack_program {
 	__u32 uid;				    /* real user */
 };
 
+/*
+ * A flow's state, in one word so that it changes atomically: the id of the flow that has the slot,
+ * the stage of this flow (enum sidetrack_stage), and its reference count. The state of a free slot
+ * is 0.
+ */
+#define SIDETRACK_FLOW_STATE_ID_SHIFT 20
+#define SIDETRACK_FLOW_STATE_STAGE_SHIFT 16
+#define SIDETRACK_FLOW_STATE_STAGE_MASK 0xf
+#define SIDETRACK_FLOW_STATE_REFCOUNT_MASK 0xffff
+
+/* How far a flow has come. */
+enum sidetrack_stage {
+	/* A program is writing the entry. */
+	SIDETRACK_STAGE_FILLING = 1,
+	/* The SYN is sent, and no socket was accepted yet. */
+	SIDETRACK_STAGE_CONNECTING,
+	/* A socket was accepted, and some socket refers to the flow. */
+	SIDETRACK_STAGE_ESTABLISHED,
+	/* No socket refers to it; its token is valid for the grace period. */
+	SIDETRACK_STAGE_CLOSED,
+	/* The connect was classified, and its SYN is not sent yet. */
+	SIDETRACK_STAGE_RESERVED,
+	/* A UDP flow; the reference count counts proxies' sockets only. */
+	SIDETRACK_STAGE_DATAGRAM,
+};
+
 /* A slot: a flow with what only the kernel programs and the engine need. */
 struct sidetrack_flow_entry {
-	__u64 state;	   /* FLOW_STATE in maps.h */
+	__u64 state;	   /* SIDETRACK_FLOW_STATE_* */
 	__u32 handed_over; /* UDP: 1 once the service has asked for this flow */
 	__u32 prefetched;  /* never read; see flow_prefetch in flow_state.h */
 	/*

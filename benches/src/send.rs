@@ -12,7 +12,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Config, Engine, Filter, ServiceSpec};
+use sidetrack_engine::{Config, Engine, ServiceSpec};
+use sidetrack_policy::redirect::{Redirect, in_order};
 
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
@@ -144,11 +145,12 @@ fn attach(hierarchy: &Hierarchy, matching: bool) -> Result<(Engine, UdpSocket)> 
     let listener = listen(0)?;
     sys::mark_listener(listener.as_fd(), service.credentials())
         .context("mark the socket as a listener of the service")?;
-    let others = "198.51.100.0/24".parse()?;
-    engine.set_policy(&[Filter {
-        remote: (!matching).then_some(others),
-        ..Filter::redirect_datagrams(service.number)
-    }])?;
+    let all = Redirect::udp(service.key);
+    let redirect = match matching {
+        true => all,
+        false => all.remote("198.51.100.0/24".parse()?),
+    };
+    engine.commit(&in_order([redirect]), &[])?;
     Ok((engine, listener))
 }
 

@@ -1,16 +1,19 @@
 //! The cgroups and the engine of one test.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use sidetrack::Flow;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::{Event, EventKind};
-use sidetrack_engine::{Cgroup, Config, Engine, Filter, Service, ServiceSpec};
+use sidetrack_engine::{Cgroup, Config, Engine, Service, ServiceSpec};
+use sidetrack_policy::redirect::{Redirect, in_order};
+use sidetrack_policy::{Filter, Sublayer};
 
 use crate::client::{Client, cargo_bin};
 use crate::datagram::RunningDatagramProxy;
+use crate::policy::{redirect_tcp, redirect_udp};
 use crate::process::Process;
 use crate::proxy::{RunningProxy, answer, relay, serve, storm, storm_with};
 use crate::wait;
@@ -115,27 +118,26 @@ impl Host {
 
     /// Sets a policy that redirects every connection to these services, in order.
     pub fn redirect_all(&mut self, services: &[&Service]) {
-        let filters: Vec<_> = services
-            .iter()
-            .map(|service| Filter::redirect_all(service.number))
-            .collect();
-        self.set_policy(&filters);
+        self.set_policy(services.iter().map(|service| redirect_tcp(service)));
     }
 
     /// Sets a policy that redirects every datagram to these services, in order.
     pub fn redirect_datagrams(&mut self, services: &[&Service]) {
-        let filters: Vec<_> = services
-            .iter()
-            .map(|service| Filter::redirect_datagrams(service.number))
-            .collect();
-        self.set_policy(&filters);
+        self.set_policy(services.iter().map(|service| redirect_udp(service)));
     }
 
-    /// Sets a policy.
-    pub fn set_policy(&mut self, filters: &[Filter]) {
-        self.engine()
-            .set_policy(filters)
-            .expect("the policy is valid");
+    /// Sets a policy that consists of these redirects, in order.
+    pub fn set_policy(&mut self, redirects: impl IntoIterator<Item = Redirect>) {
+        self.commit(&in_order(redirects), &[]);
+    }
+
+    /// Commits a policy that consists of these filters and sublayers.
+    pub fn commit(&mut self, filters: &[Filter], sublayers: &[Sublayer]) {
+        for filter in filters {
+            filter.check().expect("the filter is valid");
+        }
+        let committed = self.engine().commit(filters, sublayers);
+        committed.expect("the policy is valid");
     }
 
     /// Starts a proxy that answers each connection with its original destination, and closes it.
@@ -228,6 +230,15 @@ impl Host {
     /// The same for a [`crate::Origin`], which sends `origin` and then the text back.
     pub fn connect_and_send(&self, to: &str, text: &str) -> serde_json::Value {
         self.client(&["connect", to, "--send", text]).json()
+    }
+
+    /// Accepts a connection of a client that no filter redirects. Returns the accepted socket and the
+    /// client.
+    pub fn direct_connection(&self) -> (TcpStream, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("the listener is bound");
+        let client = self.client(&["connect", &address.to_string()]);
+        (listener.accept().expect("the client connects").0, client)
     }
 
     /// The value of one counter.

@@ -1,14 +1,12 @@
 //! Short forms for policies of the full filter model.
 
-use std::net::{TcpListener, TcpStream};
-
+use ipnet::IpNet;
 use sidetrack_engine::Service;
+use sidetrack_policy::redirect::Redirect;
 use sidetrack_policy::{
     Action, Condition, Field, Filter, Identity, LayerKind, Lifetime, MatchType, Sublayer, Uuid,
     Value, Weight,
 };
-
-use crate::{Client, Host};
 
 /// A filter at the IPv4 and the IPv6 layer of this kind. Its id is also its weight.
 pub fn both_families(
@@ -53,29 +51,17 @@ pub fn port(number: u64) -> Condition {
     Condition::equal(Field::RemotePort, Value::Uint(number))
 }
 
-/// The action that redirects to a service.
-pub fn redirect(host: &mut Host, service: &Service) -> Action {
-    let mut services = host.engine().services();
-    let (_, spec) = services
-        .find(|(number, _)| *number == service.number)
-        .expect("the service exists");
-    Action::Redirect(spec.key)
+/// Redirects all TCP connections to a service. Flows show the service's number as the filter's id.
+pub fn redirect_tcp(service: &Service) -> Redirect {
+    Redirect::tcp(service.key).id(service.number.into())
 }
 
-/// Commits a policy that consists of these filters and sublayers.
-pub fn commit(host: &mut Host, filters: &[Filter], sublayers: &[Sublayer]) {
-    for filter in filters {
-        filter.check().expect("the filter is valid");
-    }
-    let committed = host.engine().commit(filters, sublayers);
-    committed.expect("the policy is valid");
+/// The same for all UDP datagrams.
+pub fn redirect_udp(service: &Service) -> Redirect {
+    Redirect::udp(service.key).id(service.number.into())
 }
 
-/// Accepts a connection of a client that no filter redirects. Returns the accepted socket and the
-/// client.
-pub fn direct_connection(host: &Host) -> (TcpStream, Client) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = listener.local_addr().expect("the listener is bound");
-    let client = host.client(&["connect", &address.to_string()]);
-    (listener.accept().expect("the client connects").0, client)
+/// Parses an address prefix, such as `10.0.0.0/8`.
+pub fn prefix(text: &str) -> IpNet {
+    text.parse().expect("an address prefix")
 }

@@ -2,11 +2,11 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use sidetrack_engine::{Cgroup, Service};
 
-use crate::Daemon;
 use crate::client::cargo_bin;
 
 /// A running helper program. It is killed on drop.
@@ -53,14 +53,14 @@ impl Process {
         Self::start(command)
     }
 
-    /// Starts the proxy of `src/bin/proxy.rs`, which registers itself with a daemon for the service of
-    /// this name. Waits until it listens.
-    pub fn registered(cgroup: &Cgroup, daemon: &Daemon, service: &str, kind: &str) -> Self {
+    /// Starts the proxy of `src/bin/proxy.rs`, which registers itself with the daemon at a socket, for
+    /// the service of this name. Waits until it listens.
+    pub fn registered(cgroup: &Cgroup, socket: &Path, service: &str, kind: &str) -> Self {
         let mut command = Command::new(cargo_bin("proxy"));
         command
             .env("PROXY_CGROUP", cgroup.path())
             .env("PROXY_SERVICE", service)
-            .env(sidetrack_api::SOCKET_VARIABLE, daemon.socket())
+            .env(sidetrack_api::SOCKET_VARIABLE, socket)
             .arg(kind);
         let mut process = Self::start(command);
         process.addresses =
@@ -68,21 +68,22 @@ impl Process {
         process
     }
 
-    /// Starts the vendor's product of `src/bin/vendor.rs`. Waits until its policy is in force.
-    pub fn vendor(cgroup: &Cgroup, daemon: &Daemon, name: &str, weight: u16) -> Self {
+    /// Starts the vendor's product of `src/bin/vendor.rs`, which uses the daemon at a socket. Waits until
+    /// its policy is in force.
+    pub fn vendor(cgroup: &Cgroup, socket: &Path, name: &str, weight: u16) -> Self {
         let mut command = Command::new(cargo_bin("vendor"));
         command
             .env("PROXY_CGROUP", cgroup.path())
-            .env(sidetrack_api::SOCKET_VARIABLE, daemon.socket())
+            .env(sidetrack_api::SOCKET_VARIABLE, socket)
             .args([name, &weight.to_string()]);
         let mut process = Self::start(command);
         assert_eq!(process.line(), "ready\n");
         process
     }
 
-    /// Starts an example of the SDK in this cgroup, for use with this daemon. The first argument is the
-    /// example's name.
-    pub fn example(cgroup: &Cgroup, daemon: &Daemon, arguments: &[&str]) -> Self {
+    /// Starts an example of the SDK in this cgroup, for use with the daemon at a socket. The first
+    /// argument is the example's name.
+    pub fn example(cgroup: &Cgroup, socket: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new("sh");
         let folder = cargo_bin("sidetrack").with_file_name("examples");
         command
@@ -92,7 +93,7 @@ impl Process {
             ])
             .args([cgroup.path(), &folder])
             .args(arguments)
-            .env(sidetrack_api::SOCKET_VARIABLE, daemon.socket());
+            .env(sidetrack_api::SOCKET_VARIABLE, socket);
         Self::start(command)
     }
 

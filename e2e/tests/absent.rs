@@ -3,18 +3,16 @@
 
 use std::net::{TcpListener, TcpStream};
 
+use e2e::policy::redirect_tcp;
 use e2e::sys::get_option;
 use e2e::{Host, Origin, Process, listen_marked, listen_shared, listen_unmarked, wait};
 use sidetrack_abi::kernel::{INFO, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
-use sidetrack_engine::{Absent, Filter, Service};
+use sidetrack_engine::{Absent, Service};
 
 fn policy(host: &mut Host, service: &Service, on_absent: Absent) {
-    host.set_policy(&[Filter {
-        on_absent,
-        ..Filter::redirect_all(service.number)
-    }]);
+    host.set_policy([redirect_tcp(service).on_absent(on_absent)]);
 }
 
 /// A host with one service whose proxy is a separate process that relays.

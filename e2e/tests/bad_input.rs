@@ -37,7 +37,7 @@ fn refused_policy_changes_nothing_in_the_kernel() {
     let daemon = Daemon::attached(&host);
     let applied = daemon.sidetrack_with_input(&["apply", "-"], POLICY);
     assert_eq!(applied.code, Some(0), "{applied:?}");
-    let _proxy = Process::registered(&host.service_cgroup, &daemon, "inspect", "answer");
+    let _proxy = Process::registered(&host.service_cgroup, &daemon.socket(), "inspect", "answer");
     let mut api = daemon.api();
     let before = api.state();
     let filter = |more: &str| {

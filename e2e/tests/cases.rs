@@ -6,17 +6,18 @@ use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use e2e::policy::{both_families, commit, direct_connection, flags_of, port, redirect, sublayer};
+use e2e::policy::{both_families, flags_of, port, prefix, redirect_tcp, sublayer};
 use e2e::sys::get_option;
 use e2e::{Host, Origin, client_binary, listen_marked, wait};
 use sidetrack::{Flow, State};
 use sidetrack_abi::kernel::{CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
+use sidetrack_engine::Error;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
-use sidetrack_engine::{Error, Filter as SimpleFilter};
 use sidetrack_policy::field::flags;
+use sidetrack_policy::redirect::{Redirect, in_order};
 use sidetrack_policy::{
-    Action, Code, Condition, Field, Filter, LayerKind, MatchType, RedirectContext, Value,
+    Action, Code, Condition, Field, Filter, LayerKind, MatchType, RedirectContext, Uuid, Value,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -31,7 +32,7 @@ fn chain(flow: &Flow) -> Vec<&str> {
 fn case_61_fresh_connection_has_no_state_and_no_context() {
     let mut host = Host::new("case61");
     host.service("inspect"); // the options exist only in cgroups of services
-    let (stream, _client) = direct_connection(&host);
+    let (stream, _client) = host.direct_connection();
     for option in [INFO, CONTEXT] {
         let answer = get_option(&stream, SOL_SIDETRACK, option, 4096);
         assert_eq!(answer.errno, libc::ENODATA);
@@ -79,12 +80,12 @@ fn case_67_connection_previously_redirected_by_self_may_only_be_permitted_or_blo
     let mut host = Host::new("case67");
     let (h, g) = (host.service("h"), host.service("g"));
     let proxies = [host.relay(&h), host.relay(&g)];
-    let (to_h, to_g) = (redirect(&mut host, &h), redirect(&mut host, &g));
+    let (to_h, to_g) = (Action::Redirect(h.key), Action::Redirect(g.key));
     let mut filters = Vec::new();
     for (id, action) in [(3, to_h), (2, to_g), (1, to_h)] {
         filters.extend(both_families(LayerKind::ConnectRedirect, id, action, &[]));
     }
-    commit(&mut host, &filters, &[]);
+    host.commit(&filters, &[]);
     assert_eq!(host.connect_and_send(&to, "x")["reply"], "originx");
     let not_redirected = [flags_of(MatchType::FlagsNoneSet, flags::REDIRECTED)];
     filters.extend(both_families(
@@ -93,7 +94,7 @@ fn case_67_connection_previously_redirected_by_self_may_only_be_permitted_or_blo
         Action::Block,
         &not_redirected,
     ));
-    commit(&mut host, &filters, &[]);
+    host.commit(&filters, &[]);
     assert_eq!(host.connect(&to)["reply"], "");
     assert_eq!(host.count(Counter::Blocked), 1);
     assert_eq!(host.count(Counter::Redirected), 4, "H twice, and G twice");
@@ -118,11 +119,10 @@ fn case_69_proxy_that_changes_the_family_is_not_redirected_to_itself() {
     let report = host.connect_and_send("[fd00::1]:80", "x");
     assert_eq!(report["reply"], "originx", "{report}");
     assert_eq!((six.flows().len(), four.flows().len()), (1, 0));
-    let of = |service: usize, prefix: &str| SimpleFilter {
-        remote: Some(prefix.parse().expect("an address prefix")),
-        ..SimpleFilter::redirect_all(services[service].number)
-    };
-    host.set_policy(&[of(0, "::/0"), of(1, "0.0.0.0/0")]);
+    host.set_policy([
+        redirect_tcp(&services[0]).remote(prefix("::/0")),
+        redirect_tcp(&services[1]).remote(prefix("0.0.0.0/0")),
+    ]);
     let report = host.connect_and_send("[fd00::1]:80", "x");
     assert_eq!(report["reply"], "originx", "{report}");
     assert_eq!(chain(&four.flows()[0]), ["six", "four"]);
@@ -133,7 +133,7 @@ fn case_69_proxy_that_changes_the_family_is_not_redirected_to_itself() {
 fn case_71_direct_connection_has_no_records() {
     let mut host = Host::new("case71");
     host.service("inspect");
-    let (stream, _client) = direct_connection(&host);
+    let (stream, _client) = host.direct_connection();
     let answer = get_option(&stream, SOL_SIDETRACK, RECORDS, 4096);
     assert_eq!(answer.errno, libc::ENODATA);
 }
@@ -166,7 +166,7 @@ fn case_75_hard_permit_prevents_a_redirect_but_not_a_veto() {
     let proxy = host.relay(&service);
     let sublayers = [sublayer(1, 20), sublayer(2, 10)];
     let layer = LayerKind::ConnectRedirect;
-    let redirect = redirect(&mut host, &service);
+    let redirect = Action::Redirect(service.key);
     for (action, errno) in [(redirect, None), (Action::Veto, Some(libc::EACCES))] {
         let permits = both_families(layer, 1, Action::Permit, &[]).map(|filter| Filter {
             clear_action_right: true,
@@ -177,7 +177,7 @@ fn case_75_hard_permit_prevents_a_redirect_but_not_a_veto() {
             sublayer: sublayers[1].identity.key,
             ..filter
         });
-        commit(&mut host, &[permits, lower].concat(), &sublayers);
+        host.commit(&[permits, lower].concat(), &sublayers);
         let report = host.connect_and_send(&to, "x");
         assert_eq!(report["errno"].as_i64(), errno.map(i64::from), "{report}");
     }
@@ -192,10 +192,12 @@ fn case_75_hard_permit_prevents_a_redirect_but_not_a_veto() {
 fn case_77_redirect_to_an_unknown_or_absent_service_is_refused() {
     let mut host = Host::new("case77");
     let service = host.service("inspect");
-    let unknown = host
-        .engine()
-        .set_policy(&[SimpleFilter::redirect_all(service.number + 1)]);
-    assert!(matches!(unknown, Err(Error::UnknownService { .. })));
+    let unknown = in_order([Redirect::tcp(Uuid::from_u128(1))]);
+    let refused = host.engine().commit(&unknown, &[]);
+    assert!(
+        matches!(&refused, Err(Error::Policy(error)) if error.code == Code::CalloutNotFound),
+        "{refused:?}"
+    );
     host.redirect_all(&[&service]);
     let report = host.connect(REMOTE);
     assert_eq!(report["errno"], libc::ECONNREFUSED, "{report}");
@@ -212,14 +214,11 @@ fn case_79_flow_keeps_its_context_when_its_filter_is_removed() {
     let mut flows = Vec::new();
     let contexts = ["first", "second", "third"];
     for text in contexts {
-        host.set_policy(&[SimpleFilter {
-            context: RedirectContext::Fixed(text.into()),
-            ..SimpleFilter::redirect_all(service.number)
-        }]);
+        host.set_policy([redirect_tcp(&service).context(RedirectContext::Fixed(text.into()))]);
         let client = host.client(&["connect", REMOTE]);
         flows.push((listener.accept().expect("the client connects").0, client));
     }
-    host.set_policy(&[]);
+    host.set_policy([]);
     for (text, (stream, _)) in contexts.into_iter().zip(&flows) {
         let flow = sidetrack::query(stream).expect("the connection was redirected");
         assert_eq!(flow.context(), Some(text.as_bytes()));
@@ -268,13 +267,13 @@ fn case_85_auth_connect_sees_the_redirected_flag_and_the_original_destination() 
     let proxy = host.answer(&service);
     let redirected = [flags_of(MatchType::FlagsAllSet, flags::REDIRECTED)];
     let not_redirected = [flags_of(MatchType::FlagsNoneSet, flags::REDIRECTED)];
-    let action = redirect(&mut host, &service);
+    let action = Action::Redirect(service.key);
     let filters = [
         both_families(LayerKind::ConnectRedirect, 1, action, &[port(80)]),
         both_families(LayerKind::AuthConnect, 2, Action::Inspect, &redirected),
         both_families(LayerKind::AuthConnect, 3, Action::Inspect, &not_redirected),
     ];
-    commit(&mut host, &filters.concat(), &[]);
+    host.commit(&filters.concat(), &[]);
     host.connect("127.0.0.1:1");
     assert_eq!(host.connect(REMOTE)["reply"], REMOTE);
     let direct = host.await_event(EventKind::Inspected, "127.0.0.1:1");
@@ -304,7 +303,7 @@ fn case_87_app_is_the_original_program_of_the_chain() {
     let proxy = proxy.display().to_string();
     let mut filters = Vec::new();
     for (id, service) in [(2, &h), (1, &g)] {
-        let action = redirect(&mut host, service);
+        let action = Action::Redirect(service.key);
         filters.extend(both_families(LayerKind::ConnectRedirect, id, action, &[]));
     }
     for (id, field, path) in [
@@ -320,7 +319,7 @@ fn case_87_app_is_the_original_program_of_the_chain() {
             &app,
         ));
     }
-    commit(&mut host, &filters, &[]);
+    host.commit(&filters, &[]);
     host.connect_and_send(&origin.address.to_string(), "x");
     assert_eq!(last.flows()[0].program().executable, client_binary());
     let mut times: BTreeMap<u64, u32> = BTreeMap::new();
@@ -342,7 +341,7 @@ fn case_89_repeated_connect_is_classified_again() {
     let service = host.service("inspect");
     let _proxy = host.proxy(&service, "answer");
     let blocks = both_families(LayerKind::ConnectRedirect, 1, Action::Block, &[]);
-    commit(&mut host, &blocks, &[]);
+    host.commit(&blocks, &[]);
     host.program_cgroup
         .add(std::process::id())
         .expect("the process is moved");

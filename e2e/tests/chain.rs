@@ -1,9 +1,14 @@
 //! Chains of services: each service sees a connection exactly once, in order.
 
-use e2e::{Host, Origin};
-use sidetrack_engine::Filter;
+use std::net::SocketAddr;
+
+use e2e::policy::{prefix, redirect_tcp};
+use e2e::{Host, Origin, listen_marked};
+use sidetrack::set_records;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
+use sidetrack_policy::{Family, Layer, LayerKind};
+use socket2::{Domain, Socket, Type};
 
 #[test]
 fn redirected_connection_answers_with_its_original_destination() {
@@ -93,11 +98,7 @@ fn connection_is_never_redirected_twice_to_one_service() {
     let (first, second) = (host.service("first"), host.service("second"));
     let proxies = [host.relay(&first), host.relay(&second)];
     // Several filters name the same two services; still each of them sees the connection once.
-    let filters: Vec<_> = [&first, &second, &first, &second, &second, &first]
-        .iter()
-        .map(|service| Filter::redirect_all(service.number))
-        .collect();
-    host.set_policy(&filters);
+    host.redirect_all(&[&first, &second, &first, &second, &second, &first]);
     let report = host
         .client(&["connect", &origin.address.to_string(), "--send", "x"])
         .json();
@@ -113,16 +114,11 @@ fn address_and_port_of_the_filters_decide_the_service() {
     let mut host = Host::new("different_ways");
     let (web, other) = (host.service("web"), host.service("other"));
     let (web_proxy, other_proxy) = (host.answer(&web), host.answer(&other));
-    host.set_policy(&[
-        Filter {
-            ports: Some((443, 444)),
-            remote: Some("10.0.0.0/8".parse().unwrap()),
-            ..Filter::redirect_all(web.number)
-        },
-        Filter {
-            remote: Some("fd00::/8".parse().unwrap()),
-            ..Filter::redirect_all(other.number)
-        },
+    host.set_policy([
+        redirect_tcp(&web)
+            .remote(prefix("10.0.0.0/8"))
+            .ports(443..=444),
+        redirect_tcp(&other).remote(prefix("fd00::/8")),
     ]);
     assert_eq!(host.connect("10.9.9.9:444")["reply"], "10.9.9.9:444");
     assert_eq!(host.connect("[fd00::1]:444")["reply"], "[fd00::1]:444");
@@ -130,4 +126,31 @@ fn address_and_port_of_the_filters_decide_the_service() {
     let direct = host.client(&["connect", &origin.address.to_string(), "--send", "x"]);
     assert_eq!(direct.json()["reply"], "originx");
     assert_eq!((web_proxy.flows().len(), other_proxy.flows().len()), (1, 1));
+}
+
+/// The socket has records, so its connect is refused before a layer is classified.
+#[test]
+fn connect_to_the_proxys_own_listener_is_reported_at_the_first_layer() {
+    let mut host = Host::new("own_listener");
+    let service = host.service("inspect");
+    let listeners = ["0.0.0.0:0", "[::1]:0"].map(|address| listen_marked(&service, address, 16));
+    host.redirect_all(&[&service]);
+    let _client = host.client(&["connect", "10.1.2.3:80"]);
+    let (stream, _) = listeners[0].accept().expect("the client connects");
+    let flow = sidetrack::query(&stream).expect("the socket answers");
+    for (listener, loopback) in listeners.iter().zip(["127.0.0.1", "::1"]) {
+        let port = listener.local_addr().expect("it is bound").port();
+        let to = SocketAddr::new(loopback.parse().expect("an address"), port);
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
+        set_records(&socket, &flow.records()).expect("the token is valid");
+        let refused = socket.connect(&to.into()).expect_err("it would loop");
+        assert_eq!(refused.raw_os_error(), Some(libc::ELOOP));
+        let event = host.await_event(EventKind::SelfConnect, &to.to_string());
+        let layer = Layer {
+            kind: LayerKind::ConnectRedirect,
+            family: Family::of(to.ip()),
+        };
+        assert_eq!(event.layer, Some(layer));
+    }
+    assert_eq!(host.count(Counter::SelfConnect), 2);
 }

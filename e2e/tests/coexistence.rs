@@ -151,7 +151,12 @@ impl ThreeProducts {
             before,
             after,
             origin: Origin::start("127.0.0.1:0"),
-            _proxy: Process::registered(&host.service_cgroup, &daemon, "inspect", "answer"),
+            _proxy: Process::registered(
+                &host.service_cgroup,
+                &daemon.socket(),
+                "inspect",
+                "answer",
+            ),
             daemon,
             _bpffs: bpffs,
             host,

@@ -75,7 +75,7 @@ fn daemon_with_proxy(test: &str) -> (Host, Daemon, Process) {
     let host = Host::without_engine(test);
     let daemon = Daemon::attached(&host);
     apply(&daemon, POLICY);
-    let proxy = Process::registered(&host.service_cgroup, &daemon, "inspect", "answer");
+    let proxy = Process::registered(&host.service_cgroup, &daemon.socket(), "inspect", "answer");
     (host, daemon, proxy)
 }
 

@@ -3,13 +3,13 @@
 
 use std::net::UdpSocket;
 
+use e2e::policy::redirect_udp;
 use e2e::sys::get_option;
 use e2e::{EchoOrigin, Host, netns, wait};
 use sidetrack::{Batch, DatagramListener};
 use sidetrack_abi::kernel::{CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::filter::RedirectContext;
-use sidetrack_engine::{Filter, Service};
+use sidetrack_engine::{RedirectContext, Service};
 
 const TO: &str = "10.1.2.3:53";
 
@@ -19,10 +19,7 @@ fn listening(test: &str, context: RedirectContext) -> (Host, Service, DatagramLi
     let service = host.service("inspect");
     let listener =
         DatagramListener::bind(&e2e::sdk_service(&service)).expect("the listener is marked");
-    host.set_policy(&[Filter {
-        context,
-        ..Filter::redirect_datagrams(service.number)
-    }]);
+    host.set_policy([redirect_udp(&service).context(context)]);
     (host, service, listener)
 }
 

@@ -3,8 +3,10 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use e2e::policy::redirect_udp;
 use e2e::{Host, client_binary, netns, wait};
 use sidetrack_engine::counter::Counter;
+use sidetrack_policy::redirect::in_order;
 use sidetrack_policy::{Action, Condition, Field, Filter, LayerKind, Value};
 
 const SERVER: &str = "127.0.0.1:8080";
@@ -143,10 +145,9 @@ fn block_at_recv_accept_does_not_affect_answers_of_the_proxy() {
     let _proxy = host.echo_datagrams(&service);
     let program = Value::Path(client_binary().display().to_string());
     let block = at_recv_accept(99, Action::Block, Condition::equal(Field::App, program));
-    let redirect = sidetrack_engine::Filter::redirect_datagrams(service.number);
-    host.engine()
-        .set_policy_with(&[redirect], &[block])
-        .expect("the policy is valid");
+    let mut filters = in_order([redirect_udp(&service)]);
+    filters.push(block);
+    commit(&mut host, &filters);
     let to = "10.1.2.3:53";
     for extra in [&[][..], &["--connected"]] {
         let report = host.client(&[&["datagrams", to], extra].concat()).json();

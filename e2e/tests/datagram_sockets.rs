@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use e2e::policy::{both_families, commit};
+use e2e::policy::both_families;
 use e2e::{Host, netns, wait};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Config, Service};
@@ -212,7 +212,7 @@ fn multicast_is_not_redirected_unless_a_filter_names_the_group() {
         Action::Redirect(key),
         &[named],
     );
-    commit(&mut host, &filters[..1], &[]);
+    host.commit(&filters[..1], &[]);
     let report = host.client(&["datagrams", "224.0.0.251:5353"]).json();
     assert_eq!(report["reply"], "224.0.0.251:5353", "{report}");
     assert_eq!(report["from"], "224.0.0.251:5353", "{report}");

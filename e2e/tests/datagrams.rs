@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use e2e::policy::{prefix, redirect_udp};
 use e2e::{EchoOrigin, Host, netns, wait};
 use sidetrack::Batch;
+use sidetrack_engine::Cgroup;
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Cgroup, Filter};
 use tokio::time::timeout;
 
 #[test]
@@ -215,7 +216,7 @@ fn on_absent_applies_to_each_datagram_while_the_proxy_is_absent() {
     netns::enter();
     let mut host = Host::new("datagram_absent");
     let service = host.service("inspect");
-    host.set_policy(&[Filter::redirect_datagrams(service.number)]);
+    host.redirect_datagrams(&[&service]);
     let report = host.client(&["datagrams", "10.1.2.3:53"]).json();
     assert_eq!(report["errno"], libc::ECONNREFUSED, "{report}");
     assert_eq!(host.count(Counter::AbsentBlocked), 1);
@@ -274,11 +275,8 @@ fn new_policy_applies_to_datagrams_that_the_old_one_permitted() {
     host.enter_service_cgroup();
     let service = host.service("inspect");
     let port = |index: usize| origins[index].address.port();
-    let redirect_port = |port| Filter {
-        ports: Some((port, port)),
-        ..Filter::redirect_datagrams(service.number)
-    };
-    host.set_policy(&[redirect_port(port(1))]);
+    let redirect_port = |port| redirect_udp(&service).ports(port..=port);
+    host.set_policy([redirect_port(port(1))]);
     let to = [0, 1].map(|index: usize| origins[index].address.to_string());
     let arguments = ["datagrams", &to[0], &to[1], "--stepwise", "--times", "3"];
     let mut client = host.client(&arguments);
@@ -291,7 +289,7 @@ fn new_policy_applies_to_datagrams_that_the_old_one_permitted() {
         assert_eq!(direct["reply"], to[0], "{direct}");
         assert_eq!(refused["errno"], libc::ECONNREFUSED, "{refused}");
     }
-    host.set_policy(&[redirect_port(port(0))]);
+    host.set_policy([redirect_port(port(0))]);
     let [refused, direct] = round(&mut client);
     assert_eq!(direct["reply"], to[1], "{direct}");
     assert_eq!(refused["errno"], libc::ECONNREFUSED, "{refused}");
@@ -310,10 +308,7 @@ fn client_that_has_sent_first_is_redirected_by_the_next_policy() {
     let service = host.service("inspect");
     let proxy = host.echo_datagrams(&service);
     let to = origin.address.to_string();
-    host.set_policy(&[Filter {
-        remote: Some("198.51.100.0/24".parse().unwrap()),
-        ..Filter::redirect_datagrams(service.number)
-    }]);
+    host.set_policy([redirect_udp(&service).remote(prefix("198.51.100.0/24"))]);
     let mut client = host.client(&["datagrams", &to, "--stepwise", "--times", "2"]);
     let step = |client: &mut e2e::Client| {
         client.send_line("");

@@ -4,22 +4,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use e2e::policy::redirect_tcp;
 use e2e::{Host, RunningProxy};
 use serde_json::json;
+use sidetrack_engine::Service;
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Filter, Service};
+use sidetrack_policy::Filter;
+use sidetrack_policy::redirect::in_order;
 
 /// A policy in which only the first and the last filter match. A classification that started with the
 /// other policy, and continued with this one, would find no match, or the same service twice.
 fn first_and_last_match(first: &Service, last: &Service) -> Vec<Filter> {
-    let unmatched = Filter {
-        ports: Some((1, 1)),
-        ..Filter::redirect_all(first.number)
-    };
-    let mut filters = vec![unmatched; 256];
-    filters[0] = Filter::redirect_all(first.number);
-    filters[255] = Filter::redirect_all(last.number);
-    filters
+    let mut redirects = vec![redirect_tcp(first).ports(1..=1); 256];
+    redirects[0] = redirect_tcp(first);
+    redirects[255] = redirect_tcp(last);
+    in_order(redirects)
 }
 
 /// A proxy that answers if both services have seen the connection, and otherwise relays. It counts the
@@ -44,7 +43,7 @@ fn chain_is_classified_by_one_generation_while_policies_are_swapped() {
     let firsts: [Arc<AtomicU64>; 2] = Default::default();
     let proxies = [serve(&host, &a, &firsts[0]), serve(&host, &b, &firsts[1])];
     let policies = [first_and_last_match(&a, &b), first_and_last_match(&b, &a)];
-    host.set_policy(&policies[0]);
+    host.commit(&policies[0], &[]);
     let mut storm = host.client(&["storm", "--threads", "20", "--count", "200"]);
     let mut swaps = 0;
     while storm
@@ -53,7 +52,7 @@ fn chain_is_classified_by_one_generation_while_policies_are_swapped() {
         .expect("the storm is a child process")
         .is_none()
     {
-        host.set_policy(&policies[(swaps + 1) % 2]);
+        host.commit(&policies[(swaps + 1) % 2], &[]);
         swaps += 1;
     }
     assert_eq!(storm.json(), json!({ "good": ALL, "failures": {} }));

@@ -6,13 +6,14 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use e2e::policy::{prefix, redirect_tcp};
 use e2e::{Client, Host, Origin, RunningProxy, listen_marked, listen_shared, netns, wait};
 use sidetrack_abi::kernel;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
-use sidetrack_engine::{
-    Cgroup, Config, Engine, Error, Filter, RedirectContext, Service, ServiceSpec,
-};
+use sidetrack_engine::{Cgroup, Config, Engine, Error, RedirectContext, Service, ServiceSpec};
+use sidetrack_policy::Code;
+use sidetrack_policy::redirect::{Redirect, in_order};
 
 /// A host with room for eight flows, and a proxy that answers like an origin and keeps each
 /// connection open.
@@ -154,10 +155,7 @@ fn connection_that_matches_no_filter_makes_no_flow() {
     let mut host = Host::new("untouched");
     let service = host.service("inspect");
     let _answering = host.answer(&service);
-    host.set_policy(&[Filter {
-        remote: Some("10.0.0.0/8".parse().unwrap()),
-        ..Filter::redirect_all(service.number)
-    }]);
+    host.set_policy([redirect_tcp(&service).remote(prefix("10.0.0.0/8"))]);
     let to = origin.address.to_string();
     let report = host.connect_and_send(&to, "x");
     assert_eq!(
@@ -220,27 +218,25 @@ fn service_255_works_and_the_next_is_refused() {
     assert_eq!(proxy.flows()[0].chain().next(), Some("255"));
 }
 
-/// Filters that match none of the test's connections.
-fn unmatched(service: &Service, count: usize) -> Vec<Filter> {
-    let filter = Filter {
-        ports: Some((1, 1)),
-        ..Filter::redirect_all(service.number)
-    };
-    vec![filter; count]
+/// Redirects that match none of the test's connections.
+fn unmatched(service: &Service, count: usize) -> Vec<Redirect> {
+    vec![redirect_tcp(service).ports(1..=1); count]
 }
 
+/// Each redirect has a filter for each family, so these are 100,000 filters and two more.
 #[test]
 fn filter_50000_works_and_a_policy_of_50001_changes_nothing() {
     let mut host = Host::new("filters");
     let service = host.service("inspect");
     let _answering = host.answer(&service);
-    let mut filters = unmatched(&service, 49_999);
-    filters.push(Filter::redirect_all(service.number));
-    host.set_policy(&filters);
+    let mut redirects = unmatched(&service, 49_999);
+    redirects.push(redirect_tcp(&service));
+    host.set_policy(redirects);
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
-    let refused = host.engine().set_policy(&unmatched(&service, 50_001));
+    let too_many = in_order(unmatched(&service, 50_001));
+    let refused = host.engine().commit(&too_many, &[]);
     assert!(
-        matches!(refused, Err(Error::TooManyFilters(50_001))),
+        matches!(&refused, Err(Error::Policy(error)) if error.code == Code::OutOfBounds),
         "{refused:?}"
     );
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
@@ -251,21 +247,19 @@ fn context_257_is_refused_and_changes_nothing() {
     let mut host = Host::new("contexts");
     let service = host.service("inspect");
     let proxy = host.answer(&service);
-    let with = |number: u32| Filter {
-        context: RedirectContext::Fixed(number.to_be_bytes().to_vec()),
-        ..Filter::redirect_all(service.number)
+    let with = |number: u32| {
+        let context = RedirectContext::Fixed(number.to_be_bytes().to_vec());
+        redirect_tcp(&service).context(context)
     };
-    let mut filters: Vec<_> = (0..256).map(with).collect();
-    filters.reverse();
-    host.set_policy(&filters);
-    let refused = host.engine().set_policy(&[with(256)]);
+    host.set_policy((0..256).rev().map(with));
+    let refused = host.engine().commit(&in_order([with(256)]), &[]);
     assert!(
         matches!(refused, Err(Error::TooManyContexts)),
         "{refused:?}"
     );
     host.connect("10.1.2.3:80");
     assert_eq!(proxy.flows()[0].context(), Some(&255_u32.to_be_bytes()[..]));
-    host.set_policy(&[with(7)]); // contexts that exist can still be used
+    host.set_policy([with(7)]); // contexts that exist can still be used
     host.connect("10.1.2.3:80");
     assert_eq!(proxy.flows()[1].context(), Some(&7_u32.to_be_bytes()[..]));
 }
@@ -275,9 +269,9 @@ fn unused_contexts_make_room_for_others() {
     let mut host = Host::new("contexts_reused");
     let service = host.service("inspect");
     let listener = listen_marked(&service, "0.0.0.0:0", 16);
-    let with = |number: u32| Filter {
-        context: RedirectContext::Fixed(number.to_be_bytes().to_vec()),
-        ..Filter::redirect_all(service.number)
+    let with = |number: u32| {
+        let context = RedirectContext::Fixed(number.to_be_bytes().to_vec());
+        redirect_tcp(&service).context(context)
     };
     let accept = |host: &Host| {
         let client = host.client(&["connect", "10.1.2.3:80"]);
@@ -287,15 +281,15 @@ fn unused_contexts_make_room_for_others() {
         let flow = sidetrack::query(stream).expect("the connection was redirected");
         flow.context().map(<[u8]>::to_vec)
     };
-    host.set_policy(&[with(0)]);
+    host.set_policy([with(0)]);
     let open = accept(&host);
     for number in 1..600 {
-        host.set_policy(&[with(number)]);
+        host.set_policy([with(number)]);
     }
-    let too_many: Vec<_> = (2_000..2_257).map(with).collect();
-    let refused = host.engine().set_policy(&too_many);
+    let too_many = in_order((2_000..2_257).map(with));
+    let refused = host.engine().commit(&too_many, &[]);
     assert!(matches!(refused, Err(Error::TooManyContexts)));
-    host.set_policy(&[with(3_000)]); // the contexts of the refused policy take no room
+    host.set_policy([with(3_000)]); // the contexts of the refused policy take no room
     assert_eq!(
         context(&accept(&host)),
         Some(3_000_u32.to_be_bytes().to_vec())

@@ -1,5 +1,5 @@
-//! A property test: the kernel redirects connections as the reference in the engine's module
-//! `filter` says.
+//! A property test on real connections: the kernel redirects them as the reference of
+//! `sidetrack-policy` says. policy.rs has the test of all layers and fields.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -10,8 +10,14 @@ use e2e::{Client, Host, copy_both_ways, listen_marked, netns};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
-use sidetrack_engine::filter::reference;
-use sidetrack_engine::{Absent, Filter, Service};
+use sidetrack_engine::{Paths, Service, ServiceSpec};
+use sidetrack_policy::field_values::{FieldValues, Program};
+use sidetrack_policy::rank::{RankedFilter, order};
+use sidetrack_policy::redirect::{Protocol, Redirect, in_order};
+use sidetrack_policy::reference::{ServiceStates, classify};
+use sidetrack_policy::{
+    Absent, Family, Identity, Layer, LayerKind, Lifetime, RecordsMode, RedirectContext, Uuid,
+};
 
 /// Ports, among them the ends of the range and their neighbours.
 const PORTS: [u16; 7] = [1, 79, 80, 81, 443, 65534, 65535];
@@ -26,34 +32,64 @@ const SERVICES: [(&str, &[&str]); 5] = [
     ("gone", &[]),
 ];
 
+/// The key of the service with this number.
+fn key(number: u16) -> Uuid {
+    Uuid::from_u128(number.into())
+}
+
 /// The numbers of services without a listener for this destination.
-fn absent(services: &[Service], to: SocketAddr) -> Vec<u32> {
+fn absent(to: SocketAddr) -> Vec<u16> {
     let listens = |addresses: &[&str]| {
         let same_family = |address: &&str| address.starts_with('[') == to.is_ipv6();
         addresses.iter().any(same_family)
     };
-    let with_addresses = services.iter().zip(SERVICES);
-    with_addresses
+    let numbered = (1..).zip(SERVICES);
+    numbered
         .filter(|(_, (_, addresses))| !listens(addresses))
-        .map(|(service, _)| service.number)
+        .map(|(number, _)| number)
         .collect()
 }
 
 /// What a client must read according to the reference: the names of the services in order, and then
 /// `origin` or `refused`.
-fn expected(filters: &[Filter], services: &[Service], to: SocketAddr) -> String {
-    let absent = absent(services, to);
-    let (mut seen, mut reply) = (Vec::new(), String::new());
-    while let Some(index) = reference(filters, to, &seen, &absent) {
-        let number = filters[index].service;
-        if absent.contains(&number) {
+fn expected(ranked: &[RankedFilter<'_>], paths: &Paths, to: SocketAddr) -> String {
+    let unbound = match to {
+        SocketAddr::V4(_) => "0.0.0.0:0",
+        SocketAddr::V6(_) => "[::]:0",
+    };
+    let field_values = FieldValues {
+        layer: Layer {
+            kind: LayerKind::ConnectRedirect,
+            family: Family::of(to.ip()),
+        },
+        program: Program::default(),
+        current: Program::default(),
+        local: unbound.parse().expect("an address"),
+        remote: to,
+        protocol: Protocol::Tcp as u8,
+        netns: 0,
+        inbound: false,
+        redirected: false,
+        proxied: false,
+    };
+    let mut states = ServiceStates {
+        absent: absent(to),
+        ..ServiceStates::default()
+    };
+    let mut reply = String::new();
+    loop {
+        let verdict = classify(ranked, paths, &field_values, &states);
+        if verdict.blocked {
             return reply + "refused";
         }
-        seen.push(number);
-        reply += SERVICES[number as usize - 1].0;
+        let Some(rank) = verdict.redirect else {
+            return reply + "origin";
+        };
+        let number = ranked[rank as usize].service.expect("it redirects");
+        states.seen.push(number);
+        reply += SERVICES[usize::from(number) - 1].0;
         reply.push(' ');
     }
-    reply + "origin"
 }
 
 /// A proxy that sends its service's name to the client, and then relays.
@@ -113,27 +149,48 @@ fn port() -> impl Strategy<Value = u16> {
     prop_oneof![Just(0), prop::sample::select(&PORTS[..]), any::<u16>()]
 }
 
-fn filter() -> impl Strategy<Value = Filter> {
-    let ports = (port(), port()).prop_map(|(a, b)| (a.min(b), a.max(b)));
+fn redirect() -> impl Strategy<Value = Redirect> {
+    let ports = (port(), port()).prop_map(|(a, b)| a.min(b)..=a.max(b));
     let on_absent = prop_oneof![Just(Absent::Block), Just(Absent::Permit)];
     (
-        1..=SERVICES.len() as u32,
+        1..=SERVICES.len() as u16,
         prop::option::of(prefix()),
         prop::option::of(ports),
         on_absent,
     )
-        .prop_map(|(service, remote, ports, on_absent)| Filter {
-            remote,
-            ports,
-            on_absent,
-            ..Filter::redirect_all(service)
+        .prop_map(|(service, remote, ports, on_absent)| {
+            let all = Redirect::tcp(key(service)).on_absent(on_absent);
+            let at_ports = match ports {
+                Some(ports) => all.ports(ports),
+                None => all,
+            };
+            match remote {
+                Some(prefix) => at_ports.remote(prefix),
+                None => at_ports,
+            }
         })
+}
+
+/// The service of a number, as an object.
+fn object(number: u16, name: &str) -> sidetrack_policy::Service {
+    sidetrack_policy::Service {
+        identity: Identity {
+            key: key(number),
+            name: name.to_owned(),
+            description: String::new(),
+        },
+        lifetime: Lifetime::Static,
+        provider: None,
+        records: RecordsMode::Required,
+        on_absent: Absent::Block,
+        context: RedirectContext::None,
+    }
 }
 
 /// A host with the services, and a client that connects to one destination after another.
 struct TestHost {
     host: Host,
-    services: Vec<Service>,
+    services: Vec<sidetrack_policy::Service>,
     client: Client,
 }
 
@@ -142,9 +199,13 @@ impl TestHost {
         netns::enter();
         serve_origins();
         let mut host = Host::new("matcher");
-        let services: Vec<_> = SERVICES.map(|(name, _)| host.service(name)).into();
-        for (service, (name, addresses)) in services.iter().zip(SERVICES) {
-            serve(service, name, addresses);
+        let mut services = Vec::new();
+        for (number, (name, addresses)) in (1..).zip(SERVICES) {
+            let object = object(number, name);
+            let service = host.service_with_spec(&ServiceSpec::of_object(&object));
+            assert_eq!(service.number, u32::from(number));
+            serve(&service, name, addresses);
+            services.push(object);
         }
         let client = host.client(&["connect-each"]);
         Self {
@@ -171,7 +232,8 @@ impl TestHost {
 #[test]
 fn kernel_decides_as_the_reference_does() {
     let test_host = RefCell::new(TestHost::start());
-    let policy = prop::collection::vec(filter(), 0..12);
+    let paths = Paths::new().expect("cgroup v2 is mounted");
+    let policy = prop::collection::vec(redirect(), 0..12);
     let destinations = prop::collection::vec(destination(), 20);
     let mut runner = TestRunner::new(Config {
         cases: 500,
@@ -186,11 +248,14 @@ fn kernel_decides_as_the_reference_does() {
         ..Config::default()
     });
     runner
-        .run(&(policy, destinations), |(filters, destinations)| {
+        .run(&(policy, destinations), |(redirects, destinations)| {
             let mut test_host = test_host.borrow_mut();
-            test_host.host.set_policy(&filters);
+            let filters = in_order(redirects);
+            test_host.host.commit(&filters, &[]);
             for to in destinations {
-                let expected = expected(&filters, &test_host.services, to);
+                let services = (1..).zip(&test_host.services);
+                let ranked = order(&filters, &[], services).expect("all services exist");
+                let expected = expected(&ranked, &paths, to);
                 prop_assert_eq!(test_host.connect(to), expected, "{}", to);
             }
             Ok(())

@@ -2,7 +2,7 @@
 //! 139 is in layers.rs. The cases 131, 135, 143, 145, 147 and 149 are about the daemon, and are
 //! tested in its crate.
 
-use e2e::policy::{both_families, commit, port, redirect};
+use e2e::policy::{both_families, port};
 use e2e::{Host, Origin, netns};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
@@ -26,7 +26,7 @@ fn case_133_conditions_on_one_field_are_alternatives_and_every_field_must_match(
     for (number, at_80_and_443) in [(6, BLOCKED), (17, PASSED)] {
         let conditions = [port(80), port(443), protocol(number)];
         let filters = both_families(LayerKind::AuthConnect, 1, Action::Block, &conditions);
-        commit(&mut host, &filters, &[]);
+        host.commit(&filters, &[]);
         for (to, expected) in [
             ("127.0.0.1:80", at_80_and_443),
             ("[::1]:443", at_80_and_443),
@@ -48,7 +48,7 @@ fn case_137_filter_of_the_higher_weight_decides() {
         let filters = [(20, high), (10, low)];
         let filters = filters
             .map(|(weight, action)| both_families(LayerKind::AuthConnect, weight, action, &[]));
-        commit(&mut host, &filters.concat(), &[]);
+        host.commit(&filters.concat(), &[]);
         assert_eq!(errno(&host, "127.0.0.1:80"), expected);
     }
     let event = host.await_event(EventKind::Blocked, "127.0.0.1:80");
@@ -63,14 +63,14 @@ fn case_141_absent_service_blocks_unless_its_filter_permits() {
     let to = origin.address.to_string();
     let mut host = Host::new("case141");
     let service = host.service("inspect");
-    let action = redirect(&mut host, &service);
+    let action = Action::Redirect(service.key);
     let mut absent = |on_absent| {
         let filters = both_families(LayerKind::ConnectRedirect, 1, action, &[]);
         let filters = filters.map(|filter| Filter {
             on_absent: Some(on_absent),
             ..filter
         });
-        commit(&mut host, &filters, &[]);
+        host.commit(&filters, &[]);
         host.connect_and_send(&to, "x")
     };
     let refused = absent(Absent::Block);
@@ -89,18 +89,18 @@ fn case_151_permit_at_connect_redirect_prevents_a_redirect() {
     let mut host = Host::new("case151");
     let service = host.service("inspect");
     let proxy = host.relay(&service);
-    let lower = redirect(&mut host, &service);
+    let lower = Action::Redirect(service.key);
     let filters = [(2, Action::Permit), (1, lower)];
     let filters = filters
         .map(|(weight, action)| both_families(LayerKind::ConnectRedirect, weight, action, &[]));
     for filters in [&filters[..1], &filters[..]] {
-        commit(&mut host, &filters.concat(), &[]);
+        host.commit(&filters.concat(), &[]);
         let report = host.connect_and_send(&origin.address.to_string(), "x");
         assert_eq!(report["reply"], "originx", "{report}");
     }
     assert!(proxy.flows().is_empty());
     assert_eq!(host.count(Counter::Redirected), 0);
-    commit(&mut host, &filters[1], &[]);
+    host.commit(&filters[1], &[]);
     let report = host.connect_and_send(&origin.address.to_string(), "x");
     assert_eq!(
         (report["reply"].as_str(), proxy.flows().len()),

@@ -2,11 +2,14 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use e2e::policy::redirect_tcp;
 use e2e::sys::{get_option, set_option};
 use e2e::{Client, Host, listen_marked, listen_unmarked, mark};
 use sidetrack_abi::kernel::{self, AutoContext, CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Filter, RedirectContext, Service};
+use sidetrack_engine::{RedirectContext, Service};
+use sidetrack_policy::Code;
+use sidetrack_policy::redirect::in_order;
 use zerocopy::FromBytes;
 
 const SOL_IP: i32 = libc::SOL_IP;
@@ -33,10 +36,7 @@ fn with_context(test: &str, context: RedirectContext) -> (Host, Service, TcpList
     let mut host = Host::new(test);
     let service = host.service("inspect");
     let listener = listen_marked(&service, "0.0.0.0:0", 16);
-    host.set_policy(&[Filter {
-        context,
-        ..Filter::redirect_all(service.number)
-    }]);
+    host.set_policy([redirect_tcp(&service).context(context)]);
     (host, service, listener)
 }
 
@@ -89,7 +89,7 @@ fn each_error_has_one_meaning() {
         assert_eq!(answer.errno, libc::ENOTCONN, "an unconnected socket");
     }
     // This connection reaches the service's listener directly, without a redirect.
-    host.set_policy(&[]);
+    host.set_policy([]);
     let to = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
     let client = TcpStream::connect(to).expect("the client connects");
     let (stream, _) = listener.accept().expect("the client has connected");
@@ -129,10 +129,8 @@ fn contexts_of_every_length_come_back_byte_for_byte() {
         let context: Vec<u8> = (0..length)
             .map(|at: u32| (at * 31 + length) as u8)
             .collect();
-        host.set_policy(&[Filter {
-            context: RedirectContext::Fixed(context.clone()),
-            ..Filter::redirect_all(service.number)
-        }]);
+        let fixed = RedirectContext::Fixed(context.clone());
+        host.set_policy([redirect_tcp(&service).context(fixed)]);
         let accepted = accept(&host, &listener, &["10.1.2.3:80"]);
         let flow = sidetrack::query(&accepted.stream).expect("the socket answers");
         assert_eq!(flow.context(), Some(&context[..]), "{length} bytes");
@@ -143,18 +141,10 @@ fn contexts_of_every_length_come_back_byte_for_byte() {
             "{length} bytes"
         );
     }
-    let too_long = host.engine().set_policy(&[Filter {
-        context: RedirectContext::Fixed(vec![0; 4001]),
-        ..Filter::redirect_all(service.number)
-    }]);
-    let refused = matches!(
-        too_long,
-        Err(sidetrack_engine::Error::ContextTooLong {
-            index: 0,
-            length: 4001
-        })
-    );
-    assert!(refused, "{too_long:?}");
+    let too_long = redirect_tcp(&service).context(RedirectContext::Fixed(vec![0; 4001]));
+    let error = in_order([too_long])[0].check().expect_err("it is too long");
+    assert_eq!(error.code, Code::OutOfBounds);
+    assert!(error.to_string().contains("4001"), "{error}");
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use e2e::policy::{prefix, redirect_tcp};
 use e2e::{Host, Origin, listen_marked, netns, wait};
 use serde_json::json;
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Config, Filter, Service};
+use sidetrack_engine::{Config, Service};
 
 /// A host with a grace period of a millisecond, so that the slots of closed flows are soon reused.
 fn with_short_grace(test: &str) -> (Host, Service) {
@@ -145,10 +146,7 @@ fn connect_abandoned_with_af_unspec_leaves_no_flow() {
     let _first = host.client(&["connect", "10.0.0.1:80"]);
     wait::until("the queue is full", || host.count(Counter::HandedOver) == 1);
     let origin = Origin::start("127.0.0.1:0").address;
-    host.set_policy(&[Filter {
-        remote: Some("10.0.0.0/8".parse().unwrap()),
-        ..Filter::redirect_all(service.number)
-    }]);
+    host.set_policy([redirect_tcp(&service).remote(prefix("10.0.0.0/8"))]);
     // The client does not wait for its first connect. It disconnects the socket, and connects it to
     // the origin.
     let arguments = ["reconnect", "10.0.0.2:80", &origin.to_string(), "--no-wait"];

@@ -1,9 +1,10 @@
 //! Proxies that set no records: those that must set them, and legacy proxies, which cannot.
 
+use e2e::policy::{prefix, redirect_tcp};
 use e2e::{Host, Origin, Process};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
-use sidetrack_engine::{Cgroup, Config, Engine, Filter, RecordsMode, Service, ServiceSpec};
+use sidetrack_engine::{Cgroup, Config, Engine, RecordsMode, Service, ServiceSpec};
 
 #[test]
 fn connect_of_a_proxy_without_records_is_blocked_and_reported() {
@@ -34,7 +35,7 @@ fn connect_of_a_proxy_without_records_goes_directly_with_required_or_own() {
     let origin = Origin::start("127.0.0.1:0");
     let mut host = Host::new("forgets_permitted");
     let service = host.service_with_spec(&ServiceSpec {
-        records: RecordsMode::Required { permit_own: true },
+        records: RecordsMode::RequiredOrOwn,
         ..ServiceSpec::new("forgetful")
     });
     let _proxy = host.proxy(&service, "without-records");
@@ -210,10 +211,7 @@ fn services_own_traffic_passes_if_no_filter_matches() {
     let mut host = Host::new("own_unmatched");
     let service = host.service("inspect");
     let _answering = host.answer(&service);
-    host.set_policy(&[Filter {
-        remote: Some("10.0.0.0/8".parse().unwrap()),
-        ..Filter::redirect_all(service.number)
-    }]);
+    host.set_policy([redirect_tcp(&service).remote(prefix("10.0.0.0/8"))]);
     std::net::TcpStream::connect(origin.address).expect("no filter matches");
     assert_eq!(host.count(Counter::RecordsMissing), 0);
 }

@@ -75,7 +75,7 @@ fn vendor_example_works_without_the_daemon_and_leaves_nothing() {
     let origin = Origin::start("127.0.0.1:0");
     let port = origin.address.port().to_string();
     let to = origin.address.to_string();
-    let mut vendor = Process::example(&host.service_cgroup, &daemon, &["vendor", &port]);
+    let mut vendor = Process::example(&host.service_cgroup, &daemon.socket(), &["vendor", &port]);
     assert_eq!(
         vendor.line(),
         "the filters are in force until standard input ends\n"

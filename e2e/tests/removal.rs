@@ -177,7 +177,7 @@ fn uninstall_leaves_nothing_of_the_daemon() {
     let file = daemon.write_file("policy.toml", POLICY);
     let applied = daemon.sidetrack(&["apply", file.to_str().expect("the path is UTF-8")]);
     assert_eq!(applied.code, Some(0), "{applied:?}");
-    let proxy = Process::registered(&host.service_cgroup, &daemon, "inspect", "answer");
+    let proxy = Process::registered(&host.service_cgroup, &daemon.socket(), "inspect", "answer");
     let is_redirected = || host.connect("10.1.2.3:80")["reply"] == "10.1.2.3:80";
     assert!(is_redirected());
     let objects = KernelObjects::of(&[host.root(), &host.program_cgroup, &host.service_cgroup]);

@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::process::Command;
 
+use e2e::policy::{prefix, redirect_tcp};
 use e2e::{Host, Origin, listen_marked, netns};
-use sidetrack_engine::Filter;
 
 /// Connects to two destinations from one source port. Returns the reports on both.
 fn connect_both_from_one_port(host: &Host, first: &str, second: &str) -> serde_json::Value {
@@ -117,10 +117,7 @@ fn binding_to_a_device_is_restored_when_no_filter_matches() {
     let mut host = Host::new("bound_device_back");
     let service = host.service("inspect");
     let _answering = host.answer(&service);
-    host.set_policy(&[Filter {
-        remote: Some("10.0.0.0/8".parse().unwrap()),
-        ..Filter::redirect_all(service.number)
-    }]);
+    host.set_policy([redirect_tcp(&service).remote(prefix("10.0.0.0/8"))]);
     // No packet leaves the device, so a connect that is not redirected must not reach the origin.
     let origin = Origin::start("127.0.0.1:0").address.to_string();
     let report = host

@@ -148,7 +148,7 @@ fn records_may_be_set_again_before_connect_but_not_after() {
 
 /// Removes all filters, and starts an origin. Returns its address.
 fn unmatched_origin(host: &mut Host) -> std::net::SocketAddr {
-    host.set_policy(&[]);
+    host.set_policy([]);
     Origin::start("127.0.0.1:0").address
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 
+use e2e::policy::{prefix, redirect_tcp};
 use e2e::{Host, Origin, netns};
 use serde_json::json;
 use sidetrack_engine::counter::Counter;
@@ -177,11 +178,7 @@ fn socket_reconnected_without_a_redirect_has_its_true_peer() {
     let mut host = Host::new("reconnect_straight");
     let service = host.service("inspect");
     let _answering = host.answer(&service);
-    let only_ten = sidetrack_engine::Filter {
-        remote: Some("10.0.0.0/8".parse().unwrap()),
-        ..sidetrack_engine::Filter::redirect_all(service.number)
-    };
-    host.set_policy(&[only_ten]);
+    host.set_policy([redirect_tcp(&service).remote(prefix("10.0.0.0/8"))]);
     let origin = Origin::start("127.0.0.1:0").address.to_string();
     let report = host.client(&["reconnect", "10.1.2.3:80", &origin]).json();
     assert_eq!(report[0]["reply"], "10.1.2.3:80");

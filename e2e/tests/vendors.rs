@@ -92,7 +92,12 @@ fn start_and_stop(host: &Host, daemon: &Daemon, api: &mut Api, order: Order, sto
         match vendors[index].take() {
             None => {
                 let (name, weight) = WEIGHTS[index];
-                vendors[index] = Some(Process::vendor(&host.service_cgroup, daemon, name, weight));
+                vendors[index] = Some(Process::vendor(
+                    &host.service_cgroup,
+                    &daemon.socket(),
+                    name,
+                    weight,
+                ));
             }
             Some(vendor) => {
                 let before = api.state();
@@ -147,7 +152,7 @@ fn vendor_that_starts_and_stops_breaks_no_connection() {
     let daemon = Daemon::attached(&host);
     let mut api = daemon.api();
     let origin = origin().to_string();
-    let _beta = Process::vendor(&host.service_cgroup, &daemon, "beta", 100);
+    let _beta = Process::vendor(&host.service_cgroup, &daemon.socket(), "beta", 100);
     let mut client = host.client(&["connect-each"]);
     // Number of connections that only beta has seen, and of those that both have seen.
     let mut counts = [0, 0];
@@ -167,7 +172,7 @@ fn vendor_that_starts_and_stops_breaks_no_connection() {
     };
     for _ in 0..TIMES {
         let before = api.state().generation;
-        let mut acme = Process::vendor(&host.service_cgroup, &daemon, "acme", 200);
+        let mut acme = Process::vendor(&host.service_cgroup, &daemon.socket(), "acme", 200);
         connect();
         let filters = api.state().filters;
         acme.send_line("close");

@@ -5,9 +5,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use e2e::policy::{redirect_tcp, redirect_udp};
 use e2e::run::{Run, sidetrack};
 use e2e::{Host, Origin, netns};
-use sidetrack_engine::{Filter, RedirectContext};
+use sidetrack_engine::{RedirectContext, Service};
+use sidetrack_policy::redirect::Redirect;
 use sidetrack_winsock as _; // so that cargo builds the library
 use tempfile::TempDir;
 
@@ -84,13 +86,9 @@ fn files(program: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A filter for one of the ports in `crates/sidetrack-winsock/tests/conformance/harness.h`.
-fn port(service: u32, port: u16, context: RedirectContext) -> Filter {
-    Filter {
-        ports: Some((port, port)),
-        context,
-        ..Filter::redirect_all(service)
-    }
+/// A redirect for one of the ports in `crates/sidetrack-winsock/tests/conformance/harness.h`.
+fn port(service: &Service, port: u16, context: RedirectContext) -> Redirect {
+    redirect_tcp(service).ports(port..=port).context(context)
 }
 
 /// Runs the program as a service's proxy. It must succeed. Returns the lines of its standard output.
@@ -99,18 +97,16 @@ fn run_as_proxy(test: &str, program: &Path, arguments: &[&str]) -> Vec<String> {
     let mut host = Host::new(test);
     let service = host.service("windows");
     let thirty_two = || RedirectContext::Fixed(b"0123456789abcdef0123456789ABCDEF".to_vec());
-    host.set_policy(&[
-        port(service.number, 1000, RedirectContext::None),
-        port(service.number, 1001, RedirectContext::Auto),
-        port(service.number, 1002, RedirectContext::Fixed(vec![7; 2])),
-        port(service.number, 1009, RedirectContext::None),
-        port(service.number, 1032, thirty_two()),
-        port(service.number, 4000, RedirectContext::Fixed(vec![7; 4000])),
-        Filter {
-            ports: Some((5300, 5300)),
-            context: thirty_two(),
-            ..Filter::redirect_datagrams(service.number)
-        },
+    host.set_policy([
+        port(&service, 1000, RedirectContext::None),
+        port(&service, 1001, RedirectContext::Auto),
+        port(&service, 1002, RedirectContext::Fixed(vec![7; 2])),
+        port(&service, 1009, RedirectContext::None),
+        port(&service, 1032, thirty_two()),
+        port(&service, 4000, RedirectContext::Fixed(vec![7; 4000])),
+        redirect_udp(&service)
+            .ports(5300..=5300)
+            .context(thirty_two()),
     ]);
     let mut child = Command::new(program)
         .args(arguments)

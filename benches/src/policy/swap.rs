@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 
 use super::Reading;
-use crate::connect::setup::sidetrack::{key_of, start};
+use crate::connect::setup::sidetrack::start;
 use crate::connect::setup::{self, policy};
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
@@ -24,10 +24,9 @@ const TIME: Duration = Duration::from_secs(2);
 pub(super) fn measure(swapping: bool) -> Result<Reading> {
     let hierarchy = Hierarchy::make()?;
     let (mut engine, service, _proxy) = start(&hierarchy)?;
-    let key = key_of(&engine, &service)?;
     let policies = [
-        policy::filters(FILTERS, key)?,
-        policy::filters(FILTERS - 1, key)?,
+        policy::filters(FILTERS, service.key)?,
+        policy::filters(FILTERS - 1, service.key)?,
     ];
     engine.commit(&policies[0], &[])?;
     hierarchy.enter_outside()?;

@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Cgroup, Config, Engine, Filter, Service, ServiceSpec};
+use sidetrack_engine::{Cgroup, Config, Engine, Service, ServiceSpec};
+use sidetrack_policy::redirect::{Redirect, in_order};
 use tempfile::TempDir;
 
 use super::contestant::Contestant;
@@ -85,7 +86,7 @@ impl RelaySetup {
 
     fn start_sidetrack(&mut self, services: u32) -> Result<()> {
         let mut engine = self.load()?;
-        let mut filters = Vec::new();
+        let mut redirects = Vec::new();
         for number in 1..=services {
             let name = format!("inspect{number}");
             let cgroup = self.hierarchy.service().make(&name)?;
@@ -101,10 +102,10 @@ impl RelaySetup {
                 Ok(engine.listeners(&service)? != (0, 0) && datagrams != (0, 0))
             })?;
             self.proxies.push(process);
-            filters.push(Filter::redirect_all(service.number));
-            filters.push(Filter::redirect_datagrams(service.number));
+            redirects.push(Redirect::tcp(service.key));
+            redirects.push(Redirect::udp(service.key));
         }
-        engine.set_policy(&filters)?;
+        engine.commit(&in_order(redirects), &[])?;
         self.engine = Some(engine);
         Ok(())
     }
@@ -112,7 +113,7 @@ impl RelaySetup {
     fn adopt(&mut self) -> Result<()> {
         let mut engine = self.load()?;
         let service = engine.adopt_service("haproxy", PEER_ADDRESS.into())?;
-        engine.set_policy(&[Filter::redirect_all(service.number)])?;
+        engine.commit(&in_order([Redirect::tcp(service.key)]), &[])?;
         self.engine = Some(engine);
         Ok(())
     }

@@ -345,11 +345,34 @@ pub struct Program {
     pub uid: u32,
 }
 
+/// Shift of the flow's id in [`FlowEntry::state`].
+pub const FLOW_STATE_ID_SHIFT: u32 = 20;
+/// Shift of the flow's stage in [`FlowEntry::state`].
+pub const FLOW_STATE_STAGE_SHIFT: u32 = 16;
+/// Mask of the flow's stage, after the shift.
+pub const FLOW_STATE_STAGE_MASK: u64 = 0xf;
+/// Mask of the reference count in [`FlowEntry::state`].
+pub const FLOW_STATE_REFCOUNT_MASK: u64 = 0xffff;
+
+/// A kernel program is writing the entry.
+pub const STAGE_FILLING: u64 = 1;
+/// The SYN is sent, and no socket was accepted yet.
+pub const STAGE_CONNECTING: u64 = 2;
+/// A socket was accepted, and some socket refers to the flow.
+pub const STAGE_ESTABLISHED: u64 = 3;
+/// No socket refers to the flow; its token is valid for the grace period.
+pub const STAGE_CLOSED: u64 = 4;
+/// The connect was classified, and its SYN is not sent yet.
+pub const STAGE_RESERVED: u64 = 5;
+/// A UDP flow; the reference count counts proxies' sockets only.
+pub const STAGE_DATAGRAM: u64 = 6;
+
 /// A slot: a flow with what only the kernel programs and the engine need.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct FlowEntry {
-    /// Id << 20 | stage << 16 | reference count; 0 if the slot is free.
+    /// The flow's id, its stage (`STAGE_*`) and its reference count, in the bits of `FLOW_STATE_*`; 0 if
+    /// the slot is free.
     pub state: u64,
     /// UDP: 1 once the service has asked for this flow.
     pub handed_over: u32,
@@ -370,6 +393,18 @@ pub struct FlowEntry {
     pub flow: Flow,
     /// The original program.
     pub program: Program,
+}
+
+impl FlowEntry {
+    /// Returns the id of the flow that has the slot; 0 if the slot is free.
+    pub fn id(&self) -> u64 {
+        self.state >> FLOW_STATE_ID_SHIFT
+    }
+
+    /// Returns the stage of this flow, `STAGE_*`; 0 if the slot is free.
+    pub fn stage(&self) -> u64 {
+        self.state >> FLOW_STATE_STAGE_SHIFT & FLOW_STATE_STAGE_MASK
+    }
 }
 
 /// The names of the counters that users see, by their index in the kernel's array.

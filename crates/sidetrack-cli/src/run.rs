@@ -52,9 +52,10 @@ pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
     let mut proxies = Proxies::start(&vias, options, &run_cgroup, &mut engine, &sender)?;
     proxies.await_listeners(&engine, &events)?;
     let routes = proxies.routes(&engine)?;
-    let filters = policy::redirects(&routes, options.on_absent);
+    let redirects = policy::redirects(&routes, options.on_absent);
     report.set_routes(&routes);
-    engine.set_policy_with(&filters, &policy::blocks(options.rules.quic))?;
+    let blocks = policy::blocks(options.rules.quic);
+    engine.commit(redirects.iter().chain(&blocks), &[])?;
     let mut program = Program::start(&program, &options.command, &run_cgroup.program, &sender)?;
 
     let code = wait_for_end(

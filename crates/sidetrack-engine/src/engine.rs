@@ -7,6 +7,7 @@ mod flow;
 mod owner;
 mod pins;
 mod policy;
+mod program;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,14 +25,14 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::counter::Counters;
 use crate::event::Event;
-use crate::filter::to_objects;
 use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
-use crate::{Cgroup, Error, Filter, Service, ServiceSpec, host, legacy, namespace, sys};
+use crate::{Cgroup, Error, Service, ServiceSpec, host, legacy, namespace, sys};
 
-use attachment::{Attachment, ProgramSet};
+use attachment::Attachment;
 use context::Contexts;
 use pins::{EngineIdentity, Pins};
+use program::ProgramSet;
 
 pub use classify::Classification;
 pub use flow::{FlowEntry, MapUsage};
@@ -240,7 +241,7 @@ impl Engine {
             "add a service",
         )?;
         self.services.insert(number, spec.clone());
-        Ok(self.service_of(number, secret))
+        Ok(self.service_of(number, spec, secret))
     }
 
     /// Makes a cgroup a home: proxies in it, or below it, can use the socket options.
@@ -290,9 +291,10 @@ impl Engine {
     /// Errors: [`Error::Bpf`].
     pub fn service(&self, number: u32) -> Result<Option<Service>, Error> {
         let value = self.read_service(number)?;
+        let spec = self.services.get(&number);
         Ok(value
-            .filter(|_| self.services.contains_key(&number))
-            .map(|value| self.service_of(number, value.secret)))
+            .zip(spec)
+            .map(|(value, spec)| self.service_of(number, spec, value.secret)))
     }
 
     /// Adds a service for a legacy proxy that listens at `address` already, and marks its listener.
@@ -312,27 +314,6 @@ impl Engine {
             }
             Err(error) => Err(Error::system("mark the proxy's listener")(error)),
         }
-    }
-
-    /// Puts a list of filters into force atomically: each connection is classified by the old policy or by
-    /// the new one.
-    ///
-    /// Errors leave the old one in force: [`Error::UnknownService`], [`Error::TooManyFilters`],
-    /// [`Error::ContextTooLong`], [`Error::TooManyContexts`], [`Error::PortRange`], [`Error::Bpf`].
-    pub fn set_policy(&mut self, filters: &[Filter]) -> Result<(), Error> {
-        self.set_policy_with(filters, &[])
-    }
-
-    /// Puts a list of filters into force, together with filters of the full model, all in one sublayer.
-    ///
-    /// Errors: as [`Engine::set_policy`].
-    pub fn set_policy_with(
-        &mut self,
-        filters: &[Filter],
-        others: &[sidetrack_policy::Filter],
-    ) -> Result<(), Error> {
-        let filters = to_objects(filters, &self.services)?;
-        self.commit(filters.iter().chain(others), &[]).map(|_| ())
     }
 
     /// How many TCP listeners a service has now: for IPv4 and for IPv6.
@@ -440,9 +421,10 @@ impl Engine {
         Some(number)
     }
 
-    fn service_of(&self, number: u32, secret: [u8; 16]) -> Service {
+    fn service_of(&self, number: u32, spec: &ServiceSpec, secret: [u8; 16]) -> Service {
         Service {
             number,
+            key: spec.key,
             listen: Listen {
                 version: kernel::ABI_VERSION,
                 service: number,

@@ -77,41 +77,12 @@ pub enum Error {
     /// All numbers of services are in use.
     #[error("an engine can have no more than 255 services")]
     TooManyServices,
-    /// A filter names a service that the engine does not have.
-    #[error("filter {index} names service {service}, which this engine does not have")]
-    UnknownService {
-        /// Index of the filter in the list.
-        index: usize,
-        /// The number of the service.
-        service: u32,
-    },
-    /// The policy has too many filters.
-    #[error("a policy can have no more than 50,000 filters for both families; this one has {0}")]
-    TooManyFilters(usize),
-    /// A fixed context is too long.
-    #[error("the redirect context of filter {index} has {length} bytes; the limit is 4,000")]
-    ContextTooLong {
-        /// Index of the filter in the list.
-        index: usize,
-        /// Length of its context in bytes.
-        length: usize,
-    },
     /// There are too many different fixed contexts.
     #[error(
         "there can be no more than 256 different redirect contexts, including those of the policy in force \
          and of open connections"
     )]
     TooManyContexts,
-    /// The last port of a range is below the first.
-    #[error("the port range {low}-{high} of filter {index} ends before it begins")]
-    PortRange {
-        /// Index of the filter in the list.
-        index: usize,
-        /// Its first port.
-        low: u16,
-        /// Its last port.
-        high: u16,
-    },
     /// The policy is invalid.
     #[error(transparent)]
     Policy(#[from] sidetrack_policy::Error),

@@ -131,3 +131,18 @@ fn capabilities() -> u64 {
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removed_cgroup_has_no_programs() {
+        let root = Cgroup::root().expect("cgroup v2 is mounted");
+        let cgroup = root.make("engine-removed").expect("a cgroup can be made");
+        fs::remove_dir(cgroup.path()).expect("it is empty");
+        for effective in [true, false] {
+            assert!(!is_attached(&cgroup, &[1], effective).expect("it is not an error"));
+        }
+    }
+}

@@ -2,20 +2,21 @@
 //! policy.
 //!
 //! ```text
-//! Engine::open ── load ── attach ── Engine ── add_service ── set_policy
+//! Engine::open ── load ── attach ── Engine ── add_service ── commit
 //!  (OpenEngine)   (LoadedEngine)      │
 //!                                     └─ dropped, or the process ends: everything is removed
 //! ```
 //!
 //! ```no_run
-//! use sidetrack_engine::{Cgroup, Config, Engine, Filter, ServiceSpec};
+//! use sidetrack_engine::{Cgroup, Config, Engine, ServiceSpec};
+//! use sidetrack_policy::redirect::{Redirect, in_order};
 //!
 //! # fn main() -> Result<(), sidetrack_engine::Error> {
 //! let scope = Cgroup::at("/sys/fs/cgroup/browsers".as_ref())?;
 //! let proxies = Cgroup::at("/sys/fs/cgroup/proxies".as_ref())?;
 //! let mut engine = Engine::open(&scope, Config::default())?.load()?.attach()?;
 //! let service = engine.add_service(&ServiceSpec::new("inspect"), &proxies)?;
-//! engine.set_policy(&[Filter::redirect_all(service.number)])?;
+//! engine.commit(&in_order([Redirect::tcp(service.key)]), &[])?;
 //! // The proxy gets `service.credentials()`, and marks its listener with them.
 //! # Ok(())
 //! # }
@@ -24,10 +25,12 @@
 //! The crate needs no daemon and no async runtime, and reads only files of the kernel. The process
 //! needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, which root has.
 //!
-//! Modules: [`cgroup`] finds and makes cgroups; [`filter`] is a simple form of a policy; [`service`]
-//! describes services; [`event`] and [`counter`] are what the kernel side reports; [`cost`] measures
-//! its run time; [`legacy`] finds the sockets of legacy proxies; [`network`] finds IPv6 prefixes that
-//! ended engines have left; [`host`] finds what a host lacks.
+//! The policy consists of the objects of `sidetrack-policy`, which defines what they mean.
+//!
+//! Modules: [`cgroup`] finds and makes cgroups; [`service`] describes services; [`event`] and
+//! [`counter`] are what the kernel side reports; [`cost`] measures its run time; [`legacy`] finds the
+//! sockets of legacy proxies; [`network`] finds IPv6 prefixes that ended engines have left; [`host`] finds
+//! what a host lacks.
 #![deny(unsafe_code)]
 
 pub mod cgroup;
@@ -36,7 +39,6 @@ pub mod counter;
 mod engine;
 mod error;
 pub mod event;
-pub mod filter;
 pub mod host;
 pub mod legacy;
 mod namespace;
@@ -50,13 +52,7 @@ pub mod service;
     clippy::all,
     clippy::undocumented_unsafe_blocks
 )]
-mod skeleton {
-    include!(concat!(env!("OUT_DIR"), "/sidetrack.skel.rs"));
-
-    pub mod namespace {
-        include!(concat!(env!("OUT_DIR"), "/namespace.skel.rs"));
-    }
-}
+mod skeleton;
 #[allow(unsafe_code)]
 mod sys;
 
@@ -70,7 +66,6 @@ pub use engine::{
     pinned_programs, pins_at, remove_pins,
 };
 pub use error::Error;
-pub use filter::Filter;
 pub use path::Paths;
-pub use service::{RecordsMode, Service, ServiceSpec};
-pub use sidetrack_policy::{Absent, RedirectContext};
+pub use service::{Service, ServiceSpec};
+pub use sidetrack_policy::{Absent, RecordsMode, RedirectContext};

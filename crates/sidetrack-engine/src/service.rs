@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use sidetrack_abi::kernel::{self, Listen};
-use sidetrack_policy::{Absent, RedirectContext, Uuid};
+use sidetrack_policy::{Absent, RecordsMode, RedirectContext, Uuid};
 use zerocopy::IntoBytes;
 
 use crate::Error;
@@ -26,24 +26,13 @@ pub struct ServiceSpec {
     pub context: RedirectContext,
 }
 
-/// How a service's own connects without records are treated, once a filter matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordsMode {
-    /// They are refused and reported; with `permit_own`, they proceed undiverted.
-    Required {
-        /// For proxies that have traffic besides redirected connections, such as updates.
-        permit_own: bool,
-    },
-    /// They are classified by all filters, except that redirects below the service's place are skipped.
-    /// For proxies that do not set records.
-    Legacy,
-}
-
 /// A service that an engine has added.
 #[derive(Clone)]
 pub struct Service {
-    /// Its number, by which filters name it.
+    /// Its number, by which flows and events name it.
     pub number: u32,
+    /// Its key, by which filters name it.
+    pub key: Uuid,
     pub(crate) listen: Listen,
 }
 
@@ -53,7 +42,7 @@ impl ServiceSpec {
         Self {
             key: Uuid::new_v4(),
             name: name.to_owned(),
-            records: RecordsMode::Required { permit_own: false },
+            records: RecordsMode::Required,
             owns_cgroup: false,
             on_absent: Absent::Block,
             context: RedirectContext::None,
@@ -70,15 +59,10 @@ impl ServiceSpec {
 
     /// A service as described by an object of the full model.
     pub fn of_object(service: &sidetrack_policy::Service) -> Self {
-        use sidetrack_policy::RecordsMode as Mode;
         Self {
             key: service.identity.key,
             name: service.identity.name.clone(),
-            records: match service.records {
-                Mode::Required => RecordsMode::Required { permit_own: false },
-                Mode::RequiredOrOwn => RecordsMode::Required { permit_own: true },
-                Mode::Legacy => RecordsMode::Legacy,
-            },
+            records: service.records,
             owns_cgroup: false,
             on_absent: service.on_absent,
             context: service.context.clone(),
@@ -92,11 +76,10 @@ impl ServiceSpec {
         Self {
             key: Uuid::from_bytes(value.key),
             name: String::from_utf8_lossy(name).into_owned(),
-            records: match value.records {
-                kernel::RECORDS_LEGACY => RecordsMode::Legacy,
-                _ => RecordsMode::Required {
-                    permit_own: value.flags & kernel::OWN_TRAFFIC_PERMIT != 0,
-                },
+            records: match (value.records, value.flags & kernel::OWN_TRAFFIC_PERMIT) {
+                (kernel::RECORDS_LEGACY, _) => RecordsMode::Legacy,
+                (_, 0) => RecordsMode::Required,
+                _ => RecordsMode::RequiredOrOwn,
             },
             owns_cgroup: false,
             on_absent: Absent::Block,
@@ -114,10 +97,8 @@ impl ServiceSpec {
         let mut name = [0; kernel::NAME_SIZE];
         name[..bytes.len()].copy_from_slice(bytes);
         let (records, flags) = match self.records {
-            RecordsMode::Required { permit_own: false } => (kernel::RECORDS_REQUIRED, 0),
-            RecordsMode::Required { permit_own: true } => {
-                (kernel::RECORDS_REQUIRED, kernel::OWN_TRAFFIC_PERMIT)
-            }
+            RecordsMode::Required => (kernel::RECORDS_REQUIRED, 0),
+            RecordsMode::RequiredOrOwn => (kernel::RECORDS_REQUIRED, kernel::OWN_TRAFFIC_PERMIT),
             RecordsMode::Legacy => (kernel::RECORDS_LEGACY, 0),
         };
         Ok(kernel::Service {

@@ -440,6 +440,24 @@ fn events_have_the_names_and_order_of_the_header() {
     assert_eq!(names, kinds);
 }
 
+#[test]
+fn stages_have_the_values_of_the_header() {
+    let mirror = [
+        ("filling", kernel::STAGE_FILLING),
+        ("connecting", kernel::STAGE_CONNECTING),
+        ("established", kernel::STAGE_ESTABLISHED),
+        ("closed", kernel::STAGE_CLOSED),
+        ("reserved", kernel::STAGE_RESERVED),
+        ("datagram", kernel::STAGE_DATAGRAM),
+    ];
+    let mirror = mirror.map(|(name, value)| (name.to_owned(), value as i64));
+    let stages: Vec<_> = values(&header(), "sidetrack_stage")
+        .into_iter()
+        .map(|(name, value)| (words(&name, "SIDETRACK_STAGE_"), value))
+        .collect();
+    assert_eq!(stages, mirror);
+}
+
 /// The values of the mirror's constants, under the names of `abi_layout.c`.
 macro_rules! constants {
     ($($name:ident),* $(,)?) => { vec![$((concat!("abi_", stringify!($name)), kernel::$name as i64)),*] };
@@ -452,7 +470,8 @@ fn constants_have_the_values_of_the_header() {
         ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, DATAGRAM, CHAIN_MAX, CONTEXT_SIZE_MAX,
         NAME_SIZE, EXECUTABLE_SIZE, EXECUTABLES_MAX, COMM_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX, OWNER_NAMED,
         ANCESTORS_MAX, FLOWS_MAX, FOUR_TUPLES_MAX, EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
-        FLOW_CONNECTED, NETWORKS_MAX, VERDICT_CACHE_MAX,
+        FLOW_CONNECTED, FLOW_STATE_ID_SHIFT, FLOW_STATE_STAGE_SHIFT, FLOW_STATE_STAGE_MASK,
+        FLOW_STATE_REFCOUNT_MASK, NETWORKS_MAX, VERDICT_CACHE_MAX,
         NOT_REDIRECTED, REDIRECTED_BY_SELF, REDIRECTED_BY_OTHER, PREVIOUSLY_REDIRECTED_BY_SELF,
         RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT,
         LINE_SIZE, CGROUP_LEVELS_MAX, LAYERS, FIELDS, LAYER_LINE, LAYER_BEYOND_HARD_PERMIT,

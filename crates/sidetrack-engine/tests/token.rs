@@ -5,7 +5,8 @@ use std::hash::Hasher;
 use std::net::TcpStream;
 
 use sidetrack::Listener;
-use sidetrack_engine::{Cgroup, Config, Engine, Filter, ServiceSpec};
+use sidetrack_engine::{Cgroup, Config, Engine, ServiceSpec};
+use sidetrack_policy::redirect::{Redirect, in_order};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 /// A cgroup for this test. On drop, the process returns to its cgroup, and this one is removed.
@@ -46,7 +47,7 @@ fn token_of_the_kernel_is_siphash_2_4_128_of_the_flow_id() {
         .add_service(&ServiceSpec::legacy("inspect"), &home.cgroup)
         .expect("a service");
     engine
-        .set_policy(&[Filter::redirect_all(service.number)])
+        .commit(&in_order([Redirect::tcp(service.key)]), &[])
         .expect("a policy");
     let credentials = sidetrack::Service::from_bytes(service.credentials())
         .expect("the engine's credentials are valid");

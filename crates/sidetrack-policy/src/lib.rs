@@ -18,6 +18,7 @@ mod listing;
 pub mod object;
 pub mod property;
 pub mod rank;
+pub mod redirect;
 pub mod reference;
 pub mod set;
 mod test;

@@ -7,7 +7,8 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use sidetrack_engine::{Cgroup, Config, Engine, Filter, ServiceSpec};
+use sidetrack_engine::{Cgroup, Config, Engine, ServiceSpec};
+use sidetrack_policy::redirect::{Redirect, in_order};
 
 #[derive(Parser)]
 struct Arguments {
@@ -20,7 +21,7 @@ fn main() -> anyhow::Result<()> {
     let (scope, home) = (Cgroup::at(&arguments.scope)?, Cgroup::at(&arguments.home)?);
     let mut engine = Engine::open(&scope, Config::default())?.load()?.attach()?;
     let service = engine.add_service(&ServiceSpec::new("killed"), &home)?;
-    engine.set_policy(&[Filter::redirect_all(service.number)])?;
+    engine.commit(&in_order([Redirect::tcp(service.key)]), &[])?;
     println!("{}", service.credentials_hex());
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())

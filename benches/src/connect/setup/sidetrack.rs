@@ -5,7 +5,9 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context as _, Result};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Config, Engine, Filter, RedirectContext, Service, ServiceSpec};
+use sidetrack_engine::{Config, Engine, Service, ServiceSpec};
+use sidetrack_policy::redirect::{Redirect, in_order};
+use sidetrack_policy::{Filter, RedirectContext};
 
 use super::{ConnectSetup, PORT, PROBE, expect, listen, probe, remote_destination};
 use crate::{hierarchy::Hierarchy, sys};
@@ -38,10 +40,8 @@ impl Redirected {
     pub(crate) fn open() -> Result<Self> {
         let hierarchy = Hierarchy::make()?;
         let (mut engine, service, listener) = start(&hierarchy)?;
-        engine.set_policy(&[Filter {
-            context: RedirectContext::Auto,
-            ..Filter::redirect_all(service.number)
-        }])?;
+        let all = Redirect::tcp(service.key).context(RedirectContext::Auto);
+        engine.commit(&in_order([all]), &[])?;
         hierarchy.enter_program()?;
         Ok(Self {
             engine,
@@ -65,15 +65,15 @@ impl Bystander {
     /// The client is in the scope, under a policy of this many filters.
     pub(crate) fn open_under(filters: u32) -> Result<Self> {
         Self::open_with(Hierarchy::enter_program, |engine, service| {
-            let key = key_of(engine, service)?;
-            engine.commit(&super::policy::filters(filters, key)?, &[])?;
+            engine.commit(&super::policy::filters(filters, service.key)?, &[])?;
             Ok(())
         })
     }
 
     fn open(enter: impl Fn(&Hierarchy) -> Result<()>) -> Result<Self> {
         Self::open_with(enter, |engine, service| {
-            Ok(engine.set_policy(&filters_for_others(service)?)?)
+            engine.commit(&filters_for_others(service)?, &[])?;
+            Ok(())
         })
     }
 
@@ -145,23 +145,12 @@ pub(crate) fn start(hierarchy: &Hierarchy) -> Result<(Engine, Service, TcpListen
     Ok((engine, service, listener))
 }
 
-/// The key of the service, by which filters name it.
-pub(crate) fn key_of(engine: &Engine, service: &Service) -> Result<sidetrack_policy::Uuid> {
-    let mut services = engine.services();
-    let known = services.find(|(number, _)| *number == service.number);
-    Ok(known.context("the engine does not list the service")?.1.key)
-}
-
 fn filters_for_others(service: &Service) -> Result<Vec<Filter>> {
-    UNMATCHED
+    let redirects: Result<Vec<_>, _> = UNMATCHED
         .iter()
-        .map(|prefix| {
-            Ok(Filter {
-                remote: Some(prefix.parse()?),
-                ..Filter::redirect_all(service.number)
-            })
-        })
-        .collect()
+        .map(|prefix| Ok(Redirect::tcp(service.key).remote(prefix.parse()?)))
+        .collect();
+    redirects.map(in_order)
 }
 
 fn check(engine: &Engine, made: u64) -> Result<()> {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
-use sidetrack_engine::filter::Protocol;
 use sidetrack_engine::{Cgroup, Engine, Service, ServiceSpec};
+use sidetrack_policy::redirect::Protocol;
 
 use super::command::launcher;
 use super::event::{EventSender, RunEvent};

@@ -1,19 +1,16 @@
 //! Reads the flows from the kernel, and how full its maps are.
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
-use sidetrack_abi::{address, kernel};
+use sidetrack_abi::address;
+use sidetrack_abi::kernel::{
+    self, STAGE_CLOSED, STAGE_CONNECTING, STAGE_DATAGRAM, STAGE_ESTABLISHED, STAGE_RESERVED,
+};
 use sidetrack_policy::field_values::{FileId, Program};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Engine;
 use crate::Error;
 
-/// The stages of a flow: `FLOW_*` in `bpf/maps.h`.
-const CONNECTING: u64 = 2;
-const ESTABLISHED: u64 = 3;
-const CLOSED: u64 = 4;
-const RESERVED: u64 = 5;
-const DATAGRAM: u64 = 6;
 /// Number of entries that one call reads.
 const BATCH: u32 = 4096;
 
@@ -53,7 +50,12 @@ impl Engine {
             .map_err(Error::bpf("read the flows"))?;
         let mut flows: Vec<_> = entries
             .filter_map(|(_, bytes)| kernel::FlowEntry::read_from_bytes(&bytes).ok())
-            .filter(|entry| matches!(stage(entry), CONNECTING | ESTABLISHED | CLOSED | DATAGRAM))
+            .filter(|entry| {
+                matches!(
+                    entry.stage(),
+                    STAGE_CONNECTING | STAGE_ESTABLISHED | STAGE_CLOSED | STAGE_DATAGRAM
+                )
+            })
             .map(|entry| self.describe(&entry))
             .collect::<Result<_, _>>()?;
         flows.sort_by_key(|flow| flow.flow.id);
@@ -74,7 +76,7 @@ impl Engine {
             .map_err(Error::bpf("read a flow"))?;
         bytes
             .and_then(|bytes| kernel::FlowEntry::read_from_bytes(&bytes).ok())
-            .filter(|entry| entry.state >> 20 == id && stage(entry) >= CONNECTING)
+            .filter(|entry| entry.id() == id && entry.stage() >= STAGE_CONNECTING)
             .map(|entry| self.describe(&entry))
             .transpose()
     }
@@ -153,7 +155,7 @@ impl Engine {
         let levels = entry.program.cgroups.iter().copied();
         Ok(FlowEntry {
             flow: entry.flow,
-            closed: stage(entry) == CLOSED,
+            closed: entry.stage() == STAGE_CLOSED,
             program: Program {
                 app: FileId {
                     device: entry.program.device,
@@ -171,9 +173,8 @@ impl Engine {
 
 /// Whether a socket can still ask for the flow's context.
 pub(super) fn has_sockets(entry: &kernel::FlowEntry) -> bool {
-    matches!(stage(entry), CONNECTING | ESTABLISHED | RESERVED | DATAGRAM)
-}
-
-fn stage(entry: &kernel::FlowEntry) -> u64 {
-    entry.state >> 16 & 0xf
+    matches!(
+        entry.stage(),
+        STAGE_CONNECTING | STAGE_ESTABLISHED | STAGE_RESERVED | STAGE_DATAGRAM
+    )
 }

@@ -18,7 +18,8 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapType};
 use sidetrack_abi::kernel;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::attachment::{Attachment, ProgramSet};
+use super::attachment::Attachment;
+use super::program::{CgroupProgram, ProgramSet};
 use super::{Config, Engine};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel};
 use crate::{Cgroup, Error, ServiceSpec, cgroup, network};
@@ -176,12 +177,12 @@ impl Pins {
         &self,
         link: &mut Link,
         cgroup: u64,
-        program: &str,
+        program: CgroupProgram,
     ) -> Result<(), Error> {
         let path = self
             .folder
             .join("links")
-            .join(format!("{cgroup}-{program}"));
+            .join(format!("{cgroup}-{}", program.name()));
         // A pin of the same name was left by a removed cgroup whose id was reused.
         let _ = fs::remove_file(&path);
         link.pin(path).map_err(Error::bpf("pin a link"))
@@ -296,20 +297,18 @@ impl Engine {
             return Ok(());
         };
         let cgroups = cgroup::by_id()?;
-        let mut found: BTreeMap<PathBuf, BTreeMap<String, Link>> = BTreeMap::new();
+        let mut found: BTreeMap<PathBuf, BTreeMap<CgroupProgram, Link>> = BTreeMap::new();
         for (cgroup, name, path) in pins.links()? {
-            let is_ours = ProgramSet::ALL
-                .into_iter()
-                .any(|set| set.programs().contains(&name.as_str()));
-            let (true, Some(at)) = (is_ours, cgroups.get(&cgroup)) else {
-                // The cgroup is gone, so no program runs by this link.
+            let program = CgroupProgram::of_name(&name);
+            let (Some(program), Some(at)) = (program, cgroups.get(&cgroup)) else {
+                // The cgroup is gone, so no program runs by this link; or this version has no such program.
                 fs::remove_file(&path).map_err(Error::system("remove a stale link"))?;
                 continue;
             };
             let mut link = Link::open(&path).map_err(Error::bpf("open a pinned link"))?;
-            link.update_prog(self.program(&name))
+            link.update_prog(self.program(program))
                 .map_err(Error::bpf("replace the program of a pinned link"))?;
-            found.entry(at.clone()).or_default().insert(name, link);
+            found.entry(at.clone()).or_default().insert(program, link);
         }
         for (path, mut links) in found {
             for set in ProgramSet::ALL {
@@ -325,15 +324,15 @@ impl Engine {
         &mut self,
         set: ProgramSet,
         path: &Path,
-        found: &mut BTreeMap<String, Link>,
+        found: &mut BTreeMap<CgroupProgram, Link>,
     ) -> Result<(), Error> {
-        if !set.programs().iter().any(|name| found.contains_key(*name)) {
+        if !set.programs().any(|program| found.contains_key(&program)) {
             return Ok(());
         }
         let cgroup = Cgroup::at(path)?;
-        let links = set.programs().iter().map(|name| match found.remove(*name) {
+        let links = set.programs().map(|program| match found.remove(&program) {
             Some(link) => Ok(link),
-            None => self.attach_program(name, &cgroup),
+            None => self.attach_program(program, &cgroup),
         });
         let links = links.collect::<Result<_, Error>>()?;
         self.attachments.push(Attachment {

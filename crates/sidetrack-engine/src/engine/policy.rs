@@ -7,7 +7,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use sidetrack_abi::kernel;
 use sidetrack_policy::compile::{Image, compile};
 use sidetrack_policy::rank::order;
-use sidetrack_policy::{Code, Filter, Identity, Lifetime, RecordsMode, Sublayer};
+use sidetrack_policy::{Code, Filter, Identity, Lifetime, Sublayer};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::context::ContextNumbers;
@@ -197,7 +197,7 @@ fn to_policy_service((number, spec): (&u32, &ServiceSpec)) -> (u16, sidetrack_po
         },
         lifetime: Lifetime::Static,
         provider: None,
-        records: RecordsMode::Required,
+        records: spec.records,
         on_absent: spec.on_absent,
         context: spec.context.clone(),
     };
