@@ -301,6 +301,15 @@ impl Filter {
         }
     }
 
+    /// The number by which the filter is ordered within its sublayer. A filter of higher number is
+    /// evaluated earlier.
+    ///
+    /// An automatic weight is higher the more fields the conditions test; of as many fields, it is
+    /// higher the more bits the conditions fix: a /24 prefix is above a /8.
+    pub fn effective_weight(&self) -> u64 {
+        self.weight.effective(&self.conditions)
+    }
+
     /// Checks the filter on its own. The objects to which it refers are checked when it is added.
     ///
     /// Errors: those of [`Condition::check`] and of the weight, FWP_E_NULL_DISPLAY_NAME,
