@@ -264,7 +264,8 @@ impl Service {
 }
 
 impl RedirectContext {
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// Checks the size of fixed bytes. Errors: FWP_E_OUT_OF_BOUNDS.
+    pub fn check(&self) -> Result<(), Error> {
         match self {
             Self::Fixed(bytes) if bytes.len() > CONTEXT_SIZE_MAX => Err(Error::new(
                 Code::OutOfBounds,

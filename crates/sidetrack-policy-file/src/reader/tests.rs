@@ -1,5 +1,9 @@
+use sidetrack_policy::set::FILTERS_MAX;
+use sidetrack_policy::{Action, LayerKind, MatchType};
+
+use super::object::{PROVIDER_KEYS, SERVICE_KEYS, SUBLAYER_KEYS};
 use super::*;
-use crate::LayerKind;
+use crate::schema;
 
 const ACME: &str = r#"
 owner = "acme"
@@ -347,7 +351,7 @@ fn the_schema_has_the_keys_that_are_read() {
         .unwrap()
         .keys()
         .find(|key| key.starts_with("Comparison"));
-    let types = crate::MatchType::ALL.iter().map(|each| each.name());
+    let types = MatchType::ALL.iter().map(|each| each.name());
     let usable: Vec<_> = types
         .filter(|name| *name != "equal_case_insensitive")
         .collect();
@@ -398,7 +402,7 @@ fn the_page_has_the_tables_of_the_code_and_its_examples_are_policies() {
         "docs/policy.md should have\n{fields}"
     );
     let mut actions = filter::ACTIONS.map(|(_, action)| action).to_vec();
-    actions.push(crate::Action::Redirect(Uuid::nil()));
+    actions.push(Action::Redirect(Uuid::nil()));
     let actions = table(
         "action",
         &actions,
@@ -415,7 +419,7 @@ fn the_page_has_the_tables_of_the_code_and_its_examples_are_policies() {
         let text = example.split("```").next().unwrap();
         read(text).unwrap_or_else(|findings| panic!("{findings}"));
     }
-    for name in crate::MatchType::ALL.map(crate::MatchType::name) {
+    for name in MatchType::ALL.map(MatchType::name) {
         assert!(page.contains(name), "{name} is not in docs/policy.md");
     }
 }

@@ -1,13 +1,13 @@
 //! The key `context` of a service or filter: a redirect context.
 
+use sidetrack_policy::{Code, RedirectContext};
 use toml::de::DeValue;
 
-use super::finding::SpannedFinding;
-use super::table::{FileTable, TomlText};
-use crate::{Code, RedirectContext};
+use crate::finding::SpannedFinding;
+use crate::table::{FileTable, TomlText};
 
 /// Reads the key `context`: `"none"`, `"auto"`, `{ text = "…" }` or `{ hex = "…" }`.
-pub(super) fn context(entry: &FileTable<'_>) -> Result<Option<RedirectContext>, SpannedFinding> {
+pub(crate) fn context(entry: &FileTable<'_>) -> Result<Option<RedirectContext>, SpannedFinding> {
     let Some(value) = entry.get("context") else {
         return Ok(None);
     };

@@ -3,20 +3,22 @@
 
 use std::ops::Range;
 
+use sidetrack_policy::field::FieldType;
+use sidetrack_policy::object::CONDITIONS_MAX;
+use sidetrack_policy::set::FILTERS_MAX;
+use sidetrack_policy::{
+    Action, Code, Condition, Family, Field, Filter, Layer, LayerKind, MatchType,
+    SUBLAYER_UNIVERSAL, Value, Weight,
+};
 use toml::de::DeValue;
 
 use super::Reader;
-use super::context::context;
-use super::finding::SpannedFinding;
-use super::name::NameKind;
-use super::table::{FileTable, TomlText, TomlValue, not_a_choice, number, text, wrong_type};
-use super::value::{SpannedCondition, conditions};
-use crate::field::FieldType;
-use crate::object::CONDITIONS_MAX;
-use crate::{
-    Action, Code, Condition, Family, Field, Filter, Layer, LayerKind, MatchType,
-    SUBLAYER_UNIVERSAL, Weight,
-};
+use super::object::{ON_ABSENT, explicit_key};
+use crate::context::context;
+use crate::finding::SpannedFinding;
+use crate::name::NameKind;
+use crate::table::{FileTable, TomlText, TomlValue, not_a_choice, number, text, wrong_type};
+use crate::value::{SpannedCondition, conditions};
 
 /// Keys of a filter besides the fields.
 pub(super) const KEYS: [&str; 13] = [
@@ -49,8 +51,29 @@ struct FieldConditions {
     alternatives: Vec<SpannedCondition>,
 }
 
-/// Reads one entry. `known` are all keys of a filter, including the fields.
-pub(super) fn read(
+impl<'d> Reader<'d, '_> {
+    /// Reads one entry. `known` are all keys of a filter, including the fields.
+    pub(super) fn filter_entry(
+        &mut self,
+        entry: &FileTable<'d>,
+        known: &[&str],
+    ) -> Result<(), SpannedFinding> {
+        for filter in read(self, entry, known)? {
+            if self.objects.filters.len() == FILTERS_MAX {
+                let message = format!("a policy can have at most {FILTERS_MAX} filters");
+                return Err(
+                    SpannedFinding::new(entry.span.clone(), message).code(Code::OutOfBounds)
+                );
+            }
+            self.check_unique("filter", entry, &filter.identity)?;
+            self.objects.filters.push(filter);
+        }
+        Ok(())
+    }
+}
+
+/// The filters of one entry: one for each layer for which its addresses allow one.
+fn read(
     reader: &Reader<'_, '_>,
     entry: &FileTable<'_>,
     known: &[&str],
@@ -82,7 +105,7 @@ pub(super) fn read(
         (all, key) => {
             for filter in all {
                 filter.identity.key = match &key {
-                    Some(key) => super::explicit_key(key)?,
+                    Some(key) => explicit_key(key)?,
                     None => reader.key(
                         "filter",
                         &format!("{}@{}", filter.identity.name, filter.layer),
@@ -114,7 +137,7 @@ fn without_conditions(
         weight: weight(entry)?,
         clear_action_right: entry.flag("clear_action_right")?,
         disabled: entry.flag("disabled")?,
-        on_absent: entry.choice("on_absent", &super::ON_ABSENT)?,
+        on_absent: entry.choice("on_absent", &ON_ABSENT)?,
         context: context(entry)?,
         ..Filter::new("", layer, Action::Permit)
     };
@@ -228,7 +251,7 @@ fn conditions_at(
 }
 
 fn family(condition: &Condition) -> Option<Family> {
-    use crate::Value::{Address, Prefix, Range};
+    use Value::{Address, Prefix, Range};
     match &condition.value {
         Address(address) => Some(Family::of(*address)),
         Prefix(prefix) => Some(Family::of(prefix.addr())),
