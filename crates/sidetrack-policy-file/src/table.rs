@@ -50,7 +50,7 @@ impl<'a> FileTable<'a> {
                 continue;
             }
             return Err(match name.parse::<Field>() {
-                Err(error) if error.message.contains("WFP") => {
+                Err(error) if Field::unsupported_reason(name).is_some() => {
                     SpannedFinding::of(key.span(), error)
                 }
                 Ok(_) => {
