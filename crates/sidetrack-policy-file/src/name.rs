@@ -116,7 +116,7 @@ impl Names {
         let name = kind.name();
         let TomlText { text, span } = reference;
         let object = self.find(kind, reference)?;
-        if duration(object.lifetime) >= duration(lifetime) {
+        if object.lifetime.duration() >= lifetime.duration() {
             return Ok(object.key);
         }
         let message = format!(
@@ -125,7 +125,7 @@ impl Names {
         );
         Err(SpannedFinding::new(span.clone(), message)
             .code(Code::LifetimeMismatch)
-            .advice(format!("make the {name} {}", duration(lifetime))))
+            .advice(format!("make the {name} {}", lifetime.duration())))
     }
 
     fn find(
@@ -172,14 +172,5 @@ impl Names {
         SpannedFinding::new(span, format!("there is no {} {text:?}", kind.name()))
             .code(kind.not_found_code())
             .near(text, candidates)
-    }
-}
-
-/// The lifetime by which durations are compared: boot-time objects are kept as long as persistent
-/// ones.
-fn duration(lifetime: Lifetime) -> Lifetime {
-    match lifetime {
-        Lifetime::BootTime => Lifetime::Persistent,
-        other => other,
     }
 }

@@ -12,6 +12,7 @@ mod tests;
 use std::collections::HashSet;
 
 use sidetrack_policy::object::NAME_SIZE_MAX;
+use sidetrack_policy::set::check_owner;
 use sidetrack_policy::{Code, Field, Identity, Lifetime, Uuid};
 use toml::de::{DeTable, DeValue};
 
@@ -143,7 +144,7 @@ impl<'d> Reader<'d, '_> {
         top.check_keys(&TOP_KEYS)?;
         let written = top.text("owner")?;
         if let Some(TomlText { text, span }) = &written
-            && (text.is_empty() || text.len() > NAME_SIZE_MAX || text.contains(char::is_control))
+            && check_owner(text).is_err()
         {
             let message = format!(
                 "the name of an owner must have 1 to {NAME_SIZE_MAX} bytes and no control characters"

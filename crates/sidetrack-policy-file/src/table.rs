@@ -77,6 +77,15 @@ impl<'a> FileTable<'a> {
             .map_or(self.span.clone(), |value| value.span())
     }
 
+    /// The span of a key's value; if that is a table, as in `{ class = 8 }`, of the first value in it.
+    pub(crate) fn inner_span_of(&self, key: &str) -> Range<usize> {
+        let inner = match self.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Table(table)) => table.values().next().map(Spanned::span),
+            _ => None,
+        };
+        inner.unwrap_or_else(|| self.span_of(key))
+    }
+
     pub(crate) fn require(
         &self,
         key: &str,

@@ -203,7 +203,7 @@ fn cgroup_test(condition: &Condition, path: &str, host: &dyn Host) -> Result<Tes
 
 impl Condition {
     /// True if no connection can satisfy the condition, on any host.
-    pub fn is_impossible(&self, layer: Layer) -> bool {
+    pub(crate) fn is_impossible(&self, layer: Layer) -> bool {
         /// A host on which every path exists.
         struct AnyHost;
         impl Host for AnyHost {

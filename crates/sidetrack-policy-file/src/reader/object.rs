@@ -1,5 +1,6 @@
 //! The entries `[[provider]]`, `[[sublayer]]` and `[[service]]`, and the keys that all entries have.
 
+use sidetrack_policy::object::{InvalidPart, ObjectPart};
 use sidetrack_policy::{
     Absent, Code, Identity, Lifetime, Provider, RecordsMode, Service, Sublayer, Uuid,
 };
@@ -57,7 +58,7 @@ impl<'d> Reader<'d, '_> {
         };
         provider
             .check()
-            .map_err(|error| SpannedFinding::of(entry.span_of("name"), error))?;
+            .map_err(|invalid| finding(entry, invalid))?;
         self.register(
             NameKind::Provider,
             entry,
@@ -82,7 +83,7 @@ impl<'d> Reader<'d, '_> {
         };
         sublayer
             .check()
-            .map_err(|error| SpannedFinding::of(entry.span_of("name"), error))?;
+            .map_err(|invalid| finding(entry, invalid))?;
         self.register(NameKind::Sublayer, entry, &sublayer.identity, lifetime)?;
         self.objects.sublayers.push(sublayer);
         Ok(())
@@ -99,9 +100,7 @@ impl<'d> Reader<'d, '_> {
             on_absent: entry.choice("on_absent", &ON_ABSENT)?.unwrap_or_default(),
             context: context(entry)?.unwrap_or_default(),
         };
-        service
-            .check()
-            .map_err(|error| SpannedFinding::of(entry.span_of("name"), error))?;
+        service.check().map_err(|invalid| finding(entry, invalid))?;
         self.register(NameKind::Service, entry, &service.identity, lifetime)?;
         self.objects.services.push(service);
         Ok(())
@@ -179,6 +178,25 @@ impl<'d> Reader<'d, '_> {
         name.map(|name| self.names.resolve(NameKind::Provider, &name, lifetime))
             .transpose()
     }
+}
+
+/// The finding about an invalid part of an object, at the position of the part in the entry.
+pub(super) fn finding(entry: &FileTable<'_>, invalid: InvalidPart) -> SpannedFinding {
+    let span = match invalid.part {
+        ObjectPart::Name => entry.span_of("name"),
+        ObjectPart::Description => entry.span_of("description"),
+        ObjectPart::Context => entry.inner_span_of("context"),
+        ObjectPart::Weight => entry.inner_span_of("weight"),
+        ObjectPart::Action => entry.span_of("action"),
+        ObjectPart::RedirectOptions if entry.get("on_absent").is_some() => {
+            entry.span_of("on_absent")
+        }
+        ObjectPart::RedirectOptions => entry.span_of("context"),
+        ObjectPart::Conditions | ObjectPart::Condition(_) | ObjectPart::Field(_) => {
+            entry.span.clone()
+        }
+    };
+    SpannedFinding::of(span, invalid.error)
 }
 
 /// Reads a key that the file gives.

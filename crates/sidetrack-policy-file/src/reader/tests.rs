@@ -227,6 +227,46 @@ fn findings_about_filters_are_shown_at_their_position() {
 }
 
 #[test]
+fn an_invalid_part_of_an_object_is_reported_where_it_is_written() {
+    let long = |size: usize| "x".repeat(size);
+    let service = |lines: &str| format!("[[service]]\nname = \"s\"\n{lines}");
+    for (text, line, column) in [
+        ("[[provider]]\nname = \"\"".to_owned(), 2, 8),
+        (
+            service(&format!("description = \"{}\"", long(1_025))),
+            3,
+            15,
+        ),
+        (
+            service(&format!("context = {{ text = \"{}\" }}", long(4_001))),
+            3,
+            20,
+        ),
+        (
+            filter("").replace("name = \"f\"", "name = \"a\\u0007\""),
+            2,
+            8,
+        ),
+        (filter(&format!("description = \"{}\"", long(1_025))), 5, 15),
+        (filter("context = \"auto\""), 5, 11),
+        (
+            filter(&format!("context = {{ hex = \"{}\" }}", "00".repeat(4_001))),
+            5,
+            19,
+        ),
+        (filter("app = [\"/a\", \"b\"]"), 5, 14),
+    ] {
+        let finding = &read(&text).unwrap_err().shown[0];
+        let position = finding.position.as_ref().unwrap();
+        assert_eq!(
+            (position.line, position.column),
+            (line, column),
+            "{finding}"
+        );
+    }
+}
+
+#[test]
 fn findings_about_values_are_shown_at_their_position() {
     let shown = [
         findings(&filter("remote_port = [80, 65536]")),
