@@ -255,7 +255,7 @@ fn case_83_redirect_cannot_change_the_address_family() {
     let conditions = [Condition::equal(Field::RemoteAddress, address)];
     let [_, v6] = both_families(LayerKind::ConnectRedirect, 1, Action::Block, &conditions);
     let refused = v6.check().expect_err("the address is of the other family");
-    assert_eq!(refused.code, Code::TypeMismatch);
+    assert_eq!(refused.error.code, Code::TypeMismatch);
 }
 
 /// The event of an inspect filter has the program and the original destination. The flow has the

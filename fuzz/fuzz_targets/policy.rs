@@ -4,9 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sidetrack_policy::Listing;
-use sidetrack_policy::diff::Diff;
-use sidetrack_policy::file::{ParseOptions, parse};
+use sidetrack_policy_file::diff::Diff;
+use sidetrack_policy_file::{Listing, ParseOptions, parse};
 
 fuzz_target!(|text: &[u8]| {
     let options = ParseOptions {

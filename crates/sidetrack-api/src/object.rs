@@ -253,7 +253,7 @@ impl From<&Filter> for v1::Filter {
             on_absent: wire_absent(filter.on_absent).into(),
             context: filter.context.as_ref().map(wire_context),
             id: filter.id,
-            effective_weight: Weight::effective(filter),
+            effective_weight: filter.effective_weight(),
             owner: String::new(),
         }
     }

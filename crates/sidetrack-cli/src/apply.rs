@@ -8,9 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use sidetrack_api::{Client, v1};
-use sidetrack_policy::Listing;
-use sidetrack_policy::diff::Diff;
-use sidetrack_policy::file::{FILE_SIZE_MAX, Findings, ParseOptions, Policy, parse};
+use sidetrack_policy_file::diff::Diff;
+use sidetrack_policy_file::{FILE_SIZE_MAX, Findings, Listing, ParseOptions, Policy, parse};
 
 use crate::args;
 use crate::daemon::{open_session, status_error, user_id, with_daemon};

@@ -99,7 +99,7 @@ fn execute_object<A: clap::Args>(
 fn schema(subject: SchemaSubject) -> Result<ExitCode> {
     let schema = match subject {
         SchemaSubject::Flow => schemars::schema_for!(sidetrack_proxy::FlowLine),
-        SchemaSubject::Policy => sidetrack_policy::file::schema(),
+        SchemaSubject::Policy => sidetrack_policy_file::schema(),
     };
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&schema)?)?;
     Ok(ExitCode::SUCCESS)

@@ -186,6 +186,15 @@ impl Field {
         }
     }
 
+    /// The reason why a field of WFP, given by its name in lower case, has no meaning on Linux. None
+    /// if Linux has the field, or WFP does not.
+    pub fn unsupported_reason(name: &str) -> Option<&'static str> {
+        let mut unsupported = WITHOUT_MEANING.iter();
+        unsupported
+            .find(|(unsupported, _)| *unsupported == name)
+            .map(|(_, reason)| *reason)
+    }
+
     /// Type of the field's values.
     pub fn kind(self) -> FieldType {
         match self {
@@ -247,9 +256,8 @@ impl FromStr for Field {
         if let Some(field) = Self::ALL.into_iter().find(|field| field.name() == text) {
             return Ok(field);
         }
-        let without_meaning = WITHOUT_MEANING.iter().find(|(name, _)| *name == text);
-        let message = match without_meaning {
-            Some((_, reason)) => format!("WFP's field {text} has no meaning on Linux: {reason}"),
+        let message = match Self::unsupported_reason(text) {
+            Some(reason) => format!("WFP's field {text} has no meaning on Linux: {reason}"),
             None => format!("there is no field {text:?}; docs/policy.md lists the fields"),
         };
         Err(Error::new(Code::ConditionNotFound, message))

@@ -1,22 +1,18 @@
 //! A policy: WFP's objects, their meaning, and the image of them that the kernel reads.
 //!
-//! The crate does no input or output. [`file::parse`] reads a policy file, [`set::Objects`] holds
-//! the objects that are in force, [`mod@reference`] defines what they mean, and [`mod@compile`]
-//! lowers them for the kernel. The words are those of docs/glossary.md.
+//! The crate does no input or output. [`set::Objects`] holds the objects that are in force,
+//! [`mod@reference`] defines what they mean, and [`mod@compile`] lowers them for the kernel. The
+//! crate `sidetrack-policy-file` reads policy files. The words are those of docs/glossary.md.
 #![forbid(unsafe_code)]
 
 pub mod compile;
 pub mod condition;
-pub mod diff;
 mod error;
 pub mod explain;
 pub mod field;
 pub mod field_values;
-pub mod file;
 mod layer;
-mod listing;
 pub mod object;
-pub mod property;
 pub mod rank;
 pub mod redirect;
 pub mod reference;
@@ -28,7 +24,6 @@ pub use condition::{Condition, MatchType, Value};
 pub use error::{Code, Error};
 pub use field::Field;
 pub use layer::{Family, Layer, LayerKind};
-pub use listing::Listing;
 pub use object::{
     Absent, Action, Filter, Identity, Lifetime, Provider, RecordsMode, RedirectContext,
     SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid,

@@ -1,12 +1,14 @@
 //! The objects of a policy: providers, sublayers, services and filters (docs/wfp.md, 4.2).
 
-use std::collections::BTreeMap;
+mod check;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 pub use uuid::Uuid;
 
-use crate::{Code, Condition, Error, Field, Layer, LayerKind, Weight};
+pub use self::check::{InvalidPart, ObjectPart};
+use crate::{Condition, Layer, LayerKind, Weight};
 
 /// Greatest length of a name, in bytes.
 pub const NAME_SIZE_MAX: usize = 256;
@@ -202,6 +204,17 @@ pub enum Action {
 /// has weight 0.
 pub const SUBLAYER_UNIVERSAL: Uuid = Uuid::from_u128(0xeebe_cc03_ced4_4380_819a_2734_397b_2b74);
 
+impl Lifetime {
+    /// The lifetime by which durations are compared: boot-time filters are kept as long as
+    /// persistent objects. An object refers only to objects of at least its own duration.
+    pub fn duration(self) -> Self {
+        match self {
+            Self::BootTime => Self::Persistent,
+            other => other,
+        }
+    }
+}
+
 impl Identity {
     /// The key of an object of an applied policy that does not set one.
     ///
@@ -211,73 +224,6 @@ impl Identity {
     pub fn applied_key(owner: &str, kind: &str, name: &str) -> Uuid {
         // Names have no control characters, so the zero byte separates the parts unambiguously.
         Uuid::new_v5(&APPLIED_KEYS, format!("{owner}\0{kind}\0{name}").as_bytes())
-    }
-
-    fn check(&self, kind: &str, name_size_max: usize) -> Result<(), Error> {
-        if self.name.is_empty() {
-            return Err(Error::new(
-                Code::NullDisplayName,
-                format!("a {kind} needs a name that is not empty"),
-            ));
-        }
-        if self.name.len() > name_size_max || self.name.chars().any(char::is_control) {
-            return Err(Error::new(
-                Code::OutOfBounds,
-                format!(
-                    "the name of a {kind} can have at most {name_size_max} bytes and no control \
-                     characters; this one has {} bytes",
-                    self.name.len()
-                ),
-            ));
-        }
-        if self.description.len() > DESCRIPTION_SIZE_MAX {
-            return Err(Error::new(
-                Code::OutOfBounds,
-                format!(
-                    "the description of a {kind} can have at most {DESCRIPTION_SIZE_MAX} bytes; this \
-                     one has {}",
-                    self.description.len()
-                ),
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl Provider {
-    /// Checks the object on its own. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
-    pub fn check(&self) -> Result<(), Error> {
-        self.identity.check("provider", NAME_SIZE_MAX)
-    }
-}
-
-impl Sublayer {
-    /// Checks the object on its own. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
-    pub fn check(&self) -> Result<(), Error> {
-        self.identity.check("sublayer", NAME_SIZE_MAX)
-    }
-}
-
-impl Service {
-    /// Checks the object on its own. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
-    pub fn check(&self) -> Result<(), Error> {
-        self.identity.check("service", SERVICE_NAME_SIZE_MAX)?;
-        self.context.check()
-    }
-}
-
-impl RedirectContext {
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        match self {
-            Self::Fixed(bytes) if bytes.len() > CONTEXT_SIZE_MAX => Err(Error::new(
-                Code::OutOfBounds,
-                format!(
-                    "a redirect context can have at most {CONTEXT_SIZE_MAX} bytes; this one has {}",
-                    bytes.len()
-                ),
-            )),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -304,55 +250,13 @@ impl Filter {
         }
     }
 
-    /// Checks the filter on its own. The objects to which it refers are checked when it is added.
+    /// The number by which the filter is ordered within its sublayer. A filter of higher number is
+    /// evaluated earlier.
     ///
-    /// Errors: those of [`Condition::check`] and of the weight, FWP_E_NULL_DISPLAY_NAME,
-    /// …ACTION_INCOMPATIBLE_WITH_LAYER, …INVALID_FLAGS, …OUT_OF_BOUNDS, …NEVER_MATCH.
-    pub fn check(&self) -> Result<(), Error> {
-        self.identity.check("filter", NAME_SIZE_MAX)?;
-        self.weight.check()?;
-        self.action.check(self.layer.kind)?;
-        if let Some(context) = &self.context {
-            context.check()?;
-        }
-        if self.action.service().is_none() && (self.on_absent.is_some() || self.context.is_some()) {
-            return Err(Error::new(
-                Code::InvalidFlags,
-                "only a filter that redirects can have on_absent or context; remove them",
-            ));
-        }
-        if self.conditions.len() > CONDITIONS_MAX {
-            return Err(Error::new(
-                Code::OutOfBounds,
-                format!(
-                    "a filter can have at most {CONDITIONS_MAX} conditions; this one has {}",
-                    self.conditions.len()
-                ),
-            ));
-        }
-        for condition in &self.conditions {
-            condition.check(self.layer)?;
-        }
-        self.check_satisfiable()
-    }
-
-    /// Refuses conditions that no connection can satisfy.
-    fn check_satisfiable(&self) -> Result<(), Error> {
-        let mut satisfiable: BTreeMap<Field, bool> = BTreeMap::new();
-        for condition in &self.conditions {
-            *satisfiable.entry(condition.field).or_default() |=
-                !condition.is_impossible(self.layer);
-        }
-        match satisfiable.into_iter().find(|(_, possible)| !possible) {
-            None => Ok(()),
-            Some((field, _)) => Err(Error::new(
-                Code::NeverMatch,
-                format!(
-                    "filter {:?} can never match: no value of {field} satisfies its conditions",
-                    self.identity.name
-                ),
-            )),
-        }
+    /// An automatic weight is higher the more fields the conditions test; of as many fields, it is
+    /// higher the more bits the conditions fix: a /24 prefix is above a /8.
+    pub fn effective_weight(&self) -> u64 {
+        self.weight.effective(&self.conditions)
     }
 }
 
@@ -386,20 +290,6 @@ impl Action {
                 LayerKind::FlowEstablished | LayerKind::EndpointClosure
             ),
         }
-    }
-
-    fn check(self, layer: LayerKind) -> Result<(), Error> {
-        if self.is_at(layer) {
-            return Ok(());
-        }
-        Err(Error::new(
-            Code::ActionIncompatibleWithLayer,
-            format!(
-                "the layer {} does not have the action {}; use another action or layer",
-                layer.name(),
-                self.name()
-            ),
-        ))
     }
 }
 

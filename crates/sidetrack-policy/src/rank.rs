@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use crate::{
     Absent, Code, Error, Filter, RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid,
-    Weight,
 };
 
 /// A filter with everything that its position and its action depend on.
@@ -19,7 +18,7 @@ pub struct RankedFilter<'a> {
     pub sublayer: Uuid,
     /// Weight of its sublayer.
     pub sublayer_weight: u16,
-    /// Weight of the filter within its sublayer: see [`Weight::effective`].
+    /// Weight of the filter within its sublayer: see [`Filter::effective_weight`].
     pub weight: u64,
     /// Number of the service to which it redirects; none if it does not redirect.
     pub service: Option<u16>,
@@ -107,7 +106,7 @@ fn resolve<'a>(
         filter,
         sublayer,
         sublayer_weight,
-        weight: Weight::effective(filter),
+        weight: filter.effective_weight(),
         service: service.map(|(number, _)| *number),
         on_absent: filter
             .on_absent

@@ -130,7 +130,7 @@ mod tests {
         let checked = in_order([redirect]);
         let checked = checked.iter().map(|filter| filter.check());
         checked
-            .map(|result| result.err().map(|error| error.code))
+            .map(|result| result.err().map(|error| error.error.code))
             .collect()
     }
 
@@ -166,7 +166,7 @@ mod tests {
     fn earlier_redirect_comes_first() {
         let filters = in_order([3, 1, 2].map(|id| Redirect::udp(SERVICE).id(id)));
         let mut ordered = filters.clone();
-        ordered.sort_by_key(|filter| std::cmp::Reverse(Weight::effective(filter)));
+        ordered.sort_by_key(|filter| std::cmp::Reverse(filter.effective_weight()));
         assert_eq!(ordered, filters);
         let ids: Vec<_> = filters.iter().map(|filter| filter.id).collect();
         assert_eq!(ids, [3, 3, 1, 1, 2, 2]);

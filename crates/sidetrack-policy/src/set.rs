@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-pub use self::apply::{Change, Desired, Difference, Operation};
+pub use self::apply::{Change, Desired, Difference, Operation, check_owner};
 pub use self::entry::{Author, Object, ObjectEntry, ObjectKind};
 use crate::object::Uuid;
 use crate::{Code, Error, Filter, Lifetime, Provider, SUBLAYER_UNIVERSAL, Service, Sublayer};

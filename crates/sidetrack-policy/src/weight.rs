@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::field::FieldType;
-use crate::{Code, Condition, Error, Filter, MatchType, Value};
+use crate::{Code, Condition, Error, MatchType, Value};
 
 /// A filter's weight as its author gives it. A filter of higher weight is evaluated earlier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,20 +38,18 @@ impl Weight {
         }
     }
 
-    /// The number by which a filter is ordered within its sublayer.
-    ///
-    /// An automatic weight is higher the more fields the conditions test and, for the same number of
-    /// fields, the more bits they fix: a /24 prefix is above a /8.
-    pub fn effective(filter: &Filter) -> u64 {
-        match filter.weight {
+    /// The weight as a number, for a filter with these conditions: see
+    /// [`Filter::effective_weight`](crate::Filter::effective_weight).
+    pub(crate) fn effective(self, conditions: &[Condition]) -> u64 {
+        match self {
             Self::Literal(weight) => weight,
-            Self::Class(class) => u64::from(class) << CLASS_SHIFT | automatic(&filter.conditions),
-            Self::Auto => automatic(&filter.conditions),
+            Self::Class(class) => u64::from(class) << CLASS_SHIFT | automatic(conditions),
+            Self::Auto => automatic(conditions),
         }
     }
 }
 
-/// The automatic part of a weight: see [`Weight::effective`].
+/// The automatic part of a weight: see [`Filter::effective_weight`](crate::Filter::effective_weight).
 fn automatic(conditions: &[Condition]) -> u64 {
     let fields: BTreeSet<_> = conditions.iter().map(|condition| condition.field).collect();
     let bits: u64 = fields
@@ -94,17 +92,7 @@ fn fixed_bits(condition: &Condition) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Action, Field, LayerKind};
-
-    fn weight(weight: Weight, conditions: &[Condition]) -> u64 {
-        let layer = LayerKind::ConnectRedirect.both()[0];
-        let filter = Filter {
-            weight,
-            conditions: conditions.to_vec(),
-            ..Filter::new("a", layer, Action::Permit)
-        };
-        Weight::effective(&filter)
-    }
+    use crate::Field;
 
     #[test]
     fn a_weight_is_literal_has_a_class_or_is_automatic() {
@@ -117,10 +105,10 @@ mod tests {
             Field::RemoteAddress,
             Value::Prefix("10.0.0.0/24".parse().unwrap()),
         );
-        assert_eq!(weight(Weight::Literal(u64::MAX), &[]), u64::MAX);
-        assert_eq!(weight(Weight::Class(15), &[]) >> 60, 15);
-        assert!(weight(Weight::Auto, std::slice::from_ref(&wide)) < 1 << 60);
-        let auto = |conditions: &[Condition]| weight(Weight::Auto, conditions);
+        assert_eq!(Weight::Literal(u64::MAX).effective(&[]), u64::MAX);
+        assert_eq!(Weight::Class(15).effective(&[]) >> 60, 15);
+        let auto = |conditions: &[Condition]| Weight::Auto.effective(conditions);
+        assert!(auto(std::slice::from_ref(&wide)) < 1 << 60);
         assert!(auto(&[]) < auto(std::slice::from_ref(&wide)));
         assert!(auto(std::slice::from_ref(&wide)) < auto(std::slice::from_ref(&narrow)));
         assert!(auto(std::slice::from_ref(&narrow)) < auto(&[wide.clone(), port.clone()]));
@@ -141,6 +129,6 @@ mod tests {
             },
             Condition::equal(Field::LocalPort, Value::Prefix("::/0".parse().unwrap())),
         ];
-        assert_eq!(weight(Weight::Auto, &conditions) >> BITS_SHIFT, 2);
+        assert_eq!(Weight::Auto.effective(&conditions) >> BITS_SHIFT, 2);
     }
 }

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde_json::json;
 use sidetrack_api::{Client, key, v1};
-use sidetrack_policy::file::{ParseOptions, parse};
-use sidetrack_policy::{Listing, Uuid};
+use sidetrack_policy::Uuid;
+use sidetrack_policy_file::{Listing, ParseOptions, parse};
 use toml::{Table, Value};
 
 use super::{ObjectKind, ObjectNames, begin, commit};
@@ -277,7 +277,7 @@ async fn add_all(
 mod tests {
     use super::*;
     use clap::Parser;
-    use sidetrack_policy::property::conditions_text;
+    use sidetrack_policy_file::property::conditions_text;
 
     use crate::args::{Arguments, Command, ObjectCommand};
 

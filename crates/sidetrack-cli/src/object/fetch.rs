@@ -6,8 +6,9 @@ use std::fmt;
 use anyhow::Result;
 use serde_json::{Value, json};
 use sidetrack_api::{Client, key_bytes, v1};
-use sidetrack_policy::property::AnyObject;
-use sidetrack_policy::{Filter, Layer, Listing, Provider, Service, Sublayer, Uuid};
+use sidetrack_policy::{Filter, Layer, Provider, Service, Sublayer, Uuid};
+use sidetrack_policy_file::Listing;
+use sidetrack_policy_file::property::AnyObject;
 
 use crate::daemon::{collect_stream, lifetime_from_wire, status_error};
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use sidetrack_policy::Uuid;
-use sidetrack_policy::property::{action_text, conditions_text};
+use sidetrack_policy_file::property::{action_text, conditions_text};
 
 use super::{ListedObject, ObjectKind, ObjectNames, fetch, find};
 use crate::args;
@@ -220,8 +220,8 @@ fn render_filters(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sidetrack_policy::Listing;
-    use sidetrack_policy::file::{ParseOptions, parse};
+    use sidetrack_policy_file::property::AnyObject;
+    use sidetrack_policy_file::{Listing, ParseOptions, parse};
 
     const POLICY: &str = r#"
 provider = [{ name = "acme", service_name = "acme.service", lifetime = "persistent" }]
@@ -252,16 +252,16 @@ filter = [
             .all()
             .filter(|object| object.kind() == kind.to_string())
             .map(|object| match object {
-                sidetrack_policy::property::AnyObject::Provider(one) => {
+                AnyObject::Provider(one) => {
                     ListedObject::try_from(sidetrack_api::v1::Provider::from(one))
                 }
-                sidetrack_policy::property::AnyObject::Sublayer(one) => {
+                AnyObject::Sublayer(one) => {
                     ListedObject::try_from(sidetrack_api::v1::Sublayer::from(one))
                 }
-                sidetrack_policy::property::AnyObject::Service(one) => {
+                AnyObject::Service(one) => {
                     ListedObject::try_from(sidetrack_api::v1::Service::from(one))
                 }
-                sidetrack_policy::property::AnyObject::Filter(one) => {
+                AnyObject::Filter(one) => {
                     ListedObject::try_from(sidetrack_api::v1::Filter::from(one))
                 }
             })

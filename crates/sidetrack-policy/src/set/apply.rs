@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Author, Object, ObjectEntry, ObjectKind, Objects, already_exists};
-use crate::object::Uuid;
+use crate::object::{NAME_SIZE_MAX, Uuid};
 use crate::{Code, Error, Filter, Identity, Provider, Service, Sublayer};
 
 /// All objects of an owner's policy.
@@ -72,7 +72,8 @@ impl Objects {
     /// Errors: as [`Self::add`] and [`Self::delete`]; FWP_E_NULL_DISPLAY_NAME and …OUT_OF_BOUNDS
     /// for the owner's name; FWP_E_ALREADY_EXISTS for two objects with the same key or name.
     pub fn apply(&mut self, mut desired: Desired, author: &Author) -> Result<Difference, Error> {
-        let owner = check_owner(author)?;
+        let owner = author.owner.as_deref().unwrap_or_default();
+        check_owner(owner)?;
         let providers = set_keys(&mut desired.providers, owner)?;
         let sublayers = set_keys(&mut desired.sublayers, owner)?;
         let services = set_keys(&mut desired.services, owner)?;
@@ -180,22 +181,23 @@ impl Objects {
     }
 }
 
-fn check_owner(author: &Author) -> Result<&str, Error> {
-    let owner = author.owner.as_deref().unwrap_or_default();
-    let most = crate::object::NAME_SIZE_MAX;
-    if owner.is_empty() {
+/// Checks the name of the owner of a policy. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
+pub fn check_owner(name: &str) -> Result<(), Error> {
+    if name.is_empty() {
         return Err(Error::new(
             Code::NullDisplayName,
             "a policy needs the name of its owner",
         ));
     }
-    if owner.len() > most || owner.chars().any(char::is_control) {
+    if name.len() > NAME_SIZE_MAX || name.chars().any(char::is_control) {
         return Err(Error::new(
             Code::OutOfBounds,
-            format!("the name of an owner can have at most {most} bytes and no control characters"),
+            format!(
+                "the name of an owner can have at most {NAME_SIZE_MAX} bytes and no control characters"
+            ),
         ));
     }
-    Ok(owner)
+    Ok(())
 }
 
 /// Gives a key to each object without one, and returns all keys.

@@ -177,7 +177,7 @@ impl<T: Object> ObjectEntry<T> {
                 format!("{} cannot refer to {}: {reason}", self.title(), to.title()),
             ))
         };
-        if duration(lifetime) < duration(own_lifetime) {
+        if lifetime.duration() < own_lifetime.duration() {
             return mismatch(&format!(
                 "a {lifetime} object does not last as long as a {own_lifetime} one"
             ));
@@ -186,7 +186,7 @@ impl<T: Object> ObjectEntry<T> {
             return mismatch("it belongs to another session");
         }
         let stored =
-            duration(own_lifetime) == Lifetime::Persistent && lifetime != Lifetime::BuiltIn;
+            own_lifetime.duration() == Lifetime::Persistent && lifetime != Lifetime::BuiltIn;
         let provider = to.object.provider();
         if stored && provider.is_some() && provider != self.object.provider() {
             return mismatch(
@@ -194,15 +194,6 @@ impl<T: Object> ObjectEntry<T> {
             );
         }
         Ok(())
-    }
-}
-
-/// The lifetime by which durations are compared: boot-time filters are kept as long as persistent
-/// objects.
-fn duration(lifetime: Lifetime) -> Lifetime {
-    match lifetime {
-        Lifetime::BootTime => Lifetime::Persistent,
-        other => other,
     }
 }
 
@@ -233,7 +224,7 @@ macro_rules! object {
             }
 
             fn check(&self) -> Result<(), Error> {
-                $type::check(self)
+                Ok($type::check(self)?)
             }
 
             fn table(objects: &Objects) -> &Table<Self> {

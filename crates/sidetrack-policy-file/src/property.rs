@@ -1,13 +1,12 @@
 //! Describes objects for people: each object as a list of properties, each property as a name and a text.
 
-use uuid::Uuid;
-
-use crate::field::{FieldType, address_type, flags};
-use crate::file::{DIRECTIONS, PROTOCOLS};
-use crate::{
+use sidetrack_policy::field::{FieldType, address_type, flags};
+use sidetrack_policy::{
     Absent, Action, Condition, Field, Filter, Identity, MatchType, Provider, RecordsMode,
-    RedirectContext, Service, Sublayer, Value, Weight,
+    RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Value, Weight,
 };
+
+use crate::value::{DIRECTIONS, PROTOCOLS};
 
 /// An object of any kind.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +147,7 @@ fn filter_properties(filter: &Filter, name_of: NameOf<'_>) -> Vec<Property> {
 fn named(key: Uuid, name_of: NameOf<'_>) -> String {
     match (name_of(key), key) {
         (Some(name), _) => name,
-        (None, crate::SUBLAYER_UNIVERSAL) => "universal".to_owned(),
+        (None, SUBLAYER_UNIVERSAL) => "universal".to_owned(),
         (None, key) => key.to_string(),
     }
 }
@@ -162,7 +161,7 @@ pub fn action_text(action: Action, name_of: NameOf<'_>) -> String {
 }
 
 /// A weight as its author gave it, for example `class 8`.
-pub fn weight_text(weight: Weight) -> String {
+fn weight_text(weight: Weight) -> String {
     match weight {
         Weight::Literal(weight) => weight.to_string(),
         Weight::Class(class) => format!("class {class}"),
@@ -171,7 +170,7 @@ pub fn weight_text(weight: Weight) -> String {
 }
 
 /// A condition without its field, for example `443`, `!=443` or `prefix /system.slice`.
-pub fn compared_text(condition: &Condition) -> String {
+fn compared_text(condition: &Condition) -> String {
     let value = value_text(condition.field, &condition.value);
     match condition.match_type {
         MatchType::Equal | MatchType::Range => value,

@@ -1,13 +1,13 @@
 //! The key `context` of a service or filter: a redirect context.
 
+use sidetrack_policy::{Code, RedirectContext};
 use toml::de::DeValue;
 
-use super::finding::SpannedFinding;
-use super::table::{FileTable, TomlText};
-use crate::{Code, RedirectContext};
+use crate::finding::SpannedFinding;
+use crate::table::{FileTable, TomlText};
 
 /// Reads the key `context`: `"none"`, `"auto"`, `{ text = "…" }` or `{ hex = "…" }`.
-pub(super) fn context(entry: &FileTable<'_>) -> Result<Option<RedirectContext>, SpannedFinding> {
+pub(crate) fn context(entry: &FileTable<'_>) -> Result<Option<RedirectContext>, SpannedFinding> {
     let Some(value) = entry.get("context") else {
         return Ok(None);
     };
@@ -24,19 +24,15 @@ pub(super) fn context(entry: &FileTable<'_>) -> Result<Option<RedirectContext>, 
     }
     let table = FileTable::of("context", value)?;
     table.check_keys(&["text", "hex"])?;
-    let (bytes, span) = match (table.text("text")?, table.text("hex")?) {
-        (Some(text), None) => (text.text.as_bytes().to_vec(), text.span),
-        (None, Some(hex)) => (hex_bytes(&hex)?, hex.span),
+    let bytes = match (table.text("text")?, table.text("hex")?) {
+        (Some(text), None) => text.text.as_bytes().to_vec(),
+        (None, Some(hex)) => hex_bytes(&hex)?,
         _ => {
             let message = "context must be \"none\", \"auto\", { text = \"…\" } or { hex = \"…\" }";
             return Err(SpannedFinding::new(value.span(), message).code(Code::InvalidParameter));
         }
     };
-    let context = RedirectContext::Fixed(bytes);
-    context
-        .check()
-        .map_err(|error| SpannedFinding::of(span, error))?;
-    Ok(Some(context))
+    Ok(Some(RedirectContext::Fixed(bytes)))
 }
 
 fn hex_bytes(TomlText { text, span }: &TomlText<'_>) -> Result<Vec<u8>, SpannedFinding> {

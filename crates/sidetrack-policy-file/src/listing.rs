@@ -1,12 +1,12 @@
 //! Objects as one list for each kind, as a policy file has them and the daemon lists them.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use sidetrack_policy::{Filter, Provider, Service, Sublayer};
 
 use crate::property::AnyObject;
-use crate::{Filter, Provider, Service, Sublayer};
 
 /// Objects of every kind. Within its kind, each object's key is unique.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Listing {
     /// Providers, to which the other objects belong.
     pub providers: Vec<Provider>,
@@ -27,15 +27,5 @@ impl Listing {
             .chain(self.sublayers.iter().map(AnyObject::Sublayer))
             .chain(self.services.iter().map(AnyObject::Service))
             .chain(self.filters.iter().map(AnyObject::Filter))
-    }
-
-    /// Number of objects of all kinds.
-    pub fn len(&self) -> usize {
-        self.providers.len() + self.sublayers.len() + self.services.len() + self.filters.len()
-    }
-
-    /// True if there is no object.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }

@@ -1,6 +1,6 @@
 //! The JSON schema of a policy file, for editors.
 //!
-//! Tests compare its keys with those that [`super::parse`] reads, and docs/policy.schema.json with
+//! Tests compare its keys with those that [`crate::parse`] reads, and docs/policy.schema.json with
 //! it.
 #![allow(dead_code)] // the types only describe the file; no value of them is made
 

@@ -1,5 +1,9 @@
+use sidetrack_policy::set::FILTERS_MAX;
+use sidetrack_policy::{Action, LayerKind, MatchType};
+
+use super::object::{PROVIDER_KEYS, SERVICE_KEYS, SUBLAYER_KEYS};
 use super::*;
-use crate::LayerKind;
+use crate::schema;
 
 const ACME: &str = r#"
 owner = "acme"
@@ -223,6 +227,46 @@ fn findings_about_filters_are_shown_at_their_position() {
 }
 
 #[test]
+fn an_invalid_part_of_an_object_is_reported_where_it_is_written() {
+    let long = |size: usize| "x".repeat(size);
+    let service = |lines: &str| format!("[[service]]\nname = \"s\"\n{lines}");
+    for (text, line, column) in [
+        ("[[provider]]\nname = \"\"".to_owned(), 2, 8),
+        (
+            service(&format!("description = \"{}\"", long(1_025))),
+            3,
+            15,
+        ),
+        (
+            service(&format!("context = {{ text = \"{}\" }}", long(4_001))),
+            3,
+            20,
+        ),
+        (
+            filter("").replace("name = \"f\"", "name = \"a\\u0007\""),
+            2,
+            8,
+        ),
+        (filter(&format!("description = \"{}\"", long(1_025))), 5, 15),
+        (filter("context = \"auto\""), 5, 11),
+        (
+            filter(&format!("context = {{ hex = \"{}\" }}", "00".repeat(4_001))),
+            5,
+            19,
+        ),
+        (filter("app = [\"/a\", \"b\"]"), 5, 14),
+    ] {
+        let finding = &read(&text).unwrap_err().shown[0];
+        let position = finding.position.as_ref().unwrap();
+        assert_eq!(
+            (position.line, position.column),
+            (line, column),
+            "{finding}"
+        );
+    }
+}
+
+#[test]
 fn findings_about_values_are_shown_at_their_position() {
     let shown = [
         findings(&filter("remote_port = [80, 65536]")),
@@ -347,7 +391,7 @@ fn the_schema_has_the_keys_that_are_read() {
         .unwrap()
         .keys()
         .find(|key| key.starts_with("Comparison"));
-    let types = crate::MatchType::ALL.iter().map(|each| each.name());
+    let types = MatchType::ALL.iter().map(|each| each.name());
     let usable: Vec<_> = types
         .filter(|name| *name != "equal_case_insensitive")
         .collect();
@@ -398,7 +442,7 @@ fn the_page_has_the_tables_of_the_code_and_its_examples_are_policies() {
         "docs/policy.md should have\n{fields}"
     );
     let mut actions = filter::ACTIONS.map(|(_, action)| action).to_vec();
-    actions.push(crate::Action::Redirect(Uuid::nil()));
+    actions.push(Action::Redirect(Uuid::nil()));
     let actions = table(
         "action",
         &actions,
@@ -415,7 +459,7 @@ fn the_page_has_the_tables_of_the_code_and_its_examples_are_policies() {
         let text = example.split("```").next().unwrap();
         read(text).unwrap_or_else(|findings| panic!("{findings}"));
     }
-    for name in crate::MatchType::ALL.map(crate::MatchType::name) {
+    for name in MatchType::ALL.map(MatchType::name) {
         assert!(page.contains(name), "{name} is not in docs/policy.md");
     }
 }

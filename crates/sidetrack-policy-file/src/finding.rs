@@ -3,9 +3,8 @@
 use std::fmt::{self, Write};
 use std::ops::Range;
 
+use sidetrack_policy::{Code, Error};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
-
-use crate::{Code, Error};
 
 /// Number of findings after which reading stops.
 pub const FINDINGS_MAX: usize = 20;
@@ -62,15 +61,15 @@ pub struct Position {
 
 /// A finding with its span of bytes in the file, before line and column are known.
 #[derive(Debug)]
-pub(super) struct SpannedFinding {
-    pub(super) span: Range<usize>,
-    pub(super) code: Option<Code>,
-    pub(super) message: String,
-    pub(super) advice: Option<String>,
+pub(crate) struct SpannedFinding {
+    pub(crate) span: Range<usize>,
+    pub(crate) code: Option<Code>,
+    pub(crate) message: String,
+    pub(crate) advice: Option<String>,
 }
 
 impl SpannedFinding {
-    pub(super) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
         Self {
             span,
             code: None,
@@ -79,22 +78,22 @@ impl SpannedFinding {
         }
     }
 
-    pub(super) fn of(span: Range<usize>, error: Error) -> Self {
+    pub(crate) fn of(span: Range<usize>, error: Error) -> Self {
         Self::new(span, error.message).code(error.code)
     }
 
-    pub(super) fn code(mut self, code: Code) -> Self {
+    pub(crate) fn code(mut self, code: Code) -> Self {
         self.code = Some(code);
         self
     }
 
-    pub(super) fn advice(mut self, advice: impl Into<String>) -> Self {
+    pub(crate) fn advice(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
     }
 
     /// Advises the candidate that resembles the text most, if one does.
-    pub(super) fn near<'a>(
+    pub(crate) fn near<'a>(
         self,
         text: &str,
         candidates: impl IntoIterator<Item = &'a str>,
@@ -107,7 +106,7 @@ impl SpannedFinding {
 }
 
 impl Findings {
-    pub(super) fn new(file: &str, text: &[u8], mut findings: Vec<SpannedFinding>) -> Self {
+    pub(crate) fn new(file: &str, text: &[u8], mut findings: Vec<SpannedFinding>) -> Self {
         findings.sort_by_key(|finding| finding.span.start);
         let stopped = findings.len() >= FINDINGS_MAX;
         let shown = findings.into_iter().map(|finding| Finding {
@@ -123,7 +122,7 @@ impl Findings {
     }
 
     /// The only finding, which concerns the file as a whole.
-    pub(super) fn of_file(message: String, advice: &str) -> Self {
+    pub(crate) fn of_file(message: String, advice: &str) -> Self {
         Self {
             shown: vec![Finding {
                 code: None,
@@ -263,7 +262,7 @@ impl Position {
 }
 
 /// The candidate that was most likely meant, if one resembles the text.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     text: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use ipnet::IpNet;
+use sidetrack_policy::field::{FieldType, address_type, flags};
+use sidetrack_policy::{Code, Condition, Field, MatchType, Value};
 use toml::de::DeValue;
 
-use super::finding::SpannedFinding;
-use super::table::{TomlValue, not_a_choice, number, wrong_type};
-use crate::field::{FieldType, address_type, flags};
-use crate::{Code, Condition, Field, MatchType, Value};
+use crate::finding::{SpannedFinding, nearest};
+use crate::table::{TomlValue, not_a_choice, number, wrong_type};
 
 /// Values of [`Field::Protocol`] with their names in policy files.
 pub(crate) const PROTOCOLS: [(&str, u64); 2] = [("tcp", 6), ("udp", 17)];
@@ -21,13 +21,13 @@ pub type UserLookup<'a> = &'a dyn Fn(&str) -> Option<u32>;
 
 /// A condition with the span of its value in the file.
 #[derive(Clone)]
-pub(super) struct SpannedCondition {
-    pub(super) condition: Condition,
-    pub(super) span: Range<usize>,
+pub(crate) struct SpannedCondition {
+    pub(crate) condition: Condition,
+    pub(crate) span: Range<usize>,
 }
 
 /// Reads a field's value: one alternative, or a list of them.
-pub(super) fn conditions(
+pub(crate) fn conditions(
     field: Field,
     toml: &TomlValue<'_>,
     users: UserLookup<'_>,
@@ -265,8 +265,7 @@ fn named(field: Field, text: &str, users: UserLookup<'_>) -> Result<Value, Value
             ),
         ),
     };
-    finding.advice =
-        super::finding::nearest(text, known).map(|near| format!("did you mean {near}?"));
+    finding.advice = nearest(text, known).map(|near| format!("did you mean {near}?"));
     Err(finding)
 }
 

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use uuid::Uuid;
+use sidetrack_policy::{Code, Identity, Lifetime, SUBLAYER_UNIVERSAL, Uuid};
 
-use super::finding::SpannedFinding;
-use super::table::TomlText;
-use crate::{Code, Identity, Lifetime, Listing, SUBLAYER_UNIVERSAL};
+use crate::finding::SpannedFinding;
+use crate::listing::Listing;
+use crate::table::TomlText;
 
 /// Name of the built-in sublayer in files.
 const UNIVERSAL: &str = "universal";
@@ -16,14 +16,14 @@ const CANDIDATES_MAX: usize = 10_000;
 
 /// The kind of an object to which others can refer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum NameKind {
+pub(crate) enum NameKind {
     Provider,
     Sublayer,
     Service,
 }
 
 impl NameKind {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Provider => "provider",
             Self::Sublayer => "sublayer",
@@ -51,7 +51,7 @@ struct NamedObject {
 
 /// All objects to which the file can refer.
 #[derive(Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     /// Objects of the file.
     own: HashMap<(NameKind, String), NamedObject>,
     /// Objects in force.
@@ -63,7 +63,7 @@ pub(super) struct Names {
 impl Names {
     /// The objects in force, except those that the file's owner applied: the file contains them, or
     /// applying it deletes them.
-    pub(super) fn in_force(others: &Listing, owner: &str) -> Self {
+    pub(crate) fn in_force(others: &Listing, owner: &str) -> Self {
         let mut names = Self::default();
         for one in &others.providers {
             names.add_other(NameKind::Provider, &one.identity, one.lifetime, owner);
@@ -95,7 +95,7 @@ impl Names {
 
     /// Adds an object of the file. A second one with the same name or key is refused elsewhere, by
     /// its key.
-    pub(super) fn add(&mut self, kind: NameKind, name: &str, key: Uuid, lifetime: Lifetime) {
+    pub(crate) fn add(&mut self, kind: NameKind, name: &str, key: Uuid, lifetime: Lifetime) {
         let object = NamedObject {
             key,
             lifetime,
@@ -107,7 +107,7 @@ impl Names {
 
     /// The key of the object to which a name or key refers. `lifetime` is that of the referring
     /// object.
-    pub(super) fn resolve(
+    pub(crate) fn resolve(
         &self,
         kind: NameKind,
         reference: &TomlText<'_>,
@@ -116,7 +116,7 @@ impl Names {
         let name = kind.name();
         let TomlText { text, span } = reference;
         let object = self.find(kind, reference)?;
-        if duration(object.lifetime) >= duration(lifetime) {
+        if object.lifetime.duration() >= lifetime.duration() {
             return Ok(object.key);
         }
         let message = format!(
@@ -125,7 +125,7 @@ impl Names {
         );
         Err(SpannedFinding::new(span.clone(), message)
             .code(Code::LifetimeMismatch)
-            .advice(format!("make the {name} {}", duration(lifetime))))
+            .advice(format!("make the {name} {}", lifetime.duration())))
     }
 
     fn find(
@@ -172,14 +172,5 @@ impl Names {
         SpannedFinding::new(span, format!("there is no {} {text:?}", kind.name()))
             .code(kind.not_found_code())
             .near(text, candidates)
-    }
-}
-
-/// The lifetime by which durations are compared: boot-time objects are kept as long as persistent
-/// ones.
-fn duration(lifetime: Lifetime) -> Lifetime {
-    match lifetime {
-        Lifetime::BootTime => Lifetime::Persistent,
-        other => other,
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
-use uuid::Uuid;
+use sidetrack_policy::Uuid;
 
-use crate::Listing;
+use crate::listing::Listing;
 use crate::property::{AnyObject, NameOf};
 
 /// The difference between two lists of objects. It displays as text for people and serialises for
@@ -192,7 +192,7 @@ impl fmt::Display for PropertyChange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::{ParseOptions, parse};
+    use crate::{ParseOptions, parse};
 
     fn objects(text: &str) -> Listing {
         let options = ParseOptions {

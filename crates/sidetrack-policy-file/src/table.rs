@@ -2,34 +2,34 @@
 
 use std::ops::Range;
 
+use sidetrack_policy::{Code, Field};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::finding::SpannedFinding;
-use crate::{Code, Field};
+use crate::finding::SpannedFinding;
 
 /// A value with its span of bytes in the file.
-pub(super) type TomlValue<'a> = Spanned<DeValue<'a>>;
+pub(crate) type TomlValue<'a> = Spanned<DeValue<'a>>;
 
 /// A string with its span of bytes in the file.
-pub(super) struct TomlText<'a> {
-    pub(super) text: &'a str,
-    pub(super) span: Range<usize>,
+pub(crate) struct TomlText<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) span: Range<usize>,
 }
 
 /// A table of the file, which describes an object or a value.
-pub(super) struct FileTable<'a> {
+pub(crate) struct FileTable<'a> {
     /// What the table describes, for messages, for example `a filter`.
-    pub(super) what: &'static str,
-    pub(super) table: &'a DeTable<'a>,
+    pub(crate) what: &'static str,
+    pub(crate) table: &'a DeTable<'a>,
     /// Table of the values for keys that this table leaves out.
-    pub(super) defaults: Option<&'a DeTable<'a>>,
-    pub(super) span: Range<usize>,
+    pub(crate) defaults: Option<&'a DeTable<'a>>,
+    pub(crate) span: Range<usize>,
 }
 
 impl<'a> FileTable<'a> {
     /// A value as a table.
-    pub(super) fn of(what: &'static str, value: &'a TomlValue<'a>) -> Result<Self, SpannedFinding> {
+    pub(crate) fn of(what: &'static str, value: &'a TomlValue<'a>) -> Result<Self, SpannedFinding> {
         let DeValue::Table(table) = value.get_ref() else {
             return Err(wrong_type(what, "a table", value));
         };
@@ -43,14 +43,14 @@ impl<'a> FileTable<'a> {
 
     /// Checks that the table has no unknown keys. For fields that WFP has and Linux does not, the
     /// message gives the reason.
-    pub(super) fn check_keys(&self, known: &[&str]) -> Result<(), SpannedFinding> {
+    pub(crate) fn check_keys(&self, known: &[&str]) -> Result<(), SpannedFinding> {
         for (key, _) in self.table {
             let name = key.get_ref().as_ref();
             if known.contains(&name) {
                 continue;
             }
             return Err(match name.parse::<Field>() {
-                Err(error) if error.message.contains("WFP") => {
+                Err(error) if Field::unsupported_reason(name).is_some() => {
                     SpannedFinding::of(key.span(), error)
                 }
                 Ok(_) => {
@@ -66,12 +66,27 @@ impl<'a> FileTable<'a> {
         Ok(())
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&'a TomlValue<'a>> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a TomlValue<'a>> {
         let default = || self.defaults.and_then(|defaults| defaults.get(key));
         self.table.get(key).or_else(default)
     }
 
-    pub(super) fn require(
+    /// The span of a key's value; of the whole table if it has no such key.
+    pub(crate) fn span_of(&self, key: &str) -> Range<usize> {
+        self.get(key)
+            .map_or(self.span.clone(), |value| value.span())
+    }
+
+    /// The span of a key's value; if that is a table, as in `{ class = 8 }`, of the first value in it.
+    pub(crate) fn inner_span_of(&self, key: &str) -> Range<usize> {
+        let inner = match self.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Table(table)) => table.values().next().map(Spanned::span),
+            _ => None,
+        };
+        inner.unwrap_or_else(|| self.span_of(key))
+    }
+
+    pub(crate) fn require(
         &self,
         key: &str,
         example: &str,
@@ -85,11 +100,11 @@ impl<'a> FileTable<'a> {
         })
     }
 
-    pub(super) fn text(&self, key: &str) -> Result<Option<TomlText<'a>>, SpannedFinding> {
+    pub(crate) fn text(&self, key: &str) -> Result<Option<TomlText<'a>>, SpannedFinding> {
         self.get(key).map(|value| text(key, value)).transpose()
     }
 
-    pub(super) fn flag(&self, key: &str) -> Result<bool, SpannedFinding> {
+    pub(crate) fn flag(&self, key: &str) -> Result<bool, SpannedFinding> {
         match self.get(key) {
             None => Ok(false),
             Some(value) => match value.get_ref() {
@@ -100,7 +115,7 @@ impl<'a> FileTable<'a> {
     }
 
     /// The value of the key, if its string is one of several names.
-    pub(super) fn choice<T: Copy>(
+    pub(crate) fn choice<T: Copy>(
         &self,
         key: &str,
         choices: &[(&'static str, T)],
@@ -116,7 +131,7 @@ impl<'a> FileTable<'a> {
 }
 
 /// A value as a string. `what` names it in the message.
-pub(super) fn text<'a>(
+pub(crate) fn text<'a>(
     what: &str,
     value: &'a TomlValue<'a>,
 ) -> Result<TomlText<'a>, SpannedFinding> {
@@ -130,7 +145,7 @@ pub(super) fn text<'a>(
 }
 
 /// A value as a number from 0 to `most`. `what` names it in the message.
-pub(super) fn number(what: &str, value: &TomlValue<'_>, most: u64) -> Result<u64, SpannedFinding> {
+pub(crate) fn number(what: &str, value: &TomlValue<'_>, most: u64) -> Result<u64, SpannedFinding> {
     let DeValue::Integer(integer) = value.get_ref() else {
         return Err(wrong_type(what, "a number", value));
     };
@@ -145,7 +160,7 @@ pub(super) fn number(what: &str, value: &TomlValue<'_>, most: u64) -> Result<u64
 }
 
 /// The finding that a value has another type than the wanted one.
-pub(super) fn wrong_type(what: &str, wanted: &str, value: &TomlValue<'_>) -> SpannedFinding {
+pub(crate) fn wrong_type(what: &str, wanted: &str, value: &TomlValue<'_>) -> SpannedFinding {
     let found = match value.get_ref() {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a number",
@@ -160,7 +175,7 @@ pub(super) fn wrong_type(what: &str, wanted: &str, value: &TomlValue<'_>) -> Spa
 }
 
 /// The finding that a name is none of the choices.
-pub(super) fn not_a_choice<T>(
+pub(crate) fn not_a_choice<T>(
     what: &str,
     text: &str,
     span: Range<usize>,

@@ -3,20 +3,22 @@
 
 use std::ops::Range;
 
+use sidetrack_policy::field::FieldType;
+use sidetrack_policy::object::{CONDITIONS_MAX, ObjectPart};
+use sidetrack_policy::set::FILTERS_MAX;
+use sidetrack_policy::{
+    Action, Code, Condition, Family, Field, Filter, Layer, LayerKind, Lifetime, MatchType,
+    SUBLAYER_UNIVERSAL, Value, Weight,
+};
 use toml::de::DeValue;
 
 use super::Reader;
-use super::context::context;
-use super::finding::SpannedFinding;
-use super::name::NameKind;
-use super::table::{FileTable, TomlText, TomlValue, not_a_choice, number, text, wrong_type};
-use super::value::{SpannedCondition, conditions};
-use crate::field::FieldType;
-use crate::object::CONDITIONS_MAX;
-use crate::{
-    Action, Code, Condition, Family, Field, Filter, Layer, LayerKind, MatchType,
-    SUBLAYER_UNIVERSAL, Weight,
-};
+use super::object::{ON_ABSENT, explicit_key, finding};
+use crate::context::context;
+use crate::finding::SpannedFinding;
+use crate::name::NameKind;
+use crate::table::{FileTable, TomlText, TomlValue, not_a_choice, number, text, wrong_type};
+use crate::value::{SpannedCondition, conditions};
 
 /// Keys of a filter besides the fields.
 pub(super) const KEYS: [&str; 13] = [
@@ -49,8 +51,29 @@ struct FieldConditions {
     alternatives: Vec<SpannedCondition>,
 }
 
-/// Reads one entry. `known` are all keys of a filter, including the fields.
-pub(super) fn read(
+impl<'d> Reader<'d, '_> {
+    /// Reads one entry. `known` are all keys of a filter, including the fields.
+    pub(super) fn filter_entry(
+        &mut self,
+        entry: &FileTable<'d>,
+        known: &[&str],
+    ) -> Result<(), SpannedFinding> {
+        for filter in read(self, entry, known)? {
+            if self.objects.filters.len() == FILTERS_MAX {
+                let message = format!("a policy can have at most {FILTERS_MAX} filters");
+                return Err(
+                    SpannedFinding::new(entry.span.clone(), message).code(Code::OutOfBounds)
+                );
+            }
+            self.check_unique("filter", entry, &filter.identity)?;
+            self.objects.filters.push(filter);
+        }
+        Ok(())
+    }
+}
+
+/// The filters of one entry: one for each layer for which its addresses allow one.
+fn read(
     reader: &Reader<'_, '_>,
     entry: &FileTable<'_>,
     known: &[&str],
@@ -59,6 +82,7 @@ pub(super) fn read(
     let (layers, layer_span) = layers(entry)?;
     let fields = field_conditions(reader, entry)?;
     let base = without_conditions(reader, entry, layers[0])?;
+    check_fields(&fields, layers[0].kind)?;
     let mut filters = Vec::new();
     for &layer in &layers {
         let Some(conditions) = conditions_at(&fields, layer, layers.len() == 1) else {
@@ -82,7 +106,7 @@ pub(super) fn read(
         (all, key) => {
             for filter in all {
                 filter.identity.key = match &key {
-                    Some(key) => super::explicit_key(key)?,
+                    Some(key) => explicit_key(key)?,
                     None => reader.key(
                         "filter",
                         &format!("{}@{}", filter.identity.name, filter.layer),
@@ -106,7 +130,8 @@ fn without_conditions(
         Some(name) => reader.names.resolve(NameKind::Sublayer, &name, lifetime)?,
         None => SUBLAYER_UNIVERSAL,
     };
-    let mut filter = Filter {
+    let written = || entry.require("action", "\"permit\" or { redirect = \"NAME\" }");
+    Ok(Filter {
         identity,
         lifetime,
         provider: reader.provider(entry, lifetime)?,
@@ -114,28 +139,11 @@ fn without_conditions(
         weight: weight(entry)?,
         clear_action_right: entry.flag("clear_action_right")?,
         disabled: entry.flag("disabled")?,
-        on_absent: entry.choice("on_absent", &super::ON_ABSENT)?,
+        on_absent: entry.choice("on_absent", &ON_ABSENT)?,
         context: context(entry)?,
+        action: action(reader, written()?, lifetime)?,
         ..Filter::new("", layer, Action::Permit)
-    };
-    let written = entry.require("action", "\"permit\" or { redirect = \"NAME\" }")?;
-    filter.action = action(reader, written, &filter)?;
-    if !filter.action.is_at(layer.kind) {
-        let (name, layer) = (filter.action.name(), layer.kind.name());
-        let message = format!(
-            "the layer {layer} does not have the action {name}; use another action or layer"
-        );
-        return Err(
-            SpannedFinding::new(written.span(), message).code(Code::ActionIncompatibleWithLayer)
-        );
-    }
-    if filter.action.service().is_none()
-        && let Some(value) = entry.get("on_absent").or(entry.get("context"))
-    {
-        let message = "only a filter that redirects can have on_absent or context; remove them";
-        return Err(SpannedFinding::new(value.span(), message).code(Code::InvalidFlags));
-    }
-    Ok(filter)
+    })
 }
 
 /// The layer of an entry, or the layers of both families, with the span of the value.
@@ -182,6 +190,8 @@ fn field_conditions(
         });
     }
     all.sort_by_key(|field| field.key.start);
+    // The limit of a filter, but for the conditions of both families together: reading stops at the
+    // first one too many.
     let mut remaining = CONDITIONS_MAX;
     for each in &all {
         let Some(left) = remaining.checked_sub(each.alternatives.len()) else {
@@ -197,10 +207,22 @@ fn field_conditions(
     Ok(all)
 }
 
+/// Checks that the layer has all fields of an entry, also those of which it needs no condition.
+fn check_fields(fields: &[FieldConditions], layer: LayerKind) -> Result<(), SpannedFinding> {
+    let Some(missing) = fields.iter().find(|each| !each.field.is_at(layer)) else {
+        return Ok(());
+    };
+    let (field, layer) = (missing.field, layer.name());
+    let message = format!("the layer {layer} does not have the field {field}");
+    Err(SpannedFinding::new(missing.key.clone(), message)
+        .code(Code::ConditionNotFound)
+        .advice("leave it out, or use another layer"))
+}
+
 /// The conditions for a layer; none if a field allows no address of the layer's family.
 ///
 /// `explicit_family` is true if the file names the layer with its family. Then all conditions are
-/// returned, and [`finish`] refuses addresses of the other family.
+/// returned, and addresses of the other family make the filter invalid.
 fn conditions_at(
     fields: &[FieldConditions],
     layer: Layer,
@@ -228,7 +250,7 @@ fn conditions_at(
 }
 
 fn family(condition: &Condition) -> Option<Family> {
-    use crate::Value::{Address, Prefix, Range};
+    use Value::{Address, Prefix, Range};
     match &condition.value {
         Address(address) => Some(Family::of(*address)),
         Prefix(prefix) => Some(Family::of(prefix.addr())),
@@ -240,7 +262,7 @@ fn family(condition: &Condition) -> Option<Family> {
     }
 }
 
-/// The filter for one layer. All its parts are checked, so that each finding has its position.
+/// The filter for one layer.
 fn finish(
     entry: &FileTable<'_>,
     base: &Filter,
@@ -248,41 +270,30 @@ fn finish(
     fields: &[FieldConditions],
     conditions: Vec<&SpannedCondition>,
 ) -> Result<Filter, SpannedFinding> {
-    if let Some(each) = fields.iter().find(|each| !each.field.is_at(layer.kind)) {
-        let (field, layer) = (each.field, layer.kind.name());
-        let message = format!("the layer {layer} does not have the field {field}");
-        return Err(SpannedFinding::new(each.key.clone(), message)
-            .code(Code::ConditionNotFound)
-            .advice("leave it out, or use another layer"));
-    }
-    for each in &conditions {
-        let checked = each.condition.check(layer);
-        checked.map_err(|error| SpannedFinding::of(each.span.clone(), error))?;
-    }
-    for each in fields {
-        let mut own = conditions
-            .iter()
-            .filter(|one| one.condition.field == each.field)
-            .peekable();
-        if own.peek().is_some() && own.all(|one| one.condition.is_impossible(layer)) {
-            let message = format!(
-                "no value of {} satisfies this, so the filter would never match",
-                each.field
-            );
-            return Err(SpannedFinding::new(each.key.clone(), message).code(Code::NeverMatch));
-        }
-    }
     let filter = Filter {
         layer,
         conditions: conditions
-            .into_iter()
+            .iter()
             .map(|each| each.condition.clone())
             .collect(),
         ..base.clone()
     };
-    let checked = filter.check();
-    checked.map_err(|error| SpannedFinding::of(entry.span.clone(), error))?;
-    Ok(filter)
+    match filter.check() {
+        Ok(()) => Ok(filter),
+        Err(invalid) => Err(match invalid.part {
+            ObjectPart::Condition(index) => {
+                SpannedFinding::of(conditions[index].span.clone(), invalid.error)
+            }
+            ObjectPart::Field(field) => {
+                let written = fields.iter().find(|each| each.field == field);
+                let span = written.map_or(entry.span.clone(), |each| each.key.clone());
+                let message =
+                    format!("no value of {field} satisfies this, so the filter would never match");
+                SpannedFinding::new(span, message).code(invalid.error.code)
+            }
+            _ => finding(entry, invalid),
+        }),
+    }
 }
 
 fn weight(entry: &FileTable<'_>) -> Result<Weight, SpannedFinding> {
@@ -295,10 +306,8 @@ fn weight(entry: &FileTable<'_>) -> Result<Weight, SpannedFinding> {
             let table = FileTable::of("a weight", value)?;
             table.check_keys(&["class"])?;
             let class = table.require("class", "{ class = 8 }")?;
-            let weight = Weight::Class(number("a weight class", class, u8::MAX.into())? as u8);
-            let checked = weight.check();
-            checked.map_err(|error| SpannedFinding::of(class.span(), error))?;
-            Ok(weight)
+            let class = number("a weight class", class, u8::MAX.into())?;
+            Ok(Weight::Class(class as u8))
         }
         DeValue::Integer(_) => number("weight", value, u64::MAX).map(Weight::Literal),
         _ => Err(wrong_type(
@@ -312,7 +321,7 @@ fn weight(entry: &FileTable<'_>) -> Result<Weight, SpannedFinding> {
 fn action(
     reader: &Reader<'_, '_>,
     value: &TomlValue<'_>,
-    filter: &Filter,
+    lifetime: Lifetime,
 ) -> Result<Action, SpannedFinding> {
     match value.get_ref() {
         DeValue::Table(_) => {
@@ -324,7 +333,7 @@ fn action(
             )?;
             let key = reader
                 .names
-                .resolve(NameKind::Service, &service, filter.lifetime)?;
+                .resolve(NameKind::Service, &service, lifetime)?;
             Ok(Action::Redirect(key))
         }
         DeValue::String(text) if text == "redirect" => {
