@@ -12,6 +12,7 @@
 pub(crate) mod case;
 mod chart;
 mod figure;
+mod measured;
 mod memory;
 pub(crate) mod plan;
 mod profile;

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::namespace;
+use crate::rounds::{ROUNDS, ROUNDS_QUICK};
 use crate::solo::{self, Reading, SoloFigure};
-use crate::topic::{ROUNDS, ROUNDS_QUICK};
 
 const NAME: &str = "policy";
 

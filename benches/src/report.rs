@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use crate::chart::{self, shown};
 use crate::comparison::rounded;
 use crate::contest::{LeftOut, Readings};
+use crate::contest_plan::ContestPlan;
 use crate::machine::Machine;
 use crate::statistics::{deviation, median};
-use crate::topic::ContestPlan;
 
 /// The folder, relative to the root of the workspace, where `make bench` runs.
 const FOLDER: &str = "docs/bench";

@@ -17,10 +17,10 @@ use sidetrack_policy::redirect::{Redirect, in_order};
 
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
+use crate::rounds::{ROUNDS, ROUNDS_QUICK};
 use crate::solo::{self, Reading, SoloFigure};
 use crate::statistics::median;
 use crate::sys;
-use crate::topic::{ROUNDS, ROUNDS_QUICK};
 
 const NAME: &str = "send";
 /// Datagrams of each measurement. There are more slots for flows than this.

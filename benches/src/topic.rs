@@ -11,17 +11,11 @@ mod stream;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::chart::BarGroup;
-use crate::comparison::Comparison;
 use crate::contest::{ContestEntry, Readings};
 use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
+use crate::rounds::{ROUNDS, ROUNDS_QUICK};
 use crate::{connect, policy, report, send, winsock};
-
-/// The number of rounds of a full run.
-pub(crate) const ROUNDS: u32 = 7;
-/// The number of rounds with `--quick`.
-pub(crate) const ROUNDS_QUICK: u32 = 3;
 
 /// A part of the run with its own figures, page and chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,20 +42,6 @@ pub(crate) enum Topic {
     Winsock,
     /// How long a large policy takes to apply, and how long a commit delays connections.
     Policy,
-}
-
-/// What a topic measures that is a contest of relays.
-pub(crate) struct ContestPlan {
-    /// The name on the command line and in results.json.
-    pub(crate) name: &'static str,
-    /// The heading of the page and the chart.
-    pub(crate) title: &'static str,
-    /// What each round measures, in this order.
-    pub(crate) entries: Vec<ContestEntry>,
-    /// The figures.
-    pub(crate) comparisons: Vec<Comparison>,
-    /// Makes the bars of the chart.
-    pub(crate) groups: fn(&Readings) -> Vec<BarGroup>,
 }
 
 impl Topic {

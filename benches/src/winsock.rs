@@ -12,10 +12,10 @@ use sidetrack_winsock::entry::{WSAIoctl, WSAStartup};
 
 use crate::connect::setup::{ConnectSetup as _, sidetrack::Redirected};
 use crate::namespace;
+use crate::rounds::{ROUNDS, ROUNDS_QUICK};
 use crate::solo::{self, Reading, SoloFigure};
 use crate::statistics::median;
 use crate::sys;
-use crate::topic::{ROUNDS, ROUNDS_QUICK};
 
 const NAME: &str = "winsock";
 const CALLS: usize = 50_000;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::connect::case::ConnectCase;
-use crate::connect::plan::Measured;
+use crate::connect::measured::Measured;
 use crate::connect::round::ConnectRound;
 use crate::statistics::{deviation, median};
 

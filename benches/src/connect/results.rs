@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::connect::case::ConnectCase;
 use crate::connect::figure::{FIGURES, FigureResult, tenth, thousandth};
-use crate::connect::plan::Measured;
+use crate::connect::measured::Measured;
 use crate::connect::profile::ProgramTime;
 use crate::connect::round::ConnectRound;
 use crate::machine::Machine;

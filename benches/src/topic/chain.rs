@@ -1,9 +1,10 @@
 //! Chains of services: the cost of each further hop.
 
-use super::{ContestPlan, all};
+use super::all;
 use crate::chart::BarGroup;
 use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
+use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{self, Chain, Direct};
 use crate::relay::workload::Workload::Closing;
 

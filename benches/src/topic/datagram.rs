@@ -1,9 +1,10 @@
 //! UDP: the latency of request and response, and datagrams per second.
 
-use super::{ContestPlan, all};
+use super::all;
 use crate::chart::BarGroup;
 use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
+use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{self, Direct, NftMinimal, Nginx, Sidetrack, Socat};
 use crate::relay::workload::Workload::{self, Ask, AskFresh, Flood};
 

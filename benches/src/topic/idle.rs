@@ -1,9 +1,10 @@
 //! The memory of idle connections, in the proxy and in the kernel.
 
-use super::{ContestPlan, all};
+use super::all;
 use crate::chart::BarGroup;
 use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
+use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{
     self, Direct, Haproxy, HaproxySplice, Nginx, Sidetrack, TwoHops,
 };

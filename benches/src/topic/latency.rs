@@ -2,10 +2,11 @@
 //! start, so that the connections that should have started while a proxy stalled count against that
 //! proxy.
 
-use super::{ContestPlan, all};
+use super::all;
 use crate::chart::BarGroup;
 use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
+use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{
     self, Direct, Haproxy, HaproxySplice, Nginx, Sidetrack, TwoHops,
 };

@@ -1,9 +1,10 @@
 //! An unmodified HAProxy behind Sidetrack, and behind nftables.
 
-use super::{ContestPlan, all};
+use super::all;
 use crate::chart::BarGroup;
 use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
+use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{Direct, HaproxyBehind, HaproxySplice};
 use crate::relay::workload::Workload::{Closing, Keeping};
 

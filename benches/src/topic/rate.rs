@@ -1,9 +1,10 @@
 //! Connections per second through redirector, proxy and origin, and the CPU time of one.
 
-use super::{ContestPlan, all};
+use super::all;
 use crate::chart::BarGroup;
 use crate::comparison::{Comparison, ContestGoal};
 use crate::contest::Readings;
+use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{
     self, Direct, Haproxy, HaproxySplice, Mitmproxy, Nginx, Redsocks, Sidetrack, Socat, TwoHops,
 };
