@@ -56,7 +56,7 @@ windows-test: deps ## builds the SDK for Windows and runs its tests under Wine; 
 	@$(call need,$(WINDOWS_PACKAGES)) || true
 	e2e/windows/run || test $$? = 77
 
-lint: deps-lint ## formatting, lints, retired words and references, in Rust, C and documents
+lint: deps-lint ## formatting, lints, retired words, references that lead nowhere, circles of files
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/*/examples/*.c crates/sidetrack-winsock/tests/*.c crates/sidetrack-winsock/tests/*/*.[ch]
@@ -64,6 +64,7 @@ lint: deps-lint ## formatting, lints, retired words and references, in Rust, C a
 	python3 lint/tests.py
 	lint/words.py
 	lint/references.py
+	lint/circles.py
 
 docs: deps ## the API documentation of all crates, without warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet

@@ -1,4 +1,4 @@
-//! No bytes make the reader of policy files panic. A file that is refused has at least one finding,
+//! No bytes make the reader of policy files panic. A file that is refused has at least one error,
 //! which displays as a text. A file that is accepted gives a policy that does not differ from
 //! itself, and its filters pass their checks.
 #![no_main]
@@ -19,8 +19,8 @@ fuzz_target!(|text: &[u8]| {
             assert!(Diff::between(&policy.objects, &policy.objects).is_empty());
             assert!(policy.objects.filters.iter().all(|one| one.check().is_ok()));
         }
-        Err(findings) => {
-            assert!(!findings.shown.is_empty() && !findings.to_string().is_empty());
+        Err(errors) => {
+            assert!(!errors.shown.is_empty() && !errors.to_string().is_empty());
         }
     }
 });

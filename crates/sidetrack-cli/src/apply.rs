@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use sidetrack_api::{Client, v1};
 use sidetrack_policy_file::diff::Diff;
-use sidetrack_policy_file::{FILE_SIZE_MAX, Findings, Listing, ParseOptions, Policy, parse};
+use sidetrack_policy_file::{FILE_SIZE_MAX, FileErrors, Listing, ParseOptions, Policy, parse};
 
 use crate::args;
 use crate::daemon::{open_session, status_error, user_id, with_daemon};
@@ -17,7 +17,7 @@ use crate::object::{ListedObject, ObjectNames};
 use crate::table::{count, printable};
 use crate::text_style::TextStyle;
 
-/// Exit code of `check` if the file has a fault, and of a dry run if something would change.
+/// Exit code of `check` if the file has an error, and of a dry run if something would change.
 const EXIT_FOUND: u8 = 1;
 
 pub(crate) fn apply(options: &args::ApplyArgs) -> Result<ExitCode> {
@@ -30,7 +30,7 @@ pub(crate) fn apply(options: &args::ApplyArgs) -> Result<ExitCode> {
             options.owner.as_deref(),
             &names.listing,
         )
-        .map_err(|faults| anyhow!("{faults}"))?;
+        .map_err(|errors| anyhow!("{errors}"))?;
         names.extend(&policy.objects);
         let session = open_session(&mut client, "apply").await?;
         let request = apply_request(&policy, session.id(), options.dry_run);
@@ -47,7 +47,7 @@ pub(crate) fn apply(options: &args::ApplyArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(if found { EXIT_FOUND } else { 0 }))
 }
 
-/// Checks a file without a daemon, and prints its faults.
+/// Checks a file without a daemon, and prints its errors.
 pub(crate) fn check(options: &args::CheckArgs) -> Result<ExitCode> {
     let text = read(&options.file)?;
     let checked = parse_policy(&text, &options.file, None, &Listing::default());
@@ -56,7 +56,7 @@ pub(crate) fn check(options: &args::CheckArgs) -> Result<ExitCode> {
         (Ok(policy), false) => {
             let objects = &policy.objects;
             format!(
-                "{}: no faults; {}, {}, {} and {}, owned by {:?}",
+                "{}: no errors; {}, {}, {} and {}, owned by {:?}",
                 options.file.display(),
                 count(objects.providers.len(), "provider"),
                 count(objects.sublayers.len(), "sublayer"),
@@ -69,8 +69,8 @@ pub(crate) fn check(options: &args::CheckArgs) -> Result<ExitCode> {
             "owner": policy.owner,
             "objects": policy.objects,
         }))?,
-        (Err(faults), false) => faults.to_string(),
-        (Err(faults), true) => serde_json::to_string_pretty(&faults_json(&faults))?,
+        (Err(errors), false) => errors.to_string(),
+        (Err(errors), true) => serde_json::to_string_pretty(&errors_json(&errors))?,
     };
     writeln!(io::stdout(), "{text}")?;
     Ok(ExitCode::from(if good { 0 } else { EXIT_FOUND }))
@@ -95,7 +95,7 @@ fn parse_policy(
     file: &Path,
     owner: Option<&str>,
     others: &Listing,
-) -> Result<Policy, Findings> {
+) -> Result<Policy, FileErrors> {
     let name = printable(&file.display().to_string());
     parse(
         text,
@@ -203,17 +203,17 @@ fn result_json(applied: &v1::ApplyPolicyResponse, dry_run: bool, diff: &Diff) ->
     Ok(all)
 }
 
-fn faults_json(faults: &Findings) -> Value {
-    let each = faults.shown.iter().map(|fault| {
+fn errors_json(errors: &FileErrors) -> Value {
+    let each = errors.shown.iter().map(|error| {
         json!({
-            "message": fault.message,
-            "advice": fault.advice,
-            "code": fault.code.map(|code| code.name()),
-            "line": fault.position.as_ref().map(|position| position.line),
-            "column": fault.position.as_ref().map(|position| position.column),
+            "message": error.message,
+            "advice": error.advice,
+            "code": error.code.map(|code| code.name()),
+            "line": error.position.as_ref().map(|position| position.line),
+            "column": error.position.as_ref().map(|position| position.column),
         })
     });
-    json!({ "faults": each.collect::<Vec<_>>(), "stopped": faults.stopped })
+    json!({ "faults": each.collect::<Vec<_>>(), "stopped": errors.stopped })
 }
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
 
     fn policy(text: &str) -> Policy {
         let policy = parse_policy(text.as_bytes(), Path::new("-"), None, &Listing::default());
-        policy.unwrap_or_else(|faults| panic!("{faults}"))
+        policy.unwrap_or_else(|errors| panic!("{errors}"))
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use sidetrack_policy::{Code, RedirectContext};
 use toml::de::DeValue;
 
-use crate::finding::SpannedFinding;
+use crate::error::SpannedError;
 use crate::table::{FileTable, TomlText};
 
 /// Reads the key `context`: `"none"`, `"auto"`, `{ text = "…" }` or `{ hex = "…" }`.
-pub(crate) fn context(entry: &FileTable<'_>) -> Result<Option<RedirectContext>, SpannedFinding> {
+pub(crate) fn context(entry: &FileTable<'_>) -> Result<Option<RedirectContext>, SpannedError> {
     let Some(value) = entry.get("context") else {
         return Ok(None);
     };
@@ -29,13 +29,13 @@ pub(crate) fn context(entry: &FileTable<'_>) -> Result<Option<RedirectContext>, 
         (None, Some(hex)) => hex_bytes(&hex)?,
         _ => {
             let message = "context must be \"none\", \"auto\", { text = \"…\" } or { hex = \"…\" }";
-            return Err(SpannedFinding::new(value.span(), message).code(Code::InvalidParameter));
+            return Err(SpannedError::new(value.span(), message).code(Code::InvalidParameter));
         }
     };
     Ok(Some(RedirectContext::Fixed(bytes)))
 }
 
-fn hex_bytes(TomlText { text, span }: &TomlText<'_>) -> Result<Vec<u8>, SpannedFinding> {
+fn hex_bytes(TomlText { text, span }: &TomlText<'_>) -> Result<Vec<u8>, SpannedError> {
     let pairs = text.as_bytes().chunks(2);
     let byte = |pair: &[u8]| match pair {
         [high, low] => {
@@ -45,7 +45,7 @@ fn hex_bytes(TomlText { text, span }: &TomlText<'_>) -> Result<Vec<u8>, SpannedF
         _ => None,
     };
     pairs.map(byte).collect::<Option<_>>().ok_or_else(|| {
-        SpannedFinding::new(
+        SpannedError::new(
             span.clone(),
             "hex must be pairs of the digits 0 to 9 and a to f",
         )

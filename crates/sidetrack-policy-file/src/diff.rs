@@ -202,9 +202,7 @@ mod tests {
             users: &|_| None,
         };
         let policy = parse(text.as_bytes(), &options);
-        policy
-            .unwrap_or_else(|findings| panic!("{findings}"))
-            .objects
+        policy.unwrap_or_else(|errors| panic!("{errors}")).objects
     }
 
     const BEFORE: &str = r#"

@@ -8,7 +8,7 @@
 
 mod context;
 pub mod diff;
-mod finding;
+mod error;
 mod listing;
 mod name;
 pub mod property;
@@ -18,7 +18,7 @@ mod syntax;
 mod table;
 mod value;
 
-pub use finding::{FINDINGS_MAX, Finding, Findings, Position};
+pub use error::{ERRORS_MAX, FileError, FileErrors, Position};
 pub use listing::Listing;
 pub use reader::{FILE_SIZE_MAX, OWNER, ParseOptions, Policy, parse};
 pub use schema::schema;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use sidetrack_policy::{Code, Identity, Lifetime, SUBLAYER_UNIVERSAL, Uuid};
 
-use crate::finding::SpannedFinding;
+use crate::error::SpannedError;
 use crate::listing::Listing;
 use crate::table::TomlText;
 
@@ -112,7 +112,7 @@ impl Names {
         kind: NameKind,
         reference: &TomlText<'_>,
         lifetime: Lifetime,
-    ) -> Result<Uuid, SpannedFinding> {
+    ) -> Result<Uuid, SpannedError> {
         let name = kind.name();
         let TomlText { text, span } = reference;
         let object = self.find(kind, reference)?;
@@ -123,16 +123,12 @@ impl Names {
             "the {name} {text:?} is {}, so it may not last as long as this object, which is {lifetime}",
             object.lifetime
         );
-        Err(SpannedFinding::new(span.clone(), message)
+        Err(SpannedError::new(span.clone(), message)
             .code(Code::LifetimeMismatch)
             .advice(format!("make the {name} {}", lifetime.duration())))
     }
 
-    fn find(
-        &self,
-        kind: NameKind,
-        reference: &TomlText<'_>,
-    ) -> Result<NamedObject, SpannedFinding> {
+    fn find(&self, kind: NameKind, reference: &TomlText<'_>) -> Result<NamedObject, SpannedError> {
         let TomlText { text, span } = reference;
         let name = (kind, (*text).to_owned());
         if let Some(object) = self.own.get(&name) {
@@ -141,7 +137,7 @@ impl Names {
         match (self.others.get(&name), text.parse::<Uuid>()) {
             (Some(object), _) if object.ambiguous => {
                 let message = format!("more than one {} is named {text:?}", kind.name());
-                Err(SpannedFinding::new(span.clone(), message)
+                Err(SpannedError::new(span.clone(), message)
                     .code(Code::InvalidParameter)
                     .advice("write its key instead"))
             }
@@ -161,7 +157,7 @@ impl Names {
         }
     }
 
-    fn not_found(&self, kind: NameKind, text: &str, span: Range<usize>) -> SpannedFinding {
+    fn not_found(&self, kind: NameKind, text: &str, span: Range<usize>) -> SpannedError {
         let names = self.own.keys().chain(self.others.keys());
         let same_kind = names.filter(|(each, _)| *each == kind);
         let mut candidates: Vec<_> = same_kind
@@ -169,7 +165,7 @@ impl Names {
             .take(CANDIDATES_MAX)
             .collect();
         candidates.sort_unstable(); // so that the advice is always the same
-        SpannedFinding::new(span, format!("there is no {} {text:?}", kind.name()))
+        SpannedError::new(span, format!("there is no {} {text:?}", kind.name()))
             .code(kind.not_found_code())
             .near(text, candidates)
     }

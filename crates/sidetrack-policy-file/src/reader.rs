@@ -16,7 +16,7 @@ use sidetrack_policy::set::check_owner;
 use sidetrack_policy::{Code, Field, Identity, Lifetime, Uuid};
 use toml::de::{DeTable, DeValue};
 
-use crate::finding::{FINDINGS_MAX, Findings, SpannedFinding};
+use crate::error::{ERRORS_MAX, FileErrors, SpannedError};
 use crate::listing::Listing;
 use crate::name::{NameKind, Names};
 use crate::syntax::parse_tables;
@@ -35,7 +35,7 @@ const DEFAULT_KEYS: [&str; 5] = ["lifetime", "provider", "sublayer", "layer", "a
 
 /// What [`parse`] needs besides the text of the file.
 pub struct ParseOptions<'a> {
-    /// Name of the file in findings.
+    /// Name of the file in errors.
     pub file: &'a str,
     /// Owner of the objects; none for the file's key `owner`, or else [`OWNER`].
     pub owner: Option<&'a str>,
@@ -58,7 +58,7 @@ pub struct Policy {
 /// Reads a policy file of at most [`FILE_SIZE_MAX`] bytes. Time and memory are proportional to its
 /// size.
 ///
-/// Errors: everything that is wrong with the file, up to [`FINDINGS_MAX`] findings. After a syntax
+/// Errors: everything that is wrong with the file, up to [`ERRORS_MAX`] errors. After a syntax
 /// error, the rest of the file is not examined.
 ///
 /// ```
@@ -74,17 +74,17 @@ pub struct Policy {
 /// assert_eq!(policy.owner, "local");
 /// assert_eq!(policy.objects.services[0].identity.name, "inspect");
 ///
-/// let findings = parse(b"[[service]]\nnaem = \"inspect\"\n", &options).unwrap_err();
-/// assert_eq!(findings.shown[0].position.as_ref().unwrap().line, 2);
+/// let errors = parse(b"[[service]]\nnaem = \"inspect\"\n", &options).unwrap_err();
+/// assert_eq!(errors.shown[0].position.as_ref().unwrap().line, 2);
 /// ```
-pub fn parse(text: &[u8], options: &ParseOptions<'_>) -> Result<Policy, Findings> {
+pub fn parse(text: &[u8], options: &ParseOptions<'_>) -> Result<Policy, FileErrors> {
     if text.len() > FILE_SIZE_MAX {
         let message = format!("{} has {} bytes", options.file, text.len());
         let advice = "a policy file can have at most 10,000,000";
-        return Err(Findings::of_file(message, advice));
+        return Err(FileErrors::of_file(message, advice));
     }
-    let fail = |findings| Findings::new(options.file, text, findings);
-    let document = parse_tables(text).map_err(|finding| fail(vec![finding]))?;
+    let fail = |errors| FileErrors::new(options.file, text, errors);
+    let document = parse_tables(text).map_err(|error| fail(vec![error]))?;
     let mut reader = Reader {
         owner: String::new(),
         names: Names::default(),
@@ -92,15 +92,15 @@ pub fn parse(text: &[u8], options: &ParseOptions<'_>) -> Result<Policy, Findings
         defaults: None,
         objects: Listing::default(),
         keys: HashSet::new(),
-        findings: Vec::new(),
+        errors: Vec::new(),
     };
     reader.read(&document, options);
-    match reader.findings.is_empty() {
+    match reader.errors.is_empty() {
         true => Ok(Policy {
             owner: reader.owner,
             objects: reader.objects,
         }),
-        false => Err(fail(reader.findings)),
+        false => Err(fail(reader.errors)),
     }
 }
 
@@ -113,7 +113,7 @@ struct Reader<'d, 'a> {
     objects: Listing,
     /// Kinds and keys of the objects read so far.
     keys: HashSet<(&'static str, Uuid)>,
-    findings: Vec<SpannedFinding>,
+    errors: Vec<SpannedError>,
 }
 
 impl<'d> Reader<'d, '_> {
@@ -125,8 +125,8 @@ impl<'d> Reader<'d, '_> {
             defaults: None,
             span: 0..0,
         };
-        if let Err(finding) = self.read_top(&top, options.owner) {
-            return self.findings.push(finding);
+        if let Err(error) = self.read_top(&top, options.owner) {
+            return self.errors.push(error);
         }
         self.names = Names::in_force(options.others, &self.owner);
         self.read_entries(document, "provider", "a provider", Self::provider_entry);
@@ -140,7 +140,7 @@ impl<'d> Reader<'d, '_> {
     }
 
     /// Reads the owner and the defaults.
-    fn read_top(&mut self, top: &FileTable<'d>, owner: Option<&str>) -> Result<(), SpannedFinding> {
+    fn read_top(&mut self, top: &FileTable<'d>, owner: Option<&str>) -> Result<(), SpannedError> {
         top.check_keys(&TOP_KEYS)?;
         let written = top.text("owner")?;
         if let Some(TomlText { text, span }) = &written
@@ -149,7 +149,7 @@ impl<'d> Reader<'d, '_> {
             let message = format!(
                 "the name of an owner must have 1 to {NAME_SIZE_MAX} bytes and no control characters"
             );
-            return Err(SpannedFinding::new(span.clone(), message).code(Code::OutOfBounds));
+            return Err(SpannedError::new(span.clone(), message).code(Code::OutOfBounds));
         }
         let written = written.map_or(OWNER, |owner| owner.text);
         self.owner = owner.unwrap_or(written).to_owned();
@@ -167,25 +167,25 @@ impl<'d> Reader<'d, '_> {
         document: &'d DeTable<'d>,
         kind: &str,
         what: &'static str,
-        read: impl Fn(&mut Self, &FileTable<'d>) -> Result<(), SpannedFinding>,
+        read: impl Fn(&mut Self, &FileTable<'d>) -> Result<(), SpannedError>,
     ) {
         let Some(value) = document.get(kind) else {
             return;
         };
         let DeValue::Array(list) = value.get_ref() else {
-            let finding = wrong_type(kind, "a list", value).advice(format!("write [[{kind}]]"));
-            return self.findings.push(finding);
+            let error = wrong_type(kind, "a list", value).advice(format!("write [[{kind}]]"));
+            return self.errors.push(error);
         };
         for each in list.iter() {
-            if self.findings.len() >= FINDINGS_MAX {
+            if self.errors.len() >= ERRORS_MAX {
                 return;
             }
             let entry = FileTable::of(what, each).map(|entry| FileTable {
                 defaults: self.defaults,
                 ..entry
             });
-            if let Err(finding) = entry.and_then(|entry| read(self, &entry)) {
-                self.findings.push(finding);
+            if let Err(error) = entry.and_then(|entry| read(self, &entry)) {
+                self.errors.push(error);
             }
         }
     }
@@ -197,7 +197,7 @@ impl<'d> Reader<'d, '_> {
         entry: &FileTable<'d>,
         identity: &Identity,
         lifetime: Lifetime,
-    ) -> Result<(), SpannedFinding> {
+    ) -> Result<(), SpannedError> {
         self.check_unique(kind.name(), entry, identity)?;
         self.names.add(kind, &identity.name, identity.key, lifetime);
         Ok(())
@@ -208,7 +208,7 @@ impl<'d> Reader<'d, '_> {
         kind: &'static str,
         entry: &FileTable<'d>,
         identity: &Identity,
-    ) -> Result<(), SpannedFinding> {
+    ) -> Result<(), SpannedError> {
         if self.keys.insert((kind, identity.key)) {
             return Ok(());
         }
@@ -216,7 +216,7 @@ impl<'d> Reader<'d, '_> {
             "a {kind} above has the same name or the same key as {:?}",
             identity.name
         );
-        Err(SpannedFinding::new(entry.span_of("name"), message)
+        Err(SpannedError::new(entry.span_of("name"), message)
             .code(Code::AlreadyExists)
             .advice("choose another name or key"))
     }

@@ -6,37 +6,37 @@ use toml::de::DeTable;
 use toml_parser::Source;
 use toml_parser::lexer::{Token, TokenKind};
 
-use crate::finding::SpannedFinding;
+use crate::error::SpannedError;
 
 /// Greatest depth of lists and tables in each other, and greatest number of parts of a dotted key.
 /// The parser of TOML refuses more too, but its errors do not distinguish that from other mistakes.
 const NESTING_MAX: usize = 80;
 
 /// Parses the text of a file, up to its first error.
-pub(crate) fn parse_tables(text: &[u8]) -> Result<DeTable<'_>, SpannedFinding> {
+pub(crate) fn parse_tables(text: &[u8]) -> Result<DeTable<'_>, SpannedError> {
     let text = decode(text)?;
     if let Some(span) = nested_too_deeply(text) {
         let message = "tables or lists are nested too deeply";
-        return Err(SpannedFinding::new(span, message));
+        return Err(SpannedError::new(span, message));
     }
     let document = DeTable::parse(text).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
-        SpannedFinding::new(span, error.message())
+        SpannedError::new(span, error.message())
     })?;
     Ok(document.into_inner())
 }
 
 /// The text of a file, if it is UTF-8 without NUL bytes.
-fn decode(text: &[u8]) -> Result<&str, SpannedFinding> {
+fn decode(text: &[u8]) -> Result<&str, SpannedError> {
     if let Some(at) = text.iter().position(|&byte| byte == 0) {
         return Err(
-            SpannedFinding::new(at..at + 1, "the file contains a NUL byte")
+            SpannedError::new(at..at + 1, "the file contains a NUL byte")
                 .advice("a policy file is a text file"),
         );
     }
     std::str::from_utf8(text).map_err(|error| {
         let at = error.valid_up_to();
-        SpannedFinding::new(at..at + 1, "the file is not UTF-8").advice("save it as UTF-8")
+        SpannedError::new(at..at + 1, "the file is not UTF-8").advice("save it as UTF-8")
     })
 }
 
@@ -103,9 +103,9 @@ impl KeyParts {
 mod tests {
     use super::*;
 
-    fn finding(text: &str) -> (Range<usize>, String) {
-        let finding = parse_tables(text.as_bytes()).expect_err("the text has an error");
-        (finding.span, finding.message)
+    fn error(text: &str) -> (Range<usize>, String) {
+        let error = parse_tables(text.as_bytes()).expect_err("the text has an error");
+        (error.span, error.message)
     }
 
     #[test]
@@ -114,9 +114,9 @@ mod tests {
         let key = |parts: usize| format!("b = 1\n{}a = 1", "a.".repeat(parts - 1));
         let deep = || "tables or lists are nested too deeply".to_owned();
         assert!(parse_tables(list(NESTING_MAX).as_bytes()).is_ok());
-        assert_eq!(finding(&list(NESTING_MAX + 1)), (84..85, deep()));
+        assert_eq!(error(&list(NESTING_MAX + 1)), (84..85, deep()));
         assert!(parse_tables(key(NESTING_MAX).as_bytes()).is_ok());
-        assert_eq!(finding(&key(NESTING_MAX + 1)), (6..7, deep()));
+        assert_eq!(error(&key(NESTING_MAX + 1)), (6..7, deep()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use sidetrack_policy::{Code, Field};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::finding::SpannedFinding;
+use crate::error::SpannedError;
 
 /// A value with its span of bytes in the file.
 pub(crate) type TomlValue<'a> = Spanned<DeValue<'a>>;
@@ -29,7 +29,7 @@ pub(crate) struct FileTable<'a> {
 
 impl<'a> FileTable<'a> {
     /// A value as a table.
-    pub(crate) fn of(what: &'static str, value: &'a TomlValue<'a>) -> Result<Self, SpannedFinding> {
+    pub(crate) fn of(what: &'static str, value: &'a TomlValue<'a>) -> Result<Self, SpannedError> {
         let DeValue::Table(table) = value.get_ref() else {
             return Err(wrong_type(what, "a table", value));
         };
@@ -43,7 +43,7 @@ impl<'a> FileTable<'a> {
 
     /// Checks that the table has no unknown keys. For fields that WFP has and Linux does not, the
     /// message gives the reason.
-    pub(crate) fn check_keys(&self, known: &[&str]) -> Result<(), SpannedFinding> {
+    pub(crate) fn check_keys(&self, known: &[&str]) -> Result<(), SpannedError> {
         for (key, _) in self.table {
             let name = key.get_ref().as_ref();
             if known.contains(&name) {
@@ -51,14 +51,12 @@ impl<'a> FileTable<'a> {
             }
             return Err(match name.parse::<Field>() {
                 Err(error) if Field::unsupported_reason(name).is_some() => {
-                    SpannedFinding::of(key.span(), error)
+                    SpannedError::of(key.span(), error)
                 }
-                Ok(_) => {
-                    SpannedFinding::new(key.span(), format!("{} has no conditions", self.what))
-                        .advice("only filters have conditions")
-                }
+                Ok(_) => SpannedError::new(key.span(), format!("{} has no conditions", self.what))
+                    .advice("only filters have conditions"),
                 Err(_) => {
-                    SpannedFinding::new(key.span(), format!("{} has no key {name:?}", self.what))
+                    SpannedError::new(key.span(), format!("{} has no key {name:?}", self.what))
                         .near(name, known.iter().copied())
                 }
             });
@@ -90,9 +88,9 @@ impl<'a> FileTable<'a> {
         &self,
         key: &str,
         example: &str,
-    ) -> Result<&'a TomlValue<'a>, SpannedFinding> {
+    ) -> Result<&'a TomlValue<'a>, SpannedError> {
         self.get(key).ok_or_else(|| {
-            SpannedFinding::new(
+            SpannedError::new(
                 self.span.clone(),
                 format!("{} needs the key {key:?}", self.what),
             )
@@ -100,11 +98,11 @@ impl<'a> FileTable<'a> {
         })
     }
 
-    pub(crate) fn text(&self, key: &str) -> Result<Option<TomlText<'a>>, SpannedFinding> {
+    pub(crate) fn text(&self, key: &str) -> Result<Option<TomlText<'a>>, SpannedError> {
         self.get(key).map(|value| text(key, value)).transpose()
     }
 
-    pub(crate) fn flag(&self, key: &str) -> Result<bool, SpannedFinding> {
+    pub(crate) fn flag(&self, key: &str) -> Result<bool, SpannedError> {
         match self.get(key) {
             None => Ok(false),
             Some(value) => match value.get_ref() {
@@ -119,7 +117,7 @@ impl<'a> FileTable<'a> {
         &self,
         key: &str,
         choices: &[(&'static str, T)],
-    ) -> Result<Option<T>, SpannedFinding> {
+    ) -> Result<Option<T>, SpannedError> {
         let Some(TomlText { text, span }) = self.text(key)? else {
             return Ok(None);
         };
@@ -131,10 +129,7 @@ impl<'a> FileTable<'a> {
 }
 
 /// A value as a string. `what` names it in the message.
-pub(crate) fn text<'a>(
-    what: &str,
-    value: &'a TomlValue<'a>,
-) -> Result<TomlText<'a>, SpannedFinding> {
+pub(crate) fn text<'a>(what: &str, value: &'a TomlValue<'a>) -> Result<TomlText<'a>, SpannedError> {
     match value.get_ref() {
         DeValue::String(text) => Ok(TomlText {
             text,
@@ -145,7 +140,7 @@ pub(crate) fn text<'a>(
 }
 
 /// A value as a number from 0 to `most`. `what` names it in the message.
-pub(crate) fn number(what: &str, value: &TomlValue<'_>, most: u64) -> Result<u64, SpannedFinding> {
+pub(crate) fn number(what: &str, value: &TomlValue<'_>, most: u64) -> Result<u64, SpannedError> {
     let DeValue::Integer(integer) = value.get_ref() else {
         return Err(wrong_type(what, "a number", value));
     };
@@ -154,13 +149,13 @@ pub(crate) fn number(what: &str, value: &TomlValue<'_>, most: u64) -> Result<u64
         Ok(number) if number <= most => Ok(number),
         _ => {
             let message = format!("{what} must be from 0 to {most}; this is {integer}");
-            Err(SpannedFinding::new(value.span(), message).code(Code::OutOfBounds))
+            Err(SpannedError::new(value.span(), message).code(Code::OutOfBounds))
         }
     }
 }
 
-/// The finding that a value has another type than the wanted one.
-pub(crate) fn wrong_type(what: &str, wanted: &str, value: &TomlValue<'_>) -> SpannedFinding {
+/// The error that a value has another type than the wanted one.
+pub(crate) fn wrong_type(what: &str, wanted: &str, value: &TomlValue<'_>) -> SpannedError {
     let found = match value.get_ref() {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a number",
@@ -171,22 +166,22 @@ pub(crate) fn wrong_type(what: &str, wanted: &str, value: &TomlValue<'_>) -> Spa
         DeValue::Table(_) => "a table",
     };
     let message = format!("{what} needs {wanted}; this is {found}");
-    SpannedFinding::new(value.span(), message).code(Code::TypeMismatch)
+    SpannedError::new(value.span(), message).code(Code::TypeMismatch)
 }
 
-/// The finding that a name is none of the choices.
+/// The error that a name is none of the choices.
 pub(crate) fn not_a_choice<T>(
     what: &str,
     text: &str,
     span: Range<usize>,
     choices: &[(&'static str, T)],
-) -> SpannedFinding {
+) -> SpannedError {
     let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
     let message = format!(
         "{what} must be one of {}; this is {text:?}",
         names.join(", ")
     );
-    SpannedFinding::new(span, message)
+    SpannedError::new(span, message)
         .code(Code::InvalidEnumerator)
         .near(text, names)
 }

@@ -8,7 +8,7 @@ use sidetrack_policy::field::{FieldType, address_type, flags};
 use sidetrack_policy::{Code, Condition, Field, MatchType, Value};
 use toml::de::DeValue;
 
-use crate::finding::{SpannedFinding, nearest};
+use crate::error::{SpannedError, nearest};
 use crate::table::{TomlValue, not_a_choice, number, wrong_type};
 
 /// Values of [`Field::Protocol`] with their names in policy files.
@@ -31,12 +31,12 @@ pub(crate) fn conditions(
     field: Field,
     toml: &TomlValue<'_>,
     users: UserLookup<'_>,
-) -> Result<Vec<SpannedCondition>, SpannedFinding> {
+) -> Result<Vec<SpannedCondition>, SpannedError> {
     let mut found = Vec::new();
     match toml.get_ref() {
         DeValue::Array(list) if list.is_empty() => {
             let message = format!("an empty list for {field} matches nothing");
-            return Err(SpannedFinding::new(toml.span(), message)
+            return Err(SpannedError::new(toml.span(), message)
                 .code(Code::ZeroLengthArray)
                 .advice("leave the field out to match everything"));
         }
@@ -56,7 +56,7 @@ fn alternative(
     toml: &TomlValue<'_>,
     users: UserLookup<'_>,
     found: &mut Vec<SpannedCondition>,
-) -> Result<(), SpannedFinding> {
+) -> Result<(), SpannedError> {
     let DeValue::Table(table) = toml.get_ref() else {
         let value = read_value(field, toml, users)?;
         let match_type = match (&value, field) {
@@ -72,7 +72,7 @@ fn alternative(
     let (Some((key, operand)), None) = (pairs.next(), pairs.next()) else {
         let message =
             format!("a comparison of {field} must have exactly one key, for example not_equal");
-        return Err(SpannedFinding::new(toml.span(), message)
+        return Err(SpannedError::new(toml.span(), message)
             .code(Code::InvalidParameter)
             .advice("for numbers between two others, use range"));
     };
@@ -91,7 +91,7 @@ fn comparison(
     operand: &TomlValue<'_>,
     users: UserLookup<'_>,
     found: &mut Vec<SpannedCondition>,
-) -> Result<(), SpannedFinding> {
+) -> Result<(), SpannedError> {
     use MatchType::{Equal, FlagsAllSet, FlagsAnySet, FlagsNoneSet, Prefix, Range};
     let one = |toml| read_value(field, toml, users);
     let DeValue::Array(list) = operand.get_ref() else {
@@ -101,7 +101,7 @@ fn comparison(
     let name = match_type.name();
     if list.is_empty() {
         let message = format!("the list for {name} is empty");
-        return Err(SpannedFinding::new(operand.span(), message)
+        return Err(SpannedError::new(operand.span(), message)
             .code(Code::ZeroLengthArray)
             .advice("write at least one value"));
     }
@@ -127,12 +127,12 @@ fn comparison(
         }
         Range => {
             let message = "the list for a range must have two values, the first and the last";
-            return Err(SpannedFinding::new(operand.span(), message).code(Code::InvalidRange));
+            return Err(SpannedError::new(operand.span(), message).code(Code::InvalidRange));
         }
         // Alternatives of not_equal or not_prefix would together match everything.
         _ => {
             let message = format!("{name} takes one value, not a list");
-            return Err(SpannedFinding::new(operand.span(), message)
+            return Err(SpannedError::new(operand.span(), message)
                 .code(Code::InvalidParameter)
                 .advice("for exceptions, use a filter of higher weight"));
         }
@@ -161,7 +161,7 @@ fn read_value(
     field: Field,
     toml: &TomlValue<'_>,
     users: UserLookup<'_>,
-) -> Result<Value, SpannedFinding> {
+) -> Result<Value, SpannedError> {
     match (field.kind(), toml.get_ref()) {
         (FieldType::Uint(most), DeValue::Integer(_)) => {
             number(field.name(), toml, most).map(Value::Uint)
@@ -188,7 +188,7 @@ fn wanted(kind: FieldType) -> &'static str {
     }
 }
 
-/// A finding about a string whose span is not known yet.
+/// A error about a string whose span is not known yet.
 struct ValueFinding {
     message: String,
     advice: Option<String>,
@@ -204,10 +204,10 @@ impl ValueFinding {
         }
     }
 
-    fn at(self, value: &TomlValue<'_>) -> SpannedFinding {
-        let mut finding = SpannedFinding::new(value.span(), self.message).code(self.code);
-        finding.advice = self.advice;
-        finding
+    fn at(self, value: &TomlValue<'_>) -> SpannedError {
+        let mut error = SpannedError::new(value.span(), self.message).code(self.code);
+        error.advice = self.advice;
+        error
     }
 }
 
@@ -252,7 +252,7 @@ fn named(field: Field, text: &str, users: UserLookup<'_>) -> Result<Value, Value
         return Ok(Value::Uint(*number));
     }
     let known: Vec<_> = names.iter().map(|(name, _)| *name).collect();
-    let mut finding = match known.is_empty() {
+    let mut error = match known.is_empty() {
         true => ValueFinding::new(
             Code::TypeMismatch,
             format!("{field} must be a number or a range such as \"1-9\"; this is {text:?}"),
@@ -265,17 +265,17 @@ fn named(field: Field, text: &str, users: UserLookup<'_>) -> Result<Value, Value
             ),
         ),
     };
-    finding.advice = nearest(text, known).map(|near| format!("did you mean {near}?"));
-    Err(finding)
+    error.advice = nearest(text, known).map(|near| format!("did you mean {near}?"));
+    Err(error)
 }
 
 fn address(field: Field, text: &str) -> Result<Value, ValueFinding> {
     let single = |text: &str| match text.trim().parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
             let message = format!("{text} is an IPv4 address in IPv6 form");
-            let mut finding = ValueFinding::new(Code::TypeMismatch, message);
-            finding.advice = address.to_ipv4_mapped().map(|v4| format!("write {v4}"));
-            Err(finding)
+            let mut error = ValueFinding::new(Code::TypeMismatch, message);
+            error.advice = address.to_ipv4_mapped().map(|v4| format!("write {v4}"));
+            Err(error)
         }
         Ok(address) => Ok(Value::Address(address)),
         Err(_) => Err(ValueFinding::new(
@@ -299,9 +299,9 @@ fn address(field: Field, text: &str) -> Result<Value, ValueFinding> {
                 "{prefix} has bits set after its first {}",
                 prefix.prefix_len()
             );
-            let mut finding = ValueFinding::new(Code::InvalidNetMask, message);
-            finding.advice = Some(format!("did you mean {}?", prefix.trunc()));
-            Err(finding)
+            let mut error = ValueFinding::new(Code::InvalidNetMask, message);
+            error.advice = Some(format!("did you mean {}?", prefix.trunc()));
+            Err(error)
         }
         Err(_) => Err(ValueFinding::new(
             Code::InvalidNetMask,

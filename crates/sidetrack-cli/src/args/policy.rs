@@ -40,7 +40,7 @@ pub(crate) struct ApplyArgs {
 pub(crate) struct CheckArgs {
     /// The policy file, in TOML. `-` is standard input.
     pub(crate) file: PathBuf,
-    /// Print the objects of the file, or its faults, as JSON.
+    /// Print the objects of the file, or its errors, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -168,16 +168,16 @@ fn parse_objects(kind: ObjectKind, entry: Table, others: &Listing) -> Result<Lis
         users: &user_id,
     };
     let policy = parse(document.to_string().as_bytes(), &options);
-    policy.map(|policy| policy.objects).map_err(|faults| {
-        // The fault's line and column are left out: they are in a document that the user has not
+    policy.map(|policy| policy.objects).map_err(|errors| {
+        // The error's line and column are left out: they are in a document that the user has not
         // written.
-        let fault = &faults.shown[0];
-        let code = fault
+        let error = &errors.shown[0];
+        let code = error
             .code
             .map(|code| format!(" ({code})"))
             .unwrap_or_default();
-        let advice = fault.advice.as_ref().map(|advice| format!("; {advice}"));
-        anyhow::anyhow!("{}{code}{}", fault.message, advice.unwrap_or_default())
+        let advice = error.advice.as_ref().map(|advice| format!("; {advice}"));
+        anyhow::anyhow!("{}{code}{}", error.message, advice.unwrap_or_default())
     })
 }
 

@@ -246,7 +246,7 @@ filter = [
             users: &|_| None,
         };
         let policy = parse(POLICY.as_bytes(), &options);
-        let objects = policy.unwrap_or_else(|faults| panic!("{faults}")).objects;
+        let objects = policy.unwrap_or_else(|errors| panic!("{errors}")).objects;
         let names = ObjectNames::of(objects.clone());
         let wire: Vec<_> = objects
             .all()

@@ -13,9 +13,9 @@ use sidetrack_policy::{
 use toml::de::DeValue;
 
 use super::Reader;
-use super::object::{ON_ABSENT, explicit_key, finding};
+use super::object::{ON_ABSENT, error, explicit_key};
 use crate::context::context;
-use crate::finding::SpannedFinding;
+use crate::error::SpannedError;
 use crate::name::NameKind;
 use crate::table::{FileTable, TomlText, TomlValue, not_a_choice, number, text, wrong_type};
 use crate::value::{SpannedCondition, conditions};
@@ -57,13 +57,11 @@ impl<'d> Reader<'d, '_> {
         &mut self,
         entry: &FileTable<'d>,
         known: &[&str],
-    ) -> Result<(), SpannedFinding> {
+    ) -> Result<(), SpannedError> {
         for filter in read(self, entry, known)? {
             if self.objects.filters.len() == FILTERS_MAX {
                 let message = format!("a policy can have at most {FILTERS_MAX} filters");
-                return Err(
-                    SpannedFinding::new(entry.span.clone(), message).code(Code::OutOfBounds)
-                );
+                return Err(SpannedError::new(entry.span.clone(), message).code(Code::OutOfBounds));
             }
             self.check_unique("filter", entry, &filter.identity)?;
             self.objects.filters.push(filter);
@@ -77,7 +75,7 @@ fn read(
     reader: &Reader<'_, '_>,
     entry: &FileTable<'_>,
     known: &[&str],
-) -> Result<Vec<Filter>, SpannedFinding> {
+) -> Result<Vec<Filter>, SpannedError> {
     entry.check_keys(known)?;
     let (layers, layer_span) = layers(entry)?;
     let fields = field_conditions(reader, entry)?;
@@ -94,12 +92,12 @@ fn read(
         ([], _) => {
             let message =
                 "the filter would never match: its addresses belong to different families";
-            return Err(SpannedFinding::new(layer_span, message).code(Code::NeverMatch));
+            return Err(SpannedError::new(layer_span, message).code(Code::NeverMatch));
         }
         ([_, _, ..], Some(key)) => {
             let message = "a key belongs to one object, but this entry makes two filters, one for \
                            each address family";
-            return Err(SpannedFinding::new(key.span, message)
+            return Err(SpannedError::new(key.span, message)
                 .code(Code::InvalidParameter)
                 .advice(format!("leave the key out, or use the layer {}", layers[0])));
         }
@@ -123,7 +121,7 @@ fn without_conditions(
     reader: &Reader<'_, '_>,
     entry: &FileTable<'_>,
     layer: Layer,
-) -> Result<Filter, SpannedFinding> {
+) -> Result<Filter, SpannedError> {
     let identity = reader.identity("filter", entry)?;
     let lifetime = reader.lifetime(entry)?;
     let sublayer = match entry.text("sublayer")? {
@@ -147,7 +145,7 @@ fn without_conditions(
 }
 
 /// The layer of an entry, or the layers of both families, with the span of the value.
-fn layers(entry: &FileTable<'_>) -> Result<(Vec<Layer>, Range<usize>), SpannedFinding> {
+fn layers(entry: &FileTable<'_>) -> Result<(Vec<Layer>, Range<usize>), SpannedError> {
     let value = entry.require("layer", "\"connect-redirect\"")?;
     let TomlText { text, span } = text("layer", value)?;
     let (name, families) = match (text.strip_suffix("-v4"), text.strip_suffix("-v6")) {
@@ -165,7 +163,7 @@ fn layers(entry: &FileTable<'_>) -> Result<(Vec<Layer>, Range<usize>), SpannedFi
             let kinds = LayerKind::ALL.map(LayerKind::name);
             let all = kinds.into_iter().chain(names.iter().map(String::as_str));
             let message = format!("there is no layer {text:?}");
-            Err(SpannedFinding::new(span, message)
+            Err(SpannedError::new(span, message)
                 .code(Code::LayerNotFound)
                 .near(text, all))
         }
@@ -176,7 +174,7 @@ fn layers(entry: &FileTable<'_>) -> Result<(Vec<Layer>, Range<usize>), SpannedFi
 fn field_conditions(
     reader: &Reader<'_, '_>,
     entry: &FileTable<'_>,
-) -> Result<Vec<FieldConditions>, SpannedFinding> {
+) -> Result<Vec<FieldConditions>, SpannedError> {
     let mut all = Vec::new();
     for (key, value) in entry.table {
         let name = key.get_ref().as_ref();
@@ -197,7 +195,7 @@ fn field_conditions(
         let Some(left) = remaining.checked_sub(each.alternatives.len()) else {
             let message = format!("a filter can have at most {CONDITIONS_MAX} conditions");
             return Err(
-                SpannedFinding::new(each.alternatives[remaining].span.clone(), message)
+                SpannedError::new(each.alternatives[remaining].span.clone(), message)
                     .code(Code::OutOfBounds)
                     .advice("split it into two filters"),
             );
@@ -208,13 +206,13 @@ fn field_conditions(
 }
 
 /// Checks that the layer has all fields of an entry, also those of which it needs no condition.
-fn check_fields(fields: &[FieldConditions], layer: LayerKind) -> Result<(), SpannedFinding> {
+fn check_fields(fields: &[FieldConditions], layer: LayerKind) -> Result<(), SpannedError> {
     let Some(missing) = fields.iter().find(|each| !each.field.is_at(layer)) else {
         return Ok(());
     };
     let (field, layer) = (missing.field, layer.name());
     let message = format!("the layer {layer} does not have the field {field}");
-    Err(SpannedFinding::new(missing.key.clone(), message)
+    Err(SpannedError::new(missing.key.clone(), message)
         .code(Code::ConditionNotFound)
         .advice("leave it out, or use another layer"))
 }
@@ -269,7 +267,7 @@ fn finish(
     layer: Layer,
     fields: &[FieldConditions],
     conditions: Vec<&SpannedCondition>,
-) -> Result<Filter, SpannedFinding> {
+) -> Result<Filter, SpannedError> {
     let filter = Filter {
         layer,
         conditions: conditions
@@ -282,21 +280,21 @@ fn finish(
         Ok(()) => Ok(filter),
         Err(invalid) => Err(match invalid.part {
             ObjectPart::Condition(index) => {
-                SpannedFinding::of(conditions[index].span.clone(), invalid.error)
+                SpannedError::of(conditions[index].span.clone(), invalid.error)
             }
             ObjectPart::Field(field) => {
                 let written = fields.iter().find(|each| each.field == field);
                 let span = written.map_or(entry.span.clone(), |each| each.key.clone());
                 let message =
                     format!("no value of {field} satisfies this, so the filter would never match");
-                SpannedFinding::new(span, message).code(invalid.error.code)
+                SpannedError::new(span, message).code(invalid.error.code)
             }
-            _ => finding(entry, invalid),
+            _ => error(entry, invalid),
         }),
     }
 }
 
-fn weight(entry: &FileTable<'_>) -> Result<Weight, SpannedFinding> {
+fn weight(entry: &FileTable<'_>) -> Result<Weight, SpannedError> {
     let Some(value) = entry.get("weight") else {
         return Ok(Weight::Auto);
     };
@@ -322,7 +320,7 @@ fn action(
     reader: &Reader<'_, '_>,
     value: &TomlValue<'_>,
     lifetime: Lifetime,
-) -> Result<Action, SpannedFinding> {
+) -> Result<Action, SpannedError> {
     match value.get_ref() {
         DeValue::Table(_) => {
             let table = FileTable::of("an action", value)?;
@@ -338,7 +336,7 @@ fn action(
         }
         DeValue::String(text) if text == "redirect" => {
             let message = "the action redirect needs the name of a service";
-            Err(SpannedFinding::new(value.span(), message)
+            Err(SpannedError::new(value.span(), message)
                 .code(Code::NullPointer)
                 .advice("write { redirect = \"NAME\" }"))
         }

@@ -7,7 +7,7 @@ use sidetrack_policy::{
 
 use super::Reader;
 use crate::context::context;
-use crate::finding::SpannedFinding;
+use crate::error::SpannedError;
 use crate::name::NameKind;
 use crate::table::{FileTable, TomlText, number, text};
 
@@ -49,16 +49,14 @@ pub(super) const SERVICE_KEYS: [&str; 8] = [
 ];
 
 impl<'d> Reader<'d, '_> {
-    pub(super) fn provider_entry(&mut self, entry: &FileTable<'d>) -> Result<(), SpannedFinding> {
+    pub(super) fn provider_entry(&mut self, entry: &FileTable<'d>) -> Result<(), SpannedError> {
         entry.check_keys(&PROVIDER_KEYS)?;
         let provider = Provider {
             identity: self.identity_with_key("provider", entry)?,
             lifetime: self.lifetime_but_boot_time(entry)?,
             service_name: entry.text("service_name")?.map(|unit| unit.text.to_owned()),
         };
-        provider
-            .check()
-            .map_err(|invalid| finding(entry, invalid))?;
+        provider.check().map_err(|invalid| error(entry, invalid))?;
         self.register(
             NameKind::Provider,
             entry,
@@ -69,7 +67,7 @@ impl<'d> Reader<'d, '_> {
         Ok(())
     }
 
-    pub(super) fn sublayer_entry(&mut self, entry: &FileTable<'d>) -> Result<(), SpannedFinding> {
+    pub(super) fn sublayer_entry(&mut self, entry: &FileTable<'d>) -> Result<(), SpannedError> {
         entry.check_keys(&SUBLAYER_KEYS)?;
         let lifetime = self.lifetime_but_boot_time(entry)?;
         let weight = entry
@@ -81,15 +79,13 @@ impl<'d> Reader<'d, '_> {
             provider: self.provider(entry, lifetime)?,
             weight: weight.transpose()?.unwrap_or(0) as u16,
         };
-        sublayer
-            .check()
-            .map_err(|invalid| finding(entry, invalid))?;
+        sublayer.check().map_err(|invalid| error(entry, invalid))?;
         self.register(NameKind::Sublayer, entry, &sublayer.identity, lifetime)?;
         self.objects.sublayers.push(sublayer);
         Ok(())
     }
 
-    pub(super) fn service_entry(&mut self, entry: &FileTable<'d>) -> Result<(), SpannedFinding> {
+    pub(super) fn service_entry(&mut self, entry: &FileTable<'d>) -> Result<(), SpannedError> {
         entry.check_keys(&SERVICE_KEYS)?;
         let lifetime = self.lifetime_but_boot_time(entry)?;
         let service = Service {
@@ -100,7 +96,7 @@ impl<'d> Reader<'d, '_> {
             on_absent: entry.choice("on_absent", &ON_ABSENT)?.unwrap_or_default(),
             context: context(entry)?.unwrap_or_default(),
         };
-        service.check().map_err(|invalid| finding(entry, invalid))?;
+        service.check().map_err(|invalid| error(entry, invalid))?;
         self.register(NameKind::Service, entry, &service.identity, lifetime)?;
         self.objects.services.push(service);
         Ok(())
@@ -116,7 +112,7 @@ impl<'d> Reader<'d, '_> {
         &self,
         kind: &str,
         entry: &FileTable<'_>,
-    ) -> Result<Identity, SpannedFinding> {
+    ) -> Result<Identity, SpannedError> {
         let name = entry.require("name", &format!("name = \"my {kind}\""))?;
         let description = entry.text("description")?;
         Ok(Identity {
@@ -131,7 +127,7 @@ impl<'d> Reader<'d, '_> {
         &self,
         kind: &str,
         entry: &FileTable<'_>,
-    ) -> Result<Identity, SpannedFinding> {
+    ) -> Result<Identity, SpannedError> {
         let identity = self.identity(kind, entry)?;
         let key = match entry.text("key")? {
             Some(key) => explicit_key(&key)?,
@@ -140,14 +136,14 @@ impl<'d> Reader<'d, '_> {
         Ok(Identity { key, ..identity })
     }
 
-    pub(super) fn lifetime(&self, entry: &FileTable<'_>) -> Result<Lifetime, SpannedFinding> {
+    pub(super) fn lifetime(&self, entry: &FileTable<'_>) -> Result<Lifetime, SpannedError> {
         if let Some(TomlText {
             text: "dynamic",
             span,
         }) = entry.text("lifetime")?
         {
             let message = "a dynamic object belongs to a session, and an object of a file does not";
-            return Err(SpannedFinding::new(span, message)
+            return Err(SpannedError::new(span, message)
                 .code(Code::InvalidFlags)
                 .advice("use static or persistent"));
         }
@@ -155,11 +151,11 @@ impl<'d> Reader<'d, '_> {
     }
 
     /// The lifetime of an object that is not a filter, and so cannot be boot-time.
-    fn lifetime_but_boot_time(&self, entry: &FileTable<'_>) -> Result<Lifetime, SpannedFinding> {
+    fn lifetime_but_boot_time(&self, entry: &FileTable<'_>) -> Result<Lifetime, SpannedError> {
         match (self.lifetime(entry)?, entry.table.get("lifetime")) {
             (Lifetime::BootTime, Some(value)) => {
                 let message = "only filters can have the lifetime boot_time";
-                Err(SpannedFinding::new(value.span(), message)
+                Err(SpannedError::new(value.span(), message)
                     .code(Code::InvalidFlags)
                     .advice("did you mean persistent?"))
             }
@@ -173,15 +169,15 @@ impl<'d> Reader<'d, '_> {
         &self,
         entry: &FileTable<'_>,
         lifetime: Lifetime,
-    ) -> Result<Option<Uuid>, SpannedFinding> {
+    ) -> Result<Option<Uuid>, SpannedError> {
         let name = entry.text("provider")?;
         name.map(|name| self.names.resolve(NameKind::Provider, &name, lifetime))
             .transpose()
     }
 }
 
-/// The finding about an invalid part of an object, at the position of the part in the entry.
-pub(super) fn finding(entry: &FileTable<'_>, invalid: InvalidPart) -> SpannedFinding {
+/// The error about an invalid part of an object, at the position of the part in the entry.
+pub(super) fn error(entry: &FileTable<'_>, invalid: InvalidPart) -> SpannedError {
     let span = match invalid.part {
         ObjectPart::Name => entry.span_of("name"),
         ObjectPart::Description => entry.span_of("description"),
@@ -196,16 +192,16 @@ pub(super) fn finding(entry: &FileTable<'_>, invalid: InvalidPart) -> SpannedFin
             entry.span.clone()
         }
     };
-    SpannedFinding::of(span, invalid.error)
+    SpannedError::of(span, invalid.error)
 }
 
 /// Reads a key that the file gives.
-pub(super) fn explicit_key(TomlText { text, span }: &TomlText<'_>) -> Result<Uuid, SpannedFinding> {
+pub(super) fn explicit_key(TomlText { text, span }: &TomlText<'_>) -> Result<Uuid, SpannedError> {
     match text.parse::<Uuid>() {
         Ok(key) if !key.is_nil() => Ok(key),
         _ => {
             let message = format!("{text:?} is not a key, which is a UUID other than zero");
-            Err(SpannedFinding::new(span.clone(), message)
+            Err(SpannedError::new(span.clone(), message)
                 .code(Code::InvalidParameter)
                 .advice("leave the key out, and one is made from the name"))
         }

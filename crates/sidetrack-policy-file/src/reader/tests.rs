@@ -38,11 +38,11 @@ flags = { flags_none_set = ["loopback", "proxy_connection"] }
 action = { redirect = "inspect" }
 "#;
 
-fn read(text: &str) -> Result<Policy, Findings> {
+fn read(text: &str) -> Result<Policy, FileErrors> {
     read_among(text.as_bytes(), None, &Listing::default())
 }
 
-fn read_among(text: &[u8], owner: Option<&str>, others: &Listing) -> Result<Policy, Findings> {
+fn read_among(text: &[u8], owner: Option<&str>, others: &Listing) -> Result<Policy, FileErrors> {
     let options = ParseOptions {
         file: "policy.toml",
         owner,
@@ -52,8 +52,8 @@ fn read_among(text: &[u8], owner: Option<&str>, others: &Listing) -> Result<Poli
     parse(text, &options)
 }
 
-/// The findings about a text, as people see them.
-fn findings(text: &str) -> String {
+/// The errors about a text, as people see them.
+fn errors(text: &str) -> String {
     read(text).expect_err("the file has an error").to_string()
 }
 
@@ -65,7 +65,7 @@ fn filter(lines: &str) -> String {
 }
 
 fn conditions(lines: &str) -> Vec<String> {
-    let policy = read(&filter(lines)).unwrap_or_else(|findings| panic!("{findings}"));
+    let policy = read(&filter(lines)).unwrap_or_else(|errors| panic!("{errors}"));
     let all = policy.objects.filters.iter().map(|filter| {
         let conditions: Vec<_> = filter.conditions.iter().map(ToString::to_string).collect();
         format!("{}: {}", filter.layer, conditions.join(" "))
@@ -75,7 +75,7 @@ fn conditions(lines: &str) -> Vec<String> {
 
 #[test]
 fn a_file_gives_the_same_objects_and_keys_each_time() {
-    let policy = read(ACME).unwrap_or_else(|findings| panic!("{findings}"));
+    let policy = read(ACME).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(policy, read(ACME).unwrap());
     insta::assert_debug_snapshot!(policy);
 }
@@ -127,7 +127,7 @@ fn only_families_that_the_addresses_allow_get_a_filter() {
         conditions("remote_address = { not_equal = \"10.0.0.0/8\" }\nlocal_address = \"::1\""),
     ];
     insta::assert_debug_snapshot!(shown);
-    let mixed = findings(&filter(
+    let mixed = errors(&filter(
         "remote_address = \"10.0.0.1\"\nlocal_address = \"::1\"",
     ));
     insta::assert_snapshot!(mixed);
@@ -138,7 +138,7 @@ fn defaults_apply_to_keys_that_an_entry_leaves_out() {
     let text = "defaults = { layer = \"auth-connect-v4\", action = \"block\", lifetime = \"boot_time\", sublayer = \"s\" }\n\
                 sublayer = [{ name = \"s\" }]\n\
                 filter = [{ name = \"a\" }, { name = \"b\", action = \"permit\" }]";
-    let policy = read(text).unwrap_or_else(|findings| panic!("{findings}"));
+    let policy = read(text).unwrap_or_else(|errors| panic!("{errors}"));
     let actions: Vec<_> = policy
         .objects
         .filters
@@ -161,35 +161,35 @@ fn objects_in_force_are_found_by_name() {
     );
 
     // The file does not contain the sublayer that its owner applied, so applying the file deletes it.
-    let findings = read_among(text.as_bytes(), Some("acme"), &others).unwrap_err();
-    assert_eq!(findings.shown[0].code, Some(Code::SublayerNotFound));
+    let errors = read_among(text.as_bytes(), Some("acme"), &others).unwrap_err();
+    assert_eq!(errors.shown[0].code, Some(Code::SublayerNotFound));
 
     let mut twin = others.sublayers[0].clone();
     twin.identity.key = Uuid::from_u128(1);
     others.sublayers.push(twin);
-    let findings = read_among(text.as_bytes(), None, &others).unwrap_err();
-    insta::assert_snapshot!(findings);
+    let errors = read_among(text.as_bytes(), None, &others).unwrap_err();
+    insta::assert_snapshot!(errors);
 }
 
 #[test]
 fn findings_about_structure_are_shown_at_their_position() {
     let shown = [
-        findings("owner = \"\""),
-        findings("[[fitler]]\nname = \"a\""),
-        findings("provider = 3"),
-        findings("[[sublayer]]\nwieght = 3"),
-        findings("[[sublayer]]\nweight = 3"),
-        findings("[[sublayer]]\nname = \"a\"\nweight = 65536"),
-        findings("[[sublayer]]\nname = \"\""),
-        findings("[[sublayer]]\nname = 5"),
-        findings("[[sublayer]]\nname = \"a\"\n[[sublayer]]\nname = \"a\""),
-        findings("[[sublayer]]\nname = \"a\"\nkey = \"x\""),
-        findings("[[sublayer]]\nname = \"a\"\nprovider = \"b\""),
-        findings("[[service]]\nname = \"a service whose name is much too long\""),
-        findings("[[service]]\nname = \"a\"\nrecords = \"requird\""),
-        findings("[[service]]\nname = \"a\"\ncontext = { hex = \"1\" }"),
-        findings("[[service]]\nname = \"a\"\nlifetime = \"boot_time\""),
-        findings("[[service]]\nname = \"a\"\nlifetime = \"dynamic\""),
+        errors("owner = \"\""),
+        errors("[[fitler]]\nname = \"a\""),
+        errors("provider = 3"),
+        errors("[[sublayer]]\nwieght = 3"),
+        errors("[[sublayer]]\nweight = 3"),
+        errors("[[sublayer]]\nname = \"a\"\nweight = 65536"),
+        errors("[[sublayer]]\nname = \"\""),
+        errors("[[sublayer]]\nname = 5"),
+        errors("[[sublayer]]\nname = \"a\"\n[[sublayer]]\nname = \"a\""),
+        errors("[[sublayer]]\nname = \"a\"\nkey = \"x\""),
+        errors("[[sublayer]]\nname = \"a\"\nprovider = \"b\""),
+        errors("[[service]]\nname = \"a service whose name is much too long\""),
+        errors("[[service]]\nname = \"a\"\nrecords = \"requird\""),
+        errors("[[service]]\nname = \"a\"\ncontext = { hex = \"1\" }"),
+        errors("[[service]]\nname = \"a\"\nlifetime = \"boot_time\""),
+        errors("[[service]]\nname = \"a\"\nlifetime = \"dynamic\""),
     ]
     .join("\n\n");
     insta::assert_snapshot!(shown);
@@ -199,28 +199,28 @@ fn findings_about_structure_are_shown_at_their_position() {
 fn findings_about_filters_are_shown_at_their_position() {
     let named = |key: &str| format!("[[filter]]\nname = \"f\"\n{key}");
     let shown = [
-        findings(&named("action = \"permit\"")),
-        findings(&named("layer = \"connect-redirekt\"\naction = \"permit\"")),
-        findings(&named("layer = \"connect\"\naction = \"permit\"")),
-        findings(&named("layer = \"auth-connect\"")),
-        findings(&named("layer = \"auth-connect\"\naction = \"deny\"")),
-        findings(&named("layer = \"flow-established\"\naction = \"block\"")),
-        findings(&named(
+        errors(&named("action = \"permit\"")),
+        errors(&named("layer = \"connect-redirekt\"\naction = \"permit\"")),
+        errors(&named("layer = \"connect\"\naction = \"permit\"")),
+        errors(&named("layer = \"auth-connect\"")),
+        errors(&named("layer = \"auth-connect\"\naction = \"deny\"")),
+        errors(&named("layer = \"flow-established\"\naction = \"block\"")),
+        errors(&named(
             "layer = \"bind-redirect\"\naction = \"block\"\nremote_port = 1",
         )),
-        findings(&named("layer = \"auth-connect\"\naction = \"redirect\"")),
-        findings(&named(
+        errors(&named("layer = \"auth-connect\"\naction = \"redirect\"")),
+        errors(&named(
             "layer = \"auth-connect\"\naction = { redirect = \"a\" }",
         )),
-        findings(&filter("key = \"6ba7b810-9dad-11d1-80b4-00c04fd430c8\"")),
-        findings(&filter("on_absent = \"block\"")),
-        findings(&filter("weight = { class = 16 }")),
-        findings(&filter("weight = -1")),
-        findings(&filter("weight = 1.5")),
-        findings(&filter("disabled = 1")),
-        findings(&filter("sublayer = \"universe\"")),
-        findings(&filter("local_interface = 1")),
-        findings(&filter("remote_prot = 1")),
+        errors(&filter("key = \"6ba7b810-9dad-11d1-80b4-00c04fd430c8\"")),
+        errors(&filter("on_absent = \"block\"")),
+        errors(&filter("weight = { class = 16 }")),
+        errors(&filter("weight = -1")),
+        errors(&filter("weight = 1.5")),
+        errors(&filter("disabled = 1")),
+        errors(&filter("sublayer = \"universe\"")),
+        errors(&filter("local_interface = 1")),
+        errors(&filter("remote_prot = 1")),
     ]
     .join("\n\n");
     insta::assert_snapshot!(shown);
@@ -256,43 +256,39 @@ fn an_invalid_part_of_an_object_is_reported_where_it_is_written() {
         ),
         (filter("app = [\"/a\", \"b\"]"), 5, 14),
     ] {
-        let finding = &read(&text).unwrap_err().shown[0];
-        let position = finding.position.as_ref().unwrap();
-        assert_eq!(
-            (position.line, position.column),
-            (line, column),
-            "{finding}"
-        );
+        let error = &read(&text).unwrap_err().shown[0];
+        let position = error.position.as_ref().unwrap();
+        assert_eq!((position.line, position.column), (line, column), "{error}");
     }
 }
 
 #[test]
 fn findings_about_values_are_shown_at_their_position() {
     let shown = [
-        findings(&filter("remote_port = [80, 65536]")),
-        findings(&filter("remote_port = \"9-1\"")),
-        findings(&filter("remote_port = \"https\"")),
-        findings(&filter("remote_port = []")),
-        findings(&filter("remote_port = [[1]]")),
-        findings(&filter("remote_port = { not_equal = [1, 2] }")),
-        findings(&filter("remote_port = { not = 1 }")),
-        findings(&filter("remote_port = { less = 1, greater = 5 }")),
-        findings(&filter("remote_port = { range = [1, 2, 3] }")),
-        findings(&filter("remote_port = { prefix = 1 }")),
-        findings(&filter("protocol = \"tpc\"")),
-        findings(&filter("user = \"bob\"")),
-        findings(&filter("app = \"curl\"")),
-        findings(&filter("app = { equal_case_insensitive = \"/curl\" }")),
-        findings(&filter("remote_address = \"10.0.0.1/8\"")),
-        findings(&filter("remote_address = \"10.0.0.0/33\"")),
-        findings(&filter("remote_address = \"::ffff:10.0.0.1\"")),
-        findings(&filter("remote_address = \"example.com\"")),
-        findings(&filter("remote_address = { greater = \"10.0.0.0/8\" }")),
-        findings(&filter("remote_address = 5")),
-        findings(&filter(
+        errors(&filter("remote_port = [80, 65536]")),
+        errors(&filter("remote_port = \"9-1\"")),
+        errors(&filter("remote_port = \"https\"")),
+        errors(&filter("remote_port = []")),
+        errors(&filter("remote_port = [[1]]")),
+        errors(&filter("remote_port = { not_equal = [1, 2] }")),
+        errors(&filter("remote_port = { not = 1 }")),
+        errors(&filter("remote_port = { less = 1, greater = 5 }")),
+        errors(&filter("remote_port = { range = [1, 2, 3] }")),
+        errors(&filter("remote_port = { prefix = 1 }")),
+        errors(&filter("protocol = \"tpc\"")),
+        errors(&filter("user = \"bob\"")),
+        errors(&filter("app = \"curl\"")),
+        errors(&filter("app = { equal_case_insensitive = \"/curl\" }")),
+        errors(&filter("remote_address = \"10.0.0.1/8\"")),
+        errors(&filter("remote_address = \"10.0.0.0/33\"")),
+        errors(&filter("remote_address = \"::ffff:10.0.0.1\"")),
+        errors(&filter("remote_address = \"example.com\"")),
+        errors(&filter("remote_address = { greater = \"10.0.0.0/8\" }")),
+        errors(&filter("remote_address = 5")),
+        errors(&filter(
             "protocol = 6\nremote_port = [{ less = 0 }, { greater = 65535 }]",
         )),
-        findings(&filter("").replace("redirect\"", "redirect-v4\"\nremote_address = \"::1\"")),
+        errors(&filter("").replace("redirect\"", "redirect-v4\"\nremote_address = \"::1\"")),
     ]
     .join("\n\n");
     insta::assert_snapshot!(shown);
@@ -300,7 +296,7 @@ fn findings_about_values_are_shown_at_their_position() {
 
 #[test]
 fn an_object_cannot_refer_to_one_that_does_not_last_as_long() {
-    insta::assert_snapshot!(findings(
+    insta::assert_snapshot!(errors(
         "[[sublayer]]\nname = \"s\"\n[[filter]]\nname = \"f\"\nlifetime = \"persistent\"\n\
          layer = \"auth-connect\"\naction = \"block\"\nsublayer = \"s\""
     ));
@@ -316,12 +312,12 @@ fn files_that_are_not_policies_are_refused() {
         bytes(b"owner = \"a\"\n\n# caf\xe9\n"),
         bytes(b"owner = \"a\0b\"\n"),
         bytes(&vec![b'\n'; 10 << 20]),
-        findings("owner = \"a"),
-        findings("owner = \"a\"\nowner = \"b\""),
-        findings("\towner = 'ä\u{1b}[2J\u{7}"),
-        findings(&format!("a = {}", "[".repeat(100_000))),
-        findings(&format!("{} = 1", "a.".repeat(100_000) + "a")),
-        findings(&format!("{}€{}", "x = 1 # ".repeat(1_000), " \0".repeat(2))),
+        errors("owner = \"a"),
+        errors("owner = \"a\"\nowner = \"b\""),
+        errors("\towner = 'ä\u{1b}[2J\u{7}"),
+        errors(&format!("a = {}", "[".repeat(100_000))),
+        errors(&format!("{} = 1", "a.".repeat(100_000) + "a")),
+        errors(&format!("{}€{}", "x = 1 # ".repeat(1_000), " \0".repeat(2))),
     ]
     .join("\n\n");
     insta::assert_snapshot!(shown);
@@ -329,12 +325,12 @@ fn files_that_are_not_policies_are_refused() {
 
 #[test]
 fn reading_stops_after_the_greatest_number_of_findings() {
-    let findings = read(&"[[filter]]\n".repeat(1_000)).unwrap_err();
-    assert_eq!(findings.shown.len(), FINDINGS_MAX);
+    let errors = read(&"[[filter]]\n".repeat(1_000)).unwrap_err();
+    assert_eq!(errors.shown.len(), ERRORS_MAX);
     assert!(
-        findings
+        errors
             .to_string()
-            .ends_with("reading stopped here; there may be more faults")
+            .ends_with("reading stopped here; there may be more errors")
     );
 }
 
@@ -342,10 +338,10 @@ fn reading_stops_after_the_greatest_number_of_findings() {
 fn a_limit_is_reported_at_the_first_item_beyond_it() {
     let ports: Vec<_> = (0..1_025).map(|port| port.to_string()).collect();
     let one_too_many = filter(&format!("remote_port = [{}]", ports.join(", ")));
-    let finding = &read(&one_too_many).unwrap_err().shown[0];
-    assert_eq!(finding.code, Some(Code::OutOfBounds));
+    let error = &read(&one_too_many).unwrap_err().shown[0];
+    assert_eq!(error.code, Some(Code::OutOfBounds));
     assert!(
-        one_too_many.lines().nth(4).unwrap()[finding.position.as_ref().unwrap().column - 1..]
+        one_too_many.lines().nth(4).unwrap()[error.position.as_ref().unwrap().column - 1..]
             .starts_with("1024]")
     );
 
@@ -353,8 +349,8 @@ fn a_limit_is_reported_at_the_first_item_beyond_it() {
     let head = "defaults = { layer = \"auth-connect-v4\", action = \"block\" }\n".to_owned();
     let full = head + &(0..FILTERS_MAX).map(line).collect::<String>();
     assert_eq!(read(&full).unwrap().objects.filters.len(), FILTERS_MAX);
-    let finding = &read(&(full + &line(FILTERS_MAX))).unwrap_err().shown[0];
-    assert_eq!(finding.position.as_ref().unwrap().line, 2 * FILTERS_MAX + 2);
+    let error = &read(&(full + &line(FILTERS_MAX))).unwrap_err().shown[0];
+    assert_eq!(error.position.as_ref().unwrap().line, 2 * FILTERS_MAX + 2);
 }
 
 #[test]
@@ -457,7 +453,7 @@ fn the_page_has_the_tables_of_the_code_and_its_examples_are_policies() {
     assert_eq!(examples.len(), 2);
     for example in examples {
         let text = example.split("```").next().unwrap();
-        read(text).unwrap_or_else(|findings| panic!("{findings}"));
+        read(text).unwrap_or_else(|errors| panic!("{errors}"));
     }
     for name in MatchType::ALL.map(MatchType::name) {
         assert!(page.contains(name), "{name} is not in docs/policy.md");
@@ -469,6 +465,6 @@ fn the_example_of_the_readme_is_a_policy() {
     let readme = include_str!("../../../../README.md");
     let example = readme.split("```toml\n").nth(1).unwrap();
     let text = example.split("```").next().unwrap();
-    let policy = read(text).unwrap_or_else(|findings| panic!("{findings}"));
+    let policy = read(text).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(policy.objects.filters.len(), 2);
 }

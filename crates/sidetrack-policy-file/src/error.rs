@@ -1,4 +1,4 @@
-//! Findings: what is wrong with a policy file, shown at its position.
+//! FileErrors: what is wrong with a policy file, shown at its position.
 
 use std::fmt::{self, Write};
 use std::ops::Range;
@@ -6,12 +6,12 @@ use std::ops::Range;
 use sidetrack_policy::{Code, Error};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Number of findings after which reading stops.
-pub const FINDINGS_MAX: usize = 20;
+/// Number of errors after which reading stops.
+pub const ERRORS_MAX: usize = 20;
 /// Greatest number of columns that are shown of a line.
 const LINE_WIDTH_MAX: usize = 100;
 
-/// Everything that is wrong with a file. It displays as text for people, each finding with its line:
+/// Everything that is wrong with a file. It displays as text for people, each error with its line:
 ///
 /// ```text
 /// policy.toml:14:12: there is no sublayer "acme-inspekt" (FWP_E_SUBLAYER_NOT_FOUND)
@@ -20,18 +20,18 @@ const LINE_WIDTH_MAX: usize = 100;
 ///    |            ^^^^^^^^^^^^^^ did you mean acme-inspect?
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Findings {
-    /// Findings in the order of their positions: at least 1, at most [`FINDINGS_MAX`].
-    pub shown: Vec<Finding>,
-    /// True if reading stopped after the last finding, so that there may be more.
+pub struct FileErrors {
+    /// The errors in the order of their positions: at least 1, at most [`ERRORS_MAX`].
+    pub shown: Vec<FileError>,
+    /// True if reading stopped after the last error, so that there may be more.
     pub stopped: bool,
 }
 
-impl std::error::Error for Findings {}
+impl std::error::Error for FileErrors {}
 
 /// One thing that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct FileError {
     /// WFP's error code, if there is one for it.
     pub code: Option<Code>,
     /// What is wrong. Starts in lower case and has no full stop.
@@ -59,16 +59,16 @@ pub struct Position {
     covered: usize,
 }
 
-/// A finding with its span of bytes in the file, before line and column are known.
+/// A error with its span of bytes in the file, before line and column are known.
 #[derive(Debug)]
-pub(crate) struct SpannedFinding {
+pub(crate) struct SpannedError {
     pub(crate) span: Range<usize>,
     pub(crate) code: Option<Code>,
     pub(crate) message: String,
     pub(crate) advice: Option<String>,
 }
 
-impl SpannedFinding {
+impl SpannedError {
     pub(crate) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
         Self {
             span,
@@ -105,15 +105,15 @@ impl SpannedFinding {
     }
 }
 
-impl Findings {
-    pub(crate) fn new(file: &str, text: &[u8], mut findings: Vec<SpannedFinding>) -> Self {
-        findings.sort_by_key(|finding| finding.span.start);
-        let stopped = findings.len() >= FINDINGS_MAX;
-        let shown = findings.into_iter().map(|finding| Finding {
-            code: finding.code,
-            message: finding.message,
-            advice: finding.advice,
-            position: Some(Position::find(file, text, finding.span)),
+impl FileErrors {
+    pub(crate) fn new(file: &str, text: &[u8], mut errors: Vec<SpannedError>) -> Self {
+        errors.sort_by_key(|error| error.span.start);
+        let stopped = errors.len() >= ERRORS_MAX;
+        let shown = errors.into_iter().map(|error| FileError {
+            code: error.code,
+            message: error.message,
+            advice: error.advice,
+            position: Some(Position::find(file, text, error.span)),
         });
         Self {
             shown: shown.collect(),
@@ -121,10 +121,10 @@ impl Findings {
         }
     }
 
-    /// The only finding, which concerns the file as a whole.
+    /// The only error, which concerns the file as a whole.
     pub(crate) fn of_file(message: String, advice: &str) -> Self {
         Self {
-            shown: vec![Finding {
+            shown: vec![FileError {
                 code: None,
                 message,
                 advice: Some(advice.to_owned()),
@@ -211,20 +211,20 @@ fn characters(bytes: &[u8]) -> usize {
     bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
 }
 
-impl fmt::Display for Findings {
+impl fmt::Display for FileErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, finding) in self.shown.iter().enumerate() {
+        for (index, error) in self.shown.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n\n" };
-            write!(f, "{separator}{finding}")?;
+            write!(f, "{separator}{error}")?;
         }
         if self.stopped {
-            write!(f, "\n\nreading stopped here; there may be more faults")?;
+            write!(f, "\n\nreading stopped here; there may be more errors")?;
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(position) = &self.position {
             write!(
