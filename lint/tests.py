@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of words.py and references.py: what they must find, and what they must let pass."""
+"""Tests of the scripts next to this one: what they must find, and what they must let pass."""
 
 import re
 import subprocess
@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import circles  # noqa: E402
 import references  # noqa: E402
 import words  # noqa: E402
 
@@ -99,11 +100,69 @@ class References(unittest.TestCase):
         self.assert_one("a.rs", "//! What must always hold, 2\n")
 
 
+class Circles(unittest.TestCase):
+    def graph(self, **files):
+        """The dependencies in a small crate, whose files are given by module: a__b stands for a/b.rs."""
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder).resolve()
+            for module, text in files.items():
+                file = root / "src" / (module.replace("__", "/") + ".rs")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+            before, circles.ROOT = circles.ROOT, root
+            try:
+                return circles.without_parents(circles.Crate("src/lib.rs").graph())
+            finally:
+                circles.ROOT = before
+
+    def test_two_files_that_use_each_other(self):
+        graph = self.graph(
+            lib="mod a; mod b;", a="use crate::b::B; pub struct A;", b="use super::a::A; pub struct B;"
+        )
+        self.assertEqual(circles.circles(graph), [{"src/a.rs", "src/b.rs"}])
+
+    def test_a_path_in_the_code_counts_and_a_comment_or_a_test_does_not(self):
+        by_path = self.graph(lib="mod a; mod b;", a="fn f() { crate::b::g() }", b="fn g() { crate::a::f() }")
+        self.assertEqual(len(circles.circles(by_path)), 1)
+        apart = self.graph(
+            lib="mod a; mod b;",
+            a="use crate::b::B;",
+            b="// crate::a::f\npub struct B;\n#[cfg(test)]\nmod tests {\n    use crate::a::f;\n}\n",
+        )
+        self.assertEqual(circles.circles(apart), [])
+
+    def test_a_re_export_is_followed_to_the_definition(self):
+        graph = self.graph(
+            lib="mod a; mod b; pub use b::B;", a="use crate::B; pub struct A;", b="use crate::a::A; pub struct B;"
+        )
+        self.assertEqual(circles.circles(graph), [{"src/a.rs", "src/b.rs"}])
+
+    def test_a_child_may_use_its_parent_and_siblings_may_not_use_each_other(self):
+        with_child = self.graph(lib="mod a;", a="mod c; use c::C; pub struct A;", a__c="use super::A; pub struct C;")
+        self.assertEqual(circles.circles(with_child), [])
+        siblings = self.graph(
+            lib="mod a;",
+            a="mod c; mod d;",
+            a__c="use super::d::D; pub struct C;",
+            a__d="use super::c::C; pub struct D;",
+        )
+        self.assertEqual(circles.circles(siblings), [{"src/a/c.rs", "src/a/d.rs"}])
+
+    def test_headers_depend_by_what_they_name(self):
+        self.assertIn("bpf/maps.h", circles.kernel_graph()["bpf/flow.h"])
+        self.assertEqual(circles.kernel_graph()["bpf/policy.h"], set())
+
+
 class Where(unittest.TestCase):
     def test_questions_are_answered_by_files_that_exist(self):
         text = (Path(__file__).parent.parent / "docs/where.md").read_text()
-        questions = re.findall(r"^.*\?.*$", text, re.M)
+        questions = re.findall(r"^\| [^|]*\? \|.*$", text, re.M)
         self.assertGreaterEqual(len(questions), 20)
+        for row in questions:
+            files = re.findall(r"\]\(([^)#]+)\)", row)
+            self.assertTrue(1 <= len(files) <= 3, row)
+            for file in files:
+                self.assertTrue((Path(__file__).parent.parent / "docs" / file).exists(), file)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use sidetrack::{Batch, DatagramListener, Flow};
-use sidetrack_engine::Service;
+use sidetrack_engine::RegisteredService;
 
 use crate::proxy::sdk_service;
 
@@ -36,7 +36,7 @@ impl RunningDatagramProxy {
     }
 
     fn start(
-        service: &Service,
+        service: &RegisteredService,
         mut handle: impl FnMut(&Arc<DatagramListener>, &Arc<Flow>, &[u8]) + Send + 'static,
     ) -> Self {
         let listener =
@@ -67,14 +67,14 @@ impl RunningDatagramProxy {
     }
 }
 
-pub(crate) fn echo(service: &Service) -> RunningDatagramProxy {
+pub(crate) fn echo(service: &RegisteredService) -> RunningDatagramProxy {
     RunningDatagramProxy::start(service, |listener, flow, payload| {
         let _ = listener.answer(flow, payload); // the client may have ended
     })
 }
 
 /// Relays each flow with its own outgoing socket, and its own thread for the answers.
-pub(crate) fn relay(service: &Service) -> RunningDatagramProxy {
+pub(crate) fn relay(service: &RegisteredService) -> RunningDatagramProxy {
     let mut outgoing: HashMap<u64, UdpSocket> = HashMap::new();
     RunningDatagramProxy::start(service, move |listener, flow, payload| {
         let socket = outgoing.entry(flow.id()).or_insert_with(|| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sidetrack::Flow;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::{Event, EventKind};
-use sidetrack_engine::{Cgroup, Config, Engine, Service, ServiceSpec};
+use sidetrack_engine::{Cgroup, Config, Engine, RegisteredService, ServiceSpec};
 use sidetrack_policy::redirect::{Redirect, in_order};
 use sidetrack_policy::{Filter, Sublayer};
 
@@ -104,12 +104,12 @@ impl Host {
     }
 
     /// Adds a service of this name that must set records.
-    pub fn service(&mut self, name: &str) -> Service {
+    pub fn service(&mut self, name: &str) -> RegisteredService {
         self.service_with_spec(&ServiceSpec::new(name))
     }
 
     /// Adds a service.
-    pub fn service_with_spec(&mut self, spec: &ServiceSpec) -> Service {
+    pub fn service_with_spec(&mut self, spec: &ServiceSpec) -> RegisteredService {
         let engine = self.engine.as_mut().expect("the engine exists");
         engine
             .add_service(spec, &self.service_cgroup)
@@ -117,12 +117,12 @@ impl Host {
     }
 
     /// Sets a policy that redirects every connection to these services, in order.
-    pub fn redirect_all(&mut self, services: &[&Service]) {
+    pub fn redirect_all(&mut self, services: &[&RegisteredService]) {
         self.set_policy(services.iter().map(|service| redirect_tcp(service)));
     }
 
     /// Sets a policy that redirects every datagram to these services, in order.
-    pub fn redirect_datagrams(&mut self, services: &[&Service]) {
+    pub fn redirect_datagrams(&mut self, services: &[&RegisteredService]) {
         self.set_policy(services.iter().map(|service| redirect_udp(service)));
     }
 
@@ -141,29 +141,29 @@ impl Host {
     }
 
     /// Starts a proxy that answers each connection with its original destination, and closes it.
-    pub fn answer(&self, service: &Service) -> RunningProxy {
+    pub fn answer(&self, service: &RegisteredService) -> RunningProxy {
         answer(service)
     }
 
     /// Starts a proxy that answers each datagram with the same bytes.
-    pub fn echo_datagrams(&self, service: &Service) -> RunningDatagramProxy {
+    pub fn echo_datagrams(&self, service: &RegisteredService) -> RunningDatagramProxy {
         crate::datagram::echo(service)
     }
 
     /// Starts a proxy that relays datagrams to their original destination, with the records.
-    pub fn relay_datagrams(&self, service: &Service) -> RunningDatagramProxy {
+    pub fn relay_datagrams(&self, service: &RegisteredService) -> RunningDatagramProxy {
         crate::datagram::relay(service)
     }
 
     /// Starts a proxy that relays connections to their original destination, with the records.
-    pub fn relay(&self, service: &Service) -> RunningProxy {
+    pub fn relay(&self, service: &RegisteredService) -> RunningProxy {
         relay(service)
     }
 
     /// Starts a proxy that calls this function for each connection, in a new thread.
     pub fn serve(
         &self,
-        service: &Service,
+        service: &RegisteredService,
         handle: impl Fn(TcpStream, Flow) -> io::Result<()> + Send + Sync + 'static,
     ) -> RunningProxy {
         serve(service, handle)
@@ -180,12 +180,17 @@ impl Host {
     }
 
     /// Starts a proxy as a separate process, in the cgroup for proxies. See `src/bin/proxy.rs`.
-    pub fn proxy(&self, service: &Service, kind: &str) -> Process {
+    pub fn proxy(&self, service: &RegisteredService, kind: &str) -> Process {
         Process::proxy(&self.service_cgroup, Some(service), &[kind])
     }
 
     /// The same as [`Host::proxy`], for a kind of proxy that listens at a given address.
-    pub fn proxy_at(&self, service: &Service, kind: &str, address: SocketAddr) -> Process {
+    pub fn proxy_at(
+        &self,
+        service: &RegisteredService,
+        kind: &str,
+        address: SocketAddr,
+    ) -> Process {
         Process::proxy(
             &self.service_cgroup,
             Some(service),
@@ -200,18 +205,18 @@ impl Host {
 
     /// Starts a proxy that answers like [`Host::answer`]. It is asynchronous and stores no flows,
     /// for many connections at once.
-    pub fn answer_storm(&self, service: &Service) {
+    pub fn answer_storm(&self, service: &RegisteredService) {
         storm(service, false);
     }
 
     /// The same as [`Host::answer_storm`], with the answer that this function returns.
-    pub fn answer_storm_with(&self, service: &Service, answer: fn(&Flow) -> String) {
+    pub fn answer_storm_with(&self, service: &RegisteredService, answer: fn(&Flow) -> String) {
         storm_with(service, false, answer);
     }
 
     /// Starts a proxy that relays like [`Host::relay`]. It is asynchronous and stores no flows, for
     /// many connections at once.
-    pub fn relay_storm(&self, service: &Service) {
+    pub fn relay_storm(&self, service: &RegisteredService) {
         storm(service, true);
     }
 

@@ -1,7 +1,7 @@
 //! Short forms for policies of the full filter model.
 
 use ipnet::IpNet;
-use sidetrack_engine::Service;
+use sidetrack_engine::RegisteredService;
 use sidetrack_policy::redirect::Redirect;
 use sidetrack_policy::{
     Action, Condition, Field, Filter, Identity, LayerKind, Lifetime, MatchType, Sublayer, Uuid,
@@ -52,12 +52,12 @@ pub fn port(number: u64) -> Condition {
 }
 
 /// Redirects all TCP connections to a service. Flows show the service's number as the filter's id.
-pub fn redirect_tcp(service: &Service) -> Redirect {
+pub fn redirect_tcp(service: &RegisteredService) -> Redirect {
     Redirect::tcp(service.key).id(service.number.into())
 }
 
 /// The same for all UDP datagrams.
-pub fn redirect_udp(service: &Service) -> Redirect {
+pub fn redirect_udp(service: &RegisteredService) -> Redirect {
     Redirect::udp(service.key).id(service.number.into())
 }
 

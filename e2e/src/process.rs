@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use sidetrack_engine::{Cgroup, Service};
+use sidetrack_engine::{Cgroup, RegisteredService};
 
 use crate::client::cargo_bin;
 
@@ -21,7 +21,7 @@ pub struct Process {
 impl Process {
     /// Starts the proxy of `src/bin/proxy.rs`. With a service, it gets the service's credentials in its
     /// environment. Waits until it listens.
-    pub fn proxy(cgroup: &Cgroup, service: Option<&Service>, arguments: &[&str]) -> Self {
+    pub fn proxy(cgroup: &Cgroup, service: Option<&RegisteredService>, arguments: &[&str]) -> Self {
         let mut command = Command::new(cargo_bin("proxy"));
         command.env("PROXY_CGROUP", cgroup.path()).args(arguments);
         if let Some(service) = service {

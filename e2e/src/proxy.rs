@@ -8,7 +8,7 @@ use std::thread;
 
 use sidetrack::{Flow, Listener};
 use sidetrack_abi::kernel;
-use sidetrack_engine::Service;
+use sidetrack_engine::RegisteredService;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream as TokioStream;
@@ -37,18 +37,18 @@ pub struct Origin {
 }
 
 /// The engine's service as the SDK's type, which a proxy has.
-pub fn sdk_service(service: &Service) -> sidetrack::Service {
+pub fn sdk_service(service: &RegisteredService) -> sidetrack::Service {
     let credentials = service.credentials();
     sidetrack::Service::from_bytes(credentials).expect("the engine's credentials are valid")
 }
 
-pub(crate) fn answer(service: &Service) -> RunningProxy {
+pub(crate) fn answer(service: &RegisteredService) -> RunningProxy {
     serve(service, |mut stream, flow| {
         stream.write_all(flow.original_destination().to_string().as_bytes())
     })
 }
 
-pub(crate) fn relay(service: &Service) -> RunningProxy {
+pub(crate) fn relay(service: &RegisteredService) -> RunningProxy {
     serve(service, |stream, flow| {
         let outgoing = flow.connect().map_err(io::Error::other)?;
         copy_both_ways(stream, outgoing)
@@ -57,7 +57,7 @@ pub(crate) fn relay(service: &Service) -> RunningProxy {
 
 /// Starts a proxy that calls this function for each connection, in a new thread.
 pub(crate) fn serve(
-    service: &Service,
+    service: &RegisteredService,
     handle: impl Fn(TcpStream, Flow) -> io::Result<()> + Send + Sync + 'static,
 ) -> RunningProxy {
     let listener = Listener::bind(&sdk_service(service)).expect("the listener is marked");
@@ -80,14 +80,14 @@ pub(crate) fn serve(
 
 /// Starts an asynchronous proxy, with two threads, for many connections at once. It relays, or
 /// answers with the original destination.
-pub(crate) fn storm(service: &Service, relaying: bool) {
+pub(crate) fn storm(service: &RegisteredService, relaying: bool) {
     storm_with(service, relaying, |flow| {
         flow.original_destination().to_string()
     });
 }
 
 /// The same as [`storm`], with the answer that this function returns.
-pub(crate) fn storm_with(service: &Service, relaying: bool, answer: fn(&Flow) -> String) {
+pub(crate) fn storm_with(service: &RegisteredService, relaying: bool, answer: fn(&Flow) -> String) {
     let service = sdk_service(service);
     let (ready, is_ready) = mpsc::channel();
     thread::spawn(move || {
@@ -125,7 +125,7 @@ async fn storm_one(
 }
 
 /// Makes a listener without the SDK, and marks it as the service's.
-pub fn listen_marked(service: &Service, address: &str, backlog: i32) -> TcpListener {
+pub fn listen_marked(service: &RegisteredService, address: &str, backlog: i32) -> TcpListener {
     let listener = listen_unmarked(address, backlog);
     assert_eq!(mark(&listener, service), 0, "the listener is marked");
     listener
@@ -153,7 +153,7 @@ pub fn listen_shared(address: SocketAddr) -> TcpListener {
 }
 
 /// Sets the option LISTEN. Returns 0, or the error number.
-pub fn mark(socket: impl AsFd, service: &Service) -> i32 {
+pub fn mark(socket: impl AsFd, service: &RegisteredService) -> i32 {
     let value = service.credentials();
     sys::set_option(socket, kernel::SOL_SIDETRACK, kernel::LISTEN, value)
 }

@@ -9,14 +9,14 @@ use e2e::{Host, Origin, Process, listen_marked, listen_shared, listen_unmarked, 
 use sidetrack_abi::kernel::{INFO, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
-use sidetrack_engine::{Absent, Service};
+use sidetrack_engine::{Absent, RegisteredService};
 
-fn policy(host: &mut Host, service: &Service, on_absent: Absent) {
+fn policy(host: &mut Host, service: &RegisteredService, on_absent: Absent) {
     host.set_policy([redirect_tcp(service).on_absent(on_absent)]);
 }
 
 /// A host with one service whose proxy is a separate process that relays.
-fn with_proxy(test: &str, on_absent: Absent) -> (Host, Service, Process) {
+fn with_proxy(test: &str, on_absent: Absent) -> (Host, RegisteredService, Process) {
     let mut host = Host::new(test);
     let service = host.service("inspect");
     let proxy = host.proxy(&service, "relay");
@@ -136,7 +136,7 @@ fn listener_that_shares_a_services_port_gets_no_flows() {
     }
 }
 
-fn with_full_queue(test: &str) -> (Host, Service) {
+fn with_full_queue(test: &str) -> (Host, RegisteredService) {
     let mut host = Host::new(test);
     let service = host.service("inspect");
     host.redirect_all(&[&service]);

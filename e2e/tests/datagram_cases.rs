@@ -9,11 +9,11 @@ use e2e::{EchoOrigin, Host, netns, wait};
 use sidetrack::{Batch, DatagramListener};
 use sidetrack_abi::kernel::{CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{RedirectContext, Service};
+use sidetrack_engine::{RedirectContext, RegisteredService};
 
 const TO: &str = "10.1.2.3:53";
 
-fn listening(test: &str, context: RedirectContext) -> (Host, Service, DatagramListener) {
+fn listening(test: &str, context: RedirectContext) -> (Host, RegisteredService, DatagramListener) {
     netns::enter();
     let mut host = Host::new(test);
     let service = host.service("inspect");

@@ -7,14 +7,14 @@ use std::time::Duration;
 use e2e::policy::both_families;
 use e2e::{Host, netns, wait};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Config, Service};
+use sidetrack_engine::{Config, RegisteredService};
 use sidetrack_policy::{Action, Condition, Field, LayerKind, Value};
 
-fn echoing(test: &str) -> (Host, Service) {
+fn echoing(test: &str) -> (Host, RegisteredService) {
     echoing_with(test, Config::default())
 }
 
-fn echoing_with(test: &str, config: Config) -> (Host, Service) {
+fn echoing_with(test: &str, config: Config) -> (Host, RegisteredService) {
     netns::enter();
     let mut host = Host::with_config(test, config);
     let service = host.service("inspect");

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use e2e::policy::redirect_tcp;
 use e2e::{Host, RunningProxy};
 use serde_json::json;
-use sidetrack_engine::Service;
+use sidetrack_engine::RegisteredService;
 use sidetrack_engine::counter::Counter;
 use sidetrack_policy::Filter;
 use sidetrack_policy::redirect::in_order;
 
 /// A policy in which only the first and the last filter match. A classification that started with the
 /// other policy, and continued with this one, would find no match, or the same service twice.
-fn first_and_last_match(first: &Service, last: &Service) -> Vec<Filter> {
+fn first_and_last_match(first: &RegisteredService, last: &RegisteredService) -> Vec<Filter> {
     let mut redirects = vec![redirect_tcp(first).ports(1..=1); 256];
     redirects[0] = redirect_tcp(first);
     redirects[255] = redirect_tcp(last);
@@ -23,7 +23,7 @@ fn first_and_last_match(first: &Service, last: &Service) -> Vec<Filter> {
 
 /// A proxy that answers if both services have seen the connection, and otherwise relays. It counts the
 /// connections that it sees first.
-fn serve(host: &Host, service: &Service, firsts: &Arc<AtomicU64>) -> RunningProxy {
+fn serve(host: &Host, service: &RegisteredService, firsts: &Arc<AtomicU64>) -> RunningProxy {
     let firsts = Arc::clone(firsts);
     host.serve(service, move |mut stream, flow| {
         use std::io::Write;

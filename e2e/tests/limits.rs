@@ -11,7 +11,9 @@ use e2e::{Client, Host, Origin, RunningProxy, listen_marked, listen_shared, netn
 use sidetrack_abi::kernel;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
-use sidetrack_engine::{Cgroup, Config, Engine, Error, RedirectContext, Service, ServiceSpec};
+use sidetrack_engine::{
+    Cgroup, Config, Engine, Error, RedirectContext, RegisteredService, ServiceSpec,
+};
 use sidetrack_policy::Code;
 use sidetrack_policy::redirect::{Redirect, in_order};
 
@@ -219,7 +221,7 @@ fn service_255_works_and_the_next_is_refused() {
 }
 
 /// Redirects that match none of the test's connections.
-fn unmatched(service: &Service, count: usize) -> Vec<Redirect> {
+fn unmatched(service: &RegisteredService, count: usize) -> Vec<Redirect> {
     vec![redirect_tcp(service).ports(1..=1); count]
 }
 

@@ -10,7 +10,7 @@ use e2e::{Client, Host, copy_both_ways, listen_marked, netns};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
-use sidetrack_engine::{Paths, Service, ServiceSpec};
+use sidetrack_engine::{Paths, RegisteredService, ServiceSpec};
 use sidetrack_policy::field_values::{FieldValues, Program};
 use sidetrack_policy::rank::{RankedFilter, order};
 use sidetrack_policy::redirect::{Protocol, Redirect, in_order};
@@ -93,7 +93,7 @@ fn expected(ranked: &[RankedFilter<'_>], paths: &Paths, to: SocketAddr) -> Strin
 }
 
 /// A proxy that sends its service's name to the client, and then relays.
-fn serve(service: &Service, name: &'static str, addresses: &[&str]) {
+fn serve(service: &RegisteredService, name: &'static str, addresses: &[&str]) {
     for address in addresses {
         let listener = listen_marked(service, address, 64);
         thread::spawn(move || {

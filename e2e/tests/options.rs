@@ -7,7 +7,7 @@ use e2e::sys::{get_option, set_option};
 use e2e::{Client, Host, listen_marked, listen_unmarked, mark};
 use sidetrack_abi::kernel::{self, AutoContext, CONTEXT, INFO, RECORDS, SOL_SIDETRACK};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{RedirectContext, Service};
+use sidetrack_engine::{RedirectContext, RegisteredService};
 use sidetrack_policy::Code;
 use sidetrack_policy::redirect::in_order;
 use zerocopy::FromBytes;
@@ -32,7 +32,7 @@ fn accept(host: &Host, listener: &TcpListener, arguments: &[&str]) -> Accepted {
 }
 
 /// A host on which every connection is redirected to one service, with this context.
-fn with_context(test: &str, context: RedirectContext) -> (Host, Service, TcpListener) {
+fn with_context(test: &str, context: RedirectContext) -> (Host, RegisteredService, TcpListener) {
     let mut host = Host::new(test);
     let service = host.service("inspect");
     let listener = listen_marked(&service, "0.0.0.0:0", 16);

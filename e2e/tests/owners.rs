@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use e2e::{Host, Origin, Process, listen_marked, mark};
 use sidetrack_abi::kernel;
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Cgroup, Service, ServiceSpec};
+use sidetrack_engine::{Cgroup, RegisteredService, ServiceSpec};
 
 /// Number of processes that the kernel knows to belong to a service.
 fn owners(host: &mut Host) -> u64 {
@@ -16,7 +16,7 @@ fn owners(host: &mut Host) -> u64 {
     map.expect("the map is listed").used
 }
 
-fn remove(host: &mut Host, service: &Service) {
+fn remove(host: &mut Host, service: &RegisteredService) {
     let removed = host.engine().remove_service(service.number);
     removed.expect("no policy names the service");
 }
@@ -39,7 +39,7 @@ fn connect_and_read(to: &str) -> io::Result<String> {
 
 /// A service with a proxy. With `own` the service owns that cgroup; otherwise the proxy is in the
 /// cgroup of all proxies.
-fn temporary_service(host: &mut Host, own: Option<&Cgroup>) -> (Service, Process) {
+fn temporary_service(host: &mut Host, own: Option<&Cgroup>) -> (RegisteredService, Process) {
     let spec = ServiceSpec {
         owns_cgroup: own.is_some(),
         ..ServiceSpec::new("temporary")

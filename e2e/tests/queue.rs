@@ -7,10 +7,10 @@ use e2e::policy::{prefix, redirect_tcp};
 use e2e::{Host, Origin, listen_marked, netns, wait};
 use serde_json::json;
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Config, Service};
+use sidetrack_engine::{Config, RegisteredService};
 
 /// A host with a grace period of a millisecond, so that the slots of closed flows are soon reused.
-fn with_short_grace(test: &str) -> (Host, Service) {
+fn with_short_grace(test: &str) -> (Host, RegisteredService) {
     let config = Config {
         grace: Duration::from_millis(1),
         ..Config::default()
@@ -165,7 +165,7 @@ fn connect_abandoned_with_af_unspec_leaves_no_flow() {
 
 /// Makes connections until at most two flows are left: each new flow frees the slots of two closed
 /// ones, and the newest flow remains.
-fn assert_drained(host: &mut Host, service: &Service) {
+fn assert_drained(host: &mut Host, service: &RegisteredService) {
     let _answering = host.answer(service);
     wait::until("the closed flows are gone", || {
         assert_eq!(host.connect("10.9.9.9:80")["reply"], "10.9.9.9:80");

@@ -4,7 +4,7 @@ use e2e::policy::{prefix, redirect_tcp};
 use e2e::{Host, Origin, Process};
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
-use sidetrack_engine::{Cgroup, Config, Engine, RecordsMode, Service, ServiceSpec};
+use sidetrack_engine::{Cgroup, Config, Engine, RecordsMode, RegisteredService, ServiceSpec};
 
 #[test]
 fn connect_of_a_proxy_without_records_is_blocked_and_reported() {
@@ -117,7 +117,7 @@ fn two_legacy_proxies_see_a_connection_once_each() {
     ];
     let last = host.service("last");
     let _last_proxy = host.relay(&last);
-    let mut services: Vec<Service> = proxies
+    let mut services: Vec<RegisteredService> = proxies
         .iter()
         .map(|proxy| host.engine().adopt_service("vendor", proxy.addresses[0]))
         .collect::<Result<_, _>>()
@@ -152,7 +152,7 @@ fn last_filter_of_a_legacy_service_determines_its_position() {
 
 /// A host whose scope is only the cgroup for programs. Sidetrack's programs are attached at the
 /// cgroup for proxies too.
-fn with_narrow_scope(test: &str) -> (Host, Service) {
+fn with_narrow_scope(test: &str) -> (Host, RegisteredService) {
     let mut host = Host::without_engine(test);
     let engine = Engine::open(&host.program_cgroup, Config::default())
         .and_then(|engine| engine.load())

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use e2e::policy::{redirect_tcp, redirect_udp};
 use e2e::run::{Run, sidetrack};
 use e2e::{Host, Origin, netns};
-use sidetrack_engine::{RedirectContext, Service};
+use sidetrack_engine::{RedirectContext, RegisteredService};
 use sidetrack_policy::redirect::Redirect;
 use sidetrack_winsock as _; // so that cargo builds the library
 use tempfile::TempDir;
@@ -87,7 +87,7 @@ fn files(program: &str) -> Vec<PathBuf> {
 }
 
 /// A redirect for one of the ports in `crates/sidetrack-winsock/tests/conformance/harness.h`.
-fn port(service: &Service, port: u16, context: RedirectContext) -> Redirect {
+fn port(service: &RegisteredService, port: u16, context: RedirectContext) -> Redirect {
     redirect_tcp(service).ports(port..=port).context(context)
 }
 

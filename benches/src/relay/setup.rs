@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Cgroup, Config, Engine, Service, ServiceSpec};
+use sidetrack_engine::{Cgroup, Config, Engine, RegisteredService, ServiceSpec};
 use sidetrack_policy::redirect::{Redirect, in_order};
 use tempfile::TempDir;
 
@@ -199,7 +199,7 @@ fn folder() -> Result<TempDir> {
 }
 
 /// The command `sidetrack proxy`; `sidetrack` lies next to this program.
-fn sidetrack_proxy(service: &Service, name: &str) -> Result<Command> {
+fn sidetrack_proxy(service: &RegisteredService, name: &str) -> Result<Command> {
     let program = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(program.with_file_name("sidetrack"));
     command

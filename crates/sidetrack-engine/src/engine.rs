@@ -27,7 +27,7 @@ use crate::counter::Counters;
 use crate::event::Event;
 use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
-use crate::{Cgroup, Error, Service, ServiceSpec, host, legacy, namespace, sys};
+use crate::{Cgroup, Error, RegisteredService, ServiceSpec, host, legacy, namespace, sys};
 
 use attachment::Attachment;
 use context::Contexts;
@@ -217,7 +217,11 @@ impl Engine {
     ///
     /// `home` becomes one of the engine's homes: see [`Engine::attach_home`]. Errors: [`Error::ServiceName`],
     /// [`Error::TooManyServices`], [`Error::AlreadyAttached`], [`Error::Bpf`].
-    pub fn add_service(&mut self, spec: &ServiceSpec, home: &Cgroup) -> Result<Service, Error> {
+    pub fn add_service(
+        &mut self,
+        spec: &ServiceSpec,
+        home: &Cgroup,
+    ) -> Result<RegisteredService, Error> {
         self.attach_home(home)?;
         let service = self.create_service(spec)?;
         if spec.owns_cgroup {
@@ -230,7 +234,7 @@ impl Engine {
     /// Adds a service before the cgroups of its proxies are known: see [`Engine::attach_home`].
     ///
     /// Errors: [`Error::ServiceName`], [`Error::TooManyServices`], [`Error::Bpf`].
-    pub fn create_service(&mut self, spec: &ServiceSpec) -> Result<Service, Error> {
+    pub fn create_service(&mut self, spec: &ServiceSpec) -> Result<RegisteredService, Error> {
         let number = self.free_service_number().ok_or(Error::TooManyServices)?;
         let secret = pins::random()?;
         let value = spec.to_kernel(secret)?;
@@ -289,7 +293,7 @@ impl Engine {
     /// The service of a number, with its credentials; `None` if there is none.
     ///
     /// Errors: [`Error::Bpf`].
-    pub fn service(&self, number: u32) -> Result<Option<Service>, Error> {
+    pub fn service(&self, number: u32) -> Result<Option<RegisteredService>, Error> {
         let value = self.read_service(number)?;
         let spec = self.services.get(&number);
         Ok(value
@@ -301,7 +305,11 @@ impl Engine {
     ///
     /// The processes that hold the socket, and their descendants, become owners.
     /// Errors: as [`Engine::add_service`], and [`Error::NoListener`], [`Error::ListenerElsewhere`].
-    pub fn adopt_service(&mut self, name: &str, address: SocketAddr) -> Result<Service, Error> {
+    pub fn adopt_service(
+        &mut self,
+        name: &str,
+        address: SocketAddr,
+    ) -> Result<RegisteredService, Error> {
         let found = legacy::find(address)?;
         let service = self.add_service(&ServiceSpec::legacy(name), &found.cgroup)?;
         for holder in &found.holders {
@@ -317,7 +325,7 @@ impl Engine {
     }
 
     /// How many TCP listeners a service has now: for IPv4 and for IPv6.
-    pub fn listeners(&self, service: &Service) -> Result<(u32, u32), Error> {
+    pub fn listeners(&self, service: &RegisteredService) -> Result<(u32, u32), Error> {
         self.listeners_of(service.number)
     }
 
@@ -329,7 +337,7 @@ impl Engine {
     }
 
     /// How many UDP listeners a service has now: for IPv4 and for IPv6.
-    pub fn datagram_listeners(&self, service: &Service) -> Result<(u32, u32), Error> {
+    pub fn datagram_listeners(&self, service: &RegisteredService) -> Result<(u32, u32), Error> {
         let value = self.read_service(service.number)?;
         Ok(value.map_or((0, 0), |value| (value.datagrams4, value.datagrams6)))
     }
@@ -421,8 +429,8 @@ impl Engine {
         Some(number)
     }
 
-    fn service_of(&self, number: u32, spec: &ServiceSpec, secret: [u8; 16]) -> Service {
-        Service {
+    fn service_of(&self, number: u32, spec: &ServiceSpec, secret: [u8; 16]) -> RegisteredService {
+        RegisteredService {
             number,
             key: spec.key,
             listen: Listen {

@@ -67,5 +67,5 @@ pub use engine::{
 };
 pub use error::Error;
 pub use path::Paths;
-pub use service::{Service, ServiceSpec};
+pub use service::{RegisteredService, ServiceSpec};
 pub use sidetrack_policy::{Absent, RecordsMode, RedirectContext};

@@ -28,7 +28,7 @@ pub struct ServiceSpec {
 
 /// A service that an engine has added.
 #[derive(Clone)]
-pub struct Service {
+pub struct RegisteredService {
     /// Its number, by which flows and events name it.
     pub number: u32,
     /// Its key, by which filters name it.
@@ -122,7 +122,7 @@ impl ServiceSpec {
     }
 }
 
-impl Service {
+impl RegisteredService {
     /// The credentials for its proxy: the value of the option LISTEN.
     pub fn credentials(&self) -> &[u8] {
         self.listen.as_bytes()

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context as _, Result};
 use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Config, Engine, Service, ServiceSpec};
+use sidetrack_engine::{Config, Engine, RegisteredService, ServiceSpec};
 use sidetrack_policy::redirect::{Redirect, in_order};
 use sidetrack_policy::{Filter, RedirectContext};
 
@@ -79,7 +79,7 @@ impl Bystander {
 
     fn open_with(
         enter: impl Fn(&Hierarchy) -> Result<()>,
-        set_policy: impl Fn(&mut Engine, &Service) -> Result<()>,
+        set_policy: impl Fn(&mut Engine, &RegisteredService) -> Result<()>,
     ) -> Result<Self> {
         let hierarchy = Hierarchy::make()?;
         let (mut engine, service, proxy) = start(&hierarchy)?;
@@ -133,7 +133,7 @@ impl ConnectSetup for Bystander {
 
 /// Attaches an engine with one service, and returns the service's listener. It is not a listener of
 /// the SDK: the `accept` of the SDK also polls and queries, and that of the peers does not.
-pub(crate) fn start(hierarchy: &Hierarchy) -> Result<(Engine, Service, TcpListener)> {
+pub(crate) fn start(hierarchy: &Hierarchy) -> Result<(Engine, RegisteredService, TcpListener)> {
     let mut engine = Engine::open(&hierarchy.scope, Config::default())?
         .load()?
         .attach()?;
@@ -145,7 +145,7 @@ pub(crate) fn start(hierarchy: &Hierarchy) -> Result<(Engine, Service, TcpListen
     Ok((engine, service, listener))
 }
 
-fn filters_for_others(service: &Service) -> Result<Vec<Filter>> {
+fn filters_for_others(service: &RegisteredService) -> Result<Vec<Filter>> {
     let redirects: Result<Vec<_>, _> = UNMATCHED
         .iter()
         .map(|prefix| Ok(Redirect::tcp(service.key).remote(prefix.parse()?)))

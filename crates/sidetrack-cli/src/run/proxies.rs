@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
-use sidetrack_engine::{Cgroup, Engine, Service, ServiceSpec};
+use sidetrack_engine::{Cgroup, Engine, RegisteredService, ServiceSpec};
 use sidetrack_policy::redirect::Protocol;
 
 use super::command::launcher;
@@ -42,7 +42,7 @@ enum ProxyKind {
 /// How the connections of one protocol reach one proxy.
 pub(super) struct Route<'a> {
     /// The service of the proxy.
-    pub(super) service: &'a Service,
+    pub(super) service: &'a RegisteredService,
     /// The protocol.
     pub(super) protocol: Protocol,
     /// The proxy has no listener for the protocol, by its nature. Connections then continue without
@@ -59,7 +59,7 @@ struct Proxy {
     /// The unique name from [`crate::via::named`].
     name: String,
     kind: ProxyKind,
-    service: Service,
+    service: RegisteredService,
     /// Process id. `None` for a legacy proxy, which this process has not started.
     pid: Option<Pid>,
     /// The thread that reads its output, if there is one; then the thread that waits for its end.
@@ -197,7 +197,7 @@ impl Proxy {
     }
 
     /// A legacy proxy whose listener was adopted.
-    fn adopted(name: &str, service: Service) -> Self {
+    fn adopted(name: &str, service: RegisteredService) -> Self {
         Self {
             name: name.to_owned(),
             kind: ProxyKind::Legacy,
@@ -212,7 +212,7 @@ impl Proxy {
     fn start(
         index: usize,
         (name, kind): (&str, ProxyKind),
-        service: Service,
+        service: RegisteredService,
         mut command: Command,
         sender: &EventSender,
     ) -> Result<Self> {
