@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 
 use anyhow::{Context, Result, anyhow};
+use jiff::Timestamp;
 use sidetrack_api::client::{self, Error};
 use sidetrack_api::{Client, Session, v1};
 use sidetrack_policy::Lifetime;
@@ -83,13 +84,31 @@ pub(crate) fn lifetime_from_wire(number: i32) -> Lifetime {
     }
 }
 
-/// Formats nanoseconds since 1970 as date and time (RFC 3339), in UTC.
+/// Formats nanoseconds since 1970 as date and time (RFC 3339) in UTC, with milliseconds.
 pub(crate) fn time_text(unix_ns: u64) -> String {
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(unix_ns);
-    humantime::format_rfc3339_millis(time).to_string()
+    // Every number of 64 bits is a time before the year 2555, which a timestamp can have.
+    let time = Timestamp::from_nanosecond(unix_ns.into()).unwrap_or(Timestamp::MAX);
+    format!("{time:.3}")
 }
 
 /// Looks up the id of the user with this name.
 pub(crate) fn user_id(name: &str) -> Option<u32> {
     uzers::get_user_by_name(name).map(|user| user.uid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_milliseconds_that_are_cut_off() {
+        for (unix_ns, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000_000_000, "2000-02-29T00:00:00.000Z"),
+            (1_795_000_000_999_999_999, "2026-11-18T11:06:40.999Z"),
+            (u64::MAX, "2554-07-21T23:34:33.709Z"),
+        ] {
+            assert_eq!(time_text(unix_ns), text);
+        }
+    }
 }
