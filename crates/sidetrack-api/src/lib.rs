@@ -1,7 +1,8 @@
 //! The daemon's API: its messages, a client, and conversions from and to the types of
 //! `sidetrack_policy`.
 //!
-//! `proto/sidetrack.proto` defines the API, and docs/daemon.md explains it.
+//! `proto/sidetrack.proto` defines the API, and docs/daemon.md explains it. With the feature `config`
+//! there is also the reader of the daemon's configuration.
 //!
 //! ```no_run
 //! use sidetrack_api::{Session, client, v1};
@@ -24,6 +25,8 @@
 
 pub mod client;
 mod condition;
+#[cfg(feature = "config")]
+pub mod config;
 mod error;
 mod object;
 

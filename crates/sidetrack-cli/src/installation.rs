@@ -3,16 +3,10 @@
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use serde::Deserialize;
+use anyhow::Result;
 use sidetrack_api::SOCKET_VARIABLE;
-use sidetrack_api::client::default_socket;
+use sidetrack_api::config::{CONFIG_FILE, Location};
 use sidetrack_engine::pins_at;
-
-/// Path of the daemon's configuration, where `make install` puts it.
-const DEFAULT_CONFIG: &str = "/etc/sidetrack/sidetrackd.toml";
-/// The folder in which the daemon pins its data path by default.
-const DEFAULT_PINS: &str = "/sys/fs/bpf/sidetrack";
 
 /// The paths by which the daemon and its data path are found.
 pub(crate) struct Installation {
@@ -22,29 +16,20 @@ pub(crate) struct Installation {
     pub(crate) socket: PathBuf,
 }
 
-/// The settings of the daemon's configuration that matter here; all others are ignored.
-#[derive(Default, Deserialize)]
-struct Settings {
-    pins: Option<PathBuf>,
-    socket: Option<PathBuf>,
-}
-
 impl Installation {
     /// Reads the paths from a configuration, or from the default one if it exists. The daemon's
     /// defaults apply to the rest. The environment variable for the socket has priority over the
     /// configuration.
     pub(crate) fn find(config: Option<&Path>) -> Result<Self> {
-        let settings = match config {
-            Some(path) => Settings::read(path)?,
-            None if Path::new(DEFAULT_CONFIG).exists() => Settings::read(DEFAULT_CONFIG.as_ref())?,
-            None => Settings::default(),
+        let location = match config {
+            Some(path) => Location::read(path)?,
+            None if Path::new(CONFIG_FILE).exists() => Location::read(CONFIG_FILE.as_ref())?,
+            None => Location::default(),
         };
         let from_environment = std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from);
         Ok(Self {
-            pins: settings.pins.unwrap_or_else(|| DEFAULT_PINS.into()),
-            socket: from_environment
-                .or(settings.socket)
-                .unwrap_or_else(default_socket),
+            pins: location.pins,
+            socket: from_environment.unwrap_or(location.socket),
         })
     }
 
@@ -56,19 +41,6 @@ impl Installation {
     /// Returns true if a data path is pinned, whether or not the daemon is running.
     pub(crate) fn is_pinned(&self) -> bool {
         pins_at(&self.pins)
-    }
-}
-
-impl Settings {
-    fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| {
-            format!(
-                "cannot parse {} as configuration of sidetrackd",
-                path.display()
-            )
-        })
     }
 }
 
@@ -84,7 +56,7 @@ mod tests {
         assert_eq!(installed.pins, Path::new("/bpf/x"));
         std::fs::write(file.path(), "").unwrap();
         let installed = Installation::find(Some(file.path())).unwrap();
-        assert_eq!(installed.pins, Path::new(DEFAULT_PINS));
+        assert_eq!(installed.pins, Path::new(sidetrack_api::config::PINS));
         std::fs::write(file.path(), "pins = 3").unwrap();
         let error = Installation::find(Some(file.path())).err().unwrap();
         assert!(

@@ -5,9 +5,10 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use sidetrack_api::config;
 use tokio::net::UnixStream;
 
-use crate::{Error, config, sys};
+use crate::{Error, sys};
 
 /// The process that connected, with the credentials that it had at that time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,13 +8,11 @@
 //! - [`store`] keeps objects in a file; [`data_path`] is the committer's interface to the kernel
 //!   side.
 //! - [`event`] keeps the recent events, and sends new ones to the clients that follow them.
-//! - [`config`] reads the configuration file; [`systemd`] notifies systemd, and queries whether a
-//!   unit is enabled.
+//! - [`systemd`] notifies systemd, and queries whether a unit is enabled.
 #![deny(unsafe_code)]
 
 pub mod access;
 pub mod committer;
-pub mod config;
 pub mod data_path;
 mod error;
 pub mod event;
@@ -26,5 +24,4 @@ mod sys;
 pub mod systemd;
 pub mod transaction;
 
-pub use config::Config;
 pub use error::Error;

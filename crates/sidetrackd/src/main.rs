@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
+use sidetrack_api::config::Config;
 use sidetrackd::committer::Start;
 use sidetrackd::data_path::{DataPath, Detached, Kernel};
 use sidetrackd::event::EventLog;
 use sidetrackd::server::{self, Api};
-use sidetrackd::{Config, Error, systemd};
+use sidetrackd::{Error, systemd};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;

@@ -6,10 +6,8 @@ use std::path::Path;
 use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
-use sidetrackd::Config;
+use sidetrack_api::config::{CONFIG_FILE, Config};
 
-/// The configuration file that packaging/sidetrackd.service gives to the daemon.
-const CONFIG_FILE: &str = "/etc/sidetrack/sidetrackd.toml";
 /// The unit, where `make install` installs it.
 const UNIT_FILE: &str = "/etc/systemd/system/sidetrackd.service";
 /// The installed configuration file. Its comments describe each setting.

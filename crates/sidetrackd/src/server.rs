@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use sidetrack_api::config::Config;
 use sidetrack_api::v1;
 use sidetrack_api::v1::sidetrack_server::SidetrackServer;
 use sidetrack_policy::{Filter, Provider, Service, Sublayer};
@@ -24,11 +25,11 @@ use tonic::{Request, Response, Status};
 
 use self::admission::Admission;
 use self::connection::Incoming;
+use crate::Error;
 use crate::access::{Access, Peer};
 use crate::committer::Handle;
 use crate::event::EventLog;
 use crate::session::{Session, Sessions};
-use crate::{Config, Error};
 
 /// Maximum number of calls in progress on one connection. A further one waits.
 pub const CALLS_PER_CONNECTION_MAX: u32 = 64;

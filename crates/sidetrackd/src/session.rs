@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use sidetrack_api::config::Config;
 use sidetrack_api::v1::{self, session_event};
 use sidetrack_policy::object::{DESCRIPTION_SIZE_MAX, NAME_SIZE_MAX};
 use sidetrack_policy::set::Author;
@@ -14,12 +15,12 @@ use sidetrack_policy::{Code, Error as Refusal, Objects};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use self::resumable::ResumableSessions;
+use crate::Error;
 use crate::access::Peer;
 use crate::committer::Handle;
 use crate::data_path::Generation;
 use crate::event::EventLog;
 use crate::transaction::{Transaction, WAIT_DEFAULT, WAIT_MAX, WriteLock, WritePermit};
-use crate::{Config, Error};
 
 /// Maximum number of events in a session's queue. Further events are dropped until the client
 /// reads.

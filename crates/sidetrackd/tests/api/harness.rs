@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sidetrack_api::client::{self, Client, Session};
+use sidetrack_api::config::Config;
 use sidetrack_api::v1;
-use sidetrackd::Config;
 use sidetrackd::committer::Start;
 use sidetrackd::event::EventLog;
 use sidetrackd::server::{self, Api};

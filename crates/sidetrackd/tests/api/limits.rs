@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
+use sidetrack_api::config::{Config, Limits};
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
 use sidetrack_policy::set::{FILTERS_MAX, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX};
-use sidetrackd::Config;
-use sidetrackd::config::Limits;
 use sidetrackd::server::{CALL_SIZE_MAX, CALLS_MAX};
 
 use super::client::{ClientCalls, assert_refused};

@@ -3,10 +3,9 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use sidetrack_api::config::{Access, Config};
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Identity, SUBLAYER_UNIVERSAL, Uuid};
-use sidetrackd::Config;
-use sidetrackd::config::Access;
 
 use super::client::{AS_EXPECTED, ClientCalls, assert_refused};
 use super::example::{filter, key, policy, provider, service, sublayer};

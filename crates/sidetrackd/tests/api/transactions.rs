@@ -3,10 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use sidetrack_api::config::{Config, Limits};
 use sidetrack_api::v1::{self, session_event};
 use sidetrack_policy::Code;
-use sidetrackd::Config;
-use sidetrackd::config::Limits;
 
 use super::client::{ClientCalls, assert_refused};
 use super::example::{filter, key};

@@ -1,14 +1,25 @@
-//! The configuration: one TOML file. A setting that the file does not have keeps its default, and
-//! without a file all settings do. docs/daemon.md and packaging/sidetrackd.toml describe each
-//! setting.
+//! The daemon's configuration: one TOML file. A setting that the file does not have keeps its
+//! default, and without a file all settings do. docs/daemon.md and packaging/sidetrackd.toml
+//! describe each setting.
+//!
+//! The daemon reads all settings ([`Config`]). Programs that only look for the daemon of this host
+//! read those that they need ([`Location`]). This module needs the feature `config`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
 use serde::Deserialize;
 
-/// All settings.
+use crate::SOCKET;
+
+/// Path of the configuration file, where `make install` puts it and where the daemon's unit expects
+/// it.
+pub const CONFIG_FILE: &str = "/etc/sidetrack/sidetrackd.toml";
+/// Default path of the folder in which the data path is pinned.
+pub const PINS: &str = "/sys/fs/bpf/sidetrack";
+
+/// All settings. An unknown key is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -63,6 +74,59 @@ pub struct Limits {
     pub transaction_hold_seconds: u64,
 }
 
+/// The settings by which the daemon and its data path are found. All other keys are ignored, so a
+/// file that the daemon refuses because of them can be read.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Location {
+    /// [`Config::socket`].
+    pub socket: PathBuf,
+    /// [`Config::pins`].
+    pub pins: PathBuf,
+}
+
+/// A configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// Path of the file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The file's text is not a configuration.
+    #[error("cannot parse {} as configuration of sidetrackd", .path.display())]
+    Parse {
+        /// Path of the file.
+        path: PathBuf,
+        /// The first fault of the text.
+        source: ParseError,
+    },
+}
+
+/// A text is not a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// A syntax error, an unknown key, or a value of a wrong type. The message has line and column,
+    /// and for an unknown key the keys that exist there.
+    #[error(transparent)]
+    Toml(#[from] toml::de::Error),
+    /// A number is outside its range.
+    #[error("{key} must be from {min} to {max}; it is {value}")]
+    OutOfRange {
+        /// The key, with those of its tables.
+        key: &'static str,
+        /// The lowest value.
+        min: u64,
+        /// The highest value.
+        max: u64,
+        /// The value in the text.
+        value: u64,
+    },
+}
+
 /// The highest value of `limits.sessions`, and its default.
 pub const SESSIONS_MAX: usize = 1024;
 /// The highest value of `limits.connections`.
@@ -70,21 +134,32 @@ pub const CONNECTIONS_MAX: usize = 4096;
 /// The highest value of `limits.transaction_hold_seconds`, and its default: WFP's limit
 /// (docs/wfp.md, 4.1).
 pub const HOLD_MAX: Duration = Duration::from_secs(3600);
+/// The highest value of `refresh_seconds`.
+pub const REFRESH_MAX: Duration = Duration::from_secs(3600);
 /// The highest value of `session_grace_seconds`.
 pub const GRACE_MAX: Duration = Duration::from_secs(3600);
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            socket: sidetrack_api::SOCKET.into(),
+            socket: SOCKET.into(),
             store: "/var/lib/sidetrack/policy.redb".into(),
             cgroup: "/sys/fs/cgroup".into(),
-            pins: "/sys/fs/bpf/sidetrack".into(),
+            pins: PINS.into(),
             log: "info".into(),
             refresh_seconds: 5,
             session_grace_seconds: 10,
             access: Access::default(),
             limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Location {
+    fn default() -> Self {
+        Self {
+            socket: SOCKET.into(),
+            pins: PINS.into(),
         }
     }
 }
@@ -100,35 +175,64 @@ impl Default for Limits {
 }
 
 impl Config {
-    /// Reads a configuration file.
-    ///
-    /// Errors: the file cannot be read, or as for [`Self::parse`].
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("{} is not valid", path.display()))
+    /// Reads a configuration file. Errors: [`Error`].
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        read(path, Self::parse)
     }
 
-    /// Reads a configuration from a text in TOML.
-    ///
-    /// Errors: a syntax error, an unknown key or a value of a wrong type, with line, column and the
-    /// keys that exist there; or a number outside its range, with the key and the range.
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
+    /// Reads a configuration from a text in TOML. Errors: [`ParseError`].
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
         let config: Self = toml::from_str(text)?;
-        let limits = &config.limits;
-        let hold = HOLD_MAX.as_secs();
-        check_range("limits.sessions", limits.sessions, SESSIONS_MAX)?;
-        check_range("limits.connections", limits.connections, CONNECTIONS_MAX)?;
-        let seconds = limits.transaction_hold_seconds;
-        check_range("limits.transaction_hold_seconds", seconds, hold)?;
-        check_range("refresh_seconds", config.refresh_seconds, hold)?;
-        let grace = config.session_grace_seconds;
-        anyhow::ensure!(
-            grace <= GRACE_MAX.as_secs(),
-            "session_grace_seconds must be from 0 to {}; it is {grace}",
-            GRACE_MAX.as_secs()
-        );
+        config.check_ranges()?;
         Ok(config)
+    }
+
+    fn check_ranges(&self) -> Result<(), ParseError> {
+        let limits = &self.limits;
+        let hold_max = HOLD_MAX.as_secs();
+        let grace_max = GRACE_MAX.as_secs();
+        for (key, value, min, max) in [
+            (
+                "limits.sessions",
+                limits.sessions as u64,
+                1,
+                SESSIONS_MAX as u64,
+            ),
+            (
+                "limits.connections",
+                limits.connections as u64,
+                1,
+                CONNECTIONS_MAX as u64,
+            ),
+            (
+                "limits.transaction_hold_seconds",
+                limits.transaction_hold_seconds,
+                1,
+                hold_max,
+            ),
+            (
+                "refresh_seconds",
+                self.refresh_seconds,
+                1,
+                REFRESH_MAX.as_secs(),
+            ),
+            (
+                "session_grace_seconds",
+                self.session_grace_seconds,
+                0,
+                grace_max,
+            ),
+        ] {
+            if !(min..=max).contains(&value) {
+                return Err(ParseError::OutOfRange {
+                    key,
+                    min,
+                    max,
+                    value,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// How long a dynamic session waits for its client after a restart of the daemon.
@@ -142,16 +246,22 @@ impl Config {
     }
 }
 
-fn check_range<T: PartialOrd + From<u8> + std::fmt::Display>(
-    name: &str,
-    value: T,
-    max: T,
-) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        value >= T::from(1) && value <= max,
-        "{name} must be from 1 to {max}; it is {value}"
-    );
-    Ok(())
+impl Location {
+    /// Reads the location from a configuration file. Errors: [`Error`].
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        read(path, |text| Ok(toml::from_str(text)?))
+    }
+}
+
+fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, ParseError>) -> Result<T, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(&text).map_err(|source| Error::Parse {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -182,6 +292,26 @@ mod tests {
         };
         assert_eq!(config, expected);
         assert_eq!(Config::parse(example).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_location_is_that_of_the_whole_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sidetrackd.toml");
+        for text in ["", "pins = \"/x\"", "socket = \"/y\"\nlimits.sessions = 1"] {
+            std::fs::write(&path, text).unwrap();
+            let (location, config) = (Location::read(&path).unwrap(), Config::read(&path).unwrap());
+            assert_eq!(
+                (location.socket, location.pins),
+                (config.socket, config.pins)
+            );
+        }
+        let refused = "refresh_seconds = 0\nunknown = 1\npins = \"/x\"";
+        std::fs::write(&path, refused).unwrap();
+        assert!(matches!(Config::read(&path), Err(Error::Parse { .. })));
+        assert_eq!(Location::read(&path).unwrap().pins, Path::new("/x"));
+        let missing = folder.path().join("missing");
+        assert!(matches!(Location::read(&missing), Err(Error::Read { .. })));
     }
 
     #[test]
