@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use sidetrack_api::config;
 use tokio::net::UnixStream;
 
-use crate::{Error, sys};
+use crate::sys;
 
 /// The process that connected, with the credentials that it had at that time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,36 @@ pub struct Access {
     everyone_reads: bool,
 }
 
+/// The caller may not make a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// It is not known which process calls.
+    #[error("the process that calls cannot be identified")]
+    UnknownCaller,
+    /// The caller may not change policy.
+    #[error(
+        "user {uid} may not change policy; only root and the members of access.write_group may"
+    )]
+    Write {
+        /// The caller's user id.
+        uid: u32,
+    },
+    /// The caller may not read policy, flows and events.
+    #[error(
+        "user {uid} may not read policy; only root and the members of access.write_group and \
+         access.read_group may"
+    )]
+    Read {
+        /// The caller's user id.
+        uid: u32,
+    },
+}
+
+/// The configuration names a group that does not exist. The field is its name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no group {0:?}; create it, or change [access]")]
+pub struct UnknownGroup(pub String);
+
 impl Peer {
     /// Reads the credentials of the process at the other end of a socket. Errors: the kernel's.
     pub fn from_stream(stream: &UnixStream) -> io::Result<Self> {
@@ -48,8 +78,10 @@ impl Peer {
 }
 
 impl Access {
-    /// Looks up the groups of a configuration. Errors: a group does not exist.
-    pub fn new(config: &config::Access) -> anyhow::Result<Self> {
+    /// Looks up the groups of a configuration.
+    ///
+    /// Errors: one of them does not exist.
+    pub fn new(config: &config::Access) -> Result<Self, UnknownGroup> {
         Ok(Self {
             write_group: config.write_group.as_deref().map(group_id).transpose()?,
             read_group: config.read_group.as_deref().map(group_id).transpose()?,
@@ -57,35 +89,28 @@ impl Access {
         })
     }
 
-    /// Succeeds if a peer may change policy. Errors: [`Error::Denied`].
-    pub fn check_write(&self, peer: &Peer) -> Result<(), Error> {
+    /// Succeeds if a peer may change policy. Errors: [`Denied::Write`].
+    pub fn check_write(&self, peer: &Peer) -> Result<(), Denied> {
         if peer.uid == 0 || peer.is_in(self.write_group) {
             return Ok(());
         }
-        Err(Error::Denied(format!(
-            "user {} may not change policy; only root and the members of access.write_group may",
-            peer.uid
-        )))
+        Err(Denied::Write { uid: peer.uid })
     }
 
-    /// Succeeds if a peer may read policy, flows and events. Errors: [`Error::Denied`].
-    pub fn check_read(&self, peer: &Peer) -> Result<(), Error> {
+    /// Succeeds if a peer may read policy, flows and events. Errors: [`Denied::Read`].
+    pub fn check_read(&self, peer: &Peer) -> Result<(), Denied> {
         let may_read = self.everyone_reads || peer.is_in(self.read_group);
         if may_read || self.check_write(peer).is_ok() {
             return Ok(());
         }
-        Err(Error::Denied(format!(
-            "user {} may not read policy; only root and the members of access.write_group and \
-             access.read_group may",
-            peer.uid
-        )))
+        Err(Denied::Read { uid: peer.uid })
     }
 }
 
-fn group_id(name: &str) -> anyhow::Result<u32> {
+fn group_id(name: &str) -> Result<u32, UnknownGroup> {
     uzers::get_group_by_name(name)
         .map(|group| group.gid())
-        .ok_or_else(|| anyhow::anyhow!("there is no group {name:?}; create it, or change [access]"))
+        .ok_or_else(|| UnknownGroup(name.to_owned()))
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl Handle {
 impl Wake {
     fn new() -> Result<Self, Error> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let fd = fd.map_err(|error| Error::DataPath(format!("cannot make an eventfd: {error}")))?;
+        let fd = fd.map_err(|error| Error::Committer(error.into()))?;
         Ok(Self(Arc::new(fd)))
     }
 
@@ -219,7 +219,7 @@ impl Committer {
             Ok(generation) => generation,
             Err(error) => {
                 self.restore_store(before, &after);
-                return Err(error);
+                return Err(error.into());
             }
         };
         self.filter_names.clear();
@@ -240,7 +240,8 @@ impl Committer {
         if let Err(error) = store.write(after, before) {
             let text = format!(
                 "the kernel refused a policy, and the previous policy cannot be written back to the store: \
-                 {error}; the next start of sidetrackd puts the refused policy in force"
+                 {}; the next start of sidetrackd puts the refused policy in force",
+                Error::from(error).with_sources()
             );
             error!("{text}");
             lock(&self.in_force).notes.push(text);
@@ -260,7 +261,10 @@ impl Committer {
     fn forward_events(&mut self) {
         let events = match self.data_path.events() {
             Ok(events) => events,
-            Err(error) => return warn!("cannot read the kernel's events: {error}"),
+            Err(error) => {
+                let error = Error::from(error).with_sources();
+                return warn!("cannot read the kernel's events: {error}");
+            }
         };
         if events.is_empty() {
             return;
@@ -282,7 +286,8 @@ impl Committer {
             && let Err(error) = self.commit(|_| Ok(()))
         {
             warn!(
-                "cannot delete the objects of sessions that have ended: {error}; they are still in force"
+                "cannot delete the objects of sessions that have ended: {}; they are still in force",
+                error.with_sources()
             );
         }
         let objects = self.in_force().objects.after_boot();
@@ -293,7 +298,8 @@ impl Committer {
                 self.log_commit(generation);
             }
             Err(error) => {
-                warn!("cannot check the executables and cgroups that the policy names: {error}")
+                let error = Error::from(error).with_sources();
+                warn!("cannot check the executables and cgroups that the policy names: {error}");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The committer's interface to the kernel side.
 
 mod detached;
+mod error;
 mod kernel;
 
 use std::os::fd::BorrowedFd;
@@ -9,8 +10,8 @@ use sidetrack_api::v1;
 use sidetrack_policy::{Objects, Uuid};
 
 pub use self::detached::Detached;
+pub use self::error::Error;
 pub use self::kernel::Kernel;
-use crate::Error;
 
 /// The kernel side. It stays in the committer's thread, so it need not be `Send`.
 ///
@@ -18,7 +19,7 @@ use crate::Error;
 /// [`Self::apply_boot_time`]. Results are messages of the API; the committer adds the names of
 /// filters to events and flows.
 ///
-/// Errors of all methods: [`Error::DataPath`], or [`Error::Policy`] if the policy is at fault.
+/// Errors of all methods: [`Error::Policy`] if the policy is at fault, and others if the data path is.
 pub trait DataPath {
     /// Returns whether this process has loaded the kernel side, because nothing was pinned before.
     /// Then boot-time filters are in force until the store is loaded.

@@ -1,40 +1,94 @@
 //! Why the daemon refuses a call, or cannot start.
 
+use std::error::Error as _;
+use std::io;
+
 use sidetrack_policy as policy;
-use tonic::Status;
+
+use crate::access::{Denied, UnknownGroup};
+use crate::{data_path, store};
 
 /// An error of the daemon. Each variant names the part that is at fault.
+///
+/// Its text leaves out the errors that caused it, as [`std::error::Error::source`] returns them;
+/// [`Self::with_sources`] has all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A rule about policy forbids the call; the error has WFP's code. Nothing was changed.
     #[error(transparent)]
     Policy(#[from] policy::Error),
     /// The caller has no permission for the call. Nothing was changed.
-    #[error("{0}")]
-    Denied(String),
-    /// A limit of the daemon is reached. Nothing was changed.
-    #[error("{0}")]
-    Exhausted(String),
-    /// The store failed: its file cannot be opened, read or written.
-    #[error("the store failed: {0}")]
-    Store(String),
-    /// The data path failed: the kernel refused an operation or is in an unexpected state, or the
-    /// call needs the kernel side and the daemon runs detached.
-    #[error("the data path failed: {0}")]
-    DataPath(String),
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// As many sessions are open as the configuration allows. Nothing was changed.
+    #[error("{max} sessions are open already; close some")]
+    TooManySessions {
+        /// The limit.
+        max: usize,
+    },
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] store::Error),
+    /// The data path failed, or the call needs the kernel side and the daemon runs detached.
+    #[error("the data path failed")]
+    DataPath(#[source] data_path::Error),
+    /// The committer's thread cannot be started.
+    #[error("cannot start the committer")]
+    Committer(#[source] io::Error),
+    /// The configuration names a group that does not exist.
+    #[error(transparent)]
+    UnknownGroup(#[from] UnknownGroup),
+    /// The API's descriptor is not valid.
+    #[error("cannot serve the API's description")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The API's connections cannot be served.
+    #[error("cannot serve the API")]
+    Transport(#[from] tonic::transport::Error),
     /// The daemon is stopping.
     #[error("sidetrackd is stopping")]
     Stopping,
 }
 
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
-        match &error {
-            Error::Policy(refusal) => sidetrack_api::status(refusal),
-            Error::Denied(_) => Self::permission_denied(error.to_string()),
-            Error::Exhausted(_) => Self::resource_exhausted(error.to_string()),
-            Error::Store(_) | Error::DataPath(_) => Self::internal(error.to_string()),
-            Error::Stopping => Self::unavailable(error.to_string()),
+impl Error {
+    /// Returns the text of the error and of the errors that caused it, separated by colons.
+    pub fn with_sources(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            text += &format!(": {error}");
+            source = error.source();
         }
+        text
+    }
+}
+
+impl From<data_path::Error> for Error {
+    /// A policy that the data path refuses is the caller's fault, and not the data path's.
+    fn from(error: data_path::Error) -> Self {
+        match error {
+            data_path::Error::Policy(refusal) => Self::Policy(refusal),
+            other => Self::DataPath(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_with_sources_names_each_once() {
+        let path = std::path::Path::new("/nowhere/policy.redb");
+        let error = Error::from(store::Store::open(path).unwrap_err());
+        let text = error.with_sources();
+        assert!(
+            text.starts_with("the store failed: cannot open /nowhere/policy.redb: "),
+            "{text}"
+        );
+        assert_eq!(text.matches("No such file").count(), 1, "{text}");
+        let refusal = policy::Error::new(policy::Code::NotFound, "there is no flow 9");
+        let error = Error::from(data_path::Error::from(refusal.clone()));
+        assert!(matches!(&error, Error::Policy(same) if *same == refusal));
+        assert_eq!(error.with_sources(), refusal.to_string());
     }
 }

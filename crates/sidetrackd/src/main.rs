@@ -12,10 +12,10 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use sidetrack_api::config::Config;
 use sidetrackd::committer::Start;
-use sidetrackd::data_path::{DataPath, Detached, Kernel};
+use sidetrackd::data_path::{self, DataPath, Detached, Kernel};
 use sidetrackd::event::EventLog;
 use sidetrackd::server::{self, Api};
-use sidetrackd::{Error, systemd};
+use sidetrackd::systemd;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -103,7 +103,7 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
     };
     let (cgroup, pins) = (config.cgroup.clone(), config.pins.clone());
     let (committer, thread) = start
-        .spawn(move || data_path(detached, &cgroup, &pins))
+        .spawn(move || open_data_path(detached, &cgroup, &pins))
         .await?;
     let in_force = committer.in_force();
     let api = Api::new(&config, committer.clone(), log)?;
@@ -129,7 +129,11 @@ async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
     Ok(thread)
 }
 
-fn data_path(detached: bool, cgroup: &Path, pins: &Path) -> Result<Box<dyn DataPath>, Error> {
+fn open_data_path(
+    detached: bool,
+    cgroup: &Path,
+    pins: &Path,
+) -> Result<Box<dyn DataPath>, data_path::Error> {
     if detached {
         return Ok(Box::new(Detached::default()));
     }

@@ -7,6 +7,7 @@ mod call;
 mod connection;
 mod listing;
 mod queries;
+mod status;
 
 use std::io;
 use std::path::Path;
@@ -26,7 +27,7 @@ use tonic::{Request, Response, Status};
 use self::admission::Admission;
 use self::connection::Incoming;
 use crate::Error;
-use crate::access::{Access, Peer};
+use crate::access::{Access, Denied, Peer};
 use crate::committer::Handle;
 use crate::event::EventLog;
 use crate::session::{Session, Sessions};
@@ -63,8 +64,8 @@ type ApiResult<T> = Result<Response<T>, Status>;
 type ListStream<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Api {
-    /// Creates the API of a running committer. Errors: a group of the configuration does not exist.
-    pub fn new(config: &Config, committer: Handle, log: EventLog) -> anyhow::Result<Self> {
+    /// Creates the API of a running committer. Errors: [`Error::UnknownGroup`].
+    pub fn new(config: &Config, committer: Handle, log: EventLog) -> Result<Self, Error> {
         Ok(Self {
             access: Access::new(&config.access)?,
             sessions: Sessions::new(config, committer.clone(), log.clone()),
@@ -76,13 +77,13 @@ impl Api {
 
     /// Serves connections, at most `connections` at a time, until `stop` completes.
     ///
-    /// Errors: the transport's.
+    /// Errors: [`Error::Reflection`], [`Error::Transport`].
     pub async fn serve(
         self,
         listener: UnixListener,
         connections: usize,
         stop: impl Future<Output = ()>,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), Error> {
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(sidetrack_api::DESCRIPTOR)
             .build_v1()?
@@ -155,7 +156,7 @@ pub fn listen(socket: &Path) -> io::Result<UnixListener> {
 
 fn peer<T>(request: &Request<T>) -> Result<Peer, Error> {
     let peer = request.extensions().get::<Peer>().cloned();
-    peer.ok_or_else(|| Error::Denied("the process that calls cannot be identified".into()))
+    Ok(peer.ok_or(Denied::UnknownCaller)?)
 }
 
 #[tonic::async_trait]

@@ -102,7 +102,7 @@ impl Sessions {
 
     /// Opens a session, or resumes one that waits. The receiver returns the session's events.
     ///
-    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::Exhausted`]; FWP_E_SESSION_ABORTED or
+    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::TooManySessions`]; FWP_E_SESSION_ABORTED or
     /// FWP_E_INVALID_PARAMETER if the session cannot be resumed.
     pub fn open(
         &self,
@@ -201,7 +201,10 @@ impl Sessions {
             .committer
             .run(move |committer| committer.end_sessions(&sessions));
         task.await.flatten().unwrap_or_else(|error| {
-            tracing::error!("cannot delete the objects of sessions that have ended: {error}");
+            tracing::error!(
+                "cannot delete the objects of sessions that have ended: {}",
+                error.with_sources()
+            );
             none
         })
     }
@@ -393,12 +396,10 @@ impl Registry {
         self.stopping
     }
 
-    /// Returns an unused session id for one more session. Errors: [`Error::Exhausted`].
+    /// Returns an unused session id for one more session. Errors: [`Error::TooManySessions`].
     fn unused_id(&self, max: usize) -> Result<u64, Error> {
         if self.open.len() + self.resumable.len() >= max {
-            return Err(Error::Exhausted(format!(
-                "{max} sessions are open already; close some"
-            )));
+            return Err(Error::TooManySessions { max });
         }
         let mut random = || uuid::Uuid::new_v4().as_u64_pair().0;
         let taken = |id: &u64| self.open.contains_key(id) || self.resumable.contains(*id);

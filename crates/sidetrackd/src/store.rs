@@ -4,6 +4,7 @@
 //! objects are stored too, but only until the host restarts: so a restarted daemon knows which
 //! objects are in force in the kernel.
 
+mod error;
 mod record;
 
 use std::collections::BTreeSet;
@@ -15,8 +16,8 @@ use redb::{
 use sidetrack_policy::set::{ObjectEntry, ObjectKind};
 use sidetrack_policy::{Filter, Lifetime, Objects, Provider, Service, Sublayer, Uuid};
 
+pub use self::error::{Error, RecordError};
 use self::record::Stored;
-use crate::Error;
 
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 const BOOT_ID: &str = "boot";
@@ -40,25 +41,29 @@ pub struct Loaded {
 impl Store {
     /// Opens a file, or creates it. If the file was not closed, it is restored to its last commit.
     ///
-    /// Errors: [`Error::Store`].
+    /// Errors: [`Error::Open`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let database = Database::create(path)
-            .map_err(|error| Error::Store(format!("cannot open {}: {error}", path.display())))?;
-        Ok(Self { database })
+        match Database::create(path) {
+            Ok(database) => Ok(Self { database }),
+            Err(source) => Err(Error::Open {
+                path: path.to_owned(),
+                source,
+            }),
+        }
     }
 
     /// Loads all objects, with two exceptions: static and dynamic objects from another boot than
     /// `boot_id`, and persistent objects of a provider whose systemd unit is not enabled.
     ///
-    /// Errors: [`Error::Store`], also if a record cannot be read.
+    /// Errors: [`Error::Database`], [`Error::Unreadable`].
     pub fn load(&self, boot_id: &str, is_enabled: &dyn Fn(&str) -> bool) -> Result<Loaded, Error> {
-        let transaction = self.database.begin_read().map_err(store_error)?;
+        let transaction = self.database.begin_read()?;
         let mut loading = Loading::default();
         match transaction.open_table(META) {
             Err(TableError::TableDoesNotExist(_)) => return Ok(Loaded::default()),
-            Err(error) => return Err(store_error(error)),
+            Err(error) => return Err(error.into()),
             Ok(meta) => {
-                let read = |key| meta.get(key).map_err(store_error);
+                let read = |key| meta.get(key);
                 loading.same_boot =
                     read(BOOT_ID)?.is_some_and(|stored| stored.value() == boot_id.as_bytes());
                 let last = read(LAST_ID)?.and_then(|stored| stored.value().try_into().ok());
@@ -95,14 +100,12 @@ impl Store {
     /// Stores the boot id. If it has changed, deletes the static and dynamic objects of the
     /// previous boot.
     ///
-    /// Errors: [`Error::Store`].
+    /// Errors: [`Error::Database`].
     pub fn begin_boot(&self, boot_id: &str) -> Result<(), Error> {
         self.transact(|transaction| {
             let before = {
-                let mut meta = transaction.open_table(META).map_err(store_error)?;
-                let before = meta
-                    .insert(BOOT_ID, boot_id.as_bytes())
-                    .map_err(store_error)?;
+                let mut meta = transaction.open_table(META)?;
+                let before = meta.insert(BOOT_ID, boot_id.as_bytes())?;
                 before.map(|stored| stored.value().to_vec())
             };
             if before.as_deref() == Some(boot_id.as_bytes()) {
@@ -118,16 +121,16 @@ impl Store {
     /// Changes the file from one set of objects to another, in one transaction. After a crash at
     /// any moment, the file has exactly one of the two sets.
     ///
-    /// Errors: [`Error::Store`]; then the file has the set `before`.
+    /// Errors: [`Error::Database`]; then the file has the set `before`.
     pub fn write(&self, before: &Objects, after: &Objects) -> Result<(), Error> {
         self.transact(|transaction| {
             write_table::<Provider>(transaction, before, after)?;
             write_table::<Sublayer>(transaction, before, after)?;
             write_table::<Service>(transaction, before, after)?;
             write_table::<Filter>(transaction, before, after)?;
-            let mut meta = transaction.open_table(META).map_err(store_error)?;
+            let mut meta = transaction.open_table(META)?;
             let last = after.last_id().to_le_bytes();
-            meta.insert(LAST_ID, last.as_slice()).map_err(store_error)?;
+            meta.insert(LAST_ID, last.as_slice())?;
             Ok(())
         })
     }
@@ -136,9 +139,9 @@ impl Store {
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let transaction = self.database.begin_write().map_err(store_error)?;
+        let transaction = self.database.begin_write()?;
         change(&transaction)?;
-        transaction.commit().map_err(store_error)
+        Ok(transaction.commit()?)
     }
 }
 
@@ -164,13 +167,13 @@ impl Loading {
     ) -> Result<(), Error> {
         let table = match transaction.open_table(T::TABLE) {
             Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-            other => other.map_err(store_error)?,
+            other => other?,
         };
-        for item in table.iter().map_err(store_error)? {
-            let (key, value) = item.map_err(store_error)?;
+        for item in table.iter()? {
+            let (key, value) = item?;
             let key = Uuid::from_u128(key.value());
             let entry: ObjectEntry<T> =
-                record::decode(value.value()).map_err(|error| unreadable(T::KIND, key, &error))?;
+                record::decode(value.value()).map_err(|source| unreadable(T::KIND, key, source))?;
             self.add_entry(key, entry, wanted)?;
         }
         Ok(())
@@ -196,7 +199,7 @@ impl Loading {
         }
         self.objects
             .restore(entry)
-            .map_err(|error| unreadable(T::KIND, key, &error.to_string()))
+            .map_err(|refusal| unreadable(T::KIND, key, refusal.into()))
     }
 }
 
@@ -207,7 +210,7 @@ fn write_table<T: Stored>(
     before: &Objects,
     after: &Objects,
 ) -> Result<(), Error> {
-    let mut table = transaction.open_table(T::TABLE).map_err(store_error)?;
+    let mut table = transaction.open_table(T::TABLE)?;
     let mut old = before
         .entries::<T>()
         .filter(|entry| is_stored(entry))
@@ -230,25 +233,21 @@ fn write_table<T: Stored>(
             (Some(old_entry), Some(new_entry)) if std::sync::Arc::ptr_eq(old_entry, new_entry) => {}
             (_, Some(new_entry)) => {
                 let record = record::encode(new_entry);
-                table
-                    .insert(key(new_entry), record.as_slice())
-                    .map_err(store_error)?;
+                table.insert(key(new_entry), record.as_slice())?;
             }
-            (Some(old_entry), None) => drop(table.remove(key(old_entry)).map_err(store_error)?),
+            (Some(old_entry), None) => drop(table.remove(key(old_entry))?),
             (None, None) => return Ok(()),
         }
     }
 }
 
 fn delete_expired<T: Stored>(transaction: &WriteTransaction) -> Result<(), Error> {
-    let mut table = transaction.open_table(T::TABLE).map_err(store_error)?;
-    table
-        .retain(|_, value| {
-            // A record that cannot be read stays here: `load` reports it as an error.
-            record::decode::<T>(value)
-                .map_or(true, |entry| !ends_with_boot(entry.object.lifetime()))
-        })
-        .map_err(store_error)
+    let mut table = transaction.open_table(T::TABLE)?;
+    table.retain(|_, value| {
+        // A record that cannot be read stays here: `load` reports it as an error.
+        record::decode::<T>(value).map_or(true, |entry| !ends_with_boot(entry.object.lifetime()))
+    })?;
+    Ok(())
 }
 
 fn is_stored<T: Stored>(entry: &ObjectEntry<T>) -> bool {
@@ -260,16 +259,8 @@ fn ends_with_boot(lifetime: Lifetime) -> bool {
     matches!(lifetime, Lifetime::Static | Lifetime::Dynamic)
 }
 
-fn unreadable(kind: ObjectKind, key: Uuid, reason: &str) -> Error {
-    Error::Store(format!(
-        "the {} with the key {key} cannot be read ({reason}); restore the store's file from a backup, or delete \
-         the file and apply the policy again",
-        kind.name()
-    ))
-}
-
-fn store_error(error: impl std::fmt::Display) -> Error {
-    Error::Store(error.to_string())
+fn unreadable(kind: ObjectKind, key: Uuid, source: RecordError) -> Error {
+    Error::Unreadable { kind, key, source }
 }
 
 #[cfg(test)]

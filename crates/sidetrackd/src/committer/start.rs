@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::{Committer, Handle, InForce, TASKS_MAX, Task, Wake, filter_names::FilterNames};
-use crate::data_path::DataPath;
+use crate::data_path::{self, DataPath};
 use crate::event::EventLog;
 use crate::store::{Loaded, Store};
 use crate::{Error, systemd};
@@ -36,7 +36,7 @@ impl Start {
     /// pinned stays as it is.
     pub async fn spawn(
         self,
-        open: impl FnOnce() -> Result<Box<dyn DataPath>, Error> + Send + 'static,
+        open: impl FnOnce() -> Result<Box<dyn DataPath>, data_path::Error> + Send + 'static,
     ) -> Result<(Handle, thread::JoinHandle<()>), Error> {
         let (tasks, mut receiver) = mpsc::channel::<Task>(TASKS_MAX);
         let wake = Wake::new()?;
@@ -44,14 +44,14 @@ impl Start {
         let (started, ready) = oneshot::channel();
         let refresh = self.refresh;
         let thread = thread::Builder::new().name("committer".into());
-        let thread = thread.spawn(move || match open().and_then(|path| self.begin(path)) {
+        let thread = thread.spawn(move || match self.begin(open) {
             Ok(mut committer) => {
                 let _ = started.send(Ok(Arc::clone(&committer.in_force)));
                 committer.run_loop(&mut receiver, &wake_fd, refresh);
             }
             Err(error) => drop(started.send(Err(error))),
         });
-        let thread = thread.map_err(|error| Error::DataPath(error.to_string()))?;
+        let thread = thread.map_err(Error::Committer)?;
         let in_force = ready.await.map_err(|_| Error::Stopping)??;
         let handle = Handle {
             tasks,
@@ -61,7 +61,11 @@ impl Start {
         Ok((handle, thread))
     }
 
-    fn begin(self, mut data_path: Box<dyn DataPath>) -> Result<Committer, Error> {
+    fn begin(
+        self,
+        open: impl FnOnce() -> Result<Box<dyn DataPath>, data_path::Error>,
+    ) -> Result<Committer, Error> {
+        let mut data_path = open()?;
         let store = self.store.as_deref().map(Store::open).transpose()?;
         let loaded = match &store {
             Some(store) => load(store, &self.boot_id, &mut *data_path)?,
@@ -102,5 +106,5 @@ fn load(store: &Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Lo
         data_path.apply_boot_time(&at_boot)?;
     }
     store.begin_boot(boot_id)?;
-    store.load(boot_id, &systemd::is_enabled)
+    Ok(store.load(boot_id, &systemd::is_enabled)?)
 }

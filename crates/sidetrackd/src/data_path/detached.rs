@@ -6,8 +6,7 @@ use std::os::fd::BorrowedFd;
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Objects, Service, Uuid};
 
-use super::{DataPath, Generation, Reconciled};
-use crate::Error;
+use super::{DataPath, Error, Generation, Reconciled};
 
 /// The data path of `sidetrackd --detached`, for trying out policies and clients where connections
 /// must not be redirected, or cannot be.
@@ -41,7 +40,7 @@ impl DataPath for Detached {
     }
 
     fn register(&mut self, _service: Uuid, _pid: u32) -> Result<Vec<u8>, Error> {
-        Err(detached("no socket can listen for a service"))
+        Err(Error::DetachedFromSockets)
     }
 
     fn fill_state(&mut self, _state: &mut v1::State) -> Result<(), Error> {
@@ -74,17 +73,10 @@ impl DataPath for Detached {
             return Err(sidetrack_policy::Error::new(Code::NotFound, text).into());
         }
         let services = objects.all::<Service>().len();
-        Err(detached(&format!(
-            "it has {services} services, but classifies no connection"
-        )))
+        Err(Error::DetachedFromConnections { services })
     }
 
     fn refresh(&mut self, _objects: &Objects) -> Result<Option<Generation>, Error> {
         Ok(None)
     }
-}
-
-/// Returns the error of a call that needs the kernel side.
-fn detached(effect: &str) -> Error {
-    Error::DataPath(format!("sidetrackd runs detached: {effect}"))
 }

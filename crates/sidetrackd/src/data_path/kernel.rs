@@ -14,8 +14,7 @@ use sidetrack_policy::field::FieldType;
 use sidetrack_policy::field_values::{CgroupId, FileId, Host};
 use sidetrack_policy::{Code, Filter, Objects, Service, Sublayer, Uuid, Value};
 
-use super::{DataPath, Generation, Reconciled};
-use crate::Error;
+use super::{DataPath, Error, Generation, Reconciled};
 
 /// The engine, with what this daemon must remember of the policy in force.
 pub struct Kernel {
@@ -47,17 +46,16 @@ impl Kernel {
     /// Opens the kernel side for the programs of a cgroup. Resumes what is pinned at `pins`; if
     /// nothing is, loads it.
     ///
-    /// Errors: [`Error::DataPath`].
+    /// Errors: [`Error::Engine`].
     pub fn open(cgroup: &Path, pins: &Path) -> Result<Self, Error> {
-        let scope = Cgroup::at(cgroup).map_err(from_engine)?;
+        let scope = Cgroup::at(cgroup)?;
         let config = sidetrack_engine::Config {
             pins: Some(pins.to_owned()),
             ..sidetrack_engine::Config::default()
         };
         let engine = Engine::open(&scope, config)
             .and_then(|engine| engine.load())
-            .and_then(|engine| engine.attach())
-            .map_err(from_engine)?;
+            .and_then(|engine| engine.attach())?;
         // It is not known for which services proxies of these cgroups registered before, so all services
         // count as registered in each cgroup.
         let keys: BTreeSet<Uuid> = engine.services().map(|(_, spec)| spec.key).collect();
@@ -79,9 +77,9 @@ impl Kernel {
             Ok(committed) => committed,
             Err(error) => {
                 for number in created {
-                    self.engine.remove_service(number).map_err(from_engine)?;
+                    self.engine.remove_service(number)?;
                 }
-                return Err(from_engine(error));
+                return Err(error.into());
             }
         };
         self.remove_services(objects)?;
@@ -100,12 +98,7 @@ impl Kernel {
                 }
                 // After a change of its name or its records setting, its listeners must register
                 // again.
-                _ => created.push(
-                    self.engine
-                        .create_service(&spec)
-                        .map_err(from_engine)?
-                        .number,
-                ),
+                _ => created.push(self.engine.create_service(&spec)?.number),
             }
         }
         Ok(created)
@@ -129,7 +122,7 @@ impl Kernel {
             .map(|(number, known)| (number, known.key))
             .collect();
         for (number, key) in gone {
-            self.engine.remove_service(number).map_err(from_engine)?;
+            self.engine.remove_service(number)?;
             self.service_cgroups.values_mut().for_each(|keys| {
                 keys.remove(&key);
             });
@@ -154,7 +147,7 @@ impl Kernel {
             .filter(is_unused)
             .map(Path::to_owned)
             .collect();
-        if unused.is_empty() || self.engine.counters().map_err(from_engine)?.flows > 0 {
+        if unused.is_empty() || self.engine.counters()?.flows > 0 {
             return Ok(());
         }
         unused
@@ -192,11 +185,7 @@ impl DataPath for Kernel {
         self.create_services(objects)?;
         let generation = self.engine.generation();
         let filters = || objects.all::<Filter>();
-        let agrees = generation > 0
-            && self
-                .engine
-                .agrees(filters(), objects.all::<Sublayer>())
-                .map_err(from_engine)?;
+        let agrees = generation > 0 && self.engine.agrees(filters(), objects.all::<Sublayer>())?;
         if agrees {
             self.remove_services(objects)?;
             self.resolved = resolve_paths(objects)?;
@@ -224,21 +213,19 @@ impl DataPath for Kernel {
             let text = format!("service {service} is not in force");
             sidetrack_policy::Error::new(Code::CalloutNotFound, text)
         })?;
-        let cgroup = Cgroup::of_process(Some(pid.cast_signed())).map_err(from_engine)?;
-        self.engine.attach_home(&cgroup).map_err(from_engine)?;
+        let cgroup = Cgroup::of_process(Some(pid.cast_signed()))?;
+        self.engine.attach_home(&cgroup)?;
         let keys = self
             .service_cgroups
             .entry(cgroup.path().to_owned())
             .or_default();
         keys.insert(service);
-        let service = self.engine.service(number).map_err(from_engine)?;
-        let service =
-            service.ok_or_else(|| Error::DataPath("the service no longer exists".into()))?;
-        Ok(service.credentials().to_vec())
+        let service = self.engine.service(number)?;
+        Ok(service.ok_or(Error::ServiceGone)?.credentials().to_vec())
     }
 
     fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error> {
-        report::state(&self.engine, state).map_err(from_engine)
+        Ok(report::state(&self.engine, state)?)
     }
 
     fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
@@ -249,7 +236,7 @@ impl DataPath for Kernel {
             .collect();
         let mut keys = Vec::new();
         for (number, key) in services {
-            let (v4, v6) = self.engine.listeners_of(number).map_err(from_engine)?;
+            let (v4, v6) = self.engine.listeners_of(number)?;
             if v4 + v6 > 0 {
                 keys.push(key);
             }
@@ -258,7 +245,7 @@ impl DataPath for Kernel {
     }
 
     fn flows(&mut self) -> Result<Vec<v1::Flow>, Error> {
-        let flows = self.engine.flows().map_err(from_engine)?;
+        let flows = self.engine.flows()?;
         Ok(flows
             .iter()
             .map(|flow| report::flow(&self.engine, flow))
@@ -270,7 +257,7 @@ impl DataPath for Kernel {
     }
 
     fn events(&mut self) -> Result<Vec<v1::Event>, Error> {
-        let events = self.engine.events(Duration::ZERO).map_err(from_engine)?;
+        let events = self.engine.events(Duration::ZERO)?;
         Ok(events
             .iter()
             .map(|event| report::event(&self.engine, event))
@@ -296,7 +283,7 @@ impl DataPath for Kernel {
 
 /// Looks up what the paths of a policy lead to now.
 fn resolve_paths(objects: &Objects) -> Result<BTreeMap<NamedPath, ResolvedPath>, Error> {
-    let paths = Paths::new().map_err(from_engine)?;
+    let paths = Paths::new()?;
     let named: BTreeSet<NamedPath> = objects
         .all::<Filter>()
         .flat_map(|filter| &filter.conditions)
@@ -319,26 +306,4 @@ fn resolve_paths(objects: &Objects) -> Result<BTreeMap<NamedPath, ResolvedPath>,
             (path, found)
         })
         .collect())
-}
-
-/// Converts an error of the engine.
-fn from_engine(error: sidetrack_engine::Error) -> Error {
-    match error {
-        sidetrack_engine::Error::Policy(refusal) => Error::Policy(refusal),
-        full @ sidetrack_engine::Error::TooManyContexts => {
-            sidetrack_policy::Error::new(Code::OutOfBounds, full.to_string()).into()
-        }
-        other => Error::DataPath(with_causes(&other)),
-    }
-}
-
-/// Returns the text of an error and of its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -77,9 +77,10 @@ impl Api {
     }
 
     pub(super) async fn listening(&self) -> Result<Vec<Uuid>, Error> {
-        self.committer
-            .run(|committer| committer.data_path().listening())
-            .await?
+        let task = self
+            .committer
+            .run(|committer| committer.data_path().listening());
+        Ok(task.await??)
     }
 
     pub(super) async fn explanation(

@@ -6,11 +6,13 @@ use sidetrack_api::v1;
 use sidetrack_policy::set::{Author, Object, ObjectEntry};
 use sidetrack_policy::{Filter, Lifetime, Provider, Service, Sublayer};
 
+use super::error::RecordError;
+
 /// A kind of object that is stored.
 pub(super) trait Stored: Object {
     const TABLE: TableDefinition<'static, u128, &'static [u8]>;
     fn to_bytes(&self) -> Vec<u8>;
-    fn from_bytes(bytes: &[u8]) -> Result<Self, String>;
+    fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError>;
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -39,8 +41,8 @@ pub(super) fn encode<T: Stored>(entry: &ObjectEntry<T>) -> Vec<u8> {
     record.encode_to_vec()
 }
 
-pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<ObjectEntry<T>, String> {
-    let record = Record::decode(bytes).map_err(|error| error.to_string())?;
+pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<ObjectEntry<T>, RecordError> {
+    let record = Record::decode(bytes)?;
     let mut object = T::from_bytes(&record.object)?;
     object.set_id(record.id);
     let session = (record.session != 0).then_some(record.session);
@@ -68,9 +70,8 @@ macro_rules! stored {
                 v1::$type::from(self).encode_to_vec()
             }
 
-            fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-                let message = v1::$type::decode(bytes).map_err(|error| error.to_string())?;
-                Self::try_from(message).map_err(|error| error.to_string())
+            fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+                Ok(Self::try_from(v1::$type::decode(bytes)?)?)
             }
         })+
     };

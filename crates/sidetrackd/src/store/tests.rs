@@ -183,8 +183,8 @@ fn persistent_objects_of_a_disabled_unit_are_stored_but_not_loaded() {
 fn an_unreadable_record_is_an_error() {
     let (_folder, store) = store();
     let write_broken_record = |transaction: &WriteTransaction| {
-        let mut table = transaction.open_table(Filter::TABLE).map_err(store_error)?;
-        table.insert(7, [0xff; 3].as_slice()).map_err(store_error)?;
+        let mut table = transaction.open_table(Filter::TABLE)?;
+        table.insert(7, [0xff; 3].as_slice())?;
         Ok(())
     };
     store.transact(write_broken_record).unwrap();

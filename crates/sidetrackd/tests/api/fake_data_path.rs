@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Filter, Lifetime, Objects, Uuid};
-use sidetrackd::Error;
-use sidetrackd::data_path::{DataPath, Generation, Reconciled};
+use sidetrackd::data_path::{DataPath, Error, Generation, Reconciled};
 
 /// The data path. What it has recorded outlives the daemon, as pins do.
 #[derive(Clone, Default)]

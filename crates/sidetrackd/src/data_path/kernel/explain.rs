@@ -16,25 +16,24 @@ use sidetrack_policy::{
     Action, Code, Error as Refusal, Family, Filter, Layer, LayerKind, Objects, Service, Sublayer,
 };
 
-use super::from_engine;
-use crate::Error;
+use crate::data_path::Error;
 
 /// IPPROTO_TCP.
 const TCP: u8 = 6;
 
-/// Answers a request. Errors: FWP_E_NOT_FOUND and other errors of the request, [`Error::DataPath`].
+/// Answers a request. Errors: FWP_E_NOT_FOUND and other errors of the request, [`Error::Engine`].
 pub(super) fn explanation(
     engine: &Engine,
     objects: &Objects,
     request: &v1::ExplainRequest,
 ) -> Result<v1::ExplainResponse, Error> {
-    let paths = Paths::new().map_err(from_engine)?;
+    let paths = Paths::new()?;
     let (mut field_values, actual_chain) = match &request.subject {
         Some(v1::explain_request::Subject::Connection(connection)) => {
             (values_of_connection(connection, &paths)?, Vec::new())
         }
         Some(v1::explain_request::Subject::FlowId(id)) => {
-            let entry = engine.flow(*id).map_err(from_engine)?.ok_or_else(|| {
+            let entry = engine.flow(*id)?.ok_or_else(|| {
                 Refusal::new(
                     Code::NotFound,
                     format!("there is no flow {id}; it may have ended, list the flows with `sidetrack flows ls --closed`"),
@@ -85,7 +84,7 @@ fn absent_services(
 ) -> Result<Vec<u16>, Error> {
     let mut absent = Vec::new();
     for (number, _) in services {
-        let (v4, v6) = engine.listeners_of((*number).into()).map_err(from_engine)?;
+        let (v4, v6) = engine.listeners_of((*number).into())?;
         let listeners = if family == Family::V4 { v4 } else { v6 };
         if listeners == 0 {
             absent.push(*number);

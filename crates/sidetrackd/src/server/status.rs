@@ -1,0 +1,22 @@
+//! The daemon's errors as statuses of gRPC.
+
+use tonic::Status;
+
+use crate::Error;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Policy(refusal) => sidetrack_api::status(refusal),
+            Error::Denied(denied) => Self::permission_denied(denied.to_string()),
+            Error::TooManySessions { .. } => Self::resource_exhausted(error.to_string()),
+            Error::Stopping => Self::unavailable(error.to_string()),
+            Error::Store(_)
+            | Error::DataPath(_)
+            | Error::Committer(_)
+            | Error::UnknownGroup(_)
+            | Error::Reflection(_)
+            | Error::Transport(_) => Self::internal(error.with_sources()),
+        }
+    }
+}
