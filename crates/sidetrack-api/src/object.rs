@@ -201,8 +201,8 @@ impl TryFrom<v1::Filter> for Filter {
     type Error = Error;
 
     /// Errors: FWP_E_INVALID_PARAMETER, …INVALID_FLAGS, …LAYER_NOT_FOUND, …INVALID_ENUMERATOR,
-    /// …NULL_POINTER, …INVALID_ACTION_TYPE, …INVALID_WEIGHT, …ZERO_LENGTH_ARRAY, and those of
-    /// conditions.
+    /// …NULL_POINTER, …INVALID_ACTION_TYPE, …ZERO_LENGTH_ARRAY, and those of conditions. Everything
+    /// else is checked by [`Filter::check`].
     fn try_from(wire: v1::Filter) -> Result<Self, Error> {
         let all = PERSISTENT | BOOT_TIME | CLEAR_ACTION_RIGHT | DISABLED;
         let conditions = wire.conditions.into_iter().map(TryInto::try_into);
@@ -212,7 +212,7 @@ impl TryFrom<v1::Filter> for Filter {
             provider: key(&wire.provider)?,
             layer: layer(wire.layer)?,
             sublayer: key(&wire.sublayer)?.unwrap_or(SUBLAYER_UNIVERSAL),
-            weight: weight(wire.weight)?,
+            weight: weight(wire.weight),
             conditions: conditions.collect::<Result<_, _>>()?,
             action: action(wire.action, &wire.service)?,
             clear_action_right: wire.flags & CLEAR_ACTION_RIGHT != 0,
@@ -350,14 +350,14 @@ fn wire_lifetime(lifetime: Lifetime) -> v1::Lifetime {
     }
 }
 
-fn weight(wire: Option<v1::filter::Weight>) -> Result<Weight, Error> {
+/// Converts a weight. A class above 15 is refused when the filter is checked, and so is the greatest
+/// one, which stands for those that a byte cannot hold.
+fn weight(wire: Option<v1::filter::Weight>) -> Weight {
     match wire {
-        None => Ok(Weight::Auto),
-        Some(v1::filter::Weight::Literal(weight)) => Ok(Weight::Literal(weight)),
+        None => Weight::Auto,
+        Some(v1::filter::Weight::Literal(weight)) => Weight::Literal(weight),
         Some(v1::filter::Weight::Class(class)) => {
-            let weight = Weight::Class(u8::try_from(class).unwrap_or(u8::MAX));
-            weight.check()?;
-            Ok(weight)
+            Weight::Class(u8::try_from(class).unwrap_or(u8::MAX))
         }
     }
 }
