@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io;
-use sidetrack_api::v1;
 use sidetrack_policy::{self as policy, Objects};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
@@ -20,8 +19,8 @@ use tracing::{error, warn};
 use self::filter_names::FilterNames;
 pub use self::start::Start;
 use crate::Error;
-use crate::data_path::{DataPath, Generation};
-use crate::event::EventLog;
+use crate::data_path::{DataPath, Flow, Generation};
+use crate::event::{EventKind, EventLog, FilterName};
 use crate::store::Store;
 
 /// Maximum number of tasks in the queue. The sender of a further one waits until there is room.
@@ -196,16 +195,18 @@ impl Committer {
         lock(&self.in_force).clone()
     }
 
-    /// Returns all flows, with the names of their filters. Errors: [`Error::DataPath`].
-    pub fn flows(&mut self) -> Result<Vec<v1::Flow>, Error> {
-        let mut flows = self.data_path.flows()?;
+    /// Returns all flows, each with the name of its filter if that is in force.
+    ///
+    /// Errors: [`Error::DataPath`].
+    pub fn flows(&mut self) -> Result<Vec<(Flow, Option<String>)>, Error> {
+        let flows = self.data_path.flows()?.into_iter();
         let objects = self.in_force().objects;
-        for flow in &mut flows {
-            if let Some(filter) = self.filter_names.find(&objects, flow.filter_id) {
-                flow.filter.clone_from(&filter.identity.name);
-            }
-        }
-        Ok(flows)
+        let named = flows.map(|flow| {
+            let filter = self.filter_names.find(&objects, flow.filter_id);
+            let name = filter.map(|filter| filter.identity.name.clone());
+            (flow, name)
+        });
+        Ok(named.collect())
     }
 
     fn put_in_force(&mut self, before: &Objects, after: Objects) -> Result<Generation, Error> {
@@ -249,15 +250,12 @@ impl Committer {
     }
 
     fn log_commit(&self, generation: Generation) {
-        self.log.push(v1::Event {
-            kind: v1::EventKind::PolicyCommitted.into(),
-            message: format!("policy generation {generation} is in force"),
-            generation,
-            ..v1::Event::default()
-        });
+        let message = format!("policy generation {generation} is in force");
+        self.log
+            .push(EventKind::PolicyCommitted(generation), message);
     }
 
-    /// Moves the kernel's events to the event log, with the names and keys of their filters.
+    /// Moves the kernel's events to the event log, with their filters.
     fn forward_events(&mut self) {
         let events = match self.data_path.events() {
             Ok(events) => events,
@@ -270,12 +268,13 @@ impl Committer {
             return;
         }
         let objects = self.in_force().objects;
-        for mut event in events {
-            if let Some(filter) = self.filter_names.find(&objects, event.filter_id) {
-                event.filter.clone_from(&filter.identity.name);
-                event.filter_key = sidetrack_api::key_bytes(filter.identity.key);
-            }
-            self.log.push(event);
+        for event in events {
+            let filter = self.filter_names.find(&objects, event.event.filter_id);
+            let name = filter.map(|filter| FilterName {
+                key: filter.identity.key,
+                name: filter.identity.name.clone(),
+            });
+            self.log.push_connection(event, name);
         }
     }
 

@@ -3,23 +3,27 @@
 mod detached;
 mod error;
 mod kernel;
+mod report;
+mod subject;
 
 use std::os::fd::BorrowedFd;
 
-use sidetrack_api::v1;
 use sidetrack_policy::{Objects, Uuid};
 
 pub use self::detached::Detached;
 pub use self::error::Error;
 pub use self::kernel::Kernel;
+pub use self::report::{ConnectionEvent, Flow, ServiceStatus, Usage};
+pub use self::subject::{Connection, ResolvedConnection, Subject};
 
 /// The kernel side. It stays in the committer's thread, so it need not be `Send`.
 ///
 /// The [`Objects`] that its methods take have no boot-time filters, except for
-/// [`Self::apply_boot_time`]. Results are messages of the API; the committer adds the names of
-/// filters to events and flows.
+/// [`Self::apply_boot_time`]. Flows and events have the ids of filters, for which the caller finds
+/// the names.
 ///
-/// Errors of all methods: [`Error::Policy`] if the policy is at fault, and others if the data path is.
+/// Errors of all methods: [`Error::Policy`] if the policy is at fault, and others if the data path
+/// is.
 pub trait DataPath {
     /// Returns whether this process has loaded the kernel side, because nothing was pinned before.
     /// Then boot-time filters are in force until the store is loaded.
@@ -42,28 +46,25 @@ pub trait DataPath {
     /// Errors: also FWP_E_CALLOUT_NOT_FOUND, if the service is not in force.
     fn register(&mut self, service: Uuid, pid: u32) -> Result<Vec<u8>, Error>;
 
-    /// Sets the fields `counters`, `tables`, `cgroups` and `policy_bytes` of a state message.
-    fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error>;
+    /// Returns how full the kernel side is, and where it is attached.
+    fn usage(&mut self) -> Result<Usage, Error>;
 
-    /// Returns the keys of the services in force that have a TCP listener.
-    fn listening(&mut self) -> Result<Vec<Uuid>, Error>;
+    /// Returns the services in force.
+    fn services(&mut self) -> Result<Vec<ServiceStatus>, Error>;
 
     /// Returns all flows, open and closed ones, in any order.
-    fn flows(&mut self) -> Result<Vec<v1::Flow>, Error>;
+    fn flows(&mut self) -> Result<Vec<Flow>, Error>;
 
     /// Returns the file descriptor that is readable while there are events, if there is one.
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Returns all events since the last call. If some were lost, an event MISSED may be among them
-    /// with their number.
-    fn events(&mut self) -> Result<Vec<v1::Event>, Error>;
+    /// Returns all events since the last call.
+    fn events(&mut self) -> Result<Vec<ConnectionEvent>, Error>;
 
-    /// Explains where a connection would go under the given objects, which are those in force.
-    fn explain(
-        &mut self,
-        objects: &Objects,
-        request: &v1::ExplainRequest,
-    ) -> Result<v1::ExplainResponse, Error>;
+    /// Returns the values by which the kernel classifies a connection, for an explanation.
+    ///
+    /// Errors: also FWP_E_NOT_FOUND, if its flow, executable or cgroup does not exist.
+    fn resolve(&mut self, subject: &Subject) -> Result<ResolvedConnection, Error>;
 
     /// Checks whether the paths in the policy still lead to the same executables and cgroups. If
     /// not, puts the policy in force again, and returns its new generation.

@@ -3,14 +3,71 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use sidetrack_api::v1;
+use sidetrack_policy::Uuid;
 use tokio::sync::broadcast;
+
+use crate::data_path::{ConnectionEvent, Generation};
 
 /// Number of events that are kept for later readers, and by which a following reader may lag
 /// behind.
 pub const EVENTS_MAX: usize = 1024;
+
+/// An event of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its number since the daemon started; each event adds 1.
+    pub sequence: u64,
+    /// The time at which it happened.
+    pub time: SystemTime,
+    /// What it is about.
+    pub kind: EventKind,
+    /// What happened, in one sentence.
+    pub message: String,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A connection was refused, inspected, or passed over a service.
+    Connection {
+        /// What the data path reports.
+        event: Box<ConnectionEvent>,
+        /// The filter that matched, if it is in force.
+        filter: Option<FilterName>,
+    },
+    /// A session was opened or resumed.
+    SessionOpened(SessionClient),
+    /// A session ended.
+    SessionEnded(SessionClient),
+    /// A transaction of a session was held too long and was aborted.
+    TransactionAborted(SessionClient),
+    /// A policy was put in force.
+    PolicyCommitted(Generation),
+    /// The kernel's policy differed from the stored one and was corrected.
+    Mended,
+}
+
+/// A filter of the policy in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterName {
+    /// Its key.
+    pub key: Uuid,
+    /// Its name.
+    pub name: String,
+}
+
+/// A session, with its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionClient {
+    /// Id of the session.
+    pub session: u64,
+    /// Process id of the client; 0 if it is not known.
+    pub pid: u32,
+    /// User id of the client.
+    pub uid: u32,
+}
 
 /// The log of events. Clones are the same log.
 #[derive(Clone)]
@@ -19,21 +76,33 @@ pub struct EventLog {
 }
 
 struct Shared {
-    kept: VecDeque<Arc<v1::Event>>,
+    kept: VecDeque<Arc<Event>>,
     sequence: u64,
-    sender: broadcast::Sender<Arc<v1::Event>>,
+    sender: broadcast::Sender<Arc<Event>>,
 }
 
 impl EventLog {
-    /// Adds an event. Sets its sequence number and, if it has no time, the current time.
-    pub fn push(&self, mut event: v1::Event) {
+    /// Adds an event that happens now.
+    pub fn push(&self, kind: EventKind, message: impl Into<String>) {
+        self.push_at(SystemTime::now(), kind, message.into());
+    }
+
+    /// Adds an event about a connection, with the filter that matched, if it is in force.
+    pub fn push_connection(&self, event: ConnectionEvent, filter: Option<FilterName>) {
+        let (time, message) = (event.time, event.to_string());
+        let event = Box::new(event);
+        self.push_at(time, EventKind::Connection { event, filter }, message);
+    }
+
+    fn push_at(&self, time: SystemTime, kind: EventKind, message: String) {
         let mut shared = self.lock();
         shared.sequence += 1;
-        event.sequence = shared.sequence;
-        if event.time_unix_ns == 0 {
-            event.time_unix_ns = unix_ns(SystemTime::now());
-        }
-        let event = Arc::new(event);
+        let event = Arc::new(Event {
+            sequence: shared.sequence,
+            time,
+            kind,
+            message,
+        });
         if shared.kept.len() == EVENTS_MAX {
             shared.kept.pop_front();
         }
@@ -42,17 +111,8 @@ impl EventLog {
         let _ = shared.sender.send(event);
     }
 
-    /// Adds an event that has only a kind and a message.
-    pub fn push_message(&self, kind: v1::EventKind, message: impl Into<String>) {
-        self.push(v1::Event {
-            kind: kind.into(),
-            message: message.into(),
-            ..v1::Event::default()
-        });
-    }
-
     /// Returns the kept events, and a receiver of all events that follow them.
-    pub fn subscribe(&self) -> (Vec<Arc<v1::Event>>, broadcast::Receiver<Arc<v1::Event>>) {
+    pub fn subscribe(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let shared = self.lock();
         let kept = shared.kept.iter().cloned().collect();
         (kept, shared.sender.subscribe())
@@ -75,12 +135,6 @@ impl Default for EventLog {
     }
 }
 
-/// Converts a time to nanoseconds since 1970-01-01 00:00 UTC. Earlier times become 0.
-pub(crate) fn unix_ns(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_nanos().try_into().unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,12 +143,12 @@ mod tests {
     fn the_last_events_are_kept_and_numbered() {
         let log = EventLog::default();
         for _ in 0..EVENTS_MAX + 2 {
-            log.push_message(v1::EventKind::PolicyCommitted, "");
+            log.push(EventKind::PolicyCommitted(1), "");
         }
         let (kept, mut receiver) = log.subscribe();
         assert_eq!(kept.len(), EVENTS_MAX);
         assert_eq!(kept[0].sequence, 3);
-        log.push_message(v1::EventKind::Mended, "again");
+        log.push(EventKind::Mended, "again");
         assert_eq!(receiver.try_recv().unwrap().message, "again");
         assert!(receiver.try_recv().is_err());
     }

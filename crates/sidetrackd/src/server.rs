@@ -5,7 +5,9 @@
 mod admission;
 mod call;
 mod connection;
+mod explanation;
 mod listing;
+mod message;
 mod queries;
 mod status;
 

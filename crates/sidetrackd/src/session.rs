@@ -1,6 +1,7 @@
 //! Sessions (docs/wfp.md, 4.1). A session lasts as long as its client's stream. A dynamic session
 //! outlives the daemon: the next daemon waits for its client to resume it.
 
+mod options;
 mod resumable;
 
 use std::collections::HashMap;
@@ -8,23 +9,31 @@ use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sidetrack_api::config::Config;
-use sidetrack_api::v1::{self, session_event};
-use sidetrack_policy::object::{DESCRIPTION_SIZE_MAX, NAME_SIZE_MAX};
 use sidetrack_policy::set::Author;
 use sidetrack_policy::{Code, Error as Refusal, Objects};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
+pub use self::options::SessionOptions;
 use self::resumable::ResumableSessions;
 use crate::Error;
 use crate::access::Peer;
 use crate::committer::Handle;
 use crate::data_path::Generation;
-use crate::event::EventLog;
-use crate::transaction::{Transaction, WAIT_DEFAULT, WAIT_MAX, WriteLock, WritePermit};
+use crate::event::{EventKind, EventLog, SessionClient};
+use crate::transaction::{Transaction, WriteLock, WritePermit};
 
 /// Maximum number of events in a session's queue. Further events are dropped until the client
 /// reads.
 const EVENTS_MAX: usize = 8;
+
+/// What a session's client is notified of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// Its transaction was held too long and was aborted.
+    TransactionAborted,
+    /// The daemon is stopping.
+    Stopping,
+}
 
 /// All sessions, and the lock for the one that writes.
 pub struct Sessions {
@@ -61,7 +70,7 @@ pub struct Session {
     pub opened: SystemTime,
     /// How long its calls wait for the write lock.
     wait: Duration,
-    events: mpsc::Sender<session_event::Event>,
+    events: mpsc::Sender<SessionEvent>,
     /// Has no permits, and is closed when the session ends: that wakes the session's calls that
     /// wait for the write lock.
     end: Semaphore,
@@ -107,14 +116,14 @@ impl Sessions {
     pub fn open(
         &self,
         peer: Peer,
-        options: v1::SessionOptions,
-    ) -> Result<(Arc<Session>, mpsc::Receiver<session_event::Event>), Error> {
-        let wait = checked_wait(&options)?;
+        options: SessionOptions,
+    ) -> Result<(Arc<Session>, mpsc::Receiver<SessionEvent>), Error> {
+        let wait = options.checked_wait()?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let mut registry = self.lock();
-        let (id, message) = match options.resume_session_id {
-            0 => (registry.unused_id(self.sessions_max)?, "session opened"),
-            id => {
+        let (id, message) = match options.resume {
+            None => (registry.unused_id(self.sessions_max)?, "session opened"),
+            Some(id) => {
                 registry.resumable.resume(id, peer.uid)?;
                 (id, "session resumed")
             }
@@ -132,7 +141,8 @@ impl Sessions {
         });
         registry.open.insert(id, Arc::clone(&session));
         drop(registry);
-        self.log_event(&session, v1::EventKind::SessionOpened, message);
+        self.log
+            .push(EventKind::SessionOpened(session.client()), message);
         Ok((session, receiver))
     }
 
@@ -165,7 +175,8 @@ impl Sessions {
             objects = self.delete_objects(vec![session.id]).await.iter().sum();
         }
         let text = format!("session ended, and {objects} objects with it");
-        self.log_event(session, v1::EventKind::SessionEnded, &text);
+        self.log
+            .push(EventKind::SessionEnded(session.client()), text);
     }
 
     /// Waits for the grace time, then ends all sessions that no client has resumed, in one commit.
@@ -177,19 +188,15 @@ impl Sessions {
         }
         let ids = unresumed.iter().map(|(id, _)| *id).collect();
         let counts = self.delete_objects(ids).await;
-        for ((session_id, uid), objects) in unresumed.into_iter().zip(counts) {
+        for ((session, uid), objects) in unresumed.into_iter().zip(counts) {
             let message = format!(
                 "session ended, and {objects} objects with it: no client resumed it within {} s of the \
                  daemon's start",
                 self.grace.as_secs()
             );
-            self.log.push(v1::Event {
-                kind: v1::EventKind::SessionEnded.into(),
-                message,
-                session_id,
-                uid,
-                ..v1::Event::default()
-            });
+            let pid = 0;
+            let client = SessionClient { session, pid, uid };
+            self.log.push(EventKind::SessionEnded(client), message);
         }
     }
 
@@ -231,7 +238,7 @@ impl Sessions {
         let mut registry = self.lock();
         registry.stopping = true;
         for session in registry.open.values() {
-            session.send(session_event::Event::Stopping(v1::Stopping {}));
+            session.send(SessionEvent::Stopping);
         }
     }
 
@@ -363,25 +370,13 @@ impl Sessions {
         }
         state.aborted = true;
         drop(state);
-        session.send(session_event::Event::TransactionAborted(
-            v1::TransactionAborted {},
-        ));
+        session.send(SessionEvent::TransactionAborted);
         let text = format!(
             "a transaction was held for {} s and was aborted",
             self.hold.as_secs()
         );
-        self.log_event(&session, v1::EventKind::TransactionAborted, &text);
-    }
-
-    fn log_event(&self, session: &Session, kind: v1::EventKind, message: &str) {
-        self.log.push(v1::Event {
-            kind: kind.into(),
-            message: message.to_owned(),
-            session_id: session.id,
-            pid: session.peer.pid,
-            uid: session.peer.uid,
-            ..v1::Event::default()
-        });
+        self.log
+            .push(EventKind::TransactionAborted(session.client()), text);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Registry> {
@@ -419,6 +414,14 @@ impl Session {
         }
     }
 
+    fn client(&self) -> SessionClient {
+        SessionClient {
+            session: self.id,
+            pid: self.peer.pid,
+            uid: self.peer.uid,
+        }
+    }
+
     /// Returns whether it has a transaction. A session that is busy with a call counts as having
     /// one.
     pub fn in_transaction(&self) -> bool {
@@ -434,7 +437,7 @@ impl Session {
         }
     }
 
-    fn send(&self, event: session_event::Event) {
+    fn send(&self, event: SessionEvent) {
         // If the queue is full, the client learns of it from the error of its next call.
         let _ = self.events.try_send(event);
     }
@@ -451,41 +454,6 @@ impl LockedState {
             return Err(Refusal::new(Code::TxnAborted, text));
         }
         Ok(())
-    }
-}
-
-/// Checks a session's options, and returns how long its calls wait for the write lock.
-///
-/// Errors: FWP_E_OUT_OF_BOUNDS, FWP_E_INVALID_PARAMETER.
-fn checked_wait(options: &v1::SessionOptions) -> Result<Duration, Refusal> {
-    let limit = |what: &str, size: usize, max: usize| {
-        let text = format!("a session's {what} may have at most {max} bytes; this one has {size}");
-        (size > max).then(|| Refusal::new(Code::OutOfBounds, text))
-    };
-    let long = limit("name", options.name.len(), NAME_SIZE_MAX).or_else(|| {
-        limit(
-            "description",
-            options.description.len(),
-            DESCRIPTION_SIZE_MAX,
-        )
-    });
-    if let Some(refusal) = long {
-        return Err(refusal);
-    }
-    if options.resume_session_id != 0 && !options.dynamic {
-        let text = "only dynamic sessions can be resumed; set dynamic";
-        return Err(Refusal::new(Code::InvalidParameter, text));
-    }
-    match options.txn_wait_timeout_ms {
-        None | Some(0) => Ok(WAIT_DEFAULT),
-        Some(ms) if Duration::from_millis(ms.into()) > WAIT_MAX => Err(Refusal::new(
-            Code::OutOfBounds,
-            format!(
-                "txn_wait_timeout_ms must be at most {}; it is {ms}",
-                WAIT_MAX.as_millis()
-            ),
-        )),
-        Some(ms) => Ok(Duration::from_millis(ms.into())),
     }
 }
 

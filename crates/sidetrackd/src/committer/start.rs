@@ -5,14 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use sidetrack_api::v1;
 use sidetrack_policy::Objects;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::{Committer, Handle, InForce, TASKS_MAX, Task, Wake, filter_names::FilterNames};
 use crate::data_path::{self, DataPath};
-use crate::event::EventLog;
+use crate::event::{EventKind, EventLog};
 use crate::store::{Loaded, Store};
 use crate::{Error, systemd};
 
@@ -76,7 +75,7 @@ impl Start {
         notes.iter().for_each(|note| info!("{note}"));
         for note in reconciled.notes {
             warn!("{note}");
-            self.log.push_message(v1::EventKind::Mended, &note);
+            self.log.push(EventKind::Mended, &note);
             notes.push(note);
         }
         Ok(Committer {

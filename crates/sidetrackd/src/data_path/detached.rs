@@ -3,16 +3,20 @@
 
 use std::os::fd::BorrowedFd;
 
-use sidetrack_api::v1;
 use sidetrack_policy::{Code, Objects, Service, Uuid};
 
-use super::{DataPath, Error, Generation, Reconciled};
+use super::{
+    ConnectionEvent, DataPath, Error, Flow, Generation, Reconciled, ResolvedConnection,
+    ServiceStatus, Subject, Usage,
+};
 
 /// The data path of `sidetrackd --detached`, for trying out policies and clients where connections
 /// must not be redirected, or cannot be.
 #[derive(Debug, Default)]
 pub struct Detached {
     generation: Generation,
+    /// Number of services of the policy.
+    services: usize,
 }
 
 impl DataPath for Detached {
@@ -24,34 +28,34 @@ impl DataPath for Detached {
         Ok(())
     }
 
-    fn reconcile(&mut self, _objects: &Objects) -> Result<Reconciled, Error> {
-        self.generation += 1;
+    fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error> {
         Ok(Reconciled {
-            generation: self.generation,
+            generation: self.commit(objects)?,
             notes: vec![
                 "sidetrackd runs detached: no connection is classified by this policy".into(),
             ],
         })
     }
 
-    fn commit(&mut self, _objects: &Objects) -> Result<Generation, Error> {
+    fn commit(&mut self, objects: &Objects) -> Result<Generation, Error> {
         self.generation += 1;
+        self.services = objects.all::<Service>().len();
         Ok(self.generation)
     }
 
     fn register(&mut self, _service: Uuid, _pid: u32) -> Result<Vec<u8>, Error> {
-        Err(Error::DetachedFromSockets)
+        Err(Error::CannotRegisterDetached)
     }
 
-    fn fill_state(&mut self, _state: &mut v1::State) -> Result<(), Error> {
-        Ok(())
+    fn usage(&mut self) -> Result<Usage, Error> {
+        Ok(Usage::default())
     }
 
-    fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
+    fn services(&mut self) -> Result<Vec<ServiceStatus>, Error> {
         Ok(Vec::new())
     }
 
-    fn flows(&mut self) -> Result<Vec<v1::Flow>, Error> {
+    fn flows(&mut self) -> Result<Vec<Flow>, Error> {
         Ok(Vec::new())
     }
 
@@ -59,21 +63,20 @@ impl DataPath for Detached {
         None
     }
 
-    fn events(&mut self) -> Result<Vec<v1::Event>, Error> {
+    fn events(&mut self) -> Result<Vec<ConnectionEvent>, Error> {
         Ok(Vec::new())
     }
 
-    fn explain(
-        &mut self,
-        objects: &Objects,
-        request: &v1::ExplainRequest,
-    ) -> Result<v1::ExplainResponse, Error> {
-        if let Some(v1::explain_request::Subject::FlowId(id)) = request.subject {
-            let text = format!("there is no flow {id}");
-            return Err(sidetrack_policy::Error::new(Code::NotFound, text).into());
+    fn resolve(&mut self, subject: &Subject) -> Result<ResolvedConnection, Error> {
+        match subject {
+            Subject::Flow(id) => {
+                let text = format!("there is no flow {id}");
+                Err(sidetrack_policy::Error::new(Code::NotFound, text).into())
+            }
+            Subject::Connection(_) => Err(Error::CannotExplainDetached {
+                services: self.services,
+            }),
         }
-        let services = objects.all::<Service>().len();
-        Err(Error::DetachedFromConnections { services })
     }
 
     fn refresh(&mut self, _objects: &Objects) -> Result<Option<Generation>, Error> {

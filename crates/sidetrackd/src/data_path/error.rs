@@ -1,4 +1,4 @@
-//! Why the data path cannot do what it is called for.
+//! Errors of the data path.
 
 use sidetrack_engine as engine;
 use sidetrack_policy::{self as policy, Code};
@@ -17,10 +17,10 @@ pub enum Error {
     ServiceGone,
     /// The daemon runs detached, so no process can register for a service.
     #[error("sidetrackd runs detached: no socket can listen for a service")]
-    DetachedFromSockets,
+    CannotRegisterDetached,
     /// The daemon runs detached, so no connection can be explained.
     #[error("sidetrackd runs detached: it has {services} services, but classifies no connection")]
-    DetachedFromConnections {
+    CannotExplainDetached {
         /// Number of services of the policy.
         services: usize,
     },

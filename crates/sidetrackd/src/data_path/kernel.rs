@@ -1,6 +1,6 @@
 //! The kernel side, controlled through the engine, and pinned so that it outlives the daemon.
 
-mod explain;
+mod connection;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,13 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sidetrack_api::v1;
 use sidetrack_engine::{Cgroup, Engine, Paths, ServiceSpec};
 use sidetrack_policy::field::FieldType;
 use sidetrack_policy::field_values::{CgroupId, FileId, Host};
 use sidetrack_policy::{Code, Filter, Objects, Service, Sublayer, Uuid, Value};
 
-use super::{DataPath, Error, Generation, Reconciled};
+use super::{
+    ConnectionEvent, DataPath, Error, Flow, Generation, Reconciled, ResolvedConnection,
+    ServiceStatus, Subject, Usage,
+};
 
 /// The engine, with what this daemon must remember of the policy in force.
 pub struct Kernel {
@@ -224,52 +226,32 @@ impl DataPath for Kernel {
         Ok(service.ok_or(Error::ServiceGone)?.credentials().to_vec())
     }
 
-    fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error> {
-        Ok(report::state(&self.engine, state)?)
+    fn usage(&mut self) -> Result<Usage, Error> {
+        Ok(report::usage(&self.engine)?)
     }
 
-    fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
-        let services: Vec<_> = self
-            .engine
-            .services()
-            .map(|(n, spec)| (n, spec.key))
-            .collect();
-        let mut keys = Vec::new();
-        for (number, key) in services {
-            let (v4, v6) = self.engine.listeners_of(number)?;
-            if v4 + v6 > 0 {
-                keys.push(key);
-            }
-        }
-        Ok(keys)
+    fn services(&mut self) -> Result<Vec<ServiceStatus>, Error> {
+        Ok(report::services(&self.engine)?)
     }
 
-    fn flows(&mut self) -> Result<Vec<v1::Flow>, Error> {
+    fn flows(&mut self) -> Result<Vec<Flow>, Error> {
         let flows = self.engine.flows()?;
-        Ok(flows
-            .iter()
-            .map(|flow| report::flow(&self.engine, flow))
-            .collect())
+        let flows = flows.iter().map(|flow| report::flow(&self.engine, flow));
+        Ok(flows.collect())
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.engine.as_fd())
     }
 
-    fn events(&mut self) -> Result<Vec<v1::Event>, Error> {
-        let events = self.engine.events(Duration::ZERO)?;
-        Ok(events
-            .iter()
-            .map(|event| report::event(&self.engine, event))
-            .collect())
+    fn events(&mut self) -> Result<Vec<ConnectionEvent>, Error> {
+        let events = self.engine.events(Duration::ZERO)?.into_iter();
+        let events = events.map(|event| report::event(&self.engine, event));
+        Ok(events.collect())
     }
 
-    fn explain(
-        &mut self,
-        objects: &Objects,
-        request: &v1::ExplainRequest,
-    ) -> Result<v1::ExplainResponse, Error> {
-        explain::explanation(&self.engine, objects, request)
+    fn resolve(&mut self, subject: &Subject) -> Result<ResolvedConnection, Error> {
+        connection::resolve(&self.engine, subject)
     }
 
     fn refresh(&mut self, objects: &Objects) -> Result<Option<Generation>, Error> {

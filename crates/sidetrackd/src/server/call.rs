@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use sidetrack_api::v1;
 use sidetrack_policy::set::{Change, Desired, Difference, Object, ObjectKind, Operation};
@@ -15,17 +16,17 @@ use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::listing::{ApiObject, ObjectMessages};
-use super::{Api, ApiResult};
+use super::{Api, ApiResult, message};
 use crate::Error;
 use crate::access::Peer;
-use crate::session::{Session, Sessions};
+use crate::session::{Session, SessionEvent, SessionOptions, Sessions};
 
 /// The stream of a session's events. It is dropped when the client closes it or dies, and then the
 /// session ends.
 pub struct SessionStream {
     /// The event `opened`, until it is sent.
     first: Option<v1::session_event::Event>,
-    events: mpsc::Receiver<v1::session_event::Event>,
+    events: mpsc::Receiver<SessionEvent>,
     session: Arc<Session>,
     sessions: Arc<Sessions>,
     runtime: Runtime,
@@ -37,7 +38,7 @@ impl Stream for SessionStream {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let event = match self.first.take() {
             Some(first) => Some(first),
-            None => std::task::ready!(self.events.poll_recv(context)),
+            None => std::task::ready!(self.events.poll_recv(context)).map(message::session_event),
         };
         Poll::Ready(event.map(|event| Ok(v1::SessionEvent { event: Some(event) })))
     }
@@ -57,7 +58,7 @@ impl Api {
         peer: Peer,
         options: v1::SessionOptions,
     ) -> Result<SessionStream, Error> {
-        let (session, events) = self.sessions.open(peer, options)?;
+        let (session, events) = self.sessions.open(peer, session_options(options))?;
         let session_id = session.id;
         Ok(SessionStream {
             first: Some(v1::session_event::Event::Opened(v1::SessionOpened {
@@ -203,6 +204,17 @@ impl Api {
             credentials_hex: credentials_hex.collect(),
             credentials,
         }))
+    }
+}
+
+fn session_options(options: v1::SessionOptions) -> SessionOptions {
+    let wait_ms = options.txn_wait_timeout_ms.filter(|ms| *ms != 0);
+    SessionOptions {
+        name: options.name,
+        description: options.description,
+        dynamic: options.dynamic,
+        wait: wait_ms.map(|ms| Duration::from_millis(ms.into())),
+        resume: Some(options.resume_session_id).filter(|id| *id != 0),
     }
 }
 

@@ -1,7 +1,6 @@
 //! Calls that query the daemon's state, flows and events, and that explain connections.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Error as Refusal, Filter, Provider, Service, Sublayer, Uuid};
@@ -10,9 +9,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::explanation::{self, ExplainRequest};
+use super::message::{self, unix_ns};
 use super::{Api, Error};
-use crate::event::unix_ns;
-use crate::session::Session;
+use crate::data_path::ServiceStatus;
+use crate::event::Event;
 
 /// Maximum number of events in the queue of one reader, in addition to those by which it may lag
 /// behind.
@@ -20,14 +21,12 @@ const QUEUE_MAX: usize = 16;
 
 impl Api {
     pub(super) async fn state(&self) -> Result<v1::State, Error> {
-        let mut state = self
+        let usage = self
             .committer
-            .run(|committer| {
-                let mut state = v1::State::default();
-                committer.data_path().fill_state(&mut state)?;
-                Ok::<_, Error>(state)
-            })
+            .run(|committer| committer.data_path().usage())
             .await??;
+        let mut state = v1::State::default();
+        message::set_usage(&mut state, usage);
         let in_force = self.committer.in_force();
         let objects = &in_force.objects;
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
@@ -43,16 +42,10 @@ impl Api {
         let open = self.sessions.open_sessions();
         let open = open
             .iter()
-            .map(|one| session_state(one, object_count(one.id)));
+            .map(|one| message::session_state(one, object_count(one.id)));
         let resumable = self.sessions.resumable().into_iter();
-        let resumable = resumable.map(|(session_id, uid)| v1::SessionState {
-            session_id,
-            uid,
-            dynamic: true,
-            objects: object_count(session_id),
-            waiting: true,
-            ..v1::SessionState::default()
-        });
+        let resumable = resumable
+            .map(|(session, uid)| message::resumable_session(session, uid, object_count(session)));
         state.sessions = open.chain(resumable).collect();
         let holder = self.sessions.write_lock().holder();
         state.writer = holder.map(|holder| v1::TransactionState {
@@ -71,61 +64,32 @@ impl Api {
 
     pub(super) async fn flows(&self, closed: bool) -> Result<Vec<v1::Flow>, Error> {
         let mut flows = self.committer.run(|committer| committer.flows()).await??;
-        flows.retain(|flow| closed || !flow.closed);
-        flows.sort_by_key(|flow| flow.id);
-        Ok(flows)
+        flows.retain(|(flow, _)| closed || !flow.closed);
+        flows.sort_by_key(|(flow, _)| flow.id);
+        let flows = flows.into_iter();
+        Ok(flows
+            .map(|(flow, filter)| message::flow(flow, filter))
+            .collect())
     }
 
+    /// Returns the keys of the services that have a TCP listener.
     pub(super) async fn listening(&self) -> Result<Vec<Uuid>, Error> {
         let task = self
             .committer
-            .run(|committer| committer.data_path().listening());
-        Ok(task.await??)
+            .run(|committer| committer.data_path().services());
+        let services = task.await??.into_iter();
+        let listening = services.filter(ServiceStatus::is_listening);
+        Ok(listening.map(|service| service.key).collect())
     }
 
     pub(super) async fn explanation(
         &self,
         request: v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Error> {
-        let refuse = |code, text: &str| Err(Refusal::new(code, text).into());
-        match &request.subject {
-            None => {
-                return refuse(
-                    Code::NullPointer,
-                    "the call has neither a connection nor a flow_id",
-                );
-            }
-            Some(v1::explain_request::Subject::Connection(connection)) => {
-                let Some(remote) = &connection.remote else {
-                    return refuse(Code::NullPointer, "the connection has no remote endpoint");
-                };
-                sidetrack_api::socket_address(remote)?;
-                if let Some(local) = &connection.local {
-                    sidetrack_api::socket_address(local)?;
-                }
-                if !matches!(connection.protocol, 0 | 6 | 17) {
-                    return refuse(
-                        Code::OutOfBounds,
-                        "the protocol must be 6 (TCP) or 17 (UDP)",
-                    );
-                }
-            }
-            Some(v1::explain_request::Subject::FlowId(_)) => {}
-        }
-        if v1::Layer::try_from(request.layer).is_err() {
-            return refuse(
-                Code::LayerNotFound,
-                "there is no such layer; the numbers of layers are 1 to 12",
-            );
-        }
-        let task = self.committer.run(move |committer| {
-            let in_force = committer.in_force();
-            let objects = in_force.objects.after_boot();
-            let mut response = committer.data_path().explain(&objects, &request)?;
-            response.generation = in_force.generation;
-            Ok(response)
-        });
-        task.await?
+        let request = ExplainRequest::try_from(request)?;
+        self.committer
+            .run(move |committer| explanation::explanation(committer, &request))
+            .await?
     }
 
     pub(super) fn events(
@@ -164,20 +128,19 @@ struct EventReader {
 }
 
 impl EventReader {
-    /// Sends the events whose kind the client has requested. Events of the kind MISSED are always
-    /// sent.
-    async fn send_matching(&self, events: impl IntoIterator<Item = Arc<v1::Event>>) -> Option<()> {
+    /// Sends the events whose kind the client has requested.
+    async fn send_matching(&self, events: impl IntoIterator<Item = Arc<Event>>) -> Option<()> {
         for event in events {
-            let is_missed = event.kind == v1::EventKind::Missed as i32;
-            if is_missed || self.kinds.is_empty() || self.kinds.contains(&event.kind) {
-                self.sender.send(Ok((*event).clone())).await.ok()?;
+            let kind: i32 = message::event_kind(&event.kind).into();
+            if self.kinds.is_empty() || self.kinds.contains(&kind) {
+                self.sender.send(Ok(message::event(&event))).await.ok()?;
             }
         }
         Some(())
     }
 
     /// Sends events as they happen, until the client or the log ends.
-    async fn follow(&self, mut live: broadcast::Receiver<Arc<v1::Event>>) -> Option<()> {
+    async fn follow(&self, mut live: broadcast::Receiver<Arc<Event>>) -> Option<()> {
         loop {
             let event = tokio::select! {
                 event = live.recv() => event,
@@ -185,8 +148,10 @@ impl EventReader {
             };
             match event {
                 Ok(event) => self.send_matching([event]).await?,
+                // It is sent whichever kinds the client has requested.
                 Err(RecvError::Lagged(missed)) => {
-                    self.send_matching([Arc::new(missed_event(missed))]).await?
+                    let event = message::missed_event(missed);
+                    self.sender.send(Ok(event)).await.ok()?;
                 }
                 Err(RecvError::Closed) => return None,
             }
@@ -197,28 +162,4 @@ impl EventReader {
 /// Sets a service's field `listening`, from the keys of the services that have a listener.
 pub(super) fn set_listening(service: &mut v1::Service, listening: &[Uuid]) {
     service.listening = listening.iter().any(|key| key.as_bytes() == &*service.key);
-}
-
-fn missed_event(missed: u64) -> v1::Event {
-    v1::Event {
-        kind: v1::EventKind::Missed.into(),
-        time_unix_ns: unix_ns(SystemTime::now()),
-        message: format!("{missed} events were lost because the client read them too slowly"),
-        missed,
-        ..v1::Event::default()
-    }
-}
-
-fn session_state(session: &Session, objects: u32) -> v1::SessionState {
-    v1::SessionState {
-        session_id: session.id,
-        name: session.name.clone(),
-        dynamic: session.dynamic,
-        pid: session.peer.pid,
-        uid: session.peer.uid,
-        opened_unix_ns: unix_ns(session.opened),
-        objects,
-        in_transaction: session.in_transaction(),
-        waiting: false,
-    }
 }

@@ -1,11 +1,13 @@
 //! Tests of events, state, flows and explanations.
 
 use sidetrack_api::v1;
+use sidetrack_engine::event::EventKind;
 use sidetrack_policy::Code;
 use tonic::Streaming;
 
 use super::client::{ClientCalls, assert_refused};
 use super::example::{filter, key};
+use super::fake_data_path::connection_event;
 use super::harness::{Daemon, wait_until};
 
 /// Returns the next event of a stream.
@@ -32,11 +34,8 @@ async fn events_can_be_followed_and_are_kept() {
         next_event(&mut events).await.kind(),
         v1::EventKind::PolicyCommitted
     );
-    daemon.data_path.recorded().events.push(v1::Event {
-        kind: v1::EventKind::ClassifyBlock.into(),
-        filter_id: id,
-        ..Default::default()
-    });
+    let blocked = connection_event(EventKind::Blocked, id, "curl");
+    daemon.data_path.recorded().events.push(blocked);
     let blocked = next_event(&mut events).await;
     assert_eq!(blocked.kind(), v1::EventKind::ClassifyBlock);
     assert_eq!(
@@ -75,11 +74,7 @@ async fn a_reader_that_is_too_slow_receives_the_number_of_missed_events() {
     };
     let mut events = reader.stream_events(request).await.unwrap().into_inner();
     let count = 50_000;
-    let event = v1::Event {
-        kind: v1::EventKind::Redirect.into(),
-        message: "x".repeat(1000),
-        ..Default::default()
-    };
+    let event = connection_event(EventKind::Inspected, 0, &"x".repeat(1000));
     daemon.data_path.recorded().events = vec![event; count];
     wait_until("the data path's events are taken", async || {
         daemon.data_path.recorded().events.is_empty()

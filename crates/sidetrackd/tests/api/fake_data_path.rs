@@ -2,10 +2,15 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
-use sidetrack_api::v1;
+use sidetrack_engine::event::{Event, EventKind};
+use sidetrack_policy::field_values::{CgroupId, FileId, Host, Program};
 use sidetrack_policy::{Code, Filter, Lifetime, Objects, Uuid};
-use sidetrackd::data_path::{DataPath, Error, Generation, Reconciled};
+use sidetrackd::data_path::{
+    ConnectionEvent, DataPath, Error, Flow, Generation, Reconciled, ResolvedConnection,
+    ServiceStatus, Subject, Usage,
+};
 
 /// The data path. What it has recorded outlives the daemon, as pins do.
 #[derive(Clone, Default)]
@@ -23,7 +28,7 @@ pub(super) struct Recorded {
     /// The code with which the next commit fails, set by a test.
     pub(super) refuse: Option<Code>,
     /// Events for the next call of `events`, set by a test.
-    pub(super) events: Vec<v1::Event>,
+    pub(super) events: Vec<ConnectionEvent>,
 }
 
 impl FakeDataPath {
@@ -93,25 +98,23 @@ impl DataPath for FakeDataPath {
         Ok(credentials)
     }
 
-    fn fill_state(&mut self, state: &mut v1::State) -> Result<(), Error> {
-        state.counters.push(v1::Counter {
-            name: "redirected".into(),
-            value: 7,
-        });
-        Ok(())
+    fn usage(&mut self) -> Result<Usage, Error> {
+        Ok(Usage {
+            counters: vec![("redirected", 7)],
+            ..Usage::default()
+        })
     }
 
-    fn listening(&mut self) -> Result<Vec<Uuid>, Error> {
-        Ok(vec![Uuid::from_u128(1)])
+    fn services(&mut self) -> Result<Vec<ServiceStatus>, Error> {
+        Ok(vec![ServiceStatus {
+            number: 1,
+            key: Uuid::from_u128(1),
+            listeners_v4: 1,
+            listeners_v6: 0,
+        }])
     }
 
-    fn flows(&mut self) -> Result<Vec<v1::Flow>, Error> {
-        let flow = |id, closed| v1::Flow {
-            id,
-            closed,
-            filter_id: 1,
-            ..v1::Flow::default()
-        };
+    fn flows(&mut self) -> Result<Vec<Flow>, Error> {
         Ok(vec![flow(2, true), flow(1, false)])
     }
 
@@ -119,28 +122,78 @@ impl DataPath for FakeDataPath {
         None
     }
 
-    fn events(&mut self) -> Result<Vec<v1::Event>, Error> {
+    fn events(&mut self) -> Result<Vec<ConnectionEvent>, Error> {
         Ok(std::mem::take(&mut self.recorded().events))
     }
 
-    fn explain(
-        &mut self,
-        _objects: &Objects,
-        request: &v1::ExplainRequest,
-    ) -> Result<v1::ExplainResponse, Error> {
-        match request.subject {
-            Some(v1::explain_request::Subject::FlowId(id)) => {
+    fn resolve(&mut self, subject: &Subject) -> Result<ResolvedConnection, Error> {
+        match subject {
+            Subject::Flow(id) => {
                 let text = format!("there is no flow {id}");
                 Err(sidetrack_policy::Error::new(Code::NotFound, text).into())
             }
-            _ => Ok(v1::ExplainResponse {
-                verdict: v1::Verdict::None.into(),
-                ..v1::ExplainResponse::default()
+            Subject::Connection(connection) => Ok(ResolvedConnection {
+                field_values: connection.field_values(Program::default(), 1),
+                host: Box::new(EmptyHost),
+                passed: Vec::new(),
             }),
         }
     }
 
     fn refresh(&mut self, _objects: &Objects) -> Result<Option<Generation>, Error> {
         Ok(None)
+    }
+}
+
+/// A host on which no path exists.
+struct EmptyHost;
+
+impl Host for EmptyHost {
+    fn file(&self, _: &str) -> Option<FileId> {
+        None
+    }
+
+    fn cgroup(&self, _: &str) -> Option<CgroupId> {
+        None
+    }
+}
+
+/// Returns an event about a connection of a program.
+pub(super) fn connection_event(kind: EventKind, filter_id: u64, comm: &str) -> ConnectionEvent {
+    ConnectionEvent {
+        event: Event {
+            kind,
+            time: 0,
+            filter_id,
+            service: 0,
+            pid: 1,
+            uid: 0,
+            comm: comm.into(),
+            destination: ([192, 0, 2, 1], 443).into(),
+            local: ([192, 0, 2, 2], 50_000).into(),
+            protocol: 6,
+            layer: None,
+            generation: 1,
+        },
+        service: None,
+        time: SystemTime::now(),
+    }
+}
+
+fn flow(id: u64, closed: bool) -> Flow {
+    Flow {
+        id,
+        connected: SystemTime::now(),
+        remote: ([192, 0, 2, 1], 443).into(),
+        local: ([192, 0, 2, 2], 50_000).into(),
+        protocol: 6,
+        pid: 1,
+        uid: 0,
+        comm: "curl".into(),
+        app: "/usr/bin/curl".into(),
+        cgroup_id: 1,
+        chain: vec!["proxy 1".into()],
+        filter_id: 1,
+        closed,
     }
 }
