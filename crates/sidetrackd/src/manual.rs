@@ -31,9 +31,28 @@ pub(crate) fn page(command: Command) -> std::io::Result<Vec<u8>> {
 /// The sections that clap knows nothing about.
 fn further_sections(defaults: &Config) -> Roff {
     let mut roff = Roff::new();
-    section(&mut roff, "CONFIGURATION");
+    configuration(&mut roff);
+    files(&mut roff, defaults);
+    environment_and_signals(&mut roff);
+    exit_status(&mut roff);
+    section(&mut roff, "SEE ALSO");
+    roff.text(references(&[
+        ("sidetrack", 1),
+        ("sidetrack-apply", 1),
+        ("sidetrack-state", 1),
+        ("sidetrack-events", 1),
+        ("sidetrack-uninstall", 1),
+        ("systemctl", 1),
+        ("systemd.service", 5),
+        ("sd_notify", 3),
+    ]));
+    roff
+}
+
+fn configuration(roff: &mut Roff) {
+    section(roff, "CONFIGURATION");
     text(
-        &mut roff,
+        roff,
         "The configuration is a file in TOML. An unknown key is an error, which is reported with line \
          and column. sidetrackd reads the file once, at its start. This is the file as it is \
          installed: a line that begins with #: shows a setting with its default or an example. To \
@@ -47,7 +66,10 @@ fn further_sections(defaults: &Config) -> Roff {
         };
     }
     roff.control("fi", []);
-    section(&mut roff, "FILES");
+}
+
+fn files(roff: &mut Roff, defaults: &Config) {
+    section(roff, "FILES");
     let files: [(&Path, &str); 5] = [
         (Path::new(CONFIG_FILE), "The configuration."),
         (&defaults.store, "The stored objects (setting store)."),
@@ -63,50 +85,44 @@ fn further_sections(defaults: &Config) -> Roff {
         (Path::new(UNIT_FILE), "The unit of systemd."),
     ];
     for (path, meaning) in files {
-        entry(&mut roff, &path.to_string_lossy(), meaning);
+        entry(roff, &path.to_string_lossy(), meaning);
     }
-    section(&mut roff, "ENVIRONMENT");
+}
+
+fn environment_and_signals(roff: &mut Roff) {
+    section(roff, "ENVIRONMENT");
     entry(
-        &mut roff,
+        roff,
         "NOTIFY_SOCKET",
         "If it is set, sidetrackd sends READY=1 to this socket once the store and the kernel agree and \
          the API accepts connections, and STOPPING=1 when it stops: see sd_notify(3).",
     );
-    section(&mut roff, "SIGNALS");
+    section(roff, "SIGNALS");
     entry(
-        &mut roff,
+        roff,
         "SIGTERM, SIGINT",
         "sidetrackd notifies the open sessions, completes the commits that it has begun, and exits.",
     );
     text(
-        &mut roff,
+        roff,
         "Other signals have their default effect. However sidetrackd ends, the policy stays in force \
          in the kernel, and the next sidetrackd takes it over.",
     );
-    section(&mut roff, "EXIT STATUS");
+}
+
+fn exit_status(roff: &mut Roff) {
+    section(roff, "EXIT STATUS");
     entry(
-        &mut roff,
+        roff,
         "0",
         "A signal has stopped sidetrackd; or the configuration is valid (--check).",
     );
     entry(
-        &mut roff,
+        roff,
         "2",
         "sidetrackd could not start or has failed, or the options or the configuration are not valid. \
          It has printed the reason to standard error.",
     );
-    section(&mut roff, "SEE ALSO");
-    roff.text(references(&[
-        ("sidetrack", 1),
-        ("sidetrack-apply", 1),
-        ("sidetrack-state", 1),
-        ("sidetrack-events", 1),
-        ("sidetrack-uninstall", 1),
-        ("systemctl", 1),
-        ("systemd.service", 5),
-        ("sd_notify", 3),
-    ]));
-    roff
 }
 
 fn section(roff: &mut Roff, title: &str) {

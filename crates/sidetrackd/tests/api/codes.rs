@@ -27,13 +27,6 @@ fn with_condition(field: v1::Field, match_type: i32, value: v1::value::Kind) -> 
 
 /// Returns changes that each make a filter invalid, with the code with which it must be refused.
 fn wrong_filters() -> Vec<(Change, Code)> {
-    use v1::Field::{LocalInterface, Protocol, RemoteAddress, RemotePort};
-    use v1::value::Kind;
-    let address = |bytes: &[u8]| Kind::Address(bytes.to_vec());
-    let prefix = |length| {
-        let address = vec![10, 0, 0, 0];
-        Kind::Prefix(v1::Prefix { address, length })
-    };
     let redirect = v1::Action::Redirect as i32;
     vec![
         (changed(|f| f.name.clear()), Code::NullDisplayName),
@@ -58,6 +51,19 @@ fn wrong_filters() -> Vec<(Change, Code)> {
             changed(|f| f.layer = v1::Layer::FlowEstablishedV4.into()),
             Code::ActionIncompatibleWithLayer,
         ),
+    ]
+}
+
+/// Returns changes that each give a filter an invalid condition.
+fn wrong_conditions() -> Vec<(Change, Code)> {
+    use v1::Field::{LocalInterface, Protocol, RemoteAddress, RemotePort};
+    use v1::value::Kind;
+    let address = |bytes: &[u8]| Kind::Address(bytes.to_vec());
+    let prefix = |length| {
+        let address = vec![10, 0, 0, 0];
+        Kind::Prefix(v1::Prefix { address, length })
+    };
+    vec![
         (
             with_condition(LocalInterface, 0, Kind::Uint(1)),
             Code::ConditionNotFound,
@@ -120,7 +126,8 @@ async fn an_invalid_filter_is_refused_and_changes_nothing() {
     let (mut client, session) = daemon.session().await;
     client.try_add_filter(&session, filter(9)).await.unwrap();
     let generation = daemon.data_path.generation();
-    for (number, (change, code)) in wrong_filters().into_iter().enumerate() {
+    let wrong = wrong_filters().into_iter().chain(wrong_conditions());
+    for (number, (change, code)) in wrong.enumerate() {
         let mut wrong = filter(1);
         change(&mut wrong);
         let result = client.try_add_filter(&session, wrong).await;
