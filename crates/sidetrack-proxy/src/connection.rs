@@ -31,7 +31,7 @@ use crate::close_reason::{CloseReason, RelaySide};
 use crate::connections::{LoopContext, Timer};
 use crate::relay::{Direction, Peer, Progress};
 use crate::rules::{Rules, Verdict};
-use crate::sniff::Seen;
+use crate::seen::Seen;
 
 mod opening;
 mod refusal;

@@ -37,7 +37,7 @@ use inspection::InspectionContext;
 use udp_flow::UdpFlow;
 
 pub use inspection::{DNS_PORT, HELD_BACK_SIZE_MAX, INSPECTED_MAX, PENDING_MAX, Quic};
-pub use queries::{ADDRESSES_MAX, QUERIES_MAX, QueryLine};
+pub use queries::{ADDRESSES_MAX, QUERIES_MAX};
 pub(crate) use udp_flow::label;
 
 /// The number of flows at a time; each takes a descriptor. If a new flow finds no place or no

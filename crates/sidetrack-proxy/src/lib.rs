@@ -44,6 +44,7 @@ pub mod line;
 pub mod names;
 pub mod relay;
 pub mod rules;
+pub mod seen;
 pub mod serve;
 pub mod settings;
 pub mod sniff;

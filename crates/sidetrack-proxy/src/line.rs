@@ -10,7 +10,7 @@ use sidetrack::Flow;
 
 use crate::connection::Outcome;
 use crate::rules::Decision;
-use crate::sniff::Seen;
+use crate::seen::Seen;
 
 mod text;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::close_reason::CloseReason;
 use crate::relay::{Peer, Progress};
-use crate::sniff::Seen;
+use crate::seen::Seen;
 
 /// How long a denied client has to read its refusal and close, before the connection is reset.
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use super::queries::Queries;
 use crate::dns::{self, Denial, DnsError, DnsQuery, DnsQuestion};
 use crate::names::Names;
 use crate::rules::{Decision, Rules, Verdict};
-use crate::sniff::Seen;
+use crate::seen::Seen;
 use crate::sniff::quic::{Hello, InitialReader, Reading};
 
 /// The port of DNS. A malformed datagram to it is dropped while a rule that needs names may apply.

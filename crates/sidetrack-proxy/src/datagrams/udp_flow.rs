@@ -18,7 +18,7 @@ use crate::connection::{Outcome, Relayed};
 use crate::line::{Datagrams, FlowLine};
 use crate::names::Names;
 use crate::rules::Rules;
-use crate::sniff::Seen;
+use crate::seen::Seen;
 
 /// The state of one UDP flow.
 pub(super) struct UdpFlow {

@@ -8,7 +8,7 @@ use sidetrack_proxy::close_reason::{CloseReason, RelaySide};
 use sidetrack_proxy::connection::SNIFF_WAIT;
 use sidetrack_proxy::connections::Stop;
 use sidetrack_proxy::rules::Decision;
-use sidetrack_proxy::sniff::Seen;
+use sidetrack_proxy::seen::Seen;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
