@@ -19,19 +19,19 @@
 //! A connection never blocks: `advance` does what can be done at once, and the event loop calls it
 //! again at the next event of its sockets.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
-use sidetrack::Flow;
 use socket2::SockRef;
 
 use crate::close_reason::{CloseReason, RelaySide};
 use crate::connections::{LoopContext, Timer};
+use crate::outcome::{Outcome, Relayed};
 use crate::relay::{Direction, Peer, Progress};
 use crate::rules::{Rules, Verdict};
-use crate::seen::Seen;
+use crate::upstream::Upstream;
 
 mod opening;
 mod refusal;
@@ -47,50 +47,6 @@ pub const SNIFF_WAIT: Duration = Duration::from_millis(200);
 /// How many times within the idle time-out the byte counts are checked. So no timer has to be reset
 /// for each chunk, and an idle connection ends at most a quarter of the time-out late.
 pub const IDLE_CHECKS: u32 = 4;
-
-/// How to go on from an accepted connection to its origin.
-pub trait Upstream {
-    /// The address that the client asked for.
-    fn destination(&self) -> SocketAddr;
-    /// Connects to the origin with a non-blocking socket. The connect may still be in progress when
-    /// this returns. Called at most once, and only if no rule has denied the connection.
-    fn connect(&self) -> Result<TcpStream, sidetrack::Error>;
-}
-
-impl Upstream for Flow {
-    fn destination(&self) -> SocketAddr {
-        self.original_destination()
-    }
-
-    fn connect(&self) -> Result<TcpStream, sidetrack::Error> {
-        self.connect_nonblocking()
-    }
-}
-
-/// The result of a finished connection or UDP flow.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// What the client began with.
-    pub seen: Seen,
-    /// The verdict of the rules. If the connection ended before they decided, the verdict on what
-    /// was seen until then.
-    pub verdict: Verdict,
-    /// How long it took to connect to the origin; `None` if that was not tried or failed.
-    pub connect_time: Option<Duration>,
-    /// The byte counts, and why it ended.
-    pub relayed: Relayed,
-}
-
-/// What was relayed, and why that ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relayed {
-    /// Number of bytes that the socket to the origin has taken.
-    pub bytes_up: u64,
-    /// Number of bytes that the socket to the client has taken.
-    pub bytes_down: u64,
-    /// Why the relay ended.
-    pub reason: CloseReason,
-}
 
 /// A connection of a client and, once it is made, the one to its origin. When it is dropped, both
 /// are reset, unless it was [closed](Self::close) with [`CloseReason::Closed`].

@@ -30,9 +30,11 @@ use slab::Slab;
 
 use crate::busy_poll::Poller;
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::connection::{Connection, IDLE_CHECKS, Outcome, Upstream, prepare};
+use crate::connection::{Connection, IDLE_CHECKS, prepare};
+use crate::outcome::Outcome;
 use crate::relay::{COPY_SIZE, Pipes, Progress};
 use crate::settings::Settings;
+use crate::upstream::Upstream;
 
 mod loop_context;
 mod source;

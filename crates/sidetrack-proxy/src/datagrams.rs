@@ -36,7 +36,7 @@ use answers::AnswerQueue;
 use inspection::InspectionContext;
 use udp_flow::UdpFlow;
 
-pub use inspection::{DNS_PORT, HELD_BACK_SIZE_MAX, INSPECTED_MAX, PENDING_MAX, Quic};
+pub use inspection::{DNS_PORT, HELD_BACK_SIZE_MAX, INSPECTED_MAX, PENDING_MAX};
 pub use queries::{ADDRESSES_MAX, QUERIES_MAX};
 pub(crate) use udp_flow::label;
 
@@ -46,8 +46,6 @@ pub(crate) use udp_flow::label;
 pub const FLOWS_MAX: usize = 16_384;
 /// See [`FLOWS_MAX`].
 pub const ROOM_SHARE: usize = 64;
-/// Default of [`Settings::datagram_idle`], as on Windows (docs/wfp.md, 2.4.4).
-pub const DATAGRAM_IDLE: Duration = Duration::from_secs(60);
 /// The idle time-out of a flow that expects no more: all its DNS queries are answered, no process
 /// listens on the origin's port, or its socket failed. A later datagram begins a new flow.
 pub const FINISHED_IDLE: Duration = Duration::from_secs(1);

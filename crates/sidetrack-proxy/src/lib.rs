@@ -42,12 +42,14 @@ pub mod datagrams;
 pub mod dns;
 pub mod line;
 pub mod names;
+pub mod outcome;
 pub mod relay;
 pub mod rules;
 pub mod seen;
 pub mod serve;
 pub mod settings;
 pub mod sniff;
+pub mod upstream;
 
 pub use line::FlowLine;
 pub use rules::{Pattern, PatternError, Rules};

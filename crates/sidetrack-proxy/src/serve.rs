@@ -9,11 +9,12 @@ use sidetrack::{Error, Flow, Listener, Service};
 use tokio::select;
 use tokio::sync::oneshot;
 
-use crate::connection::{Outcome, prepare};
+use crate::connection::prepare;
 use crate::connections::{ConnectionLoop, Stop};
 use crate::datagrams::{Counts, DatagramRelay, label};
 use crate::line::FlowLine;
 use crate::names::Names;
+use crate::outcome::Outcome;
 use crate::relay::{descriptors, pipes_max};
 use crate::settings::Settings;
 

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use sidetrack::{Error, Flow};
 
-use crate::connection::Upstream;
+use crate::upstream::Upstream;
 
 /// Accepts connections for a [`ConnectionLoop`](super::ConnectionLoop).
 pub(crate) trait Source {

@@ -14,9 +14,9 @@ use super::answers::AnswerQueue;
 use super::inspection::{Inspection, InspectionContext, Ruling};
 use super::{DENIED_IDLE, DatagramRelay, FINISHED_IDLE, READS_MAX};
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::connection::{Outcome, Relayed};
-use crate::line::{Datagrams, FlowLine};
+use crate::line::FlowLine;
 use crate::names::Names;
+use crate::outcome::{Datagrams, Outcome, Relayed};
 use crate::rules::Rules;
 use crate::seen::Seen;
 

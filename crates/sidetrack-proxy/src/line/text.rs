@@ -3,7 +3,8 @@
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
-use super::{Datagrams, FlowLine};
+use super::FlowLine;
+use crate::outcome::Datagrams;
 use crate::rules::Decision;
 use crate::seen::{QueryLine, Seen};
 
