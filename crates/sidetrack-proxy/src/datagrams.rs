@@ -21,10 +21,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use sidetrack::{Batch, Datagram, DatagramListener, Error, Flow, Service};
 
-use crate::busy_poll::Poller;
 use crate::close_reason::CloseReason;
 use crate::line::FlowLine;
 use crate::names::Names;
+use crate::reactor::Poller;
 use crate::settings::Settings;
 
 mod answers;
@@ -178,11 +178,11 @@ impl DatagramLoop<'_> {
         let mut poller = Poller::new();
         let mut last_sweep = self.now;
         loop {
-            let timeout = (!self.flows.is_empty()).then_some(SWEEP_INTERVAL);
-            let events = poller.wait(&self.relay.epoll, timeout);
-            let events = events.map_err(wait_error)?;
-            self.now = Instant::now();
-            for event in events {
+            let sweep = (!self.flows.is_empty()).then(|| Instant::now() + SWEEP_INTERVAL);
+            let woken = poller.wait(&self.relay.epoll, sweep);
+            let woken = woken.map_err(wait_error)?;
+            self.now = woken.time;
+            for event in woken.events {
                 match event.data.u64() {
                     STOP => {
                         self.answers.send(&self.relay.listener, &mut self.flows);

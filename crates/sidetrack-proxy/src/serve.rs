@@ -10,11 +10,12 @@ use tokio::select;
 use tokio::sync::oneshot;
 
 use crate::connection::prepare;
-use crate::connections::{ConnectionLoop, Stop};
+use crate::connections::ConnectionLoop;
 use crate::datagrams::{Counts, DatagramRelay, label};
 use crate::line::FlowLine;
 use crate::names::Names;
 use crate::outcome::Outcome;
+use crate::reactor::Stop;
 use crate::relay::{descriptors, pipes_max};
 use crate::settings::Settings;
 

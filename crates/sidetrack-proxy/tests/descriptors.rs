@@ -8,7 +8,8 @@ use std::thread;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidetrack_proxy::Settings;
 use sidetrack_proxy::close_reason::CloseReason;
-use sidetrack_proxy::connections::{Stop, relay_connection};
+use sidetrack_proxy::connections::relay_connection;
+use sidetrack_proxy::reactor::Stop;
 use sidetrack_proxy::relay::COPY_SIZE;
 use sidetrack_proxy::upstream::Upstream;
 

@@ -4,8 +4,8 @@
 //! They are read and not peeked (`MSG_PEEK`), since a peeked socket stays readable, so that waiting
 //! for a slow client would spin.
 
+use super::loop_context::LoopContext;
 use crate::close_reason::CloseReason;
-use crate::connections::LoopContext;
 use crate::relay::{COPY_SIZE, Direction, Peer, Progress};
 use crate::seen::Seen;
 use crate::sniff::{Sniffed, sniff};

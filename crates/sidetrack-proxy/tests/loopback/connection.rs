@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use sidetrack_proxy::close_reason::{CloseReason, RelaySide};
 use sidetrack_proxy::connection::SNIFF_WAIT;
-use sidetrack_proxy::connections::Stop;
+use sidetrack_proxy::reactor::Stop;
 use sidetrack_proxy::rules::Decision;
 use sidetrack_proxy::seen::Seen;
 use tokio::io::AsyncWriteExt;
