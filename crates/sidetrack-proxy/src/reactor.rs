@@ -1,4 +1,4 @@
-//! The event loop of one thread.
+//! The event loop of one thread: the same for TCP's connections and for UDP's flows.
 //!
 //! ```text
 //!   epoll ─┬─ listener ── listener_ready ── goes on, pauses, or waits for room
@@ -25,6 +25,7 @@ mod stop;
 mod timer;
 mod token;
 
+use busy_poll::Poller;
 use listener::WatchedListener;
 use timer::PeriodicCheck;
 use token::{Token, stop_data};
@@ -33,10 +34,9 @@ pub use busy_poll::BUSY_POLL_TIME;
 pub use listener::LISTENER_PAUSE;
 pub use stop::Stop;
 
-pub(crate) use busy_poll::Poller;
 pub(crate) use listener::AfterListener;
 pub(crate) use registry::Registry;
-pub(crate) use timer::Timer;
+pub(crate) use timer::{NoTimer, Timer};
 pub(crate) use token::SocketId;
 
 /// What an event loop carries.

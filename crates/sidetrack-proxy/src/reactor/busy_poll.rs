@@ -22,7 +22,7 @@ pub const BUSY_POLL_TIME: Duration = Duration::from_micros(30);
 const EVENTS: usize = 256;
 
 /// Waits for the events of one event loop.
-pub(crate) struct Poller {
+pub(super) struct Poller {
     events: Vec<Event>,
     /// Whether the next wait begins with a busy poll: the last one returned events within
     /// [`BUSY_POLL_TIME`].
@@ -30,15 +30,15 @@ pub(crate) struct Poller {
 }
 
 /// What ended a wait.
-pub(crate) struct Woken<'a> {
+pub(super) struct Woken<'a> {
     /// None after the deadline, or if a signal interrupted the wait.
-    pub(crate) events: &'a [Event],
+    pub(super) events: &'a [Event],
     /// When the wait ended.
-    pub(crate) time: Instant,
+    pub(super) time: Instant,
 }
 
 impl Poller {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             events: Vec::with_capacity(EVENTS),
             next_is_busy: false,
@@ -47,7 +47,7 @@ impl Poller {
 
     /// Waits until there are events, but no longer than until `deadline`; `None` means without a
     /// limit.
-    pub(crate) fn wait(
+    pub(super) fn wait(
         &mut self,
         epoll: &OwnedFd,
         deadline: Option<Instant>,

@@ -15,6 +15,18 @@ pub(crate) trait Timer: Copy {
     fn kind(&self) -> usize;
 }
 
+/// The timers of a handler that starts none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NoTimer {}
+
+impl Timer for NoTimer {
+    const DURATIONS: &'static [Duration] = &[];
+
+    fn kind(&self) -> usize {
+        match *self {}
+    }
+}
+
 /// The timers that were started and have not expired.
 pub(super) struct TimerQueues<T> {
     /// For each kind, its timers and when they expire, in order of time.
