@@ -55,15 +55,22 @@ impl CloseReason {
     /// as "connection refused"; the system's whole text, if the kind says nothing.
     pub(crate) fn from_connect(error: &sidetrack::Error) -> Self {
         Self::ConnectFailed(match error {
-            sidetrack::Error::System { source, .. } => match source.kind().to_string() {
-                vague if vague.contains("other") || vague.contains("uncategorized") => {
-                    source.to_string()
-                }
-                kind => kind,
-            },
+            sidetrack::Error::System { source, .. } if is_unclassified(source.kind()) => {
+                source.to_string()
+            }
+            sidetrack::Error::System { source, .. } => source.kind().to_string(),
             other => other.to_string(),
         })
     }
+}
+
+/// Whether the standard library does not know the error, so that the kind's text says nothing about
+/// it.
+fn is_unclassified(kind: io::ErrorKind) -> bool {
+    // The kind of unknown error numbers has no name that stable Rust can use; no error has the
+    // number 0.
+    let unknown = io::Error::from_raw_os_error(0).kind();
+    kind == io::ErrorKind::Other || kind == unknown
 }
 
 impl fmt::Display for CloseReason {
@@ -110,5 +117,8 @@ mod tests {
         assert_eq!(connect(111), "connect failed: connection refused");
         assert_eq!(connect(1), "connect failed: permission denied");
         assert_eq!(connect(112), "connect failed: Host is down (os error 112)");
+        let (what, source) = ("connect to the destination", io::Error::other("no luck"));
+        let reason = CloseReason::from_connect(&sidetrack::Error::System { what, source });
+        assert_eq!(reason.to_string(), "connect failed: no luck");
     }
 }

@@ -19,78 +19,39 @@
 //! A connection never blocks: `advance` does what can be done at once, and the event loop calls it
 //! again at the next event of its sockets.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
-use sidetrack::Flow;
 use socket2::SockRef;
 
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::connections::{LoopContext, Timer};
+use crate::outcome::{Outcome, Relayed};
 use crate::relay::{Direction, Peer, Progress};
 use crate::rules::{Rules, Verdict};
-use crate::sniff::Seen;
+use crate::upstream::Upstream;
 
+mod id;
+mod loop_context;
 mod opening;
 mod refusal;
+mod timer;
 
 use opening::Opening;
 use refusal::Refusal;
+use timer::TimerKind;
 
-pub use refusal::{REFUSAL_SIZE_MAX, REFUSAL_WAIT};
+pub use refusal::REFUSAL_SIZE_MAX;
+pub use timer::{REFUSAL_WAIT, SNIFF_WAIT};
 
-/// How long the proxy waits for a client's first bytes. If the client is silent for this long, the
-/// proxy connects to the origin without them, since in some protocols the server speaks first.
-pub const SNIFF_WAIT: Duration = Duration::from_millis(200);
+pub(crate) use id::{ConnectionId, ConnectionSocket};
+pub(crate) use loop_context::{ConnectionRegistry, LoopContext};
+pub(crate) use timer::ConnectionTimer;
+
 /// How many times within the idle time-out the byte counts are checked. So no timer has to be reset
 /// for each chunk, and an idle connection ends at most a quarter of the time-out late.
 pub const IDLE_CHECKS: u32 = 4;
-
-/// How to go on from an accepted connection to its origin.
-pub trait Upstream {
-    /// The address that the client asked for.
-    fn destination(&self) -> SocketAddr;
-    /// Connects to the origin with a non-blocking socket. The connect may still be in progress when
-    /// this returns. Called at most once, and only if no rule has denied the connection.
-    fn connect(&self) -> Result<TcpStream, sidetrack::Error>;
-}
-
-impl Upstream for Flow {
-    fn destination(&self) -> SocketAddr {
-        self.original_destination()
-    }
-
-    fn connect(&self) -> Result<TcpStream, sidetrack::Error> {
-        self.connect_nonblocking()
-    }
-}
-
-/// The result of a finished connection or UDP flow.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// What the client began with.
-    pub seen: Seen,
-    /// The verdict of the rules. If the connection ended before they decided, the verdict on what
-    /// was seen until then.
-    pub verdict: Verdict,
-    /// How long it took to connect to the origin; `None` if that was not tried or failed.
-    pub connect_time: Option<Duration>,
-    /// The byte counts, and why it ended.
-    pub relayed: Relayed,
-}
-
-/// What was relayed, and why that ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relayed {
-    /// Number of bytes that the socket to the origin has taken.
-    pub bytes_up: u64,
-    /// Number of bytes that the socket to the client has taken.
-    pub bytes_down: u64,
-    /// Why the relay ended.
-    pub reason: CloseReason,
-}
 
 /// A connection of a client and, once it is made, the one to its origin. When it is dropped, both
 /// are reset, unless it was [closed](Self::close) with [`CloseReason::Closed`].
@@ -159,7 +120,7 @@ impl<U: Upstream> Connection<U> {
         context.watch(&self.client, RelaySide::Client)?;
         match self.phase {
             Phase::Sniffing if self.verdict.is_some() => self.connect(context)?,
-            _ => context.start_timer(Timer::Sniff),
+            _ => context.start_timer(TimerKind::Sniff),
         }
         Ok(Progress::Waiting)
     }
@@ -199,16 +160,16 @@ impl<U: Upstream> Connection<U> {
     /// Continues after `timer`, which the connection had started, has expired.
     pub(crate) fn timer_expired(
         &mut self,
-        timer: Timer,
+        timer: TimerKind,
         context: &mut LoopContext<'_>,
     ) -> Result<Progress, CloseReason> {
         match (&self.phase, timer) {
-            (Phase::SniffingToRefuse, Timer::Sniff) => self.refuse(context),
-            (Phase::Sniffing, Timer::Sniff) if self.opening.is_silent() => {
+            (Phase::SniffingToRefuse, TimerKind::Sniff) => self.refuse(context),
+            (Phase::Sniffing, TimerKind::Sniff) if self.opening.is_silent() => {
                 self.connect(context)?;
                 self.advance(context)
             }
-            (Phase::Refusing(_), Timer::Refusal) => Err(CloseReason::Denied),
+            (Phase::Refusing(_), TimerKind::Refusal) => Err(CloseReason::Denied),
             _ => Ok(Progress::Waiting), // the timer is of an earlier phase
         }
     }
@@ -371,7 +332,7 @@ impl<U: Upstream> Connection<U> {
             _ => None, // the client would take a refusal for more bytes of the origin
         };
         self.phase = Phase::Refusing(refusal.ok_or(CloseReason::Denied)?);
-        context.start_timer(Timer::Refusal);
+        context.start_timer(TimerKind::Refusal);
         self.advance(context)
     }
 }

@@ -22,19 +22,21 @@
 //! Server::run ── ConnectionLoop ── sniff ── Rules::decide ── Flow::connect_nonblocking ── Direction ── FlowLine
 //! ```
 //!
-//! Modules for TCP: [`sniff`](mod@sniff) reads the first bytes, [`rules`] decides,
-//! [`relay`](mod@relay) moves bytes, [`connection`] does all that for one connection,
-//! [`connections`] for the connections of one thread, and [`serve`](mod@serve) for all connections
-//! of a service.
+//! The modules, each above those that it uses:
 //!
-//! Modules for UDP: [`datagrams`] relays all flows in one separate event loop, [`dns`] reads
-//! queries and responses, [`sniff::quic`] reads a client's first packets, and [`names`] remembers
-//! the name for which DNS last returned an address.
+//! ```text
+//!   serve                      all event loops of a service, and its flow lines
+//!   connections   datagrams    the connections of one thread; all UDP flows
+//!   connection                 one connection
+//!   relay   reactor            bytes between two sockets; the event loop of a thread
+//!   line   outcome   upstream  the flow line; what became of a flow; the way to its origin
+//!   names   settings   rules   names of addresses, from DNS; settings; what is allowed
+//!   sniff   dns                the client's first bytes, in TCP and QUIC; DNS in datagrams
+//! ```
 //!
 //! The process must ignore SIGPIPE. Rust programs do so by default.
 #![forbid(unsafe_code)]
 
-pub mod busy_poll;
 pub mod close_reason;
 pub mod connection;
 pub mod connections;
@@ -42,11 +44,15 @@ pub mod datagrams;
 pub mod dns;
 pub mod line;
 pub mod names;
+pub mod outcome;
+pub mod reactor;
 pub mod relay;
 pub mod rules;
+pub mod seen;
 pub mod serve;
 pub mod settings;
 pub mod sniff;
+pub mod upstream;
 
 pub use line::FlowLine;
 pub use rules::{Pattern, PatternError, Rules};

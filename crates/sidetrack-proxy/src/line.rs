@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidetrack::Flow;
 
-use crate::connection::Outcome;
+use crate::outcome::{Datagrams, Outcome};
 use crate::rules::Decision;
-use crate::sniff::Seen;
+use crate::seen::Seen;
 
 mod text;
 
@@ -67,27 +67,6 @@ pub struct FlowLine {
     /// "connect failed: …", "client failed: …", "origin failed: …"; for UDP also "answered",
     /// "refused by origin", "made room".
     pub ended: String,
-}
-
-/// Counts of the datagrams of a UDP flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Datagrams {
-    /// Number of datagrams relayed from the client to the origin.
-    pub up: u64,
-    /// Number of datagrams relayed from the origin to the client.
-    pub down: u64,
-    /// Number of datagrams from the client that the proxy dropped: because of a rule, or because
-    /// they could not be read while a rule needs a name.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub denied: u64,
-    /// Number of datagrams lost in the proxy, in both directions: a socket's buffer was full, the
-    /// kernel refused to send them, or the flow ended before a QUIC ClientHello was complete.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lost: u64,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// The program that opened the first connection of a chain.

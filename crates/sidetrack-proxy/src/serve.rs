@@ -1,20 +1,23 @@
 //! Serves one service: all its connections and all its datagrams.
 
 use std::num::NonZero;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use std::{future, thread};
 
-use sidetrack::{Error, Flow, Listener, Service};
+use sidetrack::{DatagramListener, Error, Flow, Listener, Service};
 use tokio::select;
 use tokio::sync::oneshot;
 
-use crate::connection::{Outcome, prepare};
-use crate::connections::{ConnectionLoop, Stop};
-use crate::datagrams::{Counts, DatagramRelay, label};
+use crate::connection::prepare;
+use crate::connections::ConnectionLoop;
+use crate::datagrams::{Counts, DatagramLoop};
 use crate::line::FlowLine;
 use crate::names::Names;
+use crate::outcome::{Datagrams, Outcome};
+use crate::reactor::Stop;
 use crate::relay::{descriptors, pipes_max};
+use crate::seen::Seen;
 use crate::settings::Settings;
 
 /// The number of connections that a server handles at a time, if the limit of descriptors allows as
@@ -31,9 +34,8 @@ const DESCRIPTORS_SPARE: usize = 256;
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
-    datagrams: DatagramRelay,
+    datagram_listener: DatagramListener,
     settings: Settings,
-    names: Arc<Mutex<Names>>,
 }
 
 /// Serves `service` without end, and passes each flow line to `lines`. Use [`Server`] to be able to
@@ -55,16 +57,14 @@ impl Server {
     ///
     /// Errors: those of [`sidetrack::Listener::bind`] and [`sidetrack::DatagramListener::bind`].
     pub fn bind(service: &Service, settings: Settings) -> Result<Self, Error> {
-        let names = Arc::new(Mutex::new(Names::new()));
         // The UDP listener comes first, so that a process that waits for the TCP listener finds both.
-        let datagrams = DatagramRelay::bind(service, settings.clone(), Arc::clone(&names))?;
+        let datagram_listener = DatagramListener::bind(service)?;
         let listener = Listener::bind(service)?;
         listener.sockets().for_each(prepare);
         Ok(Self {
             listener,
-            datagrams,
+            datagram_listener,
             settings,
-            names,
         })
     }
 
@@ -84,18 +84,19 @@ impl Server {
         stop: impl Future<Output = Duration>,
         lines: impl Fn(FlowLine) + Send + Sync + 'static,
     ) -> Result<Counts, Error> {
-        let stopper = self.datagrams.stopper();
         let shared = Arc::new(Shared {
             listener: self.listener,
+            datagram_listener: self.datagram_listener,
             settings: self.settings,
-            names: self.names,
+            names: Mutex::new(Names::new()),
             stop: Stop::new()?,
+            datagram_stop: Stop::new()?,
             lines,
         });
         let _stopped = StopOnDrop(Arc::clone(&shared));
         let datagrams = in_a_thread({
-            let (relay, shared) = (self.datagrams, Arc::clone(&shared));
-            move || relay.run(&shared.lines)
+            let shared = Arc::clone(&shared);
+            move || shared.run_datagram_loop()
         });
         let connections = run_loops(&shared);
         tokio::pin!(datagrams, connections, stop);
@@ -107,7 +108,7 @@ impl Server {
             ended = &mut connections => ended?,
             failed = &mut datagrams => return failed,
         }
-        drop(stopper);
+        shared.datagram_stop.stop(Duration::ZERO);
         datagrams.await
     }
 }
@@ -115,21 +116,27 @@ impl Server {
 /// What all event loops share.
 struct Shared<L> {
     listener: Listener,
+    datagram_listener: DatagramListener,
     settings: Settings,
-    names: Arc<Mutex<Names>>,
+    names: Mutex<Names>,
+    /// Stops the loops of the connections.
     stop: Stop,
+    /// Stops the loop of the datagrams.
+    datagram_stop: Stop,
     lines: L,
 }
 
+/// Stops all event loops when it is dropped.
 struct StopOnDrop<L>(Arc<Shared<L>>);
 
 impl<L> Drop for StopOnDrop<L> {
     fn drop(&mut self) {
         self.0.stop.stop(Duration::ZERO);
+        self.0.datagram_stop.stop(Duration::ZERO);
     }
 }
 
-/// Runs the event loops of the connections until all have ended. An error of one loop stops the
+/// Runs the event loops for connections until all have ended. An error of one loop stops the
 /// others.
 ///
 /// Returns the error of the first loop in order that has one.
@@ -144,7 +151,7 @@ where
             let shared = Arc::clone(shared);
             let loop_max = connections_max().div_ceil(count);
             in_a_thread(move || {
-                let ended = shared.run_loop(loop_max);
+                let ended = shared.run_connection_loop(loop_max);
                 shared.stop.stop(Duration::ZERO); // no effect if it was stopped before; an error ends all loops
                 ended
             })
@@ -158,14 +165,15 @@ where
 }
 
 impl<L: Fn(FlowLine)> Shared<L> {
-    /// Runs one event loop, with at most `loop_max` connections, until it ends.
+    /// Runs one event loop for connections, at most `loop_max` of them, until it ends.
     ///
     /// When a connection has ended, the lock of `names` is taken once, for the name on its line.
-    fn run_loop(&self, loop_max: usize) -> Result<(), Error> {
+    fn run_connection_loop(&self, loop_max: usize) -> Result<(), Error> {
         let on_end = |flow: Flow, outcome: Outcome| {
-            let mut line = FlowLine::new(&flow, outcome);
-            line.name = label(flow.original_destination().ip(), &self.names);
-            (self.lines)(line);
+            (self.lines)(FlowLine {
+                name: self.name(&flow),
+                ..FlowLine::new(&flow, outcome)
+            });
         };
         ConnectionLoop::new(
             &self.listener,
@@ -175,6 +183,41 @@ impl<L: Fn(FlowLine)> Shared<L> {
             &on_end,
         )?
         .run()
+    }
+
+    /// Runs the event loop for datagrams until it ends.
+    fn run_datagram_loop(&self) -> Result<Counts, Error> {
+        let on_end = |flow: &Flow, outcome: Outcome, datagrams: Datagrams| {
+            let name = match outcome.seen {
+                Seen::Dns { .. } => None, // the name of the name server is of no interest
+                _ => self.name(flow),
+            };
+            (self.lines)(FlowLine {
+                name,
+                datagrams: Some(datagrams),
+                ..FlowLine::new(flow, outcome)
+            });
+        };
+        let counts = DatagramLoop::new(
+            &self.datagram_listener,
+            &self.settings,
+            &self.names,
+            &self.datagram_stop,
+            &on_end,
+        )?
+        .run()?;
+        Ok(Counts {
+            refused: self.datagram_listener.refused(),
+            overflowed: self.datagram_listener.overflowed(),
+            ..counts
+        })
+    }
+
+    /// The name for which DNS last returned the address of the flow's destination.
+    fn name(&self, flow: &Flow) -> Option<String> {
+        let address = flow.original_destination().ip();
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.label(address, Instant::now()).map(str::to_owned)
     }
 }
 

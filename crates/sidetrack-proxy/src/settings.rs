@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::datagrams::{DATAGRAM_IDLE, Quic};
 use crate::dns::Denial;
 use crate::rules::Rules;
 
 /// Default of [`Settings::idle_timeout`].
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Default of [`Settings::datagram_idle`], as on Windows (docs/wfp.md, 2.4.4).
+pub const DATAGRAM_IDLE: Duration = Duration::from_secs(60);
 
 /// How the proxy treats connections and datagrams.
 #[derive(Clone, Debug)]
@@ -36,4 +37,14 @@ impl Default for Settings {
             quic: Quic::Allow,
         }
     }
+}
+
+/// Whether QUIC is allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quic {
+    /// QUIC is relayed, if the rules allow the flow.
+    #[default]
+    Allow,
+    /// Flows that begin with QUIC are denied.
+    Refuse,
 }

@@ -8,9 +8,10 @@ use std::thread;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidetrack_proxy::Settings;
 use sidetrack_proxy::close_reason::CloseReason;
-use sidetrack_proxy::connection::Upstream;
-use sidetrack_proxy::connections::{Stop, relay_connection};
+use sidetrack_proxy::connections::relay_connection;
+use sidetrack_proxy::reactor::Stop;
 use sidetrack_proxy::relay::COPY_SIZE;
+use sidetrack_proxy::upstream::Upstream;
 
 /// An upstream that is connected already, and lowers the limit of descriptors in `connect` so that
 /// none is free.

@@ -4,10 +4,11 @@
 //! They are read and not peeked (`MSG_PEEK`), since a peeked socket stays readable, so that waiting
 //! for a slow client would spin.
 
+use super::loop_context::LoopContext;
 use crate::close_reason::CloseReason;
-use crate::connections::LoopContext;
 use crate::relay::{COPY_SIZE, Direction, Peer, Progress};
-use crate::sniff::{Seen, Sniffed, sniff};
+use crate::seen::Seen;
+use crate::sniff::{Sniffed, sniff};
 
 /// The bytes read so far, and what was recognised in them. Holds at most
 /// [`SNIFF_SIZE_MAX`](crate::sniff::SNIFF_SIZE_MAX) bytes and one chunk.

@@ -1,13 +1,9 @@
 //! The refusal that a denied client receives, in the protocol that it uses.
 
-use std::time::Duration;
-
 use crate::close_reason::CloseReason;
 use crate::relay::{Peer, Progress};
-use crate::sniff::Seen;
+use crate::seen::Seen;
 
-/// How long a denied client has to read its refusal and close, before the connection is reset.
-pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 /// How many bytes a denied client may send until then, before the connection is reset.
 pub const REFUSAL_SIZE_MAX: usize = 1024 * 1024;
 

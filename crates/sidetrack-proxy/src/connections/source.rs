@@ -7,10 +7,10 @@ use std::os::fd::BorrowedFd;
 
 use sidetrack::{Error, Flow};
 
-use crate::connection::Upstream;
+use crate::upstream::Upstream;
 
 /// Accepts connections for a [`ConnectionLoop`](super::ConnectionLoop).
-pub(crate) trait Source {
+pub(crate) trait ConnectionSource {
     /// What the loop needs to connect to the origin of each connection.
     type Upstream: Upstream;
     /// The listening sockets, which are non-blocking: readable when a connection waits to be
@@ -22,7 +22,7 @@ pub(crate) trait Source {
     fn accept(&self, socket: usize) -> Result<Option<(TcpStream, Self::Upstream)>, Error>;
 }
 
-impl Source for sidetrack::Listener {
+impl ConnectionSource for sidetrack::Listener {
     type Upstream = Flow;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
@@ -38,7 +38,7 @@ impl Source for sidetrack::Listener {
 /// A source that never has a connection, for a loop that serves one connection which it was given.
 pub(super) struct NoSource<U>(pub(super) PhantomData<U>);
 
-impl<U: Upstream> Source for NoSource<U> {
+impl<U: Upstream> ConnectionSource for NoSource<U> {
     type Upstream = U;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {

@@ -5,8 +5,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use super::*;
+use crate::reactor::LISTENER_PAUSE;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -30,7 +32,7 @@ impl Upstream for TestUpstream {
     }
 }
 
-impl Source for Local {
+impl ConnectionSource for Local {
     type Upstream = TestUpstream;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
@@ -145,7 +147,7 @@ struct Failing {
     errors: RefCell<Vec<Error>>,
 }
 
-impl Source for Failing {
+impl ConnectionSource for Failing {
     type Upstream = TestUpstream;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
@@ -172,5 +174,5 @@ fn errors_that_pass_pause_the_loop_and_final_ones_end_it() {
         .unwrap()
         .run();
     assert!(matches!(ended, Err(Error::NoEngine)));
-    assert!(begun.elapsed() >= 2 * ACCEPT_PAUSE);
+    assert!(begun.elapsed() >= 2 * LISTENER_PAUSE);
 }

@@ -1,14 +1,14 @@
 //! Answers that wait to be sent to the clients, many in one system call.
 
-use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use sidetrack::{DatagramListener, Error, Flow};
+use sidetrack::Error;
 
 use super::DATAGRAM_SIZE_MAX;
-use super::udp_flow::UdpFlow;
+use super::source::DatagramSource;
+use crate::upstream::DatagramUpstream;
 
 /// The number of answers that are sent at once.
 const ANSWERS_MAX: usize = 64;
@@ -16,15 +16,15 @@ const ANSWERS_MAX: usize = 64;
 const BYTES_MAX: usize = 8 * DATAGRAM_SIZE_MAX;
 
 /// Received answers, and to which flows' clients they go.
-pub(super) struct AnswerQueue {
+pub(super) struct AnswerQueue<F> {
     buffer: Box<[u8]>,
     /// How many bytes of `buffer` hold answers.
     used: usize,
     /// Each answer's flow and its place in `buffer`.
-    queued: Vec<(Arc<Flow>, Range<usize>)>,
+    queued: Vec<(Arc<F>, Range<usize>)>,
 }
 
-impl Default for AnswerQueue {
+impl<F> Default for AnswerQueue<F> {
     fn default() -> Self {
         Self {
             buffer: vec![0; BYTES_MAX].into(),
@@ -34,7 +34,7 @@ impl Default for AnswerQueue {
     }
 }
 
-impl AnswerQueue {
+impl<F: DatagramUpstream> AnswerQueue<F> {
     /// Whether there is no space for another answer of the largest size.
     pub(super) fn is_full(&self) -> bool {
         self.queued.len() >= ANSWERS_MAX || BYTES_MAX - self.used < DATAGRAM_SIZE_MAX
@@ -47,26 +47,27 @@ impl AnswerQueue {
 
     /// Adds the first `length` bytes of [`free_space`](Self::free_space) as an answer to the flow's
     /// client. Returns these bytes.
-    pub(super) fn add(&mut self, flow: &Arc<Flow>, length: usize) -> &[u8] {
+    pub(super) fn add(&mut self, flow: &Arc<F>, length: usize) -> &[u8] {
         let bytes = self.used..self.used + length;
         self.used = bytes.end;
         self.queued.push((Arc::clone(flow), bytes.clone()));
         &self.buffer[bytes]
     }
 
-    /// Sends all answers, and counts in each flow what was sent and what was lost.
-    pub(super) fn send(&mut self, listener: &DatagramListener, flows: &mut HashMap<u64, UdpFlow>) {
-        let answers: Vec<(&Flow, &[u8])> = (self.queued.iter())
+    /// Sends all answers. Calls `count` for each, with its flow's id, its length, and whether it was
+    /// sent: if not, it is lost.
+    pub(super) fn send(
+        &mut self,
+        source: &impl DatagramSource<Flow = F>,
+        mut count: impl FnMut(u64, usize, bool),
+    ) {
+        let answers: Vec<(&F, &[u8])> = (self.queued.iter())
             .map(|(flow, bytes)| (&**flow, &self.buffer[bytes.clone()]))
             .collect();
-        let mut count = |(flow, bytes): &(&Flow, &[u8]), sent| {
-            if let Some(udp_flow) = flows.get_mut(&flow.id()) {
-                udp_flow.count_answer(bytes.len(), sent);
-            }
-        };
+        let mut count = |(flow, bytes): &(&F, &[u8]), sent| count(flow.id(), bytes.len(), sent);
         let mut rest = &answers[..];
         while !rest.is_empty() {
-            let (sent, is_full) = match listener.answer_all(rest) {
+            let (sent, is_full) = match source.answer_all(rest) {
                 Ok(sent) => (sent, false),
                 Err(error) => (0, is_full(&error)),
             };

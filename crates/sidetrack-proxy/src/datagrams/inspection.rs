@@ -12,7 +12,8 @@ use super::queries::Queries;
 use crate::dns::{self, Denial, DnsError, DnsQuery, DnsQuestion};
 use crate::names::Names;
 use crate::rules::{Decision, Rules, Verdict};
-use crate::sniff::Seen;
+use crate::seen::Seen;
+use crate::settings::Quic;
 use crate::sniff::quic::{Hello, InitialReader, Reading};
 
 /// The port of DNS. A malformed datagram to it is dropped while a rule that needs names may apply.
@@ -27,16 +28,6 @@ pub const HELD_BACK_SIZE_MAX: usize = 16 * 1024;
 /// further one are not read: they are dropped while a rule may deny them, and the client sends them
 /// again.
 pub const PENDING_MAX: usize = 512;
-
-/// Whether QUIC is allowed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Quic {
-    /// QUIC is relayed, if the rules allow the flow.
-    #[default]
-    Allow,
-    /// Flows that begin with QUIC are denied.
-    Refuse,
-}
 
 /// What an inspection needs besides the flow: rules and settings.
 pub(super) struct InspectionContext<'a> {

@@ -1,38 +1,12 @@
 //! The DNS queries of one flow, and the answers to them.
 
-use std::net::IpAddr;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use crate::dns::{DnsQuery, DnsQuestion, DnsResponse};
+use crate::seen::QueryLine;
 
 /// The number of questions that a flow's line reports; further ones are counted.
 pub const QUERIES_MAX: usize = 16;
 /// The number of addresses that the line reports of one answer.
 pub const ADDRESSES_MAX: usize = 8;
-
-/// A question of a DNS query, and the answer to it. The name comes from the client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct QueryLine {
-    /// The name asked for, in lower case and without a dot at the end.
-    pub name: String,
-    /// The type of record asked for, such as "A".
-    #[serde(rename = "type")]
-    pub record_type: String,
-    /// The response code, such as "NOERROR" or "NXDOMAIN"; absent if there was no answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answer: Option<String>,
-    /// The addresses in the answer, 8 at most.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<IpAddr>,
-    /// How long the first address is valid, in seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<u32>,
-    /// True if a rule denied the query, so that the proxy answered it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub denied: bool,
-}
 
 /// All queries of one flow.
 #[derive(Debug, Default)]

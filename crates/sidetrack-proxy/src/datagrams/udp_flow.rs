@@ -1,30 +1,56 @@
-//! One UDP flow, from its first datagram to its line.
+//! One UDP flow, from its first datagram to its outcome.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, UdpSocket};
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll::{self, EventData, EventFlags};
-use sidetrack::{Datagram, DatagramListener, Error, Flow, Unreachable, send_all};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use sidetrack::{Error, Unreachable, send_all};
 
 use super::answers::AnswerQueue;
 use super::inspection::{Inspection, InspectionContext, Ruling};
-use super::{DENIED_IDLE, DatagramRelay, FINISHED_IDLE, READS_MAX};
+use super::source::{ClientDatagram, DatagramSource};
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::connection::{Outcome, Relayed};
-use crate::line::{Datagrams, FlowLine};
 use crate::names::Names;
+use crate::outcome::{Datagrams, Outcome, Relayed};
+use crate::reactor::{NoTimer, Registry, SocketId};
 use crate::rules::Rules;
-use crate::sniff::Seen;
+use crate::upstream::DatagramUpstream;
+
+/// The idle time-out of a flow that expects no more: all its DNS queries are answered, no process
+/// listens on the origin's port, or its socket failed. A later datagram begins a new flow.
+pub const FINISHED_IDLE: Duration = Duration::from_secs(1);
+/// The idle time-out of a denied flow. Its client does not notice the denial and sends again for
+/// some seconds.
+pub const DENIED_IDLE: Duration = Duration::from_secs(5);
+/// The number of datagrams that are received from one origin before other sockets are served.
+pub const READS_MAX: usize = 32;
+
+/// The sockets to origins.
+pub(super) type FlowRegistry = Registry<FlowSocket, NoTimer>;
+
+/// Identifies the socket to the origin of a flow: the flow's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FlowSocket(pub(super) u64);
+
+impl SocketId for FlowSocket {
+    fn number(self) -> u64 {
+        self.0
+    }
+
+    fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 /// The state of one UDP flow.
-pub(super) struct UdpFlow {
-    pub(super) flow: Arc<Flow>,
+pub(super) struct UdpFlow<F> {
+    flow: Arc<F>,
     /// When its last datagram came, from the client or the origin.
-    pub(super) last_datagram: Instant,
+    last_datagram: Instant,
     inspection: Inspection,
     /// The socket to the origin; `None` before the first allowed datagram, and after a failure.
     origin: Option<UdpSocket>,
@@ -38,7 +64,7 @@ pub(super) struct UdpFlow {
     /// Whether the last that came from the origin was the error that no process listens on its port.
     refused: bool,
     /// Number of errors that could not be reported to the client.
-    pub(super) unreported: u64,
+    unreported: u64,
     connect_time: Option<Duration>,
     datagrams: Datagrams,
     bytes_up: u64,
@@ -53,10 +79,10 @@ struct Failure {
     unreachable: Option<Unreachable>,
 }
 
-impl UdpFlow {
-    pub(super) fn new(flow: &Arc<Flow>, rules: &Rules, now: Instant) -> Self {
+impl<F: DatagramUpstream> UdpFlow<F> {
+    pub(super) fn new(flow: &Arc<F>, rules: &Rules, now: Instant) -> Self {
         Self {
-            inspection: Inspection::new(flow.original_destination(), rules),
+            inspection: Inspection::new(flow.destination(), rules),
             flow: Arc::clone(flow),
             last_datagram: now,
             origin: None,
@@ -72,23 +98,26 @@ impl UdpFlow {
         }
     }
 
-    /// Inspects datagrams from the client. Returns those to be sent to the origin now, in order,
-    /// including those that were held back before. Denied queries are answered.
+    /// Inspects datagrams that came from the client at `now`. Returns those to be sent to the
+    /// origin now, in order, including those that were held back before. Denied queries are
+    /// answered.
     pub(super) fn inspect<'a>(
         &mut self,
-        run: &[Datagram<'a>],
+        run: &[ClientDatagram<'a, F>],
+        now: Instant,
         context: &InspectionContext<'_>,
-        listener: &DatagramListener,
+        source: &impl DatagramSource<Flow = F>,
     ) -> Vec<Cow<'a, [u8]>> {
+        self.last_datagram = now;
         let mut allowed = Vec::with_capacity(run.len());
         for datagram in run {
             match self
                 .inspection
-                .on_client_datagram(datagram.payload(), context)
+                .on_client_datagram(datagram.payload, context)
             {
                 Ruling::Pass => {
                     allowed.extend(self.inspection.take_held_back().into_iter().map(Cow::Owned));
-                    allowed.push(Cow::Borrowed(datagram.payload()));
+                    allowed.push(Cow::Borrowed(datagram.payload));
                 }
                 Ruling::HoldBack => {}
                 Ruling::Drop => {
@@ -99,7 +128,7 @@ impl UdpFlow {
                 }
                 Ruling::Answer(answer) => {
                     self.datagrams.denied += 1;
-                    if listener.answer(&self.flow, &answer).is_err() {
+                    if source.answer_all(&[(&self.flow, &answer)]).is_err() {
                         self.datagrams.lost += 1;
                     }
                 }
@@ -117,11 +146,11 @@ impl UdpFlow {
     ///
     /// Returns false if there was no descriptor left and the flow had not failed before: the caller
     /// then frees descriptors and calls again.
-    pub(super) fn connect(&mut self, epoll: &OwnedFd) -> bool {
+    pub(super) fn connect(&mut self, registry: &FlowRegistry) -> bool {
         let begun = Instant::now();
         self.origin = None;
         self.refused = false;
-        match self.open(epoll) {
+        match self.open(registry) {
             Ok(origin) => {
                 self.origin = Some(origin);
                 self.connected = (self.last_datagram, false);
@@ -144,10 +173,9 @@ impl UdpFlow {
         true
     }
 
-    fn open(&self, epoll: &OwnedFd) -> Result<UdpSocket, Error> {
-        let origin = self.flow.connect_datagrams_nonblocking()?;
-        let id = EventData::new_u64(self.flow.id());
-        let watched = epoll::add(epoll, &origin, id, EventFlags::IN);
+    fn open(&self, registry: &FlowRegistry) -> Result<UdpSocket, Error> {
+        let origin = self.flow.connect()?;
+        let watched = registry.watch(&origin, FlowSocket(self.flow.id()), EventFlags::IN);
         let what = "wait for the origin's datagrams";
         watched.map_err(|source| Error::System {
             what,
@@ -158,11 +186,16 @@ impl UdpFlow {
 
     /// Sends datagrams to the origin, in as few system calls as possible. What cannot be sent is
     /// lost, and counted.
-    pub(super) fn forward(&mut self, allowed: &[Cow<'_, [u8]>], relay: &DatagramRelay) {
+    pub(super) fn forward(
+        &mut self,
+        allowed: &[Cow<'_, [u8]>],
+        registry: &FlowRegistry,
+        source: &impl DatagramSource<Flow = F>,
+    ) {
         let payloads: Vec<&[u8]> = allowed.iter().map(|one| &**one).collect();
         let mut rest = &payloads[..];
         while !rest.is_empty() {
-            let sent = self.send(rest, relay);
+            let sent = self.send(rest, registry, source);
             self.datagrams.up += sent as u64;
             self.bytes_up += rest[..sent].iter().map(|one| one.len() as u64).sum::<u64>();
             if sent == 0 {
@@ -174,19 +207,24 @@ impl UdpFlow {
 
     /// Sends as many of the payloads as possible, from the first one on. Returns how many; 0 if the
     /// first one cannot be sent.
-    fn send(&mut self, payloads: &[&[u8]], relay: &DatagramRelay) -> usize {
-        self.reconnect_if_refused(&relay.epoll);
+    fn send(
+        &mut self,
+        payloads: &[&[u8]],
+        registry: &FlowRegistry,
+        source: &impl DatagramSource<Flow = F>,
+    ) -> usize {
+        self.reconnect_if_refused(registry);
         let mut sent = self.try_send(payloads);
         if let Err(Some(Unreachable::Port)) = sent
             && self.origin.is_some()
         {
             // The error answers an earlier datagram, and these have not been sent.
-            self.note_refusal(&relay.listener);
-            self.reconnect_if_refused(&relay.epoll);
+            self.note_refusal(source);
+            self.reconnect_if_refused(registry);
             sent = self.try_send(payloads);
         }
         sent.unwrap_or_else(|unreachable| {
-            self.report(unreachable, &relay.listener);
+            self.report(unreachable, source);
             0
         })
     }
@@ -204,23 +242,23 @@ impl UdpFlow {
     /// Connects again if the origin refused. It may be the next proxy, which has died: then a new
     /// connect is classified again. To an origin that has never answered, this happens once in
     /// [`FINISHED_IDLE`] at most.
-    fn reconnect_if_refused(&mut self, epoll: &OwnedFd) {
+    fn reconnect_if_refused(&mut self, registry: &FlowRegistry) {
         let (since, answered) = self.connected;
         if self.refused && (answered || self.last_datagram.duration_since(since) >= FINISHED_IDLE) {
-            self.connect(epoll);
+            self.connect(registry);
         }
     }
 
     /// Notes and reports that no process listens on the origin's port.
-    fn note_refusal(&mut self, listener: &DatagramListener) {
+    fn note_refusal(&mut self, source: &impl DatagramSource<Flow = F>) {
         self.refused = true;
-        self.report(Some(Unreachable::Port), listener);
+        self.report(Some(Unreachable::Port), source);
     }
 
     /// Reports an error to the client as the network would without the proxy.
-    fn report(&mut self, unreachable: Option<Unreachable>, listener: &DatagramListener) {
+    fn report(&mut self, unreachable: Option<Unreachable>, source: &impl DatagramSource<Flow = F>) {
         if let Some(unreachable) = unreachable {
-            self.unreported += u64::from(listener.report(&self.flow, unreachable).is_err());
+            self.unreported += u64::from(source.report(&self.flow, unreachable).is_err());
         }
     }
 
@@ -238,9 +276,10 @@ impl UdpFlow {
     /// error.
     pub(super) fn receive_answer(
         &mut self,
-        answers: &mut AnswerQueue,
-        relay: &DatagramRelay,
+        answers: &mut AnswerQueue<F>,
         now: Instant,
+        source: &impl DatagramSource<Flow = F>,
+        names: &Mutex<Names>,
     ) -> bool {
         let Some(origin) = &self.origin else {
             return false;
@@ -251,19 +290,19 @@ impl UdpFlow {
                 self.refused = false;
                 self.connected.1 = true;
                 let bytes = answers.add(&self.flow, length);
-                self.inspection.on_origin_datagram(bytes, &relay.names);
+                self.inspection.on_origin_datagram(bytes, names);
                 return true;
             }
-            Err(error) if is_permanent(error.kind()) => self.fail(&error, now, &relay.listener),
+            Err(error) if is_permanent(error.kind()) => self.fail(&error, now, source),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                self.note_refusal(&relay.listener);
+                self.note_refusal(source);
             }
-            Err(error) => self.report(Unreachable::of(&error), &relay.listener),
+            Err(error) => self.report(Unreachable::of(&error), source),
         }
         false
     }
 
-    fn fail(&mut self, error: &io::Error, now: Instant, listener: &DatagramListener) {
+    fn fail(&mut self, error: &io::Error, now: Instant, source: &impl DatagramSource<Flow = F>) {
         let unreachable = Unreachable::of(error);
         self.failure = Some(Failure {
             since: now,
@@ -271,7 +310,7 @@ impl UdpFlow {
             unreachable,
         });
         self.origin = None; // otherwise epoll would report the error again and again
-        self.report(unreachable, listener);
+        self.report(unreachable, source);
     }
 
     /// Counts a datagram from the origin, which was sent to the client or lost.
@@ -300,14 +339,24 @@ impl UdpFlow {
         (now.duration_since(since) >= wait.min(idle)).then_some(reason)
     }
 
-    /// The flow line of an ended flow.
-    pub(super) fn into_line(mut self, reason: CloseReason, names: &Mutex<Names>) -> FlowLine {
+    pub(super) fn flow(&self) -> &F {
+        &self.flow
+    }
+
+    /// When its last datagram came, from the client or the origin.
+    pub(super) fn last_datagram(&self) -> Instant {
+        self.last_datagram
+    }
+
+    /// Number of errors that could not be reported to the client.
+    pub(super) fn unreported(&self) -> u64 {
+        self.unreported
+    }
+
+    /// Closes the socket to the origin and returns the outcome.
+    pub(super) fn close(mut self, reason: CloseReason) -> (Arc<F>, Outcome, Datagrams) {
         self.datagrams.lost += self.inspection.take_held_back().len() as u64; // no verdict was reached
         let (seen, verdict) = self.inspection.into_seen();
-        let label = match seen {
-            Seen::Dns { .. } => None, // the name of the name server is of no interest
-            _ => label(self.flow.original_destination().ip(), names),
-        };
         let outcome = Outcome {
             seen,
             verdict,
@@ -318,18 +367,8 @@ impl UdpFlow {
                 reason,
             },
         };
-        FlowLine {
-            name: label,
-            datagrams: Some(self.datagrams),
-            ..FlowLine::new(&self.flow, outcome)
-        }
+        (self.flow, outcome, self.datagrams)
     }
-}
-
-/// The name for which DNS last returned this address.
-pub(crate) fn label(address: IpAddr, names: &Mutex<Names>) -> Option<String> {
-    let names = names.lock().unwrap_or_else(PoisonError::into_inner);
-    names.label(address, Instant::now()).map(str::to_owned)
 }
 
 /// Whether an error of a socket lasts. ICMP errors concern earlier datagrams, and an unreachable
@@ -346,8 +385,7 @@ fn is_permanent(kind: ErrorKind) -> bool {
 }
 
 fn is_out_of_descriptors(error: &Error) -> bool {
-    let numbers =
-        [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|one| one.raw_os_error());
+    let numbers = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
     matches!(error, Error::System { source, .. }
         if source.raw_os_error().is_some_and(|number| numbers.contains(&number)))
 }

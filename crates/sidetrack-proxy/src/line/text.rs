@@ -3,10 +3,10 @@
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
-use super::{Datagrams, FlowLine};
-use crate::datagrams::QueryLine;
+use super::FlowLine;
+use crate::outcome::Datagrams;
 use crate::rules::Decision;
-use crate::sniff::Seen;
+use crate::seen::{QueryLine, Seen};
 
 impl fmt::Display for FlowLine {
     /// Prints `curl[4242]  198.51.100.7:443  tls example.com h2  allow  1.2 KiB up  34.0 KiB down

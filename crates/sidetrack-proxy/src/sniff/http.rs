@@ -2,7 +2,9 @@
 
 use httparse::{EMPTY_HEADER, Request, Status};
 
-use super::{RAW, Seen, Sniffed, host};
+use super::host::reported_host;
+use super::{RAW, Sniffed};
+use crate::seen::Seen;
 
 /// The longest head that is read, in bytes. A connection with a longer one is raw.
 pub const HEAD_SIZE_MAX: usize = 16 * 1024;
@@ -83,7 +85,7 @@ fn host_of(authority: &[u8]) -> Option<String> {
                 .unwrap_or(authority.len()),
         ),
     };
-    host(&authority[begin..end])
+    reported_host(&authority[begin..end])
 }
 
 /// The path, cut after [`PATH_SIZE_MAX`] bytes or a few less, so that no character is cut.

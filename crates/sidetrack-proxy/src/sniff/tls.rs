@@ -1,12 +1,8 @@
 //! Reads a TLS ClientHello, which may be spread over several records.
 
-use super::{RAW, Seen, Sniffed};
-
-pub(super) mod hello;
-
-use hello::{ClientHello, HandshakeMessage};
-
-pub use hello::{ALPN_ENTRIES_MAX, VERSIONS_MAX};
+use super::client_hello::{self, ClientHello, HandshakeMessage};
+use super::{RAW, Sniffed};
+use crate::seen::Seen;
 
 /// The longest ClientHello that is read, in bytes with the record headers. A connection with a
 /// longer one is raw.
@@ -49,7 +45,7 @@ fn reassemble(bytes: &[u8]) -> Reassembled {
         let size = usize::from(u16::from_be_bytes([header[3], header[4]]));
         let (fragment, after) = after.split_at(size.min(after.len()));
         message.extend_from_slice(fragment);
-        match hello::read(&message, HELLO_SIZE_MAX) {
+        match client_hello::read(&message, HELLO_SIZE_MAX) {
             HandshakeMessage::Hello(hello) => return Reassembled::Hello(hello),
             HandshakeMessage::Incomplete => {}
             HandshakeMessage::TooLong | HandshakeMessage::Other | HandshakeMessage::Malformed => {

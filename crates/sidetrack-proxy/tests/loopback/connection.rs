@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use sidetrack_proxy::close_reason::{CloseReason, RelaySide};
 use sidetrack_proxy::connection::SNIFF_WAIT;
-use sidetrack_proxy::connections::Stop;
+use sidetrack_proxy::reactor::Stop;
 use sidetrack_proxy::rules::Decision;
-use sidetrack_proxy::sniff::Seen;
+use sidetrack_proxy::seen::Seen;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sidetrack_proxy::connection::{Outcome, Upstream};
-use sidetrack_proxy::connections::{Stop, relay_connection};
+use sidetrack_proxy::connections::relay_connection;
+use sidetrack_proxy::outcome::Outcome;
+use sidetrack_proxy::reactor::Stop;
+use sidetrack_proxy::upstream::Upstream;
 use sidetrack_proxy::{Pattern, Rules, Settings};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::AsyncReadExt;

@@ -6,7 +6,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 use sidetrack_proxy::close_reason::CloseReason;
 use sidetrack_proxy::connection::REFUSAL_SIZE_MAX;
 use sidetrack_proxy::rules::Decision;
-use sidetrack_proxy::sniff::Seen;
+use sidetrack_proxy::seen::Seen;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::peers::{Diverted, expect, expect_reset, in_time};

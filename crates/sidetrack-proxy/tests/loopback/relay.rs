@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sidetrack_proxy::Settings;
 use sidetrack_proxy::close_reason::{CloseReason, RelaySide};
-use sidetrack_proxy::connection::{Outcome, Relayed};
-use sidetrack_proxy::connections::Stop;
+use sidetrack_proxy::outcome::{Outcome, Relayed};
+use sidetrack_proxy::reactor::Stop;
 use sidetrack_proxy::relay::COPY_SIZE;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

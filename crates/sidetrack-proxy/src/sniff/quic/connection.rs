@@ -5,7 +5,7 @@ use super::keys::Keys;
 use super::packet::Initial;
 use super::stream::{CryptoStream, agrees};
 use super::{CRYPTO_SIZE_MAX, DATAGRAMS_MAX, Hello, QuicError, Reading, Version};
-use crate::sniff::tls::hello::{self, HandshakeMessage};
+use crate::sniff::client_hello::{self, HandshakeMessage};
 
 /// A connection of which an Initial packet was decrypted.
 pub(super) struct QuicConnection {
@@ -100,7 +100,7 @@ impl QuicConnection {
         for frame in frames {
             stream.insert(frame)?;
         }
-        match hello::read(stream.beginning(), CRYPTO_SIZE_MAX) {
+        match client_hello::read(stream.beginning(), CRYPTO_SIZE_MAX) {
             HandshakeMessage::Incomplete => {}
             HandshakeMessage::TooLong => return Err(QuicError::TooLong),
             HandshakeMessage::Other | HandshakeMessage::Malformed => {

@@ -5,24 +5,24 @@ use tls_parser::{
     parse_tls_handshake_client_hello,
 };
 
-use crate::sniff::host;
+use super::host::reported_host;
 
 /// The number of application protocols that are reported. Further ones are left out.
 pub const ALPN_ENTRIES_MAX: usize = 16;
 /// The number of TLS versions that are reported. Further ones are left out.
 pub const VERSIONS_MAX: usize = 16;
 
-/// The reported parts of a ClientHello; see [`Seen::Tls`](crate::sniff::Seen::Tls).
+/// The reported parts of a ClientHello; see [`Seen::Tls`](crate::seen::Seen::Tls).
 #[derive(Debug)]
-pub(in crate::sniff) struct ClientHello {
-    pub(in crate::sniff) sni: Option<String>,
-    pub(in crate::sniff) alpn: Vec<String>,
-    pub(in crate::sniff) versions: Vec<String>,
+pub(super) struct ClientHello {
+    pub(super) sni: Option<String>,
+    pub(super) alpn: Vec<String>,
+    pub(super) versions: Vec<String>,
 }
 
 /// What the first bytes of a handshake are.
 #[derive(Debug)]
-pub(in crate::sniff) enum HandshakeMessage {
+pub(super) enum HandshakeMessage {
     /// A ClientHello; what follows it was not read.
     Hello(ClientHello),
     /// The beginning of a ClientHello.
@@ -36,7 +36,7 @@ pub(in crate::sniff) enum HandshakeMessage {
 }
 
 /// Reads the message at the beginning of `bytes` (RFC 8446, 4). Its body may have `size_max` bytes.
-pub(in crate::sniff) fn read(bytes: &[u8], size_max: usize) -> HandshakeMessage {
+pub(super) fn read(bytes: &[u8], size_max: usize) -> HandshakeMessage {
     if bytes.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
         return HandshakeMessage::Other;
     }
@@ -66,7 +66,7 @@ fn read_body(body: &[u8]) -> Option<ClientHello> {
         match extension {
             TlsExtension::SNI(names) if sni.is_none() => {
                 let name = names.iter().find(|(kind, _)| *kind == SNIType::HostName);
-                sni = name.and_then(|(_, name)| host(name));
+                sni = name.and_then(|(_, name)| reported_host(name));
             }
             TlsExtension::ALPN(offered) if alpn.is_empty() => alpn = protocols(&offered),
             TlsExtension::SupportedVersions(offered) if versions.is_empty() => {

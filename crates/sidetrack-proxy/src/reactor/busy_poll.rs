@@ -22,31 +22,39 @@ pub const BUSY_POLL_TIME: Duration = Duration::from_micros(30);
 const EVENTS: usize = 256;
 
 /// Waits for the events of one event loop.
-pub(crate) struct Poller {
+pub(super) struct Poller {
     events: Vec<Event>,
     /// Whether the next wait begins with a busy poll: the last one returned events within
     /// [`BUSY_POLL_TIME`].
     next_is_busy: bool,
 }
 
+/// What ended a wait.
+pub(super) struct Woken<'a> {
+    /// None after the deadline, or if a signal interrupted the wait.
+    pub(super) events: &'a [Event],
+    /// When the wait ended.
+    pub(super) time: Instant,
+}
+
 impl Poller {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             events: Vec::with_capacity(EVENTS),
             next_is_busy: false,
         }
     }
 
-    /// Waits until there are events, but no longer than `timeout`; `None` means without a limit.
-    ///
-    /// Returns the events: none after the time-out, or if a signal interrupted the wait.
-    pub(crate) fn wait(
+    /// Waits until there are events, but no longer than until `deadline`; `None` means without a
+    /// limit.
+    pub(super) fn wait(
         &mut self,
         epoll: &OwnedFd,
-        timeout: Option<Duration>,
-    ) -> Result<&[Event], Errno> {
+        deadline: Option<Instant>,
+    ) -> Result<Woken<'_>, Errno> {
         self.events.clear();
         let begun = Instant::now();
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(begun));
         if self.next_is_busy {
             let busy_time = timeout.map_or(BUSY_POLL_TIME, |timeout| timeout.min(BUSY_POLL_TIME));
             while self.events.is_empty() && begun.elapsed() < busy_time {
@@ -57,8 +65,12 @@ impl Poller {
         if self.events.is_empty() {
             self.poll(epoll, timeout)?;
         }
-        self.next_is_busy = !self.events.is_empty() && begun.elapsed() < BUSY_POLL_TIME;
-        Ok(&self.events)
+        let time = Instant::now();
+        self.next_is_busy = !self.events.is_empty() && time - begun < BUSY_POLL_TIME;
+        Ok(Woken {
+            events: &self.events,
+            time,
+        })
     }
 
     fn poll(&mut self, epoll: &OwnedFd, timeout: Option<Duration>) -> Result<(), Errno> {
@@ -89,14 +101,15 @@ mod tests {
         let mut poller = Poller::new();
         for round in 0..4 {
             write(&event, &1_u64.to_ne_bytes()).unwrap();
-            let events = poller.wait(&epoll, None).unwrap();
+            let events = poller.wait(&epoll, None).unwrap().events;
             assert_eq!(events.len(), 1, "round {round}");
             assert_eq!(events[0].data.u64(), 7);
             read(&event, &mut [0; 8]).unwrap();
         }
         for timeout in [BUSY_POLL_TIME / 2, 20 * BUSY_POLL_TIME] {
             let begun = Instant::now();
-            assert_eq!(poller.wait(&epoll, Some(timeout)).unwrap().len(), 0);
+            let woken = poller.wait(&epoll, Some(begun + timeout)).unwrap();
+            assert_eq!(woken.events.len(), 0);
             assert!(begun.elapsed() >= timeout);
             assert!(!poller.next_is_busy);
         }

@@ -1,0 +1,36 @@
+//! The timers of connections.
+
+use std::time::Duration;
+
+use super::id::ConnectionId;
+use crate::reactor::Timer;
+
+/// How long the proxy waits for a client's first bytes. If the client is silent for this long, the
+/// proxy connects to the origin without them, since in some protocols the server speaks first.
+pub const SNIFF_WAIT: Duration = Duration::from_millis(200);
+/// How long a denied client has to read its refusal and close, before the connection is reset.
+pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+
+/// A timer that a connection has started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionTimer {
+    pub(crate) kind: TimerKind,
+    pub(crate) id: ConnectionId,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimerKind {
+    /// For the client's first bytes: [`SNIFF_WAIT`].
+    Sniff,
+    /// For a denied client to read the refusal and close: [`REFUSAL_WAIT`].
+    Refusal,
+}
+
+impl Timer for ConnectionTimer {
+    const DURATIONS: &'static [Duration] = &[SNIFF_WAIT, REFUSAL_WAIT];
+
+    fn kind(&self) -> usize {
+        self.kind as usize
+    }
+}
