@@ -115,12 +115,12 @@ pub(crate) struct Reactor<'a, S, T> {
 /// When the loop ends.
 #[derive(Clone, Copy)]
 enum Ending {
-    /// Not before it is stopped.
-    WhenStopped,
+    /// Not before the loop is stopped.
+    NotYet,
     /// When the handler is empty.
-    WhenEmpty,
+    Empty,
     /// When the handler is empty, or at this time.
-    WhenEmptyOrAt(Instant),
+    EmptyOrAt(Instant),
 }
 
 impl<'a, S: SocketId, T: Timer> Reactor<'a, S, T> {
@@ -144,14 +144,14 @@ impl<'a, S: SocketId, T: Timer> Reactor<'a, S, T> {
             registry,
             stop,
             check: PeriodicCheck::new(check_interval),
-            ending: Ending::WhenStopped,
+            ending: Ending::NotYet,
             what,
         })
     }
 
     /// Makes the loop end when its handler is empty, even if it is not stopped.
     pub(crate) fn end_when_empty(&mut self) {
-        self.ending = Ending::WhenEmpty;
+        self.ending = Ending::Empty;
     }
 
     /// To add sockets and start timers before the loop runs.
@@ -200,8 +200,8 @@ impl<'a, S: SocketId, T: Timer> Reactor<'a, S, T> {
             return Some(self.registry.now()); // this has passed
         }
         let end = match self.ending {
-            Ending::WhenEmptyOrAt(deadline) => Some(deadline),
-            Ending::WhenStopped | Ending::WhenEmpty => None,
+            Ending::EmptyOrAt(deadline) => Some(deadline),
+            Ending::NotYet | Ending::Empty => None,
         };
         let times = [
             self.registry.next_timer(),
@@ -243,20 +243,20 @@ impl<'a, S: SocketId, T: Timer> Reactor<'a, S, T> {
         let removed = epoll::delete(self.registry.epoll(), self.stop.event());
         removed.map_err(|error| wait_error(self.what, error))?;
         self.listener.close(self.registry.epoll());
-        self.ending = Ending::WhenEmptyOrAt(self.stop.deadline());
+        self.ending = Ending::EmptyOrAt(self.stop.deadline());
         Ok(())
     }
 
     /// Whether the loop has ended. Ends what is left if the grace period is over.
     fn has_ended(&self, now: Instant, handler: &mut impl EventHandler) -> bool {
         match self.ending {
-            Ending::WhenStopped => false,
+            Ending::NotYet => false,
             _ if handler.is_empty() => true,
-            Ending::WhenEmptyOrAt(deadline) if now >= deadline => {
+            Ending::EmptyOrAt(deadline) if now >= deadline => {
                 handler.end_all(now);
                 true
             }
-            Ending::WhenEmpty | Ending::WhenEmptyOrAt(_) => false,
+            Ending::Empty | Ending::EmptyOrAt(_) => false,
         }
     }
 }

@@ -60,9 +60,9 @@ static void nothing_recorded(void)
 	}
 	report_case(33, same, "after 5, 25 and 100 ms");
 	close_peer(peer);
-	report_windows_only(
-		35, "the bind redirect layer here cannot change an address; a connection that no connect redirect "
-		    "filter matched is case 31");
+	report_windows_only(35, "the bind redirect layer here cannot change an address; a "
+				"connection that no connect redirect "
+				"filter matched is case 31");
 }
 
 /* More connections than the accept queue holds. On Windows some lose their record, here none does.
