@@ -142,8 +142,12 @@ fn contexts_of_every_length_come_back_byte_for_byte() {
         );
     }
     let too_long = redirect_tcp(&service).context(RedirectContext::Fixed(vec![0; 4001]));
-    let error = in_order([too_long])[0].check().expect_err("it is too long");
+    let filters = in_order([too_long]);
+    let error = filters[0].check().expect_err("it is too long");
     assert_eq!(error.error.code, Code::OutOfBounds);
+    assert!(error.to_string().contains("4001"), "{error}");
+    let error = host.engine().commit(&filters, &[]);
+    let error = error.expect_err("the engine refuses what was not checked");
     assert!(error.to_string().contains("4001"), "{error}");
 }
 

@@ -139,7 +139,9 @@ mod tests {
     #[test]
     fn removed_cgroup_has_no_programs() {
         let root = Cgroup::root().expect("cgroup v2 is mounted");
-        let cgroup = root.make("engine-removed").expect("a cgroup can be made");
+        let cgroup = root
+            .make(&format!("engine-removed.{}", std::process::id()))
+            .expect("a cgroup can be made");
         fs::remove_dir(cgroup.path()).expect("it is empty");
         for effective in [true, false] {
             assert!(!is_attached(&cgroup, &[1], effective).expect("it is not an error"));

@@ -59,7 +59,7 @@ pub struct Position {
     covered: usize,
 }
 
-/// A error with its span of bytes in the file, before line and column are known.
+/// An error with its span of bytes in the file, before line and column are known.
 #[derive(Debug)]
 pub(crate) struct SpannedError {
     pub(crate) span: Range<usize>,

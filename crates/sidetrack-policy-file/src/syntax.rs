@@ -15,15 +15,22 @@ const NESTING_MAX: usize = 80;
 /// Parses the text of a file, up to its first error.
 pub(crate) fn parse_tables(text: &[u8]) -> Result<DeTable<'_>, SpannedError> {
     let text = decode(text)?;
-    if let Some(span) = nested_too_deeply(text) {
-        let message = "tables or lists are nested too deeply";
-        return Err(SpannedError::new(span, message));
+    match (DeTable::parse(text), nested_too_deeply(text)) {
+        (Ok(document), None) => Ok(document.into_inner()),
+        (Ok(_), Some(deep)) => Err(too_deep(deep)),
+        // Brackets that are not closed count as nesting for all that follows: the earlier error is the cause.
+        (Err(error), Some(deep)) if error.span().is_none_or(|span| deep.start <= span.start) => {
+            Err(too_deep(deep))
+        }
+        (Err(error), _) => {
+            let span = error.span().unwrap_or(0..0);
+            Err(SpannedError::new(span, error.message()))
+        }
     }
-    let document = DeTable::parse(text).map_err(|error| {
-        let span = error.span().unwrap_or(0..0);
-        SpannedError::new(span, error.message())
-    })?;
-    Ok(document.into_inner())
+}
+
+fn too_deep(span: Range<usize>) -> SpannedError {
+    SpannedError::new(span, "tables or lists are nested too deeply")
 }
 
 /// The text of a file, if it is UTF-8 without NUL bytes.
@@ -117,6 +124,14 @@ mod tests {
         assert_eq!(error(&list(NESTING_MAX + 1)), (84..85, deep()));
         assert!(parse_tables(key(NESTING_MAX).as_bytes()).is_ok());
         assert_eq!(error(&key(NESTING_MAX + 1)), (6..7, deep()));
+    }
+
+    #[test]
+    fn an_earlier_error_is_reported_instead_of_the_nesting_that_it_causes() {
+        let unclosed = "[[a]\nb = 1\n".repeat(NESTING_MAX + 1);
+        let (span, message) = error(&unclosed);
+        assert!(span.start < 12, "{span:?}");
+        assert!(!message.contains("nested"), "{message}");
     }
 
     #[test]

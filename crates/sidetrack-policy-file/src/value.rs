@@ -188,7 +188,7 @@ fn wanted(kind: FieldType) -> &'static str {
     }
 }
 
-/// A error about a string whose span is not known yet.
+/// An error about a string whose span is not known yet.
 struct ValueFinding {
     message: String,
     advice: Option<String>,

@@ -186,7 +186,7 @@ impl<S: ConnectionSource> EventHandler for Connections<'_, S> {
     }
 
     fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.ended.is_empty()
     }
 
     fn has_room(&self) -> bool {

@@ -8,7 +8,7 @@
 //!                         empty, or after the grace period
 //! ```
 //!
-//! What a loop carries is its [`EventHandler`]. The handler's type is known to the compiler, so an
+//! What a loop carries is its `EventHandler`. The handler's type is known to the compiler, so an
 //! event costs no dynamic call.
 
 use std::os::fd::BorrowedFd;

@@ -102,7 +102,8 @@ int main(void)
 
 	signal(SIGCHLD, SIG_IGN); /* the kernel reaps the child processes */
 	if (read_credentials(listen_value, sizeof(listen_value)))
-		return fprintf(stderr, "SIDETRACK_LISTEN does not hold a service's credentials\n"), 2;
+		return fprintf(stderr, "SIDETRACK_LISTEN does not hold a service's credentials\n"),
+		       2;
 	if (setsockopt(listener, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3) ||
 	    bind(listener, (struct sockaddr *)&any, sizeof(any)) || listen(listener, 4096))
 		return fail("listen");

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use libbpf_rs::{MapCore, MapFlags};
 use sidetrack_abi::kernel;
+use sidetrack_policy::Code;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::flow::has_sockets;
@@ -55,7 +56,7 @@ impl Contexts {
 
     /// Returns the number of a context, and adds it to `used`: the numbers of the policy being compiled.
     ///
-    /// Errors: [`Error::TooManyContexts`], [`Error::Bpf`].
+    /// Errors: [`Error::TooManyContexts`]; [`Error::Policy`], if the context is too long; [`Error::Bpf`].
     pub(super) fn number(
         &mut self,
         bytes: &[u8],
@@ -66,6 +67,10 @@ impl Contexts {
         if let Some(&number) = self.numbers.get(bytes) {
             used.insert(number);
             return Ok(number);
+        }
+        if bytes.len() > kernel::CONTEXT_SIZE_MAX {
+            let message = format!("a redirect context of {} bytes is too long", bytes.len());
+            return Err(sidetrack_policy::Error::new(Code::OutOfBounds, message).into());
         }
         if self.numbers.len() >= kernel::CONTEXTS_MAX {
             self.release(used, contexts, flows)?;

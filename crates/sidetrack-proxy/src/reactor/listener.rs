@@ -99,7 +99,10 @@ impl<'a> WatchedListener<'a> {
     fn resume(&mut self, epoll: &OwnedFd) {
         self.state = match self.watch(epoll) {
             Ok(()) => ListenerState::Open,
-            Err(_) => end_of_pause(),
+            Err(_) => {
+                self.remove(epoll);
+                end_of_pause()
+            }
         };
     }
 
@@ -118,11 +121,16 @@ impl<'a> WatchedListener<'a> {
     /// Stops waiting for it, if the loop does.
     fn leave(&mut self, state: ListenerState, epoll: &OwnedFd) {
         if self.is_open() {
-            for socket in &self.sockets {
-                let _ = epoll::delete(epoll, socket); // fails only if the socket was not added
-            }
+            self.remove(epoll);
         }
         self.state = state;
+    }
+
+    /// Removes the sockets from `epoll`, as far as they were added.
+    fn remove(&self, epoll: &OwnedFd) {
+        for socket in &self.sockets {
+            let _ = epoll::delete(epoll, socket); // it fails only if the socket was not added
+        }
     }
 }
 
