@@ -29,23 +29,6 @@ pub const DENIED_IDLE: Duration = Duration::from_secs(5);
 /// The number of datagrams that are received from one origin before other sockets are served.
 pub const READS_MAX: usize = 32;
 
-/// The sockets to origins.
-pub(super) type FlowRegistry = Registry<FlowSocket, NoTimer>;
-
-/// Identifies the socket to the origin of a flow: the flow's id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FlowSocket(pub(super) u64);
-
-impl SocketId for FlowSocket {
-    fn number(self) -> u64 {
-        self.0
-    }
-
-    fn from_number(number: u64) -> Self {
-        Self(number)
-    }
-}
-
 /// The state of one UDP flow.
 pub(super) struct UdpFlow<F> {
     flow: Arc<F>,
@@ -368,6 +351,23 @@ impl<F: DatagramUpstream> UdpFlow<F> {
             },
         };
         (self.flow, outcome, self.datagrams)
+    }
+}
+
+/// The sockets to the origins of all flows.
+pub(super) type FlowRegistry = Registry<FlowSocket, NoTimer>;
+
+/// Identifies the socket to the origin of a flow: the flow's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FlowSocket(pub(super) u64);
+
+impl SocketId for FlowSocket {
+    fn number(self) -> u64 {
+        self.0
+    }
+
+    fn from_number(number: u64) -> Self {
+        Self(number)
     }
 }
 
