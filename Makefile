@@ -21,7 +21,7 @@ MITMPROXY      := 11.0.2
 GUARD_PACKAGES := iproute2 util-linux
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels conformance race-test windows-test lint docs deny bench bench-quick bench-guard deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
+.PHONY: help build demo test test-kernels chaos conformance race-test windows-test lint docs deny bench bench-quick bench-guard deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,10 @@ test-kernels: deps-test ## the system tests on Debian's 6.1 and 6.12, emulated (
 conformance: deps-test ## the Winsock contract, case by case, in C; and the ABI under AddressSanitizer
 	$(CARGO) build --workspace --bins --examples
 	$(SUDO) $(CARGO) nextest run -p e2e -E 'binary(winsock)' --no-capture
+
+chaos: deps-test ## three minutes of connections while proxies and the daemon are killed, and policies swapped, at random
+	$(CARGO) build --workspace --bins
+	$(SUDO) $(CARGO) nextest run -p e2e --run-ignored only -E 'binary(chaos)' --no-capture
 
 race-test: deps-test ## overlapped calls under ThreadSanitizer (x86-64 only; Debian's Rust, with the standard library's source)
 	@$(call need,rustc-web cargo-web rust-web-src)

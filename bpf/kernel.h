@@ -108,6 +108,7 @@ struct pid {
 };
 
 struct task_struct {
+	unsigned int flags;
 	int tgid;
 	char comm[16];
 	const struct cred *cred;

@@ -500,6 +500,9 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 
 /* ---- sock_release ------------------------------------------------------------------------ */
 
+/* A process that ends closes its sockets itself, with this flag of its task set. */
+#define PF_EXITING 0x4
+
 /* sock_release of a proxy's socket: a listener, an accepted or an outgoing one. */
 static __always_inline void service_release(struct bpf_sock *sk)
 {
@@ -512,8 +515,11 @@ static __always_inline void service_release(struct bpf_sock *sk)
 			      accepted_detach_flow(
 				      sk, BPF_CORE_READ(kernel_socket, __sk_common.skc_rcv_saddr)) :
 			      0;
-	if (accepted_id)
+	if (accepted_id) {
 		flow_put(accepted_id);
+		if (bpf_get_current_task_btf()->flags & PF_EXITING)
+			count(SIDETRACK_COUNT_LOST_WITH_PROXY);
+	}
 	if (!socket)
 		return;
 	if (socket->role == SOCKET_LISTENER)

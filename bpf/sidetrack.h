@@ -415,6 +415,8 @@ enum sidetrack_counter {
 	 * destination: refused, or to be sent again (EINTR).
 	 */
 	SIDETRACK_COUNT_DATAGRAMS_UNROUTED,
+	/* The process of a proxy ended while it had the connection's accepted socket open. */
+	SIDETRACK_COUNT_LOST_WITH_PROXY,
 	SIDETRACK_COUNT_MAX,
 };
 

@@ -68,14 +68,52 @@ impl Api {
 
     /// Registers this process as the proxy of the service with this name. Returns its credentials.
     pub fn register(&mut self, session: &Session, name: &str) -> sidetrack::Service {
+        let hex = self.register_as_hex(session, name);
+        sidetrack::Service::from_hex(&hex).expect("the credentials are valid")
+    }
+
+    /// The same, with the credentials as text for the environment variable SIDETRACK_LISTEN.
+    pub fn register_as_hex(&mut self, session: &Session, name: &str) -> String {
         let request = v1::RegisterServiceRequest {
             session_id: session.id(),
             service: Some(v1::register_service_request::Service::Name(name.into())),
         };
         let answer = self.call(async |client| client.register_service(request).await);
         let answer = answer.unwrap_or_else(|status| panic!("{status}"));
-        let credentials = answer.into_inner().credentials;
-        sidetrack::Service::from_bytes(&credentials).expect("the credentials are valid")
+        answer.into_inner().credentials_hex
+    }
+
+    /// Returns whether a proxy of the service with this name listens.
+    pub fn is_listening(&mut self, name: &str) -> bool {
+        let services = self.call(async |client| {
+            let mut lists = client
+                .list_services(v1::ListRequest::default())
+                .await?
+                .into_inner();
+            let mut services = Vec::new();
+            while let Some(list) = lists.message().await? {
+                services.extend(list.services);
+            }
+            Ok::<_, tonic::Status>(services)
+        });
+        let services = services.expect("the daemon lists its services");
+        services
+            .iter()
+            .any(|service| service.name == name && service.listening)
+    }
+
+    /// The value of a counter of the kernel side.
+    pub fn counter(&mut self, name: &str) -> u64 {
+        let counters = self.state().counters;
+        let counter = counters.iter().find(|counter| counter.name == name);
+        counter.expect("the counter exists").value
+    }
+
+    /// The number of entries that a table of the kernel side has.
+    pub fn table(&mut self, name: &str) -> u64 {
+        let tables = self.state().tables;
+        let table = tables.iter().find(|table| table.name == name);
+        table.expect("the table exists").used
     }
 
     /// The daemon's state: the generation, and how many objects of each kind are in force.

@@ -88,6 +88,12 @@ impl Daemon {
         }
     }
 
+    /// Number of descriptors that it has open.
+    pub fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(folder).expect("the daemon runs").count()
+    }
+
     /// Connects to the daemon's API.
     pub fn api(&self) -> Api {
         Api::connect(Some(&self.socket()))

@@ -18,12 +18,14 @@
 //! cgroups.
 #![deny(unsafe_code)]
 
+mod any_address;
 mod api;
 mod bpffs;
 mod client;
 mod daemon;
 mod datagram;
 mod dnsmasq;
+pub mod exchange;
 mod host;
 mod http;
 pub mod netns;
@@ -35,6 +37,7 @@ mod quic;
 pub mod sys;
 pub mod wait;
 
+pub use any_address::AnyAddressOrigin;
 pub use api::Api;
 pub use bpffs::Bpffs;
 pub use client::{Client, Outcome, client_binary};

@@ -68,6 +68,19 @@ impl Process {
         process
     }
 
+    /// Starts the built-in proxy, which registers itself with the daemon at a socket, for the service
+    /// of this name. It appends its flow lines to a file. Does not wait until it listens.
+    pub fn built_in(cgroup: &Cgroup, socket: &Path, service: &str, lines: &Path) -> Self {
+        let mut command = Command::new(cargo_bin("proxy"));
+        command
+            .env("PROXY_CGROUP", cgroup.path())
+            .env("PROXY_SERVICE", service)
+            .env("PROXY_LINES", lines)
+            .env(sidetrack_api::SOCKET_VARIABLE, socket)
+            .arg("inspect");
+        Self::start(command)
+    }
+
     /// Starts the vendor's product of `src/bin/vendor.rs`, which uses the daemon at a socket. Waits until
     /// its policy is in force.
     pub fn vendor(cgroup: &Cgroup, socket: &Path, name: &str, weight: u16) -> Self {
@@ -137,6 +150,13 @@ impl Process {
     /// Kills it with SIGKILL, and waits until the kernel has closed its sockets and files.
     pub fn kill(mut self) {
         self.end();
+    }
+
+    /// Asks it to end, with SIGTERM, and waits until it has ended.
+    pub fn terminate(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is a child");
+        self.child.wait().expect("it is a child");
     }
 
     fn end(&mut self) {

@@ -408,7 +408,7 @@ impl FlowEntry {
 }
 
 /// The names of the counters that users see, by their index in the kernel's array.
-pub const COUNTERS: [&str; 23] = [
+pub const COUNTERS: [&str; 24] = [
     "redirected",
     "handed over",
     "queried",
@@ -432,6 +432,7 @@ pub const COUNTERS: [&str; 23] = [
     "program unknown",
     "datagrams forged",
     "datagrams unrouted",
+    "lost with proxy",
 ];
 
 /// A record in the ring buffer of events.

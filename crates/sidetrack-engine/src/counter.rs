@@ -37,6 +37,7 @@ pub enum Counter {
     ProgramUnknown,
     DatagramsForged,
     DatagramsUnrouted,
+    LostWithProxy,
 }
 
 impl Counters {

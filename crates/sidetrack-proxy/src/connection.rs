@@ -54,7 +54,7 @@ pub(crate) use timer::ConnectionTimer;
 pub const IDLE_CHECKS: u32 = 4;
 
 /// A connection of a client and, once it is made, the one to its origin. When it is dropped, both
-/// are reset, unless it was [closed](Self::close) with [`CloseReason::Closed`].
+/// are reset, unless it was [ended](Self::end) with [`CloseReason::Closed`].
 pub(crate) struct Connection<U> {
     upstream: U,
     client: Peer,
@@ -68,6 +68,14 @@ pub(crate) struct Connection<U> {
     up: Direction,
     down: Direction,
     idleness: Idleness,
+}
+
+/// A connection that has ended. Its sockets are open until this is dropped.
+pub(crate) struct EndedConnection<U> {
+    pub(crate) upstream: U,
+    pub(crate) outcome: Outcome,
+    /// The client's socket, and the one to the origin.
+    pub(crate) sockets: (Peer, Option<Peer>),
 }
 
 enum Phase {
@@ -189,14 +197,14 @@ impl<U: Upstream> Connection<U> {
         self.idleness.checks >= IDLE_CHECKS
     }
 
-    /// Closes both connections and returns the outcome. Sent bytes are still delivered after
-    /// [`CloseReason::Closed`]; with any other reason both connections are reset.
-    pub(crate) fn close(self, reason: CloseReason, rules: &Rules) -> (U, Outcome) {
+    /// Ends both connections. The sockets are closed when the returned value is dropped: sent bytes
+    /// are still delivered after [`CloseReason::Closed`]; with any other reason both connections are
+    /// reset.
+    pub(crate) fn end(self, reason: CloseReason, rules: &Rules) -> EndedConnection<U> {
         if reason == CloseReason::Closed {
             self.client.deliver_on_close();
             self.origin.iter().for_each(Peer::deliver_on_close);
         }
-        drop((self.client, self.origin));
         let seen = self.opening.into_seen();
         let verdict = self.verdict;
         let outcome = Outcome {
@@ -210,7 +218,11 @@ impl<U: Upstream> Connection<U> {
             },
             seen,
         };
-        (self.upstream, outcome)
+        EndedConnection {
+            upstream: self.upstream,
+            outcome,
+            sockets: (self.client, self.origin),
+        }
     }
 
     fn sniff_to_refuse(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {

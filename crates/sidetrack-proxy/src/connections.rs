@@ -27,8 +27,8 @@ use slab::Slab;
 
 use crate::close_reason::CloseReason;
 use crate::connection::{
-    Connection, ConnectionId, ConnectionRegistry, ConnectionSocket, ConnectionTimer, IDLE_CHECKS,
-    LoopContext, prepare,
+    Connection, ConnectionId, ConnectionRegistry, ConnectionSocket, ConnectionTimer,
+    EndedConnection, IDLE_CHECKS, LoopContext, prepare,
 };
 use crate::outcome::Outcome;
 use crate::reactor::{AfterListener, EventHandler, Reactor, Stop};
@@ -53,7 +53,7 @@ pub(crate) struct ConnectionLoop<'a, S: ConnectionSource> {
 struct Connections<'a, S: ConnectionSource> {
     source: &'a S,
     settings: &'a Settings,
-    /// Called once for each connection after it was closed.
+    /// Called once for each connection that has ended, before its sockets are closed.
     on_end: &'a dyn Fn(S::Upstream, Outcome),
     table: Slab<TrackedConnection<S::Upstream>>,
     /// The serial of the newest connection.
@@ -180,8 +180,15 @@ impl<S: ConnectionSource> EventHandler for Connections<'_, S> {
     fn round_ended(&mut self) {
         for (key, reason) in std::mem::take(&mut self.ended) {
             let connection = self.table.remove(key).connection;
-            let (upstream, outcome) = connection.close(reason, &self.settings.rules);
+            let EndedConnection {
+                upstream,
+                outcome,
+                sockets,
+            } = connection.end(reason, &self.settings.rules);
+            // The line comes before the close. So if this process is killed, each connection either
+            // has its line, or the kernel closes its socket, and counts it as lost with its proxy.
             (self.on_end)(upstream, outcome);
+            drop(sockets);
         }
     }
 

@@ -20,6 +20,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 #[path = "client/datagram.rs"]
 mod datagram;
+#[path = "client/load.rs"]
+mod load;
 #[path = "client/quic.rs"]
 mod quic;
 #[path = "client/storm.rs"]
@@ -46,6 +48,9 @@ enum Action {
     ConnectEach(ConnectEach),
     /// Make many connections to different addresses. Each must be answered with its own address.
     Storm(storm::Storm),
+    /// Connect and send datagrams at a constant rate until standard input ends, each to another
+    /// destination. The report is a file.
+    Load(load::Load),
     /// With one socket: connect, disconnect with AF_UNSPEC, and connect to another address.
     Reconnect {
         first: SocketAddr,
@@ -140,6 +145,7 @@ fn main() -> io::Result<()> {
         Action::Connect(connect) => connect_times(&connect),
         Action::ConnectEach(each) => return connect_each(&each.options),
         Action::Storm(options) => storm::run(&options),
+        Action::Load(options) => return load::run(&options),
         Action::Reconnect {
             first,
             second,

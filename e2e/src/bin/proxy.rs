@@ -6,9 +6,10 @@
 #![deny(unsafe_code)]
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -42,6 +43,9 @@ enum ProxyKind {
     Worker,
     /// Answer each datagram with the same bytes.
     EchoDatagrams,
+    /// Register, and become the built-in proxy. Its flow lines are appended to the file that the
+    /// environment variable PROXY_LINES names.
+    Inspect,
     /// Listen at the address with SO_REUSEPORT, mark the listener as the service's, and exit.
     ListenAndExit,
 }
@@ -60,6 +64,7 @@ fn main() -> anyhow::Result<()> {
                 .context("listen-and-exit needs an address")?,
         ),
         ProxyKind::EchoDatagrams => echo_datagrams(),
+        ProxyKind::Inspect => become_built_in(),
         ProxyKind::Legacy | ProxyKind::LegacyForking => serve_legacy(arguments.kind),
         _ => serve(arguments.kind),
     }
@@ -89,6 +94,21 @@ fn echo_datagrams() -> anyhow::Result<()> {
             listener.answer(datagram.flow(), datagram.payload())?;
         }
     }
+}
+
+fn become_built_in() -> anyhow::Result<()> {
+    let lines = env::var_os("PROXY_LINES").context("PROXY_LINES is not set")?;
+    let lines = File::options().append(true).create(true).open(lines)?;
+    let sidetrack = env::current_exe()?.with_file_name("sidetrack");
+    let mut api = e2e::Api::connect(None);
+    let session = api.session(false);
+    let credentials = api.register_as_hex(&session, &env::var("PROXY_SERVICE")?);
+    let error = Command::new(sidetrack)
+        .args(["proxy", "--json", "--idle-timeout", "1"])
+        .env(sidetrack::LISTEN_VARIABLE, credentials)
+        .stdout(lines)
+        .exec();
+    Err(error.into())
 }
 
 /// The service of this proxy. If the environment variable PROXY_SERVICE names one, the proxy registers
