@@ -63,6 +63,31 @@ fn connect_after_the_proxy_was_killed_goes_straight_with_on_absent_permit() {
     assert_eq!(host.count(Counter::Redirected), 0);
 }
 
+/// Connections that were open when their proxy was killed are counted. Those that it had closed are not.
+#[test]
+fn connections_that_are_lost_with_their_proxy_are_counted() {
+    let (host, _service, proxy) = with_proxy("killed_open", Absent::Block);
+    let mut origins = ["127.0.0.1:0", "[::1]:0"].map(Origin::start);
+    for origin in &mut origins {
+        let to = origin.address.to_string();
+        assert_eq!(host.connect_and_send(&to, "x")["reply"], "originx");
+    }
+    wait::until("the closed connections are over", || host.flow_count() == 0);
+    let mut open: Vec<_> = origins
+        .iter()
+        .map(|origin| {
+            let to = origin.address.to_string();
+            host.client(&["connect", &to, "--send", "x", "--hold"])
+        })
+        .collect();
+    for client in &mut open {
+        assert_eq!(client.json_line()["reply"], "originx");
+    }
+    assert_eq!(host.count(Counter::LostWithProxy), 0);
+    proxy.kill();
+    assert_eq!(host.count(Counter::LostWithProxy), 2);
+}
+
 #[test]
 fn another_process_at_the_port_of_a_killed_proxy_gets_no_connection() {
     let (host, _, proxy) = with_proxy("grabbed", Absent::Block);
