@@ -11,7 +11,7 @@ mod policy;
 mod uninspected;
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use e2e::{AnyAddressOrigin, Client, Daemon, Host, Process, netns, wait};
@@ -104,7 +104,7 @@ impl Chaos {
         self.folder.path().join(SERVICES[service])
     }
 
-    fn start_load(&self, report: &PathBuf) -> Client {
+    fn start_load(&self, report: &Path) -> Client {
         self.host.client(&[
             "load",
             &format!("--rate={RATE}"),
