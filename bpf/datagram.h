@@ -80,15 +80,17 @@ static __always_inline int is_service_reply(const struct connection *c, __u32 se
 /* ---- The flow of a destination, and its end ------------------------------------------------ */
 
 /* Ends a flow for its client. Outgoing sockets of proxies may still refer to it. */
-static __always_inline void datagram_flow_end(struct sidetrack_flow_entry *entry, __u64 id)
+__noinline int datagram_flow_end(struct sidetrack_flow_entry *entry, __u64 id)
 {
+	if (!entry)
+		return 0;
 	for (int i = 0; i < FLOW_STATE_RETRIES; i++) {
 		__u64 state = entry->state;
 		__u32 refcount = FLOW_STATE_REFCOUNT(state);
 
 		if (FLOW_STATE_ID(state) != id ||
 		    FLOW_STATE_STAGE(state) != SIDETRACK_STAGE_DATAGRAM)
-			return;
+			return 0;
 		if (!flow_state_exchange(entry, state,
 					 FLOW_STATE(id,
 						    refcount ? SIDETRACK_STAGE_ESTABLISHED :
@@ -98,8 +100,9 @@ static __always_inline void datagram_flow_end(struct sidetrack_flow_entry *entry
 		if (refcount)
 			__sync_fetch_and_add(&flows_live, 1);
 		destination_delete(entry, id);
-		return;
+		return 0;
 	}
+	return 0;
 }
 
 /* The flow of a destination; NULL if there is none, or if it is over. */
@@ -226,10 +229,10 @@ static __noinline int divert_datagram(struct bpf_sock_addr *ctx, const struct co
 	error = datagram_lift_device(ctx, c);
 	if (error)
 		return refuse_unrouted(error);
-	entry = flow_make(client, bpf_get_socket_cookie(ctx));
-	if (!entry)
+	id = flow_make(client, bpf_get_socket_cookie(ctx));
+	entry = flow_slot(id);
+	if (!id || !entry)
 		return NO_ROOM;
-	id = entry->flow.id;
 	datagram_fill(ctx, entry, c);
 	__sync_fetch_and_add(&flows_datagram, 1);
 	__sync_lock_test_and_set(&entry->state, FLOW_STATE(id, SIDETRACK_STAGE_DATAGRAM, 0));

@@ -41,26 +41,29 @@ static __always_inline int flow_fill(struct sidetrack_flow_entry *entry,
 
 /*
  * Makes a flow with everything that is known before the SYN. It is in the stage filling, so its
- * slot belongs to the caller, who sets the next stage. Returns NULL if no slot is free or the
+ * slot belongs to the caller, who sets the next stage. Returns its id; 0 if no slot is free or the
  * parent flow is gone.
  */
-static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidetrack_client *client,
-							      __u64 socket_cookie)
+__noinline __u64 flow_make(const struct sidetrack_client *client, __u64 socket_cookie)
 {
-	__u64 now = bpf_ktime_get_ns(), id = flow_acquire_slot(now);
-	struct sidetrack_flow_entry *entry = flow_slot(id);
+	struct sidetrack_flow_entry *entry;
+	__u64 now = bpf_ktime_get_ns(), id;
 
+	if (!client)
+		return 0;
+	id = flow_acquire_slot(now);
+	entry = flow_slot(id);
 	if (!id || !entry)
-		return NULL;
+		return 0;
 	entry->idle_since = now;
 	entry->client_cookie = socket_cookie;
 	entry->socket_pointer = 0;
 	entry->parent_id = client->parent_id;
 	entry->handed_over = 0;
 	if (!flow_fill(entry, client, id, now))
-		return entry;
+		return id;
 	entry->state = 0;
-	return NULL;
+	return 0;
 }
 
 /*
@@ -70,12 +73,11 @@ static __always_inline struct sidetrack_flow_entry *flow_make(const struct sidet
 static __always_inline __be32 flow_reserve(struct bpf_sock_addr *ctx,
 					   const struct sidetrack_client *client)
 {
-	struct sidetrack_flow_entry *entry = flow_make(client, bpf_get_socket_cookie(ctx));
-	__u64 id;
+	__u64 id = flow_make(client, bpf_get_socket_cookie(ctx));
+	struct sidetrack_flow_entry *entry = flow_slot(id);
 
-	if (!entry)
+	if (!id || !entry)
 		return 0;
-	id = entry->flow.id;
 	__sync_fetch_and_add(&flows_reserved, 1);
 	__sync_lock_test_and_set(&entry->state, FLOW_STATE(id, SIDETRACK_STAGE_RESERVED, 0));
 	return address_of_slot(id % flows_max);
@@ -116,10 +118,11 @@ static __always_inline void flow_begin_reserved(struct bpf_sock_ops *ops,
 static __always_inline int flow_begin_by_four_tuple(struct bpf_sock_ops *ops,
 						    struct sidetrack_client *client)
 {
-	struct sidetrack_flow_entry *entry = flow_make(client, bpf_get_socket_cookie(ops));
+	__u64 id = flow_make(client, bpf_get_socket_cookie(ops));
+	struct sidetrack_flow_entry *entry = flow_slot(id);
 
-	client->flow_id = entry ? entry->flow.id : 0;
-	if (!entry)
+	client->flow_id = id;
+	if (!id || !entry)
 		return -1;
 	if (four_tuple_add(ops, client->flow_id)) {
 		entry->state = 0;

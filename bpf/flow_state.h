@@ -290,9 +290,9 @@ static __always_inline __u64 flow_state_with_refcount(__u64 state, __u32 refcoun
  * A socket takes a reference to a UDP flow, or to a TCP flow that has had an accepted socket. Fails
  * if the flow is gone or its grace period is over.
  */
-static __always_inline int flow_get(struct sidetrack_flow_entry *entry, __u64 id)
+__noinline int flow_get(struct sidetrack_flow_entry *entry, __u64 id)
 {
-	for (int i = 0; i < FLOW_STATE_RETRIES; i++) {
+	for (int i = 0; entry && i < FLOW_STATE_RETRIES; i++) {
 		__u64 state = entry->state;
 		__u32 stage = FLOW_STATE_STAGE(state);
 
@@ -312,7 +312,7 @@ static __always_inline int flow_get(struct sidetrack_flow_entry *entry, __u64 id
 }
 
 /* A socket drops its reference. Without any reference the flow is closed. */
-static __always_inline void flow_put(__u64 id)
+__noinline int flow_put(__u64 id)
 {
 	struct sidetrack_flow_entry *entry = flow_slot(id);
 
@@ -321,7 +321,7 @@ static __always_inline void flow_put(__u64 id)
 		__u32 refcount = FLOW_STATE_REFCOUNT(state);
 
 		if (FLOW_STATE_ID(state) != id || !refcount)
-			return;
+			return 0;
 		if (refcount == 1)
 			entry->idle_since = bpf_ktime_get_ns();
 		if (!flow_state_exchange(entry, state,
@@ -329,8 +329,9 @@ static __always_inline void flow_put(__u64 id)
 			continue;
 		if (refcount == 1 && FLOW_STATE_STAGE(state) != SIDETRACK_STAGE_DATAGRAM)
 			__sync_fetch_and_sub(&flows_live, 1);
-		return;
+		return 0;
 	}
+	return 0;
 }
 
 #endif /* SIDETRACK_FLOW_STATE_H */

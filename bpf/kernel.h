@@ -83,6 +83,7 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 	int level;
 	struct kernfs_node *kn;
+	struct cgroup *ancestors[1]; /* one for each level, the root first */
 };
 
 struct css_set {

@@ -272,18 +272,35 @@ static __always_inline int path_walk(char *path, struct file *file, __u32 *flags
  * folder up to the root of its mount. It starts from a secret, so that no user can construct a file
  * with the key of another one.
  */
+struct executable_walk {
+	struct dentry *dentry;
+	struct dentry *root; /* root of the mount */
+	__u64 id;
+};
+
+static long executable_step(__u32 i, struct executable_walk *walk)
+{
+	struct dentry *dentry = walk->dentry;
+	__u64 id = walk->id;
+
+	if (dentry == walk->root)
+		return 1;
+	id = (id ^ dentry->d_inode->i_ino) * 0x9e3779b97f4a7c15ULL;
+	walk->id = (id ^ id >> 32 ^ dentry->d_name.hash) * 0xff51afd7ed558ccdULL;
+	walk->dentry = dentry->d_parent;
+	return 0;
+}
+
 static __always_inline __u64 executable_id(struct file *file)
 {
-	struct dentry *root = file->f_path.mnt->mnt_root;
-	struct dentry *dentry = file->f_path.dentry;
-	__u64 id = token_key[0] ^ file->f_inode->i_sb->s_dev;
+	struct executable_walk walk = {
+		.dentry = file->f_path.dentry,
+		.root = file->f_path.mnt->mnt_root,
+		.id = token_key[0] ^ file->f_inode->i_sb->s_dev,
+	};
 
-	for (int i = 0; i < SIDETRACK_PATH_DEPTH_MAX && dentry != root; i++) {
-		id = (id ^ dentry->d_inode->i_ino) * 0x9e3779b97f4a7c15ULL;
-		id = (id ^ id >> 32 ^ dentry->d_name.hash) * 0xff51afd7ed558ccdULL;
-		dentry = dentry->d_parent;
-	}
-	return id ^ root->d_inode->i_ino;
+	bpf_loop(SIDETRACK_PATH_DEPTH_MAX, executable_step, &walk, 0);
+	return walk.id ^ walk.root->d_inode->i_ino;
 }
 
 /* Adds the current program's executable to the map. */

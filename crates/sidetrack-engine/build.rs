@@ -11,7 +11,7 @@ fn main() {
     let bpf = manifest.join("../../bpf");
     println!("cargo:rerun-if-changed={}", bpf.display());
 
-    for name in ["sidetrack", "namespace"] {
+    for name in ["sidetrack", "namespace", "departure"] {
         let result = SkeletonBuilder::new()
             .source(bpf.join(format!("{name}.bpf.c")))
             .obj(out.join(format!("{name}.bpf.o")))

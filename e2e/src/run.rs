@@ -1,8 +1,10 @@
 //! The command `sidetrack run`, started as a user does.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -85,7 +87,7 @@ impl Run {
     /// The same as [`Run::new`], started by another program: the wrapper's arguments are followed
     /// by the command line of the run.
     pub fn with_wrapper(wrapper: &[&str], options: &[&str], command: &[&str]) -> Self {
-        let flows = TempDir::new().expect("a temporary folder");
+        let flows = shared_folder(); // the run opens the file as the user of the command
         let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
         words.push(cargo_bin("sidetrack").into());
         let mut run = Command::new(&words[0]);
@@ -258,6 +260,14 @@ pub fn all_runs() -> Vec<PathBuf> {
                 .is_some_and(|name| name.to_string_lossy().starts_with("sidetrack.run."))
         })
         .collect()
+}
+
+/// A temporary folder to which every user can write.
+pub fn shared_folder() -> TempDir {
+    let folder = TempDir::new().expect("a temporary folder");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777))
+        .expect("the permissions are set");
+    folder
 }
 
 fn processes(path: &Path) -> Vec<u32> {

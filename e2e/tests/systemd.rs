@@ -1,11 +1,11 @@
-//! The daemon under a real systemd, with the unit that `make install` installs and all of its
-//! restrictions.
+//! The daemon and `sidetrack run` under a real systemd, the daemon with the unit that `make install`
+//! installs and all of its restrictions.
 
 use std::process::{Command, Stdio};
 
 use e2e::{Host, client_binary};
 
-const EXPECTED: &str = "\
+const DAEMON: &str = "\
 started: active
 without a policy: errno:111
 redirected: reply:10.1.2.3:80
@@ -22,9 +22,31 @@ removed: errno:111
 /// Most seconds that the whole may take. It is enough for a machine that is busy with other tests.
 const TIMEOUT: &str = "60";
 
+const RUN: &str = "\
+in: /system.slice/sidetrack-run-PID-START.scope/sidetrack.run.PID.START/program
+owner of the scope's cgroup: root
+connect: 0, 1 flow
+in the slice of a user: /user.slice/user-1.slice/sidetrack-run-PID-START.scope/sidetrack.run.PID.START/program
+to the user's cgroup: refused
+connect: 0, 1 flow
+run within a run: 2
+killed run: 0 processes
+units: 0
+";
+
 #[test]
 fn unit_starts_classifies_restarts_and_stops_under_systemd() {
-    let host = Host::without_engine("under_systemd");
+    assert_observed("under_systemd", "daemon", "sidetrackd.service", DAEMON);
+}
+
+#[test]
+fn run_is_a_scope_unit_under_systemd() {
+    assert_observed("run_under_systemd", "run", "", RUN);
+}
+
+/// Boots systemd with these units, runs the script, and compares its output.
+fn assert_observed(test: &str, script: &str, units: &str, expected: &str) {
+    let host = Host::without_engine(test);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = Command::new("timeout")
         .arg(TIMEOUT)
@@ -35,13 +57,15 @@ fn unit_starts_classifies_restarts_and_stops_under_systemd() {
             client_binary().parent().expect("the client is in a folder"),
         )
         .env("FOLDER", folder.path())
+        .env("PROBE", script)
+        .env("UNITS", units)
         .stdin(Stdio::null())
         .output()
         .expect("timeout is installed");
     let read = |name| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
     assert_eq!(
         read("output"),
-        EXPECTED,
+        expected,
         "{}{}",
         read("errors"),
         String::from_utf8_lossy(&output.stderr)

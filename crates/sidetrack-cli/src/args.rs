@@ -94,7 +94,7 @@ pub(crate) enum Command {
     Launch(LaunchArgs),
     /// Wait for a run to end, and clean up if it was killed. `run` starts it.
     #[command(hide = true)]
-    Reap(ReapArgs),
+    Reap,
 }
 
 #[derive(Args)]
@@ -122,6 +122,14 @@ pub(crate) struct RunArgs {
     /// What happens to connections while a proxy is not listening.
     #[arg(long, value_enum, default_value_t = OnAbsentArg::Block)]
     pub(crate) on_absent: OnAbsentArg,
+    /// The user as whom the built-in proxies and those of `exec:` run. The default is the user of the command,
+    /// who can read the memory of an `exec:` proxy, and end any proxy.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) proxy_user: Option<String>,
+    /// Kill a process of the command when it leaves the run's cgroup, because nothing inspects its connections
+    /// any more. Without this option it is only reported.
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Print neither flows nor the summary.
     #[arg(long, short)]
     pub(crate) quiet: bool,
@@ -248,11 +256,4 @@ pub(crate) struct LaunchArgs {
     /// The command to execute, with its arguments.
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
-}
-
-#[derive(Args)]
-pub(crate) struct ReapArgs {
-    /// The cgroup of the run.
-    #[arg(long)]
-    pub(crate) cgroup: PathBuf,
 }

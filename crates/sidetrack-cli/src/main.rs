@@ -26,6 +26,7 @@ mod state;
 mod table;
 mod text_style;
 mod uninstall;
+mod user;
 mod via;
 mod watcher;
 
@@ -79,7 +80,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Completions(options) => generate::completions(&options),
         Command::Man(options) => generate::manual(&options),
         Command::Launch(options) => launch::launch(&options),
-        Command::Reap(options) => watcher::watch(&options),
+        Command::Reap => watcher::watch(),
     }
 }
 

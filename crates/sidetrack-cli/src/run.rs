@@ -4,13 +4,17 @@
 //! policy comes into force, then the command is started.
 
 mod command;
+mod departures;
 mod event;
 mod policy;
 mod proxies;
 mod report;
 mod signals;
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -23,8 +27,10 @@ use sidetrack_engine::{Config, Engine, Error};
 use crate::args;
 use crate::installation::Installation;
 use crate::run_cgroup::RunCgroup;
+use crate::user::User;
 use crate::via::{self, Via};
 use command::Program;
+use departures::Departures;
 use event::{EventSender, RunEvent};
 use proxies::Proxies;
 use report::Report;
@@ -33,35 +39,48 @@ use report::Report;
 /// reached.
 const FLOWS_MAX: u32 = 16_384;
 
+/// The users as whom a run starts its processes. `None` is this process's own, mostly root.
+struct Users {
+    /// The user of the command.
+    command: Option<User>,
+    /// The user of the proxies.
+    proxies: Option<User>,
+}
+
 pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
     let program = command::resolve(&options.command)?;
     let vias = match options.via.as_slice() {
         [] => via::named(&[Via::Inspect(None)]),
         vias => via::named(vias),
     };
-    let mut report = Report::new(options, &vias)?;
+    let users = Users::of(options)?;
+    let json = open_json(options.json.as_deref(), users.command.as_ref())?;
+    let mut report = Report::new(options.quiet, &vias, json);
     sidetrack_engine::host::require()?;
     let (sender, events) = mpsc::channel();
     let sender = EventSender::new(sender)?;
     signals::forward(&sender)?;
 
-    let run_cgroup = RunCgroup::create()?;
-    let engine =
-        Engine::open(&run_cgroup.root, config()).and_then(|engine| engine.load()?.attach());
-    let mut engine = engine.map_err(engine_error)?;
-    let mut proxies = Proxies::start(&vias, options, &run_cgroup, &mut engine, &sender)?;
+    let run_cgroup = RunCgroup::create(users.command.as_ref()).map_err(engine_error)?;
+    for limit in &run_cgroup.lost_limits {
+        report.warn(&limit.to_string());
+    }
+    let engine = Engine::open(&run_cgroup.root, config())
+        .and_then(|engine| engine.for_connects().load()?.attach());
+    let mut engine = engine.map_err(|error| engine_error(error.into()))?;
+    let mut departures = Departures::watch(&run_cgroup.program, options.strict, &report)?;
+    let user = users.proxies.as_ref();
+    let mut proxies = Proxies::start(&vias, options, user, &run_cgroup, &mut engine, &sender)?;
     proxies.await_listeners(&engine, &events)?;
-    let routes = proxies.routes(&engine)?;
-    let redirects = policy::redirects(&routes, options.on_absent);
-    report.set_routes(&routes);
-    let blocks = policy::blocks(options.rules.quic);
-    engine.commit(redirects.iter().chain(&blocks), &[])?;
-    let mut program = Program::start(&program, &options.command, &run_cgroup.program, &sender)?;
+    put_in_force(options, &proxies, &mut engine, &mut report)?;
+    let (file, user) = (&program, users.command.as_ref());
+    let mut program = Program::start(file, &options.command, &run_cgroup.program, user, &sender)?;
 
     let code = wait_for_end(
         &mut program,
         &mut proxies,
         &engine,
+        &mut departures,
         &mut report,
         &sender,
         &events,
@@ -69,16 +88,63 @@ pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
     proxies.stop();
     report.drain(&events);
     report.summary(&engine.counters()?, run_cgroup.program.is_populated());
+    departures.summary(&report);
     drop(engine);
     drop(run_cgroup);
     Ok(code)
 }
 
+impl Users {
+    fn of(options: &args::RunArgs) -> Result<Self> {
+        let command = User::invoking()?;
+        let proxies = match &options.proxy_user {
+            Some(name) => Some(User::named(name).context("--proxy-user")?),
+            None => command.clone(),
+        };
+        Ok(Self { command, proxies })
+    }
+}
+
+/// Opens the file of `--json` as the user of the command, who may have put anything in its place. `-` is
+/// standard output.
+fn open_json(path: Option<&Path>, user: Option<&User>) -> Result<Option<Box<dyn Write>>> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    if path == Path::new("-") {
+        return Ok(Some(Box::new(io::stdout())));
+    }
+    let file = match user {
+        Some(user) => user.create_file(path),
+        None => File::create(path),
+    };
+    let file = file.with_context(|| match user {
+        Some(user) => format!("{} cannot write {}", user.name.display(), path.display()),
+        None => format!("cannot write {}", path.display()),
+    })?;
+    Ok(Some(Box::new(file)))
+}
+
+/// Puts the policy of the run in force. All proxies must listen.
+fn put_in_force(
+    options: &args::RunArgs,
+    proxies: &Proxies,
+    engine: &mut Engine,
+    report: &mut Report,
+) -> Result<()> {
+    let routes = proxies.routes(engine)?;
+    let redirects = policy::redirects(&routes, options.on_absent);
+    report.set_routes(&routes);
+    let blocks = policy::blocks(options.rules.quic);
+    engine.commit(redirects.iter().chain(&blocks), &[])?;
+    Ok(())
+}
+
 /// Converts an error of the engine. If sidetrackd is attached already, the message says so, and
 /// what to do.
-fn engine_error(error: Error) -> anyhow::Error {
-    let Error::AlreadyAttached(path) = &error else {
-        return error.into();
+fn engine_error(error: anyhow::Error) -> anyhow::Error {
+    let Some(Error::AlreadyAttached(path)) = error.downcast_ref() else {
+        return error;
     };
     match Installation::find(None) {
         Ok(daemon) if daemon.is_running() || daemon.is_pinned() => anyhow!(
@@ -87,7 +153,7 @@ fn engine_error(error: Error) -> anyhow::Error {
              apply`), or stop it and use `sidetrack uninstall`",
             path.display()
         ),
-        _ => error.into(),
+        _ => error,
     }
 }
 
@@ -104,19 +170,22 @@ fn wait_for_end(
     program: &mut Program,
     proxies: &mut Proxies,
     engine: &Engine,
+    departures: &mut Departures,
     report: &mut Report,
     sender: &EventSender,
     events: &Receiver<RunEvent>,
 ) -> Result<ExitCode> {
     loop {
-        wait(engine, sender)?;
+        wait(engine, departures, sender)?;
         report_kernel_events(engine, report)?;
+        departures.report(report)?;
         for event in events.try_iter() {
             match event {
                 RunEvent::Flow(line) => report.add(*line),
                 RunEvent::Signal(number) => program.signal(number),
                 RunEvent::ProgramEnded(status) => {
                     report_kernel_events(engine, report)?; // those of its last moment
+                    departures.report(report)?;
                     return Ok(command::exit_code(status));
                 }
                 RunEvent::ProxyEnded(index, status) => {
@@ -137,11 +206,12 @@ fn report_kernel_events(engine: &Engine, report: &mut Report) -> Result<()> {
 }
 
 /// Waits for an event of the kernel or of another thread.
-fn wait(engine: &Engine, sender: &EventSender) -> Result<()> {
-    let mut descriptors = [
-        PollFd::from_borrowed_fd(engine.as_fd(), PollFlags::IN),
-        PollFd::from_borrowed_fd(sender.as_fd(), PollFlags::IN),
-    ];
+fn wait(engine: &Engine, departures: &Departures, sender: &EventSender) -> Result<()> {
+    let descriptors = [engine.as_fd(), sender.as_fd()].into_iter();
+    let mut descriptors: Vec<PollFd<'_>> = descriptors
+        .chain(departures.descriptor())
+        .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
+        .collect();
     match poll(&mut descriptors, None) {
         Ok(_) | Err(Errno::INTR) => sender.clear_wakeup(),
         Err(error) => return Err(error).context("cannot wait for the command"),

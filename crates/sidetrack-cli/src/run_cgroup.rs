@@ -1,8 +1,10 @@
 //! The cgroups of one `run`, and how left-over cgroups of killed runs are found.
 //!
-//! The cgroup of a run is below the one in which the run was started, so that limits set there hold,
-//! and so that a run within a run is detected. Its name contains the process id and the start time of
-//! the run:
+//! The command must not be able to leave its cgroup, since nothing inspects it elsewhere. So the cgroup of a
+//! run is below one to which the command's user cannot write: where systemd runs, below a unit of the
+//! system's manager ([`scope_unit`]), elsewhere below a cgroup that [`placement`] chooses. The limits of the
+//! cgroup in which the run was started are kept ([`limits`]). The name contains the process id and the
+//! start time of the run:
 //!
 //! ```text
 //! sidetrack.run.PID.START/
@@ -10,13 +12,20 @@
 //!     service-1/    the first proxy, and so on
 //! ```
 
+mod limits;
+mod placement;
+mod scope_unit;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use procfs::process::Process;
-use sidetrack_engine::{Cgroup, cgroup};
+use sidetrack_engine::{Cgroup, Error, cgroup, host};
 
+use crate::user::User;
 use crate::watcher::{Watcher, kill_and_remove};
+
+pub(crate) use self::limits::LostLimit;
 
 /// The beginning of the name of every run's cgroup.
 const NAME_PREFIX: &str = "sidetrack.run.";
@@ -27,36 +36,45 @@ pub(crate) struct RunCgroup {
     pub(crate) root: Cgroup,
     /// The cgroup of the command and its children.
     pub(crate) program: Cgroup,
-    /// Removes the cgroups if this process is killed. `None` if it could not be started, or has
-    /// been dismissed.
+    /// The limits of the caller's cgroup that do not hold for the run.
+    pub(crate) lost_limits: Vec<LostLimit>,
+    /// Removes the cgroups if this process is killed. `None` after it has been dismissed.
     watcher: Option<Watcher>,
 }
 
 impl RunCgroup {
-    /// Creates the cgroups, and starts a watcher that removes them if this process is killed.
-    pub(crate) fn create() -> Result<Self> {
-        let base = Cgroup::of_process(None)?;
+    /// Creates the cgroups for a command of this user (`None`: root), and starts a watcher that removes them
+    /// if this process is killed.
+    ///
+    /// # Errors
+    ///
+    /// Among others [`Error::AlreadyAttached`]: this process is in the scope of another engine, which the
+    /// command would leave.
+    pub(crate) fn create(user: Option<&User>) -> Result<Self> {
+        let caller = Cgroup::of_process(None)?;
+        if host::is_classified(&caller)? {
+            return Err(Error::AlreadyAttached(caller.path().to_owned()).into());
+        }
         let pid = std::process::id();
-        let name = format!(
-            "{NAME_PREFIX}{pid}.{}",
-            start_time(pid).context("cannot read the start time of this process")?
-        );
-        let root = base.make(&name)?;
-        let watcher = Watcher::start(root.path());
-        let program = root.make("program");
-        let run_cgroup = |program, watcher| Self {
-            program,
-            root,
-            watcher,
+        let start = start_time(pid).context("cannot read the start time of this process")?;
+        let (base, mut watcher) = match scope_unit::start(pid, start, caller.path()) {
+            Some((scope, watcher)) => (scope, watcher),
+            None => (placement::choose(&caller, user)?, Watcher::start()?),
         };
-        match (program, watcher) {
-            (Ok(program), Ok(watcher)) => Ok(run_cgroup(program, Some(watcher))),
-            (Err(error), _) => {
-                let _ = std::fs::remove_dir(base.path().join(name));
-                Err(error.into())
-            }
-            (Ok(program), Err(error)) => {
-                drop(run_cgroup(program, None));
+        let root = base.make(&format!("{NAME_PREFIX}{pid}.{start}"))?;
+        let made = watcher
+            .guard(root.path())
+            .and_then(|()| Ok(root.make("program")?));
+        match made {
+            Ok(program) => Ok(Self {
+                lost_limits: limits::keep(caller.path(), root.path()),
+                root,
+                program,
+                watcher: Some(watcher),
+            }),
+            Err(error) => {
+                kill_and_remove(&root);
+                watcher.dismiss();
                 Err(error)
             }
         }

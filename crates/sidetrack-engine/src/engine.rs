@@ -32,7 +32,7 @@ use crate::{Cgroup, Error, RegisteredService, ServiceSpec, host, legacy, namespa
 use attachment::Attachment;
 use context::Contexts;
 use pins::{EngineIdentity, Pins};
-use program::ProgramSet;
+use program::{CgroupProgram, ProgramSet};
 
 pub use classify::Classification;
 pub use flow::{FlowEntry, MapUsage};
@@ -158,6 +158,19 @@ impl Engine {
 }
 
 impl<'scope> OpenEngine<'scope> {
+    /// Leaves out the programs that no connect needs, which makes loading faster. A policy with filters at other
+    /// layers than connect redirect and auth connect then cannot be put in force: [`Error::Bpf`].
+    pub fn for_connects(mut self) -> Self {
+        for mut program in self.skeleton.open_object_mut().progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            let needed = CgroupProgram::of_name(&name).is_none_or(CgroupProgram::serves_connects);
+            if !needed {
+                program.set_autoload(false);
+            }
+        }
+        self
+    }
+
     /// Loads programs and maps into the kernel.
     ///
     /// Errors: [`Error::Kernel`], [`Error::Pins`], [`Error::Bpf`], [`Error::System`].

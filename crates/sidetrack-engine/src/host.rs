@@ -86,6 +86,14 @@ pub fn programs() -> Result<Vec<(u32, String)>, Error> {
         .collect())
 }
 
+/// Whether an engine classifies the connections that processes in a cgroup make.
+///
+/// Errors: those of [`privilege`], and [`Error::System`].
+pub fn is_classified(cgroup: &Cgroup) -> Result<bool, Error> {
+    let ids: Vec<u32> = programs()?.into_iter().map(|(id, _)| id).collect();
+    is_attached(cgroup, &ids, true)
+}
+
 /// Whether another engine than that of the programs `own` is attached to `cgroup`, or to a cgroup above or below
 /// it.
 pub(crate) fn other_engine_overlaps(cgroup: &Cgroup, own: &[u32]) -> Result<bool, Error> {

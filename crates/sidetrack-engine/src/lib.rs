@@ -36,6 +36,7 @@
 pub mod cgroup;
 pub mod cost;
 pub mod counter;
+mod departure;
 mod engine;
 mod error;
 pub mod event;
@@ -61,6 +62,7 @@ mod sys;
 pub const OBJECT: &str = concat!(env!("OUT_DIR"), "/sidetrack.bpf.o");
 
 pub use cgroup::Cgroup;
+pub use departure::{Departure, DepartureWatch};
 pub use engine::{
     Classification, Committed, Config, Engine, FlowEntry, LoadedEngine, MapUsage, OpenEngine,
     pinned_programs, pins_at, remove_pins,

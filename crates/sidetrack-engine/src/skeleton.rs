@@ -6,3 +6,7 @@ include!(concat!(env!("OUT_DIR"), "/sidetrack.skel.rs"));
 pub mod namespace {
     include!(concat!(env!("OUT_DIR"), "/namespace.skel.rs"));
 }
+
+pub mod departure {
+    include!(concat!(env!("OUT_DIR"), "/departure.skel.rs"));
+}

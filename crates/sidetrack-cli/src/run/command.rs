@@ -1,4 +1,4 @@
-//! The command of a run: finding it, starting it as the invoking user, and its end.
+//! The command of a run: finding it, starting it as its user, and its end.
 
 use std::env;
 use std::ffi::OsString;
@@ -15,6 +15,7 @@ use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
 use sidetrack_engine::Cgroup;
 
 use super::event::{EventSender, RunEvent};
+use crate::user::User;
 
 /// The running command.
 pub(super) struct Program {
@@ -22,14 +23,15 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts `file` with the arguments of `command` in the cgroup. Its end is sent as an event.
+    /// Starts `file` with the arguments of `command` in the cgroup, as the user. Its end is sent as an event.
     pub(super) fn start(
         file: &Path,
         command: &[OsString],
         cgroup: &Cgroup,
+        user: Option<&User>,
         sender: &EventSender,
     ) -> Result<Self> {
-        let mut child = launcher(cgroup, false)
+        let mut child = launcher(cgroup, user, false)
             .arg(file)
             .args(&command[1..])
             .env_remove(LISTEN_VARIABLE)
@@ -54,27 +56,21 @@ impl Program {
     }
 }
 
-/// Returns the beginning of a command line that runs a command in the cgroup, as the invoking user,
-/// and with CAP_NET_RAW if `net_raw` is set. The caller adds the command.
+/// Returns the beginning of a command line that runs a command in the cgroup, as the user (`None`: as this
+/// process's), and with CAP_NET_RAW if `net_raw` is set. The caller adds the command.
 ///
 /// It is this program with the hidden subcommand `launch`.
-pub(super) fn launcher(cgroup: &Cgroup, net_raw: bool) -> Command {
+pub(super) fn launcher(cgroup: &Cgroup, user: Option<&User>, net_raw: bool) -> Command {
     let mut launcher = Command::new("/proc/self/exe");
     launcher.arg("launch").arg("--cgroup").arg(cgroup.path());
-    if let Some(user) = invoking_user() {
-        launcher.args(["--user", &user.to_string()]);
+    if let Some(user) = user {
+        launcher.args(["--user", &user.id().to_string()]);
     }
     if net_raw {
         launcher.arg("--net-raw");
     }
     launcher.arg("--");
     launcher
-}
-
-/// Returns the id of the user who called sudo; `None` without sudo, or if that user is root.
-fn invoking_user() -> Option<u32> {
-    let user = env::var("SUDO_UID").ok()?.parse().ok()?;
-    (user != 0 && rustix::process::geteuid().is_root()).then_some(user)
 }
 
 /// Finds the file of a command as a shell does: by its path, or in PATH.

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
-use sidetrack_engine::{Cgroup, Engine, RegisteredService, ServiceSpec};
+use sidetrack_engine::{Engine, RegisteredService, ServiceSpec};
 use sidetrack_policy::redirect::Protocol;
 
 use super::command::launcher;
 use super::event::{EventSender, RunEvent};
 use crate::args::{self, DnsDenialArg, QuicArg};
 use crate::run_cgroup::RunCgroup;
+use crate::user::User;
 use crate::via::Via;
 
 /// How long all proxies together may take until they listen.
@@ -69,11 +70,12 @@ struct Proxy {
 }
 
 impl Proxies {
-    /// Registers a service for each proxy and starts the proxies, except legacy proxies, whose
-    /// listeners are adopted.
+    /// Registers a service for each proxy and starts the proxies as this user (`None`: as this process's),
+    /// except legacy proxies, whose listeners are adopted.
     pub(super) fn start(
         vias: &[(String, Via)],
         options: &args::RunArgs,
+        user: Option<&User>,
         run_cgroup: &RunCgroup,
         engine: &mut Engine,
         sender: &EventSender,
@@ -89,11 +91,13 @@ impl Proxies {
                         ..ServiceSpec::new(name)
                     };
                     let service = engine.add_service(&spec, &cgroup)?;
-                    let command = proxy_command(via, options, &cgroup);
                     let kind = match via {
                         Via::Exec(_) => ProxyKind::Exec,
                         _ => ProxyKind::Inspect,
                     };
+                    // CAP_NET_RAW lets the built-in proxy pass errors on to UDP clients.
+                    let launcher = launcher(&cgroup, user, kind == ProxyKind::Inspect);
+                    let command = proxy_command(via, options, launcher);
                     Proxy::start(index, (name, kind), service, command, sender)?
                 }
             };
@@ -246,11 +250,8 @@ impl Proxy {
     }
 }
 
-/// Returns the command that starts a proxy.
-fn proxy_command(via: &Via, options: &args::RunArgs, cgroup: &Cgroup) -> Command {
-    let is_built_in = !matches!(via, Via::Exec(_));
-    // CAP_NET_RAW lets the built-in proxy pass errors on to UDP clients.
-    let mut command = launcher(cgroup, is_built_in);
+/// Returns the command that starts a proxy, after this beginning.
+fn proxy_command(via: &Via, options: &args::RunArgs, mut command: Command) -> Command {
     match via {
         Via::Exec(text) => {
             command.args(["/bin/sh", "-c", &format!("exec {text}")]);

@@ -3,12 +3,9 @@
 mod merge;
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::mpsc::Receiver;
 
-use anyhow::{Context, Result};
 use sidetrack_engine::counter::{Counter, Counters};
 use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_proxy::FlowLine;
@@ -18,7 +15,6 @@ use sidetrack_proxy::rules::Decision;
 use self::merge::LineMerger;
 use super::event::RunEvent;
 use super::proxies::Route;
-use crate::args;
 use crate::table::count;
 use crate::text_style::TextStyle;
 use crate::via::Via;
@@ -63,11 +59,12 @@ struct Totals {
 }
 
 impl Report {
-    pub(super) fn new(options: &args::RunArgs, vias: &[(String, Via)]) -> Result<Self> {
+    /// `json` is the open file of `--json`.
+    pub(super) fn new(quiet: bool, vias: &[(String, Via)], json: Option<Box<dyn Write>>) -> Self {
         let names: Vec<&str> = vias.iter().map(|(name, _)| name.as_str()).collect();
-        Ok(Self {
-            json: options.json.as_deref().map(open_output).transpose()?,
-            quiet: options.quiet,
+        Self {
+            json,
+            quiet,
             style: TextStyle::stderr(),
             merger: LineMerger::new(vias),
             chain: names.join(" → "),
@@ -75,7 +72,7 @@ impl Report {
             unsupported: HashSet::new(),
             unsupported_events: 0,
             totals: Totals::default(),
-        })
+        }
     }
 
     /// Sets the routes. Connections that continue without a proxy because it does not support their
@@ -155,6 +152,13 @@ impl Report {
         eprintln!("{}", self.style.yellow(&format!("sidetrack: {text}")));
     }
 
+    /// Prints a warning, unless the user wants neither flows nor the summary.
+    pub(super) fn warn_unless_quiet(&self, text: &str) {
+        if !self.quiet {
+            self.warn(text);
+        }
+    }
+
     /// Adds the last flow lines of the proxies, then prints the lines of connections that are still
     /// incomplete.
     pub(super) fn drain(&mut self, events: &Receiver<RunEvent>) {
@@ -231,15 +235,6 @@ fn flow_counts(connections: u64, udp_flows: u64) -> Option<String> {
         .map(|(number, noun)| count(number, noun))
         .collect();
     (!parts.is_empty()).then(|| parts.join(" and "))
-}
-
-/// Opens the file of `--json`. `-` is standard output.
-fn open_output(path: &Path) -> Result<Box<dyn Write>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(io::stdout()));
-    }
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Box::new(file))
 }
 
 fn write_json(to: &mut dyn Write, line: &FlowLine) -> io::Result<()> {

@@ -60,6 +60,11 @@ impl CgroupProgram {
         Self::ALL.iter().copied().find(|one| one.name() == name)
     }
 
+    /// Whether it is attached regardless of the policy.
+    pub(super) fn serves_connects(self) -> bool {
+        self.set().layers().is_empty()
+    }
+
     fn set(self) -> ProgramSet {
         match self {
             Self::Connect4
