@@ -16,6 +16,7 @@ mod limits;
 mod placement;
 mod scope_unit;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -61,7 +62,8 @@ impl RunCgroup {
             Some((scope, watcher)) => (scope, watcher),
             None => (placement::choose(&caller, user)?, Watcher::start()?),
         };
-        let root = base.make(&format!("{NAME_PREFIX}{pid}.{start}"))?;
+        let name = format!("{NAME_PREFIX}{pid}.{start}.{}", pid_namespace()?);
+        let root = base.make(&name)?;
         let made = watcher
             .guard(root.path())
             .and_then(|()| Ok(root.make("program")?));
@@ -107,19 +109,27 @@ pub(crate) fn find_all() -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
 }
 
 /// Returns true if the process that the cgroup's name contains is still running: same id and same
-/// start time.
+/// start time. Also true if that cannot be found out, because the process is in another PID namespace.
 fn is_alive(path: &Path) -> bool {
-    let numbers = path
-        .file_name()
-        .and_then(|name| name.to_str()?.strip_prefix(NAME_PREFIX)?.split_once('.'));
-    let Some((pid, start)) = numbers else {
-        return false;
-    };
-    pid.parse()
-        .ok()
-        .and_then(start_time)
-        .map(|time| time.to_string())
-        == Some(start.to_owned())
+    let name = path.file_name().and_then(|name| name.to_str());
+    let numbers = name.and_then(|name| name.strip_prefix(NAME_PREFIX));
+    let mut numbers = numbers.unwrap_or_default().splitn(3, '.');
+    let (pid, start) = (numbers.next(), numbers.next());
+    let is_elsewhere = numbers
+        .next()
+        .is_some_and(|namespace| pid_namespace().is_ok_and(|own| namespace != own.to_string()));
+    is_elsewhere || {
+        let started = pid.and_then(|pid| start_time(pid.parse().ok()?));
+        started.is_some() && started == start.and_then(|start| start.parse().ok())
+    }
+}
+
+/// Returns the inode number of this process's PID namespace.
+fn pid_namespace() -> Result<u64> {
+    let namespace = std::fs::metadata("/proc/self/ns/pid");
+    Ok(namespace
+        .context("cannot find the PID namespace of this process")?
+        .ino())
 }
 
 /// Returns when a process started, in hundredths of a second since boot; `None` if there is no such
@@ -127,4 +137,22 @@ fn is_alive(path: &Path) -> bool {
 fn start_time(pid: u32) -> Option<u64> {
     let process = Process::new(i32::try_from(pid).ok()?).ok()?;
     Some(process.stat().ok()?.starttime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_is_alive_while_its_process_is_or_if_it_is_in_another_namespace() {
+        let pid = std::process::id();
+        let start = start_time(pid).unwrap();
+        let own = pid_namespace().unwrap();
+        let alive = |name: String| is_alive(&Path::new("/cgroup").join(name));
+        assert!(alive(format!("sidetrack.run.{pid}.{start}.{own}")));
+        assert!(!alive(format!("sidetrack.run.{pid}.{}.{own}", start + 1)));
+        assert!(alive(format!("sidetrack.run.{pid}.{}.1", start + 1)));
+        assert!(!alive(format!("sidetrack.run.{pid}.{}", start + 1)));
+        assert!(!alive("sidetrack.run.x".to_owned()));
+    }
 }
