@@ -14,4 +14,6 @@ struct sidetrack_departure {
 	char comm[16];	 /* its task name */
 };
 
+_Static_assert(sizeof(struct sidetrack_departure) == 40, "departure.rs has the same size");
+
 #endif /* SIDETRACK_DEPARTURE_H */

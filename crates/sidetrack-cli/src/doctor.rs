@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use sidetrack_engine::{Cgroup, Error, cgroup, host, network, pinned_programs};
+use sidetrack_engine::{Cgroup, DepartureWatch, Error, cgroup, host, network, pinned_programs};
 
 use crate::installation::Installation;
 use crate::text_style::TextStyle;
@@ -46,6 +46,7 @@ fn check_all(clean: bool, installed: &Installation) -> Vec<Finding> {
         privilege(),
         loopback(),
         bpffs(),
+        departures(),
         data_path(installed),
         leftover_runs(clean),
         leftover_networks(clean),
@@ -134,6 +135,23 @@ fn bpffs() -> Finding {
             "not mounted; only sidetrackd needs it"
         }
         .to_owned(),
+        advice: None,
+    }
+}
+
+/// Checks whether `run` can notice processes that leave it. It is no fault if not: `run` works without it.
+fn departures() -> Finding {
+    let watch = Cgroup::root().and_then(|root| DepartureWatch::start(&root, false));
+    Finding {
+        what: "departures",
+        good: true,
+        found: match watch {
+            Ok(_) => "`run` notices processes that leave it".to_owned(),
+            Err(Error::Kernel(_)) => {
+                "`run` does not notice processes that leave it on this kernel".to_owned()
+            }
+            Err(error) => format!("unknown: {error}"),
+        },
         advice: None,
     }
 }

@@ -61,20 +61,15 @@ pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
     let sender = EventSender::new(sender)?;
     signals::forward(&sender)?;
 
-    let run_cgroup = RunCgroup::create(users.command.as_ref()).map_err(engine_error)?;
-    for limit in &run_cgroup.lost_limits {
-        report.warn(&limit.to_string());
-    }
-    let engine = Engine::open(&run_cgroup.root, config())
-        .and_then(|engine| engine.for_connects().load()?.attach());
-    let mut engine = engine.map_err(|error| engine_error(error.into()))?;
+    let run_cgroup = make_cgroup(&users, &report)?;
+    let mut engine = start_engine(&run_cgroup)?;
     let mut departures = Departures::watch(&run_cgroup.program, options.strict, &report)?;
     let user = users.proxies.as_ref();
     let mut proxies = Proxies::start(&vias, options, user, &run_cgroup, &mut engine, &sender)?;
     proxies.await_listeners(&engine, &events)?;
     put_in_force(options, &proxies, &mut engine, &mut report)?;
-    let (file, user) = (&program, users.command.as_ref());
-    let mut program = Program::start(file, &options.command, &run_cgroup.program, user, &sender)?;
+    let (cgroup, user) = (&run_cgroup.program, users.command.as_ref());
+    let mut program = Program::start(&program, &options.command, cgroup, user, &sender)?;
 
     let code = wait_for_end(
         &mut program,
@@ -92,6 +87,22 @@ pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
     drop(engine);
     drop(run_cgroup);
     Ok(code)
+}
+
+/// Makes the cgroups of the run, and reports the limits that do not hold there.
+fn make_cgroup(users: &Users, report: &Report) -> Result<RunCgroup> {
+    let run_cgroup = RunCgroup::create(users.command.as_ref()).map_err(engine_error)?;
+    for limit in &run_cgroup.lost_limits {
+        report.warn(&limit.to_string());
+    }
+    Ok(run_cgroup)
+}
+
+/// Attaches an engine to the run's cgroup. It redirects nothing yet.
+fn start_engine(run_cgroup: &RunCgroup) -> Result<Engine> {
+    Engine::open(&run_cgroup.root, config())
+        .and_then(|engine| engine.for_connects().load()?.attach())
+        .map_err(|error| engine_error(error.into()))
 }
 
 impl Users {

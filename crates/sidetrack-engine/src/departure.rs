@@ -48,6 +48,8 @@ struct KernelDeparture {
     comm: [u8; 16],
 }
 
+const _: () = assert!(size_of::<KernelDeparture>() == 40); // as bpf/departure.h says
+
 impl DepartureWatch {
     /// Watches a cgroup with all cgroups below it. Only processes that enter it from now on, and their
     /// children, are noticed when they leave.
