@@ -12,6 +12,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use rustix::process::setsid;
+use sidetrack_abi::text::Printable;
 use sidetrack_engine::{Cgroup, network};
 
 use crate::args;
@@ -71,6 +72,9 @@ pub(crate) fn kill_and_remove(root: &Cgroup) {
         let _ = root.kill();
     }
     if let Err(error) = root.remove() {
-        eprintln!("sidetrack: {error}; try again with `sidetrack doctor --clean`");
+        eprintln!(
+            "sidetrack: {}; try again with `sidetrack doctor --clean`",
+            Printable(error)
+        );
     }
 }
