@@ -270,6 +270,7 @@ static __always_inline int policy_applies(struct classify_context *classify, str
 	if (!head || (!parent_id && !(head->layers & layers << (c->family == AF_INET6))))
 		return 0;
 	c->generation = head->generation;
+	c->flow_id = parent_id;
 	classify->layers = head->layers;
 	return 1;
 }
@@ -315,8 +316,11 @@ static __always_inline int decide_by_policy(struct bpf_sock_addr *ctx,
 	c->cacheable = !classify->scratch->search.verdict.absent_skipped;
 	scratch_release(classify->scratch);
 	if (c->protocol == IPPROTO_UDP && (decision == PROCEED || decision == DIVERT) &&
-	    endpoint_is_needed(classify->layers, IPPROTO_UDP))
+	    endpoint_is_needed(classify->layers, IPPROTO_UDP)) {
+		if (decision == DIVERT)
+			c->flow_id = datagram_flow_id_at(&target->address);
 		datagram_sent_first(ctx, classify, c);
+	}
 	return decision;
 }
 

@@ -36,6 +36,14 @@ static __always_inline struct sidetrack_flow_entry *datagram_flow_at(const union
 	return entry && entry->flow.protocol == IPPROTO_UDP ? entry : NULL;
 }
 
+/* The id of that flow; 0 if there is none. */
+static __noinline __u64 datagram_flow_id_at(const union address *address)
+{
+	struct sidetrack_flow_entry *entry = datagram_flow_at(address);
+
+	return entry ? FLOW_STATE_ID(entry->state) : 0;
+}
+
 static __always_inline void datagram_address(const struct sidetrack_flow *flow, union address *to)
 {
 	if (flow->family == AF_INET)

@@ -101,6 +101,24 @@ static __always_inline int receive_classify(struct __sk_buff *skb, struct bpf_so
 	return INGRESS_PERMIT;
 }
 
+/*
+ * The flow of a UDP socket that closes, for events: the one that it is connected to, or else the
+ * one whose records it has; 0 if there is none.
+ */
+static __noinline __u64 datagram_closure_flow_id(struct bpf_sock *sk)
+{
+	struct sidetrack_flow_entry *entry;
+	struct sidetrack_socket *socket;
+	union address connected;
+
+	address_from_peer(&connected, sk);
+	entry = datagram_flow_at(&connected);
+	if (entry && entry->client_cookie == bpf_get_socket_cookie(sk))
+		return FLOW_STATE_ID(entry->state);
+	socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
+	return socket ? socket->parent_id : 0;
+}
+
 /* A program closes a UDP socket that had conversations. If unconnected, it has no remote end. */
 static __always_inline void datagram_closure(struct bpf_sock *sk)
 {
@@ -124,6 +142,7 @@ static __always_inline void datagram_closure(struct bpf_sock *sk)
 		BPF_CORE_READ_INTO(&c.local, kernel_socket, __sk_common.skc_v6_rcv_saddr);
 	}
 	c.local_port = bpf_htons(BPF_CORE_READ(kernel_socket, __sk_common.skc_num));
+	c.flow_id = datagram_closure_flow_id(sk);
 	if (sk->state == BPF_TCP_ESTABLISHED && e->connecting) {
 		__builtin_memcpy(c.remote.bytes, e->remote_addr, sizeof(e->remote_addr));
 		c.port = e->remote_port;

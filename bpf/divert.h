@@ -24,7 +24,7 @@ static __always_inline int refuse(int error, __u32 counter, __u32 event, const s
 				  __u64 filter_id, __u32 service)
 {
 	count(counter);
-	event_emit(event, c, filter_id, service);
+	event_emit(event, c, filter_id, service, NULL);
 	bpf_set_retval(-error);
 	return REFUSE;
 }

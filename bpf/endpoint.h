@@ -20,6 +20,7 @@ static __always_inline void endpoint_fill(struct sidetrack_endpoint *e)
 
 	e->pid = engine_pid(task);
 	bpf_probe_read_kernel(e->comm, sizeof(e->comm), task->comm);
+	executable_name(task, e->executable);
 	e->state = ENDPOINT_OPEN;
 	program_read(&e->program);
 	endpoints_exist = 1;
@@ -103,21 +104,6 @@ static __always_inline void fields_of_endpoint(struct classify_context *classify
 	field_set(scratch, SIDETRACK_FIELD_NETNS, e ? e->netns_cookie : 0);
 }
 
-/*
- * For events: the identity of the endpoint's program. Without one it is unknown, not the current
- * process.
- */
-static __always_inline void endpoint_identify(struct connection *c,
-					      const struct sidetrack_endpoint *e)
-{
-	c->has_identity = 1;
-	if (!e)
-		return;
-	c->pid = e->pid;
-	c->uid = e->program.uid;
-	__builtin_memcpy(c->comm, e->comm, sizeof(c->comm));
-}
-
 /* Classifies at one layer, outside of a connect. Returns 0 if the connection is blocked. */
 static __noinline int endpoint_classify(struct classify_context *classify, struct connection *c,
 					__u32 layer)
@@ -135,7 +121,7 @@ static __noinline int endpoint_classify(struct classify_context *classify, struc
 	scratch->connection = *c;
 	c = &scratch->connection;
 	classify->connection = c;
-	endpoint_identify(c, classify->endpoint);
+	c->not_by_current = 1;
 	if (c->family == AF_INET6)
 		layer++;
 	c->layer = layer;
@@ -316,6 +302,28 @@ static __noinline int endpoint_connection_fill(struct bpf_sock_ops *ops,
 	return 0;
 }
 
+/*
+ * The flow of a socket, for events: the one that it is the client of, the one that it was accepted
+ * with, or the one whose records it has; 0 if there is none.
+ */
+static __noinline __u64 endpoint_flow_id(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct sidetrack_flow_entry *entry = flow_at_address(ops->remote_ip4);
+	struct sidetrack_client *client;
+	struct sidetrack_socket *socket;
+
+	if (entry && entry->client_cookie == bpf_get_socket_cookie(ops))
+		return FLOW_STATE_ID(entry->state);
+	entry = accepted_flow(sk, ops->local_ip4);
+	if (entry)
+		return FLOW_STATE_ID(entry->state);
+	client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
+	if (client)
+		return client->flow_id;
+	socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
+	return socket ? socket->parent_id : 0;
+}
+
 /* Classifies a TCP connection that is established, or over. The verdict has no effect. */
 static __always_inline void endpoint_classify_tcp(struct bpf_sock_ops *ops,
 						  struct sidetrack_endpoint *e, __u32 layer)
@@ -327,6 +335,8 @@ static __always_inline void endpoint_classify_tcp(struct bpf_sock_ops *ops,
 	if (!classify.policy)
 		return;
 	endpoint_connection_fill(ops, e, &c);
+	if (ops->sk)
+		c.flow_id = endpoint_flow_id(ops, ops->sk);
 	endpoint_classify(&classify, &c, layer);
 }
 

@@ -419,7 +419,7 @@ static __always_inline int verdict_redirect(struct classify_context *classify,
 		if (classify->connection) {
 			count(SIDETRACK_COUNT_ABSENT_PERMITTED);
 			event_emit(SIDETRACK_EVENT_ABSENT_PERMITTED, classify->connection, f->id,
-				   f->service);
+				   f->service, classify->endpoint);
 		}
 		return 0;
 	}
@@ -444,7 +444,8 @@ static __always_inline int verdict_apply(struct classify_context *classify,
 	case SIDETRACK_ACTION_INSPECT:
 		if (classify->connection) {
 			count(SIDETRACK_COUNT_INSPECTED);
-			event_emit(SIDETRACK_EVENT_INSPECTED, classify->connection, f->id, 0);
+			event_emit(SIDETRACK_EVENT_INSPECTED, classify->connection, f->id, 0,
+				   classify->endpoint);
 		}
 		return 0;
 	case SIDETRACK_ACTION_REDIRECT:
@@ -579,20 +580,21 @@ static __always_inline int refusal_report(struct classify_context *classify,
 
 	if (s->walk.step_limit_hit) {
 		count(SIDETRACK_COUNT_SEARCH_CUT);
-		event_emit(SIDETRACK_EVENT_SEARCH_CUT, c, 0, 0);
+		event_emit(SIDETRACK_EVENT_SEARCH_CUT, c, 0, 0, classify->endpoint);
 		return EACCES;
 	}
 	f = filter_at(classify->policy, s->verdict.decided_by);
 	if (s->verdict.absent_blocked) {
 		count(SIDETRACK_COUNT_ABSENT_BLOCKED);
-		event_emit(SIDETRACK_EVENT_ABSENT_BLOCKED, c, f ? f->id : 0, f ? f->service : 0);
+		event_emit(SIDETRACK_EVENT_ABSENT_BLOCKED, c, f ? f->id : 0, f ? f->service : 0,
+			   classify->endpoint);
 		return ECONNREFUSED;
 	}
 	count(SIDETRACK_COUNT_BLOCKED);
 	if (s->verdict.vetoed)
 		count(SIDETRACK_COUNT_VETOED);
 	event_emit(s->verdict.vetoed ? SIDETRACK_EVENT_VETOED : SIDETRACK_EVENT_BLOCKED, c,
-		   f ? f->id : 0, 0);
+		   f ? f->id : 0, 0, classify->endpoint);
 	return EACCES;
 }
 

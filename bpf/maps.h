@@ -211,6 +211,7 @@ struct sidetrack_endpoint {
 	__u32 pid;
 	__u32 state; /* ENDPOINT_* */
 	char comm[SIDETRACK_COMM_SIZE];
+	char executable[SIDETRACK_EXECUTABLE_NAME_SIZE];
 };
 
 /* 1 once some socket has an endpoint; until then, sockops looks for none. */
@@ -421,12 +422,9 @@ struct chain {
 struct connection {
 	union address remote;
 	union address local; /* unspecified if the socket is not bound */
+	__u64 flow_id;	     /* for events: as in struct sidetrack_event */
 	__u32 generation;    /* of the policy that classifies */
-	__u32 has_identity;  /* pid, uid and comm are valid; else events show the current program */
-	__u32 pid;
-	__u32 uid;
-	char comm[SIDETRACK_COMM_SIZE];
-	__be16 port; /* of the remote end */
+	__be16 port;	     /* of the remote end */
 	__be16 local_port;
 	__u8 family; /* of the addresses; AF_INET for IPv4-mapped ones too */
 	__u8 protocol;
@@ -434,6 +432,8 @@ struct connection {
 	__u8 layer;	/* SIDETRACK_LAYER_* in progress, of the connection's family */
 	__u8 sending;	/* 1: a datagram is sent; 0: connect was called */
 	__u8 cacheable; /* the verdict may be cached until the next generation of the policy */
+	__u8 not_by_current; /* 1: the current process is not the program of the connection */
+	__u8 reserved[5];
 };
 
 /*

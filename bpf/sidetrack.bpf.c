@@ -150,9 +150,10 @@ int sidetrack_sockops(struct bpf_sock_ops *ops)
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ops->args[1] == BPF_TCP_CLOSE) {
-			flow_end(ops);
+			/* First, as events show the flow that flow_end takes from the socket. */
 			if (endpoints_exist)
 				endpoint_close(ops);
+			flow_end(ops);
 		}
 		break;
 	}

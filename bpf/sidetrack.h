@@ -86,6 +86,8 @@
 #define SIDETRACK_EXECUTABLE_SIZE 248
 /* Bytes of a task's name, as in the kernel. */
 #define SIDETRACK_COMM_SIZE 16
+/* Bytes of an executable's name in events, including the ending NUL; a longer one is cut. */
+#define SIDETRACK_EXECUTABLE_NAME_SIZE 32
 /* Service numbers of one engine; number 0 means no service, so there are up to 255 services. */
 #define SIDETRACK_SERVICES_MAX 256
 /* Different fixed contexts of one engine. */
@@ -437,8 +439,13 @@ enum sidetrack_event_kind {
 
 /* A record in the ring buffer of events. */
 struct sidetrack_event {
-	__u64 time;	      /* CLOCK_MONOTONIC, nanoseconds */
-	__u64 filter_id;      /* the filter that matched; 0 if none */
+	__u64 time;	 /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 filter_id; /* the filter that matched; 0 if none */
+	/*
+	 * The flow of a diverted connection; of another one, the flow whose records the socket has.
+	 * 0 if there is none, or none yet: a flow is made after its connect was classified.
+	 */
+	__u64 flow_id;
 	__u32 kind;	      /* enum sidetrack_event_kind */
 	__u32 service;	      /* number of the service it is about; 0 if none */
 	__u32 pid;	      /* process of the program; 0 if unknown */
@@ -453,7 +460,8 @@ struct sidetrack_event {
 	__be16 local_port;
 	__u16 generation; /* the lower 16 bits of the policy's generation */
 	__u32 reserved2;
-	char comm[SIDETRACK_COMM_SIZE]; /* task name of the program */
+	char comm[SIDETRACK_COMM_SIZE];			 /* task name of the program */
+	char executable[SIDETRACK_EXECUTABLE_NAME_SIZE]; /* name of the program's executable */
 };
 
 #endif /* SIDETRACK_H */

@@ -74,6 +74,11 @@ impl Daemon {
         self.kill();
     }
 
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills the daemon with SIGKILL. What it has pinned stays.
     pub fn kill(&mut self) {
         let _ = self.child.kill(); // it may have ended already

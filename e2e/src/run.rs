@@ -153,6 +153,11 @@ impl StartedRun {
         &mut self.child
     }
 
+    /// The path of the file for flow lines.
+    pub fn flows_file(&self) -> PathBuf {
+        self.flows.path().join("flows")
+    }
+
     /// Writes a line to the command's standard input.
     pub fn send_line(&mut self, line: &str) {
         let stdin = self.child.stdin.as_mut().expect("standard input is piped");

@@ -199,7 +199,7 @@ fn restarted_proxy_is_used_again() {
     for _ in 0..5 {
         assert_eq!(host.connect_and_send(&to, "x")["reply"], "originx");
         proxy.kill();
-        assert_eq!(host.engine().listeners(&service).unwrap(), (0, 0));
+        assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (0, 0));
         assert_eq!(host.connect(&to)["errno"], libc::ECONNREFUSED);
         proxy = host.proxy(&service, "relay");
     }
@@ -214,14 +214,14 @@ fn service_is_absent_once_the_last_descriptor_of_its_listener_is_closed() {
     // Two descriptors of one socket are one listener, which is open until both are closed.
     let second = first.try_clone().unwrap();
     policy(&mut host, &service, Absent::Block);
-    assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
+    assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (1, 0));
     drop(first);
-    assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
+    assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (1, 0));
     let client = host.client(&["connect", "10.1.2.3:80"]);
     drop(second.accept().expect("the listener is still open"));
     assert_eq!(client.json()["ok"], true);
     drop(second);
-    assert_eq!(host.engine().listeners(&service).unwrap(), (0, 0));
+    assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (0, 0));
     assert_eq!(host.connect("10.1.2.3:80")["errno"], libc::ECONNREFUSED);
 }
 
@@ -235,9 +235,9 @@ fn listeners_that_share_a_port_are_counted_separately() {
         assert_eq!(e2e::mark(listener, &service), 0);
     }
     policy(&mut host, &service, Absent::Block);
-    assert_eq!(host.engine().listeners(&service).unwrap(), (2, 0));
+    assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (2, 0));
     drop(first);
-    assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
+    assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (1, 0));
     let client = host.client(&["connect", "10.1.2.3:80"]);
     let (stream, _) = second
         .accept()
@@ -255,7 +255,7 @@ fn closing_accepted_sockets_keeps_the_listener_counted() {
         let client = host.client(&["connect", "10.1.2.3:80"]);
         drop(listener.accept().expect("the client connects"));
         client.wait();
-        assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
+        assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (1, 0));
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use e2e::{Daemon, Outcome};
 use serde_json::Value;
+use sidetrack_abi::text::is_printable;
 
 const POLICY: &str = r#"
 owner = "acme"
@@ -285,4 +286,65 @@ fn error_without_a_daemon_says_how_to_start_it() {
     let unknown = daemon.sidetrack(&["events", "--kind", "classify-blok"]);
     assert_eq!(unknown.code, Some(2));
     assert!(unknown.stderr.contains("classify-block"), "{unknown:?}");
+}
+
+/// What a command has printed is text that acts on no terminal.
+fn assert_printable(outcome: &Outcome) {
+    for text in [&outcome.stdout, &outcome.stderr] {
+        let acts = |character: char| !is_printable(character) && character != '\n';
+        assert!(!text.contains(acts), "{outcome:?}");
+    }
+}
+
+#[test]
+fn names_cannot_act_on_the_terminal() {
+    let daemon = Daemon::detached();
+    let name = "evil\u{202e}\u{2066}\u{200b}name";
+    assert_printable(&daemon.sidetrack(&["service", "add", name]));
+    let shown = succeeded(daemon.sidetrack(&["service", "ls"]));
+    assert!(
+        shown.contains(r"evil\u{202e}\u{2066}\u{200b}name"),
+        "{shown}"
+    );
+    let listed = succeeded(daemon.sidetrack(&["service", "ls", "--json"]));
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed[0]["name"], name);
+    for arguments in [
+        &["service", "ls", "--json"][..],
+        &["service", "show", name],
+        &["service", "show", name, "--json"],
+        &["service", "show", "no\u{202e}ne"],
+        &["provider", "add", "p", "--description", "d\u{202e}"],
+        &["provider", "show", "p"],
+        &[
+            "explain",
+            "--app",
+            "/bin/\u{202e}sh",
+            "--to",
+            "192.0.2.1:80",
+        ],
+        &["state"],
+        &["state", "--json"],
+        &["events"],
+        &["events", "--json"],
+        &["check", "/no/\u{202e}file"],
+        &["state", "--socket", "/no/\u{202e}socket"],
+    ] {
+        let outcome = daemon.sidetrack(arguments);
+        assert_printable(&outcome);
+        let all = outcome.stdout + &outcome.stderr;
+        assert!(!all.is_empty(), "{arguments:?}");
+    }
+    let policy = "service = [{ name = \"x\u{200f}\", description = \"\u{202e}\" }]\n";
+    let wrong =
+        format!("{policy}provider = [{{ name = \"\u{202e}\", w\u{e9}\u{301} = 1 }}]\n\u{2028}");
+    for arguments in [
+        &["apply", "-", "--dry-run"][..],
+        &["check", "-", "--json"],
+        &["check", "-"],
+    ] {
+        for text in [policy, &wrong] {
+            assert_printable(&daemon.sidetrack_with_input(arguments, text));
+        }
+    }
 }

@@ -231,7 +231,7 @@ fn on_absent_applies_to_each_datagram_while_the_proxy_is_absent() {
     assert_eq!(step(&mut client)["reply"], "10.1.2.3:53");
     proxy.kill();
     wait::until("the listener is gone", || {
-        host.engine().datagram_listeners(&service).unwrap() == (0, 0)
+        host.engine().listeners(&service).unwrap().udp() == (0, 0)
     });
     assert_eq!(step(&mut client)["errno"], libc::ECONNREFUSED);
     assert_eq!(host.count(Counter::AbsentBlocked), 2);
@@ -259,7 +259,7 @@ fn connected_client_of_a_killed_proxy_is_refused() {
     assert_eq!(client.json_line()["reply"], "10.1.2.3:53");
     proxy.kill();
     wait::until("the listener is gone", || {
-        host.engine().datagram_listeners(&service).unwrap() == (0, 0)
+        host.engine().listeners(&service).unwrap().udp() == (0, 0)
     });
     client.send_line("");
     assert_eq!(client.json_line()["errno"], libc::ECONNREFUSED);

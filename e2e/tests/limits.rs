@@ -321,6 +321,8 @@ fn events_over_the_rings_size_are_dropped_and_counted() {
         8000,
         "each event is reported, or counted as dropped"
     );
+    assert_eq!(host.engine().events_lost().unwrap(), dropped);
+    assert_eq!(host.engine().events_lost().unwrap(), 0);
     host.connect("10.1.2.3:80");
     host.await_event(EventKind::AbsentBlocked, "10.1.2.3:80"); // the ring has room again
 }
@@ -337,7 +339,7 @@ fn ended_processes_of_a_service_leave_room_for_others() {
         let mut proxy = host.proxy_at(&service, "listen-and-exit", address);
         assert_eq!(proxy.line(), "", "the proxy has ended");
     }
-    assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
+    assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (1, 0));
 }
 
 /// Copies the client program to this folder. Returns its path.

@@ -1,35 +1,38 @@
-//! A property test on real connections: the kernel redirects them as the reference of
+//! A property test on real connections and datagrams: the kernel redirects them as the reference of
 //! `sidetrack-policy` says. policy.rs has the test of all layers and fields.
 
 use std::cell::RefCell;
-use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
 use std::thread;
 
-use e2e::{Client, Host, copy_both_ways, listen_marked, netns};
+use e2e::{Client, Host, copy_both_ways, listen_marked, netns, sdk_service, wait};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use sidetrack::{Batch, DatagramListener, Flow};
 use sidetrack_engine::{Paths, RegisteredService, ServiceSpec};
 use sidetrack_policy::field_values::{FieldValues, Program};
 use sidetrack_policy::rank::{RankedFilter, order};
 use sidetrack_policy::redirect::{Protocol, Redirect, in_order};
 use sidetrack_policy::reference::{ServiceStates, classify};
 use sidetrack_policy::{
-    Absent, Family, Identity, Layer, LayerKind, Lifetime, RecordsMode, RedirectContext, Uuid,
+    Absent, Family, Identity, Layer, LayerKind, Lifetime, Listeners, RecordsMode, RedirectContext,
+    Uuid, absent_services,
 };
 
 /// Ports, among them the ends of the range and their neighbours.
 const PORTS: [u16; 7] = [1, 79, 80, 81, 443, 65534, 65535];
 
-/// Services with the addresses of their listeners: two with both families, one with IPv4 only, one
-/// with IPv6 only, and one without a listener.
-const SERVICES: [(&str, &[&str]); 5] = [
-    ("a", &["0.0.0.0:0", "[::1]:0"]),
-    ("b", &["0.0.0.0:0", "[::1]:0"]),
-    ("four", &["127.0.0.1:0"]),
-    ("six", &["[::1]:0"]),
-    ("gone", &[]),
+/// Services with the addresses of their TCP listeners, and whether they have UDP sockets, for both
+/// families: for each protocol and family, some listen and some do not.
+const SERVICES: [(&str, &[&str], bool); 5] = [
+    ("a", &["0.0.0.0:0", "[::1]:0"], true),
+    ("b", &["0.0.0.0:0", "[::1]:0"], false),
+    ("four", &["127.0.0.1:0"], false),
+    ("six", &["[::1]:0"], true),
+    ("gone", &[], false),
 ];
 
 /// The key of the service with this number.
@@ -37,22 +40,14 @@ fn key(number: u16) -> Uuid {
     Uuid::from_u128(number.into())
 }
 
-/// The numbers of services without a listener for this destination.
-fn absent(to: SocketAddr) -> Vec<u16> {
-    let listens = |addresses: &[&str]| {
-        let same_family = |address: &&str| address.starts_with('[') == to.is_ipv6();
-        addresses.iter().any(same_family)
-    };
-    let numbered = (1..).zip(SERVICES);
-    numbered
-        .filter(|(_, (_, addresses))| !listens(addresses))
-        .map(|(number, _)| number)
-        .collect()
-}
-
 /// What a client must read according to the reference: the names of the services in order, and then
 /// `origin` or `refused`.
-fn expected(ranked: &[RankedFilter<'_>], paths: &Paths, to: SocketAddr) -> String {
+fn expected(
+    ranked: &[RankedFilter<'_>],
+    paths: &Paths,
+    listeners: &[(u16, Listeners)],
+    (protocol, to): (Protocol, SocketAddr),
+) -> String {
     let unbound = match to {
         SocketAddr::V4(_) => "0.0.0.0:0",
         SocketAddr::V6(_) => "[::]:0",
@@ -66,14 +61,14 @@ fn expected(ranked: &[RankedFilter<'_>], paths: &Paths, to: SocketAddr) -> Strin
         current: Program::default(),
         local: unbound.parse().expect("an address"),
         remote: to,
-        protocol: Protocol::Tcp as u8,
+        protocol: protocol as u8,
         netns: 0,
         inbound: false,
         redirected: false,
         proxied: false,
     };
     let mut states = ServiceStates {
-        absent: absent(to),
+        absent: absent_services(listeners.iter().copied(), &field_values),
         ..ServiceStates::default()
     };
     let mut reply = String::new();
@@ -109,6 +104,37 @@ fn serve(service: &RegisteredService, name: &'static str, addresses: &[&str]) {
     }
 }
 
+/// A proxy for datagrams that puts its service's name in front of the answer.
+fn serve_datagrams(service: &RegisteredService, name: &'static str) {
+    let listener = DatagramListener::bind(&sdk_service(service)).expect("the sockets are marked");
+    let listener = Arc::new(listener);
+    thread::spawn(move || {
+        let mut batch = Batch::new(16, 2048);
+        loop {
+            listener.receive(&mut batch).expect("receive works");
+            for datagram in batch.iter() {
+                let (listener, flow) = (Arc::clone(&listener), Arc::clone(datagram.flow()));
+                thread::spawn(move || {
+                    let answer = ask_onward(&flow).unwrap_or_else(|_| "refused".to_owned());
+                    let _ = listener.answer(&flow, format!("{name} {answer}").as_bytes());
+                });
+            }
+        }
+    });
+}
+
+/// Sends a datagram on with the records, and returns the answer.
+fn ask_onward(flow: &Flow) -> io::Result<String> {
+    let to = flow.original_destination();
+    let socket = flow.outgoing_datagrams(to).map_err(io::Error::other)?;
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(wait::DEADLINE))?;
+    socket.send_to(b"?", to)?;
+    let mut answer = [0; 2048];
+    let (length, _) = socket.recv_from(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
 /// Starts origins that answer at every destination of the test.
 fn serve_origins() {
     netns::ip("route add local 10.0.0.0/8 dev lo");
@@ -118,6 +144,12 @@ fn serve_origins() {
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
                 stream.write_all(b"origin").expect("the client reads");
+            }
+        });
+        let socket = UdpSocket::bind(("::", port)).expect("the port is free");
+        thread::spawn(move || {
+            while let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
+                let _ = socket.send_to(b"origin", from); // the sender may have ended
             }
         });
     }
@@ -130,8 +162,13 @@ fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![v4, v6]
 }
 
-fn destination() -> impl Strategy<Value = SocketAddr> {
-    (address(), prop::sample::select(&PORTS[..])).prop_map(SocketAddr::from)
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)]
+}
+
+fn destination() -> impl Strategy<Value = (Protocol, SocketAddr)> {
+    let address = (address(), prop::sample::select(&PORTS[..])).prop_map(SocketAddr::from);
+    (protocol(), address)
 }
 
 fn prefix() -> impl Strategy<Value = IpNet> {
@@ -153,13 +190,13 @@ fn redirect() -> impl Strategy<Value = Redirect> {
     let ports = (port(), port()).prop_map(|(a, b)| a.min(b)..=a.max(b));
     let on_absent = prop_oneof![Just(Absent::Block), Just(Absent::Permit)];
     (
-        1..=SERVICES.len() as u16,
+        (protocol(), 1..=SERVICES.len() as u16),
         prop::option::of(prefix()),
         prop::option::of(ports),
         on_absent,
     )
-        .prop_map(|(service, remote, ports, on_absent)| {
-            let all = Redirect::tcp(key(service)).on_absent(on_absent);
+        .prop_map(|((protocol, service), remote, ports, on_absent)| {
+            let all = Redirect::new(protocol, key(service)).on_absent(on_absent);
             let at_ports = match ports {
                 Some(ports) => all.ports(ports),
                 None => all,
@@ -191,6 +228,8 @@ fn object(number: u16, name: &str) -> sidetrack_policy::Service {
 struct TestHost {
     host: Host,
     services: Vec<sidetrack_policy::Service>,
+    /// The listeners that the kernel has counted, by the number of the service.
+    listeners: Vec<(u16, Listeners)>,
     client: Client,
 }
 
@@ -200,24 +239,34 @@ impl TestHost {
         serve_origins();
         let mut host = Host::new("matcher");
         let mut services = Vec::new();
-        for (number, (name, addresses)) in (1..).zip(SERVICES) {
+        let mut listeners = Vec::new();
+        for (number, (name, addresses, has_udp)) in (1..).zip(SERVICES) {
             let object = object(number, name);
             let service = host.service_with_spec(&ServiceSpec::of_object(&object));
             assert_eq!(service.number, u32::from(number));
             serve(&service, name, addresses);
+            if has_udp {
+                serve_datagrams(&service, name);
+            }
+            let counted = host.engine().listeners(&service);
+            listeners.push((number, counted.expect("the map is readable")));
             services.push(object);
         }
         let client = host.client(&["connect-each"]);
         Self {
             host,
             services,
+            listeners,
             client,
         }
     }
 
-    /// Connects to a destination, and returns what the client read, or `refused`.
-    fn connect(&mut self, to: SocketAddr) -> String {
-        self.client.send_line(&to.to_string());
+    /// Connects or sends to a destination, and returns what the client read, or `refused`.
+    fn connect(&mut self, (protocol, to): (Protocol, SocketAddr)) -> String {
+        self.client.send_line(&match protocol {
+            Protocol::Udp => format!("udp {to}"),
+            _ => to.to_string(),
+        });
         let report = self.client.json_line();
         match report["errno"].as_i64() {
             Some(errno) if errno == i64::from(libc::ECONNREFUSED) => "refused".to_owned(),
@@ -255,8 +304,8 @@ fn kernel_decides_as_the_reference_does() {
             for to in destinations {
                 let services = (1..).zip(&test_host.services);
                 let ranked = order(&filters, &[], services).expect("all services exist");
-                let expected = expected(&ranked, &paths, to);
-                prop_assert_eq!(test_host.connect(to), expected, "{}", to);
+                let expected = expected(&ranked, &paths, &test_host.listeners, to);
+                prop_assert_eq!(test_host.connect(to), expected, "{:?}", to);
             }
             Ok(())
         })

@@ -195,7 +195,7 @@ fn option_listen_is_refused_on_unsuitable_sockets() {
     assert_eq!(mark(&listener, &service), libc::EALREADY, "marked twice");
     let other = listen_unmarked("0.0.0.0:0", 16);
     assert_eq!(mark(&other, &service), libc::EADDRINUSE, "another address");
-    assert_eq!(host.engine().listeners(&service).unwrap(), (1, 0));
+    assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (1, 0));
     assert_eq!(
         mark(listen_unmarked("[::1]:0", 16), &service),
         0,
@@ -302,7 +302,7 @@ fn dual_stack_listener_serves_ipv6_only() {
     let service = host.service("inspect");
     let listener = listen_marked(&service, "[::]:0", 16);
     host.redirect_all(&[&service]);
-    assert_eq!(host.engine().listeners(&service).unwrap(), (0, 1));
+    assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (0, 1));
     let accepted = accept(&host, &listener, &["[fd00::1]:80"]);
     let flow = sidetrack::query(&accepted.stream).expect("the socket answers");
     assert_eq!(flow.original_destination().to_string(), "[fd00::1]:80");

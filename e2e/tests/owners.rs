@@ -65,7 +65,7 @@ fn services_removed_before_their_listeners_leave_room_for_others() {
         let own =
             (round % 2 == 0).then(|| host.service_cgroup.make("own").expect("the cgroup is made"));
         let (service, proxy) = temporary_service(&mut host, own.as_ref());
-        assert_eq!(host.engine().listeners(&service).unwrap(), (1, 1));
+        assert_eq!(host.engine().listeners(&service).unwrap().tcp(), (1, 1));
         assert_eq!(owners(&mut host), 2, "round {round}");
         remove(&mut host, &service);
         assert_eq!(owners(&mut host), 1, "round {round}");
@@ -129,7 +129,7 @@ fn reused_service_number_does_not_inherit_the_old_services_processes() {
     let _proxy = host.proxy(&new, "without-records");
     host.redirect_all(&[&new]);
     old.kill();
-    assert_eq!(host.engine().listeners(&new).unwrap(), (1, 1));
+    assert_eq!(host.engine().listeners(&new).unwrap().tcp(), (1, 1));
     assert_eq!(owners(&mut host), 1);
     assert_recognised(&host, &origin, 1);
 }

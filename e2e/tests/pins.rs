@@ -44,7 +44,8 @@ fn pinned_data_path_outlives_its_engine_and_is_adopted() {
         assert_eq!(
             host.engine()
                 .listeners(&service)
-                .expect("the map is readable"),
+                .expect("the map is readable")
+                .tcp(),
             (1, 1)
         );
         assert_eq!(host.connect("10.1.2.3:82")["reply"], "10.1.2.3:82");

@@ -2,26 +2,28 @@
 //! with all fields and all actions.
 //!
 //! The kernel's classification runs on field values that the test generates. layers.rs tests that
-//! the hooks read the right values.
+//! the hooks read the right values. Each connection is classified twice: with states of the
+//! services that the test generates, and with those that follow from the services' listeners.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
-use e2e::Host;
+use e2e::{Host, listen_marked, mark};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
-use sidetrack_engine::{Paths, ServiceSpec};
+use sidetrack_engine::{Paths, RegisteredService, ServiceSpec};
 use sidetrack_policy::field::{FieldType, flags};
 use sidetrack_policy::field_values::{FieldValues, FileId, Host as _, Program};
 use sidetrack_policy::rank::{RankedFilter, order};
 use sidetrack_policy::reference::{ServiceStates, classify};
 use sidetrack_policy::{
     Absent, Action, Condition, Family, Field, Filter, Identity, Layer, Lifetime, MatchType,
-    RecordsMode, Service, Sublayer, Uuid, Value, Weight,
+    RecordsMode, Service, Sublayer, Uuid, Value, Weight, absent_services,
 };
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 /// Number of policies.
@@ -271,11 +273,49 @@ fn field_values(
     }
 }
 
+/// The local addresses of each service's listeners for TCP, and for UDP.
+const LISTENERS: [[&[&str]; 2]; 4] = [
+    [&["127.0.0.1:0"], &["[::]:0"]],
+    [&["[::1]:0"], &["0.0.0.0:0"]],
+    [&["0.0.0.0:0", "[::1]:0"], &[]],
+    [&[], &["0.0.0.0:0", "[::]:0"]],
+];
+
+/// The sockets of the services.
+#[derive(Default)]
+struct ListeningSockets {
+    tcp: Vec<TcpListener>,
+    udp: Vec<UdpSocket>,
+}
+
+impl ListeningSockets {
+    /// Opens the listeners of a service.
+    fn open(&mut self, service: &RegisteredService, [tcp, udp]: [&[&str]; 2]) {
+        for address in tcp {
+            self.tcp.push(listen_marked(service, address, 1));
+        }
+        for address in udp {
+            let address: SocketAddr = address.parse().expect("an address");
+            let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None);
+            let socket = socket.expect("a socket");
+            if address.is_ipv6() {
+                socket.set_only_v6(true).expect("the option is set");
+            }
+            socket.bind(&address.into()).expect("a port is free");
+            assert_eq!(mark(&socket, service), 0, "the socket is marked");
+            self.udp.push(socket.into());
+        }
+    }
+}
+
 /// A host with the services, sublayers, executables and cgroups that the policies name.
 struct TestHost {
     host: Host,
     test_paths: TestPaths,
     services: Vec<Service>,
+    registered: Vec<RegisteredService>,
+    /// They are open as long as the test runs.
+    _sockets: ListeningSockets,
     sublayers: Vec<Sublayer>,
     /// For the index of each cgroup of CGROUPS that exists: its number, after those of the cgroups
     /// above it.
@@ -334,9 +374,12 @@ impl TestHost {
                 context: sidetrack_policy::RedirectContext::None,
             })
             .collect();
-        for service in &services {
-            let spec = ServiceSpec::of_object(service);
-            host.engine().create_service(&spec).expect("there is room");
+        let mut sockets = ListeningSockets::default();
+        let mut registered = Vec::new();
+        for (service, addresses) in services.iter().zip(LISTENERS) {
+            let service = host.service_with_spec(&ServiceSpec::of_object(service));
+            sockets.open(&service, addresses);
+            registered.push(service);
         }
         let sublayers = (1..=3)
             .map(|key| Sublayer {
@@ -350,8 +393,23 @@ impl TestHost {
             host,
             test_paths,
             services,
+            registered,
+            _sockets: sockets,
             sublayers,
             cgroups,
+        }
+    }
+
+    /// The states of the services for a connection, as they follow from their listeners.
+    fn real_states(&self, field_values: &FieldValues) -> ServiceStates {
+        let engine = self.host.engine.as_ref().expect("the engine exists");
+        let listeners = self.registered.iter().map(|service| {
+            let listeners = engine.listeners(service).expect("the map is readable");
+            (service.number as u16, listeners)
+        });
+        ServiceStates {
+            absent: absent_services(listeners, field_values),
+            ..ServiceStates::default()
         }
     }
 
@@ -413,36 +471,39 @@ fn kernel_classifies_every_layer_as_the_reference_does() {
                     &paths,
                     &test_host.cgroups,
                 );
-                let states = &connection.6;
+                let generated = &connection.6;
+                let real = test_host.real_states(&field_values);
                 let ranked = test_host.ranked(&filters);
-                let expected = classify(&ranked, &paths, &field_values, states);
                 let engine = test_host.host.engine.as_ref().expect("the engine exists");
-                let actual = engine
-                    .classify(&field_values, Some(states))
-                    .expect("there is a policy");
-                prop_assert_eq!(actual.generation, generation);
-                prop_assert_eq!(
-                    (
-                        actual.blocked,
-                        actual.hard,
-                        actual.vetoed,
-                        actual.absent,
-                        actual.decided_by,
-                        actual.redirect
-                    ),
-                    (
-                        expected.blocked,
-                        expected.hard,
-                        expected.vetoed,
-                        expected.absent,
-                        expected.decided_by,
-                        expected.redirect
-                    ),
-                    "{:?}\n{:?}\n{:?}",
-                    field_values,
-                    states,
-                    expected.effects
-                );
+                for (states, given) in [(generated, Some(generated)), (&real, None)] {
+                    let expected = classify(&ranked, &paths, &field_values, states);
+                    let actual = engine
+                        .classify(&field_values, given)
+                        .expect("there is a policy");
+                    prop_assert_eq!(actual.generation, generation);
+                    prop_assert_eq!(
+                        (
+                            actual.blocked,
+                            actual.hard,
+                            actual.vetoed,
+                            actual.absent,
+                            actual.decided_by,
+                            actual.redirect
+                        ),
+                        (
+                            expected.blocked,
+                            expected.hard,
+                            expected.vetoed,
+                            expected.absent,
+                            expected.decided_by,
+                            expected.redirect
+                        ),
+                        "{:?}\n{:?}\n{:?}",
+                        field_values,
+                        states,
+                        expected.effects
+                    );
+                }
             }
             Ok(())
         })

@@ -98,8 +98,8 @@ impl RelaySetup {
             let command = sidetrack_proxy(&service, &name)?;
             let mut process = ProxyProcess::start(&command, folder()?, &cgroup)?;
             process.wait(|| {
-                let datagrams = engine.datagram_listeners(&service)?;
-                Ok(engine.listeners(&service)? != (0, 0) && datagrams != (0, 0))
+                let listeners = engine.listeners(&service)?;
+                Ok(listeners.tcp() != (0, 0) && listeners.udp() != (0, 0))
             })?;
             self.proxies.push(process);
             redirects.push(Redirect::tcp(service.key));

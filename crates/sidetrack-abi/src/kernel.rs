@@ -33,6 +33,8 @@ pub const NAME_SIZE: usize = 32;
 pub const EXECUTABLE_SIZE: usize = 248;
 /// Bytes of a task's name.
 pub const COMM_SIZE: usize = 16;
+/// Bytes of an executable's name in events, including the ending NUL; a longer one is cut.
+pub const EXECUTABLE_NAME_SIZE: usize = 32;
 /// Service numbers of one engine; number 0 means no service.
 pub const SERVICES_MAX: usize = 256;
 /// Different fixed contexts of one engine.
@@ -443,6 +445,9 @@ pub struct Event {
     pub time: u64,
     /// Id of the filter that matched; 0 if none.
     pub filter_id: u64,
+    /// Id of the connection's flow: for a diverted connection its own, otherwise the one whose
+    /// records the socket has. 0 if there is none yet.
+    pub flow_id: u64,
     /// `SIDETRACK_EVENT_*`, from 1.
     pub kind: u32,
     /// Number of the service that it is about; 0 if none.
@@ -473,6 +478,8 @@ pub struct Event {
     pub reserved2: u32,
     /// Task name of the program.
     pub comm: [u8; COMM_SIZE],
+    /// Name of the program's executable, without folders.
+    pub executable: [u8; EXECUTABLE_NAME_SIZE],
 }
 
 const _: () = {
@@ -483,6 +490,6 @@ const _: () = {
     assert!(size_of::<Info>() == 1024);
     assert!(size_of::<AutoContext>() == 296);
     assert!(size_of::<Service>() == 120);
-    assert!(size_of::<Event>() == 96);
+    assert!(size_of::<Event>() == 136);
     assert!(size_of::<FlowEntry>() == 312);
 };

@@ -6,8 +6,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sidetrack_policy::{
-    Absent, Action, Code, Error, Filter, Identity, Layer, Lifetime, Provider, RecordsMode,
-    RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Weight,
+    Absent, Action, Code, Error, Filter, Identity, Layer, Lifetime, Listeners, Provider,
+    RecordsMode, RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Weight,
 };
 
 use crate::v1;
@@ -193,6 +193,29 @@ impl From<&Service> for v1::Service {
             on_absent: wire_absent(Some(service.on_absent)).into(),
             context: Some(wire_context(&service.context)),
             listening: false,
+            listeners: None,
+        }
+    }
+}
+
+impl From<Listeners> for v1::Listeners {
+    fn from(listeners: Listeners) -> Self {
+        Self {
+            tcp_v4: listeners.tcp4,
+            tcp_v6: listeners.tcp6,
+            udp_v4: listeners.udp4,
+            udp_v6: listeners.udp6,
+        }
+    }
+}
+
+impl From<v1::Listeners> for Listeners {
+    fn from(wire: v1::Listeners) -> Self {
+        Self {
+            tcp4: wire.tcp_v4,
+            tcp6: wire.tcp_v6,
+            udp4: wire.udp_v4,
+            udp6: wire.udp_v6,
         }
     }
 }

@@ -7,14 +7,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
+use sidetrack_abi::text::{Printable, PrintableLines, count};
 use sidetrack_api::{Client, v1};
 use sidetrack_policy_file::diff::Diff;
 use sidetrack_policy_file::{FILE_SIZE_MAX, FileErrors, Listing, ParseOptions, Policy, parse};
 
 use crate::args;
 use crate::daemon::{open_session, status_error, user_id, with_daemon};
+use crate::format::json_lines;
 use crate::object::{ListedObject, ObjectNames};
-use crate::table::{count, printable};
 use crate::text_style::TextStyle;
 
 /// Exit code of `check` if the file has an error, and of a dry run if something would change.
@@ -39,7 +40,7 @@ pub(crate) fn apply(options: &args::ApplyArgs) -> Result<ExitCode> {
         Ok((applied, diff))
     })?;
     let text = match options.json {
-        true => serde_json::to_string_pretty(&result_json(&applied, options.dry_run, &diff)?)?,
+        true => json_lines(&result_json(&applied, options.dry_run, &diff)?)?,
         false => result_text(&applied, options.dry_run, &diff, TextStyle::stdout()),
     };
     writeln!(io::stdout(), "{}", text.trim_end())?;
@@ -57,7 +58,7 @@ pub(crate) fn check(options: &args::CheckArgs) -> Result<ExitCode> {
             let objects = &policy.objects;
             format!(
                 "{}: no errors; {}, {}, {} and {}, owned by {:?}",
-                options.file.display(),
+                Printable(options.file.display()),
                 count(objects.providers.len(), "provider"),
                 count(objects.sublayers.len(), "sublayer"),
                 count(objects.services.len(), "service"),
@@ -65,12 +66,12 @@ pub(crate) fn check(options: &args::CheckArgs) -> Result<ExitCode> {
                 policy.owner,
             )
         }
-        (Ok(policy), true) => serde_json::to_string_pretty(&json!({
+        (Ok(policy), true) => json_lines(&json!({
             "owner": policy.owner,
             "objects": policy.objects,
         }))?,
-        (Err(errors), false) => errors.to_string(),
-        (Err(errors), true) => serde_json::to_string_pretty(&errors_json(&errors))?,
+        (Err(errors), false) => PrintableLines(&errors).to_string(),
+        (Err(errors), true) => json_lines(&errors_json(&errors))?,
     };
     writeln!(io::stdout(), "{text}")?;
     Ok(ExitCode::from(if good { 0 } else { EXIT_FOUND }))
@@ -96,7 +97,7 @@ fn parse_policy(
     owner: Option<&str>,
     others: &Listing,
 ) -> Result<Policy, FileErrors> {
-    let name = printable(&file.display().to_string());
+    let name = Printable(file.display()).to_string();
     parse(
         text,
         &ParseOptions {
@@ -176,7 +177,7 @@ fn result_text(
     }
     let mut text = String::new();
     for line in diff.to_string().lines() {
-        let line = printable(line);
+        let line = Printable(line).to_string();
         text.push_str(&match line.as_bytes().first() {
             Some(b'+') => style.green(&line),
             Some(b'-') => style.red(&line),

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
+use sidetrack_abi::text::Printable;
 use sidetrack_engine::{Cgroup, DepartureWatch, Error, cgroup, host, network, pinned_programs};
 
+use crate::format::json_lines;
 use crate::installation::Installation;
 use crate::text_style::TextStyle;
 use crate::{args, run_cgroup, watcher};
@@ -30,7 +32,7 @@ pub(crate) fn doctor(options: &args::DoctorArgs) -> Result<ExitCode> {
     let installed = Installation::find(options.config.as_deref())?;
     let findings = check_all(options.clean, &installed);
     if options.json {
-        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&findings)?)?;
+        writeln!(io::stdout(), "{}", json_lines(&findings)?)?;
     } else {
         print(&findings)?;
     }
@@ -251,7 +253,7 @@ fn leftover_programs(installed: &Installation) -> Finding {
             0 => (true, format!("none; {} pinned", programs.len())),
             left => (
                 false,
-                format!("{left} that belong to no `sidetrack run` and no sidetrackd"),
+                format!("{left} of no `sidetrack run` and no sidetrackd"),
             ),
         },
     };
@@ -275,7 +277,11 @@ fn print(findings: &[Finding]) -> io::Result<()> {
             true => style.green("ok"),
             false => style.red("no"),
         };
-        let mut line = format!("{mark}  {:width$}  {}", finding.what, finding.found);
+        let mut line = format!(
+            "{mark}  {:width$}  {}",
+            finding.what,
+            Printable(&finding.found)
+        );
         if let (false, Some(advice)) = (finding.good, finding.advice) {
             line.push_str(&format!("; {advice}"));
         }

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use sidetrack_abi::text::Printable;
 use sidetrack_api::{key, v1};
 
 use crate::args;
 use crate::daemon::{status_error, time_text, with_daemon};
 use crate::event_kind::{kind_name, kind_number};
-use crate::format::{endpoint_json, layer_name, protocol_name};
-use crate::table::printable;
+use crate::format::{endpoint_json, json_line, layer_name, protocol_name};
 use crate::text_style::TextStyle;
 
 pub(crate) fn events(options: &args::EventsArgs) -> Result<ExitCode> {
@@ -26,7 +26,7 @@ pub(crate) fn events(options: &args::EventsArgs) -> Result<ExitCode> {
         let mut stream = stream.into_inner();
         while let Some(event) = stream.message().await.map_err(status_error)? {
             let line = match options.json {
-                true => as_json(&event)?.to_string(),
+                true => json_line(&as_json(&event)?)?,
                 false => render(&event, style),
             };
             writeln!(io::stdout(), "{line}")?;
@@ -61,7 +61,7 @@ fn render(event: &v1::Event, style: TextStyle) -> String {
         _ => name,
     };
     let time = style.dim(&time_text(event.time_unix_ns));
-    format!("{time}  {name}  {}", printable(&event.message))
+    format!("{time}  {name}  {}", Printable(&event.message))
 }
 
 /// Converts an event to JSON. Members that do not apply are left out.
@@ -81,6 +81,7 @@ fn as_json(event: &v1::Event) -> Result<Value> {
         "pid": some(event.pid.into()),
         "uid": (event.pid != 0).then_some(event.uid),
         "comm": text(&event.comm),
+        "executable": text(&event.executable),
         "local": endpoint_json(event.local.as_ref()),
         "remote": endpoint_json(event.remote.as_ref()),
         "protocol": text(&protocol_name(event.protocol)),

@@ -11,6 +11,7 @@ use sidetrack_api::v1;
 
 use crate::args;
 use crate::daemon::{status_error, with_daemon};
+use crate::format::json_lines;
 use crate::text_style::TextStyle;
 
 /// Explains a connection or flow. The exit code is 1 if it would be blocked.
@@ -21,7 +22,7 @@ pub(crate) fn explain(options: &args::ExplainArgs) -> Result<ExitCode> {
         Ok(response.map_err(status_error)?.into_inner())
     })?;
     let text = match options.json {
-        true => serde_json::to_string_pretty(&response::as_json(&response)?)? + "\n",
+        true => json_lines(&response::as_json(&response)?)? + "\n",
         false => response::render(&query.title, &response, TextStyle::stdout()),
     };
     io::stdout().write_all(text.as_bytes())?;

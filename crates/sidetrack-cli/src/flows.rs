@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::{Value, json};
 use sidetrack_api::v1;
+use sidetrack_proxy::line::program_name;
 
 use crate::args;
 use crate::daemon::{collect_stream, status_error, time_text, with_daemon};
-use crate::format::{endpoint_json, endpoint_text, protocol_name};
+use crate::format::{endpoint_json, endpoint_text, json_lines, protocol_name};
 use crate::table::Table;
 use crate::text_style::TextStyle;
 
@@ -28,7 +29,7 @@ pub(crate) fn list(options: &args::ListFlowsArgs) -> Result<ExitCode> {
     let text = match options.json {
         true => {
             let all: Vec<_> = flows.iter().map(as_json).collect();
-            serde_json::to_string_pretty(&all)? + "\n"
+            json_lines(&all)? + "\n"
         }
         false => render(&flows, TextStyle::stdout()),
     };
@@ -43,7 +44,7 @@ fn render(flows: &[v1::Flow], style: TextStyle) -> String {
     for flow in flows {
         table.push([
             flow.id.to_string(),
-            format!("{}[{}]", flow.comm, flow.pid),
+            format!("{}[{}]", program_name(&flow.app, &flow.comm), flow.pid),
             flow.uid.to_string(),
             endpoint_text(flow.remote.as_ref()),
             protocol_name(flow.protocol),
@@ -89,7 +90,8 @@ mod tests {
             protocol: 6,
             pid: 42,
             uid: 1000,
-            comm: "curl".into(),
+            comm: "worker-1".into(),
+            app: "/usr/bin/curl".into(),
             chain: vec!["inspect".into(), "dlp".into()],
             filter_id: 9,
             filter: "web".into(),

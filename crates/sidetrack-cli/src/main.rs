@@ -35,6 +35,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use sidetrack_abi::text::PrintableLines;
 
 use crate::args::{Arguments, Command, FlowsCommand, ObjectCommand, SchemaSubject};
 use crate::object::ObjectKind;
@@ -43,11 +44,13 @@ use crate::object::ObjectKind;
 const EXIT_FAILURE: u8 = 2;
 
 fn main() -> ExitCode {
+    // Processes that `run` starts by /proc/self/exe would be named `exe` in flows, events and ps.
+    let _ = rustix::thread::set_name(c"sidetrack");
     match execute(Arguments::parse().command) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "sidetrack: {error:#}");
+            let _ = writeln!(io::stderr(), "sidetrack: {:#}", PrintableLines(error));
             ExitCode::from(EXIT_FAILURE)
         }
     }

@@ -15,6 +15,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{self, DnsDenialArg};
+use crate::format::json_line;
 
 /// How long open connections may continue after SIGTERM.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
@@ -90,7 +91,7 @@ fn raise_descriptor_limit() {
 
 fn print(line: &FlowLine, json: bool) {
     let mut text = match json {
-        true => serde_json::to_string(line).unwrap_or_default(),
+        true => json_line(line).unwrap_or_default(),
         false => line.to_string(),
     };
     text.push('\n');

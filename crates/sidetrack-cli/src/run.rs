@@ -213,6 +213,7 @@ fn report_kernel_events(engine: &Engine, report: &mut Report) -> Result<()> {
         let service = engine.service_name(event.service);
         report.add_kernel_event(&event, service.unwrap_or("a proxy"));
     }
+    report.add_lost_events(engine.events_lost()?);
     Ok(())
 }
 

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use sidetrack_abi::text::{Printable, count};
 use sidetrack_api::v1;
 use sidetrack_engine::cost::{Cost, costs};
 use sidetrack_proxy::line::size;
 
 use crate::args;
 use crate::daemon::{status_error, time_text, with_daemon};
-use crate::table::{Table, count, printable, properties};
+use crate::format::json_lines;
+use crate::table::{Table, properties};
 use crate::text_style::TextStyle;
 
 pub(crate) fn state(options: &args::StateArgs) -> Result<ExitCode> {
@@ -28,7 +30,7 @@ pub(crate) fn state(options: &args::StateArgs) -> Result<ExitCode> {
             if let Some(costs) = &costs {
                 json["costs"] = costs.iter().map(cost_json).collect();
             }
-            serde_json::to_string_pretty(&json)? + "\n"
+            json_lines(&json)? + "\n"
         }
         false => {
             let mut text = render(&state, TextStyle::stdout());
@@ -69,7 +71,7 @@ fn render(state: &v1::State, style: TextStyle) -> String {
         parts.push(session_table(&state.sessions, style));
     }
     for note in &state.notes {
-        parts.push(style.yellow("note: ") + &printable(note) + "\n");
+        parts.push(format!("{}{}\n", style.yellow("note: "), Printable(note)));
     }
     parts.join("\n")
 }

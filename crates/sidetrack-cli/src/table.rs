@@ -1,7 +1,6 @@
-//! Text output: tables with aligned columns, lists of properties, counts.
+//! Text output: tables with aligned columns, and lists of properties.
 
-use std::fmt::Display;
-
+use sidetrack_abi::text::Printable;
 use unicode_width::UnicodeWidthStr;
 
 use crate::text_style::TextStyle;
@@ -9,8 +8,8 @@ use crate::text_style::TextStyle;
 /// The space between two columns.
 const GAP: &str = "  ";
 
-/// Rows under a header. Control characters are escaped, because other programs choose much of the
-/// text.
+/// Rows under a header. Cells are written as [`Printable`], because other programs choose much of
+/// the text.
 pub(crate) struct Table<const N: usize> {
     header: [&'static str; N],
     rows: Vec<[String; N]>,
@@ -25,7 +24,7 @@ impl<const N: usize> Table<N> {
     }
 
     pub(crate) fn push(&mut self, row: [String; N]) {
-        self.rows.push(row.map(|cell| printable(&cell)));
+        self.rows.push(row.map(|cell| Printable(cell).to_string()));
     }
 
     /// Renders the header and the rows as lines. The last column is not padded.
@@ -68,24 +67,9 @@ pub(crate) fn properties<'a>(
     let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines = all.iter().map(|(name, value)| {
         let name = style.dim(&format!("{name:width$}"));
-        format!("{name}{GAP}{}\n", printable(value))
+        format!("{name}{GAP}{}\n", Printable(value))
     });
     lines.collect()
-}
-
-/// Formats a number of things: "1 filter", "2 filters".
-pub(crate) fn count<N: Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
-    let ending = if number == N::from(1) { "" } else { "s" };
-    format!("{number} {noun}{ending}")
-}
-
-/// Escapes the control characters of a text.
-pub(crate) fn printable(text: &str) -> String {
-    let escaped = |character: char| match character.is_control() {
-        true => character.escape_default().to_string(),
-        false => character.to_string(),
-    };
-    text.chars().map(escaped).collect()
 }
 
 #[cfg(test)]
@@ -96,11 +80,17 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let mut table = Table::new(["NAME", "WEIGHT", "WHAT"]);
         table.push(["ä漢".into(), "65535".into(), "x".into()]);
-        table.push(["evil\u{1b}[2J".into(), String::new(), String::new()]);
+        table.push([
+            "evil\u{1b}[2J".into(),
+            "\u{202e}1".into(),
+            "\u{200f}".into(),
+        ]);
         insta::assert_snapshot!(table.render(TextStyle::plain()), @r"
-        NAME           WEIGHT  WHAT
-        ä漢            65535   x
-        evil\u{1b}[2J
+        NAME           WEIGHT     WHAT
+        ä漢            65535      x
+        evil\u{1b}[2J  \u{202e}1  \u{200f}
         ");
+        let of_all = properties([("name", "a\u{2066}b".to_owned())], TextStyle::plain());
+        assert_eq!(of_all, "name  a\\u{2066}b\n");
     }
 }

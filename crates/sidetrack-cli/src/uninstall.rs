@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use sidetrack_abi::text::Printable;
 use sidetrack_engine::{Cgroup, host, remove_pins};
 
 use crate::installation::Installation;
@@ -24,7 +25,7 @@ pub(crate) fn uninstall(options: &args::UninstallArgs) -> Result<ExitCode> {
         );
     }
     let mut out = io::stdout();
-    let pins = installed.pins.display();
+    let pins = Printable(installed.pins.display());
     let was_pinned = installed.is_pinned();
     // This also removes the pins of an engine that ended before it had pinned everything.
     remove_pins(&installed.pins)?;
@@ -35,7 +36,7 @@ pub(crate) fn uninstall(options: &args::UninstallArgs) -> Result<ExitCode> {
     let (dead, _) = run_cgroup::find_all()?;
     for path in dead {
         watcher::kill_and_remove(&Cgroup::at(&path)?);
-        writeln!(out, "removed the cgroup {}", path.display())?;
+        writeln!(out, "removed the cgroup {}", Printable(path.display()))?;
     }
     if running {
         writeln!(

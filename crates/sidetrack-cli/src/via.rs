@@ -53,6 +53,10 @@ impl fmt::Display for Via {
     }
 }
 
+/// Greatest length of a name that is derived from a command, in characters. With a number that
+/// makes it unique, it fits into a service's name.
+const NAME_LENGTH_MAX: usize = 24;
+
 /// Pairs each proxy with a unique name, for flow lines and messages.
 pub(crate) fn named(vias: &[Via]) -> Vec<(String, Via)> {
     let mut named: Vec<(String, Via)> = Vec::new();
@@ -76,16 +80,32 @@ pub(crate) fn named(vias: &[Via]) -> Vec<(String, Via)> {
     named
 }
 
-/// Derives a name from a command: the file name of its first word with a dot (`python3 proxy.py`
-/// becomes `proxy.py`), or else of its first word.
+/// Interpreters: after them, the name of the script says more than that of the program.
+const INTERPRETERS: [&str; 9] = [
+    "python", "node", "ruby", "perl", "php", "java", "lua", "bash", "sh",
+];
+
+/// Derives a name from a command: the file name of its program, or, if that is an interpreter, of
+/// the script that it runs (`python3 -u proxy.py` becomes `proxy.py`). Words that set variables
+/// and `env` come before the program.
 fn program_name(command: &str) -> String {
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let file = words
-        .iter()
-        .find(|word| word.contains('.') && !word.starts_with('-'))
-        .or(words.first())
-        .map_or("proxy", |word| word.rsplit('/').next().unwrap_or(word));
-    file.chars().take(24).collect()
+    let words = command.split_whitespace();
+    let mut words = words.skip_while(|word| word.contains('=') || file_name(word) == "env");
+    let program = words.next().map_or("proxy", file_name);
+    let version = |character: char| character.is_ascii_digit() || character == '.';
+    let is_interpreter = INTERPRETERS.contains(&program.trim_end_matches(version));
+    let script = words
+        .find(|word| !word.starts_with('-'))
+        .map(file_name)
+        .filter(|_| is_interpreter);
+    let name = script.unwrap_or(program);
+    name.chars().take(NAME_LENGTH_MAX).collect()
+}
+
+/// The part of a path after its last slash; quotes around it are left out.
+fn file_name(path: &str) -> &str {
+    let path = path.trim_matches(['"', '\'']);
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 #[cfg(test)]
@@ -116,6 +136,28 @@ mod tests {
             let error = text.parse::<Via>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_command_is_named_after_its_program_or_script() {
+        for (command, name) in [
+            ("mx_proxy 10.0.0.1", "mx_proxy"),
+            ("/usr/sbin/mx_proxy --to 10.0.0.1:25", "mx_proxy"),
+            ("./proxy.py -v", "proxy.py"),
+            ("python3 proxy.py", "proxy.py"),
+            ("/usr/bin/python3.11 -u './x/proxy.py' 10.0.0.1", "proxy.py"),
+            ("A=1 env B=2 node server.js", "server.js"),
+            ("java -jar proxy.jar", "proxy.jar"),
+            ("python3", "python3"),
+            ("squid -f /etc/squid/squid.conf", "squid"),
+            ("haproxy-2.8 -f h.cfg", "haproxy-2.8"),
+        ] {
+            assert_eq!(program_name(command), name, "{command}");
+        }
+        assert_eq!(
+            program_name(&"ä".repeat(30)).chars().count(),
+            NAME_LENGTH_MAX
+        );
     }
 
     #[test]

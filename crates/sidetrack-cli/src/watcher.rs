@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::setsid;
+use sidetrack_abi::text::Printable;
 use sidetrack_engine::{Cgroup, network};
 
 /// What the run writes to the pipe when it has cleaned up itself.
@@ -135,7 +136,10 @@ pub(crate) fn kill_and_remove(root: &Cgroup) {
         let _ = root.kill();
     }
     if let Err(error) = root.remove() {
-        eprintln!("sidetrack: {error}; try again with `sidetrack doctor --clean`");
+        eprintln!(
+            "sidetrack: {}; try again with `sidetrack doctor --clean`",
+            Printable(error)
+        );
     }
 }
 

@@ -9,7 +9,7 @@ mod pins;
 mod policy;
 mod program;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -21,9 +21,10 @@ use std::time::Duration;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, RingBuffer};
 use sidetrack_abi::kernel::{self, Listen};
+use sidetrack_policy::Listeners;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::counter::Counters;
+use crate::counter::{Counter, Counters};
 use crate::event::Event;
 use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
@@ -90,6 +91,8 @@ pub struct Engine {
     /// `None` where the kernel has no IPv6.
     network: Option<Network>,
     events: Rc<RefCell<Vec<Event>>>,
+    /// The counter of lost events, as [`Engine::events_lost`] last read it.
+    lost_before: Cell<u64>,
     services: BTreeMap<u32, ServiceSpec>,
     contexts: Contexts,
     generation: u32,
@@ -195,6 +198,7 @@ impl<'scope> OpenEngine<'scope> {
             skeleton,
             network: None,
             events,
+            lost_before: Cell::new(0),
             services: BTreeMap::new(),
             contexts: Contexts::default(),
             generation: 0,
@@ -206,6 +210,7 @@ impl<'scope> OpenEngine<'scope> {
         };
         if self.resumed {
             engine.resume()?;
+            engine.events_lost()?; // those of earlier engines
         }
         engine.add_flow_addresses()?;
         Ok(LoadedEngine {
@@ -337,22 +342,20 @@ impl Engine {
         }
     }
 
-    /// How many TCP listeners a service has now: for IPv4 and for IPv6.
-    pub fn listeners(&self, service: &RegisteredService) -> Result<(u32, u32), Error> {
+    /// The listeners that a service has now.
+    pub fn listeners(&self, service: &RegisteredService) -> Result<Listeners, Error> {
         self.listeners_of(service.number)
     }
 
-    /// How many TCP listeners the service of a number has now, for IPv4 and for IPv6; zeros if there is
-    /// no such service.
-    pub fn listeners_of(&self, number: u32) -> Result<(u32, u32), Error> {
+    /// The listeners that the service of a number has now; none if there is no such service.
+    pub fn listeners_of(&self, number: u32) -> Result<Listeners, Error> {
         let value = self.read_service(number)?;
-        Ok(value.map_or((0, 0), |value| (value.listeners4, value.listeners6)))
-    }
-
-    /// How many UDP listeners a service has now: for IPv4 and for IPv6.
-    pub fn datagram_listeners(&self, service: &RegisteredService) -> Result<(u32, u32), Error> {
-        let value = self.read_service(service.number)?;
-        Ok(value.map_or((0, 0), |value| (value.datagrams4, value.datagrams6)))
+        Ok(value.map_or(Listeners::default(), |value| Listeners {
+            tcp4: value.listeners4,
+            tcp6: value.listeners6,
+            udp4: value.datagrams4,
+            udp6: value.datagrams6,
+        }))
     }
 
     /// The name of a service.
@@ -399,6 +402,13 @@ impl Engine {
             .poll(wait)
             .map_err(Error::bpf("read the event ring"))?;
         Ok(self.events.take())
+    }
+
+    /// The number of events that were lost since the last call, because the ring buffer was full.
+    /// They came after the events that [`Engine::events`] has returned.
+    pub fn events_lost(&self) -> Result<u64, Error> {
+        let lost = self.counters()?.value(Counter::EventsDropped);
+        Ok(lost - self.lost_before.replace(lost))
     }
 
     /// The key of the tokens, for a test that computes them with another library.

@@ -16,6 +16,10 @@ pub struct Event {
     pub time: u64,
     /// Id of the filter that matched; 0 if none did.
     pub filter_id: u64,
+    /// Id of the connection's flow. A diverted connection has its own; for another one it is the
+    /// flow whose records the socket has. 0 if there is none, or none yet: a flow is made after its
+    /// connect was classified.
+    pub flow_id: u64,
     /// Number of the service that it is about; 0 if none.
     pub service: u32,
     /// Process of the program; 0 if it is unknown.
@@ -24,6 +28,9 @@ pub struct Event {
     pub uid: u32,
     /// Task name of the program.
     pub comm: String,
+    /// Name of the program's executable, without folders, at most 31 bytes; empty if it is
+    /// unknown.
+    pub executable: String,
     /// Where the connection goes; at the inbound layers, where it comes from.
     pub destination: SocketAddr,
     /// The other end, as far as it is known.
@@ -67,16 +74,28 @@ pub enum EventKind {
 }
 
 impl Event {
+    /// The program's name for people: the name of its executable, or of its task if the executable
+    /// is not known. The task is a thread, which many programs name after its work.
+    pub fn program(&self) -> &str {
+        match self.executable.as_str() {
+            "" => &self.comm,
+            name => name,
+        }
+    }
+
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let (event, _) = kernel::Event::read_from_prefix(bytes).ok()?;
+        let text = |field: &[u8]| String::from_utf8_lossy(address::text(field)).into_owned();
         Some(Self {
             kind: EventKind::of(event.kind),
             time: event.time,
             filter_id: event.filter_id,
+            flow_id: event.flow_id,
             service: event.service,
             pid: event.pid,
             uid: event.uid,
-            comm: String::from_utf8_lossy(address::text(&event.comm)).into_owned(),
+            comm: text(&event.comm),
+            executable: text(&event.executable),
             destination: address::socket_address(event.remote_addr, event.remote_port),
             local: address::socket_address(event.local_addr, event.local_port),
             protocol: event.protocol,

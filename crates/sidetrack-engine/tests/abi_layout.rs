@@ -302,6 +302,7 @@ fn mirrors() -> Vec<Layout> {
             Event {
                 time,
                 filter_id,
+                flow_id,
                 kind,
                 service,
                 pid,
@@ -317,6 +318,7 @@ fn mirrors() -> Vec<Layout> {
                 generation,
                 reserved2,
                 comm,
+                executable,
             }
         ),
     ]
@@ -468,7 +470,7 @@ fn constants_have_the_values_of_the_header() {
     #[rustfmt::skip]
     let mut mirror = constants![
         ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, DATAGRAM, CHAIN_MAX, CONTEXT_SIZE_MAX,
-        NAME_SIZE, EXECUTABLE_SIZE, EXECUTABLES_MAX, COMM_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX, OWNER_NAMED,
+        NAME_SIZE, EXECUTABLE_SIZE, EXECUTABLES_MAX, COMM_SIZE, EXECUTABLE_NAME_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX, OWNER_NAMED,
         ANCESTORS_MAX, FLOWS_MAX, FOUR_TUPLES_MAX, EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
         FLOW_CONNECTED, FLOW_STATE_ID_SHIFT, FLOW_STATE_STAGE_SHIFT, FLOW_STATE_STAGE_MASK,
         FLOW_STATE_REFCOUNT_MASK, NETWORKS_MAX, VERDICT_CACHE_MAX,

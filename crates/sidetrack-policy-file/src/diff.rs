@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
+use sidetrack_abi::text::Printable;
 use sidetrack_policy::Uuid;
 
 use crate::listing::Listing;
@@ -185,6 +186,7 @@ impl fmt::Display for PropertyChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |text: &Option<String>| text.clone().unwrap_or_else(|| "not set".to_owned());
         let (before, after) = (shown(&self.before), shown(&self.after));
+        let (before, after) = (Printable(before), Printable(after));
         write!(f, "{}: {before} -> {after}", self.property)
     }
 }
@@ -234,6 +236,19 @@ filter = [
         insta::assert_snapshot!(diff);
         let json = serde_json::to_string_pretty(&diff).unwrap();
         insta::assert_snapshot!("json", json);
+    }
+
+    #[test]
+    fn each_property_is_one_line_whatever_it_contains() {
+        let change = PropertyChange {
+            property: "description",
+            before: None,
+            after: Some("a\n+ filter \u{202e}".into()),
+        };
+        assert_eq!(
+            change.to_string(),
+            r"description: not set -> a\n+ filter \u{202e}"
+        );
     }
 
     #[test]

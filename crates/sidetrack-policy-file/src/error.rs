@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::ops::Range;
 
+use sidetrack_abi::text::{Printable, is_printable};
 use sidetrack_policy::{Code, Error};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -51,7 +52,7 @@ pub struct Position {
     pub line: usize,
     /// Column in characters, counted from 1.
     pub column: usize,
-    /// The line or a part of it, without control characters.
+    /// The line or a part of it. What is not printable is replaced.
     excerpt: String,
     /// Number of columns of the excerpt before the error.
     before: usize,
@@ -201,8 +202,8 @@ fn head_of(bytes: &[u8], width: usize) -> String {
 fn printable(character: char) -> char {
     match character {
         '\t' => ' ',
-        other if other.is_control() => '\u{fffd}',
-        other => other,
+        other if is_printable(other) => other,
+        _ => '\u{fffd}',
     }
 }
 
@@ -230,16 +231,18 @@ impl fmt::Display for FileError {
             write!(
                 f,
                 "{}:{}:{}: ",
-                position.file, position.line, position.column
+                Printable(&position.file),
+                position.line,
+                position.column
             )?;
         }
-        f.write_str(&self.message)?;
+        write!(f, "{}", Printable(&self.message))?;
         if let Some(code) = self.code {
             write!(f, " ({code})")?;
         }
         match (&self.position, &self.advice) {
             (Some(position), advice) => position.show(f, advice.as_deref().unwrap_or("")),
-            (None, Some(advice)) => write!(f, "; {advice}"),
+            (None, Some(advice)) => write!(f, "; {}", Printable(advice)),
             (None, None) => Ok(()),
         }
     }
@@ -253,7 +256,7 @@ impl Position {
         let mut marks = format!("{:before$}", "", before = self.before);
         marks.extend(std::iter::repeat_n('^', self.covered));
         if !advice.is_empty() {
-            write!(marks, " {advice}")?;
+            write!(marks, " {}", Printable(advice))?;
         }
         write!(f, "\n{:gutter$} |", "")?;
         write!(f, "\n{number} | {}", self.excerpt.trim_end())?;

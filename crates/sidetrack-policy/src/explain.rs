@@ -87,19 +87,13 @@ pub fn explain(
     let mut explanation = Explanation::default();
     let mut field_values = field_values.clone();
     if one_layer {
-        let (classification, _) =
+        let (classification, service) =
             classify_at_layer(filters, host, &field_values, &explanation.chain, absent);
-        explanation.result = if classification.verdict.blocked {
-            ConnectionResult::Blocked
+        if classification.verdict.blocked {
+            explanation.result = ConnectionResult::Blocked;
         } else {
-            ConnectionResult::ReachesDestination
-        };
-        explanation.chain.extend(
-            classification
-                .verdict
-                .redirect
-                .and_then(|rank| filters[rank as usize].service),
-        );
+            explanation.chain.extend(service);
+        }
         explanation.classifications.push(classification);
         return explanation;
     }

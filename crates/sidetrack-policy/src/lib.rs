@@ -12,6 +12,7 @@ pub mod explain;
 pub mod field;
 pub mod field_values;
 mod layer;
+mod listeners;
 pub mod object;
 pub mod rank;
 pub mod redirect;
@@ -24,6 +25,7 @@ pub use condition::{Condition, MatchType, Value};
 pub use error::{Code, Error};
 pub use field::Field;
 pub use layer::{Family, Layer, LayerKind};
+pub use listeners::{Listeners, absent_services};
 pub use object::{
     Absent, Action, Filter, Identity, Lifetime, Provider, RecordsMode, RedirectContext,
     SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid,

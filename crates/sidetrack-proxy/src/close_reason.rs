@@ -2,6 +2,12 @@
 
 use std::{fmt, io};
 
+use rustix::io::Errno;
+
+const ELOOP: i32 = Errno::LOOP.raw_os_error();
+/// The text for ELOOP. A connect to the proxy's own listener has another error, from the SDK.
+const CHAIN_TOO_LONG: &str = "16 services have seen the connection already";
+
 /// Why a connection or a UDP flow ended. `Display` prints the flow line's `ended`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -52,9 +58,13 @@ impl CloseReason {
     }
 
     /// The reason for a failed connect. Its text is the error's kind without the error number, such
-    /// as "connection refused"; the system's whole text, if the kind says nothing.
+    /// as "connection refused"; the system's whole text, if the kind says nothing. ELOOP is
+    /// Sidetrack's own refusal (docs/proxies.md, Errors), whose kind is about files.
     pub(crate) fn from_connect(error: &sidetrack::Error) -> Self {
         Self::ConnectFailed(match error {
+            sidetrack::Error::System { source, .. } if source.raw_os_error() == Some(ELOOP) => {
+                CHAIN_TOO_LONG.to_owned()
+            }
             sidetrack::Error::System { source, .. } if is_unclassified(source.kind()) => {
                 source.to_string()
             }
@@ -116,6 +126,10 @@ mod tests {
         };
         assert_eq!(connect(111), "connect failed: connection refused");
         assert_eq!(connect(1), "connect failed: permission denied");
+        assert_eq!(
+            connect(40),
+            "connect failed: 16 services have seen the connection already"
+        );
         assert_eq!(connect(112), "connect failed: Host is down (os error 112)");
         let (what, source) = ("connect to the destination", io::Error::other("no luck"));
         let reason = CloseReason::from_connect(&sidetrack::Error::System { what, source });

@@ -14,7 +14,7 @@ use crate::seen::Seen;
 
 mod text;
 
-pub use text::size;
+pub use text::{program_name, size};
 
 /// One connection or UDP flow, as one line of JSON. `Display` prints it for people. Texts that come
 /// from the client are unchanged in JSON, and escaped by `Display`.

@@ -98,5 +98,6 @@ pub use listener::{Connection, Listener};
 pub use outgoing::set_records;
 #[cfg(unix)]
 pub use service::{LISTEN_VARIABLE, NAME_VARIABLE, Service};
+pub use sidetrack_abi::text::Printable;
 #[cfg(windows)]
 pub use windows::*;

@@ -19,7 +19,7 @@ use tracing::{error, warn};
 use self::filter_names::FilterNames;
 pub use self::start::Start;
 use crate::Error;
-use crate::data_path::{DataPath, Flow, Generation};
+use crate::data_path::{DataPath, Flow, Generation, NewEvents};
 use crate::event::{EventKind, EventLog, FilterName};
 use crate::store::Store;
 
@@ -257,15 +257,15 @@ impl Committer {
 
     /// Moves the kernel's events to the event log, with their filters.
     fn forward_events(&mut self) {
-        let events = match self.data_path.events() {
-            Ok(events) => events,
+        let NewEvents { events, lost } = match self.data_path.events() {
+            Ok(new) => new,
             Err(error) => {
                 let error = Error::from(error).with_sources();
                 return warn!("cannot read the kernel's events: {error}");
             }
         };
         if events.is_empty() {
-            return;
+            return self.log.push_lost(lost);
         }
         let objects = self.in_force().objects;
         for event in events {
@@ -276,6 +276,7 @@ impl Committer {
             });
             self.log.push_connection(event, name);
         }
+        self.log.push_lost(lost);
     }
 
     /// Does the periodic work: deletes what ended sessions have left, and lets the data path check

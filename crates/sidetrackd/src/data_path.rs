@@ -13,7 +13,7 @@ use sidetrack_policy::{Objects, Uuid};
 pub use self::detached::Detached;
 pub use self::error::Error;
 pub use self::kernel::Kernel;
-pub use self::report::{ConnectionEvent, Flow, ServiceStatus, Usage};
+pub use self::report::{ConnectionEvent, Flow, NewEvents, ServiceStatus, Usage};
 pub use self::subject::{Connection, ResolvedConnection, Subject};
 
 /// The kernel side. It stays in the committer's thread, so it need not be `Send`.
@@ -59,7 +59,7 @@ pub trait DataPath {
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Returns all events since the last call.
-    fn events(&mut self) -> Result<Vec<ConnectionEvent>, Error>;
+    fn events(&mut self) -> Result<NewEvents, Error>;
 
     /// Returns the values by which the kernel classifies a connection, for an explanation.
     ///

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use sidetrack_abi::text::count;
 use sidetrack_policy::Uuid;
 use tokio::sync::broadcast;
 
@@ -17,7 +18,8 @@ pub const EVENTS_MAX: usize = 1024;
 /// An event of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its number since the daemon started; each event adds 1.
+    /// Its number since the daemon started; each event adds 1. [`EventKind::Lost`] has the last of
+    /// the numbers of the events for which it stands.
     pub sequence: u64,
     /// The time at which it happened.
     pub time: SystemTime,
@@ -47,6 +49,25 @@ pub enum EventKind {
     PolicyCommitted(Generation),
     /// The kernel's policy differed from the stored one and was corrected.
     Mended,
+    /// This number of the kernel's events was lost, because its ring buffer was full.
+    Lost(u64),
+}
+
+impl Event {
+    /// Returns the number of the last event before this one.
+    pub fn previous(&self) -> u64 {
+        self.sequence - self.kind.numbers()
+    }
+}
+
+impl EventKind {
+    /// Returns how many numbers the event takes in the sequence of events.
+    fn numbers(&self) -> u64 {
+        match self {
+            Self::Lost(lost) => *lost,
+            _ => 1,
+        }
+    }
 }
 
 /// A filter of the policy in force.
@@ -94,9 +115,18 @@ impl EventLog {
         self.push_at(time, EventKind::Connection { event, filter }, message);
     }
 
+    /// Adds that some events of the kernel were lost; nothing if it is none.
+    pub fn push_lost(&self, lost: u64) {
+        if lost > 0 {
+            let lost_events = count(lost, "event");
+            let message = format!("{lost_events} lost, because the kernel's ring buffer was full");
+            self.push(EventKind::Lost(lost), message);
+        }
+    }
+
     fn push_at(&self, time: SystemTime, kind: EventKind, message: String) {
         let mut shared = self.lock();
-        shared.sequence += 1;
+        shared.sequence += kind.numbers();
         let event = Arc::new(Event {
             sequence: shared.sequence,
             time,

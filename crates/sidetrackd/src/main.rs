@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
+use sidetrack_abi::text::{Printable, PrintableLines};
 use sidetrack_api::config::Config;
 use sidetrackd::committer::Start;
 use sidetrackd::data_path::{self, DataPath, Detached, Kernel};
@@ -19,6 +20,9 @@ use sidetrackd::systemd;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format;
 
 /// How long the calls in progress may take to end, once the daemon stops.
 const STOP_MAX: Duration = Duration::from_secs(5);
@@ -53,7 +57,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sidetrackd: {error:#}");
+            eprintln!("sidetrackd: {:#}", PrintableLines(error));
             ExitCode::from(2)
         }
     }
@@ -75,6 +79,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .fmt_fields(log_fields())
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .without_time()
@@ -143,5 +148,66 @@ fn open_data_path(
 fn notify_manager(message: &str) {
     if let Err(error) = systemd::notify(message) {
         warn!("cannot notify the service manager of {message}: {error}");
+    }
+}
+
+/// Formats the fields of log entries, escaped, since clients choose the names in messages.
+fn log_fields() -> impl for<'writer> FormatFields<'writer> + 'static {
+    let fields = format::debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{}", Printable(format_args!("{value:?}"))),
+        name => write!(writer, "{name}={}", Printable(format_args!("{value:?}"))),
+    });
+    fields.delimited(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Keeps what is written.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_entry_is_one_printable_line() {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .without_time()
+            .fmt_fields(log_fields())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            warn!(
+                name = "b\u{202e}",
+                "service {} is gone", "a\u{202e}\n\u{1b}[2J"
+            );
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert!(
+            text.contains(r"service a\u{202e}\n\u{1b}[2J is gone name="),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(
+            text.trim_end()
+                .chars()
+                .all(sidetrack_abi::text::is_printable)
+        );
     }
 }

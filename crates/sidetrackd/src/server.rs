@@ -294,8 +294,8 @@ impl v1::sidetrack_server::Sidetrack for Api {
 
     async fn get_service(&self, request: Request<v1::GetRequest>) -> ApiResult<v1::Service> {
         let mut response = self.get::<Service>(request).await?;
-        let listening = self.listening().await?;
-        queries::set_listening(response.get_mut(), &listening);
+        let statuses = self.service_statuses().await?;
+        queries::set_listeners(response.get_mut(), &statuses);
         Ok(response)
     }
 
@@ -328,10 +328,10 @@ impl v1::sidetrack_server::Sidetrack for Api {
         request: Request<v1::ListRequest>,
     ) -> ApiResult<Self::ListServicesStream> {
         let messages = self.list::<Service>(request).await?;
-        let listening = self.listening().await?;
+        let statuses = self.service_statuses().await?;
         Ok(listing::response(messages, move |mut services| {
             let each = services.iter_mut();
-            each.for_each(|service| queries::set_listening(service, &listening));
+            each.for_each(|service| queries::set_listeners(service, &statuses));
             v1::ServiceList { services }
         }))
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use sidetrack_abi::text::count;
 use sidetrack_api::config::Config;
 use sidetrack_policy::set::Author;
 use sidetrack_policy::{Code, Error as Refusal, Objects};
@@ -174,7 +175,7 @@ impl Sessions {
         if session.dynamic && !stopping {
             objects = self.delete_objects(vec![session.id]).await.iter().sum();
         }
-        let text = format!("session ended, and {objects} objects with it");
+        let text = format!("session ended, and {} with it", count(objects, "object"));
         self.log
             .push(EventKind::SessionEnded(session.client()), text);
     }
@@ -190,8 +191,8 @@ impl Sessions {
         let counts = self.delete_objects(ids).await;
         for ((session, uid), objects) in unresumed.into_iter().zip(counts) {
             let message = format!(
-                "session ended, and {objects} objects with it: no client resumed it within {} s of the \
-                 daemon's start",
+                "session ended, and {} with it: no client resumed it within {} s of the daemon's start",
+                count(objects, "object"),
                 self.grace.as_secs()
             );
             let pid = 0;

@@ -13,6 +13,7 @@ use std::path::Path;
 use redb::{
     Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
 };
+use sidetrack_abi::text::count;
 use sidetrack_policy::set::{ObjectEntry, ObjectKind};
 use sidetrack_policy::{Filter, Lifetime, Objects, Provider, Service, Sublayer, Uuid};
 
@@ -81,14 +82,14 @@ impl Store {
         let mut notes = Vec::new();
         if loading.expired > 0 {
             notes.push(format!(
-                "{} objects were not loaded: they were not persistent, and the host has restarted",
-                loading.expired
+                "{} not loaded: not persistent, and the host has restarted",
+                count(loading.expired, "object")
             ));
         }
         if !loading.skipped.is_empty() {
             notes.push(format!(
-                "{} persistent objects are not loaded: their provider's unit is not enabled",
-                loading.skipped.len()
+                "{} not loaded: the unit of the provider is not enabled",
+                count(loading.skipped.len(), "persistent object")
             ));
         }
         Ok(Loaded {

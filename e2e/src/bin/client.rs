@@ -43,8 +43,8 @@ struct Arguments {
 enum Action {
     /// Connect, read until the end, and report what came.
     Connect(Connect),
-    /// The same as connect, for each destination that is read from standard input. Prints one JSON
-    /// object for each.
+    /// The same as connect, for each destination that is read from standard input. For `udp`
+    /// before a destination, sends a datagram and reads the answer. Prints one JSON object for each.
     ConnectEach(ConnectEach),
     /// Make many connections to different addresses. Each must be answered with its own address.
     Storm(storm::Storm),
@@ -177,8 +177,17 @@ fn main() -> io::Result<()> {
 
 fn connect_each(options: &Options) -> io::Result<()> {
     for line in io::stdin().lines() {
-        let to = line?.parse().map_err(io::Error::other)?;
-        println!("{}", connect_or_fail(to, options));
+        let line = line?;
+        let (address, is_udp) = match line.strip_prefix("udp ") {
+            Some(address) => (address, true),
+            None => (line.as_str(), false),
+        };
+        let to = address.parse().map_err(io::Error::other)?;
+        let report = match is_udp {
+            true => datagram::ask(to).unwrap_or_else(|error| failure(&error)),
+            false => connect_or_fail(to, options),
+        };
+        println!("{report}");
     }
     Ok(())
 }

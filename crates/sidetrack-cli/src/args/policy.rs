@@ -286,7 +286,8 @@ pub(crate) struct EventsArgs {
     #[arg(long, requires = "follow")]
     pub(crate) backlog: bool,
     /// Print only events of these kinds. Repeat the option, or separate the kinds by commas. `missed`
-    /// counts events that were lost; `mended` reports that the daemon repaired something.
+    /// counts events that were lost, and is always printed; `mended` reports that the daemon
+    /// repaired something.
     #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = crate::event_kind::kind_names())]
     pub(crate) kinds: Vec<String>,
     /// Print each event as one line of JSON.

@@ -4,31 +4,36 @@ use std::fmt::Write;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use sidetrack_abi::text::{Printable, count};
 use sidetrack_api::{key, v1};
 
 use crate::format::layer_name;
-use crate::table::{Table, count, printable};
+use crate::table::Table;
 use crate::text_style::TextStyle;
 
-/// Renders the explanation: the filters of each step, then the resulting path and verdict.
+/// Renders the explanation: the filters of each step, then the resulting path and verdict. A
+/// connection that is blocked has no path to its destination.
 pub(super) fn render(title: &str, response: &v1::ExplainResponse, style: TextStyle) -> String {
-    let mut text = style.bold(&printable(title)) + "\n";
+    let mut text = style.bold(&Printable(title).to_string()) + "\n";
     for step in &response.steps {
         text.push('\n');
         text.push_str(&render_step(step, style));
     }
     text.push('\n');
-    let chain = |services: &[String]| match services.is_empty() {
-        true => "directly to its destination".to_owned(),
-        false => format!("{} > its destination", services.join(" > ")),
-    };
-    let mut result = vec![("path", chain(&response.chain))];
+    let mut result = Vec::new();
+    if response.verdict() != v1::Verdict::Block {
+        let path = match response.chain.as_slice() {
+            [] => "directly to its destination".to_owned(),
+            services => format!("{} > its destination", services.join(" > ")),
+        };
+        result.push(("path", path));
+    }
     if !response.happened.is_empty() {
-        result.push(("path taken", chain(&response.happened)));
+        result.push(("path so far", response.happened.join(" > ")));
     }
     result.push(("policy", format!("generation {}", response.generation)));
     text.push_str(&crate::table::properties(result, style));
-    let summary = printable(&response.summary);
+    let summary = Printable(&response.summary).to_string();
     let summary = match response.verdict() {
         v1::Verdict::Block => style.red(&summary),
         _ => style.green(&summary),
@@ -46,12 +51,12 @@ fn render_step(step: &v1::Step, style: TextStyle) -> String {
         true => format!("{layer}: {verdict}"),
         false => format!("{layer}, for {}: {verdict}", step.by),
     };
-    let mut text = style.bold(&printable(&head)) + "\n";
+    let mut text = style.bold(&Printable(head).to_string()) + "\n";
     if !step.looks.is_empty() {
         text.push_str(&filter_table(step, style));
     }
     if !step.reason.is_empty() {
-        let _ = writeln!(text, "{}", printable(&step.reason));
+        let _ = writeln!(text, "{}", Printable(&step.reason));
     }
     text
 }
@@ -222,6 +227,16 @@ mod tests {
             &response,
             TextStyle::plain()
         ));
+        let blocked = v1::ExplainResponse {
+            chain: Vec::new(),
+            verdict: v1::Verdict::Block.into(),
+            summary: "blocked by filter \"mail\"".into(),
+            happened: vec!["inspect".into()],
+            ..response.clone()
+        };
+        let text = render("a flow", &blocked, TextStyle::plain());
+        assert!(!text.contains("its destination"), "{text}");
+        assert!(text.contains("path so far  inspect\n"), "{text}");
         insta::assert_snapshot!(
             "json",
             serde_json::to_string_pretty(&as_json(&response).unwrap()).unwrap()

@@ -17,6 +17,7 @@ use toml::{Table, Value};
 use super::{ObjectKind, ObjectNames, begin, commit};
 use crate::args::{self, CommonObjectArgs};
 use crate::daemon::{open_session, status_error, user_id, with_daemon};
+use crate::format::json_lines;
 
 pub(crate) fn add_provider(options: &args::AddProviderArgs) -> Result<ExitCode> {
     let mut entry = common_entry(&options.common);
@@ -199,7 +200,7 @@ fn add(kind: ObjectKind, common: &CommonObjectArgs, entry: Table) -> Result<Exit
                 .iter()
                 .map(|(key, id)| json!({ "key": key, "id": id }))
                 .collect();
-            writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&all)?)?;
+            writeln!(io::stdout(), "{}", json_lines(&all)?)?;
         }
         false => {
             for (key, _) in &added {

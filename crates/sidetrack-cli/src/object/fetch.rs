@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::Result;
 use serde_json::{Value, json};
 use sidetrack_api::{Client, key_bytes, v1};
-use sidetrack_policy::{Filter, Layer, Provider, Service, Sublayer, Uuid};
+use sidetrack_policy::{Filter, Layer, Listeners, Provider, Service, Sublayer, Uuid};
 use sidetrack_policy_file::Listing;
 use sidetrack_policy_file::property::AnyObject;
 
@@ -38,8 +38,8 @@ pub(crate) enum ListedObject {
     Sublayer(Sublayer),
     Service {
         service: Service,
-        /// Whether a proxy listens for the service.
-        listening: bool,
+        /// The listeners of its proxies.
+        listeners: Listeners,
     },
     Filter {
         filter: Box<Filter>,
@@ -81,9 +81,17 @@ impl ListedObject {
         let (mut value, more) = match self {
             Self::Provider(provider) => (serde_json::to_value(provider)?, json!({})),
             Self::Sublayer(sublayer) => (serde_json::to_value(sublayer)?, json!({})),
-            Self::Service { service, listening } => (
+            Self::Service { service, listeners } => (
                 serde_json::to_value(service)?,
-                json!({ "listening": listening }),
+                json!({
+                    "listening": listeners.tcp() != (0, 0),
+                    "listeners": {
+                        "tcp4": listeners.tcp4,
+                        "tcp6": listeners.tcp6,
+                        "udp4": listeners.udp4,
+                        "udp6": listeners.udp6,
+                    },
+                }),
             ),
             Self::Filter {
                 filter,
@@ -134,13 +142,14 @@ impl TryFrom<v1::Service> for ListedObject {
     type Error = sidetrack_policy::Error;
 
     fn try_from(wire: v1::Service) -> Result<Self, Self::Error> {
-        let (lifetime, listening) = (lifetime_from_wire(wire.lifetime), wire.listening);
+        let lifetime = lifetime_from_wire(wire.lifetime);
+        let listeners = wire.listeners.unwrap_or_default().into();
         Ok(Self::Service {
             service: Service {
                 lifetime,
                 ..wire.try_into()?
             },
-            listening,
+            listeners,
         })
     }
 }

@@ -4,12 +4,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use sidetrack_policy::Uuid;
+use sidetrack_policy::{Listeners, Uuid};
 use sidetrack_policy_file::property::{action_text, conditions_text};
 
 use super::{ListedObject, ObjectKind, ObjectNames, fetch, find};
 use crate::args;
 use crate::daemon::with_daemon;
+use crate::format::json_lines;
 use crate::table::{Table, properties};
 use crate::text_style::TextStyle;
 
@@ -25,7 +26,7 @@ pub(crate) fn list(kind: ObjectKind, options: &args::ListArgs) -> Result<ExitCod
     let text = match options.json {
         true => {
             let all: Vec<_> = all.iter().map(ListedObject::json).collect::<Result<_>>()?;
-            serde_json::to_string_pretty(&all)? + "\n"
+            json_lines(&all)? + "\n"
         }
         false => render(kind, &all, &names, TextStyle::stdout()),
     };
@@ -45,7 +46,7 @@ pub(crate) fn show(kind: ObjectKind, options: &args::ShowArgs) -> Result<ExitCod
                 .iter()
                 .map(|object| object.json())
                 .collect::<Result<_>>()?;
-            serde_json::to_string_pretty(&all)? + "\n"
+            json_lines(&all)? + "\n"
         }
         false => {
             let sections = found
@@ -88,7 +89,9 @@ fn render_properties(object: &ListedObject, names: &ObjectNames, style: TextStyl
                 all.push(("owner", owner.clone()));
             }
         }
-        ListedObject::Service { listening, .. } => all.push(("listening", listening.to_string())),
+        ListedObject::Service { listeners, .. } => {
+            all.push(("listening", listening_text(*listeners)));
+        }
         ListedObject::Provider(_) | ListedObject::Sublayer(_) => {}
     }
     properties(all, style)
@@ -149,13 +152,21 @@ fn render_sublayers(all: &[ListedObject], names: &ObjectNames, style: TextStyle)
     table.render(style)
 }
 
+/// Names the protocols and families for which a service has listeners.
+fn listening_text(listeners: Listeners) -> String {
+    match listeners.is_empty() {
+        true => "no".to_owned(),
+        false => listeners.to_string(),
+    }
+}
+
 fn render_services(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -> String {
     let mut table = Table::new(["NAME", "LISTENING", "PROVIDER", "LIFETIME", "KEY"]);
     for object in all {
-        if let ListedObject::Service { service, listening } = object {
+        if let ListedObject::Service { service, listeners } = object {
             table.push([
                 service.identity.name.clone(),
-                if *listening { "yes" } else { "no" }.to_owned(),
+                listening_text(*listeners),
                 name_or_key(names, service.provider),
                 service.lifetime.to_string(),
                 service.identity.key.to_string(),

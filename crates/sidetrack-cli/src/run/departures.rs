@@ -4,10 +4,10 @@ use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 
 use anyhow::{Context, Result};
+use sidetrack_abi::text::Printable;
 use sidetrack_engine::{Cgroup, Departure, DepartureWatch, Error};
 
 use super::report::Report;
-use crate::table::printable;
 
 /// Limit of the departures that are printed. Further ones are only counted in the summary.
 const REPORTS_MAX: u64 = 20;
@@ -96,9 +96,9 @@ fn plural(number: u64) -> String {
 
 fn sentence(departure: &Departure, strict: bool) -> String {
     let Departure { pid, comm, cgroup } = departure;
-    let comm = printable(comm);
+    let comm = Printable(comm);
     let place = match cgroup {
-        Some(path) => format!("the cgroup {}", printable(&path.to_string_lossy())),
+        Some(path) => format!("the cgroup {}", Printable(path.display())),
         None => "another cgroup".to_owned(),
     };
     match strict {

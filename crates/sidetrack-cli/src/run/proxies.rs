@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
+use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE, Printable};
 use sidetrack_engine::{Engine, RegisteredService, ServiceSpec};
 use sidetrack_policy::redirect::Protocol;
 
@@ -186,9 +186,8 @@ impl Proxies {
 impl Proxy {
     /// Returns whether the proxy has listeners for TCP, and for UDP.
     fn listens(&self, engine: &Engine) -> Result<(bool, bool)> {
-        let tcp = engine.listeners(&self.service)? != (0, 0);
-        let udp = engine.datagram_listeners(&self.service)? != (0, 0);
-        Ok((tcp, udp))
+        let listeners = engine.listeners(&self.service)?;
+        Ok((listeners.tcp() != (0, 0), listeners.udp() != (0, 0)))
     }
 
     fn is_ready(&self, engine: &Engine) -> Result<bool> {
@@ -284,7 +283,7 @@ fn read_lines(output: ChildStdout, sender: &EventSender) -> JoinHandle<()> {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             match serde_json::from_str(&line) {
                 Ok(flow) => sender.send(RunEvent::Flow(Box::new(flow))),
-                Err(_) => eprintln!("{line}"),
+                Err(_) => eprintln!("{}", Printable(line)),
             }
         }
     })

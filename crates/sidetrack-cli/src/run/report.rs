@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::mpsc::Receiver;
 
+use sidetrack_abi::text::{Printable, count};
 use sidetrack_engine::counter::{Counter, Counters};
 use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_proxy::FlowLine;
@@ -15,7 +16,7 @@ use sidetrack_proxy::rules::Decision;
 use self::merge::LineMerger;
 use super::event::RunEvent;
 use super::proxies::Route;
-use crate::table::count;
+use crate::format::json_line;
 use crate::text_style::TextStyle;
 use crate::via::Via;
 
@@ -36,6 +37,8 @@ pub(super) struct Report {
     chain: String,
     /// Number of kernel events so far, except those of unsupported protocols.
     reports: u32,
+    /// Whether events of the kernel were lost.
+    has_lost_events: bool,
     /// The numbers of services with the protocols for which they have no listener.
     unsupported: HashSet<(u32, u8)>,
     /// Number of connections that continued without a service because it does not support their
@@ -69,6 +72,7 @@ impl Report {
             merger: LineMerger::new(vias),
             chain: names.join(" → "),
             reports: 0,
+            has_lost_events: false,
             unsupported: HashSet::new(),
             unsupported_events: 0,
             totals: Totals::default(),
@@ -133,23 +137,28 @@ impl Report {
         if self.quiet || self.reports > REPORTS_MAX {
             return;
         }
-        let Event {
-            comm,
-            pid,
-            destination,
-            kind,
-            ..
-        } = event;
-        let text = match kind {
-            EventKind::Blocked => format!("{comm}[{pid}]  {destination}  {kind}: quic refuse"),
-            _ => format!("{comm}[{pid}]  {destination}  {service}: {kind}"),
-        };
-        eprintln!("{}", self.style.yellow(&text.escape_debug().to_string()));
+        eprintln!("{}", self.style.yellow(&event_text(event, service)));
+    }
+
+    /// Reports that events of the kernel were lost, when it happens first; the summary has their
+    /// total.
+    pub(super) fn add_lost_events(&mut self, lost: u64) {
+        if lost == 0 || self.has_lost_events {
+            return;
+        }
+        self.has_lost_events = true;
+        if !self.quiet {
+            let lost = count(lost, "event");
+            self.warn(&format!(
+                "{lost} lost, because the kernel's ring buffer was full"
+            ));
+        }
     }
 
     /// Prints a warning.
     pub(super) fn warn(&self, text: &str) {
-        eprintln!("{}", self.style.yellow(&format!("sidetrack: {text}")));
+        let text = format!("sidetrack: {}", Printable(text));
+        eprintln!("{}", self.style.yellow(&text));
     }
 
     /// Prints a warning, unless the user wants neither flows nor the summary.
@@ -197,7 +206,7 @@ impl Report {
                 flows.as_deref().unwrap_or("0 connections")
             ),
         };
-        eprintln!("{}", self.style.dim(&text));
+        eprintln!("{}", self.style.dim(&Printable(text).to_string()));
         let exceptions: Vec<String> = counters
             .iter()
             .enumerate()
@@ -227,6 +236,22 @@ impl Report {
     }
 }
 
+/// Formats a kernel event as a line.
+fn event_text(event: &Event, service: &str) -> String {
+    let Event {
+        pid,
+        destination,
+        kind,
+        ..
+    } = event;
+    let what = match kind {
+        EventKind::Blocked => format!("{kind}: quic refuse"),
+        _ => format!("{service}: {kind}"),
+    };
+    let program = event.program();
+    Printable(format_args!("{program}[{pid}]  {destination}  {what}")).to_string()
+}
+
 /// Formats the numbers of flows, such as "2 connections and 1 UDP flow". `None` if both are 0.
 fn flow_counts(connections: u64, udp_flows: u64) -> Option<String> {
     let parts: Vec<_> = [(connections, "connection"), (udp_flows, "UDP flow")]
@@ -238,7 +263,53 @@ fn flow_counts(connections: u64, udp_flows: u64) -> Option<String> {
 }
 
 fn write_json(to: &mut dyn Write, line: &FlowLine) -> io::Result<()> {
-    let mut text = serde_json::to_vec(line)?;
-    text.push(b'\n');
-    to.write_all(&text)
+    let mut text = json_line(line)?;
+    text.push('\n');
+    to.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_event_is_one_printable_line() {
+        let event = Event {
+            kind: EventKind::SelfConnect,
+            time: 0,
+            filter_id: 0,
+            flow_id: 7,
+            service: 1,
+            pid: 42,
+            uid: 0,
+            comm: "worker-1".into(),
+            executable: "mx_proxy\u{202e}".into(),
+            destination: ([127, 0, 0, 1], 80).into(),
+            local: ([127, 0, 0, 1], 0).into(),
+            protocol: 6,
+            layer: None,
+            generation: 1,
+        };
+        assert_eq!(
+            event_text(&event, "mx_proxy"),
+            "mx_proxy\\u{202e}[42]  127.0.0.1:80  mx_proxy: refused: the destination is the proxy's own \
+             listener"
+        );
+        let unknown = Event {
+            kind: EventKind::Blocked,
+            executable: String::new(),
+            ..event
+        };
+        assert_eq!(
+            event_text(&unknown, "a proxy"),
+            "worker-1[42]  127.0.0.1:80  refused by a filter: quic refuse"
+        );
+    }
+
+    #[test]
+    fn numbers_of_flows_are_singular_or_plural() {
+        assert_eq!(flow_counts(0, 0), None);
+        assert_eq!(flow_counts(1, 2).unwrap(), "1 connection and 2 UDP flows");
+        assert_eq!(flow_counts(2, 1).unwrap(), "2 connections and 1 UDP flow");
+    }
 }

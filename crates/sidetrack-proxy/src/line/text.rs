@@ -1,7 +1,10 @@
 //! The flow line as text for people.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+
+use sidetrack::Printable;
 
 use super::FlowLine;
 use crate::outcome::Datagrams;
@@ -10,10 +13,14 @@ use crate::seen::{QueryLine, Seen};
 
 impl fmt::Display for FlowLine {
     /// Prints `curl[4242]  198.51.100.7:443  tls example.com h2  allow  1.2 KiB up  34.0 KiB down
-    /// 12.3 ms via a → b`, in columns that are aligned for usual lengths. Control characters are
-    /// escaped.
+    /// 12.3 ms via a → b`, in columns that are aligned for usual lengths. What acts on a
+    /// terminal is escaped: see [`Printable`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let program = format!("{}[{}]", Escaped(&self.program.comm), self.program.pid);
+        let program = format!(
+            "{}[{}]",
+            Printable(program_name(&self.program.executable, &self.program.comm)),
+            self.program.pid
+        );
         let destination = self.destination.to_string();
         let verdict = match self.verdict {
             Decision::Allow => "allow",
@@ -31,15 +38,15 @@ impl fmt::Display for FlowLine {
             write!(f, "  {}", datagrams_text(datagrams))?;
         }
         if !self.chain.is_empty() {
-            write!(f, "  via {}", Escaped(&self.chain.join(" → ")))?;
+            write!(f, "  via {}", Printable(&self.chain.join(" → ")))?;
         }
         if let Some(rule) = &self.rule {
-            write!(f, "  ({})", Escaped(rule))?;
+            write!(f, "  ({})", Printable(rule))?;
         }
         match self.ended.as_str() {
             "closed" | "denied" | "answered" => Ok(()),
             "idle" | "stopped" if self.datagrams.is_some() => Ok(()), // the usual ends of UDP flows
-            ended => write!(f, "  {}", Escaped(ended)),
+            ended => write!(f, "  {}", Printable(ended)),
         }
     }
 }
@@ -51,7 +58,7 @@ impl FlowLine {
             text = "udp".to_owned();
         }
         if let (Some(name), None) = (&self.name, self.seen.host()) {
-            write!(text, " {}", Escaped(name))?;
+            write!(text, " {}", Printable(name))?;
         }
         Ok(text)
     }
@@ -77,14 +84,14 @@ fn write_query(text: &mut String, query: &QueryLine) -> fmt::Result {
     write!(
         text,
         " {} {}",
-        Escaped(&query.name),
-        Escaped(&query.record_type)
+        Printable(&query.name),
+        Printable(&query.record_type)
     )?;
     let addresses: Vec<_> = query.addresses.iter().map(IpAddr::to_string).collect();
     match &query.answer {
         None => text.write_str(" → nothing"),
         Some(_) if !addresses.is_empty() => write!(text, " → {}", addresses.join(",")),
-        Some(answer) => write!(text, " → {}", Escaped(answer)),
+        Some(answer) => write!(text, " → {}", Printable(answer)),
     }
 }
 
@@ -101,31 +108,62 @@ fn seen(seen: &Seen) -> Result<String, fmt::Error> {
                 write!(text, ", {more} more")?;
             }
         }
-        Seen::Quic { sni, alpn, .. } => {
-            text.push_str("quic");
-            for word in sni.iter().chain(alpn) {
-                write!(text, " {}", Escaped(word))?;
-            }
-        }
-        Seen::Tls { sni, alpn, .. } => {
-            text.push_str("tls");
-            for word in sni.iter().chain(alpn) {
-                write!(text, " {}", Escaped(word))?;
-            }
-        }
+        Seen::Quic { sni, alpn, .. } => write_handshake(&mut text, "quic", sni.as_deref(), alpn)?,
+        Seen::Tls { sni, alpn, .. } => write_handshake(&mut text, "tls", sni.as_deref(), alpn)?,
         Seen::Http { host, method, path } => {
-            write!(text, "http {}", Escaped(method))?;
-            write!(
-                text,
-                " {}{}",
-                Escaped(host.as_deref().unwrap_or_default()),
-                Escaped(path)
-            )?;
+            write!(text, "http {} ", Printable(method))?;
+            match host {
+                Some(host) if !names_host(method, path) => {
+                    let gap = if path.starts_with('/') { "" } else { " " }; // as in `OPTIONS *`
+                    write!(text, "{}{gap}", Printable(bracketed(host)))?;
+                }
+                _ => {}
+            }
+            write!(text, "{}", Printable(path))?;
         }
         Seen::Raw => text.push_str("raw"),
         Seen::Silent => text.push_str("silent"),
     }
     Ok(text)
+}
+
+fn write_handshake(
+    text: &mut String,
+    protocol: &str,
+    sni: Option<&str>,
+    alpn: &[String],
+) -> fmt::Result {
+    text.push_str(protocol);
+    if let Some(host) = sni {
+        write!(text, " {}", Printable(bracketed(host)))?;
+    }
+    for word in alpn {
+        write!(text, " {}", Printable(word))?;
+    }
+    Ok(())
+}
+
+/// Whether the target of a request has the host in it: that of CONNECT, and an absolute one.
+fn names_host(method: &str, target: &str) -> bool {
+    let is_absolute = !target.starts_with('/') && target.contains("://");
+    is_absolute || method.eq_ignore_ascii_case("CONNECT")
+}
+
+/// A host as in a URL: an IPv6 address has brackets.
+fn bracketed(host: &str) -> Cow<'_, str> {
+    match host.parse::<Ipv6Addr>() {
+        Ok(_) => format!("[{host}]").into(),
+        Err(_) => host.into(),
+    }
+}
+
+/// A program's name for people: the base name of its executable, or the name of its task if the
+/// executable is not known. The task is a thread, which many programs name after its work.
+pub fn program_name<'a>(executable: &'a str, comm: &'a str) -> &'a str {
+    match executable.rsplit('/').next() {
+        Some(name) if !name.is_empty() => name,
+        _ => comm,
+    }
 }
 
 /// A number of bytes in the largest unit that makes it at least 1: "0 B", "1.2 KiB".
@@ -148,22 +186,6 @@ fn duration(milliseconds: f64) -> String {
         return format!("{milliseconds:.1} ms");
     }
     format!("{:.1} s", milliseconds / 1000.0)
-}
-
-/// Prints untrusted text. Characters that would move a terminal's cursor or reverse its text are
-/// printed as their number.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.0.chars() {
-            match character {
-                '\'' | '"' => f.write_char(character)?, // `escape_debug` would escape them, as in a literal
-                _ => write!(f, "{}", character.escape_debug())?,
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -234,15 +256,84 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_escaped() {
+    fn the_program_is_named_by_its_executable() {
         let mut line = line();
-        line.program.comm = "a\x1b[2J".into();
+        let mut name = |executable: &str, comm: &str| {
+            line.program.executable = executable.into();
+            line.program.comm = comm.into();
+            let text = line.to_string();
+            text.split_whitespace().next().unwrap().to_owned()
+        };
+        let thread = "Chrome_ChildIOT";
+        assert_eq!(name("/opt/google/chrome/chrome", thread), "chrome[4242]");
+        assert_eq!(name("name-cut/isc/named", "isc-net-0000"), "named[4242]");
+        assert_eq!(name("", thread), "Chrome_ChildIOT[4242]");
+        assert_eq!(name("/", thread), "Chrome_ChildIOT[4242]");
+    }
+
+    #[test]
+    fn a_host_is_printed_once_and_as_in_a_url() {
+        let text = |host: Option<&str>, method: &str, path: &str| {
+            seen(&Seen::Http {
+                host: host.map(str::to_owned),
+                method: method.into(),
+                path: path.into(),
+            })
+            .unwrap()
+        };
+        let host = Some("b.example");
+        assert_eq!(text(host, "GET", "/x?y"), "http GET b.example/x?y");
+        assert_eq!(
+            text(host, "GET", "/?u=http://c/"),
+            "http GET b.example/?u=http://c/"
+        );
+        assert_eq!(
+            text(host, "GET", "http://b.example:80/x"),
+            "http GET http://b.example:80/x"
+        );
+        assert_eq!(
+            text(host, "CONNECT", "b.example:443"),
+            "http CONNECT b.example:443"
+        );
+        assert_eq!(
+            text(host, "connect", "b.example:443"),
+            "http connect b.example:443"
+        );
+        assert_eq!(text(host, "OPTIONS", "*"), "http OPTIONS b.example *");
+        assert_eq!(text(None, "GET", "/x"), "http GET /x");
+        assert_eq!(
+            text(Some("2001:db8::1"), "GET", "/x"),
+            "http GET [2001:db8::1]/x"
+        );
+        assert_eq!(
+            text(Some("::1"), "CONNECT", "[::1]:443"),
+            "http CONNECT [::1]:443"
+        );
+        let tls = Seen::Tls {
+            sni: Some("2001:db8::1".into()),
+            alpn: vec!["h2".into()],
+            versions: Vec::new(),
+        };
+        assert_eq!(seen(&tls).unwrap(), "tls [2001:db8::1] h2");
+    }
+
+    #[test]
+    fn what_acts_on_a_terminal_is_escaped() {
+        let mut line = line();
+        line.program.executable = "/tmp/a\x1b[2J".into();
         line.seen = Seen::Http {
             host: Some("b\u{202e}c\"\n".into()),
             method: "GET".into(),
             path: "/\u{9b}ü→".into(),
         };
+        line.chain = vec!["via\u{200f}".into()];
+        line.rule = Some("r\u{feff}".into());
+        line.ended = "e\u{2028}".into();
         let text = line.to_string();
+        assert!(
+            text.ends_with(r"via via\u{200f}  (r\u{feff})  e\u{2028}"),
+            "{text}"
+        );
         assert!(text.starts_with(r"a\u{1b}[2J[4242]"), "{text}");
         assert!(
             text.contains(r#"http GET b\u{202e}c"\n/\u{9b}ü→"#),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
+use sidetrack::Printable;
 
 /// The longest pattern, in bytes.
 pub const PATTERN_SIZE_MAX: usize = 300;
@@ -20,7 +21,7 @@ pub struct Pattern {
 
 /// Why a text is not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("pattern `{}` is wrong at column {column}: expected {expected}", .pattern.escape_debug())]
+#[error("pattern `{}` is wrong at column {column}: expected {expected}", Printable(.pattern))]
 pub struct PatternError {
     /// The text, cut after [`PATTERN_SIZE_MAX`] characters.
     pub pattern: String,

@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use sidetrack_policy::{Code, Objects, Service, Uuid};
 
 use super::{
-    ConnectionEvent, DataPath, Error, Flow, Generation, Reconciled, ResolvedConnection,
-    ServiceStatus, Subject, Usage,
+    DataPath, Error, Flow, Generation, NewEvents, Reconciled, ResolvedConnection, ServiceStatus,
+    Subject, Usage,
 };
 
 /// The data path of `sidetrackd --detached`, for trying out policies and clients where connections
@@ -63,8 +63,8 @@ impl DataPath for Detached {
         None
     }
 
-    fn events(&mut self) -> Result<Vec<ConnectionEvent>, Error> {
-        Ok(Vec::new())
+    fn events(&mut self) -> Result<NewEvents, Error> {
+        Ok(NewEvents::default())
     }
 
     fn resolve(&mut self, subject: &Subject) -> Result<ResolvedConnection, Error> {

@@ -1,5 +1,6 @@
 //! Errors of the data path.
 
+use sidetrack_abi::text::count;
 use sidetrack_engine as engine;
 use sidetrack_policy::{self as policy, Code};
 
@@ -19,7 +20,10 @@ pub enum Error {
     #[error("sidetrackd runs detached: no socket can listen for a service")]
     CannotRegisterDetached,
     /// The daemon runs detached, so no connection can be explained.
-    #[error("sidetrackd runs detached: it has {services} services, but classifies no connection")]
+    #[error(
+        "sidetrackd runs detached: it has {}, but classifies no connection",
+        count(*services, "service")
+    )]
     CannotExplainDetached {
         /// Number of services of the policy.
         services: usize,

@@ -14,8 +14,8 @@ use sidetrack_policy::field_values::{CgroupId, FileId, Host};
 use sidetrack_policy::{Code, Filter, Objects, Service, Sublayer, Uuid, Value};
 
 use super::{
-    ConnectionEvent, DataPath, Error, Flow, Generation, Reconciled, ResolvedConnection,
-    ServiceStatus, Subject, Usage,
+    DataPath, Error, Flow, Generation, NewEvents, Reconciled, ResolvedConnection, ServiceStatus,
+    Subject, Usage,
 };
 
 /// The engine, with what this daemon must remember of the policy in force.
@@ -244,10 +244,13 @@ impl DataPath for Kernel {
         Some(self.engine.as_fd())
     }
 
-    fn events(&mut self) -> Result<Vec<ConnectionEvent>, Error> {
+    fn events(&mut self) -> Result<NewEvents, Error> {
         let events = self.engine.events(Duration::ZERO)?.into_iter();
         let events = events.map(|event| report::event(&self.engine, event));
-        Ok(events.collect())
+        Ok(NewEvents {
+            events: events.collect(),
+            lost: self.engine.events_lost()?,
+        })
     }
 
     fn resolve(&mut self, subject: &Subject) -> Result<ResolvedConnection, Error> {

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use sidetrack_abi::text::Printable;
 use sidetrack_engine::MapUsage;
 use sidetrack_engine::event::Event;
-use sidetrack_policy::{Family, Uuid};
+use sidetrack_policy::{Listeners, Uuid};
 
 /// A redirected connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,16 @@ pub struct ConnectionEvent {
     pub time: SystemTime,
 }
 
+/// The events since an earlier call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewEvents {
+    /// The events, in order.
+    pub events: Vec<ConnectionEvent>,
+    /// Number of events that came after them and were lost, because the kernel's ring buffer was
+    /// full.
+    pub lost: u64,
+}
+
 /// A service of the policy in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceStatus {
@@ -60,10 +71,8 @@ pub struct ServiceStatus {
     pub number: u16,
     /// Its key.
     pub key: Uuid,
-    /// Number of its TCP listeners for IPv4.
-    pub listeners_v4: u32,
-    /// Number of its TCP listeners for IPv6.
-    pub listeners_v6: u32,
+    /// Its listeners now.
+    pub listeners: Listeners,
 }
 
 /// How full the kernel side is, and where it is attached.
@@ -79,33 +88,18 @@ pub struct Usage {
     pub policy_bytes: usize,
 }
 
-impl ServiceStatus {
-    /// Returns whether the service has a TCP listener.
-    pub fn is_listening(&self) -> bool {
-        self.listeners_v4 + self.listeners_v6 > 0
-    }
-
-    /// Returns whether the service has no TCP listener for a family. UDP listeners are not considered.
-    pub fn is_absent(&self, family: Family) -> bool {
-        match family {
-            Family::V4 => self.listeners_v4 == 0,
-            Family::V6 => self.listeners_v6 == 0,
-        }
-    }
-}
-
 impl fmt::Display for ConnectionEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Event {
-            comm,
             pid,
             destination,
             kind,
             ..
         } = &self.event;
-        write!(f, "connection between {comm} [{pid}] and {destination}")?;
+        let program = Printable(self.event.program());
+        write!(f, "connection between {program} [{pid}] and {destination}")?;
         if let Some(service) = &self.service {
-            write!(f, " (service {service})")?;
+            write!(f, " (service {})", Printable(service))?;
         }
         write!(f, ": {kind}")
     }

@@ -6,7 +6,9 @@ mod response;
 use sidetrack_api::v1;
 use sidetrack_policy::explain::explain;
 use sidetrack_policy::rank::order;
-use sidetrack_policy::{Code, Error as Refusal, Filter, Layer, LayerKind, Service, Sublayer};
+use sidetrack_policy::{
+    Code, Error as Refusal, Filter, Layer, LayerKind, Service, Sublayer, absent_services,
+};
 
 use self::response::Renderer;
 use crate::Error;
@@ -107,12 +109,9 @@ pub(super) fn explanation(
         .all::<Service>()
         .filter_map(|service| Some((status_of(service)?.number, service)))
         .collect();
-    let absent: Vec<u16> = objects
-        .all::<Service>()
-        .filter_map(status_of)
-        .filter(|status| status.is_absent(field_values.layer.family))
-        .map(|status| status.number)
-        .collect();
+    let known = objects.all::<Service>().filter_map(status_of);
+    let listeners = known.map(|status| (status.number, status.listeners));
+    let absent = absent_services(listeners, &field_values);
     let numbered = services.iter().copied();
     let filters = order(objects.all::<Filter>(), objects.all::<Sublayer>(), numbered)?;
     let one_layer = request.layer.is_some();

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use sidetrack_abi::text::count;
 use sidetrack_api::v1;
 use sidetrack_engine::event::EventKind as ConnectionEventKind;
 
@@ -87,6 +88,10 @@ pub(super) fn event(event: &Event) -> v1::Event {
             generation: *generation,
             ..v1::Event::default()
         },
+        EventKind::Lost(missed) => v1::Event {
+            missed: *missed,
+            ..v1::Event::default()
+        },
         EventKind::Mended => v1::Event::default(),
     };
     v1::Event {
@@ -98,12 +103,16 @@ pub(super) fn event(event: &Event) -> v1::Event {
     }
 }
 
-/// Returns the event that takes the place of those that a reader has missed.
+/// Returns the event that takes the place of those that a reader has missed. It has no number in
+/// the sequence, since other readers have not missed them.
 pub(super) fn missed_event(missed: u64) -> v1::Event {
     v1::Event {
         kind: v1::EventKind::Missed.into(),
         time_unix_ns: unix_ns(SystemTime::now()),
-        message: format!("{missed} events were lost because the client read them too slowly"),
+        message: format!(
+            "{} lost, because the client read too slowly",
+            count(missed, "event")
+        ),
         missed,
         ..v1::Event::default()
     }
@@ -117,6 +126,7 @@ pub(super) fn event_kind(kind: &EventKind) -> v1::EventKind {
         EventKind::TransactionAborted(_) => v1::EventKind::TransactionAborted,
         EventKind::PolicyCommitted(_) => v1::EventKind::PolicyCommitted,
         EventKind::Mended => v1::EventKind::Mended,
+        EventKind::Lost(_) => v1::EventKind::Missed,
     }
 }
 
@@ -147,6 +157,8 @@ fn connection_event(reported: &ConnectionEvent, filter: Option<&FilterName>) -> 
         pid: event.pid,
         uid: event.uid,
         comm: event.comm.clone(),
+        executable: event.executable.clone(),
+        flow_id: event.flow_id,
         local: Some(sidetrack_api::endpoint(event.local)),
         remote: Some(sidetrack_api::endpoint(event.destination)),
         protocol: event.protocol.into(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sidetrack_api::v1;
-use sidetrack_policy::{Code, Error as Refusal, Filter, Provider, Service, Sublayer, Uuid};
+use sidetrack_policy::{Code, Error as Refusal, Filter, Listeners, Provider, Service, Sublayer};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -72,14 +72,12 @@ impl Api {
             .collect())
     }
 
-    /// Returns the keys of the services that have a TCP listener.
-    pub(super) async fn listening(&self) -> Result<Vec<Uuid>, Error> {
+    /// Returns the services in force, with their listeners.
+    pub(super) async fn service_statuses(&self) -> Result<Vec<ServiceStatus>, Error> {
         let task = self
             .committer
             .run(|committer| committer.data_path().services());
-        let services = task.await??.into_iter();
-        let listening = services.filter(ServiceStatus::is_listening);
-        Ok(listening.map(|service| service.key).collect())
+        Ok(task.await??)
     }
 
     pub(super) async fn explanation(
@@ -103,6 +101,7 @@ impl Api {
             }
         }
         let (kept, live) = self.log.subscribe();
+        let last = kept.last().map_or(0, |event| event.sequence);
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let reader = EventReader {
             sender,
@@ -113,7 +112,7 @@ impl Api {
                 reader.send_matching(kept).await?;
             }
             if request.follow {
-                reader.follow(live).await?;
+                reader.follow(live, last).await?;
             }
             Some(())
         });
@@ -128,38 +127,51 @@ struct EventReader {
 }
 
 impl EventReader {
-    /// Sends the events whose kind the client has requested.
+    /// Sends the events whose kind the client has requested, and those that say that events were
+    /// lost.
     async fn send_matching(&self, events: impl IntoIterator<Item = Arc<Event>>) -> Option<()> {
         for event in events {
-            let kind: i32 = message::event_kind(&event.kind).into();
-            if self.kinds.is_empty() || self.kinds.contains(&kind) {
+            let kind = message::event_kind(&event.kind);
+            let always = kind == v1::EventKind::Missed || self.kinds.is_empty();
+            if always || self.kinds.contains(&kind.into()) {
                 self.sender.send(Ok(message::event(&event))).await.ok()?;
             }
         }
         Some(())
     }
 
-    /// Sends events as they happen, until the client or the log ends.
-    async fn follow(&self, mut live: broadcast::Receiver<Arc<Event>>) -> Option<()> {
+    /// Sends events as they happen, until the client or the log ends. `last` is the number of the
+    /// last event before them.
+    async fn follow(&self, mut live: broadcast::Receiver<Arc<Event>>, mut last: u64) -> Option<()> {
         loop {
             let event = tokio::select! {
                 event = live.recv() => event,
                 () = self.sender.closed() => return None,
             };
             match event {
-                Ok(event) => self.send_matching([event]).await?,
-                // It is sent whichever kinds the client has requested.
-                Err(RecvError::Lagged(missed)) => {
-                    let event = message::missed_event(missed);
-                    self.sender.send(Ok(event)).await.ok()?;
+                Ok(event) => {
+                    let missed = event.previous() - last;
+                    if missed > 0 {
+                        let event = message::missed_event(missed);
+                        self.sender.send(Ok(event)).await.ok()?;
+                    }
+                    last = event.sequence;
+                    self.send_matching([event]).await?;
                 }
+                // The number of the next event says how many were missed: among them can be one
+                // that stands for many.
+                Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
             }
         }
     }
 }
 
-/// Sets a service's field `listening`, from the keys of the services that have a listener.
-pub(super) fn set_listening(service: &mut v1::Service, listening: &[Uuid]) {
-    service.listening = listening.iter().any(|key| key.as_bytes() == &*service.key);
+/// Sets the fields of a service about its listeners.
+pub(super) fn set_listeners(service: &mut v1::Service, statuses: &[ServiceStatus]) {
+    let mut statuses = statuses.iter();
+    let found = statuses.find(|status| status.key.as_bytes() == &*service.key);
+    let listeners = found.map_or(Listeners::default(), |status| status.listeners);
+    service.listening = listeners.tcp() != (0, 0);
+    service.listeners = Some(listeners.into());
 }

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 
 use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_policy::field_values::{CgroupId, FileId, Host, Program};
-use sidetrack_policy::{Code, Filter, Lifetime, Objects, Uuid};
+use sidetrack_policy::{Code, Filter, Lifetime, Listeners, Objects, Uuid};
 use sidetrackd::data_path::{
-    ConnectionEvent, DataPath, Error, Flow, Generation, Reconciled, ResolvedConnection,
+    ConnectionEvent, DataPath, Error, Flow, Generation, NewEvents, Reconciled, ResolvedConnection,
     ServiceStatus, Subject, Usage,
 };
 
@@ -27,8 +27,8 @@ pub(super) struct Recorded {
     pub(super) boots: Vec<Vec<u128>>,
     /// The code with which the next commit fails, set by a test.
     pub(super) refuse: Option<Code>,
-    /// Events for the next call of `events`, set by a test.
-    pub(super) events: Vec<ConnectionEvent>,
+    /// The result of the next call of `events`, set by a test.
+    pub(super) events: NewEvents,
 }
 
 impl FakeDataPath {
@@ -109,8 +109,10 @@ impl DataPath for FakeDataPath {
         Ok(vec![ServiceStatus {
             number: 1,
             key: Uuid::from_u128(1),
-            listeners_v4: 1,
-            listeners_v6: 0,
+            listeners: Listeners {
+                tcp4: 1,
+                ..Listeners::default()
+            },
         }])
     }
 
@@ -122,7 +124,7 @@ impl DataPath for FakeDataPath {
         None
     }
 
-    fn events(&mut self) -> Result<Vec<ConnectionEvent>, Error> {
+    fn events(&mut self) -> Result<NewEvents, Error> {
         Ok(std::mem::take(&mut self.recorded().events))
     }
 
@@ -169,6 +171,8 @@ pub(super) fn connection_event(kind: EventKind, filter_id: u64, comm: &str) -> C
             pid: 1,
             uid: 0,
             comm: comm.into(),
+            executable: String::new(),
+            flow_id: 0,
             destination: ([192, 0, 2, 1], 443).into(),
             local: ([192, 0, 2, 2], 50_000).into(),
             protocol: 6,

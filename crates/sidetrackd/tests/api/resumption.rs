@@ -112,7 +112,7 @@ async fn sessions_that_no_client_resumes_end_in_one_commit_with_events() {
     for session in [first.id(), second.id()] {
         let event = events.iter().find(|event| event.session_id == session);
         let message = &event.unwrap().message;
-        assert!(message.contains("and 1 objects with it"), "{message}");
+        assert!(message.contains("and 1 object with it"), "{message}");
     }
     let daemon = daemon.restart("a boot").await;
     assert_eq!(

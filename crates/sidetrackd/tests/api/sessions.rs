@@ -200,6 +200,11 @@ async fn a_service_can_only_be_registered_by_its_session() {
     };
     let listening = client.get_service(request).await.unwrap().into_inner();
     assert!(listening.listening);
+    let tcp = v1::Listeners {
+        tcp_v4: 1,
+        ..Default::default()
+    };
+    assert_eq!(listening.listeners, Some(tcp));
 }
 
 #[tokio::test(flavor = "multi_thread")]

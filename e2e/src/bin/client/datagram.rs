@@ -80,6 +80,15 @@ pub(crate) fn run(options: &Datagrams) -> io::Result<serde_json::Value> {
     })
 }
 
+/// Sends a datagram from a new socket, and reads the answer, whichever address it comes from.
+pub(crate) fn ask(to: SocketAddr) -> io::Result<serde_json::Value> {
+    let socket = open_any(to, TIMEOUT)?;
+    socket.send_to(to.to_string().as_bytes(), to)?;
+    let mut answer = [0; 2048];
+    let (length, _) = socket.recv_from(&mut answer)?;
+    Ok(json!({ "ok": true, "reply": String::from_utf8_lossy(&answer[..length]) }))
+}
+
 fn open(to: SocketAddr, options: &Datagrams) -> io::Result<Socket> {
     let (socket, _) = open_with(Protocol::UDP, to, options.mapped)?;
     if let Some(device) = &options.device {

@@ -84,8 +84,9 @@ impl LineMerger {
     }
 }
 
-/// Returns the outermost proxy's line, with the chain of the innermost one and its rule if it
-/// denied the connection.
+/// Returns the outermost proxy's line, with the chain of the innermost one; its rule if it denied
+/// the connection; and why it could not connect, if it could not: the outermost one only sees that
+/// the next proxy closes.
 fn merge(mut lines: Vec<FlowLine>) -> Option<FlowLine> {
     lines.sort_by_key(|line| line.chain.len());
     let mut lines = lines.into_iter();
@@ -94,7 +95,12 @@ fn merge(mut lines: Vec<FlowLine>) -> Option<FlowLine> {
         return Some(outermost);
     };
     let denied = innermost.verdict == Decision::Deny;
+    let connected = innermost.connect_ms.is_some();
     Some(FlowLine {
+        ended: match denied || connected {
+            true => outermost.ended,
+            false => innermost.ended,
+        },
         chain: innermost.chain,
         rule: match innermost.rule {
             Some(rule) if denied => Some(format!("{}: {rule}", innermost.service)),
@@ -148,6 +154,23 @@ mod tests {
                 (Decision::Deny, Some("b: r"))
             );
         }
+    }
+
+    #[test]
+    fn the_end_is_that_of_the_proxy_that_could_not_connect() {
+        let mut merger = merger(&["inspect:a", "inspect:b"]);
+        let outer = FlowLine {
+            ended: "reset by origin".into(),
+            ..line("a", &["a"], "allow")
+        };
+        let inner = FlowLine {
+            ended: "connect failed: connection refused".into(),
+            connect_ms: None,
+            ..line("b", &["a", "b"], "allow")
+        };
+        assert_eq!(merger.add(outer), None);
+        let merged = merger.add(inner).unwrap();
+        assert_eq!(merged.ended, "connect failed: connection refused");
     }
 
     #[test]

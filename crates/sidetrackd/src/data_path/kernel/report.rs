@@ -24,12 +24,10 @@ pub(super) fn services(engine: &Engine) -> Result<Vec<ServiceStatus>, Error> {
     engine
         .services()
         .map(|(number, spec)| {
-            let (listeners_v4, listeners_v6) = engine.listeners_of(number)?;
             Ok(ServiceStatus {
                 number: number as u16,
                 key: spec.key,
-                listeners_v4,
-                listeners_v6,
+                listeners: engine.listeners_of(number)?,
             })
         })
         .collect()

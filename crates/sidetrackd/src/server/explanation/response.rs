@@ -95,6 +95,7 @@ impl Renderer<'_> {
         let verdict = &classification.verdict;
         let service = verdict
             .redirect
+            .filter(|_| !verdict.blocked)
             .and_then(|rank| self.filters[rank as usize].service)
             .map(|number| self.name(number));
         let decided = verdict.decided_by.map(|rank| &self.filters[rank as usize]);
@@ -190,8 +191,9 @@ fn outcome(filter: &ListedFilter, classification: &Classification) -> (v1::look:
         }
         FilterOutcome::Matched(effect) => effect,
     };
-    let decides = classification.verdict.decided_by == Some(filter.rank)
-        || classification.verdict.redirect == Some(filter.rank);
+    let verdict = &classification.verdict;
+    let decides = verdict.decided_by == Some(filter.rank)
+        || (verdict.redirect == Some(filter.rank) && !verdict.blocked);
     match effect {
         MatchEffect::AlreadySeen => (
             ApiOutcome::PassedOver,
