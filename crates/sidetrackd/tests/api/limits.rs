@@ -6,7 +6,7 @@ use sidetrack_api::config::{Config, Limits};
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
 use sidetrack_policy::set::{FILTERS_MAX, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX};
-use sidetrackd::server::{CALL_SIZE_MAX, CALLS_MAX};
+use sidetrackd::server::{CALLS_MAX, CHANGE_SIZE_MAX};
 
 use super::client::{ClientCalls, assert_refused};
 use super::example::{condition, filter, provider, service, sublayer};
@@ -146,7 +146,7 @@ async fn calls_have_a_size_limit_and_policies_a_larger_one() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let large = v1::Filter {
-        description: "x".repeat(CALL_SIZE_MAX),
+        description: "x".repeat(CHANGE_SIZE_MAX),
         ..filter(1)
     };
     let status = client

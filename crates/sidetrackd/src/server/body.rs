@@ -1,0 +1,118 @@
+//! The bodies of requests and answers, with their bounds.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Bytes, Frame, SizeHint};
+use tokio::time::Sleep;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::activity::ActiveCall;
+use crate::places::Place;
+use crate::turns::Turn;
+
+/// How long the message of a call may take to arrive, once the call is admitted.
+pub const ARRIVAL_MAX: Duration = Duration::from_secs(10);
+
+/// The places that the bytes of a request take. The call and its body share them.
+pub(super) type RequestBytes = Arc<Mutex<Place>>;
+
+/// The body of a request. Its bytes take places, and it must arrive in time.
+pub(super) struct RequestBody {
+    pub(super) body: hyper::body::Incoming,
+    /// Completes when the message should have arrived.
+    pub(super) deadline: Option<Pin<Box<Sleep>>>,
+    /// Where its bytes are counted, unless they have another bound.
+    pub(super) bytes: Option<RequestBytes>,
+}
+
+/// What a call in progress takes.
+pub(super) struct CallInProgress {
+    pub(super) active: ActiveCall,
+    /// Its place among the calls or streams.
+    pub(super) place: Option<Place>,
+    pub(super) turn: Option<Turn>,
+    pub(super) bytes: Option<RequestBytes>,
+    /// Whether the connection is closed if its client does not read the answer.
+    pub(super) must_be_read: bool,
+}
+
+/// The body of an answer. The call is in progress until it is dropped.
+pub(super) struct AnswerBody {
+    pub(super) body: Body,
+    pub(super) call: CallInProgress,
+}
+
+impl hyper::body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(context).is_ready()
+        {
+            let text = format!(
+                "the call's message did not arrive within {} s",
+                ARRIVAL_MAX.as_secs()
+            );
+            return Poll::Ready(Some(Err(Status::deadline_exceeded(text))));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let frame = frame.map(|frame| frame.map_err(|error| Status::from_error(error.into())));
+        Poll::Ready(match (frame, &self.bytes) {
+            (Some(Ok(frame)), Some(bytes)) => Some(counted(frame, bytes)),
+            (frame, _) => frame,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Takes places for the bytes of a frame. Errors: RESOURCE_EXHAUSTED.
+fn counted(frame: Frame<Bytes>, bytes: &RequestBytes) -> Result<Frame<Bytes>, Status> {
+    let size = frame.data_ref().map_or(0, Bytes::len);
+    let mut place = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+    let grown = place.grow(size);
+    grown.map_err(|full| Status::resource_exhausted(full.to_string()))?;
+    Ok(frame)
+}
+
+impl hyper::body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // It is polled only when the client has read what it returned before.
+        if self.call.must_be_read {
+            self.call.active.is_read();
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if self.call.must_be_read && frame.is_some() {
+            self.call.active.waits_for_client();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
