@@ -146,6 +146,11 @@ impl Daemon {
         (client, session)
     }
 
+    /// Returns the number of tasks in the daemon's runtime.
+    pub(super) fn tasks(&self) -> usize {
+        self.runtime.as_ref().unwrap().metrics().num_alive_tasks()
+    }
+
     pub(super) async fn state(&self) -> v1::State {
         let mut client = self.client().await;
         client
@@ -174,6 +179,19 @@ impl Drop for Daemon {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Returns the peak resident memory of this process, in bytes.
+pub(super) fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() << 10
+}
+
+/// Resets the peak of [`peak_memory`]: see proc(5), clear_refs.
+pub(super) fn reset_peak_memory() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
 }
 
 /// Returns a configuration in which dynamic sessions wait for this number of seconds.

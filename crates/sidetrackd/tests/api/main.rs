@@ -4,6 +4,7 @@
 //! What runs in a separate process, as another user or until it is killed, is in the program
 //! `helper.rs`.
 
+mod admission;
 mod client;
 mod codes;
 mod commits;
@@ -17,4 +18,6 @@ mod power_cuts;
 mod restart;
 mod resumption;
 mod sessions;
+mod shares;
 mod transactions;
+mod user;
