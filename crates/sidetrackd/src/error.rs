@@ -6,7 +6,7 @@ use std::io;
 use sidetrack_policy as policy;
 
 use crate::access::{Denied, UnknownGroup};
-use crate::places::Full;
+use crate::quota::QuotaExceeded;
 use crate::{data_path, store};
 
 /// An error of the daemon. Each variant names the part that is at fault.
@@ -21,9 +21,9 @@ pub enum Error {
     /// The caller has no permission for the call. Nothing was changed.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// A bound has no place for the caller. Nothing was changed.
+    /// The caller can have no more of a quota. Nothing was changed.
     #[error(transparent)]
-    Full(#[from] Full),
+    QuotaExceeded(#[from] QuotaExceeded),
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] store::Error),

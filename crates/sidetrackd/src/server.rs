@@ -39,17 +39,16 @@ use crate::Error;
 use crate::access::{Access, Denied, Peer};
 use crate::committer::Handle;
 use crate::event::EventLog;
-use crate::places::Places;
+use crate::quota::Quota;
 use crate::session::{Session, Sessions};
 
 /// Maximum number of calls in progress on one connection. A further one waits.
 pub const CALLS_PER_CONNECTION_MAX: u32 = 64;
-/// Number of places for calls in progress, except for streams. A call has its place until its answer
-/// is read.
+/// Quota of calls in progress, except for streams. A call counts until its answer is read.
 pub const CALLS_MAX: usize = 256;
-/// Number of places for lists and streams of events in progress.
+/// Quota of lists and streams of events in progress.
 pub const STREAMS_MAX: usize = 64;
-/// Number of places for bytes of calls in memory, except for those of policies.
+/// Quota of bytes of calls in memory, except for those of policies.
 pub const REQUEST_BYTES_MAX: usize = 64 << 20;
 /// Maximum size, in bytes, of a request that adds an object.
 pub const CHANGE_SIZE_MAX: usize = 1 << 20;
@@ -107,9 +106,9 @@ impl Api {
         let others = OtherUsersRuntime::start().map_err(Error::Runtime)?;
         let sessions = Arc::clone(&self.sessions);
         tokio::spawn(Arc::clone(&sessions).end_unresumed());
-        let places = Places::new("connections", connections);
+        let quota = Quota::new("connections", connections);
         let admission = Admission::new(self)?;
-        let serve = connection::accept_all(listener, admission, places, others.handle.clone());
+        let serve = connection::accept_all(listener, admission, quota, others.handle.clone());
         // A session's stream lasts until its client closes it, so stopping does not wait for
         // streams.
         tokio::select! {

@@ -21,7 +21,7 @@ use crate::access::Peer;
 use crate::committer::Handle;
 use crate::data_path::Generation;
 use crate::event::{EventKind, EventLog, SessionClient};
-use crate::places::{Place, Places};
+use crate::quota::{Portion, Quota};
 use crate::transaction::{AbortReason, HeldLock, HoldLimit, Transaction, WriteLock, WritePermit};
 
 /// Maximum number of events in a session's queue. Further events are dropped until the client
@@ -40,8 +40,8 @@ pub enum SessionEvent {
 /// All sessions, and the lock for the one that writes.
 pub struct Sessions {
     registry: Lock<Registry>,
-    /// The places for sessions, open ones and those that wait for their clients.
-    places: Arc<Places>,
+    /// The quota of sessions, open ones and those that wait for their clients.
+    quota: Arc<Quota>,
     hold: Duration,
     grace: Duration,
     committer: Handle,
@@ -75,8 +75,8 @@ pub struct Session {
     pub opened: SystemTime,
     /// How long its calls wait for the write lock.
     wait: Duration,
-    /// Its place among the sessions.
-    _place: Place,
+    /// What it takes of the quota of sessions.
+    _portion: Portion,
     events: mpsc::Sender<SessionEvent>,
     /// Has no permits, and is closed when the session ends: that wakes the session's calls that
     /// wait for the write lock.
@@ -101,15 +101,15 @@ impl Sessions {
     /// Creates the registry, without open sessions. Sessions that have dynamic objects in the store
     /// wait for their clients. It must be called within the runtime that serves root.
     pub fn new(config: &Config, committer: Handle, log: EventLog) -> Arc<Self> {
-        let places = Places::new("sessions", config.limits.sessions);
+        let quota = Quota::new("sessions", config.limits.sessions);
         let objects = committer.in_force().objects;
         Arc::new(Self {
             registry: Lock::new(Registry {
                 open: HashMap::new(),
-                resumable: ResumableSessions::from_objects(&objects, &places),
+                resumable: ResumableSessions::from_objects(&objects, &quota),
                 stopping: false,
             }),
-            places,
+            quota,
             hold: config.transaction_hold(),
             grace: config.session_grace(),
             committer,
@@ -121,7 +121,7 @@ impl Sessions {
 
     /// Opens a session, or resumes one that waits. The receiver returns the session's events.
     ///
-    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::Full`]; FWP_E_SESSION_ABORTED or
+    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::QuotaExceeded`]; FWP_E_SESSION_ABORTED or
     /// FWP_E_INVALID_PARAMETER if the session cannot be resumed.
     pub fn open(
         &self,
@@ -131,14 +131,14 @@ impl Sessions {
         let wait = options.checked_wait()?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let mut registry = self.lock();
-        let (id, place, message) = match options.resume {
+        let (id, portion, message) = match options.resume {
             None => {
-                let place = self.places.take(peer.uid)?;
-                (registry.unused_id(), place, "session opened")
+                let portion = self.quota.take(peer.uid)?;
+                (registry.unused_id(), portion, "session opened")
             }
             Some(id) => {
-                let place = registry.resumable.resume(id, peer.uid, &self.places)?;
-                (id, place, "session resumed")
+                let portion = registry.resumable.resume(id, peer.uid, &self.quota)?;
+                (id, portion, "session resumed")
             }
         };
         let session = Arc::new(Session {
@@ -148,7 +148,7 @@ impl Sessions {
             peer,
             opened: SystemTime::now(),
             wait,
-            _place: place,
+            _portion: portion,
             events,
             end: Semaphore::new(0),
             state: Mutex::default(),

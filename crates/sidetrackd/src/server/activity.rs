@@ -1,5 +1,5 @@
-//! What the calls of a connection are waiting for, by which the server closes connections that only
-//! take a place.
+//! What the calls of a connection are waiting for, by which the server closes connections on which
+//! nothing happens.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

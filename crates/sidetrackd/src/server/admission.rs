@@ -1,5 +1,5 @@
 //! Admits calls before any of their bytes are decoded: the caller must have the right to make the
-//! call, and there must be a place for it. A client that makes many calls, or sends large ones, can
+//! call, and may not exceed its quotas. A client that makes many calls, or sends large ones, can
 //! neither fill the memory nor keep others out.
 
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::Error;
 use crate::access::Peer;
-use crate::places::Places;
+use crate::quota::Quota;
 use crate::turns::Turns;
 
 /// The API, with the bounds of its calls. Clones share them.
@@ -30,9 +30,9 @@ pub(super) struct Admission(Arc<Shared>);
 struct Shared {
     api: Api,
     reflection: Routes,
-    calls: Arc<Places>,
-    streams: Arc<Places>,
-    request_bytes: Arc<Places>,
+    calls: Arc<Quota>,
+    streams: Arc<Quota>,
+    request_bytes: Arc<Quota>,
     policies: TurnsByClass,
     explanations: TurnsByClass,
 }
@@ -63,9 +63,9 @@ impl Admission {
         Ok(Self(Arc::new(Shared {
             api,
             reflection: Routes::new(reflection),
-            calls: Places::new("calls in progress", CALLS_MAX),
-            streams: Places::new("lists and streams of events in progress", STREAMS_MAX),
-            request_bytes: Places::new("bytes of calls in memory", REQUEST_BYTES_MAX),
+            calls: Quota::new("calls in progress", CALLS_MAX),
+            streams: Quota::new("lists and streams of events in progress", STREAMS_MAX),
+            request_bytes: Quota::new("bytes of calls in memory", REQUEST_BYTES_MAX),
             policies: TurnsByClass::default(),
             explanations: TurnsByClass::default(),
         })))
@@ -106,7 +106,7 @@ impl Admission {
             .map_err(Error::from)?;
         let mut call = CallInProgress {
             active,
-            place: Some(self.0.places(class).take(uid).map_err(Error::from)?),
+            portion: Some(self.0.quota(class).take(uid).map_err(Error::from)?),
             turn: None,
             bytes: self.0.request_bytes(class, uid)?,
             must_be_read: !matches!(class, Class::Session | Class::Follow | Class::Reflection),
@@ -125,15 +125,15 @@ impl Admission {
         });
         let response = self.0.serve(class, client.peer, request).await;
         if class == Class::Session {
-            // From here on it has its place among the sessions.
-            call.place = None;
+            // From here on it counts as a session.
+            call.portion = None;
         }
         Ok(response.map(|body| Body::new(AnswerBody { body, call })))
     }
 }
 
 impl Shared {
-    fn places(&self, class: Class) -> &Arc<Places> {
+    fn quota(&self, class: Class) -> &Arc<Quota> {
         match class {
             Class::List | Class::Follow | Class::Reflection => &self.streams,
             _ => &self.calls,
@@ -146,8 +146,8 @@ impl Shared {
         if class == Class::Policy {
             return Ok(None);
         }
-        let place = self.request_bytes.take(uid)?;
-        Ok(Some(Arc::new(Mutex::new(place))))
+        let portion = self.request_bytes.take(uid)?;
+        Ok(Some(Arc::new(Mutex::new(portion))))
     }
 
     /// Returns the queue in which calls of a class wait.

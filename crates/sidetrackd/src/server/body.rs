@@ -11,16 +11,16 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::activity::ActiveCall;
-use crate::places::Place;
+use crate::quota::Portion;
 use crate::turns::Turn;
 
 /// How long the message of a call may take to arrive, once the call is admitted.
 pub const ARRIVAL_MAX: Duration = Duration::from_secs(10);
 
-/// The places that the bytes of a request take. The call and its body share them.
-pub(super) type RequestBytes = Arc<Mutex<Place>>;
+/// What the bytes of a request take of their quota. The call and its body share it.
+pub(super) type RequestBytes = Arc<Mutex<Portion>>;
 
-/// The body of a request. Its bytes take places, and it must arrive in time.
+/// The body of a request. Its bytes are limited, and it must arrive in time.
 pub(super) struct RequestBody {
     pub(super) body: hyper::body::Incoming,
     /// Completes when the message should have arrived.
@@ -32,8 +32,8 @@ pub(super) struct RequestBody {
 /// What a call in progress takes.
 pub(super) struct CallInProgress {
     pub(super) active: ActiveCall,
-    /// Its place among the calls or streams.
-    pub(super) place: Option<Place>,
+    /// What it takes of the quota of calls, or of streams.
+    pub(super) portion: Option<Portion>,
     pub(super) turn: Option<Turn>,
     pub(super) bytes: Option<RequestBytes>,
     /// Whether the connection is closed if its client does not read the answer.
@@ -80,11 +80,11 @@ impl hyper::body::Body for RequestBody {
     }
 }
 
-/// Takes places for the bytes of a frame. Errors: RESOURCE_EXHAUSTED.
+/// Takes the bytes of a frame from their quota. Errors: RESOURCE_EXHAUSTED.
 fn counted(frame: Frame<Bytes>, bytes: &RequestBytes) -> Result<Frame<Bytes>, Status> {
     let size = frame.data_ref().map_or(0, Bytes::len);
-    let mut place = bytes.lock().unwrap_or_else(PoisonError::into_inner);
-    let grown = place.grow(size);
+    let mut portion = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+    let grown = portion.grow(size);
     grown.map_err(|full| Status::resource_exhausted(full.to_string()))?;
     Ok(frame)
 }

@@ -1,5 +1,5 @@
-//! Connections to the API's socket: each has the credentials of its peer, and takes a place of the
-//! peer's user until it is closed.
+//! Connections to the API's socket: each has the credentials of its peer, and counts towards the
+//! quota of the peer's user until it is closed.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,7 +17,7 @@ use super::admission::Admission;
 use super::authority::AuthorityStream;
 use super::{CALLS_PER_CONNECTION_MAX, HEADERS_SIZE_MAX, SEND_BUFFER_MAX, WINDOW};
 use crate::access::Peer;
-use crate::places::{Full, Place, Places};
+use crate::quota::{Portion, Quota, QuotaExceeded};
 
 /// How long the server waits before it accepts again, after it could not.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) async fn accept_all(
     listener: UnixListener,
     admission: Admission,
-    places: Arc<Places>,
+    quota: Arc<Quota>,
     others: Runtime,
 ) -> Infallible {
     let mut refusals = Refusals::default();
@@ -43,15 +43,15 @@ pub(super) async fn accept_all(
                 continue;
             }
         };
-        let place = match places.take(peer.uid) {
-            Ok(place) => place,
+        let portion = match quota.take(peer.uid) {
+            Ok(portion) => portion,
             Err(full) => {
                 refusals.log(full);
                 continue;
             }
         };
         let is_root = peer.uid == 0;
-        let connection = serve(stream, peer, place, admission.clone());
+        let connection = serve(stream, peer, portion, admission.clone());
         if is_root {
             tokio::spawn(connection);
         } else {
@@ -68,14 +68,14 @@ async fn accept(listener: &UnixListener) -> io::Result<(std::os::unix::net::Unix
     Ok((stream.into_std()?, peer))
 }
 
-/// Serves a connection until its client closes it, or until it only takes a place.
+/// Serves a connection until its client closes it, or until it is closed because nothing happens on it.
 async fn serve(
     stream: std::os::unix::net::UnixStream,
     peer: Peer,
-    place: Place,
+    portion: Portion,
     admission: Admission,
 ) {
-    let _place = place;
+    let _portion = portion;
     let stream = match UnixStream::from_std(stream) {
         Ok(stream) => TokioIo::new(AuthorityStream::new(stream)),
         Err(error) => return warn!("cannot serve a connection: {error}"),
@@ -112,7 +112,7 @@ struct Refusals {
 }
 
 impl Refusals {
-    fn log(&mut self, full: Full) {
+    fn log(&mut self, full: QuotaExceeded) {
         let recent = |logged: Instant| logged.elapsed() < REFUSAL_LOG_INTERVAL;
         if self.logged.is_some_and(recent) {
             self.unlogged += 1;

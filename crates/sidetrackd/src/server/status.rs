@@ -9,7 +9,7 @@ impl From<Error> for Status {
         match &error {
             Error::Policy(refusal) => sidetrack_api::status(refusal),
             Error::Denied(denied) => Self::permission_denied(denied.to_string()),
-            Error::Full(_) => Self::resource_exhausted(error.to_string()),
+            Error::QuotaExceeded(_) => Self::resource_exhausted(error.to_string()),
             Error::Stopping => Self::unavailable(error.to_string()),
             Error::Store(_)
             | Error::DataPath(_)

@@ -8,7 +8,7 @@ use sidetrack_policy::set::Object;
 use sidetrack_policy::{Code, Error as Refusal, Filter, Objects, Provider, Service, Sublayer};
 
 use crate::Error;
-use crate::places::{Place, Places};
+use crate::quota::{Portion, Quota};
 
 /// The sessions that wait for their clients.
 #[derive(Debug, Default)]
@@ -21,48 +21,48 @@ pub(super) struct ResumableSessions {
 #[derive(Debug)]
 struct Owner {
     uid: u32,
-    /// The session's place; none if the user has no more places, because the configuration has
-    /// changed.
-    place: Option<Place>,
+    /// What the session takes of the quota; none if its user can have no more, because the
+    /// configuration has changed.
+    portion: Option<Portion>,
 }
 
 impl ResumableSessions {
-    /// Collects the sessions of all dynamic objects. Each takes a place of its user.
-    pub(super) fn from_objects(objects: &Objects, places: &Arc<Places>) -> Self {
+    /// Collects the sessions of all dynamic objects. Each counts towards the quota of its user.
+    pub(super) fn from_objects(objects: &Objects, quota: &Arc<Quota>) -> Self {
         let mut sessions = Self::default();
-        sessions.add::<Provider>(objects, places);
-        sessions.add::<Sublayer>(objects, places);
-        sessions.add::<Service>(objects, places);
-        sessions.add::<Filter>(objects, places);
+        sessions.add::<Provider>(objects, quota);
+        sessions.add::<Sublayer>(objects, quota);
+        sessions.add::<Service>(objects, quota);
+        sessions.add::<Filter>(objects, quota);
         sessions
     }
 
-    fn add<T: Object>(&mut self, objects: &Objects, places: &Arc<Places>) {
+    fn add<T: Object>(&mut self, objects: &Objects, quota: &Arc<Quota>) {
         let authors = objects.entries::<T>().map(|entry| &entry.author);
         for (session, uid) in authors.filter_map(|author| Some((author.session?, author.uid))) {
             let owner = || Owner {
                 uid,
-                place: places.take(uid).ok(),
+                portion: quota.take(uid).ok(),
             };
             self.owners.entry(session).or_insert_with(owner);
         }
     }
 
-    /// Removes a session that its user resumes, and returns its place. Errors:
-    /// FWP_E_SESSION_ABORTED, [`Error::Full`].
+    /// Removes a session that its user resumes, and returns its portion. Errors:
+    /// FWP_E_SESSION_ABORTED, [`Error::QuotaExceeded`].
     pub(super) fn resume(
         &mut self,
         session: u64,
         uid: u32,
-        places: &Arc<Places>,
-    ) -> Result<Place, Error> {
+        quota: &Arc<Quota>,
+    ) -> Result<Portion, Error> {
         if let Some(owner) = self.owners.get_mut(&session)
             && owner.uid == uid
         {
-            let place = owner.place.take();
-            let place = place.map_or_else(|| places.take(uid), Ok)?;
+            let portion = owner.portion.take();
+            let portion = portion.map_or_else(|| quota.take(uid), Ok)?;
             self.owners.remove(&session);
-            return Ok(place);
+            return Ok(portion);
         }
         // The answer for another user's session is the same as for one that does not exist.
         let text =

@@ -4,7 +4,7 @@ use sidetrack_api::client::Session;
 use sidetrack_api::config::{Config, Limits};
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
-use sidetrackd::places::PARTS;
+use sidetrackd::quota::PARTS;
 use sidetrackd::server::{CALLS_MAX, STREAMS_MAX};
 
 use super::client::{ClientCalls, assert_refused};
@@ -240,7 +240,7 @@ async fn calls_in_progress_have_shares() {
         };
         waiting.spawn(async move { user.add_filter(request).await.map(drop) });
     }
-    // The calls that have a place wait for the write lock, or for the session's first call, which
+    // The calls that are admitted wait for the write lock, or for the session's first call, which
     // does.
     let exhausted = Some(tonic::Code::ResourceExhausted);
     for _ in 0..5 {
@@ -291,7 +291,7 @@ async fn flows_are_read_from_the_data_path_when_the_client_reads_them() {
     println!("{read} flows were read for {share} lists that are not read");
     assert!(read < share as u64 * count / 4, "{read}");
     drop(lists);
-    wait_until("the places are free again", async || {
+    wait_until("their portions are free again", async || {
         user.list_flows(request).await.is_ok()
     })
     .await;

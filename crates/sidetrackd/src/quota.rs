@@ -1,66 +1,65 @@
-//! Bounds that no user can use up. Each has a number of places: root may take all of them, all
-//! other users together leave an eighth, and one of them takes at most an eighth.
+//! Quotas that no user can use up. Root may have all of a quota; all other users together leave an
+//! eighth, and one of them has at most an eighth.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Each user other than root gets one part of this many of a bound's places, and one part is kept
-/// for root.
+/// Each user other than root has one part of this many of a quota, and one part is kept for root.
 pub const PARTS: usize = 8;
 
-/// The places of one bound.
+/// A limited number of things, such as connections, that users share.
 #[derive(Debug)]
-pub struct Places {
-    /// What takes a place, in the plural, as in "connections".
+pub struct Quota {
+    /// The things, in the plural.
     what: &'static str,
     total: usize,
     taken: Mutex<Taken>,
 }
 
-/// How many places are taken.
+/// How much of a quota is taken.
 #[derive(Debug, Default)]
 struct Taken {
     root: usize,
     others: usize,
-    /// Places of each user other than root. Users without places are left out.
+    /// The number that each user other than root has. Users that have none are left out.
     users: HashMap<u32, usize>,
 }
 
-/// Places of a user. They are free again when it is dropped.
+/// What a user has of a quota. It is given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
-    places: Arc<Places>,
+pub struct Portion {
+    quota: Arc<Quota>,
     uid: u32,
     count: usize,
 }
 
-/// There is no place for a user.
+/// A user can have no more of a quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum QuotaExceeded {
     /// The user has its share.
     #[error("user {uid} has its share of {share} {what} already; one user can have no more")]
     Share {
-        /// What takes a place.
+        /// The things of the quota, in the plural.
         what: &'static str,
         /// The user.
         uid: u32,
         /// The user's share.
         share: usize,
     },
-    /// All places are taken, except those that are kept for root.
+    /// Everything is taken, except for what is kept for root.
     #[error("there are {taken} {what} already, and the limit is {total}; try again later")]
     Total {
-        /// What takes a place.
+        /// The things of the quota, in the plural.
         what: &'static str,
-        /// Number of places that are taken.
+        /// How many are taken.
         taken: usize,
-        /// Number of places, including those that are kept for root.
+        /// The quota, including what is kept for root.
         total: usize,
     },
 }
 
-impl Places {
-    /// Creates a bound of this many places.
+impl Quota {
+    /// Creates a quota of this many things.
     pub fn new(what: &'static str, total: usize) -> Arc<Self> {
         Arc::new(Self {
             what,
@@ -69,26 +68,26 @@ impl Places {
         })
     }
 
-    /// Takes a place. Errors: [`Full`].
-    pub fn take(self: &Arc<Self>, uid: u32) -> Result<Place, Full> {
-        let mut place = Place {
-            places: Arc::clone(self),
+    /// Takes one. Errors: [`QuotaExceeded`].
+    pub fn take(self: &Arc<Self>, uid: u32) -> Result<Portion, QuotaExceeded> {
+        let mut portion = Portion {
+            quota: Arc::clone(self),
             uid,
             count: 0,
         };
-        place.grow(1)?;
-        Ok(place)
+        portion.grow(1)?;
+        Ok(portion)
     }
 
-    /// Number of places that one user other than root can have.
+    /// How many one user other than root can have.
     pub fn share(&self) -> usize {
         (self.total / PARTS).max(1)
     }
 
-    fn check(&self, taken: &Taken, uid: u32, count: usize) -> Result<(), Full> {
+    fn check(&self, taken: &Taken, uid: u32, count: usize) -> Result<(), QuotaExceeded> {
         let (what, total) = (self.what, self.total);
         let all = taken.root + taken.others;
-        let full = Full::Total {
+        let full = QuotaExceeded::Total {
             what,
             taken: all,
             total,
@@ -101,7 +100,7 @@ impl Places {
         }
         let share = self.share();
         if taken.users.get(&uid).unwrap_or(&0) + count > share {
-            return Err(Full::Share { what, uid, share });
+            return Err(QuotaExceeded::Share { what, uid, share });
         }
         if taken.others + count > total - total / PARTS {
             return Err(full);
@@ -114,11 +113,11 @@ impl Places {
     }
 }
 
-impl Place {
-    /// Takes more places for the same user. Errors: [`Full`]; then it has as many as before.
-    pub fn grow(&mut self, count: usize) -> Result<(), Full> {
-        let mut taken = self.places.lock();
-        self.places.check(&taken, self.uid, count)?;
+impl Portion {
+    /// Takes more for the same user. Errors: [`QuotaExceeded`]; then it has as many as before.
+    pub fn grow(&mut self, count: usize) -> Result<(), QuotaExceeded> {
+        let mut taken = self.quota.lock();
+        self.quota.check(&taken, self.uid, count)?;
         match self.uid {
             0 => taken.root += count,
             uid => {
@@ -131,9 +130,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Portion {
     fn drop(&mut self) {
-        let mut taken = self.places.lock();
+        let mut taken = self.quota.lock();
         if self.uid == 0 {
             taken.root -= self.count;
             return;
@@ -154,16 +153,16 @@ mod tests {
 
     #[test]
     fn users_have_shares_and_root_has_a_reserve() {
-        let places = Places::new("calls", 16);
-        let take = |uid, count| -> Vec<Place> {
-            let places = std::iter::repeat_with(|| places.take(uid).unwrap());
-            places.take(count).collect()
+        let quota = Quota::new("calls", 16);
+        let take = |uid, count| -> Vec<Portion> {
+            let quota = std::iter::repeat_with(|| quota.take(uid).unwrap());
+            quota.take(count).collect()
         };
         let mut taken = take(1, 2);
-        let share = places.take(1).unwrap_err();
+        let share = quota.take(1).unwrap_err();
         assert!(matches!(
             share,
-            Full::Share {
+            QuotaExceeded::Share {
                 uid: 1,
                 share: 2,
                 ..
@@ -172,38 +171,38 @@ mod tests {
         for uid in 2..=7 {
             taken.extend(take(uid, 2));
         }
-        let total = places.take(8).unwrap_err();
-        let expected = Full::Total {
+        let total = quota.take(8).unwrap_err();
+        let expected = QuotaExceeded::Total {
             what: "calls",
             taken: 14,
             total: 16,
         };
         assert_eq!(total, expected);
         let reserve = take(0, 2);
-        assert!(places.take(0).is_err());
+        assert!(quota.take(0).is_err());
         drop(reserve);
-        // Root may have all places that are free.
+        // Root may have all that is free.
         drop(taken);
         assert_eq!(take(0, 16).len(), 16);
-        assert!(places.lock().users.is_empty());
+        assert!(quota.lock().users.is_empty());
     }
 
     #[test]
-    fn a_place_grows_and_shrinks_as_a_whole() {
-        let places = Places::new("bytes", 800);
-        let mut place = places.take(1).unwrap();
-        place.grow(99).unwrap();
-        assert!(place.grow(1).is_err());
-        place.grow(0).unwrap();
-        drop(place);
-        places.take(1).unwrap().grow(99).unwrap();
+    fn a_portion_grows_and_is_given_back_as_a_whole() {
+        let quota = Quota::new("bytes", 800);
+        let mut portion = quota.take(1).unwrap();
+        portion.grow(99).unwrap();
+        assert!(portion.grow(1).is_err());
+        portion.grow(0).unwrap();
+        drop(portion);
+        quota.take(1).unwrap().grow(99).unwrap();
     }
 
     #[test]
-    fn a_small_bound_has_a_place_for_each_user_and_no_reserve() {
-        let places = Places::new("sessions", 2);
-        let _first = places.take(1).unwrap();
-        let _second = places.take(2).unwrap();
-        assert!(places.take(0).is_err());
+    fn a_small_quota_has_one_for_each_user_and_no_reserve() {
+        let quota = Quota::new("sessions", 2);
+        let _first = quota.take(1).unwrap();
+        let _second = quota.take(2).unwrap();
+        assert!(quota.take(0).is_err());
     }
 }
