@@ -1,8 +1,8 @@
 //! The committer: the one thread that owns store and data path, and puts policy in force.
 //!
-//! Other threads send it tasks. It does root's tasks first, and those of the other users in turn. A task
-//! that has begun is completed even if its caller no longer waits for the result; so a commit is
-//! never half done. A task whose caller has gone before is left out.
+//! Other threads send it tasks. It does root's tasks first, and those of the other users in a fair
+//! order. A task that has begun is completed even if its caller no longer waits for the result; so a
+//! commit is never half done. A task whose caller has gone before is left out.
 
 mod filter_names;
 mod start;

@@ -7,8 +7,8 @@
 //! - [`committer`] is the one thread that owns policy, store and data path, and commits changes.
 //! - [`store`] keeps objects in a file; [`data_path`] is the committer's interface to the kernel
 //!   side.
-//! - [`quota`] gives each user a share of everything that is limited, and root a reserve; [`turns`]
-//!   lets users wait in fair queues.
+//! - [`quota`] gives each user a share of everything that is limited, and root a reserve; [`fair`]
+//!   has the queues in which callers wait.
 //! - [`event`] keeps the recent events, and sends new ones to the clients that follow them.
 //! - [`systemd`] notifies systemd, and queries whether a unit is enabled.
 #![deny(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod committer;
 pub mod data_path;
 mod error;
 pub mod event;
+pub mod fair;
 pub mod quota;
 pub mod server;
 pub mod session;
@@ -26,6 +27,5 @@ pub mod store;
 mod sys;
 pub mod systemd;
 pub mod transaction;
-pub mod turns;
 
 pub use error::Error;

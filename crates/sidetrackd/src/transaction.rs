@@ -1,5 +1,5 @@
 //! Transactions, and the lock that lets one session write at a time (docs/wfp.md, 4.1). Of the calls
-//! that wait for the lock, root's go first, and those of the other users follow in turn.
+//! that wait for the lock, root's go first, and those of the other users follow in a fair order.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::turns::{Turn, Turns};
+use crate::fair::{FairLock, FairLockGuard};
 
 /// How long a call waits for the lock, unless its session's options have another time.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(15);
@@ -51,7 +51,7 @@ pub enum AbortReason {
 /// A lock that one session at a time holds in order to write. Clones are the same lock.
 #[derive(Clone, Debug)]
 pub struct WriteLock {
-    turns: Turns,
+    lock: FairLock,
     waiting: Arc<AtomicU32>,
     /// Number of root's calls that wait for the lock.
     root_waiting: watch::Sender<u32>,
@@ -73,7 +73,7 @@ pub struct WritePermit {
     holder: Arc<Mutex<Option<Holder>>>,
     // Fields are dropped after `drop` has run: `holder` is cleared before the lock is free for the
     // next session.
-    _turn: Turn,
+    _guard: FairLockGuard,
 }
 
 /// Counts a call as waiting until it is dropped.
@@ -93,7 +93,7 @@ impl WriteLock {
     ) -> Result<WritePermit, Error> {
         // The future may be dropped while it waits, because the client has gone.
         let _waiting = WaitingCall::new(self, uid);
-        let Ok(turn) = timeout(wait, self.turns.acquire(uid)).await else {
+        let Ok(guard) = timeout(wait, self.lock.acquire(uid)).await else {
             return Err(self.timed_out(wait));
         };
         *lock(&self.holder) = Some(Holder {
@@ -102,7 +102,7 @@ impl WriteLock {
         });
         Ok(WritePermit {
             holder: Arc::clone(&self.holder),
-            _turn: turn,
+            _guard: guard,
         })
     }
 
@@ -148,7 +148,7 @@ impl WriteLock {
 impl Default for WriteLock {
     fn default() -> Self {
         Self {
-            turns: Turns::default(),
+            lock: FairLock::default(),
             waiting: Arc::default(),
             root_waiting: watch::Sender::new(0),
             holder: Arc::default(),

@@ -1,5 +1,4 @@
-//! The queue of tasks for the committer's thread. Root's tasks go first, and the other users' follow
-//! in turn.
+//! The queue of tasks for the committer's thread: a fair one, in which root's tasks go first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +6,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::Committer;
 use crate::Error;
-use crate::turns::{FairQueue, Waiting};
+use crate::fair::{FairQueue, Waiting};
 
 /// The senders' side of the queue. A task has a caller that waits for it, so the number of tasks is
 /// that of the calls in progress and of the sessions that end.

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::Error;
 use crate::access::Peer;
+use crate::fair::FairLock;
 use crate::quota::Quota;
-use crate::turns::Turns;
 
 /// The API, with the bounds of its calls. Clones share them.
 #[derive(Clone)]
@@ -33,15 +33,15 @@ struct Shared {
     calls: Arc<Quota>,
     streams: Arc<Quota>,
     request_bytes: Arc<Quota>,
-    policies: TurnsByClass,
-    explanations: TurnsByClass,
+    policies: LocksByUser,
+    explanations: LocksByUser,
 }
 
-/// Turns of root, and of all other users. Root does not wait for the others.
+/// A lock for root, and one for all other users. Root does not wait for the others.
 #[derive(Default)]
-struct TurnsByClass {
-    root: Turns,
-    others: Turns,
+struct LocksByUser {
+    root: FairLock,
+    others: FairLock,
 }
 
 /// The client of a connection.
@@ -66,8 +66,8 @@ impl Admission {
             calls: Quota::new("calls in progress", CALLS_MAX),
             streams: Quota::new("lists and streams of events in progress", STREAMS_MAX),
             request_bytes: Quota::new("bytes of calls in memory", REQUEST_BYTES_MAX),
-            policies: TurnsByClass::default(),
-            explanations: TurnsByClass::default(),
+            policies: LocksByUser::default(),
+            explanations: LocksByUser::default(),
         })))
     }
 
@@ -107,13 +107,13 @@ impl Admission {
         let mut call = CallInProgress {
             active,
             portion: Some(self.0.quota(class).take(uid).map_err(Error::from)?),
-            turn: None,
+            guard: None,
             bytes: self.0.request_bytes(class, uid)?,
             must_be_read: !matches!(class, Class::Session | Class::Follow | Class::Reflection),
         };
         // The request is not read while it waits; HTTP/2 flow control keeps its bytes at the sender.
-        if let Some(turns) = self.0.turns(class, uid) {
-            call.turn = Some(turns.acquire(uid).await);
+        if let Some(lock) = self.0.lock(class, uid) {
+            call.guard = Some(lock.acquire(uid).await);
         }
         let request = request.map(|body| {
             Body::new(RequestBody {
@@ -140,8 +140,8 @@ impl Shared {
         }
     }
 
-    /// Returns where the bytes of a request are counted. A policy has its own size limit, and waits
-    /// for its turn.
+    /// Returns where the bytes of a request are counted. A policy has its own size limit, and only
+    /// one is in memory at a time.
     fn request_bytes(&self, class: Class, uid: u32) -> Result<Option<RequestBytes>, Error> {
         if class == Class::Policy {
             return Ok(None);
@@ -150,14 +150,14 @@ impl Shared {
         Ok(Some(Arc::new(Mutex::new(portion))))
     }
 
-    /// Returns the queue in which calls of a class wait.
-    fn turns(&self, class: Class, uid: u32) -> Option<&Turns> {
-        let turns = match class {
+    /// Returns the lock for which calls of a class wait.
+    fn lock(&self, class: Class, uid: u32) -> Option<&FairLock> {
+        let lock = match class {
             Class::Policy => &self.policies,
             Class::Explanation => &self.explanations,
             _ => return None,
         };
-        Some(if uid == 0 { &turns.root } else { &turns.others })
+        Some(if uid == 0 { &lock.root } else { &lock.others })
     }
 
     async fn serve(&self, class: Class, peer: Peer, mut request: http::Request<Body>) -> Response {

@@ -11,8 +11,8 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::activity::ActiveCall;
+use crate::fair::FairLockGuard;
 use crate::quota::Portion;
-use crate::turns::Turn;
 
 /// How long the message of a call may take to arrive, once the call is admitted.
 pub const ARRIVAL_MAX: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(super) struct CallInProgress {
     pub(super) active: ActiveCall,
     /// What it takes of the quota of calls, or of streams.
     pub(super) portion: Option<Portion>,
-    pub(super) turn: Option<Turn>,
+    pub(super) guard: Option<FairLockGuard>,
     pub(super) bytes: Option<RequestBytes>,
     /// Whether the connection is closed if its client does not read the answer.
     pub(super) must_be_read: bool,

@@ -1,5 +1,5 @@
-//! Fair queues. Root's entries go first, and the other users' follow in turn, so that the user with
-//! the most entries does not delay the others.
+//! Fair queues. Root's entries go first; then one entry of each other user follows, round after
+//! round, so that the user with the most entries does not delay the others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,8 @@ pub trait Waiting {
     fn is_abandoned(&self) -> bool;
 }
 
-/// A queue in which root's entries go first, and the other users' follow in turn.
+/// A queue in which root's entries go first, and then one entry of each other user, round after
+/// round.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     root: VecDeque<T>,
@@ -20,21 +21,22 @@ pub struct FairQueue<T> {
     users: VecDeque<(u32, VecDeque<T>)>,
 }
 
-/// Lets one caller at a time do something; the others wait in a [`FairQueue`]. Clones are the same.
+/// A lock that one caller at a time holds; the others wait in a [`FairQueue`]. Clones are the same
+/// lock.
 #[derive(Clone, Debug, Default)]
-pub struct Turns {
+pub struct FairLock {
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     taken: bool,
-    waiting: FairQueue<oneshot::Sender<Turn>>,
+    waiting: FairQueue<oneshot::Sender<FairLockGuard>>,
 }
 
-/// A caller's turn. The next one begins when it is dropped.
+/// The lock, held. Dropping it passes the lock on.
 #[derive(Debug)]
-pub struct Turn(Turns);
+pub struct FairLockGuard(FairLock);
 
 impl<T: Waiting> FairQueue<T> {
     /// Adds an entry of a user, and removes those of the same user that are abandoned.
@@ -94,21 +96,21 @@ impl<T> Waiting for oneshot::Sender<T> {
     }
 }
 
-impl Turns {
-    /// Waits for a turn. If the future is dropped, the caller no longer waits.
-    pub async fn acquire(&self, uid: u32) -> Turn {
+impl FairLock {
+    /// Waits for the lock. If the future is dropped, the caller no longer waits.
+    pub async fn acquire(&self, uid: u32) -> FairLockGuard {
         let receiver = {
             let mut state = self.lock();
             if !std::mem::replace(&mut state.taken, true) {
-                return Turn(self.clone());
+                return FairLockGuard(self.clone());
             }
             let (sender, receiver) = oneshot::channel();
             state.waiting.push(uid, sender);
             receiver
         };
-        // The sender is dropped only with the turn that it has sent, or with all turns.
+        // A sender whose receiver waits is not dropped without having sent.
         match receiver.await {
-            Ok(turn) => turn,
+            Ok(guard) => guard,
             Err(_) => std::future::pending().await,
         }
     }
@@ -118,7 +120,7 @@ impl Turns {
     }
 }
 
-impl Drop for Turn {
+impl Drop for FairLockGuard {
     fn drop(&mut self) {
         let next = {
             let mut state = self.0.lock();
@@ -127,8 +129,8 @@ impl Drop for Turn {
             next
         };
         if let Some(next) = next {
-            // If its caller has gone in the meantime, this turn is dropped, and the next one begins.
-            let _ = next.send(Turn(self.0.clone()));
+            // If its caller has gone in the meantime, this drops the lock again, and the next gets it.
+            let _ = next.send(FairLockGuard(self.0.clone()));
         }
     }
 }
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn root_goes_first_and_the_others_in_turn() {
+    fn root_goes_first_and_then_one_entry_of_each_user() {
         let mut queue = FairQueue::default();
         for (uid, entry) in [
             (7, 1),
@@ -185,21 +187,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_caller_at_a_time_has_the_turn() {
-        let turns = Turns::default();
-        let first = turns.acquire(7).await;
+    async fn one_caller_at_a_time_has_the_lock() {
+        let lock = FairLock::default();
+        let first = lock.acquire(7).await;
         let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
         for (uid, number) in [(7, 1), (7, 2), (8, 3), (0, 4)] {
-            let (turns, sender) = (turns.clone(), sender.clone());
+            let (lock, sender) = (lock.clone(), sender.clone());
             tokio::spawn(async move {
-                let turn = turns.acquire(uid).await;
+                let guard = lock.acquire(uid).await;
                 sender.send(number).unwrap();
-                drop(turn);
+                drop(guard);
             });
             tokio::task::yield_now().await;
         }
-        // A caller that no longer waits gets no turn, and keeps it from no one.
-        let mut gone = Box::pin(turns.acquire(9));
+        // A caller that no longer waits does not get the lock, and does not keep it from the others.
+        let mut gone = Box::pin(lock.acquire(9));
         assert!(futures_are_pending(&mut gone).await);
         drop(gone);
         assert!(done.try_recv().is_err());
@@ -209,11 +211,13 @@ mod tests {
             order.push(done.recv().await.unwrap());
         }
         assert_eq!(order, [4, 1, 3, 2]);
-        turns.acquire(7).await;
-        assert!(!turns.lock().taken);
+        lock.acquire(7).await;
+        assert!(!lock.lock().taken);
     }
 
-    async fn futures_are_pending(future: &mut (impl Future<Output = Turn> + Unpin)) -> bool {
+    async fn futures_are_pending(
+        future: &mut (impl Future<Output = FairLockGuard> + Unpin),
+    ) -> bool {
         std::future::poll_fn(|context| {
             std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context).is_pending())
         })
