@@ -160,6 +160,29 @@ impl Daemon {
             .into_inner()
     }
 
+    /// Returns the command that runs the program `helper.rs` as a user and a group.
+    pub(super) fn client_as(&self, subcommand: &str, user: u32, group: u32) -> Command {
+        use std::os::unix::process::CommandExt;
+        // Other users may have no access to the folder of the program: so run a copy. A separate
+        // process makes it. If this process did, a child that another thread forks at that time
+        // would inherit the descriptor that is open for writing, and the copy could not be executed
+        // (ETXTBSY) until that child executes its own program.
+        let copy = self.socket.with_file_name("client");
+        if !copy.exists() {
+            let mut copying = Command::new("cp");
+            let copied = copying
+                .arg("--preserve=mode")
+                .arg(HELPER)
+                .arg(&copy)
+                .status();
+            assert!(copied.unwrap().success());
+        }
+        let mut command = Command::new(copy);
+        command.arg(subcommand).arg(&self.socket);
+        command.current_dir("/").uid(user).gid(group);
+        command
+    }
+
     /// Runs the program `helper.rs` in a separate process, as a client of this daemon. Its standard
     /// input is a pipe.
     pub(super) fn spawn_client(&self, subcommand: &str) -> Child {

@@ -20,4 +20,5 @@ mod resumption;
 mod sessions;
 mod shares;
 mod transactions;
+#[allow(dead_code, reason = "the helper uses the rest")]
 mod user;

@@ -1,5 +1,7 @@
 //! Tests that no user keeps root or other users out, whatever it takes.
 
+use std::time::{Duration, Instant};
+
 use sidetrack_api::client::Session;
 use sidetrack_api::config::{Config, Limits};
 use sidetrack_api::v1;
@@ -10,7 +12,7 @@ use sidetrackd::server::{CALLS_MAX, STREAMS_MAX};
 use super::client::{ClientCalls, assert_refused};
 use super::example::{filter, key, policy, provider};
 use super::fake_data_path::flow;
-use super::harness::{Daemon, wait_until};
+use super::harness::{Daemon, peak_memory, reset_peak_memory, wait_until};
 use super::user::{STRANGER, channel_as, client_as, connect_as, group_writes};
 
 /// User ids of `count` users.
@@ -295,4 +297,60 @@ async fn flows_are_read_from_the_data_path_when_the_client_reads_them() {
         user.list_flows(request).await.is_ok()
     })
     .await;
+}
+
+/// How long the hostile clients attack. With the environment variable SIDETRACK_ATTACK_SECONDS it is
+/// another time.
+const ATTACK_SECONDS: u64 = 5;
+/// The most memory, in bytes, that the daemon may take while they do.
+const ATTACKED_BYTES_MAX: u64 = 256 << 20;
+
+/// Runs this test's process as the daemon, and the clients in others: a member of the group that
+/// may write, a user who may read, and one without rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_is_served_and_memory_is_bounded_whatever_other_users_call() {
+    let (config, group) = group_writes();
+    let daemon = Daemon::start_with(config).await;
+    daemon.data_path.recorded().flows = (1..=5000).map(|id| flow(id, false)).collect();
+    let seconds = std::env::var("SIDETRACK_ATTACK_SECONDS").ok();
+    let seconds = seconds.map_or(ATTACK_SECONDS, |text| text.parse().unwrap());
+    let seed = std::process::id();
+    println!("seed {seed}");
+    reset_peak_memory();
+    let mut attackers = Vec::new();
+    for (number, gid) in [(1, group), (2, group), (3, STRANGER)] {
+        let mut command = daemon.client_as("attack", 20_000 + number, gid);
+        command
+            .arg((seed + number).to_string())
+            .arg(seconds.to_string());
+        attackers.push(
+            command
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap(),
+        );
+    }
+    let (mut root, session) = daemon.session().await;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (mut served, mut longest) = (0u128, Duration::ZERO);
+    while Instant::now() < end {
+        let began = Instant::now();
+        let own = filter(1 << 100 | served % 2);
+        let applied = root.try_apply(&session, policy(vec![own])).await.unwrap();
+        assert_eq!(applied.added, 1);
+        root.get_state(v1::GetStateRequest {}).await.unwrap();
+        longest = longest.max(began.elapsed());
+        served += 1;
+    }
+    let peak = peak_memory();
+    println!(
+        "{served} calls of root, the longest {longest:?}; {} MiB",
+        peak >> 20
+    );
+    for attacker in attackers {
+        let output = attacker.wait_with_output().unwrap();
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success());
+    }
+    assert!(served > 0 && peak < ATTACKED_BYTES_MAX, "{peak}");
 }

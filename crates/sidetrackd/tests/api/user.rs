@@ -9,7 +9,7 @@ use rustix::process::{Gid, Uid};
 use sidetrack_api::client::Client;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 /// A user id that no group of a test's configuration has.
 pub(super) const STRANGER: u32 = 65_534;
@@ -50,7 +50,17 @@ pub(super) fn connect_as(socket: &Path, uid: u32, gid: u32) -> UnixStream {
 pub(super) async fn channel_as(socket: &Path, uid: u32, gid: u32) -> Result<Channel, String> {
     let stream = connect_as(socket, uid, gid);
     stream.set_nonblocking(true).unwrap();
-    let mut stream = Some(tokio::net::UnixStream::from_std(stream).unwrap());
+    channel_over(tokio::net::UnixStream::from_std(stream).unwrap()).await
+}
+
+/// Connects a channel as the user of this process.
+pub(super) async fn channel_to(socket: &Path) -> Result<Channel, String> {
+    let stream = tokio::net::UnixStream::connect(socket).await;
+    channel_over(stream.map_err(|error| error.to_string())?).await
+}
+
+async fn channel_over(stream: tokio::net::UnixStream) -> Result<Channel, String> {
+    let mut stream = Some(stream);
     let connector = tower::service_fn(move |_| {
         let stream = stream.take().ok_or(std::io::ErrorKind::ConnectionRefused);
         async { Ok::<_, std::io::Error>(TokioIo::new(stream?)) }
@@ -78,6 +88,20 @@ pub(super) async fn call(
     grpc.ready().await.unwrap();
     let path = format!("/sidetrack.v1.Sidetrack/{name}").parse().unwrap();
     let response = grpc.client_streaming(Request::new(messages), path, Bytes);
+    Ok(response.await?.into_inner())
+}
+
+/// Makes a call with a message of any bytes, and returns its answer as a stream.
+pub(super) async fn stream(
+    channel: &Channel,
+    name: &str,
+    message: Vec<u8>,
+) -> Result<Streaming<Vec<u8>>, Status> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    let ready = grpc.ready().await;
+    ready.map_err(|error| Status::unavailable(error.to_string()))?;
+    let path = format!("/sidetrack.v1.Sidetrack/{name}").parse().unwrap();
+    let response = grpc.server_streaming(Request::new(message), path, Bytes);
     Ok(response.await?.into_inner())
 }
 
