@@ -16,14 +16,23 @@ use super::user::{channel_to, stream};
 
 /// Maximum number of messages within each other.
 const DEPTH_MAX: usize = 20;
+/// Maximum size, in bytes, of all values of one field. Some messages are larger than the daemon reads.
+const FIELD_SIZE_MAX: usize = 12 << 20;
 /// Number of calls at the same time.
 const CALLS: usize = 16;
 /// Maximum number of answers that are left unread.
 const UNREAD_MAX: usize = 300;
 /// Maximum number of connections that are left idle.
 const IDLE_MAX: usize = 100;
-/// How long a call may take before it is cancelled.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long calls may take before they are cancelled.
+const PATIENCE: [Duration; 4] = [
+    Duration::from_micros(500),
+    Duration::from_millis(50),
+    Duration::from_millis(50),
+    Duration::from_secs(3),
+];
+/// The calls whose messages become the largest.
+const LARGE: [&str; 2] = ["ApplyPolicy", "AddFilter"];
 
 /// A generator of pseudo-random numbers (xorshift).
 pub(super) struct Random(pub(super) u64);
@@ -92,14 +101,19 @@ impl Api {
             let repeated = field.label() == Label::Repeated;
             let count = match random.below(100) {
                 _ if !repeated && depth > 0 => 1,
-                0 => random.pick(&[1024, 1025, 100_000, 100_001, 2_000_000]),
-                1..10 => 20,
+                0..15 => random.pick(&[1024, 1025, 100_000, 100_001, 4_000_000]),
+                15..25 => 20,
                 _ if repeated => random.below(4),
                 _ => 1,
             };
-            // The bytes of a message stay below 20 MiB.
-            let value = self.value(random, field, session, depth);
-            for _ in 0..count.min((20 << 20) / value.len().max(1)) {
+            let mut value = self.value(random, field, session, depth);
+            if count > 1000 && random.once_in(2) {
+                // Nothing needs less when it is encoded, and nothing grows more.
+                value.clear();
+                encode_key(field.number() as u32, WireType::LengthDelimited, &mut value);
+                value.push(0);
+            }
+            for _ in 0..count.min(FIELD_SIZE_MAX / value.len().max(1)) {
                 bytes.extend_from_slice(&value);
             }
         }
@@ -201,12 +215,15 @@ async fn attack_in_one_task(
 
 /// Makes a random call. Returns `None` if it is not answered with OK.
 async fn call(api: &Api, random: &mut Random, channel: &Channel, kept: &mut Kept) -> Option<()> {
-    let (name, request) = random.pick(&api.calls.iter().collect::<Vec<_>>());
+    let is_large = |call: &&(String, String)| LARGE.contains(&call.0.as_str());
+    let only_large = random.once_in(4);
+    let calls = api
+        .calls
+        .iter()
+        .filter(|call| !only_large || is_large(call));
+    let (name, request) = random.pick(&calls.collect::<Vec<_>>());
     let message = api.message(random, request, kept.session, 0);
-    let patience = match random.below(4) {
-        0 => Duration::from_micros(500),
-        _ => PATIENCE,
-    };
+    let patience = random.pick(&PATIENCE);
     let answer = tokio::time::timeout(patience, stream(channel, name, message)).await;
     let mut answer = answer.ok()?.ok()?;
     let first = tokio::time::timeout(patience, answer.message())
