@@ -114,7 +114,6 @@ fn replace_in_headers(flags: u8, payload: &mut [u8]) -> Option<()> {
     if flags & PRIORITY != 0 {
         rest = rest.get_mut(PRIORITY_SIZE..)?;
     }
-    let mut rest = rest;
     while let Some(&first) = rest.first() {
         // The kinds of fields and the sizes of their first numbers: RFC 7541, 6.
         let (bits, has_value) = match first {

@@ -335,7 +335,7 @@ async fn root_is_served_and_memory_is_bounded_whatever_other_users_call() {
     let (mut served, mut longest) = (0u128, Duration::ZERO);
     while Instant::now() < end {
         let began = Instant::now();
-        let own = filter(1 << 100 | served % 2);
+        let own = filter((1 << 100) | (served % 2));
         let applied = root.try_apply(&session, policy(vec![own])).await.unwrap();
         assert_eq!(applied.added, 1);
         root.get_state(v1::GetStateRequest {}).await.unwrap();
