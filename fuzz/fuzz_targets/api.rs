@@ -1,5 +1,6 @@
-//! No bytes make the count of a request's parts, the API's decoding, its conversions or a set of objects panic. Objects that are
-//! read from messages are the same if they are converted to messages and read again.
+//! No bytes make the count of a request's parts, the API's decoding, its conversions or a set of
+//! objects panic. Objects that are read from messages are the same if they are converted to messages
+//! and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -11,7 +11,7 @@ pub const FIRST_CALL_MAX: Duration = Duration::from_secs(10);
 pub const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long an answer may wait until its client reads on. It does not apply to sessions and
 /// streams of events, which wait for what happens.
-pub const UNREAD_MAX: Duration = Duration::from_secs(60);
+pub const UNREAD_MAX: Duration = Duration::from_secs(30);
 
 /// What the calls of a connection are waiting for.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Activity {
         }
     }
 
-    fn overdue_at(&self, now: Instant) -> Option<Overdue> {
+    pub(super) fn overdue_at(&self, now: Instant) -> Option<Overdue> {
         let state = self.lock();
         let unread = state.unread.values().min();
         if unread.is_some_and(|since| now.duration_since(*since) >= UNREAD_MAX) {
@@ -107,7 +107,7 @@ impl Activity {
 }
 
 impl ActiveCall {
-    /// Notes that a part of the answer has been handed over, and waits until the client reads it.
+    /// Notes that the answer waits until the client reads on.
     pub(super) fn waits_for_client(&self) {
         let mut state = self.activity.lock();
         state.unread.insert(self.number, Instant::now());
@@ -143,8 +143,8 @@ mod tests {
             let call = activity.begin();
             assert_eq!(activity.overdue_at(after(3600)), None);
             call.waits_for_client();
-            assert_eq!(activity.overdue_at(after(59)), None);
-            assert_eq!(activity.overdue_at(after(61)), Some(Overdue::Unread));
+            assert_eq!(activity.overdue_at(after(29)), None);
+            assert_eq!(activity.overdue_at(after(31)), Some(Overdue::Unread));
             call.is_read();
             assert_eq!(activity.overdue_at(after(3600)), None);
             call.waits_for_client();

@@ -42,8 +42,18 @@ pub(super) struct CallInProgress {
 
 /// The body of an answer. The call is in progress until it is dropped.
 pub(super) struct AnswerBody {
-    pub(super) body: Body,
-    pub(super) call: CallInProgress,
+    body: Body,
+    call: CallInProgress,
+}
+
+impl AnswerBody {
+    pub(super) fn new(body: Body, call: CallInProgress) -> Self {
+        // The client may allow no byte of it to be sent, and then it is never polled.
+        if call.must_be_read {
+            call.active.waits_for_client();
+        }
+        Self { body, call }
+    }
 }
 
 impl hyper::body::Body for RequestBody {
@@ -114,5 +124,43 @@ impl hyper::body::Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+    use std::time::Instant;
+
+    use hyper::body::Body as _;
+
+    use super::super::activity::{Activity, Overdue, UNREAD_MAX};
+    use super::*;
+
+    #[test]
+    fn an_answer_must_be_read_from_its_beginning_to_its_end() {
+        for must_be_read in [true, false] {
+            let activity = Activity::new(true);
+            let call = CallInProgress {
+                active: activity.begin(),
+                portion: None,
+                guard: None,
+                bytes: None,
+                must_be_read,
+            };
+            let mut answer = AnswerBody::new(Body::new("an answer".to_owned()), call);
+            let later = Instant::now() + UNREAD_MAX + Duration::from_secs(1);
+            let unread = must_be_read.then_some(Overdue::Unread);
+            assert_eq!(activity.overdue_at(later), unread);
+            let mut poll = || {
+                let mut context = Context::from_waker(Waker::noop());
+                let frame = Pin::new(&mut answer).poll_frame(&mut context);
+                matches!(frame, Poll::Ready(Some(Ok(_))))
+            };
+            assert!(poll());
+            assert_eq!(activity.overdue_at(later), unread);
+            assert!(!poll());
+            assert_eq!(activity.overdue_at(later), None);
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tracing::debug;
+use tracing::warn;
 
 /// Number of threads that serve the calls of users other than root.
 const THREADS: usize = 2;
@@ -50,6 +50,6 @@ impl Drop for OtherUsersRuntime {
 fn lower_priority() {
     // On Linux, a priority belongs to a thread, and "none" stands for the calling one.
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        debug!("cannot lower the priority of a thread: {error}");
+        warn!("cannot lower the priority of a thread: {error}");
     }
 }
