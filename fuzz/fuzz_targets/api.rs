@@ -1,5 +1,6 @@
-//! No bytes make the API's decoding, its conversions or a set of objects panic. Objects that are
-//! read from messages are the same if they are converted to messages and read again.
+//! No bytes make the count of a request's parts, the API's decoding, its conversions or a set of
+//! objects panic. Objects that are read from messages are the same if they are converted to messages
+//! and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,6 +10,9 @@ use sidetrack_policy::set::{Author, Desired, Object};
 use sidetrack_policy::{Error, Objects, Uuid};
 
 fuzz_target!(|bytes: &[u8]| {
+    if sidetrack_api::count::check::<v1::ApplyPolicyRequest>(bytes).is_err() {
+        return;
+    }
     let Ok(request) = v1::ApplyPolicyRequest::decode(bytes) else {
         return;
     };

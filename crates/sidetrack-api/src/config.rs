@@ -65,10 +65,11 @@ pub struct Access {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Maximum number of open sessions; 1 to 1,024.
+    /// Quota of open sessions; 1 to 1,024. One user other than root has at most an eighth, and an
+    /// eighth is kept for root.
     pub sessions: usize,
-    /// Maximum number of open connections to the API; 1 to 4,096. Further ones wait until one
-    /// closes.
+    /// Quota of open connections to the API; 1 to 4,096. It is shared as that of sessions is. The
+    /// daemon closes a connection beyond it at once.
     pub connections: usize,
     /// Maximum number of seconds that a session may hold a writing transaction; 1 to 3,600.
     pub transaction_hold_seconds: u64,

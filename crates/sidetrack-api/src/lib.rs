@@ -24,9 +24,11 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod codec;
 mod condition;
 #[cfg(feature = "config")]
 pub mod config;
+pub mod count;
 mod error;
 mod object;
 

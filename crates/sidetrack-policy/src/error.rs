@@ -82,7 +82,7 @@ codes! {
     NoTxnInProgress = 0x0d, "NO_TXN_IN_PROGRESS";
     /// Begin, but the session has a transaction already.
     TxnInProgress = 0x0e, "TXN_IN_PROGRESS";
-    /// The transaction was held too long and has been aborted.
+    /// The transaction was aborted: it was held too long, or root waited to write.
     TxnAborted = 0x0f, "TXN_ABORTED";
     /// The session has ended.
     SessionAborted = 0x10, "SESSION_ABORTED";

@@ -1,10 +1,12 @@
 //! The committer: the one thread that owns store and data path, and puts policy in force.
 //!
-//! Other threads send it tasks, which it does in order. It does a task even if the sender no longer
-//! waits for the result; so a commit is never half done.
+//! Other threads send it tasks. It does root's tasks first, and those of the other users in a fair
+//! order. A task that has begun is completed even if its caller no longer waits for the result; so a
+//! commit is never half done. A task whose caller has gone before is left out.
 
 mod filter_names;
 mod start;
+mod tasks;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,18 +15,15 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io;
 use sidetrack_policy::{self as policy, Objects};
-use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use self::filter_names::FilterNames;
 pub use self::start::Start;
+use self::tasks::{TaskReceiver, TaskSender};
 use crate::Error;
 use crate::data_path::{DataPath, Flow, Generation, NewEvents};
 use crate::event::{EventKind, EventLog, FilterName};
 use crate::store::Store;
-
-/// Maximum number of tasks in the queue. The sender of a further one waits until there is room.
-pub const TASKS_MAX: usize = 256;
 
 /// The policy in force.
 #[derive(Clone, Debug)]
@@ -45,8 +44,8 @@ pub struct InForce {
 /// is dropped.
 #[derive(Clone)]
 pub struct Handle {
-    // Fields are dropped in this order: `wake` wakes the thread after its channel is closed.
-    tasks: mpsc::Sender<Task>,
+    // Fields are dropped in this order: `wake` wakes the thread after its queue is closed.
+    tasks: TaskSender,
     wake: Wake,
     in_force: Arc<Mutex<InForce>>,
 }
@@ -71,8 +70,6 @@ pub struct Committer {
     undeleted: Vec<u64>,
 }
 
-type Task = Box<dyn FnOnce(&mut Committer) + Send>;
-
 impl Handle {
     /// Returns the policy in force.
     pub fn in_force(&self) -> InForce {
@@ -84,22 +81,17 @@ impl Handle {
         self.tasks.closed().await;
     }
 
-    /// Runs a task in the committer's thread, and returns its result.
+    /// Runs a task of a user in the committer's thread, and returns its result.
     ///
     /// Errors: [`Error::Stopping`].
     pub async fn run<R: Send + 'static>(
         &self,
+        uid: u32,
         task: impl FnOnce(&mut Committer) -> R + Send + 'static,
     ) -> Result<R, Error> {
-        let (sender, receiver) = oneshot::channel();
-        let task: Task = Box::new(move |committer| {
-            let result = task(committer);
-            // The caller may no longer wait.
-            let _ = sender.send(result);
-        });
-        self.tasks.send(task).await.map_err(|_| Error::Stopping)?;
+        let result = self.tasks.send(uid, task)?;
         self.wake.notify();
-        receiver.await.map_err(|_| Error::Stopping)
+        result.await.map_err(|_| Error::Stopping)
     }
 }
 
@@ -195,18 +187,22 @@ impl Committer {
         lock(&self.in_force).clone()
     }
 
-    /// Returns all flows, each with the name of its filter if that is in force.
+    /// Returns the flows of these ids that still exist, each with the name of its filter if that is
+    /// in force.
     ///
     /// Errors: [`Error::DataPath`].
-    pub fn flows(&mut self) -> Result<Vec<(Flow, Option<String>)>, Error> {
-        let flows = self.data_path.flows()?.into_iter();
+    pub fn flows(&mut self, ids: &[u64]) -> Result<Vec<(Flow, Option<String>)>, Error> {
         let objects = self.in_force().objects;
-        let named = flows.map(|flow| {
+        let mut flows = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(flow) = self.data_path.flow(*id)? else {
+                continue;
+            };
             let filter = self.filter_names.find(&objects, flow.filter_id);
             let name = filter.map(|filter| filter.identity.name.clone());
-            (flow, name)
-        });
-        Ok(named.collect())
+            flows.push((flow, name));
+        }
+        Ok(flows)
     }
 
     fn put_in_force(&mut self, before: &Objects, after: Objects) -> Result<Generation, Error> {
@@ -305,23 +301,27 @@ impl Committer {
     }
 
     /// Runs tasks, forwards events and refreshes at each interval, until all handles are dropped.
-    fn run_loop(&mut self, tasks: &mut mpsc::Receiver<Task>, wake: &OwnedFd, interval: Duration) {
+    fn run_loop(&mut self, tasks: &TaskReceiver, wake: &OwnedFd, interval: Duration) {
         let mut next = Instant::now() + interval;
         loop {
-            loop {
-                match tasks.try_recv() {
-                    Ok(task) => task(self),
-                    Err(mpsc::error::TryRecvError::Empty) => break,
-                    Err(mpsc::error::TryRecvError::Disconnected) => return,
-                }
+            let closed = tasks.is_closed();
+            let task = tasks.next();
+            let idle = task.is_none();
+            match task {
+                Some(task) => task.run(self),
+                None if closed => return,
+                None => {}
             }
+            // After each task, so that many tasks do not make the kernel lose events.
             self.forward_events();
             let now = Instant::now();
             if now >= next {
                 self.refresh();
                 next = now + interval;
             }
-            self.wait(wake, next.saturating_duration_since(now));
+            if idle {
+                self.wait(wake, next.saturating_duration_since(now));
+            }
         }
     }
 

@@ -52,8 +52,11 @@ pub trait DataPath {
     /// Returns the services in force.
     fn services(&mut self) -> Result<Vec<ServiceStatus>, Error>;
 
-    /// Returns all flows, open and closed ones, in any order.
-    fn flows(&mut self) -> Result<Vec<Flow>, Error>;
+    /// Returns the ids of all flows, open and closed ones, in any order.
+    fn flow_ids(&mut self) -> Result<Vec<u64>, Error>;
+
+    /// Returns a flow, if it still exists.
+    fn flow(&mut self, id: u64) -> Result<Option<Flow>, Error>;
 
     /// Returns the file descriptor that is readable while there are events, if there is one.
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;

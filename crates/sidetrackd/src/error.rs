@@ -6,6 +6,7 @@ use std::io;
 use sidetrack_policy as policy;
 
 use crate::access::{Denied, UnknownGroup};
+use crate::quota::QuotaExceeded;
 use crate::{data_path, store};
 
 /// An error of the daemon. Each variant names the part that is at fault.
@@ -20,12 +21,9 @@ pub enum Error {
     /// The caller has no permission for the call. Nothing was changed.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// As many sessions are open as the configuration allows. Nothing was changed.
-    #[error("{max} sessions are open already; close some")]
-    TooManySessions {
-        /// The limit.
-        max: usize,
-    },
+    /// The caller can have no more of a quota. Nothing was changed.
+    #[error(transparent)]
+    QuotaExceeded(#[from] QuotaExceeded),
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] store::Error),
@@ -41,9 +39,9 @@ pub enum Error {
     /// The API's descriptor is not valid.
     #[error("cannot serve the API's description")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The API's connections cannot be served.
-    #[error("cannot serve the API")]
-    Transport(#[from] tonic::transport::Error),
+    /// The threads that serve the API cannot be started.
+    #[error("cannot start the threads that serve the API")]
+    Runtime(#[source] io::Error),
     /// The daemon is stopping.
     #[error("sidetrackd is stopping")]
     Stopping,

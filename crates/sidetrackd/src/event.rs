@@ -43,7 +43,7 @@ pub enum EventKind {
     SessionOpened(SessionClient),
     /// A session ended.
     SessionEnded(SessionClient),
-    /// A transaction of a session was held too long and was aborted.
+    /// A transaction of a session was aborted: it was held too long, or root waited to write.
     TransactionAborted(SessionClient),
     /// A policy was put in force.
     PolicyCommitted(Generation),

@@ -1,14 +1,20 @@
-//! The server of the API. Each call identifies the caller, checks its permission, converts the
-//! request to policy's types, and converts the result to a message. sidetrack.proto of the crate
+//! The server of the API. Each call is admitted, which checks the caller's right; its request is
+//! converted to policy's types, and its result to a message. sidetrack.proto of the crate
 //! sidetrack-api documents the calls.
 
+mod activity;
 mod admission;
+mod authority;
+mod body;
 mod call;
 mod connection;
 mod explanation;
+mod flows;
 mod listing;
 mod message;
+mod method;
 mod queries;
+mod runtime;
 mod status;
 
 use std::io;
@@ -23,32 +29,42 @@ use sidetrack_policy::{Filter, Provider, Service, Sublayer};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::tokio_stream::Stream;
-use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+pub use self::activity::{FIRST_CALL_MAX, IDLE_MAX, UNREAD_MAX};
 use self::admission::Admission;
-use self::connection::Incoming;
+pub use self::body::ARRIVAL_MAX;
+use self::runtime::OtherUsersRuntime;
 use crate::Error;
 use crate::access::{Access, Denied, Peer};
 use crate::committer::Handle;
 use crate::event::EventLog;
+use crate::quota::Quota;
 use crate::session::{Session, Sessions};
 
 /// Maximum number of calls in progress on one connection. A further one waits.
 pub const CALLS_PER_CONNECTION_MAX: u32 = 64;
-/// Maximum number of calls in progress from root, and from all other users together. Each keeps its
-/// request in memory. A further one is refused.
+/// Quota of calls in progress, except for streams. A call counts until its answer is read.
 pub const CALLS_MAX: usize = 256;
-/// Maximum number of `ApplyPolicy` calls in memory from root, and from all other users together. A
-/// further one waits.
-pub const POLICIES_MAX: usize = 1;
+/// Quota of lists and streams of events in progress.
+pub const STREAMS_MAX: usize = 64;
+/// Quota of bytes of calls in memory, except for those of policies.
+pub const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// Maximum size, in bytes, of a request that adds an object.
+pub const CHANGE_SIZE_MAX: usize = 1 << 20;
+/// Maximum size, in bytes, of an `ApplyPolicy` request of a user other than root. Root's may have
+/// [`sidetrack_api::MESSAGE_SIZE_MAX`].
+pub const POLICY_SIZE_MAX: usize = 16 << 20;
+/// Maximum size, in bytes, of any other request.
+pub const CALL_SIZE_MAX: usize = 16 << 10;
 /// Number of bytes that a connection, and a stream, may send before the server has read them: the
 /// HTTP/2 windows.
-const WINDOW: u32 = 256 << 10;
-/// Maximum size, in bytes, of a request to the reflection service.
-const REFLECTION_REQUEST_SIZE_MAX: usize = 16 << 10;
-/// Maximum size, in bytes, of a request other than `ApplyPolicy`.
-pub const CALL_SIZE_MAX: usize = 1 << 20;
+const WINDOW: u32 = 64 << 10;
+/// Number of bytes of an answer that wait in memory to be sent on a connection, besides the message
+/// that is being sent.
+const SEND_BUFFER_MAX: usize = 64 << 10;
+/// Maximum size, in bytes, of the headers of a request.
+const HEADERS_SIZE_MAX: u32 = 16 << 10;
 
 /// The API's implementation. Clones share their state.
 #[derive(Clone)]
@@ -77,53 +93,29 @@ impl Api {
         })
     }
 
-    /// Serves connections, at most `connections` at a time, until `stop` completes.
+    /// Serves connections, at most `connections` at a time, until `stop` completes. Root's calls are
+    /// served in this runtime, and those of other users in another one, with a lower priority.
     ///
-    /// Errors: [`Error::Reflection`], [`Error::Transport`].
+    /// Errors: [`Error::Reflection`], [`Error::Runtime`].
     pub async fn serve(
         self,
         listener: UnixListener,
         connections: usize,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(sidetrack_api::DESCRIPTOR)
-            .build_v1()?
-            .max_decoding_message_size(REFLECTION_REQUEST_SIZE_MAX);
-        tokio::spawn(Arc::clone(&self.sessions).end_unresumed());
+        let others = OtherUsersRuntime::start().map_err(Error::Runtime)?;
         let sessions = Arc::clone(&self.sessions);
-        let stopped = async move {
-            stop.await;
-            sessions.stop();
-        };
+        tokio::spawn(Arc::clone(&sessions).end_unresumed());
+        let quota = Quota::new("connections", connections);
+        let admission = Admission::new(self)?;
+        let serve = connection::accept_all(listener, admission, quota, others.handle.clone());
         // A session's stream lasts until its client closes it, so stopping does not wait for
         // streams.
-        let serve = Server::builder()
-            .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
-            .initial_connection_window_size(WINDOW)
-            .initial_stream_window_size(WINDOW)
-            .http2_max_header_list_size(16 << 10)
-            .add_service(Admission::new(self))
-            .add_service(reflection)
-            .serve_with_incoming(Incoming::new(listener, connections));
         tokio::select! {
-            result = serve => Ok(result?),
-            () = stopped => Ok(()),
+            never = serve => match never {},
+            () = stop => sessions.stop(),
         }
-    }
-
-    /// Returns the caller, if it may read. Errors: [`Error::Denied`].
-    fn reader<T>(&self, request: &Request<T>) -> Result<Peer, Error> {
-        let peer = peer(request)?;
-        self.access.check_read(&peer)?;
-        Ok(peer)
-    }
-
-    /// Returns the caller, if it may write. Errors: [`Error::Denied`].
-    fn writer<T>(&self, request: &Request<T>) -> Result<Peer, Error> {
-        let peer = peer(request)?;
-        self.access.check_write(&peer)?;
-        Ok(peer)
+        Ok(())
     }
 
     /// Returns the session of a call in which it is optional. Errors: FWP_E_SESSION_ABORTED.
@@ -168,7 +160,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
     type ListSublayersStream = ListStream<v1::SublayerList>;
     type ListServicesStream = ListStream<v1::ServiceList>;
     type ListFiltersStream = ListStream<v1::FilterList>;
-    type ListFlowsStream = ListStream<v1::FlowList>;
+    type ListFlowsStream = flows::FlowPages;
     type StreamEventsStream = ReceiverStream<Result<v1::Event, Status>>;
 
     async fn version(&self, _: Request<v1::VersionRequest>) -> ApiResult<v1::VersionResponse> {
@@ -182,7 +174,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::SessionOptions>,
     ) -> ApiResult<Self::OpenSessionStream> {
-        let peer = self.reader(&request)?;
+        let peer = peer(&request)?;
         Ok(Response::new(self.open(peer, request.into_inner())?))
     }
 
@@ -190,10 +182,10 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::BeginTransactionRequest>,
     ) -> ApiResult<v1::BeginTransactionResponse> {
-        let peer = match request.get_ref().read_only {
-            true => self.reader(&request)?,
-            false => self.writer(&request)?,
-        };
+        let peer = peer(&request)?;
+        if !request.get_ref().read_only {
+            self.access.check_write(&peer).map_err(Error::from)?;
+        }
         let request = request.into_inner();
         let session = self.sessions.find(request.session_id, &peer)?;
         let generation = self.sessions.begin(&session, request.read_only).await?;
@@ -201,14 +193,14 @@ impl v1::sidetrack_server::Sidetrack for Api {
     }
 
     async fn commit(&self, request: Request<v1::CommitRequest>) -> ApiResult<v1::CommitResponse> {
-        let peer = self.reader(&request)?;
+        let peer = peer(&request)?;
         let session = self.sessions.find(request.get_ref().session_id, &peer)?;
         let generation = self.sessions.commit(&session).await?;
         Ok(Response::new(v1::CommitResponse { generation }))
     }
 
     async fn abort(&self, request: Request<v1::AbortRequest>) -> ApiResult<v1::AbortResponse> {
-        let peer = self.reader(&request)?;
+        let peer = peer(&request)?;
         let session = self.sessions.find(request.get_ref().session_id, &peer)?;
         self.sessions.abort(&session).await?;
         Ok(Response::new(v1::AbortResponse {}))
@@ -218,7 +210,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::AddProviderRequest>,
     ) -> ApiResult<v1::AddResponse> {
-        let peer = self.writer(&request)?;
+        let peer = peer(&request)?;
         let request = request.into_inner();
         let object = call::required("provider", request.provider)?;
         self.add::<Provider>(request.session_id, &peer, object)
@@ -229,7 +221,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::AddSublayerRequest>,
     ) -> ApiResult<v1::AddResponse> {
-        let peer = self.writer(&request)?;
+        let peer = peer(&request)?;
         let request = request.into_inner();
         let object = call::required("sublayer", request.sublayer)?;
         self.add::<Sublayer>(request.session_id, &peer, object)
@@ -240,7 +232,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::AddServiceRequest>,
     ) -> ApiResult<v1::AddResponse> {
-        let peer = self.writer(&request)?;
+        let peer = peer(&request)?;
         let request = request.into_inner();
         let object = call::required("service", request.service)?;
         self.add::<Service>(request.session_id, &peer, object).await
@@ -250,7 +242,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::AddFilterRequest>,
     ) -> ApiResult<v1::AddResponse> {
-        let peer = self.writer(&request)?;
+        let peer = peer(&request)?;
         let request = request.into_inner();
         let object = call::required("filter", request.filter)?;
         self.add::<Filter>(request.session_id, &peer, object).await
@@ -293,8 +285,9 @@ impl v1::sidetrack_server::Sidetrack for Api {
     }
 
     async fn get_service(&self, request: Request<v1::GetRequest>) -> ApiResult<v1::Service> {
+        let uid = peer(&request)?.uid;
         let mut response = self.get::<Service>(request).await?;
-        let statuses = self.service_statuses().await?;
+        let statuses = self.service_statuses(uid).await?;
         queries::set_listeners(response.get_mut(), &statuses);
         Ok(response)
     }
@@ -327,8 +320,9 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::ListRequest>,
     ) -> ApiResult<Self::ListServicesStream> {
+        let uid = peer(&request)?.uid;
         let messages = self.list::<Service>(request).await?;
-        let statuses = self.service_statuses().await?;
+        let statuses = self.service_statuses(uid).await?;
         Ok(listing::response(messages, move |mut services| {
             let each = services.iter_mut();
             each.for_each(|service| queries::set_listeners(service, &statuses));
@@ -350,7 +344,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::ApplyPolicyRequest>,
     ) -> ApiResult<v1::ApplyPolicyResponse> {
-        let peer = self.writer(&request)?;
+        let peer = peer(&request)?;
         self.apply(&peer, request.into_inner()).await
     }
 
@@ -358,31 +352,27 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::RegisterServiceRequest>,
     ) -> ApiResult<v1::RegisterServiceResponse> {
-        let peer = self.writer(&request)?;
+        let peer = peer(&request)?;
         self.register(&peer, request.into_inner()).await
     }
 
     async fn get_state(&self, request: Request<v1::GetStateRequest>) -> ApiResult<v1::State> {
-        self.reader(&request)?;
-        Ok(Response::new(self.state().await?))
+        Ok(Response::new(self.state(peer(&request)?.uid).await?))
     }
 
     async fn list_flows(
         &self,
         request: Request<v1::ListFlowsRequest>,
     ) -> ApiResult<Self::ListFlowsStream> {
-        self.reader(&request)?;
-        let flows = self.flows(request.get_ref().closed).await?;
-        Ok(listing::response(flows.into_iter().map(Ok), |flows| {
-            v1::FlowList { flows }
-        }))
+        let uid = peer(&request)?.uid;
+        let flows = self.flows(uid, request.get_ref().closed).await?;
+        Ok(Response::new(flows))
     }
 
     async fn stream_events(
         &self,
         request: Request<v1::StreamEventsRequest>,
     ) -> ApiResult<Self::StreamEventsStream> {
-        self.reader(&request)?;
         Ok(Response::new(self.events(request.into_inner())?))
     }
 
@@ -390,7 +380,8 @@ impl v1::sidetrack_server::Sidetrack for Api {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> ApiResult<v1::ExplainResponse> {
-        self.reader(&request)?;
-        Ok(Response::new(self.explanation(request.into_inner()).await?))
+        let uid = peer(&request)?.uid;
+        let answer = self.explanation(uid, request.into_inner());
+        Ok(Response::new(answer.await?))
     }
 }

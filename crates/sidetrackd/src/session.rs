@@ -12,6 +12,7 @@ use sidetrack_abi::text::count;
 use sidetrack_api::config::Config;
 use sidetrack_policy::set::Author;
 use sidetrack_policy::{Code, Error as Refusal, Objects};
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
 pub use self::options::SessionOptions;
@@ -21,7 +22,8 @@ use crate::access::Peer;
 use crate::committer::Handle;
 use crate::data_path::Generation;
 use crate::event::{EventKind, EventLog, SessionClient};
-use crate::transaction::{Transaction, WriteLock, WritePermit};
+use crate::quota::{Portion, Quota};
+use crate::transaction::{AbortReason, HeldLock, HoldLimit, Transaction, WriteLock, WritePermit};
 
 /// Maximum number of events in a session's queue. Further events are dropped until the client
 /// reads.
@@ -30,7 +32,7 @@ const EVENTS_MAX: usize = 8;
 /// What a session's client is notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionEvent {
-    /// Its transaction was held too long and was aborted.
+    /// Its transaction was aborted: it was held too long, or root waited for the write lock.
     TransactionAborted,
     /// The daemon is stopping.
     Stopping,
@@ -39,12 +41,15 @@ pub enum SessionEvent {
 /// All sessions, and the lock for the one that writes.
 pub struct Sessions {
     registry: Lock<Registry>,
-    sessions_max: usize,
+    /// The quota of sessions, open ones and those that wait for their clients.
+    quota: Arc<Quota>,
     hold: Duration,
     grace: Duration,
     committer: Handle,
     write_lock: WriteLock,
     log: EventLog,
+    /// The runtime that does not wait for the calls of users other than root.
+    runtime: Runtime,
 }
 
 /// The sessions by id.
@@ -71,6 +76,8 @@ pub struct Session {
     pub opened: SystemTime,
     /// How long its calls wait for the write lock.
     wait: Duration,
+    /// What it takes of the quota of sessions.
+    _portion: Portion,
     events: mpsc::Sender<SessionEvent>,
     /// Has no permits, and is closed when the session ends: that wakes the session's calls that
     /// wait for the write lock.
@@ -82,37 +89,40 @@ pub struct Session {
 #[derive(Default)]
 struct LockedState {
     transaction: Option<Transaction>,
-    /// Number of transactions so far, by which [`Sessions::abort_after_hold`] recognises its own.
+    /// Number of transactions so far, by which [`Sessions::abort_when_it_must_end`] recognises its
+    /// own.
     number: u64,
-    /// Whether a transaction was aborted because it was held too long. The next call fails once
-    /// with FWP_E_TXN_ABORTED.
-    aborted: bool,
+    /// Why the last transaction was aborted. The next call fails once with FWP_E_TXN_ABORTED.
+    aborted: Option<AbortReason>,
     /// Whether the session has ended.
     ended: bool,
 }
 
 impl Sessions {
     /// Creates the registry, without open sessions. Sessions that have dynamic objects in the store
-    /// wait for their clients.
+    /// wait for their clients. It must be called within the runtime that serves root.
     pub fn new(config: &Config, committer: Handle, log: EventLog) -> Arc<Self> {
+        let quota = Quota::new("sessions", config.limits.sessions);
+        let objects = committer.in_force().objects;
         Arc::new(Self {
             registry: Lock::new(Registry {
                 open: HashMap::new(),
-                resumable: ResumableSessions::from_objects(&committer.in_force().objects),
+                resumable: ResumableSessions::from_objects(&objects, &quota),
                 stopping: false,
             }),
-            sessions_max: config.limits.sessions,
+            quota,
             hold: config.transaction_hold(),
             grace: config.session_grace(),
             committer,
             write_lock: WriteLock::default(),
             log,
+            runtime: Runtime::current(),
         })
     }
 
     /// Opens a session, or resumes one that waits. The receiver returns the session's events.
     ///
-    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::TooManySessions`]; FWP_E_SESSION_ABORTED or
+    /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::QuotaExceeded`]; FWP_E_SESSION_ABORTED or
     /// FWP_E_INVALID_PARAMETER if the session cannot be resumed.
     pub fn open(
         &self,
@@ -122,11 +132,14 @@ impl Sessions {
         let wait = options.checked_wait()?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let mut registry = self.lock();
-        let (id, message) = match options.resume {
-            None => (registry.unused_id(self.sessions_max)?, "session opened"),
+        let (id, portion, message) = match options.resume {
+            None => {
+                let portion = self.quota.take(peer.uid)?;
+                (registry.unused_id(), portion, "session opened")
+            }
             Some(id) => {
-                registry.resumable.resume(id, peer.uid)?;
-                (id, "session resumed")
+                let portion = registry.resumable.resume(id, peer.uid, &self.quota)?;
+                (id, portion, "session resumed")
             }
         };
         let session = Arc::new(Session {
@@ -136,6 +149,7 @@ impl Sessions {
             peer,
             opened: SystemTime::now(),
             wait,
+            _portion: portion,
             events,
             end: Semaphore::new(0),
             state: Mutex::default(),
@@ -173,7 +187,8 @@ impl Sessions {
         drop(state);
         let mut objects = 0;
         if session.dynamic && !stopping {
-            objects = self.delete_objects(vec![session.id]).await.iter().sum();
+            let counts = self.delete_objects(session.peer.uid, vec![session.id]);
+            objects = counts.await.iter().sum();
         }
         let text = format!("session ended, and {} with it", count(objects, "object"));
         self.log
@@ -188,7 +203,7 @@ impl Sessions {
             return;
         }
         let ids = unresumed.iter().map(|(id, _)| *id).collect();
-        let counts = self.delete_objects(ids).await;
+        let counts = self.delete_objects(0, ids).await;
         for ((session, uid), objects) in unresumed.into_iter().zip(counts) {
             let message = format!(
                 "session ended, and {} with it: no client resumed it within {} s of the daemon's start",
@@ -201,13 +216,13 @@ impl Sessions {
         }
     }
 
-    /// Deletes the objects of ended sessions, and returns how many each had. If that fails, it logs
-    /// the error and returns zeros, and the committer tries again later.
-    async fn delete_objects(&self, sessions: Vec<u64>) -> Vec<usize> {
+    /// Deletes the objects of ended sessions, as a task of a user, and returns how many each had. If
+    /// that fails, it logs the error and returns zeros, and the committer tries again later.
+    async fn delete_objects(&self, uid: u32, sessions: Vec<u64>) -> Vec<usize> {
         let none = vec![0; sessions.len()];
         let task = self
             .committer
-            .run(move |committer| committer.end_sessions(&sessions));
+            .run(uid, move |committer| committer.end_sessions(&sessions));
         task.await.flatten().unwrap_or_else(|error| {
             tracing::error!(
                 "cannot delete the objects of sessions that have ended: {}",
@@ -257,23 +272,21 @@ impl Sessions {
             let text = "the session already has a transaction; commit or abort it first";
             return Err(Refusal::new(Code::TxnInProgress, text).into());
         }
-        let (permit, in_force) = if read_only {
+        state.number += 1;
+        let (write, in_force) = if read_only {
             (None, self.committer.in_force())
         } else {
             let permit = session.acquire_write_lock(&self.write_lock).await?;
-            let in_force = self
+            let task = self
                 .committer
-                .run(|committer| committer.begin_transaction())
-                .await?;
-            (Some(permit), in_force)
+                .run(session.peer.uid, |committer| committer.begin_transaction());
+            let in_force = task.await?;
+            let limit = self.limit_hold(session, state.number);
+            (Some(HeldLock { permit, limit }), in_force)
         };
-        state.number += 1;
-        if permit.is_some() {
-            tokio::spawn(Arc::clone(self).abort_after_hold(Arc::clone(session), state.number));
-        }
         state.transaction = Some(Transaction {
             objects: in_force.objects,
-            permit,
+            write,
         });
         Ok(in_force.generation)
     }
@@ -286,12 +299,12 @@ impl Sessions {
     pub async fn commit(&self, session: &Session) -> Result<Generation, Error> {
         let mut state = session.state.lock().await;
         state.check()?;
-        let Transaction { objects, permit } =
-            state.transaction.take().ok_or_else(no_transaction)?;
-        let Some(permit) = permit else {
+        let Transaction { objects, write } = state.transaction.take().ok_or_else(no_transaction)?;
+        let Some(HeldLock { permit, limit }) = write else {
             return Ok(self.committer.in_force().generation);
         };
-        let task = self.committer.run(move |committer| {
+        drop(limit);
+        let task = self.committer.run(session.peer.uid, move |committer| {
             let committed = committer.commit_transaction(objects);
             // Released here, so that the next writer starts from this commit even if the caller no
             // longer waits.
@@ -327,7 +340,7 @@ impl Sessions {
         let mut state = session.state.lock().await;
         state.check()?;
         match &mut state.transaction {
-            Some(Transaction { permit: None, .. }) => {
+            Some(Transaction { write: None, .. }) => {
                 let text = "the transaction is read-only; abort it first";
                 Err(Refusal::new(Code::IncompatibleTxn, text).into())
             }
@@ -338,7 +351,7 @@ impl Sessions {
             }
             None => {
                 let permit = session.acquire_write_lock(&self.write_lock).await?;
-                let task = self.committer.run(move |committer| {
+                let task = self.committer.run(session.peer.uid, move |committer| {
                     let _permit = permit;
                     committer.begin_transaction();
                     committer.commit(|objects| change(objects, &author))
@@ -362,20 +375,27 @@ impl Sessions {
         Ok(self.committer.in_force().objects)
     }
 
-    /// Aborts the session's transaction of this number if it is still open after the hold time.
-    async fn abort_after_hold(self: Arc<Self>, session: Arc<Session>, number: u64) {
-        tokio::time::sleep(self.hold).await;
+    /// Starts the task that aborts the session's transaction of this number once it must end. It runs
+    /// in root's runtime, so that root does not wait for the calls of other users.
+    fn limit_hold(self: &Arc<Self>, session: &Arc<Session>, number: u64) -> HoldLimit {
+        let task = Arc::clone(self).abort_when_it_must_end(Arc::clone(session), number);
+        HoldLimit(self.runtime.spawn(task).abort_handle())
+    }
+
+    async fn abort_when_it_must_end(self: Arc<Self>, session: Arc<Session>, number: u64) {
+        let reason = self.write_lock.must_end(session.peer.uid, self.hold).await;
         let mut state = session.state.lock().await;
-        if state.number != number || state.transaction.take().is_none() {
+        if state.number != number {
             return;
         }
-        state.aborted = true;
+        // This ends the task at its next await, so there is none below.
+        if state.transaction.take().is_none() {
+            return;
+        }
+        state.aborted = Some(reason);
         drop(state);
         session.send(SessionEvent::TransactionAborted);
-        let text = format!(
-            "a transaction was held for {} s and was aborted",
-            self.hold.as_secs()
-        );
+        let text = format!("a transaction {}", reason.text());
         self.log
             .push(EventKind::TransactionAborted(session.client()), text);
     }
@@ -392,16 +412,13 @@ impl Registry {
         self.stopping
     }
 
-    /// Returns an unused session id for one more session. Errors: [`Error::TooManySessions`].
-    fn unused_id(&self, max: usize) -> Result<u64, Error> {
-        if self.open.len() + self.resumable.len() >= max {
-            return Err(Error::TooManySessions { max });
-        }
+    /// Returns an unused session id.
+    fn unused_id(&self) -> u64 {
         let mut random = || uuid::Uuid::new_v4().as_u64_pair().0;
         let taken = |id: &u64| self.open.contains_key(id) || self.resumable.contains(*id);
-        Ok(std::iter::repeat_with(&mut random)
+        std::iter::repeat_with(&mut random)
             .find(|id| *id != 0 && !taken(id))
-            .unwrap_or_default())
+            .unwrap_or_default()
     }
 }
 
@@ -433,7 +450,7 @@ impl Session {
     /// Acquires the write lock. Errors: FWP_E_TIMEOUT, FWP_E_SESSION_ABORTED.
     async fn acquire_write_lock(&self, lock: &WriteLock) -> Result<WritePermit, Refusal> {
         tokio::select! {
-            permit = lock.acquire(self.id, self.wait) => permit,
+            permit = lock.acquire(self.id, self.peer.uid, self.wait) => permit,
             _ = self.end.acquire() => Err(session_gone()),
         }
     }
@@ -450,8 +467,8 @@ impl LockedState {
         if self.ended {
             return Err(session_gone());
         }
-        if std::mem::take(&mut self.aborted) {
-            let text = "the transaction was held too long and was aborted; begin a new one";
+        if let Some(reason) = self.aborted.take() {
+            let text = format!("the transaction {}; begin a new one", reason.text());
             return Err(Refusal::new(Code::TxnAborted, text));
         }
         Ok(())

@@ -43,23 +43,34 @@ impl Engine {
     ///
     /// Errors: [`Error::Bpf`].
     pub fn flows(&self) -> Result<Vec<FlowEntry>, Error> {
+        let entries = self.flow_entries()?;
+        let flows = entries.map(|entry| self.describe(&entry));
+        let mut flows = flows.collect::<Result<Vec<_>, _>>()?;
+        flows.sort_by_key(|flow| flow.flow.id);
+        Ok(flows)
+    }
+
+    /// The ids of the flows that [`Self::flows`] returns, in any order.
+    ///
+    /// Errors: [`Error::Bpf`].
+    pub fn flow_ids(&self) -> Result<Vec<u64>, Error> {
+        Ok(self.flow_entries()?.map(|entry| entry.id()).collect())
+    }
+
+    fn flow_entries(&self) -> Result<impl Iterator<Item = kernel::FlowEntry>, Error> {
         self.sweep()?;
         let map = &self.skeleton.maps.sidetrack_flows;
         let entries = map
             .lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
             .map_err(Error::bpf("read the flows"))?;
-        let mut flows: Vec<_> = entries
-            .filter_map(|(_, bytes)| kernel::FlowEntry::read_from_bytes(&bytes).ok())
-            .filter(|entry| {
-                matches!(
-                    entry.stage(),
-                    STAGE_CONNECTING | STAGE_ESTABLISHED | STAGE_CLOSED | STAGE_DATAGRAM
-                )
-            })
-            .map(|entry| self.describe(&entry))
-            .collect::<Result<_, _>>()?;
-        flows.sort_by_key(|flow| flow.flow.id);
-        Ok(flows)
+        let entries =
+            entries.filter_map(|(_, bytes)| kernel::FlowEntry::read_from_bytes(&bytes).ok());
+        Ok(entries.filter(|entry| {
+            matches!(
+                entry.stage(),
+                STAGE_CONNECTING | STAGE_ESTABLISHED | STAGE_CLOSED | STAGE_DATAGRAM
+            )
+        }))
     }
 
     /// The flow of an id; `None` if it does not exist any more.

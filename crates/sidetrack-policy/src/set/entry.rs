@@ -141,7 +141,7 @@ impl ObjectKind {
     }
 
     /// Checks that a set can have this number of objects of the kind.
-    pub(super) fn check_count(self, count: usize) -> Result<(), Error> {
+    pub fn check_count(self, count: usize) -> Result<(), Error> {
         let (most, code) = match self {
             Self::Provider => (PROVIDERS_MAX, Code::OutOfBounds),
             Self::Sublayer => (SUBLAYERS_MAX, Code::TooManySublayers),

@@ -6,10 +6,10 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use sidetrack_policy::Objects;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Committer, Handle, InForce, TASKS_MAX, Task, Wake, filter_names::FilterNames};
+use super::{Committer, Handle, InForce, Wake, filter_names::FilterNames, tasks};
 use crate::data_path::{self, DataPath};
 use crate::event::{EventKind, EventLog};
 use crate::store::{Loaded, Store};
@@ -37,7 +37,7 @@ impl Start {
         self,
         open: impl FnOnce() -> Result<Box<dyn DataPath>, data_path::Error> + Send + 'static,
     ) -> Result<(Handle, thread::JoinHandle<()>), Error> {
-        let (tasks, mut receiver) = mpsc::channel::<Task>(TASKS_MAX);
+        let (tasks, receiver) = tasks::queue();
         let wake = Wake::new()?;
         let wake_fd = Arc::clone(&wake.0);
         let (started, ready) = oneshot::channel();
@@ -46,7 +46,7 @@ impl Start {
         let thread = thread.spawn(move || match self.begin(open) {
             Ok(mut committer) => {
                 let _ = started.send(Ok(Arc::clone(&committer.in_force)));
-                committer.run_loop(&mut receiver, &wake_fd, refresh);
+                committer.run_loop(&receiver, &wake_fd, refresh);
             }
             Err(error) => drop(started.send(Err(error))),
         });

@@ -55,8 +55,12 @@ impl DataPath for Detached {
         Ok(Vec::new())
     }
 
-    fn flows(&mut self) -> Result<Vec<Flow>, Error> {
+    fn flow_ids(&mut self) -> Result<Vec<u64>, Error> {
         Ok(Vec::new())
+    }
+
+    fn flow(&mut self, _id: u64) -> Result<Option<Flow>, Error> {
+        Ok(None)
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -234,10 +234,13 @@ impl DataPath for Kernel {
         Ok(report::services(&self.engine)?)
     }
 
-    fn flows(&mut self) -> Result<Vec<Flow>, Error> {
-        let flows = self.engine.flows()?;
-        let flows = flows.iter().map(|flow| report::flow(&self.engine, flow));
-        Ok(flows.collect())
+    fn flow_ids(&mut self) -> Result<Vec<u64>, Error> {
+        Ok(self.engine.flow_ids()?)
+    }
+
+    fn flow(&mut self, id: u64) -> Result<Option<Flow>, Error> {
+        let flow = self.engine.flow(id)?;
+        Ok(flow.map(|flow| report::flow(&self.engine, &flow)))
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {

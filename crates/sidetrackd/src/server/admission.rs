@@ -1,104 +1,186 @@
-//! Limits the size and the number of calls before they are read, so that a client that sends many
-//! cannot fill the memory.
+//! Admits calls before any of their bytes are decoded: the caller must have the right to make the
+//! call, and may not exceed its quotas. A client that makes many calls, or sends large ones, can
+//! neither fill the memory nor keep others out.
 
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::Semaphore;
+use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{BoxFuture, Service, http};
-use tonic::server::NamedService;
+use tonic::codegen::{Service, http};
+use tonic::service::Routes;
+use tonic_reflection::server::Builder;
 
-use super::{Api, CALL_SIZE_MAX, CALLS_MAX, POLICIES_MAX, SidetrackServer};
+use super::activity::Activity;
+use super::body::{ARRIVAL_MAX, AnswerBody, CallInProgress, RequestBody, RequestBytes};
+use super::method::{Class, Method};
+use super::{
+    Api, CALL_SIZE_MAX, CALLS_MAX, CHANGE_SIZE_MAX, POLICY_SIZE_MAX, REQUEST_BYTES_MAX,
+    STREAMS_MAX, SidetrackServer,
+};
+use crate::Error;
 use crate::access::Peer;
+use crate::fair::FairLock;
+use crate::quota::Quota;
 
-const APPLY_POLICY: &str = "/sidetrack.v1.Sidetrack/ApplyPolicy";
-
-/// The API, with one limit for `ApplyPolicy` calls and another for all other calls.
+/// The API, with the bounds of its calls. Clones share them.
 #[derive(Clone)]
-pub(super) struct Admission {
-    calls: SidetrackServer<Api>,
-    policies: SidetrackServer<Api>,
-    call_permits: Permits,
-    policy_permits: Permits,
+pub(super) struct Admission(Arc<Shared>);
+
+struct Shared {
+    api: Api,
+    reflection: Routes,
+    calls: Arc<Quota>,
+    streams: Arc<Quota>,
+    request_bytes: Arc<Quota>,
+    policies: LocksByUser,
+    explanations: LocksByUser,
 }
 
-/// Permits for calls in progress. Root has separate ones, so that other users cannot keep it out.
+/// A lock for root, and one for all other users. Root does not wait for the others.
+#[derive(Default)]
+struct LocksByUser {
+    root: FairLock,
+    others: FairLock,
+}
+
+/// The client of a connection.
 #[derive(Clone)]
-struct Permits {
-    root: Arc<Semaphore>,
-    others: Arc<Semaphore>,
+pub(super) struct Client {
+    pub(super) peer: Peer,
+    pub(super) activity: Arc<Activity>,
 }
 
-impl Permits {
-    fn new(count: usize) -> Self {
-        Self {
-            root: Arc::new(Semaphore::new(count)),
-            others: Arc::new(Semaphore::new(count)),
-        }
-    }
-
-    /// Returns the permits for the user that sends a request.
-    fn for_caller(&self, request: &http::Request<Body>) -> Arc<Semaphore> {
-        match request.extensions().get::<Peer>() {
-            Some(Peer { uid: 0, .. }) => Arc::clone(&self.root),
-            _ => Arc::clone(&self.others),
-        }
-    }
-}
+type Response = http::Response<Body>;
 
 impl Admission {
-    pub(super) fn new(api: Api) -> Self {
-        let server = |size| {
-            SidetrackServer::new(api.clone())
+    /// Errors: [`Error::Reflection`].
+    pub(super) fn new(api: Api) -> Result<Self, Error> {
+        let reflection = Builder::configure()
+            .register_encoded_file_descriptor_set(sidetrack_api::DESCRIPTOR)
+            .build_v1()?
+            .max_decoding_message_size(CALL_SIZE_MAX);
+        Ok(Self(Arc::new(Shared {
+            api,
+            reflection: Routes::new(reflection),
+            calls: Quota::new("calls in progress", CALLS_MAX),
+            streams: Quota::new("lists and streams of events in progress", STREAMS_MAX),
+            request_bytes: Quota::new("bytes of calls in memory", REQUEST_BYTES_MAX),
+            policies: LocksByUser::default(),
+            explanations: LocksByUser::default(),
+        })))
+    }
+
+    /// Creates the state of a connection.
+    pub(super) fn client(&self, peer: Peer) -> Client {
+        let may_idle = self.0.api.access.check_read(&peer).is_ok();
+        Client {
+            peer,
+            activity: Activity::new(may_idle),
+        }
+    }
+
+    /// Answers a call.
+    pub(super) async fn answer(
+        &self,
+        client: Client,
+        request: http::Request<Incoming>,
+    ) -> Response {
+        let answer = self.admit(client, request).await;
+        answer.unwrap_or_else(Status::into_http)
+    }
+
+    /// Errors: UNIMPLEMENTED, PERMISSION_DENIED, RESOURCE_EXHAUSTED.
+    async fn admit(
+        &self,
+        client: Client,
+        request: http::Request<Incoming>,
+    ) -> Result<Response, Status> {
+        let active = client.activity.begin();
+        let path = request.uri().path();
+        let method = Method::find(path)
+            .ok_or_else(|| Status::unimplemented(format!("the API has no call {path}")))?;
+        let (uid, class) = (client.peer.uid, method.class);
+        method
+            .check(&self.0.api.access, &client.peer)
+            .map_err(Error::from)?;
+        let mut call = CallInProgress {
+            active,
+            portion: Some(self.0.quota(class).take(uid).map_err(Error::from)?),
+            guard: None,
+            bytes: self.0.request_bytes(class, uid)?,
+            must_be_read: !matches!(class, Class::Session | Class::Follow | Class::Reflection),
+        };
+        // The request is not read while it waits; HTTP/2 flow control keeps its bytes at the sender.
+        if let Some(lock) = self.0.lock(class, uid) {
+            call.guard = Some(lock.acquire(uid).await);
+        }
+        let request = request.map(|body| {
+            Body::new(RequestBody {
+                body,
+                deadline: (class != Class::Reflection)
+                    .then(|| Box::pin(tokio::time::sleep(ARRIVAL_MAX))),
+                bytes: call.bytes.clone(),
+            })
+        });
+        let response = self.0.serve(class, client.peer, request).await;
+        if class == Class::Session {
+            // From here on it counts as a session.
+            call.portion = None;
+        }
+        if uid == 0 {
+            // A client of root that does not read keeps no other client of root waiting.
+            call.guard = None;
+        }
+        Ok(response.map(|body| Body::new(AnswerBody::new(body, call))))
+    }
+}
+
+impl Shared {
+    fn quota(&self, class: Class) -> &Arc<Quota> {
+        match class {
+            Class::List | Class::Follow | Class::Reflection => &self.streams,
+            _ => &self.calls,
+        }
+    }
+
+    /// Returns where the bytes of a request are counted. A policy has its own size limit, and only
+    /// one is in memory at a time.
+    fn request_bytes(&self, class: Class, uid: u32) -> Result<Option<RequestBytes>, Error> {
+        if class == Class::Policy {
+            return Ok(None);
+        }
+        let portion = self.request_bytes.take(uid)?;
+        Ok(Some(Arc::new(Mutex::new(portion))))
+    }
+
+    /// Returns the lock for which calls of a class wait.
+    fn lock(&self, class: Class, uid: u32) -> Option<&FairLock> {
+        let lock = match class {
+            Class::Policy => &self.policies,
+            Class::Explanation => &self.explanations,
+            _ => return None,
+        };
+        Some(if uid == 0 { &lock.root } else { &lock.others })
+    }
+
+    async fn serve(&self, class: Class, peer: Peer, mut request: http::Request<Body>) -> Response {
+        let size = match class {
+            Class::Policy if peer.uid == 0 => sidetrack_api::MESSAGE_SIZE_MAX,
+            Class::Policy => POLICY_SIZE_MAX,
+            Class::Change => CHANGE_SIZE_MAX,
+            _ => CALL_SIZE_MAX,
+        };
+        request.extensions_mut().insert(peer);
+        let answer = if class == Class::Reflection {
+            self.reflection.clone().call(request).await
+        } else {
+            SidetrackServer::new(self.api.clone())
                 .max_decoding_message_size(size)
                 .max_encoding_message_size(sidetrack_api::MESSAGE_SIZE_MAX)
+                .call(request)
+                .await
         };
-        Self {
-            calls: server(CALL_SIZE_MAX),
-            policies: server(sidetrack_api::MESSAGE_SIZE_MAX),
-            call_permits: Permits::new(CALLS_MAX),
-            policy_permits: Permits::new(POLICIES_MAX),
-        }
+        answer.unwrap_or_else(|never| match never {})
     }
-}
-
-impl Service<http::Request<Body>> for Admission {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() == APPLY_POLICY {
-            let permits = self.policy_permits.for_caller(&request);
-            let mut server = self.policies.clone();
-            // The request is not read while it waits; HTTP/2 flow control keeps its bytes at the
-            // sender.
-            return Box::pin(async move {
-                let _permit = permits.acquire_owned().await;
-                server.call(request).await
-            });
-        }
-        let Ok(permit) = self.call_permits.for_caller(&request).try_acquire_owned() else {
-            let text = format!("{CALLS_MAX} calls are in progress; try again");
-            let refusal = Status::resource_exhausted(text).into_http();
-            return Box::pin(async move { Ok(refusal) });
-        };
-        let mut server = self.calls.clone();
-        Box::pin(async move {
-            // A call that returns a stream releases its permit once the stream has begun.
-            let _permit = permit;
-            server.call(request).await
-        })
-    }
-}
-
-impl NamedService for Admission {
-    const NAME: &'static str = <SidetrackServer<Api> as NamedService>::NAME;
 }

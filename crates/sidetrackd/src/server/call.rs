@@ -16,7 +16,7 @@ use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::listing::{ApiObject, ObjectMessages};
-use super::{Api, ApiResult, message};
+use super::{Api, ApiResult, message, peer};
 use crate::Error;
 use crate::access::Peer;
 use crate::session::{Session, SessionEvent, SessionOptions, Sessions};
@@ -94,7 +94,7 @@ impl Api {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> ApiResult<v1::DeleteResponse> {
-        let peer = self.writer(&request)?;
+        let peer = peer(&request)?;
         let request = request.into_inner();
         let session = self.sessions.find(request.session_id, &peer)?;
         let key = key(&request.key)?;
@@ -109,7 +109,7 @@ impl Api {
         &self,
         request: Request<v1::GetRequest>,
     ) -> ApiResult<T::Message> {
-        let peer = self.reader(&request)?;
+        let peer = peer(&request)?;
         let request = request.into_inner();
         let session = self.session(request.session_id, &peer)?;
         let key = key(&request.key)?;
@@ -122,7 +122,7 @@ impl Api {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<ObjectMessages<T>, Error> {
-        let peer = self.reader(&request)?;
+        let peer = peer(&request)?;
         let request = request.into_inner();
         let session = self.session(request.session_id, &peer)?;
         let provider = sidetrack_api::key(&request.provider)?;
@@ -177,26 +177,28 @@ impl Api {
         let by = required("service", request.service)?;
         let pid = peer.pid;
         let uid = peer.uid;
-        let task = self.committer.run(move |committer| -> Result<_, Error> {
-            let objects = committer.in_force().objects;
-            let entry = match by {
-                By::Key(bytes) => objects.entry::<Service>(key(&bytes)?)?,
-                By::Name(name) => objects.service_named(&name)?,
-            };
-            let name = &entry.object.identity.name;
-            let dynamic = entry.object.lifetime == Lifetime::Dynamic;
-            if dynamic && entry.author.session != Some(session.id) {
-                let text = format!("service {name:?} belongs to another session");
-                return Err(Refusal::new(Code::WrongSession, text).into());
-            }
-            if uid != 0 && entry.author.uid != uid {
-                let text = format!("service {name:?} was not added by user {uid}");
-                return Err(Refusal::new(Code::WrongSession, text).into());
-            }
-            let key = entry.object.identity.key;
-            let credentials = committer.data_path().register(key, pid)?;
-            Ok((key, credentials))
-        });
+        let task = self
+            .committer
+            .run(uid, move |committer| -> Result<_, Error> {
+                let objects = committer.in_force().objects;
+                let entry = match by {
+                    By::Key(bytes) => objects.entry::<Service>(key(&bytes)?)?,
+                    By::Name(name) => objects.service_named(&name)?,
+                };
+                let name = &entry.object.identity.name;
+                let dynamic = entry.object.lifetime == Lifetime::Dynamic;
+                if dynamic && entry.author.session != Some(session.id) {
+                    let text = format!("service {name:?} belongs to another session");
+                    return Err(Refusal::new(Code::WrongSession, text).into());
+                }
+                if uid != 0 && entry.author.uid != uid {
+                    let text = format!("service {name:?} was not added by user {uid}");
+                    return Err(Refusal::new(Code::WrongSession, text).into());
+                }
+                let key = entry.object.identity.key;
+                let credentials = committer.data_path().register(key, pid)?;
+                Ok((key, credentials))
+            });
         let (key, credentials) = task.await??;
         let credentials_hex = credentials.iter().map(|byte| format!("{byte:02x}"));
         Ok(Response::new(v1::RegisterServiceResponse {

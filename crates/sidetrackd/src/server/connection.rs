@@ -1,114 +1,130 @@
-//! Connections to the API's socket, with the credentials of their peers and a limit on their
-//! number.
+//! Connections to the API's socket: each has the credentials of its peer, and counts towards the
+//! quota of the peer's user until it is closed.
 
+use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::codegen::tokio_stream::Stream;
-use tonic::transport::server::Connected;
-use tracing::warn;
+use tokio::runtime::Handle as Runtime;
+use tracing::{debug, warn};
 
+use super::admission::Admission;
+use super::authority::AuthorityStream;
+use super::{CALLS_PER_CONNECTION_MAX, HEADERS_SIZE_MAX, SEND_BUFFER_MAX, WINDOW};
 use crate::access::Peer;
+use crate::quota::{Portion, Quota, QuotaExceeded};
 
-/// A connection, which counts towards the limit until it is dropped.
-pub(super) struct Connection {
-    stream: UnixStream,
-    peer: Peer,
-    _permit: OwnedSemaphorePermit,
-}
+/// How long the server waits before it accepts again, after it could not.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Minimum interval between two log lines about connections that were refused.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A stream of accepted connections. Connections beyond the limit wait in the listener's backlog.
-pub(super) struct Incoming {
-    next: Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>,
-    listener: Arc<UnixListener>,
-    permits: Arc<Semaphore>,
-}
-
-impl Incoming {
-    pub(super) fn new(listener: UnixListener, connections_max: usize) -> Self {
-        let listener = Arc::new(listener);
-        let permits = Arc::new(Semaphore::new(connections_max));
-        Self {
-            next: Box::pin(accept(Arc::clone(&listener), Arc::clone(&permits))),
-            listener,
-            permits,
-        }
-    }
-}
-
-async fn accept(listener: Arc<UnixListener>, permits: Arc<Semaphore>) -> io::Result<Connection> {
-    let permit = permits.acquire_owned().await.map_err(io::Error::other)?;
+/// Accepts connections and starts a task for each: root's in this runtime, and those of other users
+/// in `others`.
+pub(super) async fn accept_all(
+    listener: UnixListener,
+    admission: Admission,
+    quota: Arc<Quota>,
+    others: Runtime,
+) -> Infallible {
+    let mut refusals = Refusals::default();
     loop {
-        let (stream, _) = match listener.accept().await {
+        let (stream, peer) = match accept(&listener).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // For example, too many files are open: wait until some are closed.
                 warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        match Peer::from_stream(&stream) {
-            Ok(peer) => {
-                return Ok(Connection {
-                    stream,
-                    peer,
-                    _permit: permit,
-                });
+        let portion = match quota.take(peer.uid) {
+            Ok(portion) => portion,
+            Err(full) => {
+                refusals.log(full);
+                continue;
             }
-            Err(error) => warn!("cannot read the credentials of a process that connected: {error}"),
+        };
+        let is_root = peer.uid == 0;
+        let connection = serve(stream, peer, portion, admission.clone());
+        if is_root {
+            tokio::spawn(connection);
+        } else {
+            others.spawn(connection);
         }
     }
 }
 
-impl Stream for Incoming {
-    type Item = io::Result<Connection>;
+/// Accepts a connection, and reads the credentials of its peer. Errors: the kernel's.
+async fn accept(listener: &UnixListener) -> io::Result<(std::os::unix::net::UnixStream, Peer)> {
+    let (stream, _) = listener.accept().await?;
+    let peer = Peer::from_stream(&stream)?;
+    // The runtime that serves the connection registers it again.
+    Ok((stream.into_std()?, peer))
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let result = std::task::ready!(self.next.as_mut().poll(context));
-        let (listener, permits) = (Arc::clone(&self.listener), Arc::clone(&self.permits));
-        self.next = Box::pin(accept(listener, permits));
-        Poll::Ready(Some(result))
+/// Serves a connection until its client closes it, or until it is closed because nothing happens on it.
+async fn serve(
+    stream: std::os::unix::net::UnixStream,
+    peer: Peer,
+    portion: Portion,
+    admission: Admission,
+) {
+    let _portion = portion;
+    let stream = match UnixStream::from_std(stream) {
+        Ok(stream) => TokioIo::new(AuthorityStream::new(stream)),
+        Err(error) => return warn!("cannot serve a connection: {error}"),
+    };
+    let (pid, uid) = (peer.pid, peer.uid);
+    let client = admission.client(peer);
+    let activity = Arc::clone(&client.activity);
+    let service = service_fn(move |request| {
+        let (admission, client) = (admission.clone(), client.clone());
+        async move { Ok::<_, Infallible>(admission.answer(client, request).await) }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .max_header_list_size(HEADERS_SIZE_MAX)
+        .max_send_buf_size(SEND_BUFFER_MAX)
+        .serve_connection(stream, service);
+    tokio::select! {
+        result = connection => if let Err(error) = result {
+            debug!("a connection of process {pid} of user {uid} failed: {error}");
+        },
+        overdue = activity.overdue(), if uid != 0 => {
+            debug!("closed a connection of process {pid} of user {uid}: {overdue}");
+        }
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
+/// Logs connections that are refused, but not each one.
+#[derive(Default)]
+struct Refusals {
+    logged: Option<Instant>,
+    unlogged: usize,
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+impl Refusals {
+    fn log(&mut self, full: QuotaExceeded) {
+        let recent = |logged: Instant| logged.elapsed() < REFUSAL_LOG_INTERVAL;
+        if self.logged.is_some_and(recent) {
+            self.unlogged += 1;
+            return;
+        }
+        warn!(
+            "a connection was refused: {full} ({} more were refused since the last such line)",
+            self.unlogged
+        );
+        *self = Self {
+            logged: Some(Instant::now()),
+            unlogged: 0,
+        };
     }
 }

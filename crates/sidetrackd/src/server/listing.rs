@@ -1,21 +1,24 @@
 //! Lists of objects as streams of messages. Each message is made when the client fetches it, so
 //! that a slow client costs no memory.
 
+use prost::Message;
 use sidetrack_api::v1;
 use sidetrack_policy::set::{Object, ObjectEntry};
 use sidetrack_policy::{Error, Filter, Objects, Provider, Service, Sublayer, Uuid};
-use tonic::{Response, Status};
+use tonic::Response;
 
 use super::ListStream;
 
 /// Maximum number of objects in one message of a list.
 const OBJECTS_PER_MESSAGE_MAX: usize = 1024;
+/// Number of bytes in one message of a list. The last object of the message may exceed it.
+const BYTES_PER_MESSAGE_MAX: usize = 64 << 10;
 
 /// A kind of object that has a message in the API.
 pub(super) trait ApiObject:
     Object + Send + Sync + TryFrom<Self::Message, Error = Error>
 {
-    type Message: Send + 'static;
+    type Message: prost::Message + 'static;
     fn message(entry: &ObjectEntry<Self>) -> Self::Message;
 }
 
@@ -66,30 +69,33 @@ impl<T> ObjectMessages<T> {
 }
 
 impl<T: ApiObject> Iterator for ObjectMessages<T> {
-    type Item = Result<T::Message, Status>;
+    type Item = T::Message;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut rest = self.objects.entries_after::<T>(self.last);
         let next =
             rest.find(|entry| self.provider.is_none() || entry.object.provider() == self.provider)?;
         self.last = Some(next.object.identity().key);
-        Some(Ok(T::message(next)))
+        Some(T::message(next))
     }
 }
 
-/// Returns a list as a response: a stream of messages, each with several items. `list` makes a
-/// message of its items.
-pub(super) fn response<T: Send + 'static, L: Send + 'static>(
-    items: impl Iterator<Item = Result<T, Status>> + Send + 'static,
+/// Returns a list as a response: a stream of messages, each with several objects. `list` makes a
+/// message of its objects.
+pub(super) fn response<T: Message + 'static, L: Send + 'static>(
+    objects: impl Iterator<Item = T> + Send + 'static,
     list: impl Fn(Vec<T>) -> L + Send + 'static,
 ) -> Response<ListStream<L>> {
-    let mut items = items;
+    let mut objects = objects;
     let messages = std::iter::from_fn(move || {
-        let part: Result<Vec<T>, Status> = items.by_ref().take(OBJECTS_PER_MESSAGE_MAX).collect();
-        match part {
-            Ok(part) if part.is_empty() => None,
-            part => Some(part.map(&list)),
+        let mut bytes = 0;
+        let mut part = Vec::new();
+        while bytes < BYTES_PER_MESSAGE_MAX && part.len() < OBJECTS_PER_MESSAGE_MAX {
+            let Some(object) = objects.next() else { break };
+            bytes += object.encoded_len();
+            part.push(object);
         }
+        (!part.is_empty()).then(|| Ok(list(part)))
     });
     Response::new(Box::pin(tokio_stream::iter(messages)))
 }

@@ -20,10 +20,10 @@ use crate::event::Event;
 const QUEUE_MAX: usize = 16;
 
 impl Api {
-    pub(super) async fn state(&self) -> Result<v1::State, Error> {
+    pub(super) async fn state(&self, uid: u32) -> Result<v1::State, Error> {
         let usage = self
             .committer
-            .run(|committer| committer.data_path().usage())
+            .run(uid, |committer| committer.data_path().usage())
             .await??;
         let mut state = v1::State::default();
         message::set_usage(&mut state, usage);
@@ -62,31 +62,24 @@ impl Api {
         Ok(state)
     }
 
-    pub(super) async fn flows(&self, closed: bool) -> Result<Vec<v1::Flow>, Error> {
-        let mut flows = self.committer.run(|committer| committer.flows()).await??;
-        flows.retain(|(flow, _)| closed || !flow.closed);
-        flows.sort_by_key(|(flow, _)| flow.id);
-        let flows = flows.into_iter();
-        Ok(flows
-            .map(|(flow, filter)| message::flow(flow, filter))
-            .collect())
-    }
-
     /// Returns the services in force, with their listeners.
-    pub(super) async fn service_statuses(&self) -> Result<Vec<ServiceStatus>, Error> {
+    pub(super) async fn service_statuses(&self, uid: u32) -> Result<Vec<ServiceStatus>, Error> {
         let task = self
             .committer
-            .run(|committer| committer.data_path().services());
+            .run(uid, |committer| committer.data_path().services());
         Ok(task.await??)
     }
 
     pub(super) async fn explanation(
         &self,
+        uid: u32,
         request: v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Error> {
         let request = ExplainRequest::try_from(request)?;
         self.committer
-            .run(move |committer| explanation::explanation(committer, &request))
+            .run(uid, move |committer| {
+                explanation::explanation(committer, &request)
+            })
             .await?
     }
 

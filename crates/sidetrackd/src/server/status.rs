@@ -9,14 +9,14 @@ impl From<Error> for Status {
         match &error {
             Error::Policy(refusal) => sidetrack_api::status(refusal),
             Error::Denied(denied) => Self::permission_denied(denied.to_string()),
-            Error::TooManySessions { .. } => Self::resource_exhausted(error.to_string()),
+            Error::QuotaExceeded(_) => Self::resource_exhausted(error.to_string()),
             Error::Stopping => Self::unavailable(error.to_string()),
             Error::Store(_)
             | Error::DataPath(_)
             | Error::Committer(_)
             | Error::UnknownGroup(_)
             | Error::Reflection(_)
-            | Error::Transport(_) => Self::internal(error.with_sources()),
+            | Error::Runtime(_) => Self::internal(error.with_sources()),
         }
     }
 }

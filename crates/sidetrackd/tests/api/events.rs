@@ -8,7 +8,7 @@ use tonic::Streaming;
 
 use super::client::{ClientCalls, assert_refused};
 use super::example::{filter, key, service};
-use super::fake_data_path::connection_event;
+use super::fake_data_path::{connection_event, flow};
 use super::harness::{Daemon, wait_until};
 
 /// Returns the next event of a stream.
@@ -239,6 +239,7 @@ async fn state_and_flows_are_reported() {
     let (mut client, session) = daemon.session_with(options).await;
     client.try_add_filter(&session, filter(1)).await.unwrap();
     client.begin(&session, false).await.unwrap();
+    daemon.data_path.recorded().flows = vec![flow(2, true), flow(1, false)];
     let state = daemon.state().await;
     assert_eq!((state.filters, state.sublayers), (1, 1));
     assert_eq!(state.generation, daemon.data_path.generation());

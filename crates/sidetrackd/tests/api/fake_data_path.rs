@@ -29,6 +29,10 @@ pub(super) struct Recorded {
     pub(super) refuse: Option<Code>,
     /// The result of the next call of `events`, set by a test.
     pub(super) events: NewEvents,
+    /// The flows, set by a test.
+    pub(super) flows: Vec<Flow>,
+    /// Number of calls of `flow`.
+    pub(super) flows_read: usize,
 }
 
 impl FakeDataPath {
@@ -116,8 +120,15 @@ impl DataPath for FakeDataPath {
         }])
     }
 
-    fn flows(&mut self) -> Result<Vec<Flow>, Error> {
-        Ok(vec![flow(2, true), flow(1, false)])
+    fn flow_ids(&mut self) -> Result<Vec<u64>, Error> {
+        Ok(self.recorded().flows.iter().map(|flow| flow.id).collect())
+    }
+
+    fn flow(&mut self, id: u64) -> Result<Option<Flow>, Error> {
+        let mut recorded = self.recorded();
+        recorded.flows_read += 1;
+        let flow = recorded.flows.iter().find(|flow| flow.id == id);
+        Ok(flow.cloned())
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -184,7 +195,8 @@ pub(super) fn connection_event(kind: EventKind, filter_id: u64, comm: &str) -> C
     }
 }
 
-fn flow(id: u64, closed: bool) -> Flow {
+/// Returns a flow of a program.
+pub(super) fn flow(id: u64, closed: bool) -> Flow {
     Flow {
         id,
         connected: SystemTime::now(),

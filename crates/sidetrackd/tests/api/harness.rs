@@ -146,6 +146,11 @@ impl Daemon {
         (client, session)
     }
 
+    /// Returns the number of tasks in the daemon's runtime.
+    pub(super) fn tasks(&self) -> usize {
+        self.runtime.as_ref().unwrap().metrics().num_alive_tasks()
+    }
+
     pub(super) async fn state(&self) -> v1::State {
         let mut client = self.client().await;
         client
@@ -153,6 +158,29 @@ impl Daemon {
             .await
             .unwrap()
             .into_inner()
+    }
+
+    /// Returns the command that runs the program `helper.rs` as a user and a group.
+    pub(super) fn client_as(&self, subcommand: &str, user: u32, group: u32) -> Command {
+        use std::os::unix::process::CommandExt;
+        // Other users may have no access to the folder of the program: so run a copy. A separate
+        // process makes it. If this process did, a child that another thread forks at that time
+        // would inherit the descriptor that is open for writing, and the copy could not be executed
+        // (ETXTBSY) until that child executes its own program.
+        let copy = self.socket.with_file_name("client");
+        if !copy.exists() {
+            let mut copying = Command::new("cp");
+            let copied = copying
+                .arg("--preserve=mode")
+                .arg(HELPER)
+                .arg(&copy)
+                .status();
+            assert!(copied.unwrap().success());
+        }
+        let mut command = Command::new(copy);
+        command.arg(subcommand).arg(&self.socket);
+        command.current_dir("/").uid(user).gid(group);
+        command
     }
 
     /// Runs the program `helper.rs` in a separate process, as a client of this daemon. Its standard
@@ -174,6 +202,19 @@ impl Drop for Daemon {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Returns the peak resident memory of this process, in bytes.
+pub(super) fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() << 10
+}
+
+/// Resets the peak of [`peak_memory`]: see proc(5), clear_refs.
+pub(super) fn reset_peak_memory() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
 }
 
 /// Returns a configuration in which dynamic sessions wait for this number of seconds.

@@ -8,6 +8,9 @@ mod client;
 mod commits;
 #[allow(dead_code, reason = "the tests use the rest")]
 mod example;
+mod hostile;
+#[allow(dead_code, reason = "the tests use the rest")]
+mod user;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -39,6 +42,12 @@ enum Job {
     ChangeAsVendor { socket: PathBuf },
     /// Make calls as a user without permissions.
     AskAsStranger { socket: PathBuf },
+    /// Make random calls for a number of seconds.
+    Attack {
+        socket: PathBuf,
+        seed: u64,
+        seconds: u64,
+    },
 }
 
 #[tokio::main]
@@ -51,6 +60,15 @@ async fn main() {
         Job::Flood { socket } => flood(&socket).await,
         Job::ChangeAsVendor { socket } => change_as_vendor(open(&socket).await).await,
         Job::AskAsStranger { socket } => ask_as_stranger(open(&socket).await).await,
+        Job::Attack {
+            socket,
+            seed,
+            seconds,
+        } => {
+            let time = Duration::from_secs(seconds);
+            let (answered, all) = hostile::attack(&socket, seed, time).await;
+            println!("{answered} of {all} calls were answered with OK");
+        }
     }
 }
 

@@ -6,11 +6,11 @@ use sidetrack_api::config::{Config, Limits};
 use sidetrack_api::v1;
 use sidetrack_policy::Code;
 use sidetrack_policy::set::{FILTERS_MAX, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX};
-use sidetrackd::server::{CALL_SIZE_MAX, CALLS_MAX};
+use sidetrackd::server::{CALLS_MAX, CHANGE_SIZE_MAX};
 
 use super::client::{ClientCalls, assert_refused};
 use super::example::{condition, filter, provider, service, sublayer};
-use super::harness::Daemon;
+use super::harness::{Daemon, peak_memory, reset_peak_memory};
 
 /// The most memory, in bytes, that a client which floods the daemon may cost it: the calls in
 /// progress, their decoding, and the buffers of the connections. The test measures the process in
@@ -146,7 +146,7 @@ async fn calls_have_a_size_limit_and_policies_a_larger_one() {
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     let large = v1::Filter {
-        description: "x".repeat(CALL_SIZE_MAX),
+        description: "x".repeat(CHANGE_SIZE_MAX),
         ..filter(1)
     };
     let status = client
@@ -170,22 +170,13 @@ async fn calls_have_a_size_limit_and_policies_a_larger_one() {
     assert!(client.filters(0).await.is_empty());
 }
 
-/// Returns the peak resident memory of this process, in bytes.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
-    kib.parse::<u64>().unwrap() << 10
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_is_refused_and_memory_is_bounded() {
     use std::io::{BufRead, BufReader};
     let daemon = Daemon::start().await;
     let (mut client, session) = daemon.session().await;
     client.begin(&session, false).await.unwrap();
-    // Resets the peak: see proc(5), clear_refs.
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    reset_peak_memory();
     let before = peak_memory();
     let mut child = daemon.spawn_client("flood");
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();

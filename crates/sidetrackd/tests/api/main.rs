@@ -4,6 +4,7 @@
 //! What runs in a separate process, as another user or until it is killed, is in the program
 //! `helper.rs`.
 
+mod admission;
 mod client;
 mod codes;
 mod commits;
@@ -17,4 +18,7 @@ mod power_cuts;
 mod restart;
 mod resumption;
 mod sessions;
+mod shares;
 mod transactions;
+#[allow(dead_code, reason = "the helper uses the rest")]
+mod user;

@@ -1,15 +1,12 @@
 //! Tests of adding, listing and applying objects, and of the permissions for it.
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-
 use sidetrack_api::config::{Access, Config};
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Identity, SUBLAYER_UNIVERSAL, Uuid};
 
 use super::client::{AS_EXPECTED, ClientCalls, assert_refused};
 use super::example::{filter, key, policy, provider, service, sublayer};
-use super::harness::{Daemon, HELPER};
+use super::harness::Daemon;
 
 /// Returns a filter without a key.
 fn named(name: &str) -> v1::Filter {
@@ -174,25 +171,7 @@ async fn a_policy_that_fails_changes_nothing_even_in_a_transaction() {
 
 /// Runs a client in a separate process as a user and a group, and checks that it succeeds.
 fn run_as(daemon: &Daemon, subcommand: &str, user: u32, group: u32) {
-    // Other users may have no access to the folder of the program: so run a copy. A separate
-    // process makes it. If this process did, a child that another thread forks at that time would
-    // inherit the descriptor that is open for writing, and the copy could not be executed
-    // (ETXTBSY) until that child executes its own program.
-    let copy = daemon.socket.with_file_name("client");
-    let copied = Command::new("cp")
-        .arg("--preserve=mode")
-        .arg(HELPER)
-        .arg(&copy)
-        .status();
-    assert!(copied.unwrap().success());
-    let output = Command::new(copy)
-        .arg(subcommand)
-        .arg(&daemon.socket)
-        .current_dir("/")
-        .uid(user)
-        .gid(group)
-        .output()
-        .unwrap();
+    let output = daemon.client_as(subcommand, user, group).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && text.contains(AS_EXPECTED),
