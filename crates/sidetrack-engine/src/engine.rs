@@ -21,6 +21,7 @@ use std::time::Duration;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, RingBuffer};
 use sidetrack_abi::kernel::{self, Listen};
+use sidetrack_policy::compile::PolicySource;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::counter::Counters;
@@ -36,8 +37,8 @@ use program::ProgramSet;
 
 pub use classify::Classification;
 pub use flow::{FlowEntry, MapUsage};
-pub use pins::{pinned_programs, pins_at, remove_pins};
-pub use policy::Committed;
+pub use pins::{check_pins, pinned_programs, pins_at, remove_pins};
+pub use policy::{Committed, PolicyInForce};
 
 /// Settings that take effect when the engine is loaded.
 #[derive(Clone, Debug)]
@@ -93,6 +94,7 @@ pub struct Engine {
     services: BTreeMap<u32, ServiceSpec>,
     contexts: Contexts,
     generation: u32,
+    source: PolicySource,
     id: u64,
     pins: Option<Pins>,
     resumed: bool,
@@ -115,10 +117,13 @@ impl Engine {
             .open(storage)
             .map_err(Error::Kernel)?;
         let pins = config.pins.clone().map(Pins::at).transpose()?;
-        let found = pins.as_ref().map(Pins::identity).transpose()?.flatten();
+        let found = match &pins {
+            Some(pins) => pins.identity_of(scope)?,
+            None => None,
+        };
         let resumed = found.is_some();
         let identity = match found {
-            Some(identity) => identity.of_scope(scope)?,
+            Some(identity) => identity,
             None => EngineIdentity::new(scope, &config)?,
         };
         match (&pins, resumed) {
@@ -185,6 +190,7 @@ impl<'scope> OpenEngine<'scope> {
             services: BTreeMap::new(),
             contexts: Contexts::default(),
             generation: 0,
+            source: PolicySource::default(),
             id: self.identity.engine_id,
             pins: self.pins,
             resumed: self.resumed,

@@ -63,7 +63,7 @@ pub const OBJECT: &str = concat!(env!("OUT_DIR"), "/sidetrack.bpf.o");
 pub use cgroup::Cgroup;
 pub use engine::{
     Classification, Committed, Config, Engine, FlowEntry, LoadedEngine, MapUsage, OpenEngine,
-    pinned_programs, pins_at, remove_pins,
+    PolicyInForce, check_pins, pinned_programs, pins_at, remove_pins,
 };
 pub use error::Error;
 pub use path::Paths;
