@@ -47,3 +47,18 @@ fn unit_starts_classifies_restarts_and_stops_under_systemd() {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// The threshold of `systemd-analyze security` is ten times the exposure that it prints.
+#[test]
+fn unit_is_restricted() {
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=25"])
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../packaging/sidetrackd.service"
+        ))
+        .output()
+        .expect("systemd is installed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+}
