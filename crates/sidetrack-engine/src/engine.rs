@@ -10,7 +10,7 @@ mod policy;
 mod program;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,6 +21,7 @@ use std::time::Duration;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, RingBuffer};
 use sidetrack_abi::kernel::{self, Listen};
+use sidetrack_policy::Uuid;
 use sidetrack_policy::compile::PolicySource;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -92,6 +93,7 @@ pub struct Engine {
     network: Option<Network>,
     events: Rc<RefCell<Vec<Event>>>,
     services: BTreeMap<u32, ServiceSpec>,
+    retired: BTreeSet<u32>,
     contexts: Contexts,
     generation: u32,
     source: PolicySource,
@@ -188,6 +190,7 @@ impl<'scope> OpenEngine<'scope> {
             network: None,
             events,
             services: BTreeMap::new(),
+            retired: BTreeSet::new(),
             contexts: Contexts::default(),
             generation: 0,
             source: PolicySource::default(),
@@ -277,7 +280,22 @@ impl Engine {
             "remove a service",
         )?;
         self.services.remove(&number);
+        self.retired.remove(&number);
         self.collect_owners()
+    }
+
+    /// Says which services the policies of later commits do not use. Another service may have the key of a
+    /// retired one. The policy in force may still redirect to it, so it is removed after a commit.
+    pub fn retire_services(&mut self, numbers: BTreeSet<u32>) {
+        self.retired = numbers;
+    }
+
+    /// The retired services, with their keys.
+    pub fn retired_services(&self) -> Vec<(u32, Uuid)> {
+        let retired = self.retired.iter();
+        retired
+            .filter_map(|number| Some((*number, self.services.get(number)?.key)))
+            .collect()
     }
 
     /// Changes `on_absent` and `context` of a service, for filters that do not set them. The service's

@@ -24,4 +24,4 @@ mod sys;
 pub mod systemd;
 pub mod transaction;
 
-pub use error::Error;
+pub use error::{Error, Mismatch};

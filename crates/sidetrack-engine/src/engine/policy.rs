@@ -158,7 +158,9 @@ impl Engine {
         filters: impl IntoIterator<Item = &'a Filter>,
         sublayers: impl IntoIterator<Item = &'a Sublayer>,
     ) -> Result<(Image, ContextNumbers), Error> {
-        let services: Vec<_> = self.services.iter().map(to_policy_service).collect();
+        let services = self.services.iter();
+        let services = services.filter(|(number, _)| !self.retired.contains(number));
+        let services: Vec<_> = services.map(to_policy_service).collect();
         let services = services.iter().map(|(number, service)| (*number, service));
         // Collected, so that the borrows need not live as long as 'a.
         let filters: Vec<&Filter> = filters.into_iter().collect();
