@@ -23,7 +23,7 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// The state of [`Store::load`].
+/// The state of [`super::Store::load`].
 #[derive(Default)]
 pub(super) struct Loading {
     objects: Objects,
