@@ -210,7 +210,7 @@ fn a_second_process_cannot_open_the_store() {
 
 #[test]
 fn a_hundred_thousand_filters_are_written_and_loaded() {
-    let (_folder, mut store) = store();
+    let (folder, mut store) = store();
     let mut objects = Objects::default();
     for key in 1..=100_000 {
         add(
@@ -222,6 +222,10 @@ fn a_hundred_thousand_filters_are_written_and_loaded() {
     let began = Instant::now();
     store.write(&objects).unwrap();
     println!("written in {:?}", began.elapsed());
+    drop(store);
+    let began = Instant::now();
+    let mut store = Store::open(&folder.path().join("policy.redb")).unwrap();
+    println!("checked in {:?}", began.elapsed());
     let began = Instant::now();
     let loaded = store.load(BOOT, &|_| true).unwrap().objects;
     println!("loaded in {:?}", began.elapsed());
