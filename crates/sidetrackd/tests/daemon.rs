@@ -140,6 +140,8 @@ fn an_invalid_configuration_is_refused_with_line_and_column() {
     assert!(text.contains("`socket`"), "{text}");
     let text = sandbox.check_error("log = \"sidetrackd=loud=\"\n");
     assert!(text.contains("`log`"), "{text}");
+    let text = sandbox.check_error("pins = \"/sys/fs/bpf/side.track\"\n");
+    assert!(text.contains("no dot"), "{text}");
 }
 
 #[test]

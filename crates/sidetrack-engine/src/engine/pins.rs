@@ -29,6 +29,8 @@ use crate::{Cgroup, Error, ServiceSpec, cgroup, network};
 const LAYOUT_VERSION: u32 = 4;
 /// The type of a bpf file system: BPF_FS_MAGIC in linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// Where a bpf file system is usually mounted.
+const BPF_FS: &str = "/sys/fs/bpf";
 
 /// A folder with pins.
 pub(super) struct Pins {
@@ -228,7 +230,9 @@ pub fn check_pins(folder: &Path) -> Result<(), Error> {
     let Some(parent) = folder.ancestors().find(|path| path.exists()) else {
         return Ok(());
     };
-    let is_bpf = rustix::fs::statfs(parent).is_ok_and(|kind| kind.f_type as u64 == BPF_FS_MAGIC);
+    // At its usual place, a bpf file system may be mounted later.
+    let is_bpf = parent.starts_with(BPF_FS)
+        || rustix::fs::statfs(parent).is_ok_and(|kind| kind.f_type as u64 == BPF_FS_MAGIC);
     let has_dot = |name: &OsStr| name.as_encoded_bytes().contains(&b'.');
     let missing = folder.strip_prefix(parent).unwrap_or(folder);
     match missing.iter().find(|name| is_bpf && has_dot(name)) {
