@@ -73,10 +73,12 @@
 
 struct sidetrack_policy {
 	__u32 generation;
-	__u32 layers;  /* bit n: layer n has filters */
-	__u32 filters; /* number of filters */
-	__u32 lines;   /* number of lines */
-	__u32 reserved[12];
+	__u32 layers;	/* bit n: layer n has filters */
+	__u32 filters;	/* number of filters */
+	__u32 lines;	/* number of lines */
+	__u8 store[16]; /* id of the daemon's store that the policy comes from; zeros if none */
+	__u64 commit;	/* number of the commit to that store */
+	__u32 reserved[6];
 };
 
 #define SIDETRACK_LAYER_LINE 1 /* line of the first layer */

@@ -46,7 +46,7 @@ impl Daemon {
         let text = format!("{config}store = {store:?}\n");
         std::fs::write(home.path().join("sidetrackd.toml"), text)
             .expect("the configuration is written");
-        let child = start(home.path(), bpffs.is_none());
+        let child = start(home.path(), detached(bpffs.as_ref()));
         let mut daemon = Self { child, home, bpffs };
         daemon.await_listening();
         daemon
@@ -57,16 +57,36 @@ impl Daemon {
     pub fn restart(&mut self) -> Duration {
         self.kill();
         let started = Instant::now();
-        self.child = start(self.home.path(), self.bpffs.is_none());
+        self.child = start(self.home.path(), detached(self.bpffs.as_ref()));
         self.await_listening();
         started.elapsed()
+    }
+
+    /// Kills the daemon, and starts another with options. Waits until that one listens. If it ends instead,
+    /// returns its exit code and all that the daemons of this test have logged.
+    pub fn restart_with(&mut self, options: &[&str]) -> Result<(), (Option<i32>, String)> {
+        self.kill();
+        self.child = start(self.home.path(), options);
+        let mut ended = None;
+        let socket = self.socket();
+        wait::until("the daemon listens or ends", || {
+            ended = self
+                .child
+                .try_wait()
+                .expect("the daemon is a child process");
+            ended.is_some() || UnixStream::connect(&socket).is_ok()
+        });
+        match ended {
+            None => Ok(()),
+            Some(status) => Err((status.code(), log(self.home.path()))),
+        }
     }
 
     /// Kills the daemon, starts another, and kills that one after this delay, however far its start has
     /// come.
     pub fn restart_and_kill(&mut self, delay: Duration) {
         self.kill();
-        self.child = start(self.home.path(), self.bpffs.is_none());
+        self.child = start(self.home.path(), detached(self.bpffs.as_ref()));
         // The delay is the input of the test, which kills the daemon at several moments of its
         // start. It does not wait for a condition, and the outcome must be the same at every
         // moment.
@@ -107,6 +127,19 @@ impl Daemon {
     /// The path of the daemon's socket.
     pub fn socket(&self) -> PathBuf {
         self.home.path().join("socket")
+    }
+
+    /// The path of the daemon's store.
+    pub fn store(&self) -> PathBuf {
+        self.home.path().join("policy.redb")
+    }
+
+    /// The folder of the data path's pins. Panics if the daemon is detached.
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs
+            .as_ref()
+            .expect("the daemon has a data path")
+            .pins()
     }
 
     /// Writes a file to the folder of the daemon's socket. Returns its path.
@@ -176,13 +209,21 @@ fn log(home: &Path) -> String {
     std::fs::read_to_string(home.join("log")).unwrap_or_default()
 }
 
-fn start(home: &Path, detached: bool) -> Child {
+/// The option of a daemon without a data path.
+fn detached(bpffs: Option<&Bpffs>) -> &'static [&'static str] {
+    match bpffs {
+        Some(_) => &[],
+        None => &["--detached"],
+    }
+}
+
+fn start(home: &Path, options: &[&str]) -> Child {
     let log = File::options()
         .create(true)
         .append(true)
         .open(home.join("log"));
     Command::new(cargo_bin("sidetrackd"))
-        .args(detached.then_some("--detached"))
+        .args(options)
         .arg("--config")
         .arg(home.join("sidetrackd.toml"))
         .stderr(log.expect("the log file opens"))

@@ -122,7 +122,53 @@ fn pins_of_another_scope_are_refused() {
     let mut host = Host::with_config("pins_scope", config(&bpffs));
     drop(host.engine.take());
     let other = Engine::open(&host.program_cgroup, config(&bpffs));
-    assert!(matches!(other.err(), Some(Error::Pins { .. })));
+    let refused = other.err().expect("the scope is refused");
+    assert!(matches!(&refused, Error::Pins { path, .. } if *path == bpffs.pins()));
+    let scope = host.program_cgroup.path().display().to_string();
+    assert!(refused.to_string().contains(&scope), "{refused}");
+    remove_pins(&bpffs.pins()).expect("the pins are removed");
+}
+
+#[test]
+fn dot_in_the_name_of_a_folder_for_pins_is_explained() {
+    let bpffs = Bpffs::mount();
+    let host = Host::without_engine("pins_dot");
+    let pins = bpffs.path("a/b.c/pins");
+    let config = Config {
+        pins: Some(pins.clone()),
+        ..Config::default()
+    };
+    let refused = Engine::open(host.root(), config)
+        .err()
+        .expect("the folder is refused");
+    assert!(matches!(&refused, Error::Pins { path, .. } if *path == pins));
+    assert!(refused.to_string().contains("no dot"), "{refused}");
+    assert!(!bpffs.path("a").exists(), "nothing was made");
+}
+
+/// The folder may be shared: what an engine has not pinned stays.
+#[test]
+fn other_files_in_the_folder_of_the_pins_are_kept() {
+    let bpffs = Bpffs::mount();
+    let host = Host::without_engine("pins_shared");
+    let mut other = MapHandle::create(
+        MapType::Array,
+        Some("other"),
+        4,
+        8,
+        1,
+        &libbpf_rs::libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
+            ..Default::default()
+        },
+    )
+    .expect("the map is made");
+    std::fs::create_dir(bpffs.pins()).expect("the folder is made");
+    let path = bpffs.pins().join("other");
+    other.pin(&path).expect("the map is pinned");
+    drop(Engine::open(host.root(), config(&bpffs)).expect("the engine opens"));
+    assert!(path.exists());
+    other.unpin(&path).expect("the map is unpinned");
     remove_pins(&bpffs.pins()).expect("the pins are removed");
 }
 

@@ -71,3 +71,18 @@ fn assert_observed(test: &str, script: &str, units: &str, expected: &str) {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// The threshold of `systemd-analyze security` is ten times the exposure that it prints.
+#[test]
+fn unit_is_restricted() {
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=25"])
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../packaging/sidetrackd.service"
+        ))
+        .output()
+        .expect("systemd is installed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+}

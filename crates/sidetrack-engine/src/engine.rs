@@ -10,7 +10,7 @@ mod policy;
 mod program;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,7 +21,8 @@ use std::time::Duration;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, RingBuffer};
 use sidetrack_abi::kernel::{self, Listen};
-use sidetrack_policy::Listeners;
+use sidetrack_policy::compile::PolicySource;
+use sidetrack_policy::{Listeners, Uuid};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::counter::{Counter, Counters};
@@ -37,8 +38,8 @@ use program::{CgroupProgram, ProgramSet};
 
 pub use classify::Classification;
 pub use flow::{FlowEntry, MapUsage};
-pub use pins::{pinned_programs, pins_at, remove_pins};
-pub use policy::Committed;
+pub use pins::{check_pins, pinned_programs, pins_at, remove_pins};
+pub use policy::{Committed, PolicyInForce};
 
 /// Settings that take effect when the engine is loaded.
 #[derive(Clone, Debug)]
@@ -94,8 +95,10 @@ pub struct Engine {
     /// The counter of lost events, as [`Engine::events_lost`] last read it.
     lost_before: Cell<u64>,
     services: BTreeMap<u32, ServiceSpec>,
+    retired: BTreeSet<u32>,
     contexts: Contexts,
     generation: u32,
+    source: PolicySource,
     id: u64,
     pins: Option<Pins>,
     resumed: bool,
@@ -118,10 +121,13 @@ impl Engine {
             .open(storage)
             .map_err(Error::Kernel)?;
         let pins = config.pins.clone().map(Pins::at).transpose()?;
-        let found = pins.as_ref().map(Pins::identity).transpose()?.flatten();
+        let found = match &pins {
+            Some(pins) => pins.identity_of(scope)?,
+            None => None,
+        };
         let resumed = found.is_some();
         let identity = match found {
-            Some(identity) => identity.of_scope(scope)?,
+            Some(identity) => identity,
             None => EngineIdentity::new(scope, &config)?,
         };
         match (&pins, resumed) {
@@ -200,8 +206,10 @@ impl<'scope> OpenEngine<'scope> {
             events,
             lost_before: Cell::new(0),
             services: BTreeMap::new(),
+            retired: BTreeSet::new(),
             contexts: Contexts::default(),
             generation: 0,
+            source: PolicySource::default(),
             id: self.identity.engine_id,
             pins: self.pins,
             resumed: self.resumed,
@@ -289,7 +297,22 @@ impl Engine {
             "remove a service",
         )?;
         self.services.remove(&number);
+        self.retired.remove(&number);
         self.collect_owners()
+    }
+
+    /// Says which services the policies of later commits do not use. Another service may have the key of a
+    /// retired one. The policy in force may still redirect to it, so it is removed after a commit.
+    pub fn retire_services(&mut self, numbers: BTreeSet<u32>) {
+        self.retired = numbers;
+    }
+
+    /// The retired services, with their keys.
+    pub fn retired_services(&self) -> Vec<(u32, Uuid)> {
+        let retired = self.retired.iter();
+        retired
+            .filter_map(|number| Some((*number, self.services.get(number)?.key)))
+            .collect()
     }
 
     /// Changes `on_absent` and `context` of a service, for filters that do not set them. The service's

@@ -89,7 +89,7 @@ pub enum Error {
     /// The engine cannot resume from what is pinned, or cannot pin there.
     #[error("cannot use the pins at {}: {why}", .path.display())]
     Pins {
-        /// The folder of the pins, one pin, or the cgroup of the scope.
+        /// The folder of the pins, or one pin.
         path: PathBuf,
         /// The reason, and what to do.
         why: String,

@@ -64,8 +64,9 @@ pub fn kernel_version() -> (u32, u32) {
 
 /// The cookie of this process's network namespace; 0 if the kernel does not return it.
 pub fn netns_cookie() -> u64 {
+    // Sockets of all families return it. The daemon's unit allows those that it needs anyway.
     let socket = rustix::net::socket(
-        rustix::net::AddressFamily::INET,
+        rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::DGRAM,
         None,
     );

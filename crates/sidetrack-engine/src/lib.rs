@@ -65,7 +65,7 @@ pub use cgroup::Cgroup;
 pub use departure::{Departure, DepartureWatch};
 pub use engine::{
     Classification, Committed, Config, Engine, FlowEntry, LoadedEngine, MapUsage, OpenEngine,
-    pinned_programs, pins_at, remove_pins,
+    PolicyInForce, check_pins, pinned_programs, pins_at, remove_pins,
 };
 pub use error::Error;
 pub use path::Paths;

@@ -137,6 +137,8 @@ fn mirrors() -> Vec<Layout> {
                 layers,
                 filters,
                 lines,
+                store,
+                commit,
                 reserved
             }
         ),

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use sidetrack_abi::kernel;
 
-pub use image::Image;
+pub use image::{Image, PolicySource};
 
 use crate::field_values::Host;
 use crate::rank::RankedFilter;

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io;
-use sidetrack_policy::{self as policy, Objects};
+use sidetrack_policy::{self as policy, Filter, Objects};
 use tracing::{error, warn};
 
 use self::filter_names::FilterNames;
-pub use self::start::Start;
+pub use self::start::{OnMismatch, Start};
 use self::tasks::{TaskReceiver, TaskSender};
 use crate::Error;
-use crate::data_path::{DataPath, Flow, Generation, NewEvents};
+use crate::data_path::{DataPath, Flow, Generation, NewEvents, PinnedPolicy, PolicySource};
 use crate::event::{EventKind, EventLog, FilterName};
 use crate::store::Store;
 
@@ -38,6 +38,9 @@ pub struct InForce {
     /// What an operator should know, one sentence each: what was not loaded from the store or was
     /// corrected at the start, and whether the store could not be restored after a failed commit.
     pub notes: Vec<String>,
+    /// The kernel's policy, if it was adopted, and not replaced since: then the objects of the policy in
+    /// force are unknown, and `objects` has none.
+    pub adopted: Option<PinnedPolicy>,
 }
 
 /// A handle with which other threads reach the committer. The committer ends after the last clone
@@ -209,18 +212,24 @@ impl Committer {
         if before.is_same(&after) {
             return Ok(lock(&self.in_force).generation);
         }
-        if let Some(store) = &self.store {
-            store.write(before, &after)?;
-        }
-        let generation = match self.data_path.commit(&after.after_boot()) {
+        self.check_adopted(&after)?;
+        let source = match &mut self.store {
+            Some(store) => store.write(&after)?,
+            None => PolicySource::default(),
+        };
+        let generation = match self.data_path.commit(&after.after_boot(), source) {
             Ok(generation) => generation,
             Err(error) => {
-                self.restore_store(before, &after);
+                self.restore_store(before);
                 return Err(error.into());
             }
         };
         self.filter_names.clear();
         let mut in_force = lock(&self.in_force);
+        if let Some(replaced) = in_force.adopted.take() {
+            let note = start::note_adopted(replaced);
+            in_force.notes.retain(|other| *other != note);
+        }
         in_force.objects = after;
         in_force.generation = generation;
         in_force.since = SystemTime::now();
@@ -229,12 +238,29 @@ impl Committer {
         Ok(generation)
     }
 
+    /// Checks that these objects may replace an adopted policy. Its filters are not among them, so only a
+    /// whole policy of root's may: filters that `ApplyPolicy` has added, and no others.
+    ///
+    /// Errors: [`Error::Adopted`].
+    fn check_adopted(&self, after: &Objects) -> Result<(), Error> {
+        let Some(adopted) = lock(&self.in_force).adopted else {
+            return Ok(());
+        };
+        let mut filters = after.entries::<Filter>();
+        let is_whole = filters.len() > 0
+            && filters.all(|entry| entry.author.is_root() && entry.author.owner.is_some());
+        match is_whole {
+            true => Ok(()),
+            false => Err(Error::Adopted(adopted)),
+        }
+    }
+
     /// Puts the previous objects back into the store, after the kernel has refused the new ones.
-    fn restore_store(&self, before: &Objects, after: &Objects) {
-        let Some(store) = &self.store else {
+    fn restore_store(&mut self, before: &Objects) {
+        let Some(store) = &mut self.store else {
             return;
         };
-        if let Err(error) = store.write(after, before) {
+        if let Err(error) = store.write(before) {
             let text = format!(
                 "the kernel refused a policy, and the previous policy cannot be written back to the store: \
                  {}; the next start of sidetrackd puts the refused policy in force",

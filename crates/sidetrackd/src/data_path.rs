@@ -16,6 +16,8 @@ pub use self::kernel::Kernel;
 pub use self::report::{ConnectionEvent, Flow, NewEvents, ServiceStatus, Usage};
 pub use self::subject::{Connection, ResolvedConnection, Subject};
 
+pub use sidetrack_policy::compile::PolicySource;
+
 /// The kernel side. It stays in the committer's thread, so it need not be `Send`.
 ///
 /// The [`Objects`] that its methods take have no boot-time filters, except for
@@ -29,16 +31,19 @@ pub trait DataPath {
     /// Then boot-time filters are in force until the store is loaded.
     fn is_fresh(&self) -> bool;
 
+    /// Returns the policy that an earlier daemon has left in force; `None` if none is in force.
+    fn pinned(&mut self) -> Result<Option<PinnedPolicy>, Error>;
+
     /// Puts boot-time filters in force. All filters among the objects are boot-time filters.
     fn apply_boot_time(&mut self, objects: &Objects) -> Result<(), Error>;
 
     /// Makes the kernel's policy the same as the store's, if it differs. The committer calls it
-    /// once, at the start, with the objects that the store holds.
-    fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error>;
+    /// once, at the start, with the objects that the store holds, unless it adopts the pinned policy.
+    fn reconcile(&mut self, objects: &Objects, source: PolicySource) -> Result<Reconciled, Error>;
 
     /// Puts a policy in force for all connections that are made from now on. After an error, the
     /// previous policy is in force, unchanged.
-    fn commit(&mut self, objects: &Objects) -> Result<Generation, Error>;
+    fn commit(&mut self, objects: &Objects, source: PolicySource) -> Result<Generation, Error>;
 
     /// Makes the credentials with which a process may listen for a service that is in force. They
     /// are the value of the socket option LISTEN.
@@ -76,6 +81,17 @@ pub trait DataPath {
 
 /// The number that identifies a policy in force. It increases with each commit.
 pub type Generation = u64;
+
+/// A policy that an earlier daemon has left in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinnedPolicy {
+    /// Its generation.
+    pub generation: Generation,
+    /// Number of its filters, without disabled ones.
+    pub filters: u32,
+    /// The commit that it comes from. Earlier versions of the daemon did not set it.
+    pub source: PolicySource,
+}
 
 /// The result of [`DataPath::reconcile`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

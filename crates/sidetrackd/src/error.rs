@@ -2,10 +2,12 @@
 
 use std::error::Error as _;
 use std::io;
+use std::path::PathBuf;
 
 use sidetrack_policy as policy;
 
 use crate::access::{Denied, UnknownGroup};
+use crate::data_path::PinnedPolicy;
 use crate::quota::QuotaExceeded;
 use crate::{data_path, store};
 
@@ -27,6 +29,17 @@ pub enum Error {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] store::Error),
+    /// The policy that is pinned in the kernel is not the store's, and the daemon does not know which of
+    /// the two it should use.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// The policy in force was adopted from the kernel, so its objects are unknown. Nothing was changed.
+    #[error(
+        "the policy in force was adopted from the kernel, and its {} filters are not in the store; the call \
+         would drop them, or needs them: only `sidetrack apply` by root replaces them all",
+        .0.filters
+    )]
+    Adopted(PinnedPolicy),
     /// The data path failed, or the call needs the kernel side and the daemon runs detached.
     #[error("the data path failed")]
     DataPath(#[source] data_path::Error),
@@ -45,6 +58,40 @@ pub enum Error {
     /// The daemon is stopping.
     #[error("sidetrackd is stopping")]
     Stopping,
+}
+
+/// How the policy that is pinned in the kernel differs from the store's.
+#[derive(Debug, thiserror::Error)]
+pub enum Mismatch {
+    /// The store has no objects, and the pinned policy has filters: the store was lost.
+    #[error(
+        "the store {} is empty, but {} filters are in force in the kernel; restore the store, or start \
+         sidetrackd once with --adopt-kernel (they stay in force until `sidetrack apply` replaces them) or \
+         with --start-empty (they are removed)",
+        .store.display(), .pinned.filters
+    )]
+    Empty {
+        /// Path of the store's file.
+        store: PathBuf,
+        /// The pinned policy.
+        pinned: PinnedPolicy,
+    },
+    /// The store has objects, but the pinned policy comes from another store, or from a later commit.
+    #[error(
+        "the store {} is {}, and {} filters are in force in the kernel; restore the store, or start \
+         sidetrackd once with --start-stored (the stored policy replaces them)",
+        .store.display(),
+        if *.is_older { "older than the policy in force" } else { "not the one that the policy in force comes from" },
+        .pinned.filters
+    )]
+    Other {
+        /// Path of the store's file.
+        store: PathBuf,
+        /// The pinned policy.
+        pinned: PinnedPolicy,
+        /// Whether it is the same store, but an older copy of it.
+        is_older: bool,
+    },
 }
 
 impl Error {
@@ -80,7 +127,7 @@ mod tests {
         let error = Error::from(store::Store::open(path).unwrap_err());
         let text = error.with_sources();
         assert!(
-            text.starts_with("the store failed: cannot open /nowhere/policy.redb: "),
+            text.starts_with("the store failed: cannot create /nowhere/policy.redb: "),
             "{text}"
         );
         assert_eq!(text.matches("No such file").count(), 1, "{text}");

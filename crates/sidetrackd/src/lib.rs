@@ -28,4 +28,4 @@ mod sys;
 pub mod systemd;
 pub mod transaction;
 
-pub use error::Error;
+pub use error::{Error, Mismatch};

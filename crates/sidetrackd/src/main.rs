@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use sidetrack_abi::text::{Printable, PrintableLines};
 use sidetrack_api::config::Config;
-use sidetrackd::committer::Start;
+use sidetrackd::committer::{OnMismatch, Start};
 use sidetrackd::data_path::{self, DataPath, Detached, Kernel};
 use sidetrackd::event::EventLog;
 use sidetrackd::server::{self, Api};
@@ -48,9 +48,33 @@ struct Arguments {
     /// classified. This is for trying out policies and clients.
     #[arg(long)]
     detached: bool,
+    /// Start although the store is empty and the kernel has filters in force: leave them in force until
+    /// `sidetrack apply` by root replaces them all. Their objects are not known, so until then all other
+    /// changes are refused. Later starts need no option.
+    #[arg(long, group = "mismatch")]
+    adopt_kernel: bool,
+    /// Start although the store is empty and the kernel has filters in force: remove them, so that
+    /// connections are not classified until policy is added.
+    #[arg(long, group = "mismatch")]
+    start_empty: bool,
+    /// Start although the filters in force in the kernel come from another store, or from a later
+    /// commit to this one: replace them by the stored policy.
+    #[arg(long, group = "mismatch")]
+    start_stored: bool,
     /// Write the manual page of this program to a file, and exit.
     #[arg(long, value_name = "FILE", exclusive = true)]
     man: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn on_mismatch(&self) -> OnMismatch {
+        match (self.adopt_kernel, self.start_empty, self.start_stored) {
+            (true, ..) => OnMismatch::AdoptKernel,
+            (_, true, _) => OnMismatch::StartEmpty,
+            (.., true) => OnMismatch::StartStored,
+            _ => OnMismatch::Refuse,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -74,6 +98,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         None => Config::default(),
     };
     let filter = EnvFilter::try_new(&config.log).context("the setting `log` is not valid")?;
+    if !arguments.detached {
+        sidetrack_engine::check_pins(&config.pins)?;
+    }
     if arguments.check {
         return Ok(());
     }
@@ -88,7 +115,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let committer = runtime.block_on(serve(config, arguments.detached))?;
+    let committer = runtime.block_on(serve(config, arguments))?;
     info!("sidetrackd is stopping; the policy stays in force in the kernel");
     // The last call drops the last handle to the committer, which ends once it has done all its
     // tasks.
@@ -98,14 +125,16 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Serves the API until a signal arrives or the committer ends, and returns the committer's thread.
-async fn serve(config: Config, detached: bool) -> Result<JoinHandle<()>> {
+async fn serve(config: Config, arguments: &Arguments) -> Result<JoinHandle<()>> {
     let log = EventLog::default();
     let start = Start {
         store: Some(config.store.clone()),
         boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
         log: log.clone(),
         refresh: Duration::from_secs(config.refresh_seconds),
+        on_mismatch: arguments.on_mismatch(),
     };
+    let detached = arguments.detached;
     let (cgroup, pins) = (config.cgroup.clone(), config.pins.clone());
     let (committer, thread) = start
         .spawn(move || open_data_path(detached, &cgroup, &pins))

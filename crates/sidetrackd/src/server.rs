@@ -15,10 +15,9 @@ mod message;
 mod method;
 mod queries;
 mod runtime;
+mod socket;
 mod status;
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -35,6 +34,7 @@ pub use self::activity::{FIRST_CALL_MAX, IDLE_MAX, UNREAD_MAX};
 use self::admission::Admission;
 pub use self::body::ARRIVAL_MAX;
 use self::runtime::OtherUsersRuntime;
+pub use self::socket::listen;
 use crate::Error;
 use crate::access::{Access, Denied, Peer};
 use crate::committer::Handle;
@@ -125,27 +125,6 @@ impl Api {
             id => self.sessions.find(id, peer).map(Some),
         }
     }
-}
-
-/// Creates the API's Unix socket and its folder. Replaces a socket that has no listener any more.
-/// Every user may connect; each call checks the permissions of its caller.
-///
-/// Errors: the kernel's; [`io::ErrorKind::AddrInUse`] if another process listens at this path.
-pub fn listen(socket: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
-    if let Some(folder) = socket.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
-    Ok(listener)
 }
 
 fn peer<T>(request: &Request<T>) -> Result<Peer, Error> {

@@ -3,115 +3,135 @@
 //! A record has the object as a message of the API, and the object's author. Static and dynamic
 //! objects are stored too, but only until the host restarts: so a restarted daemon knows which
 //! objects are in force in the kernel.
+//!
+//! The store has an id, and counts its commits. The kernel keeps both with the policy, so the next
+//! daemon notices if the store that it finds is not the one that the policy in force comes from.
 
 mod error;
+mod file;
+mod loading;
 mod record;
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use redb::{
-    Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    WriteTransaction,
 };
-use sidetrack_abi::text::count;
-use sidetrack_policy::set::{ObjectEntry, ObjectKind};
+use sidetrack_policy::compile::PolicySource;
+use sidetrack_policy::set::ObjectEntry;
 use sidetrack_policy::{Filter, Lifetime, Objects, Provider, Service, Sublayer, Uuid};
 
 pub use self::error::{Error, RecordError};
+pub use self::loading::Loaded;
+use self::loading::Loading;
 use self::record::Stored;
 
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
+const STORE_ID: &str = "id";
+const COMMIT: &str = "commit";
 const BOOT_ID: &str = "boot";
 const LAST_ID: &str = "last filter number";
+const ADOPTED: &str = "adopted";
+
+/// The table of the store's properties, opened for reading.
+trait Meta: ReadableTable<&'static str, &'static [u8]> {}
+
+impl<T: ReadableTable<&'static str, &'static [u8]>> Meta for T {}
 
 /// The open file. Only one process at a time can open it.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
-}
-
-/// The contents of a store.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    /// The loaded objects.
-    pub objects: Objects,
-    /// What was not loaded, and why, one sentence each.
-    pub notes: Vec<String>,
+    path: PathBuf,
+    /// `None` after an error: it may have left the database unusable, so the next access opens the
+    /// file again.
+    database: Option<Database>,
+    /// The last commit that is known to be in the file.
+    source: PolicySource,
+    /// The objects of that commit that were loaded or written.
+    stored: Objects,
+    /// The objects of a later commit that failed. It may be in the file nevertheless.
+    attempted: Option<Objects>,
+    warnings: Vec<String>,
 }
 
 impl Store {
     /// Opens a file, or creates it. If the file was not closed, it is restored to its last commit.
+    /// Reads the whole file, and compares all of it with its checksums.
     ///
-    /// Errors: [`Error::Open`].
+    /// Errors: [`Error::Open`], [`Error::Create`], [`Error::Damaged`], [`Error::Database`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        match Database::create(path) {
-            Ok(database) => Ok(Self { database }),
-            Err(source) => Err(Error::Open {
-                path: path.to_owned(),
-                source,
-            }),
+        let mut warnings = Vec::new();
+        file::prepare(path, &mut warnings)?;
+        let mut store = Self {
+            path: path.to_owned(),
+            database: Some(file::open(path)?),
+            source: PolicySource::default(),
+            stored: Objects::default(),
+            attempted: None,
+            warnings,
+        };
+        store.source = read_source(&store.read()?)?;
+        if store.source.store.is_nil() {
+            // It was just created, or by a version whose stores have no id.
+            store.source.store = Uuid::new_v4();
+            let id = store.source.store;
+            store.transact(|transaction| {
+                let mut meta = transaction.open_table(META)?;
+                meta.insert(STORE_ID, id.as_bytes().as_slice())?;
+                Ok(())
+            })?;
         }
+        Ok(store)
+    }
+
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the store's id and the number of its last commit.
+    pub fn source(&self) -> PolicySource {
+        self.source
     }
 
     /// Loads all objects, with two exceptions: static and dynamic objects from another boot than
     /// `boot_id`, and persistent objects of a provider whose systemd unit is not enabled.
     ///
     /// Errors: [`Error::Database`], [`Error::Unreadable`].
-    pub fn load(&self, boot_id: &str, is_enabled: &dyn Fn(&str) -> bool) -> Result<Loaded, Error> {
-        let transaction = self.database.begin_read()?;
-        let mut loading = Loading::default();
-        match transaction.open_table(META) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(Loaded::default()),
-            Err(error) => return Err(error.into()),
-            Ok(meta) => {
-                let read = |key| meta.get(key);
-                loading.same_boot =
-                    read(BOOT_ID)?.is_some_and(|stored| stored.value() == boot_id.as_bytes());
-                let last = read(LAST_ID)?.and_then(|stored| stored.value().try_into().ok());
-                loading
-                    .objects
-                    .number_from(last.map_or(0, u64::from_le_bytes));
-            }
-        }
+    pub fn load(
+        &mut self,
+        boot_id: &str,
+        is_enabled: &dyn Fn(&str) -> bool,
+    ) -> Result<Loaded, Error> {
+        let transaction = self.read()?;
+        let meta = transaction.open_table(META)?;
+        let same_boot = is_same_boot(&meta, boot_id)?;
+        let mut loading = Loading::new(same_boot, read_number(&meta, LAST_ID)?);
         loading.read_table::<Provider>(&transaction, &|provider| {
             provider.service_name.as_deref().is_none_or(is_enabled)
         })?;
         loading.read_table::<Sublayer>(&transaction, &|_| true)?;
         loading.read_table::<Service>(&transaction, &|_| true)?;
         loading.read_table::<Filter>(&transaction, &|_| true)?;
-        let mut notes = Vec::new();
-        if loading.expired > 0 {
-            notes.push(format!(
-                "{} not loaded: not persistent, and the host has restarted",
-                count(loading.expired, "object")
-            ));
-        }
-        if !loading.skipped.is_empty() {
-            notes.push(format!(
-                "{} not loaded: the unit of the provider is not enabled",
-                count(loading.skipped.len(), "persistent object")
-            ));
-        }
-        Ok(Loaded {
-            objects: loading.objects,
-            notes,
-        })
+        let mut loaded = loading.finish();
+        loaded.warnings.clone_from(&self.warnings);
+        self.stored = loaded.objects.clone();
+        Ok(loaded)
     }
 
     /// Stores the boot id. If it has changed, deletes the static and dynamic objects of the
     /// previous boot.
     ///
     /// Errors: [`Error::Database`].
-    pub fn begin_boot(&self, boot_id: &str) -> Result<(), Error> {
+    pub fn begin_boot(&mut self, boot_id: &str) -> Result<(), Error> {
+        if is_same_boot(&self.read()?.open_table(META)?, boot_id)? {
+            return Ok(());
+        }
         self.transact(|transaction| {
-            let before = {
-                let mut meta = transaction.open_table(META)?;
-                let before = meta.insert(BOOT_ID, boot_id.as_bytes())?;
-                before.map(|stored| stored.value().to_vec())
-            };
-            if before.as_deref() == Some(boot_id.as_bytes()) {
-                return Ok(());
-            }
+            transaction
+                .open_table(META)?
+                .insert(BOOT_ID, boot_id.as_bytes())?;
             delete_expired::<Filter>(transaction)?;
             delete_expired::<Service>(transaction)?;
             delete_expired::<Sublayer>(transaction)?;
@@ -119,89 +139,144 @@ impl Store {
         })
     }
 
-    /// Changes the file from one set of objects to another, in one transaction. After a crash at
-    /// any moment, the file has exactly one of the two sets.
+    /// Changes the file from the objects that were loaded, or last written, to other ones, in one
+    /// transaction. After a crash at any moment, the file has exactly one of the two sets. Returns
+    /// the commit.
     ///
-    /// Errors: [`Error::Database`]; then the file has the set `before`.
-    pub fn write(&self, before: &Objects, after: &Objects) -> Result<(), Error> {
-        self.transact(|transaction| {
-            write_table::<Provider>(transaction, before, after)?;
-            write_table::<Sublayer>(transaction, before, after)?;
-            write_table::<Service>(transaction, before, after)?;
-            write_table::<Filter>(transaction, before, after)?;
+    /// Errors: [`Error::Database`]. Then the previous objects count as stored, and the next call
+    /// opens the file again: a full disk may have room by then.
+    pub fn write(&mut self, after: &Objects) -> Result<PolicySource, Error> {
+        self.reopen()?;
+        let before = self.stored.clone();
+        let commit = self.source.commit + 1;
+        let written = self.transact(|transaction| {
+            write_table::<Provider>(transaction, &before, after)?;
+            write_table::<Sublayer>(transaction, &before, after)?;
+            write_table::<Service>(transaction, &before, after)?;
+            write_table::<Filter>(transaction, &before, after)?;
             let mut meta = transaction.open_table(META)?;
-            let last = after.last_id().to_le_bytes();
-            meta.insert(LAST_ID, last.as_slice())?;
+            meta.insert(LAST_ID, after.last_id().to_le_bytes().as_slice())?;
+            meta.insert(COMMIT, commit.to_le_bytes().as_slice())?;
+            Ok(())
+        });
+        if let Err(error) = written {
+            self.attempted = Some(after.clone());
+            return Err(error);
+        }
+        self.source.commit = commit;
+        self.stored = after.clone();
+        Ok(self.source)
+    }
+
+    /// Returns whether a policy was adopted: see [`Self::adopt`].
+    ///
+    /// Errors: [`Error::Database`].
+    pub fn has_adopted(&mut self, generation: u64, source: PolicySource) -> Result<bool, Error> {
+        let meta = self.read()?.open_table(META)?;
+        let stored = meta.get(ADOPTED)?;
+        Ok(stored.is_some_and(|stored| stored.value() == adoption(generation, source)))
+    }
+
+    /// Remembers that a policy in the kernel, which comes from another source, stays in force
+    /// although its objects are not stored.
+    ///
+    /// Errors: [`Error::Database`].
+    pub fn adopt(&mut self, generation: u64, source: PolicySource) -> Result<(), Error> {
+        self.transact(|transaction| {
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(ADOPTED, adoption(generation, source).as_slice())?;
             Ok(())
         })
     }
 
+    /// Opens the file again after an error, and finds out whether the commit that failed is in it.
+    fn reopen(&mut self) -> Result<(), Error> {
+        if self.database.is_some() {
+            return Ok(());
+        }
+        self.database = Some(file::open(&self.path)?);
+        let found = read_source(&self.read()?)?;
+        let attempted = self.attempted.take();
+        if found == self.source {
+            return Ok(());
+        }
+        let next = PolicySource {
+            commit: self.source.commit + 1,
+            ..self.source
+        };
+        match attempted {
+            Some(attempted) if found == next => {
+                self.stored = attempted;
+                self.source = found;
+                Ok(())
+            }
+            _ => Err(Error::Replaced {
+                path: self.path.clone(),
+            }),
+        }
+    }
+
+    fn read(&mut self) -> Result<ReadTransaction, Error> {
+        let database = self.database.as_ref().ok_or_else(Error::closed)?;
+        Ok(database.begin_read()?)
+    }
+
     fn transact(
-        &self,
+        &mut self,
         change: impl FnOnce(&WriteTransaction) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let transaction = self.database.begin_write()?;
-        change(&transaction)?;
-        Ok(transaction.commit()?)
+        let database = self.database.as_ref().ok_or_else(Error::closed)?;
+        let result = database
+            .begin_write()
+            .map_err(Error::from)
+            .and_then(|mut transaction| {
+                // In two phases, a commit that can be read is whole. If its checksums do not fit,
+                // the file is damaged, and redb does not go back to the commit before it.
+                transaction.set_two_phase_commit(true);
+                change(&transaction)?;
+                Ok(transaction.commit()?)
+            });
+        if result.is_err() {
+            self.database = None;
+        }
+        result
     }
 }
 
-/// The state of [`Store::load`].
-#[derive(Default)]
-struct Loading {
-    objects: Objects,
-    /// Whether the store was written in this boot.
-    same_boot: bool,
-    /// Objects that are not loaded because of their provider's unit, or because they refer to such
-    /// an object.
-    skipped: BTreeSet<(ObjectKind, Uuid)>,
-    /// Number of static and dynamic objects from another boot. Persistent objects cannot refer to
-    /// them.
-    expired: usize,
+/// Reads the id of a store and the number of its last commit. A store that was never written has
+/// neither.
+fn read_source(transaction: &ReadTransaction) -> Result<PolicySource, Error> {
+    let meta = match transaction.open_table(META) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(PolicySource::default()),
+        meta => meta?,
+    };
+    let id = meta.get(STORE_ID)?;
+    let id = id.and_then(|stored| Uuid::from_slice(stored.value()).ok());
+    Ok(PolicySource {
+        store: id.unwrap_or_default(),
+        commit: read_number(&meta, COMMIT)?,
+    })
 }
 
-impl Loading {
-    fn read_table<T: Stored>(
-        &mut self,
-        transaction: &redb::ReadTransaction,
-        wanted: &dyn Fn(&T) -> bool,
-    ) -> Result<(), Error> {
-        let table = match transaction.open_table(T::TABLE) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-            other => other?,
-        };
-        for item in table.iter()? {
-            let (key, value) = item?;
-            let key = Uuid::from_u128(key.value());
-            let entry: ObjectEntry<T> =
-                record::decode(value.value()).map_err(|source| unreadable(T::KIND, key, source))?;
-            self.add_entry(key, entry, wanted)?;
-        }
-        Ok(())
-    }
+/// Returns whether the store was written in this boot.
+fn is_same_boot(meta: &impl Meta, boot_id: &str) -> Result<bool, Error> {
+    let stored = meta.get(BOOT_ID)?;
+    Ok(stored.is_some_and(|stored| stored.value() == boot_id.as_bytes()))
+}
 
-    fn add_entry<T: Stored>(
-        &mut self,
-        key: Uuid,
-        entry: ObjectEntry<T>,
-        wanted: &dyn Fn(&T) -> bool,
-    ) -> Result<(), Error> {
-        let lifetime = entry.object.lifetime();
-        if ends_with_boot(lifetime) && !self.same_boot {
-            self.expired += 1;
-            return Ok(());
-        }
-        let mut references = entry.object.references().into_iter().flatten();
-        let refers_to_skipped = references.any(|reference| self.skipped.contains(&reference));
-        let unwanted = !ends_with_boot(lifetime) && !wanted(&entry.object);
-        if refers_to_skipped || unwanted {
-            self.skipped.insert((T::KIND, key));
-            return Ok(());
-        }
-        self.objects
-            .restore(entry)
-            .map_err(|refusal| unreadable(T::KIND, key, refusal.into()))
-    }
+/// Reads a number of the store's properties; 0 if it is missing.
+fn read_number(meta: &impl Meta, name: &str) -> Result<u64, Error> {
+    let number = meta.get(name)?;
+    let number = number.and_then(|stored| stored.value().try_into().ok());
+    Ok(number.map_or(0, u64::from_le_bytes))
+}
+
+/// Returns how the store records that a policy was adopted.
+fn adoption(generation: u64, source: PolicySource) -> Vec<u8> {
+    let mut bytes = source.store.into_bytes().to_vec();
+    bytes.extend(source.commit.to_le_bytes());
+    bytes.extend(generation.to_le_bytes());
+    bytes
 }
 
 /// Writes the differences between two sets. Entries that are the same are shared in memory, so
@@ -258,10 +333,6 @@ fn is_stored<T: Stored>(entry: &ObjectEntry<T>) -> bool {
 /// Returns whether objects of this lifetime end when the host restarts.
 fn ends_with_boot(lifetime: Lifetime) -> bool {
     matches!(lifetime, Lifetime::Static | Lifetime::Dynamic)
-}
-
-fn unreadable(kind: ObjectKind, key: Uuid, source: RecordError) -> Error {
-    Error::Unreadable { kind, key, source }
 }
 
 #[cfg(test)]

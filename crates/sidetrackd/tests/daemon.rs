@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit};
 use sidetrack_api::client::{self, Session};
 use sidetrack_api::v1;
 
@@ -57,6 +58,22 @@ impl Sandbox {
         child
     }
 
+    /// Starts a detached daemon for which a file that is too large is an error, as a full disk is, and not
+    /// the end of the process. Waits until it is ready.
+    fn start_with_file_limit(&self) -> Child {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+            .arg(env!("CARGO_BIN_EXE_sidetrackd"))
+            .arg("--config")
+            .arg(self.path("config.toml"))
+            .arg("--detached")
+            .env("NOTIFY_SOCKET", self.path("notify"));
+        let child = command.spawn().unwrap();
+        assert_eq!(self.notification(), "READY=1");
+        child
+    }
+
     /// Waits for the next message to the service manager.
     fn notification(&self) -> String {
         let mut buffer = [0; 256];
@@ -85,6 +102,10 @@ async fn filter_count(sandbox: &Sandbox) -> u32 {
 }
 
 async fn add_filter(sandbox: &Sandbox, flags: u32) {
+    try_add_filter(sandbox, flags).await.unwrap();
+}
+
+async fn try_add_filter(sandbox: &Sandbox, flags: u32) -> Result<(), tonic::Status> {
     let mut client = client::connect(Some(&sandbox.socket())).await.unwrap();
     let options = v1::SessionOptions::default();
     let session = Session::open(&mut client, options).await.unwrap();
@@ -92,12 +113,13 @@ async fn add_filter(sandbox: &Sandbox, flags: u32) {
         session_id: session.id(),
         filter: Some(filter(flags)),
     };
-    client.add_filter(request).await.unwrap();
+    client.add_filter(request).await.map(drop)
 }
 
 fn filter(flags: u32) -> v1::Filter {
     v1::Filter {
         name: "rule".into(),
+        description: "x".repeat(1024),
         flags,
         layer: v1::Layer::AuthConnectV4.into(),
         action: v1::Action::Block.into(),
@@ -118,6 +140,8 @@ fn an_invalid_configuration_is_refused_with_line_and_column() {
     assert!(text.contains("`socket`"), "{text}");
     let text = sandbox.check_error("log = \"sidetrackd=loud=\"\n");
     assert!(text.contains("`log`"), "{text}");
+    let text = sandbox.check_error("pins = \"/sys/fs/bpf/side.track\"\n");
+    assert!(text.contains("no dot"), "{text}");
 }
 
 #[test]
@@ -215,4 +239,85 @@ async fn a_second_daemon_fails_and_the_first_continues() {
     assert_eq!(filter_count(&sandbox).await, 0);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Sets the size that files of a process may have, in bytes. Writes beyond it fail, as on a full disk.
+fn limit_files(child: &Child, bytes: Option<u64>) {
+    let pid = rustix::process::Pid::from_child(child);
+    let limit = Rlimit {
+        current: bytes,
+        maximum: None,
+    };
+    rustix::process::prlimit(Some(pid), Resource::Fsize, limit).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_full_disk_changes_work_again() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox.start_with_file_limit();
+    let persistent = v1::Flag::Persistent as u32;
+    let mut added = 0;
+    let store = sandbox.path("policy.redb");
+    let size = std::fs::metadata(&store).unwrap().len();
+    // Without room for a larger file, some commits succeed; with the second limit, none does.
+    for limit in [size, 4096] {
+        limit_files(&child, Some(limit));
+        let refusal = loop {
+            match try_add_filter(&sandbox, persistent).await {
+                Ok(()) => added += 1,
+                Err(refusal) => break refusal,
+            }
+            assert!(added < 10_000, "the store has room for all of them");
+        };
+        assert_eq!(refusal.code(), tonic::Code::Internal, "{refusal}");
+        assert!(refusal.message().contains("store"), "{refusal}");
+        try_add_filter(&sandbox, persistent).await.unwrap_err();
+        assert_eq!(filter_count(&sandbox).await, added);
+        limit_files(&child, None);
+        add_filter(&sandbox, persistent).await;
+        added += 1;
+        assert_eq!(filter_count(&sandbox).await, added);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut child = sandbox.start();
+    assert_eq!(filter_count(&sandbox).await, added);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// The exit code is 2 and the reason is one sentence; there is no socket yet.
+#[test]
+fn a_refused_start_is_explained_and_makes_no_socket() {
+    let sandbox = Sandbox::new();
+    let (config, store) = (sandbox.path("config.toml"), sandbox.path("policy.redb"));
+    let refusal = |options: &[&str]| {
+        let output = sandbox.command(&config).args(options).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(!sandbox.socket().exists());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text
+    };
+    std::fs::write(&store, "not a database").unwrap();
+    let text = refusal(&["--detached"]);
+    assert!(text.contains("is damaged"), "{text}");
+    std::fs::remove_file(&store).unwrap();
+    let mut text = std::fs::read_to_string(&config).unwrap();
+    text += "cgroup = \"/nowhere\"\n";
+    std::fs::write(&config, text).unwrap();
+    refusal(&[]);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_socket_is_refused_and_kept() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.socket(), "contents").unwrap();
+    let mut command = sandbox.command(&sandbox.path("config.toml"));
+    let output = command.arg("--detached").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("a file and not a socket"), "{text}");
+    let kept = std::fs::read_to_string(sandbox.socket()).unwrap();
+    assert_eq!(kept, "contents");
 }

@@ -27,8 +27,12 @@ pub struct Policy {
     pub filters: u32,
     /// Number of lines.
     pub lines: u32,
+    /// Id of the daemon's store that the policy comes from; zeros if it comes from none.
+    pub store: [u8; 16],
+    /// Number of the commit to that store.
+    pub commit: u64,
     /// Zero.
-    pub reserved: [u32; 12],
+    pub reserved: [u32; 6],
 }
 
 /// Line of the first layer.

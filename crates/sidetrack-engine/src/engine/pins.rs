@@ -10,6 +10,7 @@
 //! own. So a later version takes over without a gap.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,8 @@ use crate::{Cgroup, Error, ServiceSpec, cgroup, network};
 const LAYOUT_VERSION: u32 = 5;
 /// The type of a bpf file system: BPF_FS_MAGIC in linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// Where a bpf file system is usually mounted.
+const BPF_FS: &str = "/sys/fs/bpf";
 
 /// A folder with pins.
 pub(super) struct Pins {
@@ -63,22 +66,12 @@ impl EngineIdentity {
             abi: kernel::ABI_VERSION,
         })
     }
-
-    /// Checks that the scope is the same.
-    pub(super) fn of_scope(self, scope: &Cgroup) -> Result<Self, Error> {
-        if self.scope_id == scope.id() {
-            return Ok(self);
-        }
-        Err(Error::Pins {
-            path: scope.path().to_owned(),
-            why: "another cgroup is the scope of what is pinned; configure that cgroup, or remove the pins with `sidetrack uninstall`".to_owned(),
-        })
-    }
 }
 
 impl Pins {
     /// Opens a folder on a bpf file system, and makes it if it is missing.
     pub(super) fn at(folder: PathBuf) -> Result<Self, Error> {
+        check_pins(&folder)?;
         for part in ["", "maps", "links"] {
             let path = folder.join(part);
             fs::create_dir_all(&path).map_err(Error::system("make the folder of the pins"))?;
@@ -96,8 +89,24 @@ impl Pins {
         Ok(Self { folder })
     }
 
-    /// The engine that left pins here; `None` if there are none, or if it ended before all were made.
-    pub(super) fn identity(&self) -> Result<Option<EngineIdentity>, Error> {
+    /// The engine of this scope that left pins here; `None` if there are none, or if it ended before all
+    /// were made.
+    pub(super) fn identity_of(&self, scope: &Cgroup) -> Result<Option<EngineIdentity>, Error> {
+        let found = self.identity()?;
+        match &found {
+            Some(identity) if identity.scope_id != scope.id() => Err(Error::Pins {
+                path: self.folder.clone(),
+                why: format!(
+                    "the scope of what is pinned there is another cgroup than {}; configure that cgroup, or \
+                     remove the pins with `sidetrack uninstall`",
+                    scope.path().display()
+                ),
+            }),
+            _ => Ok(found),
+        }
+    }
+
+    fn identity(&self) -> Result<Option<EngineIdentity>, Error> {
         let path = self.folder.join("identity");
         if !path.exists() {
             remove_files(&self.folder)?; // left by an engine that ended while it made pins
@@ -213,6 +222,31 @@ pub fn pins_at(folder: &Path) -> bool {
     folder.join("identity").exists()
 }
 
+/// Checks that a folder for pins can be made: a bpf file system refuses names with a dot. Folders that
+/// exist are not checked, since one above the mount point may have any name.
+///
+/// Errors: [`Error::Pins`].
+pub fn check_pins(folder: &Path) -> Result<(), Error> {
+    let Some(parent) = folder.ancestors().find(|path| path.exists()) else {
+        return Ok(());
+    };
+    // At its usual place, a bpf file system may be mounted later.
+    let is_bpf = parent.starts_with(BPF_FS)
+        || rustix::fs::statfs(parent).is_ok_and(|kind| kind.f_type as u64 == BPF_FS_MAGIC);
+    let has_dot = |name: &OsStr| name.as_encoded_bytes().contains(&b'.');
+    let missing = folder.strip_prefix(parent).unwrap_or(folder);
+    match missing.iter().find(|name| is_bpf && has_dot(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::Pins {
+            path: folder.to_owned(),
+            why: format!(
+                "a bpf file system allows no dot in a name, and {} has one; choose another path",
+                name.display()
+            ),
+        }),
+    }
+}
+
 /// The kernel's ids of the programs that a pinned data path has attached.
 ///
 /// Errors: [`Error::System`], [`Error::Bpf`].
@@ -263,8 +297,9 @@ fn detach_links(folder: &Path) {
     }
 }
 
+/// Removes the links, the maps and the identity. Other files in the folder are not ours.
 fn remove_files(folder: &Path) -> Result<(), Error> {
-    for part in ["links", "maps", ""] {
+    for part in ["links", "maps"] {
         let path = folder.join(part);
         let entries = match fs::read_dir(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -276,7 +311,12 @@ fn remove_files(folder: &Path) -> Result<(), Error> {
             }
         }
     }
-    Ok(())
+    match fs::remove_file(folder.join("identity")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::system("remove a pin")(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Engine {
@@ -288,7 +328,9 @@ impl Engine {
         self.collect_owners()?; // left by an engine that ended while it removed a service
         self.contexts
             .resume(&self.skeleton.maps.sidetrack_contexts)?;
-        self.generation = self.generation_in_force()?;
+        self.generation = self
+            .policy_in_force()?
+            .map_or(0, |policy| policy.generation);
         Ok(())
     }
 
@@ -354,18 +396,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Reads the generation of the policy in force; 0 if there is none.
-    fn generation_in_force(&self) -> Result<u32, Error> {
-        let Some(map) = self.policy_in_force()? else {
-            return Ok(0);
-        };
-        let head = map
-            .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
-            .map_err(Error::bpf("read the policy in force"))?;
-        let head = head.and_then(|head| kernel::Policy::read_from_bytes(&head).ok());
-        Ok(head.map_or(0, |head| head.generation))
     }
 }
 

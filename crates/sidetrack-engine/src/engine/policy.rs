@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use sidetrack_abi::kernel;
-use sidetrack_policy::compile::{Image, compile};
+use sidetrack_policy::compile::{Image, PolicySource, compile};
 use sidetrack_policy::rank::order;
-use sidetrack_policy::{Code, Filter, Identity, Lifetime, Sublayer};
+use sidetrack_policy::{Code, Filter, Identity, Lifetime, Sublayer, Uuid};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::context::ContextNumbers;
@@ -33,7 +33,24 @@ pub struct Committed {
     pub written_in: Duration,
 }
 
+/// The policy that the kernel has in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyInForce {
+    /// The generation of the policy.
+    pub generation: u32,
+    /// Number of filters, without disabled ones.
+    pub filters: u32,
+    /// The source that the engine which committed it had been given: see [`Engine::set_source`].
+    pub source: PolicySource,
+}
+
 impl Engine {
+    /// Sets the source of the policies that are committed from now on. The kernel keeps it with the
+    /// policy, and [`Engine::policy_in_force`] returns it, also to a later engine.
+    pub fn set_source(&mut self, source: PolicySource) {
+        self.source = source;
+    }
+
     /// Puts filters into force atomically: each connection is classified by the old policy or by the new one.
     ///
     /// Each filter must have passed [`Filter::check`], and its service must be one of the engine's, by key.
@@ -45,7 +62,8 @@ impl Engine {
     ) -> Result<Committed, Error> {
         let started = Instant::now();
         let generation = self.generation.wrapping_add(1).max(1);
-        let (image, contexts) = self.compile(generation, filters, sublayers)?;
+        let (mut image, contexts) = self.compile(generation, filters, sublayers)?;
+        image.set_source(self.source);
         let compiled_in = started.elapsed();
         self.install(&image)?;
         self.contexts.set_in_force(contexts);
@@ -59,7 +77,8 @@ impl Engine {
         })
     }
 
-    /// Whether the policy in force consists of these filters: compiles them and compares all lines.
+    /// Whether the policy in force consists of these filters, whatever its source: compiles them and
+    /// compares all lines.
     ///
     /// Errors: as [`Engine::commit`].
     pub fn agrees<'a>(
@@ -67,10 +86,11 @@ impl Engine {
         filters: impl IntoIterator<Item = &'a Filter>,
         sublayers: impl IntoIterator<Item = &'a Sublayer>,
     ) -> Result<bool, Error> {
-        let (image, contexts) = self.compile(self.generation, filters, sublayers)?;
-        let Some(map) = self.policy_in_force()? else {
+        let (mut image, contexts) = self.compile(self.generation, filters, sublayers)?;
+        let (Some(in_force), Some(map)) = (self.policy_in_force()?, self.policy_map()?) else {
             return Ok(false);
         };
+        image.set_source(in_force.source);
         if map.max_entries() as usize != image.lines().len() {
             return Ok(false);
         }
@@ -94,12 +114,33 @@ impl Engine {
     ///
     /// Errors: [`Error::Bpf`].
     pub fn policy_bytes(&self) -> Result<usize, Error> {
-        let map = self.policy_in_force()?;
+        let map = self.policy_map()?;
         Ok(map.map_or(0, |map| map.max_entries() as usize * kernel::LINE_SIZE))
     }
 
+    /// The policy in force; `None` if there is none.
+    ///
+    /// Errors: [`Error::Bpf`].
+    pub fn policy_in_force(&self) -> Result<Option<PolicyInForce>, Error> {
+        let Some(map) = self.policy_map()? else {
+            return Ok(None);
+        };
+        let head = map
+            .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
+            .map_err(Error::bpf("read the policy in force"))?;
+        let head = head.and_then(|head| kernel::Policy::read_from_bytes(&head).ok());
+        Ok(head.map(|head| PolicyInForce {
+            generation: head.generation,
+            filters: head.filters,
+            source: PolicySource {
+                store: Uuid::from_bytes(head.store),
+                commit: head.commit,
+            },
+        }))
+    }
+
     /// The map of the policy in force; `None` if there is none.
-    pub(super) fn policy_in_force(&self) -> Result<Option<MapHandle>, Error> {
+    fn policy_map(&self) -> Result<Option<MapHandle>, Error> {
         let id = self
             .skeleton
             .maps
@@ -117,7 +158,9 @@ impl Engine {
         filters: impl IntoIterator<Item = &'a Filter>,
         sublayers: impl IntoIterator<Item = &'a Sublayer>,
     ) -> Result<(Image, ContextNumbers), Error> {
-        let services: Vec<_> = self.services.iter().map(to_policy_service).collect();
+        let services = self.services.iter();
+        let services = services.filter(|(number, _)| !self.retired.contains(number));
+        let services: Vec<_> = services.map(to_policy_service).collect();
         let services = services.iter().map(|(number, service)| (*number, service));
         // Collected, so that the borrows need not live as long as 'a.
         let filters: Vec<&Filter> = filters.into_iter().collect();

@@ -4,6 +4,7 @@ use sidetrack_abi::kernel;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::Layer;
+use crate::object::Uuid;
 use crate::test::{Test, TestKind};
 
 /// One line, of [`kernel::LINE_SIZE`] bytes.
@@ -14,6 +15,15 @@ pub(crate) type Line = [u8; kernel::LINE_SIZE];
 pub struct Image {
     lines: Vec<Line>,
     head: kernel::Policy,
+}
+
+/// Where a policy comes from: a commit to a store of the daemon. The default stands for no store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicySource {
+    /// Id of the store.
+    pub store: Uuid,
+    /// Number of the commit; each commit to the store increments it.
+    pub commit: u64,
 }
 
 impl Image {
@@ -43,6 +53,14 @@ impl Image {
     /// Set of the layers with filters: bit n is set if layer n has any.
     pub fn layers(&self) -> u32 {
         self.head.layers
+    }
+
+    /// Sets the source of the policy, which is in the head and which the kernel does not use.
+    pub fn set_source(&mut self, source: PolicySource) {
+        self.head.store = source.store.into_bytes();
+        self.head.commit = source.commit;
+        let head = self.head.clone();
+        self.put(0, &head);
     }
 
     pub(crate) fn set_filter(&mut self, rank: usize, filter: &kernel::Filter) {

@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::{Committer, Handle, InForce, Wake, filter_names::FilterNames, tasks};
-use crate::data_path::{self, DataPath};
+use crate::data_path::{self, DataPath, PinnedPolicy, PolicySource};
 use crate::event::{EventKind, EventLog};
 use crate::store::{Loaded, Store};
-use crate::{Error, systemd};
+use crate::{Error, Mismatch, systemd};
 
 /// The parameters of a committer.
 pub struct Start {
@@ -25,13 +25,30 @@ pub struct Start {
     pub log: EventLog,
     /// Interval of checking the executables and cgroups that the policy names.
     pub refresh: Duration,
+    /// What to do if the pinned policy does not come from the store.
+    pub on_mismatch: OnMismatch,
+}
+
+/// What to do if the pinned policy has filters, and does not come from the store: because the store was
+/// lost, or replaced by another one or by an older copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMismatch {
+    /// Do not start.
+    #[default]
+    Refuse,
+    /// If the store is empty, leave the pinned policy in force.
+    AdoptKernel,
+    /// If the store is empty, put the empty policy in force.
+    StartEmpty,
+    /// If the store has objects, put them in force.
+    StartStored,
 }
 
 impl Start {
     /// Starts the committer's thread and opens the data path in it. Returns once store and kernel
     /// agree.
     ///
-    /// Errors: those of `open`, [`Error::Store`], [`Error::DataPath`]. After an error, what is
+    /// Errors: those of `open`, [`Error::Store`], [`Error::Mismatch`], [`Error::DataPath`]. After an error, what is
     /// pinned stays as it is.
     pub async fn spawn(
         self,
@@ -64,28 +81,47 @@ impl Start {
         self,
         open: impl FnOnce() -> Result<Box<dyn DataPath>, data_path::Error>,
     ) -> Result<Committer, Error> {
+        // The store comes first: if it is locked or damaged, the kernel side stays untouched.
+        let mut store = self.store.as_deref().map(Store::open).transpose()?;
         let mut data_path = open()?;
-        let store = self.store.as_deref().map(Store::open).transpose()?;
-        let loaded = match &store {
+        let pinned = data_path.pinned()?;
+        let loaded = match &mut store {
             Some(store) => load(store, &self.boot_id, &mut *data_path)?,
             None => Loaded::default(),
         };
-        let reconciled = data_path.reconcile(&loaded.objects.after_boot())?;
-        let mut notes = loaded.notes;
-        notes.iter().for_each(|note| info!("{note}"));
-        for note in reconciled.notes {
-            warn!("{note}");
-            self.log.push(EventKind::Mended, &note);
-            notes.push(note);
-        }
+        let adopted = match (&mut store, pinned) {
+            (Some(store), Some(pinned)) => {
+                adopt(store, loaded.is_empty, pinned, self.on_mismatch)?.then_some(pinned)
+            }
+            _ => None,
+        };
+        let mut warnings = loaded.warnings;
+        let generation = match adopted {
+            Some(pinned) => {
+                warnings.push(note_adopted(pinned));
+                pinned.generation
+            }
+            None => {
+                let source = store.as_ref().map(Store::source).unwrap_or_default();
+                let reconciled = data_path.reconcile(&loaded.objects.after_boot(), source)?;
+                let notes = reconciled.notes.iter();
+                notes.for_each(|note| self.log.push(EventKind::Mended, note));
+                warnings.extend(reconciled.notes);
+                reconciled.generation
+            }
+        };
+        loaded.notes.iter().for_each(|note| info!("{note}"));
+        warnings.iter().for_each(|note| warn!("{note}"));
+        let notes = [loaded.notes, warnings].concat();
         Ok(Committer {
             data_path,
             store,
             in_force: Arc::new(Mutex::new(InForce {
                 objects: loaded.objects,
-                generation: reconciled.generation,
+                generation,
                 since: SystemTime::now(),
                 notes,
+                adopted,
             })),
             log: self.log,
             filter_names: FilterNames::default(),
@@ -97,7 +133,7 @@ impl Start {
 
 /// Loads the store. If nothing was pinned, the store's boot-time filters are put in force first,
 /// until it is loaded.
-fn load(store: &Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Loaded, Error> {
+fn load(store: &mut Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Loaded, Error> {
     if data_path.is_fresh() {
         // Whether providers' units are enabled is checked later: that takes time, during which these
         // filters are in force.
@@ -106,4 +142,64 @@ fn load(store: &Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Lo
     }
     store.begin_boot(boot_id)?;
     Ok(store.load(boot_id, &systemd::is_enabled)?)
+}
+
+/// Returns whether the pinned policy stays in force, and not the store's, because it was adopted by
+/// this start or an earlier one.
+///
+/// Errors: [`Error::Mismatch`] if the pinned policy would be replaced by one that it does not come
+/// from, and this start's options do not allow that.
+fn adopt(
+    store: &mut Store,
+    is_empty: bool,
+    pinned: PinnedPolicy,
+    on_mismatch: OnMismatch,
+) -> Result<bool, Error> {
+    let PinnedPolicy {
+        generation, source, ..
+    } = pinned;
+    let stored = store.source();
+    // An earlier version of the daemon set no source.
+    let is_unknown = source == PolicySource::default();
+    let is_same = source.store == stored.store && source.commit <= stored.commit;
+    if pinned.filters == 0 || is_same || (is_unknown && !is_empty) {
+        return Ok(false);
+    }
+    if store.has_adopted(generation, source)? {
+        // If it has objects, a daemon ended before the policy that was to replace the adopted one was in
+        // force.
+        return Ok(is_empty);
+    }
+    match on_mismatch {
+        OnMismatch::AdoptKernel if is_empty => {
+            store.adopt(generation, source)?;
+            Ok(true)
+        }
+        OnMismatch::StartEmpty if is_empty => Ok(false),
+        OnMismatch::StartStored if !is_empty => Ok(false),
+        _ => Err(mismatch(store, is_empty, pinned).into()),
+    }
+}
+
+fn mismatch(store: &Store, is_empty: bool, pinned: PinnedPolicy) -> Mismatch {
+    let path = store.path().to_owned();
+    match is_empty {
+        true => Mismatch::Empty {
+            store: path,
+            pinned,
+        },
+        false => Mismatch::Other {
+            store: path,
+            pinned,
+            is_older: pinned.source.store == store.source().store,
+        },
+    }
+}
+
+pub(super) fn note_adopted(pinned: PinnedPolicy) -> String {
+    format!(
+        "the policy in force is the kernel's, generation {} with {} filters, and not the store's, which is \
+         empty; it stays in force until `sidetrack apply` by root replaces it as a whole",
+        pinned.generation, pinned.filters
+    )
 }

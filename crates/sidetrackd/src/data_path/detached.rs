@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use sidetrack_policy::{Code, Objects, Service, Uuid};
 
 use super::{
-    DataPath, Error, Flow, Generation, NewEvents, Reconciled, ResolvedConnection, ServiceStatus,
-    Subject, Usage,
+    DataPath, Error, Flow, Generation, NewEvents, PinnedPolicy, PolicySource, Reconciled,
+    ResolvedConnection, ServiceStatus, Subject, Usage,
 };
 
 /// The data path of `sidetrackd --detached`, for trying out policies and clients where connections
@@ -24,20 +24,24 @@ impl DataPath for Detached {
         self.generation == 0
     }
 
+    fn pinned(&mut self) -> Result<Option<PinnedPolicy>, Error> {
+        Ok(None)
+    }
+
     fn apply_boot_time(&mut self, _objects: &Objects) -> Result<(), Error> {
         Ok(())
     }
 
-    fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error> {
+    fn reconcile(&mut self, objects: &Objects, source: PolicySource) -> Result<Reconciled, Error> {
         Ok(Reconciled {
-            generation: self.commit(objects)?,
+            generation: self.commit(objects, source)?,
             notes: vec![
                 "sidetrackd runs detached: no connection is classified by this policy".into(),
             ],
         })
     }
 
-    fn commit(&mut self, objects: &Objects) -> Result<Generation, Error> {
+    fn commit(&mut self, objects: &Objects, _source: PolicySource) -> Result<Generation, Error> {
         self.generation += 1;
         self.services = objects.all::<Service>().len();
         Ok(self.generation)

@@ -14,8 +14,8 @@ use sidetrack_policy::field_values::{CgroupId, FileId, Host};
 use sidetrack_policy::{Code, Filter, Objects, Service, Sublayer, Uuid, Value};
 
 use super::{
-    DataPath, Error, Flow, Generation, NewEvents, Reconciled, ResolvedConnection, ServiceStatus,
-    Subject, Usage,
+    DataPath, Error, Flow, Generation, NewEvents, PinnedPolicy, PolicySource, Reconciled,
+    ResolvedConnection, ServiceStatus, Subject, Usage,
 };
 
 /// The engine, with what this daemon must remember of the policy in force.
@@ -73,57 +73,49 @@ impl Kernel {
     }
 
     fn put_in_force(&mut self, objects: &Objects) -> Result<Generation, Error> {
-        let created = self.create_services(objects)?;
-        let filters = objects.all::<Filter>();
-        let committed = match self.engine.commit(filters, objects.all::<Sublayer>()) {
+        let mut created = Vec::new();
+        let committed = self.create_services(objects, &mut created).and_then(|()| {
+            let filters = objects.all::<Filter>();
+            Ok(self.engine.commit(filters, objects.all::<Sublayer>())?)
+        });
+        let committed = match committed {
             Ok(committed) => committed,
             Err(error) => {
+                self.engine.retire_services(BTreeSet::new());
                 for number in created {
                     self.engine.remove_service(number)?;
                 }
-                return Err(error.into());
+                return Err(error);
             }
         };
-        self.remove_services(objects)?;
+        self.remove_retired_services()?;
         self.resolved = resolve_paths(objects)?;
         Ok(committed.generation.into())
     }
 
-    /// Creates the services that do not exist yet in the engine. Returns their numbers.
-    fn create_services(&mut self, objects: &Objects) -> Result<Vec<u32>, Error> {
-        let mut created = Vec::new();
+    /// Creates the services that do not exist yet in the engine, and adds their numbers to `created`. The
+    /// services that have no object any more are retired, and those that differ from their object in name or
+    /// records setting, whose listeners must register again.
+    fn create_services(&mut self, objects: &Objects, created: &mut Vec<u32>) -> Result<(), Error> {
+        let mut retired: BTreeSet<u32> = self.engine.services().map(|(number, _)| number).collect();
         for service in objects.all::<Service>() {
             let spec = ServiceSpec::of_object(service);
-            match self.number_of(service.identity.key) {
-                Some(number) if self.has_settings(number, &spec) => {
+            match self.number_with_settings(&spec) {
+                Some(number) => {
                     self.engine.amend_service(number, &spec);
+                    retired.remove(&number);
                 }
-                // After a change of its name or its records setting, its listeners must register
-                // again.
-                _ => created.push(self.engine.create_service(&spec)?.number),
+                None => created.push(self.engine.create_service(&spec)?.number),
             }
         }
-        Ok(created)
+        self.engine.retire_services(retired);
+        Ok(())
     }
 
-    /// Removes the engine's services that have no object any more, or that differ from their object in name
-    /// or records setting.
-    fn remove_services(&mut self, objects: &Objects) -> Result<(), Error> {
-        let wanted: HashMap<Uuid, ServiceSpec> = objects
-            .all::<Service>()
-            .map(|service| (service.identity.key, ServiceSpec::of_object(service)))
-            .collect();
-        let gone: Vec<(u32, Uuid)> = self
-            .engine
-            .services()
-            .filter(|(_, known)| {
-                wanted
-                    .get(&known.key)
-                    .is_none_or(|spec| (&spec.name, spec.records) != (&known.name, known.records))
-            })
-            .map(|(number, known)| (number, known.key))
-            .collect();
-        for (number, key) in gone {
+    /// Removes the services that the policy in force does not use any more.
+    fn remove_retired_services(&mut self) -> Result<(), Error> {
+        let retired = self.engine.retired_services();
+        for (number, key) in retired {
             self.engine.remove_service(number)?;
             self.service_cgroups.values_mut().for_each(|keys| {
                 keys.remove(&key);
@@ -158,14 +150,17 @@ impl Kernel {
         Ok(())
     }
 
-    /// Returns whether a service of the engine has the name and the records setting of `spec`.
-    fn has_settings(&self, number: u32, spec: &ServiceSpec) -> bool {
-        self.engine.services().any(|(known_number, known)| {
-            known_number == number && known.name == spec.name && known.records == spec.records
-        })
+    /// Returns the number of the service that has the key, the name and the records setting of `spec`.
+    fn number_with_settings(&self, spec: &ServiceSpec) -> Option<u32> {
+        let is_wanted = |known: &ServiceSpec| {
+            (known.key, &known.name, known.records) == (spec.key, &spec.name, spec.records)
+        };
+        let mut services = self.engine.services();
+        let found = services.find(|(_, known)| is_wanted(known));
+        found.map(|(number, _)| number)
     }
 
-    /// Returns the number of the service with this key; the lowest one, while two services have the key.
+    /// Returns the number of the service with this key.
     fn number_of(&self, key: Uuid) -> Option<u32> {
         let mut services = self.engine.services();
         services
@@ -179,17 +174,27 @@ impl DataPath for Kernel {
         !self.engine.resumed()
     }
 
+    fn pinned(&mut self) -> Result<Option<PinnedPolicy>, Error> {
+        let policy = self.engine.policy_in_force()?;
+        Ok(policy.map(|policy| PinnedPolicy {
+            generation: policy.generation.into(),
+            filters: policy.filters,
+            source: policy.source,
+        }))
+    }
+
     fn apply_boot_time(&mut self, objects: &Objects) -> Result<(), Error> {
         self.put_in_force(objects).map(|_| ())
     }
 
-    fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error> {
-        self.create_services(objects)?;
+    fn reconcile(&mut self, objects: &Objects, source: PolicySource) -> Result<Reconciled, Error> {
+        self.engine.set_source(source);
+        self.create_services(objects, &mut Vec::new())?;
         let generation = self.engine.generation();
         let filters = || objects.all::<Filter>();
         let agrees = generation > 0 && self.engine.agrees(filters(), objects.all::<Sublayer>())?;
         if agrees {
-            self.remove_services(objects)?;
+            self.remove_retired_services()?;
             self.resolved = resolve_paths(objects)?;
             return Ok(Reconciled {
                 generation: generation.into(),
@@ -206,7 +211,8 @@ impl DataPath for Kernel {
         })
     }
 
-    fn commit(&mut self, objects: &Objects) -> Result<Generation, Error> {
+    fn commit(&mut self, objects: &Objects, source: PolicySource) -> Result<Generation, Error> {
+        self.engine.set_source(source);
         self.put_in_force(objects)
     }
 

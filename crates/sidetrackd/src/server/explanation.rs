@@ -86,12 +86,16 @@ fn layer(number: i32) -> Result<Option<Layer>, Refusal> {
     }
 }
 
-/// Answers a request. Errors: FWP_E_NOT_FOUND for what does not exist; [`Error::DataPath`].
+/// Answers a request. Errors: FWP_E_NOT_FOUND for what does not exist; [`Error::Adopted`],
+/// [`Error::DataPath`].
 pub(super) fn explanation(
     committer: &mut Committer,
     request: &ExplainRequest,
 ) -> Result<v1::ExplainResponse, Error> {
     let in_force = committer.in_force();
+    if let Some(adopted) = in_force.adopted {
+        return Err(Error::Adopted(adopted));
+    }
     let objects = in_force.objects.after_boot();
     let data_path = committer.data_path();
     let connection = data_path.resolve(&request.subject)?;

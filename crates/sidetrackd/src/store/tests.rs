@@ -5,11 +5,13 @@ use sidetrack_policy::{Action, Identity, LayerKind};
 
 use super::*;
 
+mod file;
+
 const BOOT: &str = "a boot";
 
 fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("policy.redb")).unwrap();
+    let mut store = Store::open(&folder.path().join("policy.redb")).unwrap();
     store.begin_boot(BOOT).unwrap();
     (folder, store)
 }
@@ -52,7 +54,7 @@ fn keys(objects: &Objects) -> Vec<u128> {
 
 #[test]
 fn objects_are_loaded_with_their_authors() {
-    let (_folder, store) = store();
+    let (_folder, mut store) = store();
     let mut objects = Objects::default();
     let applied = Author {
         uid: 1000,
@@ -80,7 +82,7 @@ fn objects_are_loaded_with_their_authors() {
         ..Author::default()
     };
     add(&mut objects, filter(4, Lifetime::Static), &dynamic);
-    store.write(&Objects::default(), &objects).unwrap();
+    store.write(&objects).unwrap();
     let loaded = store.load(BOOT, &|_| true).unwrap().objects;
     assert_eq!(keys(&loaded), [1, 2, 3, 4]);
     for key in [1, 4].map(Uuid::from_u128) {
@@ -98,11 +100,11 @@ fn objects_are_loaded_with_their_authors() {
 
 #[test]
 fn differences_are_written_in_both_directions() {
-    let (_folder, store) = store();
+    let (_folder, mut store) = store();
     let author = Author::default();
     let mut first = Objects::default();
     (1..=5).for_each(|key| add(&mut first, filter(key, Lifetime::Persistent), &author));
-    store.write(&Objects::default(), &first).unwrap();
+    store.write(&first).unwrap();
     let mut second = first.clone();
     second
         .delete::<Filter>(Uuid::from_u128(2), &author)
@@ -112,19 +114,25 @@ fn differences_are_written_in_both_directions() {
         .unwrap();
     add(&mut second, filter(6, Lifetime::Persistent), &author);
     add(&mut second, filter(2, Lifetime::Persistent), &author);
-    let load = || store.load(BOOT, &|_| true).unwrap().objects;
-    store.write(&first, &second).unwrap();
-    assert_eq!(keys(&load()), [1, 2, 3, 4, 6]);
+    let load = |store: &mut Store| store.load(BOOT, &|_| true).unwrap().objects;
+    store.write(&second).unwrap();
+    assert_eq!(keys(&load(&mut store)), [1, 2, 3, 4, 6]);
     let key = Uuid::from_u128(2);
-    assert_eq!(load().get::<Filter>(key), second.get::<Filter>(key));
-    store.write(&second, &first).unwrap();
-    assert_eq!(keys(&load()), [1, 2, 3, 4, 5]);
-    assert_eq!(load().get::<Filter>(key), first.get::<Filter>(key));
+    assert_eq!(
+        load(&mut store).get::<Filter>(key),
+        second.get::<Filter>(key)
+    );
+    store.write(&first).unwrap();
+    assert_eq!(keys(&load(&mut store)), [1, 2, 3, 4, 5]);
+    assert_eq!(
+        load(&mut store).get::<Filter>(key),
+        first.get::<Filter>(key)
+    );
 }
 
 #[test]
 fn static_objects_end_when_the_host_restarts() {
-    let (_folder, store) = store();
+    let (_folder, mut store) = store();
     let mut objects = Objects::default();
     add(
         &mut objects,
@@ -136,7 +144,7 @@ fn static_objects_end_when_the_host_restarts() {
         filter(2, Lifetime::Persistent),
         &Author::default(),
     );
-    store.write(&Objects::default(), &objects).unwrap();
+    store.write(&objects).unwrap();
     let later = store.load("another boot", &|_| true).unwrap();
     assert_eq!(keys(&later.objects), [2]);
     assert_eq!(later.notes.len(), 1, "{:?}", later.notes);
@@ -151,7 +159,7 @@ fn static_objects_end_when_the_host_restarts() {
 
 #[test]
 fn persistent_objects_of_a_disabled_unit_are_stored_but_not_loaded() {
-    let (_folder, store) = store();
+    let (_folder, mut store) = store();
     let author = Author::default();
     let mut objects = Objects::default();
     add(&mut objects, provider(1, Some("on.service")), &author);
@@ -164,7 +172,7 @@ fn persistent_objects_of_a_disabled_unit_are_stored_but_not_loaded() {
         };
         add(&mut objects, theirs, &author);
     }
-    store.write(&Objects::default(), &objects).unwrap();
+    store.write(&objects).unwrap();
     let loaded = store.load(BOOT, &|unit| unit == "on.service").unwrap();
     assert_eq!(keys(&loaded.objects), [1]);
     assert!(
@@ -174,20 +182,21 @@ fn persistent_objects_of_a_disabled_unit_are_stored_but_not_loaded() {
     );
     let mut more = loaded.objects.clone();
     add(&mut more, filter(3, Lifetime::Persistent), &author);
-    store.write(&loaded.objects, &more).unwrap();
+    store.write(&more).unwrap();
     let all = store.load(BOOT, &|_| true).unwrap().objects;
     assert_eq!(keys(&all), [1, 2, 3]);
 }
 
 #[test]
 fn an_unreadable_record_is_an_error() {
-    let (_folder, store) = store();
-    let write_broken_record = |transaction: &WriteTransaction| {
-        let mut table = transaction.open_table(Filter::TABLE)?;
-        table.insert(7, [0xff; 3].as_slice())?;
-        Ok(())
-    };
-    store.transact(write_broken_record).unwrap();
+    let (_folder, mut store) = store();
+    store
+        .transact(|transaction| {
+            let mut table = transaction.open_table(Filter::TABLE)?;
+            table.insert(7, [0xff; 3].as_slice())?;
+            Ok(())
+        })
+        .unwrap();
     let error = store.load(BOOT, &|_| true).unwrap_err().to_string();
     assert!(error.contains("filter with the key 00000000-"), "{error}");
 }
@@ -201,7 +210,7 @@ fn a_second_process_cannot_open_the_store() {
 
 #[test]
 fn a_hundred_thousand_filters_are_written_and_loaded() {
-    let (_folder, store) = store();
+    let (folder, mut store) = store();
     let mut objects = Objects::default();
     for key in 1..=100_000 {
         add(
@@ -211,8 +220,12 @@ fn a_hundred_thousand_filters_are_written_and_loaded() {
         );
     }
     let began = Instant::now();
-    store.write(&Objects::default(), &objects).unwrap();
+    store.write(&objects).unwrap();
     println!("written in {:?}", began.elapsed());
+    drop(store);
+    let began = Instant::now();
+    let mut store = Store::open(&folder.path().join("policy.redb")).unwrap();
+    println!("checked in {:?}", began.elapsed());
     let began = Instant::now();
     let loaded = store.load(BOOT, &|_| true).unwrap().objects;
     println!("loaded in {:?}", began.elapsed());

@@ -8,8 +8,8 @@ use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_policy::field_values::{CgroupId, FileId, Host, Program};
 use sidetrack_policy::{Code, Filter, Lifetime, Listeners, Objects, Uuid};
 use sidetrackd::data_path::{
-    ConnectionEvent, DataPath, Error, Flow, Generation, NewEvents, Reconciled, ResolvedConnection,
-    ServiceStatus, Subject, Usage,
+    ConnectionEvent, DataPath, Error, Flow, Generation, NewEvents, PinnedPolicy, PolicySource,
+    Reconciled, ResolvedConnection, ServiceStatus, Subject, Usage,
 };
 
 /// The data path. What it has recorded outlives the daemon, as pins do.
@@ -23,6 +23,8 @@ pub(super) struct FakeDataPath {
 pub(super) struct Recorded {
     /// The keys of the filters of each commit, in the order of the commits.
     pub(super) commits: Vec<Vec<u128>>,
+    /// The source of the last commit.
+    pub(super) source: PolicySource,
     /// The keys of the filters of each call of `apply_boot_time`.
     pub(super) boots: Vec<Vec<u128>>,
     /// The code with which the next commit fails, set by a test.
@@ -64,6 +66,15 @@ impl DataPath for FakeDataPath {
         self.generation() == 0
     }
 
+    fn pinned(&mut self) -> Result<Option<PinnedPolicy>, Error> {
+        let filters = self.in_force().len();
+        Ok((!self.is_fresh()).then(|| PinnedPolicy {
+            generation: self.generation(),
+            filters: filters.try_into().unwrap(),
+            source: self.recorded().source,
+        }))
+    }
+
     fn apply_boot_time(&mut self, objects: &Objects) -> Result<(), Error> {
         let mut filters = objects.all::<Filter>();
         assert!(filters.all(|filter| filter.lifetime == Lifetime::BootTime));
@@ -71,14 +82,16 @@ impl DataPath for FakeDataPath {
         Ok(())
     }
 
-    fn reconcile(&mut self, objects: &Objects) -> Result<Reconciled, Error> {
+    fn reconcile(&mut self, objects: &Objects, source: PolicySource) -> Result<Reconciled, Error> {
         let agrees = !self.is_fresh() && self.in_force() == keys(objects);
         let mut notes = Vec::new();
         if !agrees {
             if !self.is_fresh() {
                 notes.push("the pinned policy differed from the stored one; mended".to_owned());
             }
-            self.recorded().commits.push(keys(objects));
+            let mut record = self.recorded();
+            record.commits.push(keys(objects));
+            record.source = source;
         }
         Ok(Reconciled {
             generation: self.generation(),
@@ -86,12 +99,13 @@ impl DataPath for FakeDataPath {
         })
     }
 
-    fn commit(&mut self, objects: &Objects) -> Result<Generation, Error> {
+    fn commit(&mut self, objects: &Objects, source: PolicySource) -> Result<Generation, Error> {
         let mut record = self.recorded();
         if let Some(code) = record.refuse.take() {
             return Err(sidetrack_policy::Error::new(code, "the test has set this error").into());
         }
         record.commits.push(keys(objects));
+        record.source = source;
         Ok(record.commits.len() as u64)
     }
 

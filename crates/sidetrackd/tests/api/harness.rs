@@ -1,13 +1,14 @@
 //! The harness: a daemon with its own socket and store, and its clients.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sidetrack_api::client::{self, Client, Session};
 use sidetrack_api::config::Config;
 use sidetrack_api::v1;
-use sidetrackd::committer::Start;
+use sidetrackd::Error;
+use sidetrackd::committer::{Handle, OnMismatch, Start};
 use sidetrackd::event::EventLog;
 use sidetrackd::server::{self, Api};
 
@@ -67,8 +68,24 @@ impl Daemon {
         Self::start_in(folder, config, data_path, boot).await
     }
 
+    /// Like [`Self::restart`] without a restart of the host, with an option for the pinned policy.
+    /// The daemon must have been stopped.
+    pub(super) async fn start_again(&mut self, on_mismatch: OnMismatch) -> Result<(), Error> {
+        let store = self.store();
+        let committer = start_committer(&store, &self.data_path, "a boot", on_mismatch).await?;
+        let folder = self.folder.take().unwrap();
+        let (config, data_path) = (self.config.clone(), self.data_path.clone());
+        *self = Self::serve(folder, config, data_path, committer);
+        Ok(())
+    }
+
+    /// The path of the store.
+    pub(super) fn store(&self) -> PathBuf {
+        self.folder.as_ref().unwrap().path().join("policy.redb")
+    }
+
     /// Stops the daemon, and waits until its threads have ended.
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         drop(self.stop.take());
         self.server.take().unwrap().await.unwrap();
         let runtime = self.runtime.take().unwrap();
@@ -85,19 +102,19 @@ impl Daemon {
         data_path: FakeDataPath,
         boot: &str,
     ) -> Self {
+        let store = folder.path().join("policy.redb");
+        let committer = start_committer(&store, &data_path, boot, OnMismatch::Refuse);
+        let committer = committer.await.unwrap();
+        Self::serve(folder, config, data_path, committer)
+    }
+
+    fn serve(
+        folder: tempfile::TempDir,
+        config: Config,
+        data_path: FakeDataPath,
+        (committer, thread, log): RunningCommitter,
+    ) -> Self {
         let socket = folder.path().join("sidetrackd.sock");
-        let log = EventLog::default();
-        let start = Start {
-            store: Some(folder.path().join("policy.redb")),
-            boot_id: boot.into(),
-            log: log.clone(),
-            refresh: Duration::from_millis(10),
-        };
-        let for_committer = data_path.clone();
-        let (committer, thread) = start
-            .spawn(move || Ok(Box::new(for_committer)))
-            .await
-            .unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let inside = runtime.enter();
         let api = Api::new(&config, committer, log).unwrap();
@@ -215,6 +232,28 @@ pub(super) fn peak_memory() -> u64 {
 /// Resets the peak of [`peak_memory`]: see proc(5), clear_refs.
 pub(super) fn reset_peak_memory() {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+type RunningCommitter = (Handle, std::thread::JoinHandle<()>, EventLog);
+
+async fn start_committer(
+    store: &Path,
+    data_path: &FakeDataPath,
+    boot: &str,
+    on_mismatch: OnMismatch,
+) -> Result<RunningCommitter, Error> {
+    let log = EventLog::default();
+    let start = Start {
+        store: Some(store.to_owned()),
+        boot_id: boot.into(),
+        log: log.clone(),
+        refresh: Duration::from_millis(10),
+        on_mismatch,
+    };
+    let data_path = data_path.clone();
+    let started = start.spawn(move || Ok(Box::new(data_path)));
+    let (committer, thread) = started.await?;
+    Ok((committer, thread, log))
 }
 
 /// Returns a configuration in which dynamic sessions wait for this number of seconds.

@@ -77,14 +77,12 @@ async fn open(socket: &Path) -> Client {
 }
 
 fn commit(path: &Path) {
-    let store = Store::open(path).unwrap();
+    let mut store = Store::open(path).unwrap();
     store.begin_boot(BOOT).unwrap();
-    let mut objects: Objects = store.load(BOOT, &|_| true).unwrap().objects;
+    let objects: Objects = store.load(BOOT, &|_| true).unwrap().objects;
     let last = commit_number(&objects).unwrap_or(0);
     for n in last + 1.. {
-        let next = nth_policy(n);
-        store.write(&objects, &next).unwrap();
-        objects = next;
+        store.write(&nth_policy(n)).unwrap();
         println!("committed {n}");
     }
 }

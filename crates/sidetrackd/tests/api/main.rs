@@ -13,6 +13,7 @@ mod example;
 mod fake_data_path;
 mod harness;
 mod limits;
+mod lost_store;
 mod objects;
 mod power_cuts;
 mod restart;

@@ -11,12 +11,16 @@ use sidetrackd::store::Store;
 use super::commits::{BOOT, commit_number, filter_count};
 use super::harness::HELPER;
 
+/// A folder of a file system in memory. A kill leaves there what it leaves on a disk, but sooner.
+const MEMORY: &str = "/dev/shm";
 /// How often the process is killed.
 const KILLS: usize = 1000;
+/// How often the process is killed while it creates its store.
+const KILLS_AT_CREATION: usize = 200;
 
 #[test]
 fn a_store_survives_power_cuts() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir_in(MEMORY).unwrap();
     let path: PathBuf = folder.path().join("policy.redb");
     let begun = Instant::now();
     let mut last = 0;
@@ -65,6 +69,34 @@ fn a_store_survives_power_cuts() {
         begun.elapsed()
     );
     assert!(last > 100, "only {last} commits: the kills came too early");
+}
+
+#[test]
+fn a_store_survives_power_cuts_while_it_is_created() {
+    let mut unnamed = 0;
+    for _ in 0..KILLS_AT_CREATION {
+        let folder = tempfile::tempdir_in(MEMORY).unwrap();
+        let path = folder.path().join("policy.redb");
+        let files = || std::fs::read_dir(folder.path()).unwrap().count();
+        let mut writer = start_writer(&path);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while files() == 0 {
+            assert!(Instant::now() < deadline, "the writer creates no store");
+        }
+        // The process is killed at a random moment of the creation, or soon after it.
+        let random = Uuid::new_v4().as_u128();
+        let until = Instant::now() + Duration::from_micros(u64::try_from(random & 0x7ff).unwrap());
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        unnamed += u32::from(!path.exists());
+        stored_commit(&path);
+        assert_eq!(files(), 1, "the unfinished file was not removed");
+    }
+    println!("{unnamed} of {KILLS_AT_CREATION} kills came before the store had its name");
+    assert!(unnamed > 0, "the kills came too late");
 }
 
 fn number(line: &str) -> u64 {
