@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sidetrack_api::config::Config;
-use sidetrack_policy::set::Author;
+use sidetrack_policy::set::{Author, Reach};
 use sidetrack_policy::{Code, Error as Refusal, Objects};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
@@ -66,6 +66,8 @@ pub struct Session {
     pub dynamic: bool,
     /// The process that opened it.
     pub peer: Peer,
+    /// Whose connections the filters that it adds apply to.
+    reach: Reach,
     /// The time at which it was opened or resumed.
     pub opened: SystemTime,
     /// How long its calls wait for the write lock.
@@ -109,13 +111,15 @@ impl Sessions {
         })
     }
 
-    /// Opens a session, or resumes one that waits. The receiver returns the session's events.
+    /// Opens a session, or resumes one that waits. The receiver returns the session's events. `reach`
+    /// is whose connections the peer's filters apply to.
     ///
     /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::TooManySessions`]; FWP_E_SESSION_ABORTED or
     /// FWP_E_INVALID_PARAMETER if the session cannot be resumed.
     pub fn open(
         &self,
         peer: Peer,
+        reach: Reach,
         options: SessionOptions,
     ) -> Result<(Arc<Session>, mpsc::Receiver<SessionEvent>), Error> {
         let wait = options.checked_wait()?;
@@ -133,6 +137,7 @@ impl Sessions {
             name: options.name,
             dynamic: options.dynamic,
             peer,
+            reach,
             opened: SystemTime::now(),
             wait,
             events,
@@ -411,6 +416,7 @@ impl Session {
             session: self.dynamic.then_some(self.id),
             uid: self.peer.uid,
             owner: None,
+            reach: self.reach,
         }
     }
 

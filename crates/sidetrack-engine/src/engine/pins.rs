@@ -25,7 +25,7 @@ use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel};
 use crate::{Cgroup, Error, ServiceSpec, cgroup, network};
 
 /// Version of what is pinned. An engine does not resume another version.
-const LAYOUT_VERSION: u32 = 4;
+const LAYOUT_VERSION: u32 = 5;
 /// The type of a bpf file system: BPF_FS_MAGIC in linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 

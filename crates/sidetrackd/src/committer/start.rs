@@ -1,11 +1,13 @@
 //! The committer's start: boot-time filters, loading the store, and reconciling the kernel with it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use sidetrack_policy::Objects;
+use sidetrack_policy::set::Reach;
+use sidetrack_policy::{Filter, Objects};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -73,6 +75,10 @@ impl Start {
         let reconciled = data_path.reconcile(&loaded.objects.after_boot())?;
         let mut notes = loaded.notes;
         notes.iter().for_each(|note| info!("{note}"));
+        for note in carried_over(&loaded.objects) {
+            warn!("{note}");
+            notes.push(note);
+        }
         for note in reconciled.notes {
             warn!("{note}");
             self.log.push(EventKind::Mended, &note);
@@ -95,6 +101,30 @@ impl Start {
     }
 }
 
+/// Says which users' filters apply to the connections of all users only because an earlier version
+/// stored them, one sentence for each user.
+fn carried_over(objects: &Objects) -> Vec<String> {
+    let mut filters: BTreeMap<u32, usize> = BTreeMap::new();
+    for entry in objects.entries::<Filter>() {
+        if entry.author.reach == Reach::Unrecorded {
+            *filters.entry(entry.author.uid).or_default() += 1;
+        }
+    }
+    let note = |(uid, count)| {
+        let name = uzers::get_user_by_uid(uid);
+        let name = name.map_or_else(String::new, |user| {
+            format!(" ({})", user.name().to_string_lossy())
+        });
+        format!(
+            "filters of user {uid}{name} apply to the connections of all users (number: {count}): an \
+             earlier version stored them, in which access.write_group allowed that; when the user applies \
+             or adds them again, they apply to its own connections only, or to all if it is a member of \
+             access.host_group"
+        )
+    };
+    filters.into_iter().map(note).collect()
+}
+
 /// Loads the store. If nothing was pinned, the store's boot-time filters are put in force first,
 /// until it is loaded.
 fn load(store: &Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Loaded, Error> {
@@ -106,4 +136,44 @@ fn load(store: &Store, boot_id: &str, data_path: &mut dyn DataPath) -> Result<Lo
     }
     store.begin_boot(boot_id)?;
     Ok(store.load(boot_id, &systemd::is_enabled)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use sidetrack_policy::set::{Author, ObjectEntry};
+    use sidetrack_policy::{Action, Identity, LayerKind, Uuid};
+
+    use super::*;
+
+    #[test]
+    fn filters_of_an_earlier_version_are_carried_over_with_a_warning_for_each_user() {
+        let mut objects = Objects::default();
+        let layer = LayerKind::AuthConnect.both()[0];
+        let authors = [
+            (0, Reach::Host),
+            (1000, Reach::Unrecorded),
+            (1000, Reach::Unrecorded),
+            (1001, Reach::OwnUser),
+            (65_534, Reach::Unrecorded),
+        ];
+        for (key, (uid, reach)) in (1..).zip(authors) {
+            let object = Filter {
+                identity: Identity {
+                    key: Uuid::from_u128(key),
+                    ..Filter::new("f", layer, Action::Block).identity
+                },
+                ..Filter::new("f", layer, Action::Block)
+            };
+            let author = Author {
+                uid,
+                reach,
+                ..Author::default()
+            };
+            objects.restore(ObjectEntry { object, author }).unwrap();
+        }
+        let notes = carried_over(&objects);
+        assert_eq!(notes.len(), 2);
+        assert!(notes[0].contains("user 1000") && notes[0].contains("(number: 2)"));
+        assert!(notes[1].contains("user 65534 (nobody)") && notes[1].contains("host_group"));
+    }
 }

@@ -98,7 +98,7 @@ impl Kernel {
                 Some(number) if self.has_settings(number, &spec) => {
                     self.engine.amend_service(number, &spec);
                 }
-                // After a change of its name or its records setting, its listeners must register
+                // After a change of its name or its settings for records, its listeners must register
                 // again.
                 _ => created.push(self.engine.create_service(&spec)?.number),
             }
@@ -107,7 +107,7 @@ impl Kernel {
     }
 
     /// Removes the engine's services that have no object any more, or that differ from their object in name
-    /// or records setting.
+    /// or settings for records.
     fn remove_services(&mut self, objects: &Objects) -> Result<(), Error> {
         let wanted: HashMap<Uuid, ServiceSpec> = objects
             .all::<Service>()
@@ -119,7 +119,7 @@ impl Kernel {
             .filter(|(_, known)| {
                 wanted
                     .get(&known.key)
-                    .is_none_or(|spec| (&spec.name, spec.records) != (&known.name, known.records))
+                    .is_none_or(|spec| !spec.is_same_to_kernel(known))
             })
             .map(|(number, known)| (number, known.key))
             .collect();
@@ -158,11 +158,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// Returns whether a service of the engine has the name and the records setting of `spec`.
+    /// Returns whether a service of the engine has the name of `spec` and its settings for records.
     fn has_settings(&self, number: u32, spec: &ServiceSpec) -> bool {
-        self.engine.services().any(|(known_number, known)| {
-            known_number == number && known.name == spec.name && known.records == spec.records
-        })
+        self.engine
+            .services()
+            .any(|(known_number, known)| known_number == number && known.is_same_to_kernel(spec))
     }
 
     /// Returns the number of the service with this key; the lowest one, while two services have the key.
