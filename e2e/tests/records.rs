@@ -380,3 +380,27 @@ fn other_records_work_for_any_destination_and_protocol() {
         assert_eq!(host.count(Counter::RecordsBound), 0);
     });
 }
+
+#[test]
+fn a_socket_that_is_bound_to_the_address_of_a_flow_sends_only_to_its_client() {
+    for address in ["127.0.0.1", "::1"] {
+        with_two_flows("replies", address, false, |host, [_, udp], [_, other]| {
+            let socket = || {
+                let from = SocketAddr::from((udp.own_address().ip(), 0));
+                let domain = Domain::for_address(from);
+                let socket = Socket::new(domain, Type::DGRAM, None).expect("the socket is made");
+                if domain == Domain::IPV6 {
+                    socket.set_freebind_v6(true).expect("the option exists");
+                }
+                socket.bind(&from.into()).expect("the address is local");
+                UdpSocket::from(socket)
+            };
+            for to in [other, udp.original_destination()] {
+                assert_eq!(errno(socket().connect(to)), EPERM, "{to}");
+                assert_eq!(errno(socket().send_to(b"x", to)), EPERM, "{to}");
+            }
+            assert_eq!(host.count(Counter::RecordsMissing), 4);
+            assert_eq!(errno(socket().connect(udp.client())), 0);
+        });
+    }
+}
