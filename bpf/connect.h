@@ -40,36 +40,30 @@ static __always_inline int redirect_connection(struct bpf_sock_addr *ctx,
 }
 
 /*
- * A service's process uses a socket without records. Sets `permitted` if the connection may proceed
- * undiverted, and for a legacy service the rank below which redirects are skipped. Returns nonzero
- * if the connection is refused.
+ * A service's process uses a socket without records. Sets the rank below which redirects are
+ * skipped: of all, if the service may have its own traffic. Returns nonzero if the connection is
+ * refused.
  */
-static __always_inline int own_traffic_check(__u32 number, void *policy, int v6,
-					     __u32 *legacy_min_rank, int *permitted)
+static __always_inline int own_traffic_check(const struct sidetrack_service *service, __u32 number,
+					     void *policy, int v6, __u32 *legacy_min_rank)
 {
-	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
-
-	if (!service)
-		return 0;
 	if (service->records == SIDETRACK_RECORDS_LEGACY) {
 		*legacy_min_rank = policy_place(policy, number & (SIDETRACK_SERVICES_MAX - 1), v6);
 		return 0;
 	}
-	*permitted = service->flags & SIDETRACK_OWN_TRAFFIC_PERMIT;
-	return *permitted ? 0 : -1;
+	*legacy_min_rank = SIDETRACK_NO_RANK;
+	return service->flags & SIDETRACK_OWN_TRAFFIC_PERMIT ? 0 : -1;
 }
 
 /*
  * Does the connection go to a listener of this service? Its proxy would connect to itself
  * endlessly.
  */
-static __always_inline int is_own_listener(__u32 number, const struct connection *c)
+static __always_inline int is_own_listener(const struct sidetrack_service *service,
+					   const struct connection *c)
 {
-	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	const union address *addr6;
 
-	if (!service)
-		return 0;
 	if (c->protocol == IPPROTO_UDP)
 		return datagrams_reach_service(service, c);
 	if (c->family == AF_INET)
@@ -96,24 +90,25 @@ static __always_inline int refuse_own_listener(const struct connection *c, __u32
 static __noinline int decide_for_caller(struct classify_context *classify,
 					const struct connection *c)
 {
-	__u32 service = program_service(), legacy_min_rank = 0;
-	int permitted = 0;
+	__u32 number = program_service(), legacy_min_rank = 0;
+	struct sidetrack_service *service = NULL;
 
-	if (!service && !program_in_scope())
+	if (!number && !program_in_scope())
 		return PROCEED;
-	if (service && is_service_reply(c, service))
-		return PROCEED;
+	if (number) {
+		if (is_service_reply(c, number))
+			return PROCEED;
+		service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	}
 	if (service && is_own_listener(service, c))
-		return refuse_own_listener(c, service);
-	if (service && own_traffic_check(service, classify->policy, c->family == AF_INET6,
-					 &legacy_min_rank, &permitted))
+		return refuse_own_listener(c, number);
+	if (service && own_traffic_check(service, number, classify->policy, c->family == AF_INET6,
+					 &legacy_min_rank))
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_MISSING,
-			      SIDETRACK_EVENT_RECORDS_MISSING, c, 0, service);
-	if (permitted)
-		return PROCEED;
+			      SIDETRACK_EVENT_RECORDS_MISSING, c, 0, number);
 	classify->scratch->search.mode.caller_known = 1;
 	if (legacy_min_rank)
-		classify_assume_chain(&classify->scratch->search, legacy_min_rank);
+		classify_skip_redirects(&classify->scratch->search, legacy_min_rank);
 	return DIVERT;
 }
 
@@ -169,6 +164,17 @@ static long decide_step(__u32 i, struct classify_context *classify)
 #define DECIDE_STEPS_MAX 8
 
 /*
+ * Does a socket with records of this flow go to another destination than the flow: another address,
+ * port or protocol?
+ */
+static __always_inline int goes_elsewhere(const struct connection *c,
+					  const struct sidetrack_flow *flow)
+{
+	return c->port != flow->remote_port || c->protocol != flow->protocol ||
+	       !address_is_equal(&c->remote, (const union address *)flow->remote_addr);
+}
+
+/*
  * The socket has records: its chain and its original program are those of the parent flow. Returns
  * REFUSE, or DIVERT if the classification continues.
  */
@@ -176,11 +182,19 @@ static __always_inline int decide_for_parent(struct sidetrack_scratch *scratch,
 					     const struct connection *c, __u64 parent_id,
 					     struct sidetrack_flow_entry *parent)
 {
+	struct sidetrack_service *service;
+	__u32 number;
+
 	if (!parent)
 		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_STALE, SIDETRACK_EVENT_RECORDS_STALE,
 			      c, 0, 0);
-	if (is_own_listener(flow_service(&parent->flow), c))
-		return refuse_own_listener(c, flow_service(&parent->flow));
+	number = flow_service(&parent->flow);
+	service = bpf_map_lookup_elem(&sidetrack_services, &number);
+	if (service && is_own_listener(service, c))
+		return refuse_own_listener(c, number);
+	if (service && service->flags & SIDETRACK_RECORDS_BOUND && goes_elsewhere(c, &parent->flow))
+		return refuse(EPERM, SIDETRACK_COUNT_RECORDS_BOUND, SIDETRACK_EVENT_RECORDS_BOUND,
+			      c, 0, number);
 	chain_load(&scratch->chain, &parent->flow);
 	scratch->search.mode.caller_known = 1;
 	return DIVERT;

@@ -74,15 +74,24 @@ static __always_inline int datagrams_reach_service(const struct sidetrack_servic
 		datagram_flow_at(&c->remote));
 }
 
-/* Is this an answer by the service, from a socket that is bound to the address of its flow? */
+/*
+ * Is this an answer by the service to the client of a flow, from a socket that is bound to the
+ * address of the flow?
+ */
 static __always_inline int is_service_reply(const struct connection *c, __u32 service)
 {
 	struct sidetrack_flow_entry *entry;
+	const union address *client;
 
 	if (c->protocol != IPPROTO_UDP)
 		return 0;
 	entry = datagram_flow_at(&c->local);
-	return entry && flow_service(&entry->flow) == service;
+	if (!entry || flow_service(&entry->flow) != service)
+		return 0;
+	client_learn_address(entry);
+	client = (const union address *)entry->flow.local_addr;
+	return c->port == entry->flow.local_port &&
+	       (address_is_any(client) || address_is_equal(client, &c->remote));
 }
 
 /* ---- The flow of a destination, and its end ------------------------------------------------ */

@@ -414,10 +414,13 @@ static __always_inline int classify_by_request(struct sidetrack_classify_request
 	__builtin_memcpy(scratch->values, request->values, sizeof(request->values));
 	s->mode.caller_known = 1;
 	s->mode.absent_given = request->absent_given;
+	s->mode.elevated = request->flags & SIDETRACK_CLASSIFY_ELEVATED;
 	if (classify_begin(&classify, request->layer) &&
 	    prefilter_admits_request(&classify, request->layer)) {
-		if (request->legacy_min_rank)
-			classify_assume_chain(s, request->legacy_min_rank);
+		if (request->flags & SIDETRACK_CLASSIFY_OWN_TRAFFIC)
+			classify_skip_redirects(s, SIDETRACK_NO_RANK);
+		else if (request->legacy_min_rank)
+			classify_skip_redirects(s, request->legacy_min_rank);
 		classify_run(&classify);
 	}
 	request->completed = !s->walk.step_limit_hit;

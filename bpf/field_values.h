@@ -66,6 +66,10 @@ static __always_inline void fields_of_connection(struct sidetrack_scratch *scrat
 	field_set(scratch, SIDETRACK_FIELD_LOCAL_ADDRESS_TYPE, address_type(&c->local, c->family));
 }
 
+/* Offsets from the fields of the original program to those of either program. */
+#define ORIGINAL_PROGRAM 0
+#define CURRENT_PROGRAM 1
+
 /*
  * The fields of one program. `current` is ORIGINAL_PROGRAM or CURRENT_PROGRAM, and `levels` is the
  * first of that program's fields for the levels of cgroups.
@@ -76,6 +80,8 @@ static __always_inline void fields_of_program(struct sidetrack_scratch *scratch,
 {
 	__u32 app = SIDETRACK_FIELD_APP + current;
 
+	if (current == ORIGINAL_PROGRAM)
+		scratch->search.mode.elevated = p->flags & SIDETRACK_PROGRAM_ELEVATED;
 	scratch->values[app & (SIDETRACK_FIELDS - 1)][0] = p->device;
 	scratch->values[app & (SIDETRACK_FIELDS - 1)][1] = p->inode;
 	field_set(scratch, SIDETRACK_FIELD_USER + current, p->uid);
@@ -83,10 +89,6 @@ static __always_inline void fields_of_program(struct sidetrack_scratch *scratch,
 	for (__u32 i = 0; i < SIDETRACK_CGROUP_LEVELS_MAX; i++)
 		field_set(scratch, levels + i, p->cgroups[i]);
 }
-
-/* Offsets from the fields of the original program to those of either program. */
-#define ORIGINAL_PROGRAM 0
-#define CURRENT_PROGRAM 1
 
 /*
  * The fields of the current program, and of the original one. Behind a proxy, that is the parent

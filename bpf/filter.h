@@ -150,16 +150,18 @@ static __always_inline int is_to_group(const struct sidetrack_scratch *scratch)
 }
 
 /*
- * May a matching filter act? Not on multicast and broadcast, unless it is made for them. A redirect
- * may not act if the connection has passed its service, if it ranks below the place of a legacy
- * proxy's service, or if a higher sublayer has made the verdict hard without redirecting.
+ * May a matching filter act? Not on multicast and broadcast, unless it is made for them, nor on an
+ * elevated program, if it is restricted to the connections of one user. A redirect may not act if
+ * the connection has passed its service, if it ranks below the place of a legacy proxy's service,
+ * or if a higher sublayer has made the verdict hard without redirecting.
  */
 static __always_inline int filter_may_act(struct sidetrack_scratch *scratch,
 					  const struct sidetrack_filter *f, __u32 rank)
 {
 	struct search *s = &scratch->search;
 
-	if (!(f->flags & SIDETRACK_FILTER_GROUPS) && is_to_group(scratch))
+	if ((!(f->flags & SIDETRACK_FILTER_GROUPS) && is_to_group(scratch)) ||
+	    (f->flags & SIDETRACK_FILTER_RESTRICTED && s->mode.elevated))
 		return 0;
 	if (s->mode.assuming_chain)
 		return f->action == SIDETRACK_ACTION_REDIRECT && rank < s->mode.legacy_min_rank &&
@@ -368,14 +370,16 @@ static __always_inline int service_is_absent(struct sidetrack_scratch *scratch, 
 	return s->mode.layer & 1 ? !service->listeners6 : !service->listeners4;
 }
 
-static __always_inline void verdict_permit(struct search *s, __u32 rank, __u32 hard)
+/* A filter that is restricted to one user does not lift any block. */
+static __always_inline void verdict_permit(struct search *s, const struct sidetrack_filter *f,
+					   __u32 rank)
 {
-	if (s->verdict.hard)
+	if (s->verdict.hard || (s->verdict.blocked && f->flags & SIDETRACK_FILTER_RESTRICTED))
 		return;
 	if (s->verdict.blocked || s->verdict.decided_by == SIDETRACK_NO_RANK)
 		s->verdict.decided_by = rank;
 	s->verdict.blocked = 0;
-	s->verdict.hard = hard;
+	s->verdict.hard = f->flags & SIDETRACK_FILTER_CLEAR_ACTION_RIGHT;
 }
 
 static __always_inline void verdict_block(struct search *s, __u32 rank)
@@ -403,15 +407,12 @@ static __always_inline int verdict_redirect(struct classify_context *classify,
 					    const struct sidetrack_filter *f, __u32 rank)
 {
 	struct search *s = &classify->scratch->search;
-	__u32 hard = f->flags & SIDETRACK_FILTER_CLEAR_ACTION_RIGHT;
 
-	if (s->verdict.redirect != SIDETRACK_NO_RANK) {
-		verdict_permit(s, rank, hard);
-		return 1;
-	}
-	if (!service_is_absent(classify->scratch, f->service)) {
-		s->verdict.redirect = rank;
-		verdict_permit(s, rank, hard);
+	if (s->verdict.redirect != SIDETRACK_NO_RANK ||
+	    !service_is_absent(classify->scratch, f->service)) {
+		if (s->verdict.redirect == SIDETRACK_NO_RANK)
+			s->verdict.redirect = rank;
+		verdict_permit(s, f, rank);
 		return 1;
 	}
 	if (f->flags & SIDETRACK_FILTER_ABSENT_PERMIT) {
@@ -436,7 +437,7 @@ static __always_inline int verdict_apply(struct classify_context *classify,
 
 	switch (f->action) {
 	case SIDETRACK_ACTION_PERMIT:
-		verdict_permit(s, rank, f->flags & SIDETRACK_FILTER_CLEAR_ACTION_RIGHT);
+		verdict_permit(s, f, rank);
 		return 1;
 	case SIDETRACK_ACTION_VETO:
 		verdict_veto(s, rank);
@@ -505,15 +506,15 @@ static long verdict_step(__u32 i, struct classify_context *classify)
 }
 
 /*
- * The caller is a legacy proxy: the services of all redirects that match and rank below the place
- * of its service join the chain, as they are taken to have seen the connection. The search for them
- * comes first.
+ * Redirects of a lower rank are skipped. The caller is a legacy proxy: then the services of those
+ * that match join the chain, as they are taken to have seen the connection, and the search for them
+ * comes first. Or it is a service with its own traffic, and the rank is SIDETRACK_NO_RANK.
  */
-static __always_inline void classify_assume_chain(struct search *s, __u32 legacy_min_rank)
+static __always_inline void classify_skip_redirects(struct search *s, __u32 legacy_min_rank)
 {
 	s->mode.legacy_min_rank = legacy_min_rank;
 	s->walk.cursor = 0;
-	s->mode.assuming_chain = 1;
+	s->mode.assuming_chain = legacy_min_rank != SIDETRACK_NO_RANK;
 	s->mode.paused = 0;
 }
 

@@ -482,12 +482,14 @@ struct mode {
 	__u32 entered;		  /* connect: the classification at that layer has begun */
 	__u32 redirect_rank;	  /* connect: the filter by which connect redirect redirects */
 	__s32 decision;		  /* connect: PROCEED, REFUSE or DIVERT */
-	__u32 legacy_min_rank; /* redirects of lower rank are skipped: the caller is a legacy proxy;
-				  else 0 */
+	__u32 legacy_min_rank; /* redirects of lower rank are skipped: the caller is a legacy proxy,
+				  or, with SIDETRACK_NO_RANK, a service with its own traffic; else 0
+				*/
 	__u32 caller_known;    /* the caller is known to be subject to the policy */
 	__u32 paused;	       /* walk.best has matched and waits until the caller is known */
 	__u32 assuming_chain;  /* the search is for redirects below legacy_min_rank */
 	__u32 absent_given;    /* the request contains the set of absent services */
+	__u32 elevated; /* the original program is elevated; set if a filter tests its user */
 };
 
 /* A classification in progress. */

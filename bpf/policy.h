@@ -126,6 +126,7 @@ struct sidetrack_layer {
 #define SIDETRACK_FILTER_CLEAR_ACTION_RIGHT 0x1 /* its permit is hard */
 #define SIDETRACK_FILTER_ABSENT_PERMIT 0x2	/* it is skipped while its service is absent */
 #define SIDETRACK_FILTER_GROUPS 0x4		/* it may match multicast and broadcast */
+#define SIDETRACK_FILTER_RESTRICTED 0x8 /* to one user: no elevated programs, lifts no block */
 
 struct sidetrack_filter {
 	__u64 id;
@@ -227,7 +228,7 @@ struct sidetrack_classify_request {
 	__u64 seen[4];	       /* services that the connection has passed: a bit for each number */
 	__u64 absent[4];       /* absent services, if absent_given: a bit for each number */
 	__u32 absent_given;    /* 0: services without a listener are absent */
-	__u32 reserved;
+	__u32 flags;	       /* SIDETRACK_CLASSIFY_* */
 	__u64 values[SIDETRACK_FIELDS][2]; /* field values */
 
 	__u32 completed;      /* 1: the members below are valid */
@@ -239,6 +240,9 @@ struct sidetrack_classify_request {
 	__u32 decided_by; /* rank of the filter that decided; SIDETRACK_NO_RANK if none matched */
 	__u32 redirect;	  /* rank of the filter that redirects; SIDETRACK_NO_RANK if none does */
 };
+
+#define SIDETRACK_CLASSIFY_ELEVATED 0x1	   /* the original program is elevated */
+#define SIDETRACK_CLASSIFY_OWN_TRAFFIC 0x2 /* redirects are skipped */
 
 #define SIDETRACK_NO_RANK 0xffffffffU
 

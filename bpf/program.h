@@ -51,6 +51,19 @@ static long cgroup_step(__u32 i, struct cgroup_walk *walk)
 	return !walk->cgroup;
 }
 
+/*
+ * Does a program run with other rights than those of its user? A set-user-ID or set-group-ID
+ * program does, also after it has dropped them as long as it can get them back; and a program of
+ * root that has taken a user's rights for a time.
+ */
+static __always_inline int program_is_elevated(const struct cred *cred)
+{
+	__u32 uid = cred->uid.val, gid = cred->gid.val;
+
+	return cred->euid.val != uid || cred->suid.val != uid || cred->egid.val != gid ||
+	       cred->sgid.val != gid;
+}
+
 /* Reads the properties of the current program that conditions test. */
 __noinline int program_read(struct sidetrack_program *p)
 {
@@ -66,6 +79,8 @@ __noinline int program_read(struct sidetrack_program *p)
 		p->device = file->f_inode->i_sb->s_dev;
 	}
 	p->uid = task->cred->uid.val;
+	if (program_is_elevated(task->cred))
+		p->flags = SIDETRACK_PROGRAM_ELEVATED;
 	p->cgroup_id = walk.cgroup->level ? walk.cgroup->kn->id : 0;
 	bpf_loop(CGROUP_WALK_MAX, cgroup_step, &walk, 0);
 	return 0;

@@ -247,8 +247,11 @@ struct sidetrack_auto_context {
 /* Such a connect is classified by all filters, except that redirects below the service's place are
  * skipped (policy.h). */
 #define SIDETRACK_RECORDS_LEGACY 1
-/* With RECORDS_REQUIRED: such a connect proceeds undiverted. */
+/* With RECORDS_REQUIRED: such a connect is classified by all filters, except that redirects are
+ * skipped. */
 #define SIDETRACK_OWN_TRAFFIC_PERMIT 0x1
+/* A socket with records of this service may only go to the destination of their flow. */
+#define SIDETRACK_RECORDS_BOUND 0x2
 
 /*
  * A service and its listeners. The engine writes the members up to epoch, the programs those from
@@ -259,7 +262,7 @@ struct sidetrack_service {
 	__u8 key[16];	 /* the object's UUID; zero if there is none */
 	char name[SIDETRACK_NAME_SIZE];
 	__u32 records; /* SIDETRACK_RECORDS_REQUIRED or SIDETRACK_RECORDS_LEGACY */
-	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_* */
+	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_PERMIT, SIDETRACK_RECORDS_BOUND */
 	__u32 epoch;   /* distinguishes the service from earlier ones of the same number */
 
 	__u32 listeners4; /* open TCP listeners of AF_INET */
@@ -312,7 +315,12 @@ struct sidetrack_program {
 	__u64 cgroups[SIDETRACK_CGROUP_LEVELS_MAX]; /* ids from level 1 on; 0: not so deep */
 	__u32 device;				    /* of its executable: major << 20 | minor */
 	__u32 uid;				    /* real user */
+	__u32 flags;				    /* SIDETRACK_PROGRAM_* */
+	__u32 reserved;
 };
+
+/* The program's real, effective and saved user ids, or group ids, are not all the same. */
+#define SIDETRACK_PROGRAM_ELEVATED 0x1
 
 /*
  * A flow's state, in one word so that it changes atomically: the id of the flow that has the slot,
@@ -419,6 +427,8 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_DATAGRAMS_UNROUTED,
 	/* The process of a proxy ended while it had the connection's accepted socket open. */
 	SIDETRACK_COUNT_LOST_WITH_PROXY,
+	/* The socket has records of a service with RECORDS_BOUND, and goes elsewhere: refused. */
+	SIDETRACK_COUNT_RECORDS_BOUND,
 	SIDETRACK_COUNT_MAX,
 };
 
@@ -435,6 +445,7 @@ enum sidetrack_event_kind {
 	SIDETRACK_EVENT_VETOED,
 	SIDETRACK_EVENT_INSPECTED,
 	SIDETRACK_EVENT_SEARCH_CUT,
+	SIDETRACK_EVENT_RECORDS_BOUND,
 };
 
 /* A record in the ring buffer of events. */

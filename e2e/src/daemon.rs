@@ -25,11 +25,16 @@ impl Daemon {
     pub fn detached() -> Self {
         let home = TempDir::new().expect("a temporary folder");
         let config = format!("socket = {:?}\n", home.path().join("socket"));
-        Self::launch(home, &config, None)
+        Self::launch(home, &config, "", None)
     }
 
     /// Starts a daemon whose scope is a test's cgroup. Waits until it listens.
     pub fn attached(host: &Host) -> Self {
+        Self::attached_with(host, "")
+    }
+
+    /// The same, with this text at the end of the daemon's configuration.
+    pub fn attached_with(host: &Host, tables: &str) -> Self {
         let home = TempDir::new().expect("a temporary folder");
         let bpffs = Bpffs::mount();
         let config = format!(
@@ -38,12 +43,12 @@ impl Daemon {
             host.root().path(),
             bpffs.pins()
         );
-        Self::launch(home, &config, Some(bpffs))
+        Self::launch(home, &config, tables, Some(bpffs))
     }
 
-    fn launch(home: TempDir, config: &str, bpffs: Option<Bpffs>) -> Self {
+    fn launch(home: TempDir, config: &str, tables: &str, bpffs: Option<Bpffs>) -> Self {
         let store = home.path().join("policy.redb");
-        let text = format!("{config}store = {store:?}\n");
+        let text = format!("{config}store = {store:?}\n{tables}");
         std::fs::write(home.path().join("sidetrackd.toml"), text)
             .expect("the configuration is written");
         let child = start(home.path(), detached(bpffs.as_ref()));

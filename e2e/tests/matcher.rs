@@ -219,6 +219,7 @@ fn object(number: u16, name: &str) -> sidetrack_policy::Service {
         lifetime: Lifetime::Static,
         provider: None,
         records: RecordsMode::Required,
+        records_bound: false,
         on_absent: Absent::Block,
         context: RedirectContext::None,
     }

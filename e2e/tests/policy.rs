@@ -169,10 +169,19 @@ fn filter(layers: Vec<Layer>) -> impl Strategy<Value = Filter> {
                 weight(),
                 prop::collection::vec(condition(layer), 0..4),
                 (0..4_u128, any::<bool>(), 0..10_u8, any::<Option<bool>>()),
+                prop::option::weighted(0.3, select(&USERS[..])),
             )
         })
         .prop_map(
-            |(layer, action, weight, conditions, (sublayer, clear, disabled, absent))| Filter {
+            |(
+                layer,
+                action,
+                weight,
+                conditions,
+                (sublayer, clear, disabled, absent),
+                only_user,
+            )| Filter {
+                only_user,
                 weight,
                 conditions,
                 sublayer: if sublayer == 0 {
@@ -203,16 +212,19 @@ fn filter(layers: Vec<Layer>) -> impl Strategy<Value = Filter> {
         })
 }
 
+/// The users of programs, and those to whom filters are restricted.
+const USERS: [u32; 3] = [0, 1, 6];
+
 /// A program: its executable's short name, its user, and the index of its cgroup in CGROUPS.
 type ShortProgram = (&'static str, u32, usize);
 
 fn program() -> impl Strategy<Value = ShortProgram> {
-    (select(&APPS[..]), select(vec![0, 1, 6]), 0..CGROUPS.len())
+    (select(&APPS[..]), select(&USERS[..]), 0..CGROUPS.len())
 }
 
 /// A connection at one layer: the original program, the current program, the indices of the local
-/// and the remote address in V4 or V6, the ports, (protocol, network namespace, bits for direction
-/// and flags), and the states of the services.
+/// and the remote address in V4 or V6, the ports, (protocol, network namespace, bits for direction,
+/// flags, and whether the original program is elevated), and the states of the services.
 type Connection = (
     Layer,
     ShortProgram,
@@ -232,12 +244,13 @@ fn connection(layers: Vec<Layer>) -> impl Strategy<Value = Connection> {
         program(),
         [0..5_usize, 0..5],
         [ports.clone(), ports],
-        (select(vec![6_u8, 17]), select(vec![0_u64, 1, 80]), 0..8_u8),
-        (services(), services(), 0..12_u32).prop_map(|(seen, absent, legacy_min_rank)| {
+        (select(vec![6_u8, 17]), select(vec![0_u64, 1, 80]), 0..16_u8),
+        (services(), services(), 0..12_u32, 0..8_u8).prop_map(|(seen, absent, rank, own)| {
             ServiceStates {
                 seen,
                 absent,
-                legacy_min_rank: legacy_min_rank.saturating_sub(6), // often 0, which is none
+                legacy_min_rank: rank.saturating_sub(6), // often 0, which is none
+                own_traffic: own == 0,
             }
         }),
     )
@@ -250,19 +263,20 @@ fn field_values(
     cgroups: &HashMap<usize, Vec<u64>>,
 ) -> FieldValues {
     let (layer, original, current, ends, ports, (protocol, netns, bits), _) = connection;
-    let program = |(app, user, cgroup): &ShortProgram| Program {
+    let program = |(app, user, cgroup): &ShortProgram, elevated| Program {
         app: paths.file(&test_paths.app(app)).unwrap_or(FileId {
             device: 9,
             inode: 9,
         }),
         user: *user,
         cgroups: cgroups.get(cgroup).cloned().unwrap_or_default(),
+        elevated,
     };
     let end = |index: usize, port| SocketAddr::new(address(addresses(*layer)[index]), port);
     FieldValues {
         layer: *layer,
-        program: program(original),
-        current: program(current),
+        program: program(original, bits & 8 == 8),
+        current: program(current, false),
         local: end(ends[0], ports[0]),
         remote: end(ends[1], ports[1]),
         protocol: *protocol,
@@ -366,6 +380,7 @@ impl TestHost {
                 lifetime: Lifetime::Static,
                 provider: None,
                 records: RecordsMode::Required,
+                records_bound: false,
                 on_absent: if key % 2 == 0 {
                     Absent::Permit
                 } else {

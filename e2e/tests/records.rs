@@ -1,10 +1,17 @@
 //! Proxies that set no records: those that must set them, and legacy proxies, which cannot.
 
-use e2e::policy::{prefix, redirect_tcp};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+
+use e2e::policy::{both_families, port, prefix, redirect_tcp, redirect_udp};
 use e2e::{Host, Origin, Process};
+use sidetrack::Flow;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::event::EventKind;
 use sidetrack_engine::{Cgroup, Config, Engine, RecordsMode, RegisteredService, ServiceSpec};
+use sidetrack_policy::redirect::in_order;
+use sidetrack_policy::{Action, LayerKind};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 #[test]
 fn connect_of_a_proxy_without_records_is_blocked_and_reported() {
@@ -214,4 +221,186 @@ fn services_own_traffic_passes_if_no_filter_matches() {
     host.set_policy([redirect_tcp(&service).remote(prefix("10.0.0.0/8"))]);
     std::net::TcpStream::connect(origin.address).expect("no filter matches");
     assert_eq!(host.count(Counter::RecordsMissing), 0);
+}
+
+/// The errno of a call; 0 if it succeeded.
+fn errno<T>(result: io::Result<T>) -> i32 {
+    result
+        .err()
+        .map_or(0, |error| error.raw_os_error().expect("the kernel's error"))
+}
+
+/// The errors of a TCP connect, a UDP connect, and a datagram of an unconnected socket.
+fn own_traffic(to: SocketAddr) -> [i32; 3] {
+    let any: SocketAddr = match to {
+        SocketAddr::V4(_) => "0.0.0.0:0".parse().expect("an address"),
+        SocketAddr::V6(_) => "[::]:0".parse().expect("an address"),
+    };
+    let socket = || UdpSocket::bind(any).expect("a port is free");
+    [
+        errno(TcpStream::connect(to)),
+        errno(socket().connect(to)),
+        errno(socket().send_to(b"x", to)),
+    ]
+}
+
+/// A service whose proxy is this process, and may have its own traffic. Everything is redirected to
+/// it, and a filter at the layer blocks one port. Returns the errors of this process's own traffic
+/// to the blocked port and to the other.
+fn blocked_own_traffic(test: &str, layer: LayerKind, address: &str) -> [[i32; 3]; 2] {
+    let address: IpAddr = address.parse().expect("an address");
+    let origins = [(); 2].map(|()| Origin::start(&SocketAddr::from((address, 0)).to_string()));
+    let [blocked, permitted] = origins.map(|origin| origin.address);
+    let mut host = Host::new(test);
+    let service = host.service_with_spec(&ServiceSpec {
+        records: RecordsMode::RequiredOrOwn,
+        ..ServiceSpec::new("own")
+    });
+    let _answering = host.answer(&service);
+    let mut filters = in_order([redirect_tcp(&service), redirect_udp(&service)]);
+    let conditions = [port(blocked.port().into())];
+    // Its weight is below that of the redirects, which would otherwise not be reached.
+    filters.extend(both_families(layer, 0, Action::Block, &conditions));
+    host.commit(&filters, &[]);
+    [blocked, permitted].map(own_traffic)
+}
+
+#[test]
+fn own_traffic_is_not_redirected_but_blocked_by_every_layer_over_both_families() {
+    for (layer, address) in [
+        (LayerKind::AuthConnect, "127.0.0.1"),
+        (LayerKind::AuthConnect, "::1"),
+        (LayerKind::ConnectRedirect, "127.0.0.1"),
+        (LayerKind::ConnectRedirect, "::1"),
+    ] {
+        let [blocked, permitted] = blocked_own_traffic("own_blocked", layer, address);
+        assert_eq!(blocked, [libc::EACCES; 3], "{layer:?} {address}");
+        assert_eq!(permitted, [0; 3], "{layer:?} {address}");
+    }
+}
+
+/// A socket with the records of a flow.
+fn outgoing(flow: &Flow, domain: Domain, kind: Type) -> Socket {
+    let socket = Socket::new(domain, kind, None).expect("the socket is made");
+    sidetrack::set_records(&socket, &flow.records()).expect("the records are valid");
+    socket
+}
+
+/// The destination for a socket of a domain: IPv4-mapped for an IPv6 socket.
+fn destination(to: SocketAddr, domain: Domain) -> SockAddr {
+    match (to, domain) {
+        (SocketAddr::V4(v4), Domain::IPV6) => {
+            SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())).into()
+        }
+        _ => to.into(),
+    }
+}
+
+/// The errors of every way in which a socket with the records of a flow can go to a destination: TCP
+/// connect, UDP connect, a datagram of an unconnected socket, and one of a socket that is connected
+/// to the flow's destination.
+fn with_records(flow: &Flow, to: SocketAddr, domain: Domain) -> [i32; 4] {
+    let socket = |kind| outgoing(flow, domain, kind);
+    let own = destination(flow.original_destination(), domain);
+    let to = destination(to, domain);
+    let connected = socket(Type::DGRAM);
+    let first = connected.connect(&own);
+    [
+        errno(socket(Type::STREAM).connect(&to)),
+        errno(socket(Type::DGRAM).connect(&to)),
+        errno(socket(Type::DGRAM).send_to(b"x", &to)),
+        errno(first.and_then(|()| connected.send_to(b"x", &to))),
+    ]
+}
+
+/// Makes a TCP and a UDP flow to the address of an origin, of a service with or without bound
+/// records. Calls the function with both flows, the flows' destination, and another one.
+fn with_two_flows(
+    test: &str,
+    address: &str,
+    records_bound: bool,
+    check: impl FnOnce(&mut Host, [&Flow; 2], [SocketAddr; 2]),
+) {
+    let address: IpAddr = address.parse().expect("an address");
+    let start = || Origin::start(&SocketAddr::from((address, 0)).to_string());
+    let [origin, other] = [start(), start()];
+    let mut host = Host::new(test);
+    let service = host.service_with_spec(&ServiceSpec {
+        records_bound,
+        ..ServiceSpec::new("bound")
+    });
+    let (proxy, datagrams) = (host.answer(&service), host.echo_datagrams(&service));
+    host.set_policy([redirect_tcp(&service), redirect_udp(&service)]);
+    let to = origin.address.to_string();
+    assert_eq!(host.connect(&to)["reply"], to);
+    assert_eq!(host.client(&["datagrams", &to]).json()["reply"], to);
+    let (tcp, udp) = (&proxy.flows()[0], &datagrams.flows()[0]);
+    check(&mut host, [tcp, udp], [origin.address, other.address]);
+}
+
+const EPERM: i32 = libc::EPERM;
+
+fn bound_records(test: &str, address: &str, domain: Domain) {
+    with_two_flows(test, address, true, |host, [tcp, udp], [own, other]| {
+        // The destination of a flow has the flow's protocol.
+        assert_eq!(with_records(tcp, own, domain), [0, EPERM, EPERM, EPERM]);
+        assert_eq!(with_records(udp, own, domain), [EPERM, 0, 0, 0]);
+        let before = host.count(Counter::RecordsBound);
+        for flow in [tcp, udp] {
+            assert_eq!(with_records(flow, other, domain), [EPERM; 4]);
+        }
+        // The connect to the TCP flow's own destination by UDP is refused too.
+        assert_eq!(host.count(Counter::RecordsBound), before + 8);
+        let event = host.await_event(EventKind::RecordsBound, &other.to_string());
+        assert_eq!(event.pid, std::process::id());
+    });
+}
+
+#[test]
+fn bound_records_work_for_the_destination_of_their_flow_only_over_ipv4() {
+    bound_records("bound4", "127.0.0.1", Domain::IPV4);
+}
+
+#[test]
+fn bound_records_work_for_the_destination_of_their_flow_only_over_ipv6() {
+    bound_records("bound6", "::1", Domain::IPV6);
+}
+
+#[test]
+fn bound_records_work_for_the_destination_of_their_flow_only_on_mapped_sockets() {
+    bound_records("bound_mapped", "127.0.0.1", Domain::IPV6);
+}
+
+#[test]
+fn other_records_work_for_any_destination_and_protocol() {
+    with_two_flows("unbound", "127.0.0.1", false, |host, flows, [_, other]| {
+        for flow in flows {
+            assert_eq!(with_records(flow, other, Domain::IPV4), [0; 4]);
+        }
+        assert_eq!(host.count(Counter::RecordsBound), 0);
+    });
+}
+
+#[test]
+fn a_socket_that_is_bound_to_the_address_of_a_flow_sends_only_to_its_client() {
+    for address in ["127.0.0.1", "::1"] {
+        with_two_flows("replies", address, false, |host, [_, udp], [_, other]| {
+            let socket = || {
+                let from = SocketAddr::from((udp.own_address().ip(), 0));
+                let domain = Domain::for_address(from);
+                let socket = Socket::new(domain, Type::DGRAM, None).expect("the socket is made");
+                if domain == Domain::IPV6 {
+                    socket.set_freebind_v6(true).expect("the option exists");
+                }
+                socket.bind(&from.into()).expect("the address is local");
+                UdpSocket::from(socket)
+            };
+            for to in [other, udp.original_destination()] {
+                assert_eq!(errno(socket().connect(to)), EPERM, "{to}");
+                assert_eq!(errno(socket().send_to(b"x", to)), EPERM, "{to}");
+            }
+            assert_eq!(host.count(Counter::RecordsMissing), 4);
+            assert_eq!(errno(socket().connect(udp.client())), 0);
+        });
+    }
 }

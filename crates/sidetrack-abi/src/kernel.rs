@@ -251,8 +251,11 @@ pub struct AutoContext {
 pub const RECORDS_REQUIRED: u32 = 0;
 /// Such a connect is classified by all filters, except that redirects below the service's place are skipped.
 pub const RECORDS_LEGACY: u32 = 1;
-/// With [`RECORDS_REQUIRED`]: such a connect proceeds undiverted.
+/// With [`RECORDS_REQUIRED`]: such a connect is classified by all filters, except that redirects are
+/// skipped.
 pub const OWN_TRAFFIC_PERMIT: u32 = 0x1;
+/// A socket with records of this service may only go to the destination of their flow.
+pub const RECORDS_BOUND: u32 = 0x2;
 
 /// A service and its listeners. The engine writes the members up to `epoch`, the kernel programs the
 /// others.
@@ -267,7 +270,7 @@ pub struct Service {
     pub name: [u8; NAME_SIZE],
     /// [`RECORDS_REQUIRED`] or [`RECORDS_LEGACY`].
     pub records: u32,
-    /// [`OWN_TRAFFIC_PERMIT`], or 0.
+    /// [`OWN_TRAFFIC_PERMIT`] and [`RECORDS_BOUND`], or 0.
     pub flags: u32,
     /// Distinguishes the service from earlier ones of the same number.
     pub epoch: u32,
@@ -345,7 +348,14 @@ pub struct Program {
     pub device: u32,
     /// Real user.
     pub uid: u32,
+    /// [`PROGRAM_ELEVATED`], or 0.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
 }
+
+/// The program's real, effective and saved user ids, or group ids, are not all the same.
+pub const PROGRAM_ELEVATED: u32 = 0x1;
 
 /// Shift of the flow's id in [`FlowEntry::state`].
 pub const FLOW_STATE_ID_SHIFT: u32 = 20;
@@ -410,7 +420,7 @@ impl FlowEntry {
 }
 
 /// The names of the counters that users see, by their index in the kernel's array.
-pub const COUNTERS: [&str; 24] = [
+pub const COUNTERS: [&str; 25] = [
     "redirected",
     "handed over",
     "queried",
@@ -435,6 +445,7 @@ pub const COUNTERS: [&str; 24] = [
     "datagrams forged",
     "datagrams unrouted",
     "lost with proxy",
+    "records bound",
 ];
 
 /// A record in the ring buffer of events.
@@ -491,5 +502,5 @@ const _: () = {
     assert!(size_of::<AutoContext>() == 296);
     assert!(size_of::<Service>() == 120);
     assert!(size_of::<Event>() == 136);
-    assert!(size_of::<FlowEntry>() == 312);
+    assert!(size_of::<FlowEntry>() == 320);
 };

@@ -52,8 +52,11 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Access {
-    /// Name of the group whose members may change policy, but only objects of providers that the
-    /// same user has added.
+    /// Name of the group whose members may change policy for connections of all users, but only
+    /// objects of providers that the same user has added.
+    pub host_group: Option<String>,
+    /// Name of the group whose members may change policy for their user's own connections, and only
+    /// objects of providers that the same user has added.
     pub write_group: Option<String>,
     /// Name of the group whose members may read policy, flows and events.
     pub read_group: Option<String>,
@@ -283,6 +286,7 @@ mod tests {
             .fold(String::new(), |text, line| text + line + "\n");
         let config = Config::parse(&uncommented).unwrap();
         let groups = Access {
+            host_group: Some("sidetrack-host".into()),
             write_group: Some("sidetrack".into()),
             read_group: Some("adm".into()),
             everyone_reads: false,

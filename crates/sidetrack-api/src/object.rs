@@ -113,6 +113,7 @@ impl From<&Provider> for v1::Provider {
             flags: lifetime_flags(provider.lifetime),
             lifetime: wire_lifetime(provider.lifetime).into(),
             service_name: provider.service_name.clone().unwrap_or_default(),
+            user: 0,
         }
     }
 }
@@ -149,6 +150,7 @@ impl From<&Sublayer> for v1::Sublayer {
             lifetime: wire_lifetime(sublayer.lifetime).into(),
             provider: sublayer.provider.map(key_bytes).unwrap_or_default(),
             weight: sublayer.weight.into(),
+            user: 0,
         }
     }
 }
@@ -169,6 +171,7 @@ impl TryFrom<v1::Service> for Service {
                 Ok(v1::Records::Legacy) => RecordsMode::Legacy,
                 Err(_) => return Err(no_such("records mode", wire.records)),
             },
+            records_bound: wire.records_bound,
             on_absent: absent(wire.on_absent)?.unwrap_or_default(),
             context: wire.context.map(context).transpose()?.unwrap_or_default(),
         })
@@ -194,6 +197,8 @@ impl From<&Service> for v1::Service {
             context: Some(wire_context(&service.context)),
             listening: false,
             listeners: None,
+            user: 0,
+            records_bound: service.records_bound,
         }
     }
 }
@@ -243,6 +248,7 @@ impl TryFrom<v1::Filter> for Filter {
             on_absent: absent(wire.on_absent)?,
             context: wire.context.map(context).transpose()?,
             id: 0,
+            only_user: None,
         })
     }
 }
@@ -278,6 +284,8 @@ impl From<&Filter> for v1::Filter {
             id: filter.id,
             effective_weight: filter.effective_weight(),
             owner: String::new(),
+            user: 0,
+            only_user: filter.only_user,
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn apply(options: &args::ApplyArgs) -> Result<ExitCode> {
             &text,
             &options.file,
             options.owner.as_deref(),
-            &names.listing,
+            &names.referable,
         )
         .map_err(|errors| anyhow!("{errors}"))?;
         names.extend(&policy.objects);

@@ -48,14 +48,14 @@ const KIND_WIDTH: usize = 19;
 
 fn render(event: &v1::Event, style: TextStyle) -> String {
     use v1::EventKind::{
-        AbsentBlocked, ChainTooLong, ClassifyBlock, MapFull, Missed, RecordsMissing, RecordsStale,
-        SelfConnect, TransactionAborted,
+        AbsentBlocked, ChainTooLong, ClassifyBlock, MapFull, Missed, RecordsBound, RecordsMissing,
+        RecordsStale, SelfConnect, TransactionAborted,
     };
     let name = format!("{:KIND_WIDTH$}", kind_text(event));
     let name = match v1::EventKind::try_from(event.kind) {
         Ok(
-            AbsentBlocked | ChainTooLong | ClassifyBlock | MapFull | RecordsMissing | RecordsStale
-            | SelfConnect,
+            AbsentBlocked | ChainTooLong | ClassifyBlock | MapFull | RecordsBound | RecordsMissing
+            | RecordsStale | SelfConnect,
         ) => style.red(&name),
         Ok(Missed | TransactionAborted) => style.yellow(&name),
         _ => name,

@@ -12,7 +12,7 @@ use sidetrack_api::{Client, key_bytes, v1};
 use sidetrack_policy::Uuid;
 
 pub(crate) use self::add::{add_filter, add_provider, add_service, add_sublayer};
-pub(crate) use self::fetch::{ListedObject, ObjectKind, ObjectNames, fetch};
+pub(crate) use self::fetch::{ListedKind, ListedObject, ObjectKind, ObjectNames, fetch, referable};
 pub(crate) use self::list::{list, show};
 use crate::args;
 use crate::daemon::{open_session, status_error, with_daemon};
@@ -73,7 +73,7 @@ async fn commit(client: &mut Client, session_id: u64) -> Result<()> {
 }
 
 /// Returns the objects that a name or a key stands for: one object, or several filters of the same
-/// name at different layers.
+/// name at different layers. Objects of users other than the caller and root have no name here.
 ///
 /// # Errors
 ///
@@ -84,10 +84,12 @@ fn find<'a>(
     name: &str,
 ) -> Result<Vec<&'a ListedObject>> {
     let key = name.parse::<Uuid>().ok();
-    let found: Vec<_> = all
-        .iter()
-        .filter(|object| Some(object.key()) == key || object.name() == name)
-        .collect();
+    let with_key = all.iter().filter(|object| Some(object.key()) == key);
+    let mut found: Vec<_> = with_key.collect();
+    if found.is_empty() {
+        found = referable(all);
+        found.retain(|object| object.name() == name);
+    }
     let mut layers: Vec<_> = found.iter().filter_map(|object| object.layer()).collect();
     layers.sort();
     layers.dedup();

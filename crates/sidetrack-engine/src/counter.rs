@@ -38,6 +38,7 @@ pub enum Counter {
     DatagramsForged,
     DatagramsUnrouted,
     LostWithProxy,
+    RecordsBound,
 }
 
 impl Counters {

@@ -69,6 +69,8 @@ pub enum EventKind {
     Inspected,
     /// Classifying it took too many steps: refused.
     SearchCut,
+    /// A proxy connected to another destination than its records allow: refused.
+    RecordsBound,
     /// An event kind of a later version.
     Unknown(u32),
 }
@@ -119,6 +121,7 @@ impl EventKind {
             9 => Self::Vetoed,
             10 => Self::Inspected,
             11 => Self::SearchCut,
+            12 => Self::RecordsBound,
             other => Self::Unknown(other),
         }
     }
@@ -140,6 +143,9 @@ impl fmt::Display for EventKind {
             Self::Vetoed => "refused by a filter's veto",
             Self::Inspected => "inspected",
             Self::SearchCut => "refused: classifying it took too many steps",
+            Self::RecordsBound => {
+                "refused: the redirect records are bound to the flow's destination, and this is another one"
+            }
             Self::Unknown(number) => return write!(f, "event {number}"),
         })
     }

@@ -17,6 +17,8 @@ pub struct ServiceSpec {
     pub name: String,
     /// How its own connects without records are treated.
     pub records: RecordsMode,
+    /// Whether its records work for the destination of their flow only.
+    pub records_bound: bool,
     /// Whether every process in its cgroup belongs to the service, and not only the one that marked the listener
     /// with its descendants.
     pub owns_cgroup: bool,
@@ -43,6 +45,7 @@ impl ServiceSpec {
             key: Uuid::new_v4(),
             name: name.to_owned(),
             records: RecordsMode::Required,
+            records_bound: false,
             owns_cgroup: false,
             on_absent: Absent::Block,
             context: RedirectContext::None,
@@ -57,12 +60,20 @@ impl ServiceSpec {
         }
     }
 
+    /// Whether a service of these properties is, to the kernel, the other one: the name and what the
+    /// kernel knows of its records are the same.
+    pub fn is_same_to_kernel(&self, other: &Self) -> bool {
+        let settings = |spec: &Self| (spec.records, spec.records_bound);
+        self.name == other.name && settings(self) == settings(other)
+    }
+
     /// A service as described by an object of the full model.
     pub fn of_object(service: &sidetrack_policy::Service) -> Self {
         Self {
             key: service.identity.key,
             name: service.identity.name.clone(),
             records: service.records,
+            records_bound: service.records_bound,
             owns_cgroup: false,
             on_absent: service.on_absent,
             context: service.context.clone(),
@@ -81,6 +92,7 @@ impl ServiceSpec {
                 (_, 0) => RecordsMode::Required,
                 _ => RecordsMode::RequiredOrOwn,
             },
+            records_bound: value.flags & kernel::RECORDS_BOUND != 0,
             owns_cgroup: false,
             on_absent: Absent::Block,
             context: RedirectContext::None,
@@ -101,12 +113,16 @@ impl ServiceSpec {
             RecordsMode::RequiredOrOwn => (kernel::RECORDS_REQUIRED, kernel::OWN_TRAFFIC_PERMIT),
             RecordsMode::Legacy => (kernel::RECORDS_LEGACY, 0),
         };
+        let bound = match self.records_bound {
+            true => kernel::RECORDS_BOUND,
+            false => 0,
+        };
         Ok(kernel::Service {
             secret,
             key: self.key.into_bytes(),
             name,
             records,
-            flags,
+            flags: flags | bound,
             listeners4: 0,
             listeners6: 0,
             addr4: [0; 4],

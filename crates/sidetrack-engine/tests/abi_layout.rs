@@ -111,6 +111,8 @@ fn mirrors() -> Vec<Layout> {
                 cgroups,
                 device,
                 uid,
+                flags,
+                reserved,
             }
         ),
         mirror!("owner_cgroup", OwnerCgroup { service, owners }),
@@ -232,7 +234,7 @@ fn mirrors() -> Vec<Layout> {
                 seen,
                 absent,
                 absent_given,
-                reserved,
+                flags,
                 values,
                 completed,
                 generation,
@@ -439,6 +441,7 @@ fn events_have_the_names_and_order_of_the_header() {
         Vetoed,
         Inspected,
         SearchCut,
+        RecordsBound,
     ];
     let kinds = kinds.map(|kind| format!("{kind:?}").to_lowercase());
     assert_eq!(names, kinds);
@@ -477,11 +480,11 @@ fn constants_have_the_values_of_the_header() {
         FLOW_CONNECTED, FLOW_STATE_ID_SHIFT, FLOW_STATE_STAGE_SHIFT, FLOW_STATE_STAGE_MASK,
         FLOW_STATE_REFCOUNT_MASK, NETWORKS_MAX, VERDICT_CACHE_MAX,
         NOT_REDIRECTED, REDIRECTED_BY_SELF, REDIRECTED_BY_OTHER, PREVIOUSLY_REDIRECTED_BY_SELF,
-        RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT,
+        RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT, RECORDS_BOUND, PROGRAM_ELEVATED,
         LINE_SIZE, CGROUP_LEVELS_MAX, LAYERS, FIELDS, LAYER_LINE, LAYER_BEYOND_HARD_PERMIT,
         PLACE_LINE, PLACE_LINES, FILTER_LINE, ACTION_PERMIT, ACTION_BLOCK, ACTION_VETO,
         ACTION_INSPECT, ACTION_REDIRECT, FILTER_CLEAR_ACTION_RIGHT, FILTER_ABSENT_PERMIT,
-        FILTER_GROUPS,
+        FILTER_GROUPS, FILTER_RESTRICTED, CLASSIFY_ELEVATED, CLASSIFY_OWN_TRAFFIC,
         TEST_MASKED, TEST_BETWEEN, NODE_LIST, NODE_HASH, NODE_TREE, NODE_BRANCH, LIST_RANKS,
         BUCKET_KEYS,
     ];

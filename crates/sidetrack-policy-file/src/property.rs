@@ -84,12 +84,16 @@ impl<'a> AnyObject<'a> {
                 lifetime,
                 provider,
                 records,
+                records_bound,
                 on_absent,
                 context,
             }) => {
                 all.push(("lifetime", lifetime.to_string()));
                 all.extend(provider.map(|key| ("provider", named(key, name_of))));
                 all.push(("records", records_name(*records).to_owned()));
+                if *records_bound {
+                    all.push(("records_bound", "true".to_owned()));
+                }
                 all.push(("on_absent", absent_name(*on_absent).to_owned()));
                 all.push(("context", context_text(context)));
             }
@@ -114,6 +118,7 @@ fn filter_properties(filter: &Filter, name_of: NameOf<'_>) -> Vec<Property> {
         on_absent,
         context,
         id: _,
+        only_user,
     } = filter;
     let mut all = vec![("lifetime", lifetime.to_string())];
     all.extend(provider.map(|key| ("provider", named(key, name_of))));
@@ -140,6 +145,7 @@ fn filter_properties(filter: &Filter, name_of: NameOf<'_>) -> Vec<Property> {
             .as_ref()
             .map(|context| ("context", context_text(context))),
     );
+    all.extend(only_user.map(|user| ("only_user", user.to_string())));
     all
 }
 

@@ -127,6 +127,8 @@ struct Service {
     provider: Option<String>,
     /// What happens to its own connects without redirect records; `required` by default.
     records: Option<Records>,
+    /// Whether its records work for the destination of their flow only; `false` by default.
+    records_bound: Option<bool>,
     /// What happens to redirected connections while the service has no listener; `block` by default.
     on_absent: Option<Absent>,
     /// Redirect context, which the proxy receives with each connection; `none` by default.
@@ -220,7 +222,7 @@ enum Lifetime {
 enum Records {
     /// If a filter matches, the connect is refused with EPERM, and an event reports it.
     Required,
-    /// The connect goes to its destination without redirection.
+    /// The connect is classified, but filters that redirect are skipped.
     RequiredOrOwn,
     /// The connect is classified as if the services up to this one had seen the connection.
     Legacy,

@@ -68,7 +68,8 @@ fn lower_conditions(
     ranked: &RankedFilter<'_>,
     host: &dyn Host,
 ) -> Result<Vec<(bool, Test)>, Error> {
-    let mut conditions: Vec<_> = ranked.filter.conditions.iter().collect();
+    let effective = ranked.filter.effective_conditions();
+    let mut conditions: Vec<_> = effective.iter().collect();
     conditions.sort_by_key(|condition| condition.field);
     let last_of_field = |index: usize| {
         conditions
@@ -165,7 +166,8 @@ fn lower_filter(
         ) | flag(
             ranked.on_absent == Absent::Permit,
             kernel::FILTER_ABSENT_PERMIT,
-        ) | flag(may_match_groups(ranked.filter), kernel::FILTER_GROUPS),
+        ) | flag(may_match_groups(ranked.filter), kernel::FILTER_GROUPS)
+            | flag(ranked.filter.only_user.is_some(), kernel::FILTER_RESTRICTED),
         ..zerocopy::FromZeros::new_zeroed()
     })
 }
@@ -174,12 +176,13 @@ fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
 }
 
-/// The rank after the last filter of the sublayer to which the filter `rank` belongs, at its layer.
+/// The rank after the last filter of the group to which the filter `rank` belongs, at its layer: see
+/// [`RankedFilter::group`].
 ///
 /// Sublayers may be large, so the end is not searched one by one: the steps double until one is
 /// beyond the end, and a binary search between the last two positions finds it.
 fn sublayer_end(rank: usize, filters: &[RankedFilter<'_>]) -> u32 {
-    let group = |ranked: &RankedFilter<'_>| (ranked.filter.layer.index(), ranked.sublayer);
+    let group = |ranked: &RankedFilter<'_>| (ranked.filter.layer.index(), ranked.group());
     let own_group = group(&filters[rank]);
     let mut step = 1;
     let mut inside = rank;

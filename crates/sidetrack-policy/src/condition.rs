@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::field::FieldType;
+use crate::field_values::address_key;
 use crate::{Code, Error, Family, Field, Layer};
 
 /// Greatest length of a path in a value, in bytes.
@@ -174,6 +175,33 @@ impl Condition {
             }
             (Value::Prefix(_), _) => Err(self.mismatch(&self.value)),
             (value, _) => self.check_value(value, layer),
+        }
+    }
+
+    /// True if the condition, on a number or an address, holds for a value of its field. Whether an
+    /// address is in a prefix is found by [`crate::reference::holds`] only.
+    pub(crate) fn holds_for_number(&self, actual: u128) -> bool {
+        let number = |value: &Value| match value {
+            Value::Uint(number) => u128::from(*number),
+            Value::Address(address) => address_key(*address),
+            _ => 0, // `check` refuses other values for these match types
+        };
+        let value = number(&self.value);
+        match self.match_type {
+            MatchType::Equal => actual == value,
+            MatchType::NotEqual => actual != value,
+            MatchType::Greater => actual > value,
+            MatchType::Less => actual < value,
+            MatchType::GreaterOrEqual => actual >= value,
+            MatchType::LessOrEqual => actual <= value,
+            MatchType::Range => match &self.value {
+                Value::Range(low, high) => (number(low)..=number(high)).contains(&actual),
+                _ => false,
+            },
+            MatchType::FlagsAllSet => actual & value == value,
+            MatchType::FlagsAnySet => actual & value != 0,
+            MatchType::FlagsNoneSet => actual & value == 0,
+            MatchType::Prefix | MatchType::NotPrefix | MatchType::EqualCaseInsensitive => false,
         }
     }
 

@@ -155,6 +155,7 @@ fn classify_at_layer(
         seen: chain.to_vec(),
         absent: absent.to_vec(),
         legacy_min_rank: 0,
+        own_traffic: false,
     };
     let verdict = classify(filters, host, field_values, &states);
     let service = verdict
@@ -232,6 +233,7 @@ mod tests {
             lifetime: Lifetime::Static,
             provider: None,
             records: RecordsMode::Required,
+            records_bound: false,
             on_absent: Absent::Block,
             context: RedirectContext::None,
         }

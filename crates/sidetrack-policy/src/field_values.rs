@@ -45,6 +45,9 @@ pub struct Program {
     /// Ids of its cgroup and of all cgroups above it, from below the root downwards. Empty for a
     /// program in the root.
     pub cgroups: Vec<u64>,
+    /// True if the program is elevated: its real, effective and saved user ids, or group ids, are not
+    /// all the same, as in a set-user-ID program.
+    pub elevated: bool,
 }
 
 /// A file, identified as the kernel does it.

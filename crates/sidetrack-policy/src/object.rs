@@ -2,13 +2,14 @@
 
 mod check;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 pub use uuid::Uuid;
 
 pub use self::check::{InvalidPart, ObjectPart};
-use crate::{Condition, Layer, LayerKind, Weight};
+use crate::{Condition, Field, Layer, LayerKind, MatchType, Value, Weight};
 
 /// Greatest length of a name, in bytes.
 pub const NAME_SIZE_MAX: usize = 256;
@@ -93,6 +94,11 @@ pub struct Service {
     pub provider: Option<Uuid>,
     /// What happens to a connect of the service's own processes without redirect records.
     pub records: RecordsMode,
+    /// Whether its records work for one destination only: a socket that has records of this service
+    /// and connects or sends to another address, port or protocol than those of the flow is refused
+    /// with EPERM.
+    #[serde(default)]
+    pub records_bound: bool,
     /// What happens to a redirected connection while the service is absent, unless the filter sets
     /// it.
     pub on_absent: Absent,
@@ -108,8 +114,8 @@ pub enum RecordsMode {
     /// The connect is refused with EPERM, and an event reports it.
     #[default]
     Required,
-    /// The connect goes to its destination without redirection. For proxies with their own traffic,
-    /// such as downloads of updates.
+    /// The connect is classified, but filters that redirect are skipped. For proxies with their own
+    /// traffic, such as downloads of updates.
     RequiredOrOwn,
     /// The connect is classified as if the services up to this one had seen the connection: filters
     /// up to the last one that redirects to this service do not redirect it. For legacy proxies,
@@ -179,6 +185,10 @@ pub struct Filter {
     /// filter is added; 0 before.
     #[serde(default)]
     pub id: u64,
+    /// The user to whose connections the filter is restricted; none if it applies to those of all
+    /// users. Set when the filter is added, from its author's [`Reach`](crate::set::Reach).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_user: Option<u32>,
 }
 
 /// What a filter does with a connection that it matches (docs/wfp.md, 4.6 and 4.7).
@@ -247,6 +257,7 @@ impl Filter {
             on_absent: None,
             context: None,
             id: 0,
+            only_user: None,
         }
     }
 
@@ -258,7 +269,44 @@ impl Filter {
     pub fn effective_weight(&self) -> u64 {
         self.weight.effective(&self.conditions)
     }
+
+    /// The conditions by which the filter is evaluated: its own and, if it is restricted to one user,
+    /// that the original program is that user's. The restriction also excludes elevated programs,
+    /// which no condition tests: see [`Program::elevated`](crate::field_values::Program::elevated).
+    ///
+    /// Conditions on the same field are alternatives, so one more on the user would widen the
+    /// filter. So the restriction replaces those that hold for this user. If none of them does, the
+    /// filter matches nothing; adding such a filter is refused.
+    pub fn effective_conditions(&self) -> Cow<'_, [Condition]> {
+        let Some(user) = self.only_user else {
+            return Cow::Borrowed(&self.conditions);
+        };
+        let of_user = |each: &&Condition| each.field == Field::User;
+        let others = self.conditions.iter().filter(|each| !of_user(each));
+        let mut effective: Vec<Condition> = others.cloned().collect();
+        effective.push(match self.may_match_user(user) {
+            true => Condition::equal(Field::User, Value::Uint(user.into())),
+            false => NO_USER,
+        });
+        Cow::Owned(effective)
+    }
+
+    /// True if the filter's conditions on the user of the original program hold for this user.
+    pub(crate) fn may_match_user(&self, user: u32) -> bool {
+        let conditions = self.conditions.iter();
+        let mut on_user = conditions
+            .filter(|each| each.field == Field::User)
+            .peekable();
+        on_user.peek().is_none() || on_user.any(|each| each.holds_for_number(user.into()))
+    }
 }
+
+/// A condition that no user satisfies.
+const NO_USER: Condition = Condition {
+    field: Field::User,
+    match_type: MatchType::Less,
+    value: Value::Uint(0),
+};
 
 impl Action {
     /// Key of the service to which the action redirects; none for other actions.

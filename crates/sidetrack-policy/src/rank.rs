@@ -28,12 +28,20 @@ pub struct RankedFilter<'a> {
     pub context: &'a RedirectContext,
 }
 
+impl RankedFilter<'_> {
+    /// The group that contributes one verdict: the filters of a sublayer, and separately those of
+    /// them that are restricted to one user. So no filter of a user ends the evaluation of others.
+    pub(crate) fn group(&self) -> (bool, Uuid) {
+        (self.filter.only_user.is_some(), self.sublayer)
+    }
+}
+
 /// Sorts filters into their order of evaluation (docs/wfp.md, 4.6 and 4.7). Disabled filters are
 /// left out.
 ///
-/// The order is: by layer; then by sublayer, the one of higher weight first (of equal weight, the
-/// one with the lower key); then by weight, the higher first (of equal weight, the one with the
-/// lower id, which is the older filter).
+/// The order is: by layer; then those that are restricted to one user come after all others; then
+/// by sublayer, the one of higher weight first (of equal weight, the one with the lower key); then by
+/// weight, the higher first (of equal weight, the one with the lower id, which is the older filter).
 ///
 /// `services` yields each service with its number. Errors: FWP_E_SUBLAYER_NOT_FOUND and
 /// FWP_E_CALLOUT_NOT_FOUND, if a filter refers to an object that is not given.
@@ -59,6 +67,7 @@ pub fn order<'a>(
     ranked.sort_by_key(|each| {
         (
             each.filter.layer.index(),
+            each.filter.only_user.is_some(),
             Reverse(each.sublayer_weight),
             each.sublayer,
             Reverse(each.weight),

@@ -25,6 +25,10 @@ pub struct ServiceStates {
     /// proxy's service. The services of lower ranks, if their filters match, are assumed to have
     /// seen it. Otherwise 0.
     pub legacy_min_rank: u32,
+    /// True for a connect of a service's own process without redirect records, if the service has
+    /// [`RecordsMode::RequiredOrOwn`](crate::RecordsMode::RequiredOrOwn): filters that redirect are
+    /// skipped.
+    pub own_traffic: bool,
 }
 
 /// The result of a classification.
@@ -54,6 +58,9 @@ pub enum MatchEffect {
     /// No effect: its rank is below [`ServiceStates::legacy_min_rank`], so its service is assumed
     /// to have seen the connection. The evaluation continues.
     AssumedSeen,
+    /// No effect: it redirects, and the connection is a service's own traffic. The evaluation
+    /// continues.
+    OwnTraffic,
     /// No effect: it redirects, but the verdict of a higher sublayer is hard. The evaluation
     /// continues.
     NoActionRight,
@@ -89,15 +96,15 @@ pub fn classify(
     let mut seen = states.seen.clone();
     seen.extend(assumed_services(filters, host, field_values, states));
     let mut verdict = Verdict::default();
-    let mut done = None; // the sublayer that has contributed its verdict
+    let mut done = None; // the group that has contributed its verdict
     for (rank, ranked) in (0..).zip(filters) {
-        if done == Some(ranked.sublayer) || !matches(ranked, host, field_values) {
+        if done == Some(ranked.group()) || !matches(ranked, host, field_values) {
             continue;
         }
         let effect = verdict.apply(rank, ranked, &seen, states);
         verdict.effects.push((rank, effect));
         if effect.ends_sublayer() {
-            done = Some(ranked.sublayer);
+            done = Some(ranked.group());
         }
         if verdict.blocked && verdict.hard {
             break; // no filter can change this verdict
@@ -129,12 +136,13 @@ pub fn assumed_services(
 }
 
 /// True if the filter is of this layer and matches: of the conditions on each field, at least one
-/// holds.
+/// holds, and a filter that is restricted to one user meets no elevated program.
 pub fn matches(ranked: &RankedFilter<'_>, host: &dyn Host, field_values: &FieldValues) -> bool {
-    let conditions = &ranked.filter.conditions;
+    let conditions = ranked.filter.effective_conditions();
     let fields: BTreeSet<Field> = conditions.iter().map(|each| each.field).collect();
     ranked.filter.layer == field_values.layer
         && (!is_to_group(field_values) || may_match_groups(ranked.filter))
+        && !(ranked.filter.only_user.is_some() && field_values.program.elevated)
         && fields.into_iter().all(|field| {
             conditions
                 .iter()
@@ -172,7 +180,7 @@ pub fn unmet_requirement(
     host: &dyn Host,
     field_values: &FieldValues,
 ) -> String {
-    let conditions = &ranked.filter.conditions;
+    let conditions = ranked.filter.effective_conditions();
     let fields: BTreeSet<Field> = conditions.iter().map(|each| each.field).collect();
     let of = |field| conditions.iter().filter(move |each| each.field == field);
     fields
@@ -184,34 +192,24 @@ pub fn unmet_requirement(
                 .collect::<Vec<_>>()
                 .join(" or ")
         })
-        .unwrap_or_else(|| "a destination that is neither multicast nor broadcast".to_owned())
+        .unwrap_or_else(|| {
+            let elevated = ranked.filter.only_user.is_some() && field_values.program.elevated;
+            match elevated {
+                true => "a program that is not elevated",
+                false => "a destination that is neither multicast nor broadcast",
+            }
+            .to_owned()
+        })
 }
 
 /// True if the condition holds for the connection.
 pub fn holds(condition: &Condition, host: &dyn Host, field_values: &FieldValues) -> bool {
-    let actual = field_values.value(condition.field);
-    let number = |value: &Value| match value {
-        Value::Uint(number) => u128::from(*number),
-        Value::Address(address) => address_key(*address),
-        _ => 0, // Condition::check refuses other values for these match types
-    };
     match condition.match_type {
         MatchType::Equal => equals(condition, host, field_values),
         MatchType::NotEqual => !equals(condition, host, field_values),
-        MatchType::Greater => actual > number(&condition.value),
-        MatchType::Less => actual < number(&condition.value),
-        MatchType::GreaterOrEqual => actual >= number(&condition.value),
-        MatchType::LessOrEqual => actual <= number(&condition.value),
-        MatchType::Range => match &condition.value {
-            Value::Range(low, high) => (number(low)..=number(high)).contains(&actual),
-            _ => false,
-        },
-        MatchType::FlagsAllSet => actual & number(&condition.value) == number(&condition.value),
-        MatchType::FlagsAnySet => actual & number(&condition.value) != 0,
-        MatchType::FlagsNoneSet => actual & number(&condition.value) == 0,
         MatchType::Prefix => is_below(condition, host, field_values),
         MatchType::NotPrefix => !is_below(condition, host, field_values),
-        MatchType::EqualCaseInsensitive => false,
+        _ => condition.holds_for_number(field_values.value(condition.field)),
     }
 }
 
@@ -266,11 +264,7 @@ impl Verdict {
     ) -> MatchEffect {
         match ranked.filter.action {
             Action::Inspect => MatchEffect::Inspected,
-            Action::Permit => self.permit(
-                rank,
-                ranked.filter.clear_action_right,
-                MatchEffect::Permitted,
-            ),
+            Action::Permit => self.permit(rank, ranked.filter, MatchEffect::Permitted),
             Action::Block => self.block(rank),
             Action::Veto => self.veto(rank),
             Action::Redirect(_) => self.redirect(rank, ranked, seen, states),
@@ -287,7 +281,9 @@ impl Verdict {
         let Some(service) = ranked.service else {
             return MatchEffect::NoActionRight;
         };
-        let hard = ranked.filter.clear_action_right;
+        if states.own_traffic {
+            return MatchEffect::OwnTraffic;
+        }
         if rank < states.legacy_min_rank {
             return MatchEffect::AssumedSeen;
         }
@@ -295,7 +291,7 @@ impl Verdict {
             return MatchEffect::AlreadySeen;
         }
         if self.redirect.is_some() {
-            return self.permit(rank, hard, MatchEffect::RedirectedElsewhere);
+            return self.permit(rank, ranked.filter, MatchEffect::RedirectedElsewhere);
         }
         if self.hard {
             return MatchEffect::NoActionRight;
@@ -309,18 +305,20 @@ impl Verdict {
             return MatchEffect::AbsentBlocked;
         }
         self.redirect = Some(rank);
-        self.permit(rank, hard, MatchEffect::Redirected)
+        self.permit(rank, ranked.filter, MatchEffect::Redirected)
     }
 
-    fn permit(&mut self, rank: u32, hard: bool, effect: MatchEffect) -> MatchEffect {
-        if self.hard {
+    /// Permits, unless the verdict is hard. A filter that is restricted to one user does not lift any
+    /// block either.
+    fn permit(&mut self, rank: u32, filter: &Filter, effect: MatchEffect) -> MatchEffect {
+        if self.hard || (self.blocked && filter.only_user.is_some()) {
             return MatchEffect::Overruled;
         }
         if self.blocked || self.decided_by.is_none() {
             self.decided_by = Some(rank);
         }
         self.blocked = false;
-        self.hard = hard;
+        self.hard = filter.clear_action_right;
         effect
     }
 
@@ -361,6 +359,7 @@ impl MatchEffect {
             self,
             Self::AlreadySeen
                 | Self::AssumedSeen
+                | Self::OwnTraffic
                 | Self::NoActionRight
                 | Self::AbsentSkipped
                 | Self::Inspected

@@ -5,14 +5,18 @@
 //! shares the kinds of objects that neither set changes; a transaction works on a clone.
 
 mod apply;
+mod author;
 mod entry;
+mod permission;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 pub use self::apply::{Change, Desired, Difference, Operation, check_owner};
-pub use self::entry::{Author, Object, ObjectEntry, ObjectKind};
+pub use self::author::{Author, Reach};
+pub use self::entry::{Object, ObjectEntry, ObjectKind};
+pub use self::permission::RESTRICTED_SHARE;
 use crate::object::Uuid;
 use crate::{Code, Error, Filter, Lifetime, Provider, SUBLAYER_UNIVERSAL, Service, Sublayer};
 
@@ -88,23 +92,12 @@ impl Objects {
         self.entry(key).map(|entry| &entry.object)
     }
 
-    /// The service with a name. Errors: FWP_E_CALLOUT_NOT_FOUND.
-    pub fn service_named(&self, name: &str) -> Result<&Arc<ObjectEntry<Service>>, Error> {
-        let mut services = self.services.values();
-        services
-            .find(|entry| entry.object.identity.name == name)
-            .ok_or_else(|| {
-                Error::new(
-                    Code::CalloutNotFound,
-                    format!("there is no service named {name:?}"),
-                )
-            })
-    }
-
     /// Adds an object and returns its key.
     ///
     /// If the object's key is nil, `new_key` makes one. In a dynamic session the object becomes
-    /// dynamic. A filter gets its id.
+    /// dynamic. A filter gets its id, and of a restricted author ([`Reach`]) it is restricted to the
+    /// author's user. An object of a restricted author that has the key already gives way, with
+    /// those that refer to it, to one of another author.
     ///
     /// Errors: those of the object's own check; FWP_E_BUILTIN_OBJECT, …ALREADY_EXISTS,
     /// …DYNAMIC_SESSION_IN_PROGRESS, …LIFETIME_MISMATCH, …WRONG_SESSION, …_NOT_FOUND for an object
@@ -120,23 +113,34 @@ impl Objects {
             object.identity_mut().key = new_key();
         }
         let key = object.identity().key;
-        if T::table(self).contains_key(&key) {
+        let before = T::table(self).get(&key);
+        if before.is_some_and(|before| !Self::gives_way(before, author)) {
             return Err(already_exists::<T>(self, key));
         }
-        T::KIND.check_count(T::table(self).len() + 1)?;
-        self.check_name(&object)?;
+        let replaces = before.is_some();
+        T::KIND.check_count(T::table(self).len() + usize::from(!replaces))?;
+        self.check_share::<T>(author, 1)?;
+        self.check_name(&object, author)?;
         let entry = self.new_entry(object, author)?;
+        if replaces {
+            self.remove_restricted_referrers((T::KIND, key), &mut Vec::new());
+        }
         self.insert(entry);
         Ok(key)
     }
 
-    /// Deletes an object.
+    /// Deletes an object. If the author is not restricted, the objects of restricted authors that
+    /// refer to it are deleted with it.
     ///
     /// Errors: FWP_E_…_NOT_FOUND of the kind, …BUILTIN_OBJECT, …WRONG_SESSION, …IN_USE.
     pub fn delete<T: Object>(&mut self, key: Uuid, author: &Author) -> Result<(), Error> {
         let entry = self.entry::<T>(key)?.clone();
         self.check_may_change(&entry, author)?;
-        if let Some(count) = self.references.get(&(T::KIND, key)) {
+        let mut count = self.references.get(&(T::KIND, key)).copied().unwrap_or(0) as usize;
+        if !author.is_restricted() {
+            count -= self.count_restricted_referrers((T::KIND, key));
+        }
+        if count > 0 {
             return Err(Error::new(
                 Code::InUse,
                 format!(
@@ -145,6 +149,7 @@ impl Objects {
                 ),
             ));
         }
+        self.remove_restricted_referrers((T::KIND, key), &mut Vec::new());
         self.remove::<T>(key);
         Ok(())
     }
@@ -217,131 +222,19 @@ impl Objects {
     /// permission is not checked, and a filter keeps its id.
     ///
     /// Errors: as [`Self::add`].
-    pub fn restore<T: Object>(&mut self, entry: ObjectEntry<T>) -> Result<(), Error> {
+    pub fn restore<T: Object>(&mut self, mut entry: ObjectEntry<T>) -> Result<(), Error> {
         entry.object.check()?;
+        Self::restrict_restored(&mut entry);
         let key = entry.object.identity().key;
         if key.is_nil() || T::table(self).contains_key(&key) {
             return Err(already_exists::<T>(self, key));
         }
         T::KIND.check_count(T::table(self).len() + 1)?;
-        self.check_name(&entry.object)?;
+        self.check_name(&entry.object, &entry.author)?;
         self.check_references(&entry)?;
         self.number_from(entry.object.id());
         self.insert(entry);
         Ok(())
-    }
-
-    /// The entry of a new object, ready to be inserted: with its lifetime and, if it is a filter,
-    /// its id. Checks what the object refers to, and whether the author may add it.
-    fn new_entry<T: Object>(
-        &mut self,
-        mut object: T,
-        author: &Author,
-    ) -> Result<ObjectEntry<T>, Error> {
-        *object.lifetime_mut() = author.lifetime(object.lifetime(), T::KIND)?;
-        let entry = ObjectEntry {
-            object,
-            author: author.clone(),
-        };
-        self.check_may_add(&entry)?;
-        self.check_references(&entry)?;
-        let ObjectEntry { mut object, author } = entry;
-        if T::KIND == ObjectKind::Filter {
-            self.last_id += 1;
-            object.set_id(self.last_id);
-        }
-        Ok(ObjectEntry { object, author })
-    }
-
-    /// Checks that an author may delete or replace an entry.
-    fn check_may_change<T: Object>(
-        &self,
-        entry: &ObjectEntry<T>,
-        author: &Author,
-    ) -> Result<(), Error> {
-        if entry.object.lifetime() == Lifetime::BuiltIn {
-            return Err(Error::new(
-                Code::BuiltinObject,
-                format!("{} is built in and cannot be changed", entry.title()),
-            ));
-        }
-        if entry.author.session.is_some() && entry.author.session != author.session {
-            return Err(Error::new(
-                Code::WrongSession,
-                format!(
-                    "{} belongs to another session, and only that session can change it",
-                    entry.title()
-                ),
-            ));
-        }
-        if author.is_root() || self.vendor(entry) == Some(author.uid) {
-            return Ok(());
-        }
-        Err(Error::new(
-            Code::WrongSession,
-            format!(
-                "user {} may not change {}: it does not belong to a provider that this user added",
-                author.uid,
-                entry.title()
-            ),
-        ))
-    }
-
-    /// Checks that the author of an entry may add it: users other than root add objects only to
-    /// providers that they have added themselves.
-    fn check_may_add<T: Object>(&self, entry: &ObjectEntry<T>) -> Result<(), Error> {
-        let author = &entry.author;
-        if author.is_root() || self.vendor(entry) == Some(author.uid) {
-            return Ok(());
-        }
-        if let Some(provider) = entry.object.provider() {
-            self.entry::<Provider>(provider)?;
-        }
-        Err(Error::new(
-            Code::WrongSession,
-            format!(
-                "user {} may not add {}: users other than root add objects only to providers that they \
-                 added themselves",
-                author.uid,
-                entry.title()
-            ),
-        ))
-    }
-
-    /// The user that added the provider of an object; for a provider, the user that added it.
-    fn vendor<T: Object>(&self, entry: &ObjectEntry<T>) -> Option<u32> {
-        match (T::KIND, entry.object.provider()) {
-            (ObjectKind::Provider, _) => Some(entry.author.uid),
-            (_, Some(provider)) => Some(self.providers.get(&provider)?.author.uid),
-            (_, None) => None,
-        }
-    }
-
-    fn check_name<T: Object>(&self, object: &T) -> Result<(), Error> {
-        let identity = object.identity();
-        if T::KIND != ObjectKind::Service {
-            return Ok(());
-        }
-        match self.service_named(&identity.name) {
-            Ok(other) if other.object.identity.key != identity.key => Err(Error::new(
-                Code::AlreadyExists,
-                format!(
-                    "there is another service named {:?}; choose another name",
-                    identity.name
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_references<T: Object>(&self, entry: &ObjectEntry<T>) -> Result<(), Error> {
-        let mut references = entry.object.references().into_iter().flatten();
-        references.try_for_each(|(kind, key)| match kind {
-            ObjectKind::Provider => entry.check_reference(self.entry::<Provider>(key)?),
-            ObjectKind::Sublayer => entry.check_reference(self.entry::<Sublayer>(key)?),
-            ObjectKind::Service => entry.check_reference(self.entry::<Service>(key)?),
-            ObjectKind::Filter => entry.check_reference(self.entry::<Filter>(key)?),
-        })
     }
 
     /// Inserts an entry. It replaces an entry with the same key.

@@ -60,6 +60,9 @@ impl Flow {
 
     /// Connects to another destination instead, with the records set. Blocks until connected.
     /// Errors are those of [`connect`](Self::connect).
+    ///
+    /// If the service has `records_bound`, the kernel refuses any other destination than the original
+    /// one with EPERM.
     pub fn connect_to(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
         let socket = self.outgoing(destination)?;
         socket

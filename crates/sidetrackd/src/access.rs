@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use sidetrack_api::config;
+use sidetrack_policy::set::Reach;
 use tokio::net::UnixStream;
 
 use crate::sys;
@@ -24,6 +25,7 @@ pub struct Peer {
 /// The permissions that the configuration gives, with the ids of its groups.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
+    host_group: Option<u32>,
     write_group: Option<u32>,
     read_group: Option<u32>,
     everyone_reads: bool,
@@ -37,7 +39,8 @@ pub enum Denied {
     UnknownCaller,
     /// The caller may not change policy.
     #[error(
-        "user {uid} may not change policy; only root and the members of access.write_group may"
+        "user {uid} may not change policy; only root and the members of access.write_group and \
+         access.host_group may"
     )]
     Write {
         /// The caller's user id.
@@ -45,8 +48,8 @@ pub enum Denied {
     },
     /// The caller may not read policy, flows and events.
     #[error(
-        "user {uid} may not read policy; only root and the members of access.write_group and \
-         access.read_group may"
+        "user {uid} may not read policy; only root and the members of access.write_group, \
+         access.host_group and access.read_group may"
     )]
     Read {
         /// The caller's user id.
@@ -83,6 +86,7 @@ impl Access {
     /// Errors: one of them does not exist.
     pub fn new(config: &config::Access) -> Result<Self, UnknownGroup> {
         Ok(Self {
+            host_group: config.host_group.as_deref().map(group_id).transpose()?,
             write_group: config.write_group.as_deref().map(group_id).transpose()?,
             read_group: config.read_group.as_deref().map(group_id).transpose()?,
             everyone_reads: config.everyone_reads,
@@ -91,10 +95,22 @@ impl Access {
 
     /// Succeeds if a peer may change policy. Errors: [`Denied::Write`].
     pub fn check_write(&self, peer: &Peer) -> Result<(), Denied> {
-        if peer.uid == 0 || peer.is_in(self.write_group) {
+        if self.is_unrestricted(peer) || peer.is_in(self.write_group) {
             return Ok(());
         }
         Err(Denied::Write { uid: peer.uid })
+    }
+
+    /// Returns whose connections the filters of a peer apply to.
+    pub fn reach(&self, peer: &Peer) -> Reach {
+        match self.is_unrestricted(peer) {
+            true => Reach::Host,
+            false => Reach::OwnUser,
+        }
+    }
+
+    fn is_unrestricted(&self, peer: &Peer) -> bool {
+        peer.uid == 0 || peer.is_in(self.host_group)
     }
 
     /// Succeeds if a peer may read policy, flows and events. Errors: [`Denied::Read`].
@@ -120,6 +136,7 @@ mod tests {
     #[test]
     fn root_and_the_configured_groups_have_access() {
         let access = Access {
+            host_group: Some(5),
             write_group: Some(10),
             read_group: Some(20),
             everyone_reads: false,
@@ -129,14 +146,16 @@ mod tests {
             uid,
             groups: vec![group],
         };
-        for (peer, reads, writes) in [
-            (peer(0, 0), true, true),
-            (peer(1000, 10), true, true),
-            (peer(1000, 20), true, false),
-            (peer(1000, 1000), false, false),
+        for (peer, reads, writes, reach) in [
+            (peer(0, 0), true, true, Reach::Host),
+            (peer(1000, 5), true, true, Reach::Host),
+            (peer(1000, 10), true, true, Reach::OwnUser),
+            (peer(1000, 20), true, false, Reach::OwnUser),
+            (peer(1000, 1000), false, false, Reach::OwnUser),
         ] {
             assert_eq!(access.check_read(&peer).is_ok(), reads, "{peer:?}");
             assert_eq!(access.check_write(&peer).is_ok(), writes, "{peer:?}");
+            assert_eq!(access.reach(&peer), reach, "{peer:?}");
         }
         let open = Access {
             everyone_reads: true,

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use sidetrack_abi::text::count;
 use sidetrack_api::config::Config;
-use sidetrack_policy::set::Author;
+use sidetrack_policy::set::{Author, Reach};
 use sidetrack_policy::{Code, Error as Refusal, Objects};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -72,6 +72,8 @@ pub struct Session {
     pub dynamic: bool,
     /// The process that opened it.
     pub peer: Peer,
+    /// Whose connections the filters that it adds apply to.
+    reach: Reach,
     /// The time at which it was opened or resumed.
     pub opened: SystemTime,
     /// How long its calls wait for the write lock.
@@ -120,13 +122,15 @@ impl Sessions {
         })
     }
 
-    /// Opens a session, or resumes one that waits. The receiver returns the session's events.
+    /// Opens a session, or resumes one that waits. The receiver returns the session's events. `reach`
+    /// is whose connections the peer's filters apply to.
     ///
     /// Errors: FWP_E_OUT_OF_BOUNDS, [`Error::QuotaExceeded`]; FWP_E_SESSION_ABORTED or
     /// FWP_E_INVALID_PARAMETER if the session cannot be resumed.
     pub fn open(
         &self,
         peer: Peer,
+        reach: Reach,
         options: SessionOptions,
     ) -> Result<(Arc<Session>, mpsc::Receiver<SessionEvent>), Error> {
         let wait = options.checked_wait()?;
@@ -147,6 +151,7 @@ impl Sessions {
             name: options.name,
             dynamic: options.dynamic,
             peer,
+            reach,
             opened: SystemTime::now(),
             wait,
             _portion: portion,
@@ -429,6 +434,7 @@ impl Session {
             session: self.dynamic.then_some(self.id),
             uid: self.peer.uid,
             owner: None,
+            reach: self.reach,
         }
     }
 

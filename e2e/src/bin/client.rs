@@ -157,7 +157,9 @@ fn main() -> io::Result<()> {
             first,
             second,
         } => connect_both_from_port(port, first, second),
-        Action::Datagrams(options) => datagram::run(&options)?,
+        Action::Datagrams(options) => {
+            datagram::run(&options).unwrap_or_else(|error| failure(&error))
+        }
         Action::Spray(options) => datagram::spray(&options)?,
         Action::Flood(options) => datagram::flood(&options)?,
         Action::Forge(options) => datagram::forge(&options)?,

@@ -95,6 +95,9 @@ pub const FILTER_CLEAR_ACTION_RIGHT: u8 = 0x1;
 pub const FILTER_ABSENT_PERMIT: u8 = 0x2;
 /// The filter may match multicast and broadcast.
 pub const FILTER_GROUPS: u8 = 0x4;
+/// It is restricted to one user: it neither matches connections of elevated programs nor lifts a
+/// block.
+pub const FILTER_RESTRICTED: u8 = 0x8;
 
 /// A filter. Its line determines its rank.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
@@ -251,6 +254,11 @@ pub fn mix(value: [u64; 2]) -> u32 {
     (mixed >> 32) as u32
 }
 
+/// The original program of a request is elevated.
+pub const CLASSIFY_ELEVATED: u32 = 0x1;
+/// Redirects are skipped, as for a service with [`OWN_TRAFFIC_PERMIT`](super::OWN_TRAFFIC_PERMIT).
+pub const CLASSIFY_OWN_TRAFFIC: u32 = 0x2;
+
 /// Argument and result of the kernel program `classify`.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
@@ -265,8 +273,8 @@ pub struct ClassifyRequest {
     pub absent: [u64; 4],
     /// 0: services without a listener are absent.
     pub absent_given: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`CLASSIFY_ELEVATED`] and [`CLASSIFY_OWN_TRAFFIC`], or 0.
+    pub flags: u32,
     /// The values of all fields.
     pub values: [[u64; 2]; FIELDS],
     /// 1: the members that follow are valid.

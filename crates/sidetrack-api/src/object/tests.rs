@@ -38,6 +38,7 @@ fn objects_are_read_from_their_messages() {
         lifetime: Lifetime::Static,
         provider: None,
         records: RecordsMode::Legacy,
+        records_bound: true,
         on_absent: Absent::Permit,
         context: RedirectContext::Auto,
     };

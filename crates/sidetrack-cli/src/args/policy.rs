@@ -145,6 +145,10 @@ pub(crate) struct AddServiceArgs {
     /// filter.
     #[arg(long, value_enum, default_value_t = RecordsModeArg::Required)]
     pub(crate) records: RecordsModeArg,
+    /// Refuse (EPERM) connections that carry this service's redirect records and go to another
+    /// destination than that of their flow.
+    #[arg(long)]
+    pub(crate) records_bound: bool,
     /// What happens to connections while the service is not listening.
     #[arg(long, value_enum, default_value_t = super::OnAbsentArg::Block)]
     pub(crate) on_absent: super::OnAbsentArg,
@@ -158,7 +162,7 @@ pub(crate) struct AddServiceArgs {
 pub(crate) enum RecordsModeArg {
     /// They are refused with EPERM, and reported.
     Required,
-    /// They go directly to their destinations.
+    /// They are not redirected. Filters that block still apply.
     RequiredOrOwn,
     /// They are classified by the filters that come after the last one that redirects to the service.
     /// For proxies that cannot set records.

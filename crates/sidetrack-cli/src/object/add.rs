@@ -36,6 +36,7 @@ pub(crate) fn add_service(options: &args::AddServiceArgs) -> Result<ExitCode> {
     let mut entry = common_entry(&options.common);
     put(&mut entry, "provider", options.provider.as_ref());
     put(&mut entry, "records", Some(&choice_name(options.records)));
+    entry.insert("records_bound".into(), options.records_bound.into());
     put(
         &mut entry,
         "on_absent",
@@ -187,7 +188,7 @@ fn add(kind: ObjectKind, common: &CommonObjectArgs, entry: Table) -> Result<Exit
     let with_key = common.key.is_some();
     let added = with_daemon(&common.daemon, async |mut client| {
         let names = ObjectNames::fetch(&mut client).await?;
-        let objects = parse_objects(kind, entry, &names.listing)?;
+        let objects = parse_objects(kind, entry, &names.referable)?;
         let session = open_session(&mut client, &format!("{kind} add")).await?;
         begin(&mut client, session.id()).await?;
         let added = add_all(&mut client, session.id(), &objects, with_key).await?;

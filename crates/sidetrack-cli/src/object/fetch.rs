@@ -1,6 +1,6 @@
 //! Fetches objects from the daemon, and resolves their keys to names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use anyhow::Result;
@@ -33,7 +33,14 @@ impl fmt::Display for ObjectKind {
 }
 
 /// An object as the daemon lists it, with the properties that only the daemon knows.
-pub(crate) enum ListedObject {
+pub(crate) struct ListedObject {
+    pub(crate) kind: ListedKind,
+    /// Id of the user that added the object.
+    pub(crate) user: u32,
+}
+
+/// The object of a [`ListedObject`], with what the daemon knows of this kind.
+pub(crate) enum ListedKind {
     Provider(Provider),
     Sublayer(Sublayer),
     Service {
@@ -52,11 +59,11 @@ pub(crate) enum ListedObject {
 
 impl ListedObject {
     pub(crate) fn object(&self) -> AnyObject<'_> {
-        match self {
-            Self::Provider(provider) => AnyObject::Provider(provider),
-            Self::Sublayer(sublayer) => AnyObject::Sublayer(sublayer),
-            Self::Service { service, .. } => AnyObject::Service(service),
-            Self::Filter { filter, .. } => AnyObject::Filter(filter),
+        match &self.kind {
+            ListedKind::Provider(provider) => AnyObject::Provider(provider),
+            ListedKind::Sublayer(sublayer) => AnyObject::Sublayer(sublayer),
+            ListedKind::Service { service, .. } => AnyObject::Service(service),
+            ListedKind::Filter { filter, .. } => AnyObject::Filter(filter),
         }
     }
 
@@ -69,8 +76,8 @@ impl ListedObject {
     }
 
     pub(crate) fn layer(&self) -> Option<Layer> {
-        match self {
-            Self::Filter { filter, .. } => Some(filter.layer),
+        match &self.kind {
+            ListedKind::Filter { filter, .. } => Some(filter.layer),
             _ => None,
         }
     }
@@ -78,10 +85,10 @@ impl ListedObject {
     /// Returns the object as JSON. The members of `identity` (key, name, description) are on the
     /// top level.
     pub(crate) fn json(&self) -> Result<Value> {
-        let (mut value, more) = match self {
-            Self::Provider(provider) => (serde_json::to_value(provider)?, json!({})),
-            Self::Sublayer(sublayer) => (serde_json::to_value(sublayer)?, json!({})),
-            Self::Service { service, listeners } => (
+        let (mut value, more) = match &self.kind {
+            ListedKind::Provider(provider) => (serde_json::to_value(provider)?, json!({})),
+            ListedKind::Sublayer(sublayer) => (serde_json::to_value(sublayer)?, json!({})),
+            ListedKind::Service { service, listeners } => (
                 serde_json::to_value(service)?,
                 json!({
                     "listening": listeners.tcp() != (0, 0),
@@ -93,7 +100,7 @@ impl ListedObject {
                     },
                 }),
             ),
-            Self::Filter {
+            ListedKind::Filter {
                 filter,
                 effective_weight,
                 owner,
@@ -104,7 +111,7 @@ impl ListedObject {
         };
         let identity = value["identity"].take();
         let mut all = serde_json::Map::new();
-        for part in [identity, value, more] {
+        for part in [identity, value, more, json!({ "user": self.user })] {
             if let Value::Object(members) = part {
                 all.extend(members);
             }
@@ -118,11 +125,12 @@ impl TryFrom<v1::Provider> for ListedObject {
     type Error = sidetrack_policy::Error;
 
     fn try_from(wire: v1::Provider) -> Result<Self, Self::Error> {
-        let lifetime = lifetime_from_wire(wire.lifetime);
-        Ok(Self::Provider(Provider {
+        let (lifetime, user) = (lifetime_from_wire(wire.lifetime), wire.user);
+        let kind = ListedKind::Provider(Provider {
             lifetime,
             ..wire.try_into()?
-        }))
+        });
+        Ok(Self { kind, user })
     }
 }
 
@@ -130,11 +138,12 @@ impl TryFrom<v1::Sublayer> for ListedObject {
     type Error = sidetrack_policy::Error;
 
     fn try_from(wire: v1::Sublayer) -> Result<Self, Self::Error> {
-        let lifetime = lifetime_from_wire(wire.lifetime);
-        Ok(Self::Sublayer(Sublayer {
+        let (lifetime, user) = (lifetime_from_wire(wire.lifetime), wire.user);
+        let kind = ListedKind::Sublayer(Sublayer {
             lifetime,
             ..wire.try_into()?
-        }))
+        });
+        Ok(Self { kind, user })
     }
 }
 
@@ -142,15 +151,15 @@ impl TryFrom<v1::Service> for ListedObject {
     type Error = sidetrack_policy::Error;
 
     fn try_from(wire: v1::Service) -> Result<Self, Self::Error> {
-        let lifetime = lifetime_from_wire(wire.lifetime);
-        let listeners = wire.listeners.unwrap_or_default().into();
-        Ok(Self::Service {
+        let (lifetime, user) = (lifetime_from_wire(wire.lifetime), wire.user);
+        let kind = ListedKind::Service {
+            listeners: wire.listeners.unwrap_or_default().into(),
             service: Service {
                 lifetime,
                 ..wire.try_into()?
             },
-            listeners,
-        })
+        };
+        Ok(Self { kind, user })
     }
 }
 
@@ -158,18 +167,19 @@ impl TryFrom<v1::Filter> for ListedObject {
     type Error = sidetrack_policy::Error;
 
     fn try_from(mut wire: v1::Filter) -> Result<Self, Self::Error> {
-        let (lifetime, id) = (lifetime_from_wire(wire.lifetime), wire.id);
-        let effective_weight = wire.effective_weight;
-        let owner = std::mem::take(&mut wire.owner);
-        Ok(Self::Filter {
+        let (lifetime, user) = (lifetime_from_wire(wire.lifetime), wire.user);
+        let (id, only_user) = (wire.id, wire.only_user);
+        let kind = ListedKind::Filter {
+            effective_weight: wire.effective_weight,
+            owner: std::mem::take(&mut wire.owner),
             filter: Box::new(Filter {
                 lifetime,
                 id,
+                only_user,
                 ..wire.try_into()?
             }),
-            effective_weight,
-            owner,
-        })
+        };
+        Ok(Self { kind, user })
     }
 }
 
@@ -209,39 +219,44 @@ pub(crate) async fn fetch(
     }
 }
 
-/// The objects to which other objects refer (providers, sublayers and services), with their names
-/// by key.
+/// The objects to which other objects refer: providers, sublayers and services.
 pub(crate) struct ObjectNames {
+    /// The objects of all users.
     pub(crate) listing: Listing,
+    /// Those to which the calling user refers by name: its own, and root's. Other users' objects
+    /// can only be named by their keys, so that nobody can take another one's place.
+    pub(crate) referable: Listing,
+    /// The names of all objects by key.
     names: HashMap<Uuid, String>,
 }
 
 impl ObjectNames {
     pub(crate) async fn fetch(client: &mut Client) -> Result<Self> {
-        let mut listing = Listing::default();
+        let mut all = Vec::new();
         for kind in [
             ObjectKind::Provider,
             ObjectKind::Sublayer,
             ObjectKind::Service,
         ] {
-            for object in fetch(client, kind, 0, None).await? {
-                match object {
-                    ListedObject::Provider(provider) => listing.providers.push(provider),
-                    ListedObject::Sublayer(sublayer) => listing.sublayers.push(sublayer),
-                    ListedObject::Service { service, .. } => listing.services.push(service),
-                    ListedObject::Filter { .. } => {}
-                }
-            }
+            all.extend(fetch(client, kind, 0, None).await?);
         }
-        Ok(Self::of(listing))
+        Ok(Self {
+            referable: listing(referable(&all).into_iter()),
+            ..Self::of(listing(all.iter()))
+        })
     }
 
+    /// The names of a policy's objects, which all have the same user.
     pub(crate) fn of(listing: Listing) -> Self {
         let names = listing
             .all()
             .map(|object| (object.identity().key, object.identity().name.clone()))
             .collect();
-        Self { listing, names }
+        Self {
+            referable: listing.clone(),
+            listing,
+            names,
+        }
     }
 
     pub(crate) fn name_of(&self, key: Uuid) -> Option<String> {
@@ -256,4 +271,31 @@ impl ObjectNames {
         });
         self.names.extend(more.names);
     }
+}
+
+/// The objects to which the calling user refers by their names: its own, and those of root for whose
+/// kind and name it has none. The daemon resolves names in the same way.
+pub(crate) fn referable(all: &[ListedObject]) -> Vec<&ListedObject> {
+    let user = rustix::process::geteuid().as_raw();
+    let kind_and_name = |object: &ListedObject| (object.object().kind(), object.name().to_owned());
+    let own = all.iter().filter(|object| object.user == user);
+    let own_names: HashSet<_> = own.map(kind_and_name).collect();
+    let is_referable = |object: &&ListedObject| {
+        object.user == user || (object.user == 0 && !own_names.contains(&kind_and_name(object)))
+    };
+    all.iter().filter(is_referable).collect()
+}
+
+/// Sorts objects by kind. Filters are left out, since nothing refers to them.
+fn listing<'a>(objects: impl Iterator<Item = &'a ListedObject>) -> Listing {
+    let mut listing = Listing::default();
+    for object in objects {
+        match &object.kind {
+            ListedKind::Provider(provider) => listing.providers.push(provider.clone()),
+            ListedKind::Sublayer(sublayer) => listing.sublayers.push(sublayer.clone()),
+            ListedKind::Service { service, .. } => listing.services.push(service.clone()),
+            ListedKind::Filter { .. } => {}
+        }
+    }
+    listing
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use sidetrack_policy::{Listeners, Uuid};
 use sidetrack_policy_file::property::{action_text, conditions_text};
 
-use super::{ListedObject, ObjectKind, ObjectNames, fetch, find};
+use super::{ListedKind, ListedObject, ObjectKind, ObjectNames, fetch, find};
 use crate::args;
 use crate::daemon::with_daemon;
 use crate::format::json_lines;
@@ -63,7 +63,7 @@ fn provider_key(names: &ObjectNames, name: &str) -> Result<Uuid> {
     if let Ok(key) = name.parse() {
         return Ok(key);
     }
-    let providers = &names.listing.providers;
+    let providers = &names.referable.providers;
     let found = providers
         .iter()
         .find(|provider| provider.identity.name == name);
@@ -77,8 +77,8 @@ fn provider_key(names: &ObjectNames, name: &str) -> Result<Uuid> {
 /// Renders all properties of an object, one per line.
 fn render_properties(object: &ListedObject, names: &ObjectNames, style: TextStyle) -> String {
     let mut all = object.object().properties(&|key| names.name_of(key));
-    match object {
-        ListedObject::Filter {
+    match &object.kind {
+        ListedKind::Filter {
             filter,
             effective_weight,
             owner,
@@ -89,11 +89,12 @@ fn render_properties(object: &ListedObject, names: &ObjectNames, style: TextStyl
                 all.push(("owner", owner.clone()));
             }
         }
-        ListedObject::Service { listeners, .. } => {
+        ListedKind::Service { listeners, .. } => {
             all.push(("listening", listening_text(*listeners)));
         }
-        ListedObject::Provider(_) | ListedObject::Sublayer(_) => {}
+        ListedKind::Provider(_) | ListedKind::Sublayer(_) => {}
     }
+    all.push(("user", object.user.to_string()));
     properties(all, style)
 }
 
@@ -114,7 +115,7 @@ fn name_or_key(names: &ObjectNames, key: Option<Uuid>) -> String {
 fn render_providers(all: &[ListedObject], style: TextStyle) -> String {
     let mut table = Table::new(["NAME", "LIFETIME", "UNIT", "KEY"]);
     for object in all {
-        if let ListedObject::Provider(provider) = object {
+        if let ListedKind::Provider(provider) = &object.kind {
             table.push([
                 provider.identity.name.clone(),
                 provider.lifetime.to_string(),
@@ -133,8 +134,8 @@ fn render_providers(all: &[ListedObject], style: TextStyle) -> String {
 fn render_sublayers(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -> String {
     let mut sublayers: Vec<_> = all
         .iter()
-        .filter_map(|object| match object {
-            ListedObject::Sublayer(sublayer) => Some(sublayer),
+        .filter_map(|object| match &object.kind {
+            ListedKind::Sublayer(sublayer) => Some(sublayer),
             _ => None,
         })
         .collect();
@@ -163,7 +164,7 @@ fn listening_text(listeners: Listeners) -> String {
 fn render_services(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -> String {
     let mut table = Table::new(["NAME", "LISTENING", "PROVIDER", "LIFETIME", "KEY"]);
     for object in all {
-        if let ListedObject::Service { service, listeners } = object {
+        if let ListedKind::Service { service, listeners } = &object.kind {
             table.push([
                 service.identity.name.clone(),
                 listening_text(*listeners),
@@ -176,8 +177,8 @@ fn render_services(all: &[ListedObject], names: &ObjectNames, style: TextStyle) 
     table.render(style)
 }
 
-/// Renders the filters in the order in which they are evaluated: by layer, then by the weight of
-/// the sublayer, then by their own weight.
+/// Renders the filters in the order in which they are evaluated: by layer, those restricted to one
+/// user last, then by the weight of the sublayer, then by their own weight.
 fn render_filters(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -> String {
     let sublayers = &names.listing.sublayers;
     let weights: std::collections::HashMap<_, _> = sublayers
@@ -186,8 +187,8 @@ fn render_filters(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -
         .collect();
     let mut filters: Vec<_> = all
         .iter()
-        .filter_map(|object| match object {
-            ListedObject::Filter {
+        .filter_map(|object| match &object.kind {
+            ListedKind::Filter {
                 filter,
                 effective_weight,
                 ..
@@ -198,7 +199,8 @@ fn render_filters(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -
     filters.sort_by_key(|(filter, weight)| {
         let sublayer_weight = weights.get(&filter.sublayer).copied().unwrap_or(0);
         let heavier_first = std::cmp::Reverse((sublayer_weight, filter.sublayer, *weight));
-        (filter.layer, heavier_first, filter.id)
+        let restricted_last = filter.only_user.is_some();
+        (filter.layer, restricted_last, heavier_first, filter.id)
     });
     let mut table = Table::new([
         "LAYER",
@@ -222,7 +224,7 @@ fn render_filters(all: &[ListedObject], names: &ObjectNames, style: TextStyle) -
             weight.to_string(),
             filter.identity.name.clone(),
             action,
-            conditions_text(&filter.conditions),
+            conditions_text(&filter.effective_conditions()),
         ]);
     }
     table.render(style)

@@ -49,6 +49,12 @@ impl Engine {
             request.seen = bits(&states.seen);
             request.absent = bits(&states.absent);
             request.absent_given = 1;
+            if states.own_traffic {
+                request.flags |= kernel::CLASSIFY_OWN_TRAFFIC;
+            }
+        }
+        if field_values.program.elevated {
+            request.flags |= kernel::CLASSIFY_ELEVATED;
         }
         let mut bytes = request.as_bytes().to_vec();
         self.skeleton

@@ -174,6 +174,7 @@ impl Engine {
                 },
                 user: entry.program.uid,
                 cgroups: levels.take_while(|&id| id != 0).collect(),
+                elevated: entry.program.flags & kernel::PROGRAM_ELEVATED != 0,
             },
             app: executable.map_or_else(String::new, |executable| {
                 String::from_utf8_lossy(address::text(&executable.path)).into_owned()

@@ -241,6 +241,7 @@ fn to_policy_service((number, spec): (&u32, &ServiceSpec)) -> (u16, sidetrack_po
         lifetime: Lifetime::Static,
         provider: None,
         records: spec.records,
+        records_bound: spec.records_bound,
         on_absent: spec.on_absent,
         context: spec.context.clone(),
     };

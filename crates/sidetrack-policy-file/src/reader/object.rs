@@ -37,13 +37,14 @@ pub(super) const SUBLAYER_KEYS: [&str; 6] = [
     "provider",
     "weight",
 ];
-pub(super) const SERVICE_KEYS: [&str; 8] = [
+pub(super) const SERVICE_KEYS: [&str; 9] = [
     "name",
     "description",
     "key",
     "lifetime",
     "provider",
     "records",
+    "records_bound",
     "on_absent",
     "context",
 ];
@@ -93,6 +94,7 @@ impl<'d> Reader<'d, '_> {
             lifetime,
             provider: self.provider(entry, lifetime)?,
             records: entry.choice("records", &RECORDS_MODES)?.unwrap_or_default(),
+            records_bound: entry.flag("records_bound")?,
             on_absent: entry.choice("on_absent", &ON_ABSENT)?.unwrap_or_default(),
             context: context(entry)?.unwrap_or_default(),
         };
@@ -182,6 +184,7 @@ pub(super) fn error(entry: &FileTable<'_>, invalid: InvalidPart) -> SpannedError
         ObjectPart::Name => entry.span_of("name"),
         ObjectPart::Description => entry.span_of("description"),
         ObjectPart::Context => entry.inner_span_of("context"),
+        ObjectPart::Records => entry.span_of("records"),
         ObjectPart::Weight => entry.inner_span_of("weight"),
         ObjectPart::Action => entry.span_of("action"),
         ObjectPart::RedirectOptions if entry.get("on_absent").is_some() => {

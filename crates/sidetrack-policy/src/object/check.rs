@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Action, CONDITIONS_MAX, CONTEXT_SIZE_MAX, DESCRIPTION_SIZE_MAX, Filter, Identity,
-    NAME_SIZE_MAX, Provider, RedirectContext, SERVICE_NAME_SIZE_MAX, Service, Sublayer,
+    NAME_SIZE_MAX, Provider, RecordsMode, RedirectContext, SERVICE_NAME_SIZE_MAX, Service,
+    Sublayer,
 };
 use crate::{Code, Error, Field, LayerKind};
 
@@ -28,6 +29,8 @@ pub enum ObjectPart {
     Description,
     /// The redirect context of a service or filter.
     Context,
+    /// The settings of a service for records.
+    Records,
     /// The weight of a filter.
     Weight,
     /// The action of a filter.
@@ -68,6 +71,22 @@ impl Service {
         self.identity.check("service", SERVICE_NAME_SIZE_MAX)?;
         self.context.check()
     }
+
+    /// Checks that the service may be added by a restricted author: neither its own traffic nor its
+    /// records may let a connection pass the redirects of other users' filters. Errors:
+    /// FWP_E_WRONG_SESSION.
+    pub(crate) fn check_restricted(&self) -> Result<(), InvalidPart> {
+        if self.records == RecordsMode::Required && self.records_bound {
+            return Ok(());
+        }
+        let message = format!(
+            "service {:?} needs records = \"required\" and records_bound = true: with other settings, its \
+             proxy could pass the redirects of other users; only root and the members of \
+             access.host_group may use them",
+            self.identity.name
+        );
+        Err(ObjectPart::Records.refuse(Code::WrongSession, message))
+    }
 }
 
 impl Filter {
@@ -90,6 +109,22 @@ impl Filter {
         }
         self.check_conditions()?;
         self.check_satisfiable()
+    }
+
+    /// Checks that a filter that is restricted to one user can match connections of this user.
+    /// Errors: FWP_E_NEVER_MATCH.
+    pub(crate) fn check_restricted(&self) -> Result<(), InvalidPart> {
+        match self.only_user {
+            Some(user) if !self.may_match_user(user) => {
+                let message = format!(
+                    "filter {:?} can never match: it applies only to connections of user {user}, and \
+                     its conditions on user exclude this user",
+                    self.identity.name
+                );
+                Err(ObjectPart::Field(Field::User).refuse(Code::NeverMatch, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_conditions(&self) -> Result<(), InvalidPart> {

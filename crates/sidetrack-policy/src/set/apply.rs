@@ -1,6 +1,7 @@
 //! Applying a policy: the objects of one owner are replaced by those of its new policy.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{Author, Object, ObjectEntry, ObjectKind, Objects, already_exists};
 use crate::object::{NAME_SIZE_MAX, Uuid};
@@ -51,6 +52,14 @@ impl Difference {
         changes.filter(|each| each.operation == operation).count()
     }
 
+    /// Kinds and keys of the replaced objects to which others can refer.
+    fn replaced(&self) -> BTreeSet<(ObjectKind, Uuid)> {
+        let changes = self.changes.iter().filter(|change| {
+            change.operation == Operation::Replace && change.kind != ObjectKind::Filter
+        });
+        changes.map(|change| (change.kind, change.key)).collect()
+    }
+
     fn push<T: Object>(&mut self, operation: Operation, key: Uuid) {
         self.changes.push(Change {
             operation,
@@ -63,9 +72,12 @@ impl Difference {
 impl Objects {
     /// Replaces the objects of `author.owner` by those of a new policy, and returns the difference.
     ///
-    /// Objects that the owner applied before and that are not in the new policy are deleted.
-    /// Objects of other owners, and objects that were added one by one, stay. An object without a
-    /// key gets the key [`Identity::applied_key`].
+    /// Objects that the owner applied before, as the same user, and that are not in the new policy
+    /// are deleted. Objects of other owners, and objects that were added one by one, stay. Objects of
+    /// restricted authors do not stand in the way of an author that is not restricted: if they have
+    /// a key of the new policy, or refer to an object that is deleted or that they no longer fit,
+    /// they are deleted too, and the difference contains them. An object without a key gets the key
+    /// [`Identity::applied_key`].
     ///
     /// After an error the set is inconsistent and must not be used any more: apply to a clone.
     ///
@@ -89,7 +101,10 @@ impl Objects {
         self.delete_undesired::<Service>(&services, author, &mut difference)?;
         self.delete_undesired::<Sublayer>(&sublayers, author, &mut difference)?;
         self.delete_undesired::<Provider>(&providers, author, &mut difference)?;
-        self.check_whole(&difference)?;
+        if !author.is_restricted() {
+            self.remove_misfits(&mut difference);
+        }
+        self.check_whole(&difference, author)?;
         Ok(difference)
     }
 
@@ -109,7 +124,8 @@ impl Objects {
                 difference.push::<T>(Operation::Add, key);
                 continue;
             };
-            if before.author.owner != author.owner {
+            let gives_way = Self::gives_way(&before, author);
+            if before.author.owner != author.owner && !gives_way {
                 return Err(already_exists::<T>(self, key));
             }
             if is_same(&before, &object, author) {
@@ -117,7 +133,11 @@ impl Objects {
                 continue;
             }
             object.check()?;
-            self.check_may_change(&before, author)?;
+            if gives_way {
+                self.remove_restricted_referrers((T::KIND, key), &mut difference.changes);
+            } else {
+                self.check_may_change(&before, author)?;
+            }
             let entry = self.new_entry(object, author)?;
             self.insert(entry);
             difference.push::<T>(Operation::Replace, key);
@@ -134,10 +154,16 @@ impl Objects {
     ) -> Result<(), Error> {
         let gone: Vec<Uuid> = T::table(self)
             .iter()
-            .filter(|(key, entry)| entry.author.owner == author.owner && !desired.contains(*key))
+            .filter(|(key, entry)| {
+                let author = (&author.owner, author.uid);
+                (&entry.author.owner, entry.author.uid) == author && !desired.contains(*key)
+            })
             .map(|(key, _)| *key)
             .collect();
         for key in gone {
+            if !author.is_restricted() {
+                self.remove_restricted_referrers((T::KIND, key), &mut difference.changes);
+            }
             self.delete::<T>(key, author)?;
             difference.push::<T>(Operation::Remove, key);
         }
@@ -145,21 +171,18 @@ impl Objects {
     }
 
     /// Checks what only the whole set can violate: limits, names, and references to replaced objects.
-    fn check_whole(&self, difference: &Difference) -> Result<(), Error> {
+    fn check_whole(&self, difference: &Difference, author: &Author) -> Result<(), Error> {
         ObjectKind::Provider.check_count(self.providers.len())?;
         ObjectKind::Sublayer.check_count(self.sublayers.len())?;
         ObjectKind::Service.check_count(self.services.len())?;
         ObjectKind::Filter.check_count(self.filters.len())?;
-        self.all::<Service>()
-            .try_for_each(|service| self.check_name(service))?;
-        let replaced: BTreeSet<(ObjectKind, Uuid)> = difference
-            .changes
-            .iter()
-            .filter(|change| {
-                change.operation == Operation::Replace && change.kind != ObjectKind::Filter
-            })
-            .map(|change| (change.kind, change.key))
-            .collect();
+        self.check_share::<Provider>(author, 0)?;
+        self.check_share::<Sublayer>(author, 0)?;
+        self.check_share::<Service>(author, 0)?;
+        self.check_share::<Filter>(author, 0)?;
+        self.entries::<Service>()
+            .try_for_each(|entry| self.check_name(&entry.object, &entry.author))?;
+        let replaced = difference.replaced();
         if replaced.is_empty() {
             return Ok(());
         }
@@ -173,11 +196,35 @@ impl Objects {
         &self,
         replaced: &BTreeSet<(ObjectKind, Uuid)>,
     ) -> Result<(), Error> {
-        let mut concerned = self.entries::<T>().filter(|entry| {
-            let mut references = entry.object.references().into_iter().flatten();
-            references.any(|reference| replaced.contains(&reference))
-        });
+        let mut concerned = self.referrers::<T>(replaced);
         concerned.try_for_each(|entry| self.check_references(entry))
+    }
+
+    /// Deletes the filters of restricted authors that no longer fit the objects that were replaced,
+    /// so that they do not keep another author from replacing them. Restricted authors' other
+    /// objects refer only to their own providers.
+    fn remove_misfits(&mut self, difference: &mut Difference) {
+        let replaced = difference.replaced();
+        let misfits: Vec<Uuid> = self
+            .referrers::<Filter>(&replaced)
+            .filter(|entry| entry.author.is_restricted() && self.check_references(entry).is_err())
+            .map(|entry| entry.object.identity.key)
+            .collect();
+        for key in misfits {
+            self.remove::<Filter>(key);
+            difference.push::<Filter>(Operation::Remove, key);
+        }
+    }
+
+    /// The entries of a kind that refer to one of these objects.
+    fn referrers<T: Object>(
+        &self,
+        to: &BTreeSet<(ObjectKind, Uuid)>,
+    ) -> impl Iterator<Item = &Arc<ObjectEntry<T>>> {
+        self.entries::<T>().filter(|entry| {
+            let mut references = entry.object.references().into_iter().flatten();
+            references.any(|reference| to.contains(&reference))
+        })
     }
 }
 
@@ -233,5 +280,6 @@ fn is_same<T: Object>(before: &ObjectEntry<T>, object: &T, author: &Author) -> b
     let mut object = object.clone();
     *object.lifetime_mut() = lifetime;
     object.set_id(before.object.id());
+    object.restrict(author.only_user());
     object == before.object
 }

@@ -1,11 +1,13 @@
 //! The entries of a set: objects with their authors.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
+use super::author::Author;
 use super::{FILTERS_MAX, Objects, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX, Table};
 use crate::object::Uuid;
-use crate::{Code, Error, Filter, Identity, Lifetime, Provider, Service, Sublayer};
+use crate::{
+    Code, Error, Filter, Identity, Lifetime, Provider, RedirectContext, Service, Sublayer,
+};
 
 /// An object of a set, with its author.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,19 +16,6 @@ pub struct ObjectEntry<T> {
     pub object: T,
     /// The author that added the object.
     pub author: Author,
-}
-
-/// The session and user that make a change.
-///
-/// The default is root, in a session that is not dynamic, for objects that are added one by one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Author {
-    /// Id of the session, if it is dynamic; its objects are deleted when it ends.
-    pub session: Option<u64>,
-    /// Id of the user; 0 is root.
-    pub uid: u32,
-    /// Name of the owner, if the change applies a policy; none if objects are added one by one.
-    pub owner: Option<Arc<str>>,
 }
 
 /// The kind of an object.
@@ -69,6 +58,19 @@ pub trait Object: Clone + Debug + PartialEq + Send + Sync + 'static {
     }
     /// Sets the id of a filter; does nothing for other objects.
     fn set_id(&mut self, _id: u64) {}
+    /// Restricts a filter to the connections of one user, or to no user; does nothing for other
+    /// objects.
+    fn restrict(&mut self, _only_user: Option<u32>) {}
+    /// Checks that a restricted author may add the object. Errors: FWP_E_NEVER_MATCH for a filter that
+    /// cannot match connections of its user, …WRONG_SESSION for a service whose own traffic would be
+    /// exempt from other users' filters.
+    fn check_restricted(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    /// The redirect context that a filter sets; none for other objects.
+    fn own_context(&self) -> Option<&RedirectContext> {
+        None
+    }
     #[doc(hidden)]
     fn table(objects: &Objects) -> &Table<Self>;
     #[doc(hidden)]
@@ -76,11 +78,6 @@ pub trait Object: Clone + Debug + PartialEq + Send + Sync + 'static {
 }
 
 impl Author {
-    /// True if the author is root, which may change the objects of all users.
-    pub fn is_root(&self) -> bool {
-        self.uid == 0
-    }
-
     /// The lifetime that an object of this author gets if it requests one: dynamic in a dynamic
     /// session.
     ///
@@ -140,14 +137,19 @@ impl ObjectKind {
         )
     }
 
-    /// Checks that a set can have this number of objects of the kind.
-    pub fn check_count(self, count: usize) -> Result<(), Error> {
-        let (most, code) = match self {
+    /// Greatest number of objects of the kind in a set, and the error beyond it.
+    pub(super) fn limit(self) -> (usize, Code) {
+        match self {
             Self::Provider => (PROVIDERS_MAX, Code::OutOfBounds),
             Self::Sublayer => (SUBLAYERS_MAX, Code::TooManySublayers),
             Self::Service => (SERVICES_MAX, Code::TooManyCallouts),
             Self::Filter => (FILTERS_MAX, Code::OutOfBounds),
-        };
+        }
+    }
+
+    /// Checks that a set can have this number of objects of the kind.
+    pub fn check_count(self, count: usize) -> Result<(), Error> {
+        let (most, code) = self.limit();
         if count <= most {
             return Ok(());
         }
@@ -167,8 +169,21 @@ impl<T: Object> ObjectEntry<T> {
         format!("{} {:?}", T::KIND.name(), self.object.identity().name)
     }
 
-    /// Checks that the object may refer to another. Errors: FWP_E_LIFETIME_MISMATCH.
+    /// Checks that the object may refer to another. Errors: FWP_E_WRONG_SESSION, …LIFETIME_MISMATCH.
     pub(super) fn check_reference<U: Object>(&self, to: &ObjectEntry<U>) -> Result<(), Error> {
+        if !self.author.may_refer_to(&to.author) {
+            return Err(Error::new(
+                Code::WrongSession,
+                format!(
+                    "{} of user {} cannot refer to {} of user {}: filters refer to their user's own objects \
+                     and to those of root, and root's also to those of the members of access.host_group",
+                    self.title(),
+                    self.author.uid,
+                    to.title(),
+                    to.author.uid
+                ),
+            ));
+        }
         let own_lifetime = self.object.lifetime();
         let lifetime = to.object.lifetime();
         let mismatch = |reason: &str| {
@@ -242,7 +257,14 @@ macro_rules! object {
 
 object!(Provider, providers, |_provider| None);
 object!(Sublayer, sublayers, |sublayer| sublayer.provider);
-object!(Service, services, |service| service.provider);
+object!(
+    Service,
+    services,
+    |service| service.provider,
+    fn check_restricted(&self) -> Result<(), Error> {
+        Ok(Self::check_restricted(self)?)
+    }
+);
 object!(
     Filter,
     filters,
@@ -259,5 +281,14 @@ object!(
     },
     fn set_id(&mut self, id: u64) {
         self.id = id;
+    },
+    fn restrict(&mut self, only_user: Option<u32>) {
+        self.only_user = only_user;
+    },
+    fn check_restricted(&self) -> Result<(), Error> {
+        Ok(Self::check_restricted(self)?)
+    },
+    fn own_context(&self) -> Option<&RedirectContext> {
+        self.context.as_ref()
     }
 );

@@ -1,3 +1,5 @@
+mod author;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -58,6 +60,7 @@ fn service(key: u128) -> Service {
         lifetime: Lifetime::Static,
         provider: None,
         records: RecordsMode::Required,
+        records_bound: false,
         on_absent: Absent::Block,
         context: RedirectContext::None,
     }

@@ -1,11 +1,13 @@
 //! The committer's start: boot-time filters, loading the store, and reconciling the kernel with it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use sidetrack_policy::Objects;
+use sidetrack_policy::set::Reach;
+use sidetrack_policy::{Filter, Objects};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -96,6 +98,7 @@ impl Start {
             _ => None,
         };
         let mut warnings = loaded.warnings;
+        warnings.extend(carried_over(&loaded.objects));
         let generation = match adopted {
             Some(pinned) => {
                 warnings.push(note_adopted(pinned));
@@ -129,6 +132,30 @@ impl Start {
             undeleted: Vec::new(),
         })
     }
+}
+
+/// Says which users' filters apply to the connections of all users only because an earlier version
+/// stored them, one sentence for each user.
+fn carried_over(objects: &Objects) -> Vec<String> {
+    let mut filters: BTreeMap<u32, usize> = BTreeMap::new();
+    for entry in objects.entries::<Filter>() {
+        if entry.author.reach == Reach::Unrecorded {
+            *filters.entry(entry.author.uid).or_default() += 1;
+        }
+    }
+    let note = |(uid, count)| {
+        let name = uzers::get_user_by_uid(uid);
+        let name = name.map_or_else(String::new, |user| {
+            format!(" ({})", user.name().to_string_lossy())
+        });
+        format!(
+            "filters of user {uid}{name} apply to the connections of all users (number: {count}): an \
+             earlier version stored them, in which access.write_group allowed that; when the user applies \
+             or adds them again, they apply to its own connections only, or to all if it is a member of \
+             access.host_group"
+        )
+    };
+    filters.into_iter().map(note).collect()
 }
 
 /// Loads the store. If nothing was pinned, the store's boot-time filters are put in force first,
@@ -202,4 +229,44 @@ pub(super) fn note_adopted(pinned: PinnedPolicy) -> String {
          empty; it stays in force until `sidetrack apply` by root replaces it as a whole",
         pinned.generation, pinned.filters
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use sidetrack_policy::set::{Author, ObjectEntry};
+    use sidetrack_policy::{Action, Identity, LayerKind, Uuid};
+
+    use super::*;
+
+    #[test]
+    fn filters_of_an_earlier_version_are_carried_over_with_a_warning_for_each_user() {
+        let mut objects = Objects::default();
+        let layer = LayerKind::AuthConnect.both()[0];
+        let authors = [
+            (0, Reach::Host),
+            (1000, Reach::Unrecorded),
+            (1000, Reach::Unrecorded),
+            (1001, Reach::OwnUser),
+            (65_534, Reach::Unrecorded),
+        ];
+        for (key, (uid, reach)) in (1..).zip(authors) {
+            let object = Filter {
+                identity: Identity {
+                    key: Uuid::from_u128(key),
+                    ..Filter::new("f", layer, Action::Block).identity
+                },
+                ..Filter::new("f", layer, Action::Block)
+            };
+            let author = Author {
+                uid,
+                reach,
+                ..Author::default()
+            };
+            objects.restore(ObjectEntry { object, author }).unwrap();
+        }
+        let notes = carried_over(&objects);
+        assert_eq!(notes.len(), 2);
+        assert!(notes[0].contains("user 1000") && notes[0].contains("(number: 2)"));
+        assert!(notes[1].contains("user 65534 (nobody)") && notes[1].contains("host_group"));
+    }
 }

@@ -95,7 +95,7 @@ impl Kernel {
 
     /// Creates the services that do not exist yet in the engine, and adds their numbers to `created`. The
     /// services that have no object any more are retired, and those that differ from their object in name or
-    /// records setting, whose listeners must register again.
+    /// settings for records, whose listeners must register again.
     fn create_services(&mut self, objects: &Objects, created: &mut Vec<u32>) -> Result<(), Error> {
         let mut retired: BTreeSet<u32> = self.engine.services().map(|(number, _)| number).collect();
         for service in objects.all::<Service>() {
@@ -150,13 +150,12 @@ impl Kernel {
         Ok(())
     }
 
-    /// Returns the number of the service that has the key, the name and the records setting of `spec`.
+    /// Returns the number of the service that has the key, the name and the settings for records of
+    /// `spec`.
     fn number_with_settings(&self, spec: &ServiceSpec) -> Option<u32> {
-        let is_wanted = |known: &ServiceSpec| {
-            (known.key, &known.name, known.records) == (spec.key, &spec.name, spec.records)
-        };
         let mut services = self.engine.services();
-        let found = services.find(|(_, known)| is_wanted(known));
+        let found =
+            services.find(|(_, known)| known.key == spec.key && known.is_same_to_kernel(spec));
         found.map(|(number, _)| number)
     }
 

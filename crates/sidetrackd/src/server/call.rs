@@ -58,7 +58,8 @@ impl Api {
         peer: Peer,
         options: v1::SessionOptions,
     ) -> Result<SessionStream, Error> {
-        let (session, events) = self.sessions.open(peer, session_options(options))?;
+        let reach = self.access.reach(&peer);
+        let (session, events) = self.sessions.open(peer, reach, session_options(options))?;
         let session_id = session.id;
         Ok(SessionStream {
             first: Some(v1::session_event::Event::Opened(v1::SessionOpened {
@@ -183,7 +184,7 @@ impl Api {
                 let objects = committer.in_force().objects;
                 let entry = match by {
                     By::Key(bytes) => objects.entry::<Service>(key(&bytes)?)?,
-                    By::Name(name) => objects.service_named(&name)?,
+                    By::Name(name) => objects.service_named(&name, uid)?,
                 };
                 let name = &entry.object.identity.name;
                 let dynamic = entry.object.lifetime == Lifetime::Dynamic;

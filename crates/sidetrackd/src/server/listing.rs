@@ -28,7 +28,10 @@ macro_rules! api_object {
             type Message = v1::$type;
 
             fn message(entry: &ObjectEntry<Self>) -> v1::$type {
-                (&entry.object).into()
+                v1::$type {
+                    user: entry.author.uid,
+                    ..(&entry.object).into()
+                }
             }
         })+
     };
@@ -41,6 +44,7 @@ impl ApiObject for Filter {
 
     fn message(entry: &ObjectEntry<Self>) -> v1::Filter {
         v1::Filter {
+            user: entry.author.uid,
             owner: entry.author.owner.as_deref().unwrap_or_default().to_owned(),
             ..v1::Filter::from(&entry.object)
         }

@@ -184,6 +184,7 @@ fn connection_event_kind(kind: ConnectionEventKind) -> v1::EventKind {
         Kind::ChainTooLong => v1::EventKind::ChainTooLong,
         Kind::RecordsMissing => v1::EventKind::RecordsMissing,
         Kind::RecordsStale => v1::EventKind::RecordsStale,
+        Kind::RecordsBound => v1::EventKind::RecordsBound,
         Kind::FlowsFull | Kind::SearchCut => v1::EventKind::MapFull,
         Kind::SelfConnect => v1::EventKind::SelfConnect,
         Kind::Blocked | Kind::Vetoed => v1::EventKind::ClassifyBlock,

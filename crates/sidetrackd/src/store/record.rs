@@ -3,7 +3,7 @@
 use prost::Message;
 use redb::TableDefinition;
 use sidetrack_api::v1;
-use sidetrack_policy::set::{Author, Object, ObjectEntry};
+use sidetrack_policy::set::{Author, Object, ObjectEntry, Reach};
 use sidetrack_policy::{Filter, Lifetime, Provider, Service, Sublayer};
 
 use super::error::RecordError;
@@ -28,6 +28,31 @@ struct Record {
     /// The session of a dynamic object; 0 for other objects.
     #[prost(uint64, tag = "5")]
     session: u64,
+    /// Whose connections the author's filters apply to: `HOST` or `OWN_USER`; 0 in records of
+    /// versions that did not record it.
+    #[prost(uint32, tag = "6")]
+    reach: u32,
+}
+
+const HOST: u32 = 1;
+const OWN_USER: u32 = 2;
+
+fn reach(number: u32, uid: u32) -> Reach {
+    match number {
+        HOST => Reach::Host,
+        // Root's filters have always applied to the connections of all users.
+        0 if uid == 0 => Reach::Host,
+        0 => Reach::Unrecorded,
+        _ => Reach::OwnUser,
+    }
+}
+
+fn reach_number(reach: Reach) -> u32 {
+    match reach {
+        Reach::Host => HOST,
+        Reach::OwnUser => OWN_USER,
+        Reach::Unrecorded => 0,
+    }
 }
 
 pub(super) fn encode<T: Stored>(entry: &ObjectEntry<T>) -> Vec<u8> {
@@ -37,6 +62,7 @@ pub(super) fn encode<T: Stored>(entry: &ObjectEntry<T>) -> Vec<u8> {
         owner: entry.author.owner.as_deref().unwrap_or_default().to_owned(),
         id: entry.object.id(),
         session: entry.author.session.unwrap_or_default(),
+        reach: reach_number(entry.author.reach),
     };
     record.encode_to_vec()
 }
@@ -56,6 +82,7 @@ pub(super) fn decode<T: Stored>(bytes: &[u8]) -> Result<ObjectEntry<T>, RecordEr
             session,
             uid: record.uid,
             owner: (!record.owner.is_empty()).then(|| record.owner.into()),
+            reach: reach(record.reach, record.uid),
         },
     })
 }
@@ -82,4 +109,40 @@ stored! {
     Sublayer = "sublayers",
     Service = "services",
     Filter = "filters",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of a filter's record by versions without the field `reach`.
+    fn old_record(uid: u32) -> Vec<u8> {
+        let layer = sidetrack_policy::LayerKind::AuthConnect.both()[0];
+        let filter = Filter::new("old", layer, sidetrack_policy::Action::Block);
+        let author = Author {
+            uid,
+            reach: Reach::Unrecorded,
+            ..Author::default()
+        };
+        let object = filter;
+        encode(&ObjectEntry { object, author })
+    }
+
+    #[test]
+    fn the_reach_of_an_old_record_is_that_of_all_users() {
+        for (uid, reach) in [(0, Reach::Host), (1000, Reach::Unrecorded)] {
+            let entry = decode::<Filter>(&old_record(uid)).unwrap();
+            assert_eq!(entry.author.reach, reach);
+        }
+    }
+
+    #[test]
+    fn the_reach_of_an_author_is_recorded() {
+        for reach in [Reach::Host, Reach::OwnUser, Reach::Unrecorded] {
+            let mut entry = decode::<Filter>(&old_record(1000)).unwrap();
+            entry.author.reach = reach;
+            let read = decode::<Filter>(&encode(&entry)).unwrap();
+            assert_eq!(read.author, entry.author);
+        }
+    }
 }

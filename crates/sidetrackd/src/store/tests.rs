@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use sidetrack_policy::set::{Author, Object};
+use sidetrack_policy::set::{Author, Object, Reach};
 use sidetrack_policy::{Action, Identity, LayerKind};
 
 use super::*;
@@ -60,6 +60,7 @@ fn objects_are_loaded_with_their_authors() {
         uid: 1000,
         owner: Some("mine".into()),
         session: None,
+        reach: Reach::OwnUser,
     };
     add(&mut objects, provider(1, None), &applied);
     let theirs = Filter {

@@ -25,7 +25,7 @@ use sidetrackd::store::Store;
 
 use self::client::{AS_EXPECTED, ClientCalls, add_two_objects, assert_refused};
 use self::commits::{BOOT, commit_number, filter_count};
-use self::example::{condition, filter, key, policy, provider};
+use self::example::{condition, filter, key, policy, provider, service};
 
 /// What to do, and the daemon's socket or the store's file.
 #[derive(Parser)]
@@ -196,6 +196,24 @@ async fn change_as_vendor(mut client: Client) {
     assert_refused(client.delete_provider(delete(1)).await, wrong);
     let foreign = policy(vec![filter_of(4, key(1))]);
     assert_refused(client.try_apply(&session, foreign).await, wrong);
+    let of_root = v1::RegisterServiceRequest {
+        session_id,
+        service: Some(v1::register_service_request::Service::Name(
+            "proxy 1".into(),
+        )),
+    };
+    assert_refused(client.register_service(of_root).await, wrong);
+    let squatter = v1::Service {
+        name: "proxy 1".into(),
+        provider: key(2),
+        records_bound: true,
+        ..service(2)
+    };
+    let squat = v1::AddServiceRequest {
+        session_id,
+        service: Some(squatter),
+    };
+    client.add_service(squat).await.unwrap();
     println!("{AS_EXPECTED}");
 }
 

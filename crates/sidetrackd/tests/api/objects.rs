@@ -180,6 +180,31 @@ fn run_as(daemon: &Daemon, subcommand: &str, user: u32, group: u32) {
     );
 }
 
+/// The user id of the vendor.
+const VENDOR: u32 = 65_534;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_the_host_group_adds_filters_for_all_users() {
+    let (mut config, group) = config_with_write_group();
+    config.access.host_group = config.access.write_group.clone();
+    let daemon = Daemon::start_with(config).await;
+    let (mut client, session) = daemon.session().await;
+    let request = v1::ApplyPolicyRequest {
+        providers: vec![provider(1)],
+        services: vec![service(1)],
+        filters: vec![filter(1)],
+        ..policy(Vec::new())
+    };
+    client.try_apply(&session, request).await.unwrap();
+    tokio::task::block_in_place(|| run_as(&daemon, "change-as-vendor", VENDOR, group));
+    let filters = client.filters(0).await;
+    let users: Vec<_> = filters
+        .iter()
+        .map(|one| (one.user, one.only_user))
+        .collect();
+    assert_eq!(users, [(0, None), (VENDOR, None)]);
+}
+
 /// Returns a configuration in which the group `daemon` may write, and the id of that group.
 fn config_with_write_group() -> (Config, u32) {
     let name = "daemon";
@@ -200,12 +225,28 @@ async fn a_vendor_changes_its_own_objects_only() {
     let (mut client, session) = daemon.session().await;
     let request = v1::ApplyPolicyRequest {
         providers: vec![provider(1)],
+        services: vec![service(1)],
         filters: vec![filter(1)],
         ..policy(Vec::new())
     };
     client.try_apply(&session, request).await.unwrap();
-    tokio::task::block_in_place(|| run_as(&daemon, "change-as-vendor", 65_534, group));
+    tokio::task::block_in_place(|| run_as(&daemon, "change-as-vendor", VENDOR, group));
     assert_eq!(daemon.data_path.in_force(), [1, 2]);
+    let filters = client.filters(0).await;
+    let users: Vec<_> = filters
+        .iter()
+        .map(|one| (one.user, one.only_user))
+        .collect();
+    assert_eq!(users, [(0, None), (VENDOR, Some(VENDOR))]);
+    // The vendor has added a service of the same name as root's, which stands for root's still.
+    let by_name = v1::RegisterServiceRequest {
+        session_id: session.id(),
+        service: Some(v1::register_service_request::Service::Name(
+            "proxy 1".into(),
+        )),
+    };
+    let registered = client.register_service(by_name).await.unwrap();
+    assert_eq!(registered.into_inner().key, key(1));
     let vendors = v1::DeleteRequest {
         session_id: session.id(),
         key: Uuid::from_u128(2).as_bytes().to_vec(),

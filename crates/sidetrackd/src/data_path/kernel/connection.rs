@@ -42,6 +42,7 @@ fn values_of_connection(connection: &Connection, paths: &Paths) -> Result<FieldV
         },
         user: connection.uid,
         cgroups: cgroup_ids(&connection.cgroup, paths)?,
+        elevated: false,
     };
     let netns = connection.netns;
     let netns = netns.unwrap_or_else(sidetrack_engine::host::netns_cookie);

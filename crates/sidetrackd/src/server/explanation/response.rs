@@ -203,6 +203,10 @@ fn outcome(filter: &ListedFilter, classification: &Classification) -> (v1::look:
             ApiOutcome::PassedOver,
             "its service counts as seen: a legacy proxy comes after it".into(),
         ),
+        MatchEffect::OwnTraffic => (
+            ApiOutcome::PassedOver,
+            "the connection is a service's own traffic".into(),
+        ),
         MatchEffect::NoActionRight => (
             ApiOutcome::PassedOver,
             "the verdict of a higher sublayer is hard".into(),
