@@ -16,7 +16,6 @@
 #include <bpf/bpf_core_read.h>
 
 #include "kernel.h"
-#include "sidetrack.h"
 #include "departure.h"
 
 /* Constants. The engine sets them before it loads the programs. */

@@ -3,6 +3,16 @@
 #ifndef SIDETRACK_EVENT_H
 #define SIDETRACK_EVENT_H
 
+/* Copies the name of a task's executable, without its folders; nothing for a kernel thread. */
+static __always_inline void executable_name(struct task_struct *task, char *name)
+{
+	struct file *file = task->mm->exe_file;
+
+	if (file)
+		bpf_probe_read_kernel_str(name, SIDETRACK_EXECUTABLE_NAME_SIZE,
+					  file->f_path.dentry->d_name.name);
+}
+
 /*
  * Describes the program: that of the endpoint, if there is one, or else the current process. If
  * neither is the connection's program, it is unknown.

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * Processes as flows and events show them: their ids as the engine sees them, since a process has
- * another id in each PID namespace, and the names of their executables.
- */
+/* Process ids as the engine sees them: a process has another id in each PID namespace. */
 #ifndef SIDETRACK_PROCESS_H
 #define SIDETRACK_PROCESS_H
 
@@ -38,16 +35,6 @@ static __noinline __u32 engine_pid_nested(struct task_struct *task)
 static __always_inline __u32 engine_pid(struct task_struct *task)
 {
 	return pid_level ? engine_pid_nested(task) : task->tgid;
-}
-
-/* Copies the name of a task's executable, without its folders; nothing for a kernel thread. */
-static __always_inline void executable_name(struct task_struct *task, char *name)
-{
-	struct file *file = task->mm->exe_file;
-
-	if (file)
-		bpf_probe_read_kernel_str(name, SIDETRACK_EXECUTABLE_NAME_SIZE,
-					  file->f_path.dentry->d_name.name);
 }
 
 #endif /* SIDETRACK_PROCESS_H */
