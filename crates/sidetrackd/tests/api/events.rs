@@ -116,13 +116,16 @@ async fn a_reader_that_is_too_slow_receives_the_number_of_missed_events() {
 /// A number of events that the kernel's ring buffer loses.
 const LOST: u64 = 123_456;
 
-/// Sets the data path's events, and waits until the daemon has taken them.
+/// Sets the data path's events, and waits until the daemon has logged them.
 async fn put_events(daemon: &Daemon, events: NewEvents) {
     daemon.data_path.recorded().events = events;
     wait_until("the data path's events are taken", async || {
         daemon.data_path.recorded().events == NewEvents::default()
     })
     .await;
+    // The same thread logs them, and then answers this call.
+    let mut client = daemon.client().await;
+    client.get_state(v1::GetStateRequest {}).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
