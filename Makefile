@@ -92,7 +92,7 @@ fuzz: deps-fuzz ## each fuzz target for FUZZ_SECONDS, as many at a time as there
 	cd fuzz && $(CARGO) +nightly fuzz build
 	cd fuzz && $(CARGO) +nightly fuzz list | xargs -P $$(nproc) -I {} \
 		$(CARGO) +nightly fuzz run {} -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0
-	SIDETRACK_ATTACK_SECONDS=$(FUZZ_SECONDS) $(CARGO) nextest run -p sidetrackd --no-capture -E 'test(whatever_other_users_call)'
+	SIDETRACK_ATTACK_SECONDS=$(FUZZ_SECONDS) $(SUDO) $(CARGO) nextest run -p sidetrackd --no-capture -E 'test(whatever_other_users_call)'
 
 install: build ## installs to PREFIX: commands, the Winsock library, manual pages, completions; also the systemd unit and its configuration
 	$(CARGO) build --release -p sidetrack-winsock
