@@ -134,7 +134,7 @@ static __always_inline int filter_matches(struct classify_context *classify,
 	s->walk.conditions = f->conditions;
 	s->walk.field_holds = 0;
 	s->walk.mismatch = 0;
-	bpf_loop(f->condition_count, condition_step, classify, 0);
+	s->walk.steps += bpf_loop(f->condition_count, condition_step, classify, 0);
 	return !s->walk.mismatch;
 }
 
@@ -347,7 +347,8 @@ static __noinline int search_run(struct classify_context *classify)
 	s->walk.done = 0;
 	s->walk.stack[0] = s->walk.root;
 	s->walk.depth = 1;
-	bpf_loop(SIDETRACK_STEPS_MAX, search_step, classify, 0);
+	if (s->walk.steps < SIDETRACK_STEPS_MAX)
+		s->walk.steps += bpf_loop(SIDETRACK_STEPS_MAX, search_step, classify, 0);
 	if (!s->walk.done)
 		s->walk.step_limit_hit = 1;
 	return 0;
@@ -546,6 +547,7 @@ static __always_inline int classify_begin(struct classify_context *classify, __u
 	s->mode.assuming_chain = 0;
 	s->mode.paused = 0;
 	s->walk.step_limit_hit = 0;
+	s->walk.steps = 0;
 	s->verdict.blocked = 0;
 	s->verdict.hard = 0;
 	s->verdict.vetoed = 0;

@@ -446,7 +446,8 @@ struct walk {
 	__u32 cursor;	      /* filters of lower rank need not be examined any more */
 	__u32 best;	      /* lowest matching rank found so far, or SIDETRACK_NO_RANK */
 	__u32 done;	      /* the search is complete */
-	__u32 step_limit_hit; /* the search is not complete after SIDETRACK_STEPS_MAX steps */
+	__u32 step_limit_hit; /* the searches are not complete after SIDETRACK_STEPS_MAX steps */
+	__u32 steps;	      /* number of steps of this classification's searches so far */
 	__u32 depth;	      /* number of nodes on the stack */
 	__u32 field;	      /* field of the current hash or tree */
 	__u32 list;	      /* line of the current list */

@@ -21,7 +21,10 @@
 #define SIDETRACK_FILTERS_MAX 100000
 /* Levels of cgroups below the root at which a condition can test for an ancestor. */
 #define SIDETRACK_CGROUP_LEVELS_MAX 8
-/* Steps of one search; if they do not suffice, the connection is refused. */
+/*
+ * Steps of the searches of one classification, which begins one for each filter that matches; if
+ * they do not suffice, the connection is refused.
+ */
 #define SIDETRACK_STEPS_MAX (1 << 22)
 /* Nodes on the stack of one search: at most two for each field. */
 #define SIDETRACK_SEARCH_DEPTH_MAX 64

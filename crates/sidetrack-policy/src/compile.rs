@@ -22,8 +22,9 @@ use crate::test::Test;
 use crate::{Absent, Action, Error, Family, Field, Layer, LayerKind, RedirectContext};
 
 /// Returns the number of a fixed context in the kernel's map of contexts, or an error if the map is
-/// full.
-pub type ContextNumbers<'a> = dyn FnMut(&[u8]) -> Result<u32, Error> + 'a;
+/// full. The flag says whether a filter that is restricted to one user sets it: these filters have
+/// only a part of the map.
+pub type ContextNumbers<'a> = dyn FnMut(&[u8], bool) -> Result<u32, Error> + 'a;
 
 /// Lowers filters, in the order of [`crate::rank::order`], to an image for a generation.
 ///
@@ -50,7 +51,9 @@ pub fn compile(
         if ranks.is_empty() {
             continue;
         }
-        let root = index::build(&mut image, &tests, ranks.clone());
+        let mut of_layer = filters[ranks.clone()].iter();
+        let by_user = of_layer.any(|ranked| ranked.filter.only_user.is_some());
+        let root = index::build(&mut image, &tests, ranks.clone(), by_user);
         image.set_layer(layer, &lower_layer(layer, root, filters, &tests, ranks));
     }
     for (rank, ranked) in (0..).zip(filters) {
@@ -144,7 +147,9 @@ fn lower_filter(
     let ranked = &filters[rank];
     let context_id = match ranked.context {
         _ if ranked.service.is_none() => 0,
-        RedirectContext::Fixed(bytes) if !bytes.is_empty() => contexts(bytes)?,
+        RedirectContext::Fixed(bytes) if !bytes.is_empty() => {
+            contexts(bytes, ranked.filter.only_user.is_some())?
+        }
         RedirectContext::None | RedirectContext::Fixed(_) => 0,
         RedirectContext::Auto => kernel::CONTEXT_AUTO,
     };

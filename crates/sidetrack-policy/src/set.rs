@@ -9,14 +9,14 @@ mod author;
 mod entry;
 mod permission;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
 pub use self::apply::{Change, Desired, Difference, Operation, check_owner};
 pub use self::author::{Author, Reach};
 pub use self::entry::{Object, ObjectEntry, ObjectKind};
-pub use self::permission::RESTRICTED_SHARE;
+pub use self::permission::{RESTRICTED_BYTES_MAX, RESTRICTED_SHARE};
 use crate::object::Uuid;
 use crate::{Code, Error, Filter, Lifetime, Provider, SUBLAYER_UNIVERSAL, Service, Sublayer};
 
@@ -119,7 +119,7 @@ impl Objects {
         }
         let replaces = before.is_some();
         T::KIND.check_count(T::table(self).len() + usize::from(!replaces))?;
-        self.check_share::<T>(author, 1)?;
+        self.check_share(author, Some(&object))?;
         self.check_name(&object, author)?;
         let entry = self.new_entry(object, author)?;
         if replaces {
@@ -171,6 +171,22 @@ impl Objects {
             + self.retain::<Service>(|entry| entry.author.session != gone)
             + self.retain::<Sublayer>(|entry| entry.author.session != gone)
             + self.retain::<Provider>(|entry| entry.author.session != gone)
+    }
+
+    /// Number of objects of each dynamic session that has any.
+    pub fn count_sessions(&self) -> HashMap<u64, usize> {
+        fn count<T: Object>(objects: &Objects, counts: &mut HashMap<u64, usize>) {
+            let sessions = objects
+                .entries::<T>()
+                .filter_map(|entry| entry.author.session);
+            sessions.for_each(|session| *counts.entry(session).or_default() += 1);
+        }
+        let mut counts = HashMap::new();
+        count::<Filter>(self, &mut counts);
+        count::<Service>(self, &mut counts);
+        count::<Sublayer>(self, &mut counts);
+        count::<Provider>(self, &mut counts);
+        counts
     }
 
     /// Number of objects of a dynamic session.

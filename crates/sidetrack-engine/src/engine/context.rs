@@ -14,6 +14,9 @@ use crate::Error;
 
 /// Number of entries that one call reads.
 const BATCH: u32 = 4096;
+/// Filters that are restricted to one user share the numbers up to this one, so they leave the others to
+/// root, also while open flows use earlier contexts.
+const RESTRICTED_MAX: usize = kernel::CONTEXTS_MAX / 2;
 
 /// The contexts that have a number. Equal bytes have the same number. A number is reused only if no other is
 /// free, and neither the policy in force nor a flow with sockets uses it.
@@ -54,12 +57,13 @@ impl Contexts {
         self.in_force = numbers;
     }
 
-    /// Returns the number of a context, and adds it to `used`: the numbers of the policy being compiled.
+    /// Returns the number of a context, and adds it to `used`: the numbers of the policy being compiled. The
+    /// flag says whether a filter that is restricted to one user sets it.
     ///
     /// Errors: [`Error::TooManyContexts`]; [`Error::Policy`], if the context is too long; [`Error::Bpf`].
     pub(super) fn number(
         &mut self,
-        bytes: &[u8],
+        (bytes, restricted): (&[u8], bool),
         used: &mut ContextNumbers,
         contexts: &impl MapCore,
         flows: &impl MapCore,
@@ -72,13 +76,13 @@ impl Contexts {
             let message = format!("a redirect context of {} bytes is too long", bytes.len());
             return Err(sidetrack_policy::Error::new(Code::OutOfBounds, message).into());
         }
-        if self.numbers.len() >= kernel::CONTEXTS_MAX {
-            self.release(used, contexts, flows)?;
-        }
-        let taken: ContextNumbers = self.numbers.values().copied().collect();
-        let number = (1..=kernel::CONTEXTS_MAX as u32)
-            .find(|number| !taken.contains(number))
-            .ok_or(Error::TooManyContexts)?;
+        let number = match self.unused(restricted) {
+            Some(number) => number,
+            None => {
+                self.release(used, contexts, flows)?;
+                self.unused(restricted).ok_or(Error::TooManyContexts)?
+            }
+        };
         let mut value = kernel::Context {
             length: bytes.len() as u32,
             bytes: [0; kernel::CONTEXT_SIZE_MAX],
@@ -93,6 +97,17 @@ impl Contexts {
         self.numbers.insert(bytes.to_vec(), number);
         used.insert(number);
         Ok(number)
+    }
+
+    /// Returns a number that is not used. Restricted filters have the lower ones, and the others take these
+    /// last.
+    fn unused(&self, restricted: bool) -> Option<u32> {
+        let taken: ContextNumbers = self.numbers.values().copied().collect();
+        let is_free = |number: &u32| !taken.contains(number);
+        match restricted {
+            true => (1..=RESTRICTED_MAX as u32).find(is_free),
+            false => (1..=kernel::CONTEXTS_MAX as u32).rev().find(is_free),
+        }
     }
 
     /// Frees the numbers that neither a policy nor a flow with sockets uses.

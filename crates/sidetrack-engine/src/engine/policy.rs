@@ -179,20 +179,25 @@ impl Engine {
         let (contexts, maps) = (&mut self.contexts, &self.skeleton.maps);
         let mut numbers = ContextNumbers::new();
         let mut failure = None;
-        let image = compile(generation, &rules, &Paths::new()?, &mut |bytes| {
-            let number = contexts.number(
-                bytes,
-                &mut numbers,
-                &maps.sidetrack_contexts,
-                &maps.sidetrack_flows,
-            );
-            number.map_err(|error| {
-                let policy_error =
-                    sidetrack_policy::Error::new(Code::OutOfBounds, error.to_string());
-                failure = Some(error);
-                policy_error
-            })
-        });
+        let image = compile(
+            generation,
+            &rules,
+            &Paths::new()?,
+            &mut |bytes, restricted| {
+                let number = contexts.number(
+                    (bytes, restricted),
+                    &mut numbers,
+                    &maps.sidetrack_contexts,
+                    &maps.sidetrack_flows,
+                );
+                number.map_err(|error| {
+                    let policy_error =
+                        sidetrack_policy::Error::new(Code::OutOfBounds, error.to_string());
+                    failure = Some(error);
+                    policy_error
+                })
+            },
+        );
         match (image, failure) {
             (Ok(image), _) => Ok((image, numbers)),
             (Err(_), Some(failure)) => Err(failure),

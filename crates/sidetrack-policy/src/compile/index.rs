@@ -15,18 +15,23 @@ use crate::test::Test;
 
 /// Up to this number of filters, a node is always a list.
 const LIST_MAX: usize = 6;
-/// A filter with more alternatives for a field than this does not fix the field.
-const ALTERNATIVES_MAX: usize = 16;
+/// A filter fixes no more fields than it has this number of combinations of their alternatives. Each
+/// combination may need an own place in the index, so a few filters could otherwise fill the memory.
+const COMBINATIONS_MAX: usize = 16;
 
 /// A value of a field and the number of its bits that count, from the highest on; 128 for an exact
 /// value.
 type Prefix = (u128, u8);
 
 /// Builds the index of the filters with these ranks. Returns the line of its root.
+///
+/// If some filters are restricted to one user (`by_user`), the root tests the user, so that these
+/// filters cost other users' connections nothing.
 pub(super) fn build(
     image: &mut Image,
     tests: &[Vec<(bool, Test)>],
     ranks: std::ops::Range<usize>,
+    by_user: bool,
 ) -> u32 {
     let mut builder = Builder {
         image,
@@ -36,7 +41,11 @@ pub(super) fn build(
             .map(|tests| fixed_fields(tests))
             .collect(),
     };
-    builder.node(ranks.map(|rank| rank as u32).collect(), 0)
+    let ranks = ranks.map(|rank| rank as u32).collect();
+    match by_user {
+        true => builder.index(ranks, 0, Field::User as u8),
+        false => builder.node(ranks, 0),
+    }
 }
 
 /// The fields that a filter fixes, each with the alternatives to which it fixes it.
@@ -52,9 +61,7 @@ fn fixed_fields(tests: &[(bool, Test)]) -> Vec<(u8, Vec<Prefix>)> {
         // Alternatives for a cgroup may test several levels, which are separate fields here. Then
         // the filter fixes none of them.
         let field = alternatives[0].1.field;
-        if alternatives.len() > ALTERNATIVES_MAX
-            || alternatives.iter().any(|(_, test)| test.field != field)
-        {
+        if alternatives.iter().any(|(_, test)| test.field != field) {
             continue;
         }
         let prefixes: Option<Vec<Prefix>> = alternatives
@@ -66,6 +73,14 @@ fn fixed_fields(tests: &[(bool, Test)]) -> Vec<(u8, Vec<Prefix>)> {
             .collect();
         fields.extend(prefixes.map(|prefixes| (field, prefixes)));
     }
+    fields.sort_by_key(|(_, prefixes): &(u8, Vec<Prefix>)| prefixes.len());
+    let mut combinations = 1;
+    let within = fields.iter().take_while(|(_, prefixes)| {
+        combinations *= prefixes.len();
+        combinations <= COMBINATIONS_MAX
+    });
+    let count = within.count();
+    fields.truncate(count);
     fields
 }
 
@@ -91,6 +106,11 @@ impl Builder<'_> {
         let Some(field) = self.best_field(&ranks, tested) else {
             return self.list(&ranks);
         };
+        self.index(ranks, tested, field)
+    }
+
+    /// Builds an index of ranks, which are not empty, whose root tests a field.
+    fn index(&mut self, ranks: Vec<u32>, tested: u32, field: u8) -> u32 {
         let lowest = ranks[0];
         let (groups, rest) = self.partition(ranks, field);
         let tested = tested | 1 << field;
@@ -194,20 +214,27 @@ impl Builder<'_> {
         })
     }
 
-    fn put_in_bucket(&mut self, mut line: u32, value: u128, child: u32) {
-        loop {
+    /// Puts a value in the bucket at a line, or in those after it. Only the last one that was added after
+    /// it can have room, so values of the same hash, which users can choose, do not make this slow.
+    fn put_in_bucket(&mut self, line: u32, value: u128, child: u32) {
+        let first: kernel::Bucket = self.image.get(line);
+        for line in [line, first.next] {
             let mut bucket: kernel::Bucket = self.image.get(line);
-            if let Some(free) = bucket.child.iter().position(|&child| child == 0) {
+            let free = bucket.child.iter().position(|&child| child == 0);
+            if let (true, Some(free)) = (line != 0, free) {
                 bucket.keys[free] = halves(value);
                 bucket.child[free] = child;
                 return self.image.put(line, &bucket);
             }
-            if bucket.next == 0 {
-                bucket.next = self.image.reserve(1);
-                self.image.put(line, &bucket);
-            }
-            line = bucket.next;
         }
+        let mut added = kernel::Bucket {
+            next: first.next,
+            ..kernel::Bucket::new_zeroed()
+        };
+        added.keys[0] = halves(value);
+        added.child[0] = child;
+        let next = self.image.add(&added);
+        self.image.put(line, &kernel::Bucket { next, ..first });
     }
 
     fn tree(&mut self, field: u8, lowest: u32, rest: u32, groups: &[(Prefix, u32)]) -> u32 {
@@ -259,4 +286,37 @@ impl Builder<'_> {
 
 fn mask(length: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::TestKind;
+
+    /// Several fields with many alternatives each would have a place in the index for each combination.
+    #[test]
+    fn a_filter_fixes_few_combinations_of_alternatives() {
+        let fields = [
+            Field::RemotePort,
+            Field::LocalPort,
+            Field::User,
+            Field::Netns,
+        ];
+        let tests: Vec<(bool, Test)> = fields
+            .into_iter()
+            .flat_map(|field| (0..16_u128).map(move |value| (field, value)))
+            .map(|(field, value)| {
+                let mask = u128::MAX;
+                let test = Test {
+                    field: field as u8,
+                    negate: false,
+                    kind: TestKind::Masked { value, mask },
+                };
+                (value == 15, test)
+            })
+            .collect();
+        let fixed = fixed_fields(&tests);
+        let combinations: usize = fixed.iter().map(|(_, prefixes)| prefixes.len()).product();
+        assert_eq!((fixed.len(), combinations), (1, COMBINATIONS_MAX));
+    }
 }

@@ -176,10 +176,10 @@ impl Objects {
         ObjectKind::Sublayer.check_count(self.sublayers.len())?;
         ObjectKind::Service.check_count(self.services.len())?;
         ObjectKind::Filter.check_count(self.filters.len())?;
-        self.check_share::<Provider>(author, 0)?;
-        self.check_share::<Sublayer>(author, 0)?;
-        self.check_share::<Service>(author, 0)?;
-        self.check_share::<Filter>(author, 0)?;
+        self.check_share::<Provider>(author, None)?;
+        self.check_share::<Sublayer>(author, None)?;
+        self.check_share::<Service>(author, None)?;
+        self.check_share::<Filter>(author, None)?;
         self.entries::<Service>()
             .try_for_each(|entry| self.check_name(&entry.object, &entry.author))?;
         let replaced = difference.replaced();

@@ -6,7 +6,8 @@ use super::author::Author;
 use super::{FILTERS_MAX, Objects, PROVIDERS_MAX, SERVICES_MAX, SUBLAYERS_MAX, Table};
 use crate::object::Uuid;
 use crate::{
-    Code, Error, Filter, Identity, Lifetime, Provider, RedirectContext, Service, Sublayer,
+    Code, Condition, Error, Filter, Identity, Lifetime, Provider, RedirectContext, Service,
+    Sublayer, Value,
 };
 
 /// An object of a set, with its author.
@@ -54,6 +55,11 @@ pub trait Object: Clone + Debug + PartialEq + Send + Sync + 'static {
     }
     /// The id of a filter; 0 for other objects.
     fn id(&self) -> u64 {
+        0
+    }
+    /// About how many bytes the object takes in memory, if it is a filter; 0 for other objects, whose number
+    /// is limited enough.
+    fn size(&self) -> usize {
         0
     }
     /// Sets the id of a filter; does nothing for other objects.
@@ -278,6 +284,21 @@ object!(
     },
     fn id(&self) -> u64 {
         self.id
+    },
+    fn size(&self) -> usize {
+        let texts = self.identity.name.len() + self.identity.description.len();
+        let context = match &self.context {
+            Some(RedirectContext::Fixed(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        let conditions = self.conditions.iter().map(|condition| {
+            let path = match &condition.value {
+                Value::Path(path) => path.len(),
+                _ => 0,
+            };
+            size_of::<Condition>() + path
+        });
+        size_of::<Self>() + texts + context + conditions.sum::<usize>()
     },
     fn set_id(&mut self, id: u64) {
         self.id = id;

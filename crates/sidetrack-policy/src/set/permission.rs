@@ -11,6 +11,8 @@ use crate::{Code, Error, Filter, Lifetime, Provider, RecordsMode, Service, Subla
 /// the greatest number. The rest is for other authors, so that members cannot keep root from adding
 /// objects.
 pub const RESTRICTED_SHARE: usize = 2;
+/// Greatest number of bytes that the filters of restricted authors take together.
+pub const RESTRICTED_BYTES_MAX: usize = 16 << 20;
 
 impl Objects {
     /// The service that a user means by a name: the user's own, or else root's. Other users' services
@@ -163,15 +165,34 @@ impl Objects {
         })
     }
 
-    /// Checks that the restricted authors together have at most their share of a kind.
-    pub(super) fn check_share<T: Object>(&self, author: &Author, more: usize) -> Result<(), Error> {
+    /// Checks that the restricted authors together have at most their share of a kind, with `more`.
+    pub(super) fn check_share<T: Object>(
+        &self,
+        author: &Author,
+        more: Option<&T>,
+    ) -> Result<(), Error> {
         let (most, code) = T::KIND.limit();
         let most = most / RESTRICTED_SHARE;
         let entries = || {
             self.entries::<T>()
                 .filter(|entry| entry.author.is_restricted())
         };
-        if !author.is_restricted() || entries().count() + more <= most {
+        if !author.is_restricted() {
+            return Ok(());
+        }
+        let sizes = entries().map(|entry| entry.object.size());
+        let bytes = sizes.sum::<usize>() + more.map_or(0, Object::size);
+        if bytes > RESTRICTED_BYTES_MAX {
+            return Err(Error::new(
+                Code::OutOfBounds,
+                format!(
+                    "the filters of the members of access.write_group can have at most {} MiB together; \
+                     delete some first",
+                    RESTRICTED_BYTES_MAX >> 20
+                ),
+            ));
+        }
+        if entries().count() + usize::from(more.is_some()) <= most {
             return Ok(());
         }
         Err(Error::new(

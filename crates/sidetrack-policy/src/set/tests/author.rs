@@ -105,6 +105,26 @@ fn a_restricted_filter_that_excludes_its_user_is_refused() {
     add(&mut objects, to_user(2, is_user(ALICE)), &member(ALICE)).unwrap();
 }
 
+#[test]
+fn filters_of_restricted_authors_have_a_share_of_the_memory() {
+    let mut objects = with_members();
+    let large = |key: u128| {
+        let mut filter = of(ALICE, filter(key));
+        let ports = (0..1024).map(|port| Condition {
+            field: Field::RemotePort,
+            match_type: MatchType::Equal,
+            value: Value::Uint(port),
+        });
+        filter.conditions = ports.collect();
+        filter
+    };
+    let refused = (1..).find_map(|key| add(&mut objects, large(key), &member(ALICE)).err());
+    assert_eq!(refused, Some(Code::OutOfBounds));
+    let bytes: usize = objects.all::<Filter>().map(Object::size).sum();
+    assert!(bytes <= RESTRICTED_BYTES_MAX && bytes > RESTRICTED_BYTES_MAX / 2);
+    add(&mut objects, filter(1_000_000), &root()).unwrap();
+}
+
 /// A host on which no path exists.
 struct EmptyHost;
 
