@@ -229,6 +229,10 @@ impl Committer {
         if let Some(replaced) = in_force.adopted.take() {
             let note = start::note_adopted(replaced);
             in_force.notes.retain(|other| *other != note);
+            warn!(
+                "this policy has replaced the kernel's, generation {} with {} filters, which had been adopted",
+                replaced.generation, replaced.filters
+            );
         }
         in_force.objects = after;
         in_force.generation = generation;

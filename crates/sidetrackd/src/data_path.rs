@@ -45,11 +45,12 @@ pub trait DataPath {
     /// previous policy is in force, unchanged.
     fn commit(&mut self, objects: &Objects, source: PolicySource) -> Result<Generation, Error>;
 
-    /// Makes the credentials with which a process may listen for a service that is in force. They
-    /// are the value of the socket option LISTEN.
+    /// Makes the credentials with which a process of a user may listen for a service that is in
+    /// force. They are the value of the socket option LISTEN.
     ///
-    /// Errors: also FWP_E_CALLOUT_NOT_FOUND, if the service is not in force.
-    fn register(&mut self, service: Uuid, pid: u32) -> Result<Vec<u8>, Error>;
+    /// Errors: also FWP_E_CALLOUT_NOT_FOUND, if the service is not in force; FWP_E_OUT_OF_BOUNDS, if
+    /// there are too many cgroups with proxies for a user other than root.
+    fn register(&mut self, service: Uuid, pid: u32, uid: u32) -> Result<Vec<u8>, Error>;
 
     /// Returns how full the kernel side is, and where it is attached.
     fn usage(&mut self) -> Result<Usage, Error>;

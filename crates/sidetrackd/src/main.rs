@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{CommandFactory, Parser};
 use sidetrack_abi::text::{Printable, PrintableLines};
 use sidetrack_api::config::Config;
@@ -97,7 +97,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Some(path) => Config::read(path)?,
         None => Config::default(),
     };
-    let filter = EnvFilter::try_new(&config.log).context("the setting `log` is not valid")?;
+    let filter = log_filter(&config.log)?;
     if !arguments.detached {
         sidetrack_engine::check_pins(&config.pins)?;
     }
@@ -123,6 +123,21 @@ fn run(arguments: &Arguments) -> Result<()> {
     let joined = committer.join();
     joined.map_err(|_| anyhow::anyhow!("the committer's thread panicked"))
 }
+
+/// Parses the setting `log`. A word that is no level would be a directive for a target of this name,
+/// and nothing would be logged.
+fn log_filter(text: &str) -> Result<EnvFilter> {
+    let is_level = LOG_LEVELS.contains(&text);
+    ensure!(
+        is_level || text.contains('='),
+        "the setting `log` is {text:?}, and must be one of {}",
+        LOG_LEVELS.join(", ")
+    );
+    EnvFilter::try_new(text).context("the setting `log` is not valid")
+}
+
+/// The levels that the setting `log` may name.
+const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// Serves the API until a signal arrives or the committer ends, and returns the committer's thread.
 async fn serve(config: Config, arguments: &Arguments) -> Result<JoinHandle<()>> {

@@ -64,7 +64,7 @@ const WINDOW: u32 = 64 << 10;
 /// that is being sent.
 const SEND_BUFFER_MAX: usize = 64 << 10;
 /// Maximum size, in bytes, of the headers of a request.
-const HEADERS_SIZE_MAX: u32 = 16 << 10;
+const HEADERS_SIZE_MAX: u32 = 4 << 10;
 
 /// The API's implementation. Clones share their state.
 #[derive(Clone)]

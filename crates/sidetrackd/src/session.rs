@@ -23,7 +23,9 @@ use crate::committer::Handle;
 use crate::data_path::Generation;
 use crate::event::{EventKind, EventLog, SessionClient};
 use crate::quota::{Portion, Quota};
-use crate::transaction::{AbortReason, HeldLock, HoldLimit, Transaction, WriteLock, WritePermit};
+use crate::transaction::{
+    AbortReason, Held, HeldLock, HoldLimit, Transaction, WriteLock, WritePermit,
+};
 
 /// Maximum number of events in a session's queue. Further events are dropped until the client
 /// reads.
@@ -38,11 +40,16 @@ pub enum SessionEvent {
     Stopping,
 }
 
+/// Maximum number of read-only transactions, a quota. Each may keep objects that have been replaced.
+pub const READ_ONLY_MAX: usize = 32;
+
 /// All sessions, and the lock for the one that writes.
 pub struct Sessions {
     registry: Lock<Registry>,
     /// The quota of sessions, open ones and those that wait for their clients.
     quota: Arc<Quota>,
+    /// The quota of read-only transactions.
+    read_only: Arc<Quota>,
     hold: Duration,
     grace: Duration,
     committer: Handle,
@@ -113,6 +120,7 @@ impl Sessions {
                 stopping: false,
             }),
             quota,
+            read_only: Quota::new("read-only transactions", READ_ONLY_MAX),
             hold: config.transaction_hold(),
             grace: config.session_grace(),
             committer,
@@ -265,8 +273,19 @@ impl Sessions {
 
     /// Begins an explicit transaction, and returns the generation on which it is based.
     ///
-    /// Errors: FWP_E_TXN_IN_PROGRESS, FWP_E_TIMEOUT, FWP_E_TXN_ABORTED, FWP_E_SESSION_ABORTED.
+    /// Errors: FWP_E_TXN_IN_PROGRESS, FWP_E_TIMEOUT, FWP_E_TXN_ABORTED, FWP_E_SESSION_ABORTED,
+    /// [`Error::QuotaExceeded`].
     pub async fn begin(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        read_only: bool,
+    ) -> Result<Generation, Error> {
+        let (sessions, session) = (Arc::clone(self), Arc::clone(session));
+        self.in_runtime_of_root(async move { sessions.begin_here(&session, read_only).await })
+            .await
+    }
+
+    async fn begin_here(
         self: &Arc<Self>,
         session: &Arc<Session>,
         read_only: bool,
@@ -278,8 +297,9 @@ impl Sessions {
             return Err(Refusal::new(Code::TxnInProgress, text).into());
         }
         state.number += 1;
-        let (write, in_force) = if read_only {
-            (None, self.committer.in_force())
+        let (held, in_force) = if read_only {
+            let place = self.read_only.take(session.peer.uid)?;
+            (Held::Place(place), self.committer.in_force())
         } else {
             let permit = session.acquire_write_lock(&self.write_lock).await?;
             let task = self
@@ -287,11 +307,11 @@ impl Sessions {
                 .run(session.peer.uid, |committer| committer.begin_transaction());
             let in_force = task.await?;
             let limit = self.limit_hold(session, state.number);
-            (Some(HeldLock { permit, limit }), in_force)
+            (Held::Lock(HeldLock { permit, limit }), in_force)
         };
         state.transaction = Some(Transaction {
             objects: in_force.objects,
-            write,
+            held,
         });
         Ok(in_force.generation)
     }
@@ -304,8 +324,8 @@ impl Sessions {
     pub async fn commit(&self, session: &Session) -> Result<Generation, Error> {
         let mut state = session.state.lock().await;
         state.check()?;
-        let Transaction { objects, write } = state.transaction.take().ok_or_else(no_transaction)?;
-        let Some(HeldLock { permit, limit }) = write else {
+        let Transaction { objects, held } = state.transaction.take().ok_or_else(no_transaction)?;
+        let Held::Lock(HeldLock { permit, limit }) = held else {
             return Ok(self.committer.in_force().generation);
         };
         drop(limit);
@@ -337,15 +357,18 @@ impl Sessions {
     /// FWP_E_SESSION_ABORTED, and those of
     /// [`Committer::commit`](crate::committer::Committer::commit).
     pub async fn change<R: Send + 'static>(
-        &self,
-        session: &Session,
+        self: &Arc<Self>,
+        session: &Arc<Session>,
         change: impl FnOnce(&mut Objects, &Author) -> Result<R, Refusal> + Send + 'static,
     ) -> Result<(R, Generation), Error> {
         let author = session.author();
         let mut state = session.state.lock().await;
         state.check()?;
         match &mut state.transaction {
-            Some(Transaction { write: None, .. }) => {
+            Some(Transaction {
+                held: Held::Place(_),
+                ..
+            }) => {
                 let text = "the transaction is read-only; abort it first";
                 Err(Refusal::new(Code::IncompatibleTxn, text).into())
             }
@@ -355,15 +378,31 @@ impl Sessions {
                 Ok((result, self.committer.in_force().generation))
             }
             None => {
-                let permit = session.acquire_write_lock(&self.write_lock).await?;
-                let task = self.committer.run(session.peer.uid, move |committer| {
-                    let _permit = permit;
-                    committer.begin_transaction();
-                    committer.commit(|objects| change(objects, &author))
-                });
-                task.await?
+                let (sessions, session) = (Arc::clone(self), Arc::clone(session));
+                self.in_runtime_of_root(async move {
+                    let permit = session.acquire_write_lock(&sessions.write_lock).await?;
+                    let task = sessions.committer.run(session.peer.uid, move |committer| {
+                        let _permit = permit;
+                        committer.begin_transaction();
+                        committer.commit(|objects| change(objects, &author))
+                    });
+                    task.await?
+                })
+                .await
             }
         }
+    }
+
+    /// Does a part of a call in root's runtime: one that waits for the write lock. The lock is handed to
+    /// such a part, which must run soon, however busy the runtime of the other users is. The part ends
+    /// if the caller no longer waits.
+    async fn in_runtime_of_root<R: Send + 'static>(
+        &self,
+        part: impl Future<Output = Result<R, Error>> + Send + 'static,
+    ) -> Result<R, Error> {
+        let task = self.runtime.spawn(part);
+        let _end = HoldLimit(task.abort_handle());
+        task.await.unwrap_or(Err(Error::Stopping))
     }
 
     /// Returns the objects as a session sees them: those of its transaction, or those in force.

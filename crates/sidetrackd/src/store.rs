@@ -63,9 +63,11 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut warnings = Vec::new();
         file::prepare(path, &mut warnings)?;
+        let database = file::open(path)?;
+        file::restrict(path, &mut warnings)?;
         let mut store = Self {
             path: path.to_owned(),
-            database: Some(file::open(path)?),
+            database: Some(database),
             source: PolicySource::default(),
             stored: Objects::default(),
             attempted: None,
@@ -175,6 +177,14 @@ impl Store {
         let meta = self.read()?.open_table(META)?;
         let stored = meta.get(ADOPTED)?;
         Ok(stored.is_some_and(|stored| stored.value() == adoption(generation, source)))
+    }
+
+    /// Returns whether any policy was adopted with this store.
+    ///
+    /// Errors: [`Error::Database`].
+    pub fn is_for_adopted(&mut self) -> Result<bool, Error> {
+        let meta = self.read()?.open_table(META)?;
+        Ok(meta.get(ADOPTED)?.is_some())
     }
 
     /// Remembers that a policy in the kernel, which comes from another source, stays in force

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::fair::{FairLock, FairLockGuard};
+use crate::quota::Portion;
 
 /// How long a call waits for the lock, unless its session's options have another time.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(15);
@@ -22,8 +23,17 @@ pub const WAIT_MAX: Duration = Duration::from_secs(3600);
 pub struct Transaction {
     /// The transaction's copy of the objects, with its changes.
     pub objects: Objects,
-    /// What it holds in order to write; `None` in a read-only transaction.
-    pub write: Option<HeldLock>,
+    /// What it holds in order to write, or in order to keep objects that may have been replaced.
+    pub held: Held,
+}
+
+/// What an explicit transaction holds until it ends.
+#[derive(Debug)]
+pub enum Held {
+    /// The write lock.
+    Lock(HeldLock),
+    /// A place among the read-only transactions.
+    Place(Portion),
 }
 
 /// The write lock of an explicit transaction.

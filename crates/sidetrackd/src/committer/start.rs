@@ -99,6 +99,11 @@ impl Start {
         };
         let mut warnings = loaded.warnings;
         warnings.extend(carried_over(&loaded.objects));
+        if pinned.is_none() && loaded.is_empty {
+            let store = store.as_mut();
+            let is_lost = store.map_or(Ok(false), Store::is_for_adopted)?;
+            warnings.extend(is_lost.then(|| ADOPTED_LOST.to_owned()));
+        }
         let generation = match adopted {
             Some(pinned) => {
                 warnings.push(note_adopted(pinned));
@@ -133,6 +138,10 @@ impl Start {
         })
     }
 }
+
+/// What a start says if it finds nothing of the policy that an earlier one adopted.
+const ADOPTED_LOST: &str = "an earlier start adopted the policy that was in force in the kernel; it ended when the host \
+     restarted or when it was removed, and its objects were never stored, so no filters are in force";
 
 /// Says which users' filters apply to the connections of all users only because an earlier version
 /// stored them, one sentence for each user.

@@ -47,7 +47,7 @@ impl DataPath for Detached {
         Ok(self.generation)
     }
 
-    fn register(&mut self, _service: Uuid, _pid: u32) -> Result<Vec<u8>, Error> {
+    fn register(&mut self, _service: Uuid, _pid: u32, _uid: u32) -> Result<Vec<u8>, Error> {
         Err(Error::CannotRegisterDetached)
     }
 

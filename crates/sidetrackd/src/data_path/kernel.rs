@@ -27,6 +27,10 @@ pub struct Kernel {
     service_cgroups: HashMap<PathBuf, BTreeSet<Uuid>>,
 }
 
+/// How many cgroups with proxies there can be before users other than root can add no more. Each takes
+/// descriptors of the daemon.
+const CGROUPS_OF_USERS_MAX: usize = 512;
+
 /// A path that a condition of the policy names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum NamedPath {
@@ -192,7 +196,11 @@ impl DataPath for Kernel {
         let generation = self.engine.generation();
         let filters = || objects.all::<Filter>();
         let agrees = generation > 0 && self.engine.agrees(filters(), objects.all::<Sublayer>())?;
-        if agrees {
+        // Of filters, the kernel must know the source too, or the next start does not put up with them.
+        let in_force = self.engine.policy_in_force()?;
+        let is_known =
+            in_force.is_some_and(|policy| policy.filters == 0 || policy.source == source);
+        if agrees && is_known {
             self.remove_retired_services()?;
             self.resolved = resolve_paths(objects)?;
             return Ok(Reconciled {
@@ -200,7 +208,7 @@ impl DataPath for Kernel {
                 notes: Vec::new(),
             });
         }
-        let replaced = self.engine.resumed() && generation > 0;
+        let replaced = self.engine.resumed() && generation > 0 && !agrees;
         let generation = self.put_in_force(objects)?;
         let note =
             "the pinned policy differed from the stored one; the stored policy is in force now";
@@ -215,12 +223,20 @@ impl DataPath for Kernel {
         self.put_in_force(objects)
     }
 
-    fn register(&mut self, service: Uuid, pid: u32) -> Result<Vec<u8>, Error> {
+    fn register(&mut self, service: Uuid, pid: u32, uid: u32) -> Result<Vec<u8>, Error> {
         let number = self.number_of(service).ok_or_else(|| {
             let text = format!("service {service} is not in force");
             sidetrack_policy::Error::new(Code::CalloutNotFound, text)
         })?;
         let cgroup = Cgroup::of_process(Some(pid.cast_signed()))?;
+        let is_new = !self
+            .engine
+            .homes()
+            .any(|home| cgroup.path().starts_with(home));
+        if uid != 0 && is_new && self.engine.homes().count() >= CGROUPS_OF_USERS_MAX {
+            let text = format!("proxies run in {CGROUPS_OF_USERS_MAX} cgroups already");
+            return Err(sidetrack_policy::Error::new(Code::OutOfBounds, text).into());
+        }
         self.engine.attach_home(&cgroup)?;
         let keys = self
             .service_cgroups

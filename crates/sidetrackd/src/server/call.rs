@@ -140,6 +140,11 @@ impl Api {
         let (dry_run, owner) = (request.dry_run, request.owner.clone());
         let desired =
             tokio::task::block_in_place(|| desired_policy(request)).map_err(Error::from)?;
+        if let Some(adopted) = self.committer.in_force().adopted
+            && desired.filters.is_empty()
+        {
+            return Err(Error::Adopted(adopted).into());
+        }
         let mut author = session.author();
         author.owner = Some(owner.into());
         if dry_run {
@@ -197,7 +202,7 @@ impl Api {
                     return Err(Refusal::new(Code::WrongSession, text).into());
                 }
                 let key = entry.object.identity.key;
-                let credentials = committer.data_path().register(key, pid)?;
+                let credentials = committer.data_path().register(key, pid, uid)?;
                 Ok((key, credentials))
             });
         let (key, credentials) = task.await??;

@@ -38,7 +38,8 @@ impl Api {
         state.sublayers = count(objects.all::<Sublayer>().len());
         state.services = count(objects.all::<Service>().len());
         state.filters = count(objects.all::<Filter>().len());
-        let object_count = |session| count(objects.count_session(session));
+        let of_sessions = objects.count_sessions();
+        let object_count = |session| count(of_sessions.get(&session).copied().unwrap_or(0));
         let open = self.sessions.open_sessions();
         let open = open
             .iter()

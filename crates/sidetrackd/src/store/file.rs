@@ -22,7 +22,7 @@ const MAGIC_SIZE: usize = 9;
 /// Number of bytes of a database that was just created.
 const CREATED_SIZE: u64 = 73_728;
 
-/// Makes sure that a store's file exists, that it is a database, and that only its owner can read it.
+/// Makes sure that a store's file exists, and is not one that was never written.
 ///
 /// Errors: [`Error::Open`], [`Error::Create`].
 pub(super) fn prepare(path: &Path, warnings: &mut Vec<String>) -> Result<(), Error> {
@@ -45,6 +45,17 @@ pub(super) fn prepare(path: &Path, warnings: &mut Vec<String>) -> Result<(), Err
         // It is a second name of the store, if a daemon ended before it had removed that.
         Ok(_) => remove_if_present(&unfinished(path)).map_err(failed)?,
     }
+    Ok(())
+}
+
+/// Makes sure that only its owner can read a store's file. Call it once the file is known to be a store.
+///
+/// Errors: [`Error::Open`].
+pub(super) fn restrict(path: &Path, warnings: &mut Vec<String>) -> Result<(), Error> {
+    let failed = |source: io::Error| Error::Open {
+        path: path.to_owned(),
+        source: source.into(),
+    };
     let mode = fs::metadata(path).map_err(failed)?.mode();
     if mode & OTHERS != 0 {
         let permissions = Permissions::from_mode(mode & !OTHERS & 0o7777);

@@ -109,7 +109,7 @@ impl DataPath for FakeDataPath {
         Ok(record.commits.len() as u64)
     }
 
-    fn register(&mut self, service: Uuid, pid: u32) -> Result<Vec<u8>, Error> {
+    fn register(&mut self, service: Uuid, pid: u32, _: u32) -> Result<Vec<u8>, Error> {
         let mut credentials = service.as_bytes().to_vec();
         credentials.extend(pid.to_ne_bytes());
         credentials.resize(40, 0);

@@ -76,8 +76,9 @@ async fn an_adopted_policy_stays_until_a_whole_policy_replaces_it() {
         let (mut client, session) = daemon.session().await;
         let added = client.try_add_filter(&session, filter(3)).await;
         assert_eq!(added.unwrap_err().code(), tonic::Code::FailedPrecondition);
-        // A policy without filters changes no object, so it replaces nothing.
-        assert_eq!(apply(&mut client, &session, Vec::new()).await, None);
+        // A policy without filters would leave the adopted ones in force.
+        let applied = apply(&mut client, &session, Vec::new()).await;
+        assert_eq!(applied, Some(tonic::Code::FailedPrecondition));
         drop((client, session));
         assert_eq!(daemon.data_path.in_force(), [1, 2]);
         // The adoption is remembered, so the next start needs no option.
