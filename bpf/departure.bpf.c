@@ -82,11 +82,16 @@ static __always_inline int is_watched(struct cgroup *cgroup)
 	return above && BPF_CORE_READ(above, kn, id) == watched_id;
 }
 
-/* Kills a process. Returns 0 if this kernel can kill only the current one, and it is another. */
+/*
+ * Kills a process. Returns 0 if it is not the current one, and this kernel can kill only that, or
+ * the process's leader has ended.
+ */
 static __always_inline int kill(struct task_struct *task)
 {
-	if (bpf_ksym_exists(bpf_send_signal_task))
-		return !bpf_send_signal_task(task, SIGKILL, PIDTYPE_TGID, 0);
+	if (bpf_ksym_exists(bpf_send_signal_task) &&
+	    !bpf_send_signal_task(task, SIGKILL, PIDTYPE_TGID, 0))
+		return 1;
+	/* The kernel refuses to signal a leader that has ended before its other threads. */
 	if (task->tgid == (int)(bpf_get_current_pid_tgid() >> 32))
 		return !bpf_send_signal(SIGKILL);
 	return 0;

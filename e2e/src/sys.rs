@@ -61,6 +61,15 @@ pub(crate) fn unshare_network() -> io::Result<()> {
     }
 }
 
+/// Moves this thread, and those that it starts, into a new mount namespace.
+pub fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: the call takes no pointers, and moves only this thread.
+    match unsafe { libc::unshare(libc::CLONE_NEWNS) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn errno_of(result: libc::c_int) -> i32 {
     match result {
         0 => 0,

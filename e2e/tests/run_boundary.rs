@@ -2,13 +2,15 @@
 //! harm a proxy of another user.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use e2e::run::{Run, all_runs, is_gone, shared_folder, sidetrack};
-use e2e::{Host, Origin, client_binary, wait};
+use e2e::{EchoOrigin, Host, Origin, client_binary, wait};
 use sidetrack_engine::Cgroup;
+use tempfile::NamedTempFile;
 
 /// The user `daemon`, which each host has, as the one who called sudo.
 const USER: u32 = 1;
@@ -263,8 +265,76 @@ fn proxy_for_all(folder: &Path) -> PathBuf {
     copy
 }
 
+/// The processes that the command leaves behind are ended before the programs in the kernel are removed.
+#[test]
+fn what_the_command_leaves_behind_sends_nothing_uninspected() {
+    let origin = EchoOrigin::start("127.0.0.1:0");
+    let port = origin.address.port();
+    let script =
+        format!("while :; do echo x > /dev/udp/127.0.0.1/{port}; done 2> /dev/null & sleep 0.2");
+    for _ in 0..5 {
+        let ended = Run::new(&["-q", "--deny", "127.0.0.0/8"], &["bash", "-c", &script]).wait();
+        assert_eq!(ended.outcome.code, Some(0), "{ended:?}");
+    }
+    assert_eq!(origin.datagrams(), 0);
+}
+
+#[test]
+fn rules_without_a_proxy_that_applies_them_are_refused() {
+    for rule in ["--deny", "--allow"] {
+        let ended = Run::new(&["--via", "tcp://127.0.0.1:9", rule, "*"], &["true"]).wait();
+        assert_eq!(ended.outcome.code, Some(2), "{ended:?}");
+        assert!(ended.outcome.stderr.contains("--via inspect"), "{ended:?}");
+    }
+}
+
+/// Adds a group with this member to `/etc/group`, for the programs that this thread starts.
+fn add_group(group: &str, member: &str) {
+    let mount = |arguments: &[&str]| {
+        let status = Command::new("mount").args(arguments).status();
+        assert!(
+            status.expect("mount is installed").success(),
+            "{arguments:?}"
+        );
+    };
+    e2e::sys::unshare_mounts().expect("the test runs as root");
+    mount(&["--make-rprivate", "/"]);
+    let mut file = NamedTempFile::new().expect("a temporary file");
+    let groups = fs::read_to_string("/etc/group").expect("the file exists");
+    writeln!(file, "{groups}{group}:x:64999:{member}").expect("the file is written");
+    let everyone = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(file.path(), everyone).expect("the file is this process's");
+    mount(&["--bind", text(file.path()), "/etc/group"]);
+}
+
+/// Under sudo, the caller chooses only among users that root has put into a group.
+#[test]
+fn proxy_user_under_sudo_is_one_that_root_allows() {
+    let run = |name: &str| {
+        Run::new(&["-q", "--proxy-user", name], &["true"])
+            .env("SUDO_UID", &USER.to_string())
+            .wait()
+    };
+    let (name, _) = PROXY_USER;
+    for name in ["root", name] {
+        let ended = run(name);
+        assert_eq!(ended.outcome.code, Some(2), "{ended:?}");
+        assert!(
+            ended
+                .outcome
+                .stderr
+                .contains("in the group sidetrack-proxy"),
+            "{ended:?}"
+        );
+    }
+    add_group("sidetrack-proxy", &format!("root,{name}"));
+    assert_eq!(run(name).outcome.code, Some(0));
+    assert_eq!(run("root").outcome.code, Some(2));
+}
+
 #[test]
 fn command_cannot_harm_a_proxy_of_another_user() {
+    add_group("sidetrack-proxy", PROXY_USER.0);
     let folder = shared_folder();
     let exec = format!("exec:{} answer", text(&proxy_for_all(folder.path())));
     let (name, _) = PROXY_USER;
@@ -285,6 +355,7 @@ fn command_cannot_harm_a_proxy_of_another_user() {
 fn proxies_of_another_user_inspect_as_before() {
     let origin = Origin::start("127.0.0.1:0");
     let (name, uid) = PROXY_USER;
+    add_group("sidetrack-proxy", name);
     let script = format!("{}; read line", connect(&origin));
     let mut started = Run::new(&["--proxy-user", name], &["bash", "-c", &script])
         .env("SUDO_UID", &USER.to_string())

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use sidetrack_engine::{Config, Engine, Error};
@@ -39,6 +39,9 @@ use report::Report;
 /// reached.
 const FLOWS_MAX: u32 = 16_384;
 
+/// The group whose members `--proxy-user` may name under sudo.
+const PROXY_GROUP: &str = "sidetrack-proxy";
+
 /// The users as whom a run starts its processes. `None` is this process's own, mostly root.
 struct Users {
     /// The user of the command.
@@ -53,6 +56,7 @@ pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
         [] => via::named(&[Via::Inspect(None)]),
         vias => via::named(vias),
     };
+    check_rules(options, &vias)?;
     let users = Users::of(options)?;
     let json = open_json(options.json.as_deref(), users.command.as_ref())?;
     let mut report = Report::new(options.quiet, &vias, json);
@@ -64,6 +68,8 @@ pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
     let run_cgroup = make_cgroup(&users, &report)?;
     let mut engine = start_engine(&run_cgroup)?;
     let mut departures = Departures::watch(&run_cgroup.program, options.strict, &report)?;
+    // Dropped before the engine: what is left in it ends while it is inspected.
+    let run_cgroup = run_cgroup;
     let user = users.proxies.as_ref();
     let mut proxies = Proxies::start(&vias, options, user, &run_cgroup, &mut engine, &sender)?;
     proxies.await_listeners(&engine, &events)?;
@@ -84,8 +90,8 @@ pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
     report.drain(&events);
     report.summary(&engine.counters()?, run_cgroup.program.is_populated());
     departures.summary(&report);
-    drop(engine);
     drop(run_cgroup);
+    drop(engine);
     Ok(code)
 }
 
@@ -109,7 +115,7 @@ impl Users {
     fn of(options: &args::RunArgs) -> Result<Self> {
         let command = User::invoking()?;
         let proxies = match &options.proxy_user {
-            Some(name) => Some(User::named(name).context("--proxy-user")?),
+            Some(name) => Some(proxy_user(name, command.is_some())?),
             None => command.clone(),
         };
         Ok(Self { command, proxies })
@@ -149,6 +155,29 @@ fn put_in_force(
     let blocks = policy::blocks(options.rules.quic);
     engine.commit(redirects.iter().chain(&blocks), &[])?;
     Ok(())
+}
+
+/// Refuses rules that no proxy of the chain would apply.
+fn check_rules(options: &args::RunArgs, vias: &[(String, Via)]) -> Result<()> {
+    let is_built_in = |(_, via): &(String, Via)| matches!(via, Via::Inspect(_));
+    let has_rules = !options.rules.deny.is_empty() || !options.rules.allow.is_empty();
+    ensure!(
+        !has_rules || vias.iter().any(is_built_in),
+        "only the built-in proxy applies --deny and --allow, and the chain has none; add `--via inspect`"
+    );
+    Ok(())
+}
+
+/// Finds the user of the proxies. Who may only call sudo must not become any user that it names, so then
+/// root decides who may run proxies, by a group.
+fn proxy_user(name: &str, under_sudo: bool) -> Result<User> {
+    let user = User::named(name).context("--proxy-user")?;
+    ensure!(
+        !under_sudo || (user.id() != 0 && user.is_in_group_named(PROXY_GROUP)),
+        "--proxy-user: under sudo, proxies run as a user in the group {PROXY_GROUP}, which {name} is not; \
+         add it with `usermod -aG {PROXY_GROUP} {name}`, or call this as root"
+    );
+    Ok(user)
 }
 
 /// Converts an error of the engine. If sidetrackd is attached already, the message says so, and

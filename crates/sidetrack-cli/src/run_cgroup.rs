@@ -60,7 +60,12 @@ impl RunCgroup {
         let start = start_time(pid).context("cannot read the start time of this process")?;
         let (base, mut watcher) = match scope_unit::start(pid, start, caller.path()) {
             Some((scope, watcher)) => (scope, watcher),
-            None => (placement::choose(&caller, user)?, Watcher::start()?),
+            None => {
+                let base = placement::choose(&caller, user)?;
+                let watcher = Watcher::start()?;
+                keep_out_of_reach(&caller, &base, &watcher);
+                (base, watcher)
+            }
         };
         let name = format!("{NAME_PREFIX}{pid}.{start}.{}", pid_namespace()?);
         let root = base.make(&name)?;
@@ -85,6 +90,18 @@ impl RunCgroup {
     /// Creates the cgroup for the proxy with this index in the chain.
     pub(crate) fn service(&self, index: usize) -> Result<Cgroup> {
         Ok(self.root.make(&format!("service-{}", index + 1))?)
+    }
+}
+
+/// Moves this process and the watcher out of a cgroup that the command's user may own: the user could end both
+/// at once with its `cgroup.kill`, and nothing would inspect or end the command.
+fn keep_out_of_reach(caller: &Cgroup, base: &Cgroup, watcher: &Watcher) {
+    if caller.path() == base.path() {
+        return;
+    }
+    for pid in [watcher.pid().cast_unsigned(), std::process::id()] {
+        // It fails where controllers are enabled for the cgroups below `base`; then they stay.
+        let _ = base.add(pid);
     }
 }
 

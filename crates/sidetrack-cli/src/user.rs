@@ -87,6 +87,11 @@ impl User {
         mode >> shift & bit != 0
     }
 
+    /// Returns true if the user is in the group of this name.
+    pub(crate) fn is_in_group_named(&self, name: &str) -> bool {
+        uzers::get_group_by_name(name).is_some_and(|group| self.is_member_of(group.gid()))
+    }
+
     fn is_member_of(&self, group: u32) -> bool {
         let own = [self.group];
         let mut all = self.groups.iter().chain(&own);

@@ -132,10 +132,14 @@ fn unfinished(message: &[u8]) -> Option<&Path> {
 
 /// Kills the processes that are left in a cgroup, and removes it.
 pub(crate) fn kill_and_remove(root: &Cgroup) {
-    if root.is_populated() {
-        let _ = root.kill();
-    }
-    if let Err(error) = root.remove() {
+    // A process that was just being started may enter after the others were killed.
+    let remove = || {
+        if root.is_populated() {
+            let _ = root.kill();
+        }
+        root.remove()
+    };
+    if let Err(error) = remove().or_else(|_| remove()) {
         eprintln!(
             "sidetrack: {}; try again with `sidetrack doctor --clean`",
             Printable(error)

@@ -74,7 +74,7 @@ impl Departures {
             let processes = plural(number);
             report.warn_unless_quiet(&match self.strict {
                 true => format!("{processes} killed for leaving the run"),
-                false => format!("{processes} left the run, and were not inspected from then on"),
+                false => format!("{processes} left the run: not inspected from then on"),
             });
         }
         let missed = self.watch.as_ref().map_or(0, DepartureWatch::missed);

@@ -26,7 +26,7 @@ pub(super) fn start(pid: u32, start_time: u64, caller: &Path) -> Option<(Cgroup,
         return None;
     }
     let name = format!("sidetrack-run-{pid}-{start_time}.scope");
-    let mut command = Command::new("systemd-run");
+    let mut command = Command::new(systemd_run()?);
     command
         .args(["--scope", "--quiet", "--collect", "--no-ask-password"])
         .args(["--property=Delegate=yes", "--description=sidetrack run"])
@@ -44,6 +44,15 @@ pub(super) fn start(pid: u32, start_time: u64, caller: &Path) -> Option<(Cgroup,
     entered.map(|scope| (scope, watcher))
 }
 
+/// Returns the path of `systemd-run`. PATH is not searched: sudo may leave the caller's, and this is run as root.
+fn systemd_run() -> Option<PathBuf> {
+    let folders = ["/usr/bin", "/bin", "/run/current-system/sw/bin"];
+    let mut paths = folders
+        .map(|folder| Path::new(folder).join("systemd-run"))
+        .into_iter();
+    paths.find(|path| path.exists())
+}
+
 /// Returns the cgroup of the unit, after the watcher has moved to a cgroup below it.
 fn enter(watcher: &Watcher, name: &str) -> Option<Cgroup> {
     let scope = Cgroup::of_process(Some(watcher.pid())).ok()?;
@@ -52,6 +61,8 @@ fn enter(watcher: &Watcher, name: &str) -> Option<Cgroup> {
     }
     let below = scope.make(WATCHER_CGROUP).ok()?;
     below.add(watcher.pid().cast_unsigned()).ok()?;
+    // So that a user who owns the caller's cgroup cannot end this process by its `cgroup.kill`.
+    below.add(std::process::id()).ok()?;
     Some(scope)
 }
 
