@@ -114,6 +114,7 @@ struct pid {
 
 struct task_struct {
 	unsigned int flags;
+	int exit_code;
 	int tgid;
 	char comm[16];
 	const struct cred *cred;

@@ -500,8 +500,19 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 
 /* ---- sock_release ------------------------------------------------------------------------ */
 
-/* A process that ends closes its sockets itself, with this flag of its task set. */
 #define PF_EXITING 0x4
+#define EXIT_SIGNAL_MASK 0x7f
+
+/*
+ * Does the current process close its sockets because a signal has ended it? A process that ends
+ * otherwise, as each child of a forking proxy does, has done what it wanted with them.
+ */
+static __always_inline int process_was_killed(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return task->flags & PF_EXITING && task->exit_code & EXIT_SIGNAL_MASK;
+}
 
 /* sock_release of a proxy's socket: a listener, an accepted or an outgoing one. */
 static __always_inline void service_release(struct bpf_sock *sk)
@@ -517,7 +528,7 @@ static __always_inline void service_release(struct bpf_sock *sk)
 			      0;
 	if (accepted_id) {
 		flow_put(accepted_id);
-		if (bpf_get_current_task_btf()->flags & PF_EXITING)
+		if (process_was_killed())
 			count(SIDETRACK_COUNT_LOST_WITH_PROXY);
 	}
 	if (!socket)

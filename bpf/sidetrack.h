@@ -425,7 +425,7 @@ enum sidetrack_counter {
 	 * destination: refused, or to be sent again (EINTR).
 	 */
 	SIDETRACK_COUNT_DATAGRAMS_UNROUTED,
-	/* The process of a proxy ended while it had the connection's accepted socket open. */
+	/* A signal ended a proxy's process while it had the connection's accepted socket open. */
 	SIDETRACK_COUNT_LOST_WITH_PROXY,
 	/* The socket has records of a service with RECORDS_BOUND, and goes elsewhere: refused. */
 	SIDETRACK_COUNT_RECORDS_BOUND,

@@ -93,6 +93,27 @@ fn older_copy_of_the_store_opens_nothing_that_is_blocked() {
     daemon.restart();
 }
 
+/// The filters of the older copy are those in force, but it knows less than the kernel: later starts must
+/// not refuse it again.
+#[test]
+fn store_that_was_accepted_once_is_accepted_by_later_starts() {
+    let host = Host::without_engine("store_accepted");
+    let mut daemon = Daemon::attached(&host);
+    apply(&daemon, ONE_PORT);
+    daemon.kill();
+    let copy = daemon.write_file("copy", "");
+    fs::copy(daemon.store(), &copy).expect("the store is copied");
+    daemon.restart();
+    apply(&daemon, TWO_PORTS);
+    apply(&daemon, ONE_PORT);
+    daemon.kill();
+    fs::copy(&copy, daemon.store()).expect("the store is replaced");
+    assert_refused(&mut daemon, &[], &["older", "--start-stored"]);
+    daemon.restart_with(&["--start-stored"]).expect("it starts");
+    daemon.restart();
+    assert_blocked(&host, [true, false]);
+}
+
 /// The store was changed while no daemon controlled the kernel. The kernel has the service under its
 /// earlier setting, and must not get the new one twice.
 #[test]

@@ -40,7 +40,8 @@ impl Cgroup {
     pub fn at(path: &Path) -> Result<Self, Error> {
         let mount = mount_point()?;
         if !path.starts_with(&mount) {
-            return Err(Error::NotACgroup(path.to_owned()));
+            let path = path.to_owned();
+            return Err(Error::NotACgroup { path, mount });
         }
         let folder = File::open(path).map_err(failed("open", path))?;
         // The kernel numbers cgroups by the inode of their folder.

@@ -69,8 +69,13 @@ pub enum Error {
     )]
     AlreadyAttached(PathBuf),
     /// The path is not a folder of the cgroup v2 hierarchy.
-    #[error("{} is not a cgroup (v2)", .0.display())]
-    NotACgroup(PathBuf),
+    #[error("{} is not a cgroup (v2); cgroup v2 is mounted at {}", .path.display(), .mount.display())]
+    NotACgroup {
+        /// The path.
+        path: PathBuf,
+        /// Where cgroup v2 is mounted.
+        mount: PathBuf,
+    },
     /// The name of a service is empty, too long, or has control characters.
     #[error("the service name {0:?} must have 1 to 31 bytes, and no control characters")]
     ServiceName(String),
