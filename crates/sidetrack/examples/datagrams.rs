@@ -38,7 +38,9 @@ fn main() -> Result<(), Box<dyn error::Error>> {
 /// Opens the outgoing socket of a flow, and starts a thread that sends the answers to the client.
 fn open_upstream(listener: &Arc<DatagramListener>, flow: &Arc<Flow>) -> Result<UdpSocket, Error> {
     let program = flow.program().executable.display();
-    eprintln!("{program} -> {}", flow.original_destination());
+    // One write for each line, as the proxies of a chain may share standard error.
+    let line = format!("{program} -> {}\n", flow.original_destination());
+    eprint!("{line}");
     let socket = flow.connect_datagrams()?; // sets the redirect records before it connects
     if let Ok(receiver) = socket.try_clone() {
         let (listener, flow) = (Arc::clone(listener), Arc::clone(flow));
