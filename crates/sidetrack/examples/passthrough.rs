@@ -22,7 +22,6 @@ fn main() -> Result<(), Box<dyn error::Error>> {
 
 fn pass(client: &TcpStream, flow: &Flow) -> Result<(), Box<dyn error::Error>> {
     let program = flow.program().executable.display();
-    // One write for each line, as the proxies of a chain may share standard error.
     let line = format!("{program} -> {}\n", flow.original_destination());
     eprint!("{line}");
     let origin = flow.connect()?; // with the redirect records set
