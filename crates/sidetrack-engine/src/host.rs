@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use libbpf_rs::ProgramType;
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_sys::BPF_CGROUP_INET4_CONNECT;
 
@@ -76,12 +77,15 @@ pub fn netns_cookie() -> u64 {
         .unwrap_or(0)
 }
 
-/// The ids and names of all Sidetrack programs in the kernel, whether their engine runs or has ended.
+/// The ids and names of the programs of all engines in the kernel, whether the engine runs or has ended.
+/// The programs that notice departures belong to no engine: they end with their process, and the kernel
+/// frees them some time after that.
 ///
 /// Errors: those of [`privilege`].
 pub fn programs() -> Result<Vec<(u32, String)>, Error> {
     privilege()?;
     Ok(ProgInfoIter::default()
+        .filter(|program| program.ty != ProgramType::Tracing)
         .map(|program| (program.id, program.name.to_string_lossy().into_owned()))
         .filter(|(_, name)| name.starts_with("sidetrack_"))
         .collect())
