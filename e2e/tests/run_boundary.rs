@@ -185,6 +185,10 @@ fn strict_run_kills_a_process_that_another_one_moves() {
     let host = Host::without_engine("run_strict_moved");
     let started = Run::new(&["--strict"], &["sleep", "1000"]).start();
     let command = started.processes("program")[0];
+    wait::until("the command is executed", || {
+        let name = fs::read_to_string(format!("/proc/{command}/comm"));
+        name.is_ok_and(|name| name == "sleep\n")
+    });
     host.root().add(command).expect("the process is moved");
     let ended = started.wait();
     assert_eq!(ended.outcome.code, Some(128 + 9), "{ended:?}");
