@@ -261,14 +261,6 @@ static __noinline int decide_in_scratch(struct bpf_sock_addr *ctx,
 	 1U << SIDETRACK_LAYER_FLOW_ESTABLISHED | 1U << SIDETRACK_LAYER_ENDPOINT_CLOSURE)
 #define DATAGRAM_LAYERS (CONNECT_LAYERS | 1U << SIDETRACK_LAYER_AUTH_RECV_ACCEPT)
 
-/* The flow whose records the socket has; 0 if it has none. */
-static __always_inline __u64 parent_id_of(struct bpf_sock *sk)
-{
-	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
-
-	return socket ? socket->parent_id : 0;
-}
-
 /*
  * Reads the policy in force. Returns 0 if it cannot affect the connection, because it has no
  * filters at these layers and the socket has no records.

@@ -108,15 +108,13 @@ static __always_inline int receive_classify(struct __sk_buff *skb, struct bpf_so
 static __noinline __u64 datagram_closure_flow_id(struct bpf_sock *sk)
 {
 	struct sidetrack_flow_entry *entry;
-	struct sidetrack_socket *socket;
 	union address connected;
 
 	address_from_peer(&connected, sk);
 	entry = datagram_flow_at(&connected);
 	if (entry && entry->client_cookie == bpf_get_socket_cookie(sk))
 		return FLOW_STATE_ID(entry->state);
-	socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
-	return socket ? socket->parent_id : 0;
+	return parent_id_of(sk);
 }
 
 /* A program closes a UDP socket that had conversations. If unconnected, it has no remote end. */

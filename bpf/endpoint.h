@@ -302,6 +302,14 @@ static __noinline int endpoint_connection_fill(struct bpf_sock_ops *ops,
 	return 0;
 }
 
+/* The flow whose records the socket has; 0 if it has none. */
+static __always_inline __u64 parent_id_of(struct bpf_sock *sk)
+{
+	struct sidetrack_socket *socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
+
+	return socket ? socket->parent_id : 0;
+}
+
 /*
  * The flow of a socket, for events: the one that it is the client of, the one that it was accepted
  * with, or the one whose records it has; 0 if there is none.
@@ -310,7 +318,6 @@ static __noinline __u64 endpoint_flow_id(struct bpf_sock_ops *ops, struct bpf_so
 {
 	struct sidetrack_flow_entry *entry = flow_at_address(ops->remote_ip4);
 	struct sidetrack_client *client;
-	struct sidetrack_socket *socket;
 
 	if (entry && entry->client_cookie == bpf_get_socket_cookie(ops))
 		return FLOW_STATE_ID(entry->state);
@@ -318,10 +325,7 @@ static __noinline __u64 endpoint_flow_id(struct bpf_sock_ops *ops, struct bpf_so
 	if (entry)
 		return FLOW_STATE_ID(entry->state);
 	client = bpf_sk_storage_get(&sidetrack_clients, sk, NULL, 0);
-	if (client)
-		return client->flow_id;
-	socket = bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0);
-	return socket ? socket->parent_id : 0;
+	return client ? client->flow_id : parent_id_of(sk);
 }
 
 /* Classifies a TCP connection that is established, or over. The verdict has no effect. */
@@ -417,9 +421,7 @@ static __always_inline int classify_by_request(struct sidetrack_classify_request
 	s->mode.elevated = request->flags & SIDETRACK_CLASSIFY_ELEVATED;
 	if (classify_begin(&classify, request->layer) &&
 	    prefilter_admits_request(&classify, request->layer)) {
-		if (request->flags & SIDETRACK_CLASSIFY_OWN_TRAFFIC)
-			classify_skip_redirects(s, SIDETRACK_NO_RANK);
-		else if (request->legacy_min_rank)
+		if (request->legacy_min_rank)
 			classify_skip_redirects(s, request->legacy_min_rank);
 		classify_run(&classify);
 	}

@@ -227,7 +227,8 @@ struct sidetrack_branch {
  */
 struct sidetrack_classify_request {
 	__u32 layer;	       /* layer to classify at, of one family */
-	__u32 legacy_min_rank; /* services of redirects with a lower rank count as passed */
+	__u32 legacy_min_rank; /* services of redirects with a lower rank count as passed;
+				  SIDETRACK_NO_RANK: all redirects are skipped */
 	__u64 seen[4];	       /* services that the connection has passed: a bit for each number */
 	__u64 absent[4];       /* absent services, if absent_given: a bit for each number */
 	__u32 absent_given;    /* 0: services without a listener are absent */
@@ -244,8 +245,7 @@ struct sidetrack_classify_request {
 	__u32 redirect;	  /* rank of the filter that redirects; SIDETRACK_NO_RANK if none does */
 };
 
-#define SIDETRACK_CLASSIFY_ELEVATED 0x1	   /* the original program is elevated */
-#define SIDETRACK_CLASSIFY_OWN_TRAFFIC 0x2 /* redirects are skipped */
+#define SIDETRACK_CLASSIFY_ELEVATED 0x1 /* the original program is elevated */
 
 #define SIDETRACK_NO_RANK 0xffffffffU
 

@@ -47,6 +47,7 @@
 #include "token.h"
 #include "process.h"
 #include "event.h"
+#include "chain.h"
 #include "filter.h"
 #include "program.h"
 #include "field_values.h"

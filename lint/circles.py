@@ -85,7 +85,7 @@ class Crate:
         self.files[module], self.code[module] = file.relative_to(ROOT).as_posix(), code
         is_root = file.name in ("lib.rs", "main.rs", "mod.rs") or not module
         folder = file.parent if is_root else file.with_suffix("")
-        declared = re.finditer(r'(?:#\[path\s*=\s*""\]\s*)?\bmod\s+(\w+)\s*;', code)
+        declared = re.finditer(r"\bmod\s+(\w+)\s*;", code)
         for child in (match[1] for match in declared):
             for candidate in (folder / f"{child}.rs", folder / child / "mod.rs"):
                 if candidate.exists():
@@ -109,7 +109,8 @@ class Crate:
             exported = self.exports[here].get(path[0])
             step = (here, path[0])
             if exported and step not in seen and exported != path:
-                return self.resolve(here, exported + path[1:], (*seen, step)) or here
+                defined = self.resolve(here, exported + path[1:], (*seen, step))
+                return here if defined is None else defined  # () is the crate's root
         return here
 
     def dependencies(self, module):

@@ -81,27 +81,23 @@ impl Write for Escape<'_, '_> {
 
 impl<T: Display> Display for Printable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let alternate = f.alternate();
-        let mut escape = Escape {
-            to: f,
-            keeps_lines: false,
-        };
-        write_value(&mut escape, &self.0, alternate)
+        write_escaped(f, &self.0, false)
     }
 }
 
 impl<T: Display> Display for PrintableLines<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let alternate = f.alternate();
-        let mut escape = Escape {
-            to: f,
-            keeps_lines: true,
-        };
-        write_value(&mut escape, &self.0, alternate)
+        write_escaped(f, &self.0, true)
     }
 }
 
-fn write_value(to: &mut Escape<'_, '_>, value: &impl Display, alternate: bool) -> fmt::Result {
+fn write_escaped(
+    to: &mut fmt::Formatter<'_>,
+    value: &impl Display,
+    keeps_lines: bool,
+) -> fmt::Result {
+    let alternate = to.alternate();
+    let mut to = Escape { to, keeps_lines };
     match alternate {
         true => write!(to, "{value:#}"),
         false => write!(to, "{value}"),

@@ -87,8 +87,7 @@ fn find<'a>(
     let with_key = all.iter().filter(|object| Some(object.key()) == key);
     let mut found: Vec<_> = with_key.collect();
     if found.is_empty() {
-        found = referable(all);
-        found.retain(|object| object.name() == name);
+        found = referable(all.iter().filter(|object| object.name() == name));
     }
     let mut layers: Vec<_> = found.iter().filter_map(|object| object.layer()).collect();
     layers.sort();

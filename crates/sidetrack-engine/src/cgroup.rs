@@ -192,8 +192,10 @@ pub fn below(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The paths of all cgroups, by their ids.
-pub(crate) fn by_id() -> Result<HashMap<u64, PathBuf>, Error> {
+/// The paths of all cgroups, by their ids. Those outside of the cgroup namespace have none.
+///
+/// Errors: [`Error::NoCgroup2`].
+pub fn by_id() -> Result<HashMap<u64, PathBuf>, Error> {
     let root = mount_point()?;
     let mut paths = below(&root);
     paths.push(root);

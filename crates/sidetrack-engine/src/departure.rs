@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use sidetrack_abi::address;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::skeleton::departure::{DepartureSkel, DepartureSkelBuilder};
-use crate::{Cgroup, Error, cgroup, namespace, sys};
+use crate::{Cgroup, Error, namespace, sys};
 
 /// A process that has left a watched cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +23,8 @@ pub struct Departure {
     pub pid: u32,
     /// Its task name.
     pub comm: String,
-    /// The path of the cgroup for which it left; `None` if that cgroup is not there any more, or is outside of
-    /// the cgroup namespace.
-    pub cgroup: Option<PathBuf>,
+    /// The id of the cgroup for which it left: see [`crate::cgroup::by_id`].
+    pub cgroup_id: u64,
 }
 
 /// Notices processes that leave a cgroup, until it is dropped.
@@ -98,25 +96,21 @@ impl DepartureWatch {
 
     /// The departures since the last call. If the watch is strict, each process has been killed.
     ///
-    /// Errors: [`Error::Bpf`], [`Error::NoCgroup2`].
+    /// Errors: [`Error::Bpf`].
     pub fn departures(&self) -> Result<Vec<Departure>, Error> {
         self.ring
             .poll(Duration::ZERO)
             .map_err(Error::bpf("read the ring of departures"))?;
         let departures = self.departures.take();
-        if departures.is_empty() {
-            return Ok(Vec::new());
-        }
         if self.is_strict() {
             departures.iter().for_each(KernelDeparture::kill);
         }
-        let paths = cgroup::by_id()?;
-        let resolve = |departure: KernelDeparture| Departure {
+        let describe = |departure: KernelDeparture| Departure {
             pid: departure.pid,
             comm: String::from_utf8_lossy(address::text(&departure.comm)).into_owned(),
-            cgroup: paths.get(&departure.cgroup_id).cloned(),
+            cgroup_id: departure.cgroup_id,
         };
-        Ok(departures.into_iter().map(resolve).collect())
+        Ok(departures.into_iter().map(describe).collect())
     }
 
     /// The number of processes that may have left without being noticed, because the kernel had no memory, or

@@ -398,25 +398,27 @@ impl Engine {
 
     /// Reads all counters.
     pub fn counters(&self) -> Result<Counters, Error> {
-        let map = &self.skeleton.maps.sidetrack_counters;
         let values = (0..kernel::COUNTERS.len() as u32)
-            .map(|index| {
-                let each = map
-                    .lookup_percpu(index.as_bytes(), MapFlags::ANY)
-                    .map_err(Error::bpf("read the counters"))?;
-                let each = each.unwrap_or_default();
-                Ok(each
-                    .iter()
-                    .filter_map(|value| u64::read_from_prefix(value).ok())
-                    .map(|(value, _)| value)
-                    .sum())
-            })
+            .map(|index| self.read_counter(index))
             .collect::<Result<_, Error>>()?;
         let flows = self.skeleton.maps.bss_data.as_deref();
         Ok(Counters {
             values,
             flows: flows.map_or(0, |data| data.flows_live.max(0) as u64),
         })
+    }
+
+    fn read_counter(&self, index: u32) -> Result<u64, Error> {
+        let map = &self.skeleton.maps.sidetrack_counters;
+        let each = map
+            .lookup_percpu(index.as_bytes(), MapFlags::ANY)
+            .map_err(Error::bpf("read the counters"))?;
+        let each = each.unwrap_or_default();
+        Ok(each
+            .iter()
+            .filter_map(|value| u64::read_from_prefix(value).ok())
+            .map(|(value, _)| value)
+            .sum())
     }
 
     /// The events since the last call. If there are none, waits for one, but no longer than `wait`.
@@ -430,7 +432,7 @@ impl Engine {
     /// The number of events that were lost since the last call, because the ring buffer was full.
     /// They came after the events that [`Engine::events`] has returned.
     pub fn events_lost(&self) -> Result<u64, Error> {
-        let lost = self.counters()?.value(Counter::EventsDropped);
+        let lost = self.read_counter(Counter::EventsDropped as u32)?;
         Ok(lost - self.lost_before.replace(lost))
     }
 

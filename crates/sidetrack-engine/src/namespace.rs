@@ -5,6 +5,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{ProgramInput, ProgramMut};
@@ -31,6 +32,10 @@ pub(crate) struct PidNamespace {
 ///
 /// Errors: [`Error::System`]; outside of the initial namespace also [`Error::Kernel`] and [`Error::Bpf`].
 pub(crate) fn own_pid_namespace() -> Result<PidNamespace, Error> {
+    static OWN: OnceLock<PidNamespace> = OnceLock::new(); // a process stays in its PID namespace
+    if let Some(own) = OWN.get() {
+        return Ok(*own);
+    }
     let namespace = std::fs::metadata("/proc/self/ns/pid");
     let inode = namespace
         .map_err(Error::system("find the PID namespace of this process"))?
@@ -39,10 +44,10 @@ pub(crate) fn own_pid_namespace() -> Result<PidNamespace, Error> {
         INITIAL_PID_NAMESPACE => 0,
         _ => run_program(|skeleton| &skeleton.progs.sidetrack_pid_level)?,
     };
-    Ok(PidNamespace {
+    Ok(*OWN.get_or_init(|| PidNamespace {
         level,
         inode: inode as u32, // the kernel numbers namespaces with 32 bits
-    })
+    }))
 }
 
 /// Whether this process is in the initial user namespace; also true if that cannot be found out.

@@ -204,24 +204,12 @@ fn classify_at_layer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::field_values::{CgroupId, FileId};
+    use crate::field_values::EmptyHost;
     use crate::rank::order;
     use crate::{
         Absent, Action, Condition, Field, Filter, Identity, Lifetime, RecordsMode, RedirectContext,
         Service, Uuid, Value, Weight,
     };
-
-    /// A host on which no path exists.
-    struct EmptyHost;
-
-    impl Host for EmptyHost {
-        fn file(&self, _: &str) -> Option<FileId> {
-            None
-        }
-        fn cgroup(&self, _: &str) -> Option<CgroupId> {
-            None
-        }
-    }
 
     fn service(key: u128) -> Service {
         Service {

@@ -77,6 +77,20 @@ pub trait Host {
     fn cgroup(&self, path: &str) -> Option<CgroupId>;
 }
 
+/// A host on which no path exists, for policies that are evaluated apart from a host.
+#[derive(Clone, Copy, Debug)]
+pub struct EmptyHost;
+
+impl Host for EmptyHost {
+    fn file(&self, _: &str) -> Option<FileId> {
+        None
+    }
+
+    fn cgroup(&self, _: &str) -> Option<CgroupId> {
+        None
+    }
+}
+
 impl FieldValues {
     /// The value of a field as the 128 bits that the kernel tests.
     ///

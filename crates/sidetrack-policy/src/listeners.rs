@@ -4,9 +4,9 @@ use std::fmt;
 
 use crate::Family;
 use crate::field_values::FieldValues;
+use crate::redirect::Protocol;
 
-/// IPPROTO_UDP.
-const UDP: u8 = 17;
+const UDP: u8 = Protocol::Udp as u8;
 
 /// How many listeners a service has now, by protocol and family. Over UDP, a listener is a socket
 /// that the service marked with the option LISTEN.

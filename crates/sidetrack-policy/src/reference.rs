@@ -142,7 +142,7 @@ pub fn matches(ranked: &RankedFilter<'_>, host: &dyn Host, field_values: &FieldV
     let fields: BTreeSet<Field> = conditions.iter().map(|each| each.field).collect();
     ranked.filter.layer == field_values.layer
         && (!is_to_group(field_values) || may_match_groups(ranked.filter))
-        && !(ranked.filter.only_user.is_some() && field_values.program.elevated)
+        && !is_elevated_for(ranked.filter, field_values)
         && fields.into_iter().all(|field| {
             conditions
                 .iter()
@@ -193,13 +193,18 @@ pub fn unmet_requirement(
                 .join(" or ")
         })
         .unwrap_or_else(|| {
-            let elevated = ranked.filter.only_user.is_some() && field_values.program.elevated;
-            match elevated {
+            match is_elevated_for(ranked.filter, field_values) {
                 true => "a program that is not elevated",
                 false => "a destination that is neither multicast nor broadcast",
             }
             .to_owned()
         })
+}
+
+/// True if the filter is restricted to one user and the program is elevated: then the filter does not
+/// match.
+fn is_elevated_for(filter: &Filter, field_values: &FieldValues) -> bool {
+    filter.only_user.is_some() && field_values.program.elevated
 }
 
 /// True if the condition holds for the connection.

@@ -53,6 +53,8 @@ pub struct Objects {
     filters: Table<Filter>,
     /// Number of objects that refer to each object. Objects without references are left out.
     references: Arc<BTreeMap<(ObjectKind, Uuid), u32>>,
+    /// Number of the objects of restricted authors, and of the bytes that they take, by kind.
+    restricted: BTreeMap<ObjectKind, (usize, usize)>,
     /// Greatest id that a filter has had. An id is never used again.
     last_id: u64,
 }
@@ -134,6 +136,16 @@ impl Objects {
     ///
     /// Errors: FWP_E_…_NOT_FOUND of the kind, …BUILTIN_OBJECT, …WRONG_SESSION, …IN_USE.
     pub fn delete<T: Object>(&mut self, key: Uuid, author: &Author) -> Result<(), Error> {
+        self.delete_with_referrers::<T>(key, author, &mut Vec::new())
+    }
+
+    /// The same. Notes the objects that are deleted with it in `removed`.
+    fn delete_with_referrers<T: Object>(
+        &mut self,
+        key: Uuid,
+        author: &Author,
+        removed: &mut Vec<Change>,
+    ) -> Result<(), Error> {
         let entry = self.entry::<T>(key)?.clone();
         self.check_may_change(&entry, author)?;
         let mut count = self.references.get(&(T::KIND, key)).copied().unwrap_or(0) as usize;
@@ -149,7 +161,7 @@ impl Objects {
                 ),
             ));
         }
-        self.remove_restricted_referrers((T::KIND, key), &mut Vec::new());
+        self.remove_restricted_referrers((T::KIND, key), removed);
         self.remove::<T>(key);
         Ok(())
     }
@@ -189,20 +201,6 @@ impl Objects {
         counts
     }
 
-    /// Number of objects of a dynamic session.
-    pub fn count_session(&self, session: u64) -> usize {
-        fn count<T: Object>(objects: &Objects, session: u64) -> usize {
-            let entries = objects.entries::<T>();
-            entries
-                .filter(|entry| entry.author.session == Some(session))
-                .count()
-        }
-        count::<Filter>(self, session)
-            + count::<Service>(self, session)
-            + count::<Sublayer>(self, session)
-            + count::<Provider>(self, session)
-    }
-
     /// Greatest id that a filter of this set has had; 0 if there was no filter.
     pub fn last_id(&self) -> u64 {
         self.last_id
@@ -240,7 +238,7 @@ impl Objects {
     /// Errors: as [`Self::add`].
     pub fn restore<T: Object>(&mut self, mut entry: ObjectEntry<T>) -> Result<(), Error> {
         entry.object.check()?;
-        Self::restrict_restored(&mut entry);
+        entry.object.restrict(entry.author.only_user()); // as when it was added
         let key = entry.object.identity().key;
         if key.is_nil() || T::table(self).contains_key(&key) {
             return Err(already_exists::<T>(self, key));
@@ -259,23 +257,31 @@ impl Objects {
         for reference in entry.object.references().into_iter().flatten() {
             *references.entry(reference).or_default() += 1;
         }
+        if entry.author.is_restricted() {
+            let (count, bytes) = self.restricted.entry(T::KIND).or_default();
+            (*count, *bytes) = (*count + 1, *bytes + entry.object.size());
+        }
         let key = entry.object.identity().key;
         let before = Arc::make_mut(T::table_mut(self)).insert(key, Arc::new(entry));
         if let Some(before) = before {
-            self.remove_references(&before.object);
+            self.forget(&before);
         }
     }
 
     fn remove<T: Object>(&mut self, key: Uuid) {
         if let Some(entry) = Arc::make_mut(T::table_mut(self)).remove(&key) {
-            self.remove_references(&entry.object);
+            self.forget(&entry);
         }
     }
 
-    /// Removes the references of a deleted object.
-    fn remove_references<T: Object>(&mut self, object: &T) {
+    /// Removes a deleted entry's references, and its part of what restricted authors have.
+    fn forget<T: Object>(&mut self, entry: &ObjectEntry<T>) {
+        if entry.author.is_restricted() {
+            let (count, bytes) = self.restricted.entry(T::KIND).or_default();
+            (*count, *bytes) = (*count - 1, *bytes - entry.object.size());
+        }
         let references = Arc::make_mut(&mut self.references);
-        for reference in object.references().into_iter().flatten() {
+        for reference in entry.object.references().into_iter().flatten() {
             match references.get_mut(&reference) {
                 Some(count) if *count > 1 => *count -= 1,
                 _ => drop(references.remove(&reference)),
@@ -303,6 +309,7 @@ impl Default for Objects {
             services: Table::default(),
             filters: Table::default(),
             references: Arc::default(),
+            restricted: BTreeMap::new(),
             last_id: 0,
         };
         objects.insert(ObjectEntry {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::close_reason::CloseReason;
 use crate::rules::Verdict;
-use crate::seen::Seen;
+use crate::seen::{Seen, is_zero};
 
 /// The result of a finished connection or UDP flow.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,8 +49,4 @@ pub struct Datagrams {
     /// kernel refused to send them, or the flow ended before a QUIC ClientHello was complete.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost: u64,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }

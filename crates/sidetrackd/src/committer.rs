@@ -49,13 +49,12 @@ pub struct InForce {
 pub struct Handle {
     // Fields are dropped in this order: `wake` wakes the thread after its queue is closed.
     tasks: TaskSender,
-    wake: Wake,
+    wake: Arc<Wake>,
     in_force: Arc<Mutex<InForce>>,
 }
 
-/// An eventfd that wakes the committer's thread on each call of [`Wake::notify`], and when a clone
-/// is dropped.
-#[derive(Clone)]
+/// An eventfd that wakes the committer's thread on each call of [`Wake::notify`], and when the last
+/// handle is dropped.
 struct Wake(Arc<OwnedFd>);
 
 /// The state of the committer's thread. Tasks get it as their argument.

@@ -139,7 +139,7 @@ impl v1::sidetrack_server::Sidetrack for Api {
     type ListSublayersStream = ListStream<v1::SublayerList>;
     type ListServicesStream = ListStream<v1::ServiceList>;
     type ListFiltersStream = ListStream<v1::FilterList>;
-    type ListFlowsStream = flows::FlowPages;
+    type ListFlowsStream = ListStream<v1::FlowList>;
     type StreamEventsStream = ReceiverStream<Result<v1::Event, Status>>;
 
     async fn version(&self, _: Request<v1::VersionRequest>) -> ApiResult<v1::VersionResponse> {

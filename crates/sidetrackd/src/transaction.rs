@@ -59,7 +59,7 @@ pub enum AbortReason {
 }
 
 /// A lock that one session at a time holds in order to write. Clones are the same lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct WriteLock {
     lock: FairLock,
     waiting: Arc<AtomicU32>,
@@ -152,17 +152,6 @@ impl WriteLock {
             Code::Timeout,
             format!("the call waited {waited} ms for the write lock; {reason}"),
         )
-    }
-}
-
-impl Default for WriteLock {
-    fn default() -> Self {
-        Self {
-            lock: FairLock::default(),
-            waiting: Arc::default(),
-            root_waiting: watch::Sender::new(0),
-            holder: Arc::default(),
-        }
     }
 }
 

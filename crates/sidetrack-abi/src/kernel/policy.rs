@@ -256,8 +256,6 @@ pub fn mix(value: [u64; 2]) -> u32 {
 
 /// The original program of a request is elevated.
 pub const CLASSIFY_ELEVATED: u32 = 0x1;
-/// Redirects are skipped, as for a service with [`OWN_TRAFFIC_PERMIT`](super::OWN_TRAFFIC_PERMIT).
-pub const CLASSIFY_OWN_TRAFFIC: u32 = 0x2;
 
 /// Argument and result of the kernel program `classify`.
 #[derive(Clone, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
@@ -273,7 +271,7 @@ pub struct ClassifyRequest {
     pub absent: [u64; 4],
     /// 0: services without a listener are absent.
     pub absent_given: u32,
-    /// [`CLASSIFY_ELEVATED`] and [`CLASSIFY_OWN_TRAFFIC`], or 0.
+    /// [`CLASSIFY_ELEVATED`], or 0.
     pub flags: u32,
     /// The values of all fields.
     pub values: [[u64; 2]; FIELDS],

@@ -240,22 +240,21 @@ impl ObjectNames {
         ] {
             all.extend(fetch(client, kind, 0, None).await?);
         }
+        let listing = sorted(all.iter());
         Ok(Self {
-            referable: listing(referable(&all).into_iter()),
-            ..Self::of(listing(all.iter()))
+            names: names(&listing).collect(),
+            referable: sorted(referable(all.iter()).into_iter()),
+            listing,
         })
     }
 
     /// The names of a policy's objects, which all have the same user.
+    #[cfg(test)]
     pub(crate) fn of(listing: Listing) -> Self {
-        let names = listing
-            .all()
-            .map(|object| (object.identity().key, object.identity().name.clone()))
-            .collect();
         Self {
+            names: names(&listing).collect(),
             referable: listing.clone(),
             listing,
-            names,
         }
     }
 
@@ -265,29 +264,34 @@ impl ObjectNames {
 
     /// Adds the names of a policy that is not in force yet.
     pub(crate) fn extend(&mut self, objects: &Listing) {
-        let more = Self::of(Listing {
-            filters: Vec::new(),
-            ..objects.clone()
-        });
-        self.names.extend(more.names);
+        self.names.extend(names(objects));
     }
+}
+
+/// The names of providers, sublayers and services by key. Filters are left out, since nothing refers to them.
+fn names(objects: &Listing) -> impl Iterator<Item = (Uuid, String)> {
+    let objects = objects.all();
+    let referred = objects.filter(|object| !matches!(object, AnyObject::Filter(_)));
+    referred.map(|object| (object.identity().key, object.identity().name.clone()))
 }
 
 /// The objects to which the calling user refers by their names: its own, and those of root for whose
 /// kind and name it has none. The daemon resolves names in the same way.
-pub(crate) fn referable(all: &[ListedObject]) -> Vec<&ListedObject> {
+pub(crate) fn referable<'a>(
+    all: impl Iterator<Item = &'a ListedObject> + Clone,
+) -> Vec<&'a ListedObject> {
     let user = rustix::process::geteuid().as_raw();
-    let kind_and_name = |object: &ListedObject| (object.object().kind(), object.name().to_owned());
-    let own = all.iter().filter(|object| object.user == user);
+    let kind_and_name = |object: &'a ListedObject| (object.object().kind(), object.name());
+    let own = all.clone().filter(|object| object.user == user);
     let own_names: HashSet<_> = own.map(kind_and_name).collect();
-    let is_referable = |object: &&ListedObject| {
+    let is_referable = |object: &&'a ListedObject| {
         object.user == user || (object.user == 0 && !own_names.contains(&kind_and_name(object)))
     };
-    all.iter().filter(is_referable).collect()
+    all.filter(is_referable).collect()
 }
 
 /// Sorts objects by kind. Filters are left out, since nothing refers to them.
-fn listing<'a>(objects: impl Iterator<Item = &'a ListedObject>) -> Listing {
+fn sorted<'a>(objects: impl Iterator<Item = &'a ListedObject>) -> Listing {
     let mut listing = Listing::default();
     for object in objects {
         match &object.kind {

@@ -2,10 +2,11 @@
 
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sidetrack_abi::text::Printable;
-use sidetrack_engine::{Cgroup, Departure, DepartureWatch, Error};
+use sidetrack_engine::{Cgroup, Departure, DepartureWatch, Error, cgroup};
 
 use super::report::Report;
 
@@ -58,11 +59,20 @@ impl Departures {
         let Some(watch) = &self.watch else {
             return Ok(());
         };
-        for departure in watch.departures()? {
-            self.count += 1;
-            if self.count <= REPORTS_MAX {
-                report.warn_unless_quiet(&sentence(&departure, self.strict));
-            }
+        let departures = watch.departures()?;
+        let printed = REPORTS_MAX.saturating_sub(self.count) as usize;
+        self.count += departures.len() as u64;
+        if departures.is_empty() || printed == 0 {
+            return Ok(());
+        }
+        let paths = cgroup::by_id()?;
+        for departure in departures.iter().take(printed) {
+            let path = paths.get(&departure.cgroup_id);
+            report.warn_unless_quiet(&sentence(
+                departure,
+                path.map(PathBuf::as_path),
+                self.strict,
+            ));
         }
         Ok(())
     }
@@ -94,10 +104,12 @@ fn plural(number: u64) -> String {
     }
 }
 
-fn sentence(departure: &Departure, strict: bool) -> String {
-    let Departure { pid, comm, cgroup } = departure;
+/// `path` is that of the cgroup for which the process left; `None` if it is not there any more, or is outside of
+/// the cgroup namespace.
+fn sentence(departure: &Departure, path: Option<&Path>, strict: bool) -> String {
+    let Departure { pid, comm, .. } = departure;
     let comm = Printable(comm);
-    let place = match cgroup {
+    let place = match path {
         Some(path) => format!("the cgroup {}", Printable(path.display())),
         None => "another cgroup".to_owned(),
     };
@@ -115,19 +127,18 @@ mod tests {
 
     #[test]
     fn sentence_names_process_and_cgroup() {
-        let mut departure = Departure {
+        let departure = Departure {
             pid: 7,
             comm: "b\u{1b}sh".to_owned(),
-            cgroup: Some("/sys/fs/cgroup/user".into()),
+            cgroup_id: 3,
         };
         assert_eq!(
-            sentence(&departure, false),
+            sentence(&departure, Some(Path::new("/sys/fs/cgroup/user")), false),
             "process 7 (b\\u{1b}sh) left the run for the cgroup /sys/fs/cgroup/user: its connections are \
              not inspected"
         );
-        departure.cgroup = None;
         assert_eq!(
-            sentence(&departure, true),
+            sentence(&departure, None, true),
             "process 7 (b\\u{1b}sh) left the run for another cgroup, and was killed"
         );
     }

@@ -147,12 +147,10 @@ impl Report {
             return;
         }
         self.has_lost_events = true;
-        if !self.quiet {
-            let lost = count(lost, "event");
-            self.warn(&format!(
-                "{lost} lost, because the kernel's ring buffer was full"
-            ));
-        }
+        let lost = count(lost, "event");
+        self.warn_unless_quiet(&format!(
+            "{lost} lost, because the kernel's ring buffer was full"
+        ));
     }
 
     /// Prints a warning.

@@ -36,12 +36,11 @@ pub(super) fn start(pid: u32, start_time: u64, caller: &Path) -> Option<(Cgroup,
     }
     command.arg("--").arg(env::current_exe().ok()?);
     let watcher = Watcher::start_by(command).ok()?;
-    let entered = enter(&watcher, &name);
-    if entered.is_none() {
+    let Some(scope) = enter(&watcher, &name) else {
         watcher.dismiss();
         return None;
-    }
-    entered.map(|scope| (scope, watcher))
+    };
+    Some((scope, watcher))
 }
 
 /// Returns the path of `systemd-run`. PATH is not searched: sudo may leave the caller's, and this is run as root.

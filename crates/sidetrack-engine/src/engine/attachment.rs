@@ -116,6 +116,11 @@ impl Engine {
         homes.map(|attachment| attachment.path.as_path())
     }
 
+    /// Whether a cgroup is a home, or is below one.
+    pub fn is_in_home(&self, cgroup: &Cgroup) -> bool {
+        self.is_covered(ProgramSet::Service, cgroup)
+    }
+
     /// Undoes [`Engine::attach_home`].
     ///
     /// No service may have a listener there, and no flow may be open: its end would not be noticed.

@@ -45,13 +45,13 @@ impl Engine {
         request.layer = field_values.layer.index() as u32;
         request.values = field_values.values();
         if let Some(states) = states {
-            request.legacy_min_rank = states.legacy_min_rank;
+            request.legacy_min_rank = match states.own_traffic {
+                true => kernel::NO_RANK, // all redirects are skipped
+                false => states.legacy_min_rank,
+            };
             request.seen = bits(&states.seen);
             request.absent = bits(&states.absent);
             request.absent_given = 1;
-            if states.own_traffic {
-                request.flags |= kernel::CLASSIFY_OWN_TRAFFIC;
-            }
         }
         if field_values.program.elevated {
             request.flags |= kernel::CLASSIFY_ELEVATED;

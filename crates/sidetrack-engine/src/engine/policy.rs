@@ -87,7 +87,10 @@ impl Engine {
         sublayers: impl IntoIterator<Item = &'a Sublayer>,
     ) -> Result<bool, Error> {
         let (mut image, contexts) = self.compile(self.generation, filters, sublayers)?;
-        let (Some(in_force), Some(map)) = (self.policy_in_force()?, self.policy_map()?) else {
+        let Some(map) = self.policy_map()? else {
+            return Ok(false);
+        };
+        let Some(in_force) = describe(&map)? else {
             return Ok(false);
         };
         image.set_source(in_force.source);
@@ -122,21 +125,10 @@ impl Engine {
     ///
     /// Errors: [`Error::Bpf`].
     pub fn policy_in_force(&self) -> Result<Option<PolicyInForce>, Error> {
-        let Some(map) = self.policy_map()? else {
-            return Ok(None);
-        };
-        let head = map
-            .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
-            .map_err(Error::bpf("read the policy in force"))?;
-        let head = head.and_then(|head| kernel::Policy::read_from_bytes(&head).ok());
-        Ok(head.map(|head| PolicyInForce {
-            generation: head.generation,
-            filters: head.filters,
-            source: PolicySource {
-                store: Uuid::from_bytes(head.store),
-                commit: head.commit,
-            },
-        }))
+        match self.policy_map()? {
+            Some(map) => describe(&map),
+            None => Ok(None),
+        }
     }
 
     /// The map of the policy in force; `None` if there is none.
@@ -251,6 +243,22 @@ fn to_policy_service((number, spec): (&u32, &ServiceSpec)) -> (u16, sidetrack_po
         context: spec.context.clone(),
     };
     (*number as u16, service)
+}
+
+/// Reads the first line of a policy.
+fn describe(map: &MapHandle) -> Result<Option<PolicyInForce>, Error> {
+    let head = map
+        .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
+        .map_err(Error::bpf("read the policy in force"))?;
+    let head = head.and_then(|head| kernel::Policy::read_from_bytes(&head).ok());
+    Ok(head.map(|head| PolicyInForce {
+        generation: head.generation,
+        filters: head.filters,
+        source: PolicySource {
+            store: Uuid::from_bytes(head.store),
+            commit: head.commit,
+        },
+    }))
 }
 
 fn new_policy_map(lines: u32) -> Result<MapHandle, Error> {

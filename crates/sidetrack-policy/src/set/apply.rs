@@ -101,10 +101,11 @@ impl Objects {
         self.delete_undesired::<Service>(&services, author, &mut difference)?;
         self.delete_undesired::<Sublayer>(&sublayers, author, &mut difference)?;
         self.delete_undesired::<Provider>(&providers, author, &mut difference)?;
+        let replaced = difference.replaced();
         if !author.is_restricted() {
-            self.remove_misfits(&mut difference);
+            self.remove_misfits(&replaced, &mut difference);
         }
-        self.check_whole(&difference, author)?;
+        self.check_whole(&replaced, author)?;
         Ok(difference)
     }
 
@@ -161,17 +162,18 @@ impl Objects {
             .map(|(key, _)| *key)
             .collect();
         for key in gone {
-            if !author.is_restricted() {
-                self.remove_restricted_referrers((T::KIND, key), &mut difference.changes);
-            }
-            self.delete::<T>(key, author)?;
+            self.delete_with_referrers::<T>(key, author, &mut difference.changes)?;
             difference.push::<T>(Operation::Remove, key);
         }
         Ok(())
     }
 
     /// Checks what only the whole set can violate: limits, names, and references to replaced objects.
-    fn check_whole(&self, difference: &Difference, author: &Author) -> Result<(), Error> {
+    fn check_whole(
+        &self,
+        replaced: &BTreeSet<(ObjectKind, Uuid)>,
+        author: &Author,
+    ) -> Result<(), Error> {
         ObjectKind::Provider.check_count(self.providers.len())?;
         ObjectKind::Sublayer.check_count(self.sublayers.len())?;
         ObjectKind::Service.check_count(self.services.len())?;
@@ -182,13 +184,12 @@ impl Objects {
         self.check_share::<Filter>(author, None)?;
         self.entries::<Service>()
             .try_for_each(|entry| self.check_name(&entry.object, &entry.author))?;
-        let replaced = difference.replaced();
         if replaced.is_empty() {
             return Ok(());
         }
-        self.check_references_to::<Sublayer>(&replaced)?;
-        self.check_references_to::<Service>(&replaced)?;
-        self.check_references_to::<Filter>(&replaced)
+        self.check_references_to::<Sublayer>(replaced)?;
+        self.check_references_to::<Service>(replaced)?;
+        self.check_references_to::<Filter>(replaced)
     }
 
     /// Checks the objects of a kind that refer to one of the replaced objects.
@@ -203,10 +204,13 @@ impl Objects {
     /// Deletes the filters of restricted authors that no longer fit the objects that were replaced,
     /// so that they do not keep another author from replacing them. Restricted authors' other
     /// objects refer only to their own providers.
-    fn remove_misfits(&mut self, difference: &mut Difference) {
-        let replaced = difference.replaced();
+    fn remove_misfits(
+        &mut self,
+        replaced: &BTreeSet<(ObjectKind, Uuid)>,
+        difference: &mut Difference,
+    ) {
         let misfits: Vec<Uuid> = self
-            .referrers::<Filter>(&replaced)
+            .referrers::<Filter>(replaced)
             .filter(|entry| entry.author.is_restricted() && self.check_references(entry).is_err())
             .map(|entry| entry.object.identity.key)
             .collect();

@@ -81,11 +81,6 @@ impl Objects {
         Ok(entry)
     }
 
-    /// Restricts the filter of an entry that was in a set before, as when it was added.
-    pub(super) fn restrict_restored<T: Object>(entry: &mut ObjectEntry<T>) {
-        entry.object.restrict(entry.author.only_user());
-    }
-
     /// Checks that an author may delete or replace an entry.
     pub(super) fn check_may_change<T: Object>(
         &self,
@@ -171,18 +166,13 @@ impl Objects {
         author: &Author,
         more: Option<&T>,
     ) -> Result<(), Error> {
-        let (most, code) = T::KIND.limit();
-        let most = most / RESTRICTED_SHARE;
-        let entries = || {
-            self.entries::<T>()
-                .filter(|entry| entry.author.is_restricted())
-        };
         if !author.is_restricted() {
             return Ok(());
         }
-        let sizes = entries().map(|entry| entry.object.size());
-        let bytes = sizes.sum::<usize>() + more.map_or(0, Object::size);
-        if bytes > RESTRICTED_BYTES_MAX {
+        let (most, code) = T::KIND.limit();
+        let most = most / RESTRICTED_SHARE;
+        let (count, bytes) = self.restricted.get(&T::KIND).copied().unwrap_or_default();
+        if bytes + more.map_or(0, Object::size) > RESTRICTED_BYTES_MAX {
             return Err(Error::new(
                 Code::OutOfBounds,
                 format!(
@@ -192,7 +182,7 @@ impl Objects {
                 ),
             ));
         }
-        if entries().count() + usize::from(more.is_some()) <= most {
+        if count + usize::from(more.is_some()) <= most {
             return Ok(());
         }
         Err(Error::new(

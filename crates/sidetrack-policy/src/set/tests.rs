@@ -303,7 +303,7 @@ fn a_dynamic_session_adds_only_dynamic_objects_which_end_with_it() {
         delete::<Filter>(&mut objects, 1, &dynamic(SESSION + 1)),
         Err(Code::WrongSession)
     );
-    assert_eq!(objects.count_session(SESSION), 4);
+    assert_eq!(objects.count_sessions().get(&SESSION), Some(&4));
     assert_eq!(objects.remove_session(SESSION), 4);
     assert_eq!(objects.all::<Filter>().count(), 1);
     assert_eq!(objects.all::<Sublayer>().count(), 1);
@@ -540,7 +540,7 @@ proptest! {
                 TestChange::DeleteFilter(key) => delete::<Filter>(&mut objects, key, &author),
                 TestChange::EndSession => {
                     objects.remove_session(SESSION);
-                    prop_assert_eq!(objects.count_session(SESSION), 0);
+                    prop_assert!(!objects.count_sessions().contains_key(&SESSION));
                     Ok(())
                 }
             };

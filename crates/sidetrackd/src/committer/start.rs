@@ -73,7 +73,7 @@ impl Start {
         let in_force = ready.await.map_err(|_| Error::Stopping)??;
         let handle = Handle {
             tasks,
-            wake,
+            wake: Arc::new(wake),
             in_force,
         };
         Ok((handle, thread))

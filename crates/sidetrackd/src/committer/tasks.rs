@@ -17,16 +17,9 @@ pub(super) struct TaskSender(Arc<Tasks>);
 pub(super) struct TaskReceiver(Arc<Tasks>);
 
 struct Tasks {
-    state: Mutex<State>,
-    /// Has no permits, and is closed when the receiver is dropped.
+    queue: Mutex<FairQueue<Box<dyn Task>>>,
+    /// Has no permits, and is closed when the receiver is dropped, while the queue is locked.
     ended: Semaphore,
-}
-
-#[derive(Default)]
-struct State {
-    queue: FairQueue<Box<dyn Task>>,
-    /// Whether the receiver has been dropped.
-    ended: bool,
 }
 
 /// What the committer's thread does for a caller.
@@ -43,7 +36,7 @@ struct CalledTask<F, R> {
 /// Creates a queue.
 pub(super) fn queue() -> (TaskSender, TaskReceiver) {
     let tasks = Arc::new(Tasks {
-        state: Mutex::default(),
+        queue: Mutex::default(),
         ended: Semaphore::new(0),
     });
     (TaskSender(Arc::clone(&tasks)), TaskReceiver(tasks))
@@ -57,11 +50,11 @@ impl TaskSender {
         task: impl FnOnce(&mut Committer) -> R + Send + 'static,
     ) -> Result<oneshot::Receiver<R>, Error> {
         let (caller, result) = oneshot::channel();
-        let mut state = self.0.lock();
-        if state.ended {
+        let mut queue = self.0.lock();
+        if self.0.ended.is_closed() {
             return Err(Error::Stopping);
         }
-        state.queue.push(uid, Box::new(CalledTask { task, caller }));
+        queue.push(uid, Box::new(CalledTask { task, caller }));
         Ok(result)
     }
 
@@ -75,7 +68,7 @@ impl TaskSender {
 impl TaskReceiver {
     /// Takes the next task.
     pub(super) fn next(&self) -> Option<Box<dyn Task>> {
-        self.0.lock().queue.pop()
+        self.0.lock().pop()
     }
 
     /// Returns whether all senders have been dropped.
@@ -86,19 +79,18 @@ impl TaskReceiver {
 
 impl Drop for TaskReceiver {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.ended = true;
-        // Their callers get an error.
-        let tasks = std::mem::take(&mut state.queue);
-        drop(state);
-        drop(tasks);
+        let mut queue = self.0.lock();
         self.0.ended.close();
+        // Their callers get an error.
+        let tasks = std::mem::take(&mut *queue);
+        drop(queue);
+        drop(tasks);
     }
 }
 
 impl Tasks {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, FairQueue<Box<dyn Task>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

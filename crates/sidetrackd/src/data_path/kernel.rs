@@ -229,10 +229,7 @@ impl DataPath for Kernel {
             sidetrack_policy::Error::new(Code::CalloutNotFound, text)
         })?;
         let cgroup = Cgroup::of_process(Some(pid.cast_signed()))?;
-        let is_new = !self
-            .engine
-            .homes()
-            .any(|home| cgroup.path().starts_with(home));
+        let is_new = !self.engine.is_in_home(&cgroup);
         if uid != 0 && is_new && self.engine.homes().count() >= CGROUPS_OF_USERS_MAX {
             let text = format!("proxies run in {CGROUPS_OF_USERS_MAX} cgroups already");
             return Err(sidetrack_policy::Error::new(Code::OutOfBounds, text).into());

@@ -51,20 +51,32 @@ impl Connection {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
-        FieldValues {
-            layer: Layer {
-                kind: LayerKind::ConnectRedirect,
-                family: Family::of(self.remote.ip()),
-            },
-            current: program.clone(),
-            program,
-            local: self.local.unwrap_or(unspecified),
-            remote: self.remote,
-            protocol: self.protocol,
-            netns,
-            inbound: false,
-            redirected: false,
-            proxied: false,
-        }
+        let local = self.local.unwrap_or(unspecified);
+        connect_values(program, local, self.remote, self.protocol, netns)
+    }
+}
+
+/// Returns the values of all fields, as of a connect of the original program.
+pub(super) fn connect_values(
+    program: Program,
+    local: SocketAddr,
+    remote: SocketAddr,
+    protocol: u8,
+    netns: u64,
+) -> FieldValues {
+    FieldValues {
+        layer: Layer {
+            kind: LayerKind::ConnectRedirect,
+            family: Family::of(remote.ip()),
+        },
+        current: program.clone(),
+        program,
+        local,
+        remote,
+        protocol,
+        netns,
+        inbound: false,
+        redirected: false,
+        proxied: false,
     }
 }

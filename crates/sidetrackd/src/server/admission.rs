@@ -28,7 +28,7 @@ use crate::quota::Quota;
 pub(super) struct Admission(Arc<Shared>);
 
 struct Shared {
-    api: Api,
+    api: Arc<Api>,
     reflection: Routes,
     calls: Arc<Quota>,
     streams: Arc<Quota>,
@@ -61,7 +61,7 @@ impl Admission {
             .build_v1()?
             .max_decoding_message_size(CALL_SIZE_MAX);
         Ok(Self(Arc::new(Shared {
-            api,
+            api: Arc::new(api),
             reflection: Routes::new(reflection),
             calls: Quota::new("calls in progress", CALLS_MAX),
             streams: Quota::new("lists and streams of events in progress", STREAMS_MAX),
@@ -175,7 +175,7 @@ impl Shared {
         let answer = if class == Class::Reflection {
             self.reflection.clone().call(request).await
         } else {
-            SidetrackServer::new(self.api.clone())
+            SidetrackServer::from_arc(Arc::clone(&self.api))
                 .max_decoding_message_size(size)
                 .max_encoding_message_size(sidetrack_api::MESSAGE_SIZE_MAX)
                 .call(request)

@@ -138,7 +138,7 @@ fn calls_of_the_c_core() -> Vec<u8> {
         [&header, payload].concat()
     };
     let first = b"@\x05:path\x1f/sidetrack.v1.Sidetrack/Version\
-        @\n:authority\x16tmp%2Fa16%2Fd%2Fx.sock\x83\x86@\x0ccontent-type\x10application/grpc\
+        @\n:authority\x16run%2Fsd%2Fdaemon.sock\x83\x86@\x0ccontent-type\x10application/grpc\
         @\x02te\x08trailers";
     let second = b"\xc1\xc0\x83\x86\xbf\xbe";
     let empty_message = [0; 5];

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use sidetrack_engine::event::{Event, EventKind};
-use sidetrack_policy::field_values::{CgroupId, FileId, Host, Program};
+use sidetrack_policy::field_values::{EmptyHost, Program};
 use sidetrack_policy::{Code, Filter, Lifetime, Listeners, Objects, Uuid};
 use sidetrackd::data_path::{
     ConnectionEvent, DataPath, Error, Flow, Generation, NewEvents, PinnedPolicy, PolicySource,
@@ -169,19 +169,6 @@ impl DataPath for FakeDataPath {
 
     fn refresh(&mut self, _objects: &Objects) -> Result<Option<Generation>, Error> {
         Ok(None)
-    }
-}
-
-/// A host on which no path exists.
-struct EmptyHost;
-
-impl Host for EmptyHost {
-    fn file(&self, _: &str) -> Option<FileId> {
-        None
-    }
-
-    fn cgroup(&self, _: &str) -> Option<CgroupId> {
-        None
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use prost_types::field_descriptor_proto::{Label, Type};
@@ -34,30 +35,14 @@ const PATIENCE: [Duration; 4] = [
 /// The calls whose messages become the largest.
 const LARGE: [&str; 2] = ["ApplyPolicy", "AddFilter"];
 
-/// A generator of pseudo-random numbers (xorshift).
-pub(super) struct Random(pub(super) u64);
+/// Returns true once in `count` times.
+fn once_in(random: &mut Rng, count: usize) -> bool {
+    random.usize(..count) == 0
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Returns a number below `end`.
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// Returns true once in `count` times.
-    fn once_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
+/// Returns one of these values, of which there is at least one.
+fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
+    from[random.usize(..from.len())]
 }
 
 /// The API's descriptor.
@@ -89,25 +74,25 @@ impl Api {
     }
 
     /// Returns a random message of a type.
-    fn message(&self, random: &mut Random, name: &str, session: u64, depth: usize) -> Vec<u8> {
+    fn message(&self, random: &mut Rng, name: &str, session: u64, depth: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         if depth > DEPTH_MAX {
             return bytes;
         }
         for field in &self.messages[name].field {
-            if random.once_in(4) {
+            if once_in(random, 4) {
                 continue;
             }
             let repeated = field.label() == Label::Repeated;
-            let count = match random.below(100) {
+            let count = match random.usize(..100) {
                 _ if !repeated && depth > 0 => 1,
-                0..15 => random.pick(&[1024, 1025, 100_000, 100_001, 4_000_000]),
+                0..15 => pick(random, &[1024, 1025, 100_000, 100_001, 4_000_000]),
                 15..25 => 20,
-                _ if repeated => random.below(4),
+                _ if repeated => random.usize(..4),
                 _ => 1,
             };
             let mut value = self.value(random, field, session, depth);
-            if count > 1000 && random.once_in(2) {
+            if count > 1000 && once_in(random, 2) {
                 // Nothing needs less when it is encoded, and nothing grows more.
                 value.clear();
                 encode_key(field.number() as u32, WireType::LengthDelimited, &mut value);
@@ -117,9 +102,9 @@ impl Api {
                 bytes.extend_from_slice(&value);
             }
         }
-        if random.once_in(50) && !bytes.is_empty() {
-            let at = random.below(bytes.len());
-            bytes[at] ^= 1 << random.below(8);
+        if once_in(random, 50) && !bytes.is_empty() {
+            let at = random.usize(..bytes.len());
+            bytes[at] ^= 1 << random.usize(..8);
         }
         bytes
     }
@@ -127,7 +112,7 @@ impl Api {
     /// Returns a field with a random value.
     fn value(
         &self,
-        random: &mut Random,
+        random: &mut Rng,
         field: &FieldDescriptorProto,
         session: u64,
         depth: usize,
@@ -137,18 +122,21 @@ impl Api {
         let content = match field.r#type() {
             Type::Message => self.message(random, field.type_name(), session, depth + 1),
             Type::Bytes => {
-                let size = random.pick(&[0, 4, 16, 16, 16, 17, 4000]);
-                vec![random.below(4) as u8; size]
+                let size = pick(random, &[0, 4, 16, 16, 16, 17, 4000]);
+                vec![random.usize(..4) as u8; size]
             }
             Type::String => {
-                let text = random.pick(&["a", "/usr/bin/x", "rule", ""]);
-                text.repeat(random.pick(&[1, 1, 1, 1, 30, 1100]))
+                let text = pick(random, &["a", "/usr/bin/x", "rule", ""]);
+                text.repeat(pick(random, &[1, 1, 1, 1, 30, 1100]))
             }
             .into_bytes(),
             _ => {
                 let value = match field.name() {
                     "session_id" => session,
-                    _ => random.pick(&[0, 1, 2, 3, 5, 7, 11, 443, u32::MAX.into(), u64::MAX]),
+                    _ => pick(
+                        random,
+                        &[0, 1, 2, 3, 5, 7, 11, 443, u32::MAX.into(), u64::MAX],
+                    ),
                 };
                 encode_key(number, WireType::Varint, &mut bytes);
                 encode_varint(value, &mut bytes);
@@ -175,7 +163,7 @@ struct Kept {
 pub(super) async fn attack(socket: &Path, seed: u64, time: Duration) -> (usize, usize) {
     let end = Instant::now() + time;
     let tasks = (0..CALLS).map(|index| {
-        let random = Random(seed.wrapping_mul(1000).wrapping_add(index as u64 + 1));
+        let random = Rng::with_seed(seed.wrapping_mul(1000).wrapping_add(index as u64 + 1));
         tokio::spawn(attack_in_one_task(socket.to_owned(), random, end))
     });
     let tasks: Vec<_> = tasks.collect();
@@ -189,7 +177,7 @@ pub(super) async fn attack(socket: &Path, seed: u64, time: Duration) -> (usize, 
 
 async fn attack_in_one_task(
     socket: std::path::PathBuf,
-    mut random: Random,
+    mut random: Rng,
     end: Instant,
 ) -> (usize, usize) {
     let api = Api::new();
@@ -197,10 +185,10 @@ async fn attack_in_one_task(
     let (mut answered, mut all) = (0, 0);
     let mut channel = None;
     while Instant::now() < end {
-        if random.once_in(20) {
+        if once_in(&mut random, 20) {
             idle(&mut kept, &socket).await;
         }
-        if channel.is_none() || random.once_in(30) {
+        if channel.is_none() || once_in(&mut random, 30) {
             channel = channel_to(&socket).await.ok();
         }
         let Some(channel) = &channel else {
@@ -214,16 +202,16 @@ async fn attack_in_one_task(
 }
 
 /// Makes a random call. Returns `None` if it is not answered with OK.
-async fn call(api: &Api, random: &mut Random, channel: &Channel, kept: &mut Kept) -> Option<()> {
+async fn call(api: &Api, random: &mut Rng, channel: &Channel, kept: &mut Kept) -> Option<()> {
     let is_large = |call: &&(String, String)| LARGE.contains(&call.0.as_str());
-    let only_large = random.once_in(4);
+    let only_large = once_in(random, 4);
     let calls = api
         .calls
         .iter()
         .filter(|call| !only_large || is_large(call));
-    let (name, request) = random.pick(&calls.collect::<Vec<_>>());
+    let (name, request) = pick(random, &calls.collect::<Vec<_>>());
     let message = api.message(random, request, kept.session, 0);
-    let patience = random.pick(&PATIENCE);
+    let patience = pick(random, &PATIENCE);
     let answer = tokio::time::timeout(patience, stream(channel, name, message)).await;
     let mut answer = answer.ok()?.ok()?;
     let first = tokio::time::timeout(patience, answer.message())
@@ -238,7 +226,7 @@ async fn call(api: &Api, random: &mut Random, channel: &Channel, kept: &mut Kept
     }
     kept.unread.push(answer);
     if kept.unread.len() > UNREAD_MAX / CALLS {
-        let index = random.below(kept.unread.len());
+        let index = random.usize(..kept.unread.len());
         kept.unread.swap_remove(index);
     }
     Some(())

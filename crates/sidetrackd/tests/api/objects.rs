@@ -1,12 +1,14 @@
 //! Tests of adding, listing and applying objects, and of the permissions for it.
 
-use sidetrack_api::config::{Access, Config};
+use sidetrack_api::client::{Client, Session};
+use sidetrack_api::config::Config;
 use sidetrack_api::v1;
 use sidetrack_policy::{Code, Identity, SUBLAYER_UNIVERSAL, Uuid};
 
 use super::client::{AS_EXPECTED, ClientCalls, assert_refused};
 use super::example::{filter, key, policy, provider, service, sublayer};
 use super::harness::Daemon;
+use super::user::group_writes;
 
 /// Returns a filter without a key.
 fn named(name: &str) -> v1::Filter {
@@ -189,33 +191,41 @@ async fn a_member_of_the_host_group_adds_filters_for_all_users() {
     config.access.host_group = config.access.write_group.clone();
     let daemon = Daemon::start_with(config).await;
     let (mut client, session) = daemon.session().await;
+    change_as_root_and_vendor(&daemon, &mut client, &session, group).await;
+    let users = users_of_filters(&mut client).await;
+    assert_eq!(users, [(0, None), (VENDOR, None)]);
+}
+
+/// Returns a configuration in which only root and the members of one group read and write, and the id of
+/// that group.
+fn config_with_write_group() -> (Config, u32) {
+    let (mut config, group) = group_writes();
+    config.access.everyone_reads = false;
+    (config, group)
+}
+
+/// Root adds a provider, a service and a filter, and then a vendor its own ones.
+async fn change_as_root_and_vendor(
+    daemon: &Daemon,
+    client: &mut Client,
+    session: &Session,
+    group: u32,
+) {
     let request = v1::ApplyPolicyRequest {
         providers: vec![provider(1)],
         services: vec![service(1)],
         filters: vec![filter(1)],
         ..policy(Vec::new())
     };
-    client.try_apply(&session, request).await.unwrap();
-    tokio::task::block_in_place(|| run_as(&daemon, "change-as-vendor", VENDOR, group));
-    let filters = client.filters(0).await;
-    let users: Vec<_> = filters
-        .iter()
-        .map(|one| (one.user, one.only_user))
-        .collect();
-    assert_eq!(users, [(0, None), (VENDOR, None)]);
+    client.try_apply(session, request).await.unwrap();
+    tokio::task::block_in_place(|| run_as(daemon, "change-as-vendor", VENDOR, group));
 }
 
-/// Returns a configuration in which the group `daemon` may write, and the id of that group.
-fn config_with_write_group() -> (Config, u32) {
-    let name = "daemon";
-    let config = Config {
-        access: Access {
-            write_group: Some(name.into()),
-            ..Access::default()
-        },
-        ..Config::default()
-    };
-    (config, uzers::get_group_by_name(name).unwrap().gid())
+/// Returns, for each filter, the user that added it, and the user to whom it is restricted.
+async fn users_of_filters(client: &mut Client) -> Vec<(u32, Option<u32>)> {
+    let filters = client.filters(0).await;
+    let users = filters.iter().map(|filter| (filter.user, filter.only_user));
+    users.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,20 +233,9 @@ async fn a_vendor_changes_its_own_objects_only() {
     let (config, group) = config_with_write_group();
     let daemon = Daemon::start_with(config).await;
     let (mut client, session) = daemon.session().await;
-    let request = v1::ApplyPolicyRequest {
-        providers: vec![provider(1)],
-        services: vec![service(1)],
-        filters: vec![filter(1)],
-        ..policy(Vec::new())
-    };
-    client.try_apply(&session, request).await.unwrap();
-    tokio::task::block_in_place(|| run_as(&daemon, "change-as-vendor", VENDOR, group));
+    change_as_root_and_vendor(&daemon, &mut client, &session, group).await;
     assert_eq!(daemon.data_path.in_force(), [1, 2]);
-    let filters = client.filters(0).await;
-    let users: Vec<_> = filters
-        .iter()
-        .map(|one| (one.user, one.only_user))
-        .collect();
+    let users = users_of_filters(&mut client).await;
     assert_eq!(users, [(0, None), (VENDOR, Some(VENDOR))]);
     // The vendor has added a service of the same name as root's, which stands for root's still.
     let by_name = v1::RegisterServiceRequest {

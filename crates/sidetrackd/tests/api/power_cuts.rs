@@ -41,13 +41,7 @@ fn a_store_survives_power_cuts() {
             }
             printed = number(&line);
         }
-        let moment = Duration::from_micros(u64::try_from(random >> 64 & 0x7ff).unwrap());
-        let until = Instant::now() + moment;
-        while Instant::now() < until {
-            std::hint::spin_loop();
-        }
-        writer.kill().unwrap();
-        writer.wait().unwrap();
+        kill_after(&mut writer, random >> 64);
         let mut rest = String::new();
         output.read_to_string(&mut rest).unwrap();
         printed = rest
@@ -85,18 +79,24 @@ fn a_store_survives_power_cuts_while_it_is_created() {
         }
         // The process is killed at a random moment of the creation, or soon after it.
         let random = Uuid::new_v4().as_u128();
-        let until = Instant::now() + Duration::from_micros(u64::try_from(random & 0x7ff).unwrap());
-        while Instant::now() < until {
-            std::hint::spin_loop();
-        }
-        writer.kill().unwrap();
-        writer.wait().unwrap();
+        kill_after(&mut writer, random);
         unnamed += u32::from(!path.exists());
         stored_commit(&path);
         assert_eq!(files(), 1, "the unfinished file was not removed");
     }
     println!("{unnamed} of {KILLS_AT_CREATION} kills came before the store had its name");
     assert!(unnamed > 0, "the kills came too late");
+}
+
+/// Kills a process after at most 2 ms, of which a random number takes the microseconds.
+fn kill_after(writer: &mut Child, random: u128) {
+    let moment = Duration::from_micros(u64::try_from(random & 0x7ff).unwrap());
+    let until = Instant::now() + moment;
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+    writer.kill().unwrap();
+    writer.wait().unwrap();
 }
 
 fn number(line: &str) -> u64 {

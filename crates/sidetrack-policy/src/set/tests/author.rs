@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::field_values::{CgroupId, FieldValues, FileId, Host, Program};
+use crate::field_values::{EmptyHost, FieldValues, Program};
 use crate::rank::order;
 use crate::reference::{ServiceStates, classify, matches};
 use crate::{Condition, Field, MatchType, Value, Weight};
@@ -123,18 +123,6 @@ fn filters_of_restricted_authors_have_a_share_of_the_memory() {
     let bytes: usize = objects.all::<Filter>().map(Object::size).sum();
     assert!(bytes <= RESTRICTED_BYTES_MAX && bytes > RESTRICTED_BYTES_MAX / 2);
     add(&mut objects, filter(1_000_000), &root()).unwrap();
-}
-
-/// A host on which no path exists.
-struct EmptyHost;
-
-impl Host for EmptyHost {
-    fn file(&self, _: &str) -> Option<FileId> {
-        None
-    }
-    fn cgroup(&self, _: &str) -> Option<CgroupId> {
-        None
-    }
 }
 
 /// A condition on a field with small numbers, so that it often holds.

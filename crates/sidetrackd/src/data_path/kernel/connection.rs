@@ -2,9 +2,10 @@
 
 use sidetrack_engine::{Engine, FlowEntry, Paths};
 use sidetrack_policy::field_values::{FieldValues, FileId, Host, Program};
-use sidetrack_policy::{Code, Error as Refusal, Family, Layer, LayerKind};
+use sidetrack_policy::{Code, Error as Refusal};
 
 use super::report;
+use crate::data_path::subject::connect_values;
 use crate::data_path::{Connection, Error, ResolvedConnection, Subject};
 
 /// Looks up a connection. Errors: FWP_E_NOT_FOUND if there is no such flow, executable or cgroup;
@@ -67,20 +68,8 @@ fn cgroup_ids(path: &str, paths: &Paths) -> Result<Vec<u64>, Refusal> {
 fn values_of_flow(entry: &FlowEntry) -> FieldValues {
     let flow = &entry.flow;
     let address = sidetrack_abi::address::socket_address;
+    let local = address(flow.local_addr, flow.local_port);
     let remote = address(flow.remote_addr, flow.remote_port);
-    FieldValues {
-        layer: Layer {
-            kind: LayerKind::ConnectRedirect,
-            family: Family::of(remote.ip()),
-        },
-        program: entry.program.clone(),
-        current: entry.program.clone(),
-        local: address(flow.local_addr, flow.local_port),
-        remote,
-        protocol: flow.protocol,
-        netns: flow.netns_cookie,
-        inbound: false,
-        redirected: false,
-        proxied: false,
-    }
+    let program = entry.program.clone();
+    connect_values(program, local, remote, flow.protocol, flow.netns_cookie)
 }

@@ -5,7 +5,7 @@ use super::*;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The fields of a request, as gRPC's C core encodes them.
 const FIELDS: &[u8] = b"@\x05:path\x1f/sidetrack.v1.Sidetrack/Version\
-    @\n:authority\x16tmp%2Fa16%2Fd%2Fx.sock\x83\x86@\x0ccontent-type\x10application/grpc";
+    @\n:authority\x16run%2Fsd%2Fdaemon.sock\x83\x86@\x0ccontent-type\x10application/grpc";
 
 fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -34,11 +34,11 @@ fn handed_on(bytes: &[u8], part: usize, room: usize) -> Vec<u8> {
 }
 
 fn with_hyphens(bytes: &[u8]) -> Vec<u8> {
-    let text = b"tmp%2Fa16%2Fd%2Fx.sock";
+    let text = b"run%2Fsd%2Fdaemon.sock";
     let mut bytes = bytes.to_vec();
     let found = bytes.windows(text.len()).position(|part| part == text);
     let authority = &mut bytes[found.unwrap()..][..text.len()];
-    authority.copy_from_slice(b"tmp-2Fa16-2Fd-2Fx.sock");
+    authority.copy_from_slice(b"run-2Fsd-2Fdaemon.sock");
     bytes
 }
 
@@ -67,25 +67,11 @@ fn only_the_percent_signs_of_the_authority_are_replaced() {
             END_HEADERS,
             b"\xbe\xbf@\x02te\x03%20\x3f\x01\x00\x01a\x01%",
         );
-        let sent = [
-            PREFACE,
-            &frame(4, 0, &[]),
-            &request,
-            &data,
-            &other,
-            &request,
-        ]
-        .concat();
-        let request = with_hyphens(&request);
-        let expected = [
-            PREFACE,
-            &frame(4, 0, &[]),
-            &request,
-            &data,
-            &other,
-            &request,
-        ]
-        .concat();
+        let all = |request: &[u8]| {
+            let settings = frame(4, 0, &[]);
+            [PREFACE, &settings, request, &data, &other, request].concat()
+        };
+        let (sent, expected) = (all(&request), all(&with_hyphens(&request)));
         for (part, room) in [(1, 1), (7, 3), (100, 1000), (10_000, 10_000)] {
             assert_eq!(
                 handed_on(&sent, part, room),
