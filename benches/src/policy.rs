@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::namespace;
-use crate::rounds::{ROUNDS, ROUNDS_QUICK};
+use crate::rounds::rounds;
 use crate::solo::{self, Reading, SoloFigure};
 
 const NAME: &str = "policy";
@@ -28,7 +28,7 @@ pub(crate) enum PolicyMeasurement {
 
 /// Takes all measurements, and writes the results to docs/bench/.
 pub(crate) fn run(quick: bool) -> Result<()> {
-    let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
+    let rounds = rounds(quick);
     let mut readings: BTreeMap<&str, Vec<Reading>> = BTreeMap::new();
     for round in 1..=rounds {
         eprintln!("{NAME}: round {round} of {rounds}");

@@ -1,6 +1,11 @@
 //! How often each measurement is repeated.
 
 /// The number of rounds of a full run.
-pub(crate) const ROUNDS: u32 = 7;
+const ROUNDS: u32 = 7;
 /// The number of rounds with `--quick`.
-pub(crate) const ROUNDS_QUICK: u32 = 3;
+const ROUNDS_QUICK: u32 = 3;
+
+/// The number of rounds of a run.
+pub(crate) fn rounds(quick: bool) -> u32 {
+    if quick { ROUNDS_QUICK } else { ROUNDS }
+}

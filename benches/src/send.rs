@@ -17,7 +17,7 @@ use sidetrack_policy::redirect::{Redirect, in_order};
 
 use crate::hierarchy::Hierarchy;
 use crate::namespace;
-use crate::rounds::{ROUNDS, ROUNDS_QUICK};
+use crate::rounds::rounds;
 use crate::solo::{self, Reading, SoloFigure};
 use crate::statistics::median;
 use crate::sys;
@@ -42,7 +42,7 @@ pub(crate) enum SendCase {
 
 /// Measures all cases, and writes the results to docs/bench/.
 pub(crate) fn run(quick: bool) -> Result<()> {
-    let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
+    let rounds = rounds(quick);
     let mut readings: BTreeMap<&str, Vec<Reading>> = BTreeMap::new();
     for round in 1..=rounds {
         eprintln!("{NAME}: round {round} of {rounds}");

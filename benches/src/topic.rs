@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use crate::contest::{ContestEntry, Readings};
 use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
-use crate::rounds::{ROUNDS, ROUNDS_QUICK};
+use crate::rounds::rounds;
 use crate::{connect, policy, report, send, winsock};
 
 /// A part of the run with its own figures, page and chart.
@@ -47,7 +47,6 @@ pub(crate) enum Topic {
 impl Topic {
     /// Measures the topic, and writes its results to docs/bench/.
     pub(crate) fn run(self, quick: bool) -> Result<()> {
-        let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
         let plan = match self {
             Self::Connect => return connect::plan::run(quick),
             Self::Send => return send::run(quick),
@@ -62,11 +61,7 @@ impl Topic {
             Self::Datagram => datagram::plan(quick),
         };
         // Memory hardly differs from round to round, and takes long to become stable.
-        let rounds = if self == Self::Idle {
-            ROUNDS_QUICK
-        } else {
-            rounds
-        };
+        let rounds = rounds(quick || self == Self::Idle);
         let readings = Readings::take(plan.name, &plan.entries, rounds);
         report::write(&plan, &readings)
     }

@@ -12,7 +12,7 @@ use sidetrack_winsock::entry::{WSAIoctl, WSAStartup};
 
 use crate::connect::setup::{ConnectSetup as _, sidetrack::Redirected};
 use crate::namespace;
-use crate::rounds::{ROUNDS, ROUNDS_QUICK};
+use crate::rounds::rounds;
 use crate::solo::{self, Reading, SoloFigure};
 use crate::statistics::median;
 use crate::sys;
@@ -25,7 +25,7 @@ const VERSION: u16 = 0x0202;
 
 /// Measures both calls, and writes the results to docs/bench/.
 pub(crate) fn run(quick: bool) -> Result<()> {
-    let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
+    let rounds = rounds(quick);
     let mut readings: Vec<Reading> = Vec::new();
     for round in 1..=rounds {
         eprintln!("{NAME}: round {round} of {rounds}");

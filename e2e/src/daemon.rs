@@ -72,19 +72,7 @@ impl Daemon {
     pub fn restart_with(&mut self, options: &[&str]) -> Result<(), (Option<i32>, String)> {
         self.kill();
         self.child = start(self.home.path(), options);
-        let mut ended = None;
-        let socket = self.socket();
-        wait::until("the daemon listens or ends", || {
-            ended = self
-                .child
-                .try_wait()
-                .expect("the daemon is a child process");
-            ended.is_some() || UnixStream::connect(&socket).is_ok()
-        });
-        match ended {
-            None => Ok(()),
-            Some(status) => Err((status.code(), log(self.home.path()))),
-        }
+        self.await_listening_or_end()
     }
 
     /// Kills the daemon, starts another, and kills that one after this delay, however far its start has
@@ -161,6 +149,12 @@ impl Daemon {
         output.expect("sidetrack starts").into()
     }
 
+    /// Puts a policy in force by `sidetrack apply`, which must succeed.
+    pub fn apply(&self, policy: &str) {
+        let applied = self.sidetrack_with_input(&["apply", "-"], policy);
+        assert_eq!(applied.code, Some(0), "{applied:?}");
+    }
+
     /// Runs `sidetrack ARGUMENTS` with this daemon and this standard input.
     pub fn sidetrack_with_input(&self, arguments: &[&str], input: &str) -> Outcome {
         let mut child = self
@@ -188,15 +182,26 @@ impl Daemon {
     }
 
     fn await_listening(&mut self) {
+        if let Err((code, log)) = self.await_listening_or_end() {
+            panic!("the daemon ended with {code:?}: {log}");
+        }
+    }
+
+    /// If the daemon ends, returns its exit code and the log.
+    fn await_listening_or_end(&mut self) -> Result<(), (Option<i32>, String)> {
+        let mut ended = None;
         let socket = self.socket();
-        wait::until("the daemon listens", || {
-            let ended = self
+        wait::until("the daemon listens or ends", || {
+            ended = self
                 .child
                 .try_wait()
                 .expect("the daemon is a child process");
-            assert_eq!(ended, None, "the daemon ended: {}", log(self.home.path()));
-            UnixStream::connect(&socket).is_ok()
+            ended.is_some() || UnixStream::connect(&socket).is_ok()
         });
+        match ended {
+            None => Ok(()),
+            Some(status) => Err((status.code(), log(self.home.path()))),
+        }
     }
 }
 

@@ -26,6 +26,7 @@ mod daemon;
 mod datagram;
 mod dnsmasq;
 pub mod exchange;
+mod follower;
 mod host;
 mod http;
 pub mod netns;
@@ -44,9 +45,10 @@ pub use client::{Client, Outcome, client_binary};
 pub use daemon::Daemon;
 pub use datagram::{EchoOrigin, RunningDatagramProxy};
 pub use dnsmasq::Dnsmasq;
+pub use follower::Follower;
 pub use host::Host;
 pub use http::HttpOrigin;
-pub use process::Process;
+pub use process::{Process, send_signal};
 pub use proxy::{
     Origin, RunningProxy, copy_both_ways, listen_marked, listen_shared, listen_unmarked, mark,
     mark_by_hex, sdk_service,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use sidetrack_engine::{Cgroup, RegisteredService};
 
 use crate::client::cargo_bin;
@@ -56,13 +57,7 @@ impl Process {
     /// Starts the proxy of `src/bin/proxy.rs`, which registers itself with the daemon at a socket, for
     /// the service of this name. Waits until it listens.
     pub fn registered(cgroup: &Cgroup, socket: &Path, service: &str, kind: &str) -> Self {
-        let mut command = Command::new(cargo_bin("proxy"));
-        command
-            .env("PROXY_CGROUP", cgroup.path())
-            .env("PROXY_SERVICE", service)
-            .env(sidetrack_api::SOCKET_VARIABLE, socket)
-            .arg(kind);
-        let mut process = Self::start(command);
+        let mut process = Self::start(registering(cgroup, socket, service, kind));
         process.addresses =
             serde_json::from_str(&process.line()).expect("the proxy prints its addresses");
         process
@@ -71,13 +66,8 @@ impl Process {
     /// Starts the built-in proxy, which registers itself with the daemon at a socket, for the service
     /// of this name. It appends its flow lines to a file. Does not wait until it listens.
     pub fn built_in(cgroup: &Cgroup, socket: &Path, service: &str, lines: &Path) -> Self {
-        let mut command = Command::new(cargo_bin("proxy"));
-        command
-            .env("PROXY_CGROUP", cgroup.path())
-            .env("PROXY_SERVICE", service)
-            .env("PROXY_LINES", lines)
-            .env(sidetrack_api::SOCKET_VARIABLE, socket)
-            .arg("inspect");
+        let mut command = registering(cgroup, socket, service, "inspect");
+        command.env("PROXY_LINES", lines);
         Self::start(command)
     }
 
@@ -154,8 +144,7 @@ impl Process {
 
     /// Asks it to end, with SIGTERM, and waits until it has ended.
     pub fn terminate(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is a child");
+        send_signal(self.id(), Signal::TERM);
         self.child.wait().expect("it is a child");
     }
 
@@ -169,4 +158,21 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Sends a signal to a process.
+pub fn send_signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid as i32).expect("a process id is not zero");
+    kill_process(pid, signal).expect("the process exists");
+}
+
+/// The command of a proxy that registers itself.
+fn registering(cgroup: &Cgroup, socket: &Path, service: &str, kind: &str) -> Command {
+    let mut command = Command::new(cargo_bin("proxy"));
+    command
+        .env("PROXY_CGROUP", cgroup.path())
+        .env("PROXY_SERVICE", service)
+        .env(sidetrack_api::SOCKET_VARIABLE, socket)
+        .arg(kind);
+    command
 }

@@ -54,17 +54,17 @@ pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: &[u8]) -> i32
 
 /// Moves this thread, and those that it starts, into a new network namespace.
 pub(crate) fn unshare_network() -> io::Result<()> {
-    // SAFETY: the call takes no pointers, and moves only this thread.
-    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    unshare(libc::CLONE_NEWNET)
 }
 
 /// Moves this thread, and those that it starts, into a new mount namespace.
 pub fn unshare_mounts() -> io::Result<()> {
+    unshare(libc::CLONE_NEWNS)
+}
+
+fn unshare(namespace: libc::c_int) -> io::Result<()> {
     // SAFETY: the call takes no pointers, and moves only this thread.
-    match unsafe { libc::unshare(libc::CLONE_NEWNS) } {
+    match unsafe { libc::unshare(namespace) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -1,9 +1,6 @@
 //! The commands that an operator uses, with a daemon that has no data path.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-
-use e2e::{Daemon, Outcome};
+use e2e::{Daemon, Follower, Outcome};
 use serde_json::Value;
 use sidetrack_abi::text::is_printable;
 
@@ -244,31 +241,17 @@ fn persistent_objects_survive_a_restart_of_the_daemon() {
 #[test]
 fn events_follow_prints_events_as_they_occur() {
     let daemon = Daemon::detached();
-    let mut follower = daemon
-        .command(&[
-            "events",
-            "--follow",
-            "--backlog",
-            "--json",
-            "--kind",
-            "policy-committed",
-        ])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("sidetrack starts");
-    let stdout = follower.stdout.take().expect("standard output is piped");
-    let mut lines = BufReader::new(stdout).lines();
+    let mut follower = Follower::start(&daemon, "policy-committed");
     succeeded(daemon.sidetrack_with_input(&["apply", "-"], POLICY));
     let committed = generation(&daemon);
-    let event = lines
-        .by_ref()
-        .map(|line| serde_json::from_str::<Value>(&line.expect("standard output is readable")))
-        .map(|event| event.expect("each line is JSON"))
-        .find(|event| event["generation"] == committed)
-        .expect("the commit is reported");
+    let event = loop {
+        let event = follower.next_event();
+        if event["generation"] == committed {
+            break event;
+        }
+    };
     assert_eq!(event["kind"], "policy-committed");
-    follower.kill().expect("the command runs");
-    follower.wait().expect("the command has ended");
+    drop(follower);
     let kept = succeeded(daemon.sidetrack(&["events"]));
     assert!(kept.contains("policy-committed"), "{kept}");
 }

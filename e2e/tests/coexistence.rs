@@ -144,8 +144,7 @@ impl ThreeProducts {
         let (mut before, mut after) = (ForeignProgram::load(), ForeignProgram::load());
         before.attach(&host, &bpffs);
         let daemon = Daemon::attached(&host);
-        let applied = daemon.sidetrack_with_input(&["apply", "-"], POLICY);
-        assert_eq!(applied.code, Some(0), "{applied:?}");
+        daemon.apply(POLICY);
         Self {
             _link: after.link(&host),
             before,

@@ -29,11 +29,6 @@ fn kills() -> u32 {
     }
 }
 
-fn apply(daemon: &Daemon, policy: &str) {
-    let applied = daemon.sidetrack_with_input(&["apply", "-"], policy);
-    assert_eq!(applied.code, Some(0), "{applied:?}");
-}
-
 fn state(daemon: &Daemon) -> Value {
     let outcome = daemon.sidetrack(&["state", "--json"]);
     serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error} in {outcome:?}"))
@@ -74,7 +69,7 @@ impl Storm {
 fn daemon_with_proxy(test: &str) -> (Host, Daemon, Process) {
     let host = Host::without_engine(test);
     let daemon = Daemon::attached(&host);
-    apply(&daemon, POLICY);
+    daemon.apply(POLICY);
     let proxy = Process::registered(&host.service_cgroup, &daemon.socket(), "inspect", "answer");
     (host, daemon, proxy)
 }

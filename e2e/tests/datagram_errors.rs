@@ -2,8 +2,8 @@
 //! killed.
 
 use e2e::run::{CHAIN, Run, UNTIL_A_FLOW_ENDED, is_gone};
-use e2e::{EchoOrigin, Host, netns, wait};
-use rustix::process::{Pid, Signal, kill_process};
+use e2e::{EchoOrigin, Host, netns, send_signal, wait};
+use rustix::process::Signal;
 use sidetrack::{Batch, DatagramListener, Unreachable};
 
 /// A Python program that sends a datagram and waits for an error. It prints the error, and either the
@@ -138,11 +138,6 @@ got += [ask() for _ in range(20)]
 print(*(key for key, _ in itertools.groupby(got)))
 ";
 
-fn kill(pid: u32) {
-    let pid = Pid::from_raw(pid as i32).expect("a process id is not zero");
-    kill_process(pid, Signal::KILL).expect("the process exists");
-}
-
 #[test]
 fn proxy_killed_during_datagrams_is_absent_from_the_next_one_on() {
     netns::enter();
@@ -157,7 +152,7 @@ fn proxy_killed_during_datagrams_is_absent_from_the_next_one_on() {
         let mut started = Run::new(&["--on-absent", on_absent], &command).start();
         wait::until("requests are answered", || origin.datagrams() > 20);
         let proxy = started.processes("service-1")[0];
-        kill(proxy);
+        send_signal(proxy, Signal::KILL);
         wait::until("the proxy is gone", || is_gone(proxy));
         started.send_line("end");
         let ended = started.wait();
@@ -190,7 +185,7 @@ fn killed_proxy_of_a_chain_is_skipped_or_the_client_is_refused() {
         let mut started = Run::new(&options, &command).start();
         wait::until("requests are answered", || origin.datagrams() > 20);
         let proxy = started.processes("service-2")[0];
-        kill(proxy);
+        send_signal(proxy, Signal::KILL);
         wait::until("the proxy is gone", || is_gone(proxy));
         started.send_line("end");
         let ended = started.wait();

@@ -3,17 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
-use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use e2e::policy::{both_families, port, redirect_tcp, redirect_udp, sublayer};
 use e2e::run::Run;
-use e2e::{Daemon, EchoOrigin, Host, Origin, client_binary, netns, wait};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use e2e::{Daemon, EchoOrigin, Follower, Host, Origin, client_binary, netns, send_signal, wait};
+use rustix::process::Signal;
 use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_policy::redirect::in_order;
 use sidetrack_policy::{Action, Filter, LayerKind, Uuid};
@@ -167,52 +164,6 @@ fn events_name_the_executable_and_not_only_the_task() {
     }
 }
 
-/// `sidetrack events --follow`.
-struct Follower {
-    child: Child,
-    lines: std::io::Lines<BufReader<ChildStdout>>,
-}
-
-impl Follower {
-    fn start(daemon: &Daemon) -> Self {
-        let mut child = daemon
-            .command(&[
-                "events",
-                "--follow",
-                "--backlog",
-                "--json",
-                "--kind",
-                "absent-blocked",
-            ])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("sidetrack starts");
-        let stdout = child.stdout.take().expect("standard output is piped");
-        Self {
-            child,
-            lines: BufReader::new(stdout).lines(),
-        }
-    }
-
-    fn next(&mut self) -> Value {
-        let line = self.lines.next().expect("the stream goes on");
-        serde_json::from_str(&line.expect("standard output is readable")).expect("JSON")
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended already
-        let _ = self.child.wait();
-    }
-}
-
-/// Sends a signal to a process.
-fn send(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid as i32).expect("a process id");
-    kill_process(pid, signal).expect("the process exists");
-}
-
 const ABSENT_POLICY: &str = r#"
 service = [{ name = "absent" }]
 filter = [{ name = "all", layer = "connect-redirect", action = { redirect = "absent" },
@@ -223,19 +174,18 @@ filter = [{ name = "all", layer = "connect-redirect", action = { redirect = "abs
 fn followers_of_the_daemon_receive_the_number_of_events_that_the_kernel_lost() {
     let host = Host::without_engine("events_lost");
     let daemon = Daemon::attached(&host);
-    let applied = daemon.sidetrack_with_input(&["apply", "-"], ABSENT_POLICY);
-    assert_eq!(applied.code, Some(0), "{applied:?}");
+    daemon.apply(ABSENT_POLICY);
     host.connect("10.9.9.9:80");
-    let mut follower = Follower::start(&daemon);
+    let mut follower = Follower::start(&daemon, "absent-blocked");
     // The follower has subscribed once the first event reaches it.
-    let first = follower.next();
+    let first = follower.next_event();
     assert_eq!(first["remote"], "10.9.9.9:80", "{first}");
     let first = first["sequence"].as_u64().expect("a number");
-    send(daemon.pid(), Signal::STOP);
+    send_signal(daemon.pid(), Signal::STOP);
     let storm = host
         .client(&["storm", "--threads", "4", "--count", "2000"])
         .json();
-    send(daemon.pid(), Signal::CONT);
+    send_signal(daemon.pid(), Signal::CONT);
     assert_eq!(storm["good"], 0, "{storm}");
     // The daemon reads all events between two queries, so that the ring has room for a last one.
     for _ in 0..2 {
@@ -245,7 +195,7 @@ fn followers_of_the_daemon_receive_the_number_of_events_that_the_kernel_lost() {
     // The numbers of all events have no gap.
     let (mut received, mut missed, mut last) = (0, 0, first);
     loop {
-        let event = follower.next();
+        let event = follower.next_event();
         match event["kind"].as_str() {
             Some("missed") => missed += event["missed"].as_u64().expect("a number"),
             _ => received += 1,
@@ -269,10 +219,10 @@ fn run_reports_how_many_events_the_kernel_lost() {
     let mut started = Run::new(&["--quic", "refuse"], &["sh", "-c", &script]).start();
     started.processes("program");
     let done = started.flows_file().with_extension("done");
-    send(started.pid(), Signal::STOP);
+    send_signal(started.pid(), Signal::STOP);
     started.send_line("flood");
     wait::until("the flood is over", || done.exists());
-    send(started.pid(), Signal::CONT);
+    send_signal(started.pid(), Signal::CONT);
     started.await_stderr("lost, because the kernel's ring buffer was full");
     started.send_line("end");
     let ended = started.wait();

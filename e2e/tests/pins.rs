@@ -13,6 +13,15 @@ fn config(bpffs: &Bpffs) -> Config {
     }
 }
 
+/// A map that is not Sidetrack's.
+fn other_map() -> MapHandle {
+    let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
+        ..Default::default()
+    };
+    MapHandle::create(MapType::Array, Some("other"), 4, 8, 1, &options).expect("the map is made")
+}
+
 /// Starts an engine that adopts the pinned data path.
 fn reopen(host: &mut Host, bpffs: &Bpffs) {
     let engine = Engine::open(host.root(), config(bpffs))
@@ -103,12 +112,7 @@ fn pinned_map_of_another_size_is_refused_and_named() {
     drop(host.engine.take());
     let path = bpffs.pins().join("maps/sidetrack_contexts");
     std::fs::remove_file(&path).expect("the map is pinned");
-    let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
-        sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
-        ..Default::default()
-    };
-    let mut other = MapHandle::create(MapType::Array, Some("other"), 4, 8, 1, &options)
-        .expect("the map is made");
+    let mut other = other_map();
     other.pin(&path).expect("the map is pinned");
     let refused = Engine::open(host.root(), config(&bpffs)).err();
     let refused = refused.expect("the map is refused").to_string();
@@ -151,18 +155,7 @@ fn dot_in_the_name_of_a_folder_for_pins_is_explained() {
 fn other_files_in_the_folder_of_the_pins_are_kept() {
     let bpffs = Bpffs::mount();
     let host = Host::without_engine("pins_shared");
-    let mut other = MapHandle::create(
-        MapType::Array,
-        Some("other"),
-        4,
-        8,
-        1,
-        &libbpf_rs::libbpf_sys::bpf_map_create_opts {
-            sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
-            ..Default::default()
-        },
-    )
-    .expect("the map is made");
+    let mut other = other_map();
     std::fs::create_dir(bpffs.pins()).expect("the folder is made");
     let path = bpffs.pins().join("other");
     other.pin(&path).expect("the map is pinned");

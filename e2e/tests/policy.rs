@@ -8,7 +8,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use e2e::{Host, listen_marked, mark};
 use proptest::prelude::*;
@@ -20,8 +21,8 @@ use sidetrack_policy::field_values::{FieldValues, FileId, Host as _, Program};
 use sidetrack_policy::rank::{RankedFilter, order};
 use sidetrack_policy::reference::{ServiceStates, classify};
 use sidetrack_policy::{
-    Absent, Action, Condition, Family, Field, Filter, Identity, Layer, Lifetime, MatchType,
-    RecordsMode, Service, Sublayer, Uuid, Value, Weight, absent_services,
+    Absent, Action, Condition, Family, Field, Filter, Identity, Layer, Lifetime, Listeners,
+    MatchType, RecordsMode, Service, Sublayer, Uuid, Value, Weight, absent_services,
 };
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -295,31 +296,24 @@ const LISTENERS: [[&[&str]; 2]; 4] = [
     [&[], &["0.0.0.0:0", "[::]:0"]],
 ];
 
-/// The sockets of the services.
-#[derive(Default)]
-struct ListeningSockets {
-    tcp: Vec<TcpListener>,
-    udp: Vec<UdpSocket>,
-}
-
-impl ListeningSockets {
-    /// Opens the listeners of a service.
-    fn open(&mut self, service: &RegisteredService, [tcp, udp]: [&[&str]; 2]) {
-        for address in tcp {
-            self.tcp.push(listen_marked(service, address, 1));
-        }
-        for address in udp {
-            let address: SocketAddr = address.parse().expect("an address");
-            let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None);
-            let socket = socket.expect("a socket");
-            if address.is_ipv6() {
-                socket.set_only_v6(true).expect("the option is set");
-            }
-            socket.bind(&address.into()).expect("a port is free");
-            assert_eq!(mark(&socket, service), 0, "the socket is marked");
-            self.udp.push(socket.into());
-        }
+/// Opens the listeners of a service.
+fn listen(service: &RegisteredService, [tcp, udp]: [&[&str]; 2]) -> Vec<OwnedFd> {
+    let mut sockets: Vec<OwnedFd> = Vec::new();
+    for address in tcp {
+        sockets.push(listen_marked(service, address, 1).into());
     }
+    for address in udp {
+        let address: SocketAddr = address.parse().expect("an address");
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None);
+        let socket = socket.expect("a socket");
+        if address.is_ipv6() {
+            socket.set_only_v6(true).expect("the option is set");
+        }
+        socket.bind(&address.into()).expect("a port is free");
+        assert_eq!(mark(&socket, service), 0, "the socket is marked");
+        sockets.push(socket.into());
+    }
+    sockets
 }
 
 /// A host with the services, sublayers, executables and cgroups that the policies name.
@@ -327,9 +321,10 @@ struct TestHost {
     host: Host,
     test_paths: TestPaths,
     services: Vec<Service>,
-    registered: Vec<RegisteredService>,
-    /// They are open as long as the test runs.
-    _sockets: ListeningSockets,
+    /// The listeners that the kernel has counted, by the number of the service.
+    listeners: Vec<(u16, Listeners)>,
+    /// The services' sockets, which are open as long as the test runs.
+    _sockets: Vec<OwnedFd>,
     sublayers: Vec<Sublayer>,
     /// For the index of each cgroup of CGROUPS that exists: its number, after those of the cgroups
     /// above it.
@@ -389,12 +384,12 @@ impl TestHost {
                 context: sidetrack_policy::RedirectContext::None,
             })
             .collect();
-        let mut sockets = ListeningSockets::default();
-        let mut registered = Vec::new();
+        let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
         for (service, addresses) in services.iter().zip(LISTENERS) {
             let service = host.service_with_spec(&ServiceSpec::of_object(service));
-            sockets.open(&service, addresses);
-            registered.push(service);
+            sockets.extend(listen(&service, addresses));
+            let counted = host.engine().listeners(&service);
+            listeners.push((service.number as u16, counted.expect("the map is readable")));
         }
         let sublayers = (1..=3)
             .map(|key| Sublayer {
@@ -408,7 +403,7 @@ impl TestHost {
             host,
             test_paths,
             services,
-            registered,
+            listeners,
             _sockets: sockets,
             sublayers,
             cgroups,
@@ -417,13 +412,8 @@ impl TestHost {
 
     /// The states of the services for a connection, as they follow from their listeners.
     fn real_states(&self, field_values: &FieldValues) -> ServiceStates {
-        let engine = self.host.engine.as_ref().expect("the engine exists");
-        let listeners = self.registered.iter().map(|service| {
-            let listeners = engine.listeners(service).expect("the map is readable");
-            (service.number as u16, listeners)
-        });
         ServiceStates {
-            absent: absent_services(listeners, field_values),
+            absent: absent_services(self.listeners.iter().copied(), field_values),
             ..ServiceStates::default()
         }
     }

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::thread;
 
 use e2e::run::{Run, all_runs, is_gone};
-use e2e::{Origin, wait};
-use rustix::process::{Pid, Signal, kill_process};
+use e2e::{Origin, send_signal, wait};
+use rustix::process::Signal;
 
 /// The client program with these arguments, as a command for `run`.
 fn client(arguments: &[&str]) -> Vec<String> {
@@ -22,11 +22,6 @@ fn client(arguments: &[&str]) -> Vec<String> {
 fn run(options: &[&str], command: &[String]) -> e2e::run::FinishedRun {
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     Run::new(options, &command).wait()
-}
-
-fn send(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid as i32).expect("a process id is not zero");
-    kill_process(pid, signal).expect("the process exists");
 }
 
 #[test]
@@ -63,7 +58,7 @@ fn signals_are_passed_on() {
         output
             .read_exact(&mut ready)
             .expect("the script prints \"ready\"");
-        send(started.pid(), signal);
+        send_signal(started.pid(), signal);
         let ended = started.wait();
         assert_eq!(ended.outcome.code, Some(7), "{ended:?}");
         assert_eq!(ended.outcome.stdout, format!("got {name}\n"));
@@ -222,7 +217,7 @@ fn killed_proxy_is_absent_for_the_next_connect() {
         let mut started = Run::new(&["--on-absent", on_absent], &["sh", "-c", &script]).start();
         started.processes("program");
         let proxy = started.processes("service-1")[0];
-        send(proxy, Signal::KILL);
+        send_signal(proxy, Signal::KILL);
         wait::until("the proxy is gone", || is_gone(proxy));
         started.send_line("connect");
         started.await_stderr("has ended");
@@ -249,7 +244,7 @@ fn killed_run_leaves_nothing_behind() {
     let started = Run::new(&[], &["sleep", "1000"]).start();
     let cgroup = started.cgroup();
     let command = started.processes("program");
-    send(started.pid(), Signal::KILL);
+    send_signal(started.pid(), Signal::KILL);
     let ended = started.wait();
     assert_eq!(ended.outcome.code, None);
     wait::until("the cgroup is gone", || !cgroup.exists());
@@ -265,7 +260,7 @@ fn doctor_finds_and_removes_a_cgroup_whose_watcher_was_killed_too() {
         .into_iter()
         .chain([started.pid()])
     {
-        send(pid, Signal::KILL);
+        send_signal(pid, Signal::KILL);
     }
     started.child().wait().expect("the run has ended"); // its command still runs
     let doctor = |options: &[&str]| {

@@ -17,11 +17,6 @@ defaults = { lifetime = "persistent", layer = "auth-connect", action = "block" }
 filter = [{ name = "a", remote_port = 81 }]
 "#;
 
-fn apply(daemon: &Daemon, policy: &str) {
-    let applied = daemon.sidetrack_with_input(&["apply", "-"], policy);
-    assert_eq!(applied.code, Some(0), "{applied:?}");
-}
-
 /// Asserts which of the ports 81 and 82 are blocked. No process listens at any of them.
 fn assert_blocked(host: &Host, blocked: [bool; 2]) {
     for (port, blocked) in [81, 82].into_iter().zip(blocked) {
@@ -47,7 +42,7 @@ fn assert_refused(daemon: &mut Daemon, options: &[&str], parts: &[&str]) {
 fn lost_store_opens_nothing_that_is_blocked() {
     let host = Host::without_engine("store_lost");
     let mut daemon = Daemon::attached(&host);
-    apply(&daemon, TWO_PORTS);
+    daemon.apply(TWO_PORTS);
     assert_blocked(&host, [true, true]);
     daemon.kill();
     fs::remove_file(daemon.store()).expect("there is a store");
@@ -63,7 +58,7 @@ fn lost_store_opens_nothing_that_is_blocked() {
     assert!(state.stdout.contains("4 filters"), "{state:?}");
     let explained = daemon.sidetrack(&["explain", "tcp", "127.0.0.9:81"]);
     assert_ne!(explained.code, Some(0), "{explained:?}");
-    apply(&daemon, ONE_PORT);
+    daemon.apply(ONE_PORT);
     assert_blocked(&host, [true, false]);
     daemon.restart();
     assert_blocked(&host, [true, false]);
@@ -74,18 +69,25 @@ fn lost_store_opens_nothing_that_is_blocked() {
     assert_blocked(&host, [false, false]);
 }
 
-#[test]
-fn older_copy_of_the_store_opens_nothing_that_is_blocked() {
-    let host = Host::without_engine("store_older");
+/// Puts these policies in force after one that blocks one port, and replaces the store by its copy from
+/// that time.
+fn with_older_store(test: &str, later: &[&str]) -> (Host, Daemon) {
+    let host = Host::without_engine(test);
     let mut daemon = Daemon::attached(&host);
-    apply(&daemon, ONE_PORT);
+    daemon.apply(ONE_PORT);
     daemon.kill();
     let copy = daemon.write_file("copy", "");
     fs::copy(daemon.store(), &copy).expect("the store is copied");
     daemon.restart();
-    apply(&daemon, TWO_PORTS);
+    later.iter().for_each(|policy| daemon.apply(policy));
     daemon.kill();
     fs::copy(&copy, daemon.store()).expect("the store is replaced");
+    (host, daemon)
+}
+
+#[test]
+fn older_copy_of_the_store_opens_nothing_that_is_blocked() {
+    let (host, mut daemon) = with_older_store("store_older", &[TWO_PORTS]);
     assert_refused(&mut daemon, &[], &["older", "--start-stored"]);
     assert_blocked(&host, [true, true]);
     daemon.restart_with(&["--start-stored"]).expect("it starts");
@@ -97,17 +99,7 @@ fn older_copy_of_the_store_opens_nothing_that_is_blocked() {
 /// not refuse it again.
 #[test]
 fn store_that_was_accepted_once_is_accepted_by_later_starts() {
-    let host = Host::without_engine("store_accepted");
-    let mut daemon = Daemon::attached(&host);
-    apply(&daemon, ONE_PORT);
-    daemon.kill();
-    let copy = daemon.write_file("copy", "");
-    fs::copy(daemon.store(), &copy).expect("the store is copied");
-    daemon.restart();
-    apply(&daemon, TWO_PORTS);
-    apply(&daemon, ONE_PORT);
-    daemon.kill();
-    fs::copy(&copy, daemon.store()).expect("the store is replaced");
+    let (host, mut daemon) = with_older_store("store_accepted", &[TWO_PORTS, ONE_PORT]);
     assert_refused(&mut daemon, &[], &["older", "--start-stored"]);
     daemon.restart_with(&["--start-stored"]).expect("it starts");
     daemon.restart();
@@ -134,9 +126,9 @@ action = {{ redirect = "inspect" }}
 "#
         )
     };
-    apply(&daemon, &policy("required"));
+    daemon.apply(&policy("required"));
     daemon.restart_with(&["--detached"]).expect("it starts");
-    apply(&daemon, &policy("required_or_own"));
+    daemon.apply(&policy("required_or_own"));
     daemon.restart();
     let map = MapHandle::from_pinned_path(daemon.pins().join("maps/sidetrack_services"))
         .expect("the map is pinned");

@@ -187,7 +187,7 @@ fn a_restricted_filter_matches_at_the_layers_of_sockets_of_its_user_only() {
 
 /// Runs `sidetrack ARGUMENTS` as a user, in the group of [`MEMBER`].
 fn sidetrack_as(daemon: &Daemon, uid: u32, arguments: &[&str]) -> e2e::Outcome {
-    let sidetrack = client_binary().with_file_name("sidetrack");
+    let sidetrack = e2e::run::sidetrack();
     let (uid, gid) = (uid.to_string(), MEMBER.to_string());
     let output = std::process::Command::new("setpriv")
         .args(["--reuid", &uid, "--regid", &gid, "--clear-groups"])

@@ -7,13 +7,12 @@ use crate::connect::measured::Measured;
 use crate::connect::results::Results;
 use crate::machine::Machine;
 use crate::report;
-use crate::rounds::{ROUNDS, ROUNDS_QUICK};
+use crate::rounds::rounds;
 
 /// Measures everything, and writes the results to docs/bench/.
 pub(crate) fn run(quick: bool) -> Result<()> {
     let machine = Machine::describe()?;
-    let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
-    let measured = Measured::take(rounds)?;
+    let measured = Measured::take(rounds(quick))?;
     let results = Results::of(machine, &measured);
     let table = table::write(&results);
     report::save("connect.md", &table)?;
