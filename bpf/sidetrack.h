@@ -25,6 +25,13 @@
  * selects the datagram that the next INFO, CONTEXT or RECORDS on this socket is about. A socket of
  * the service that is bound to a flow's address and connected to the flow's client needs no
  * DATAGRAM.
+ *
+ * Pended connects: a listener that is marked by LISTEN_PENDED holds the client's SYN until the
+ * proxy knows whether the origin accepts. The proxy reads a notice of the SYN from the service's
+ * ring buffer, sets the records in it on its outgoing socket, queries INFO there, and connects. If
+ * that works, it sets COMPLETE on the listener and sends the SYN again by the service's sender, a
+ * raw socket; accept then returns the client's connection. If not, it sends the client a RST or an
+ * ICMP error by the sender instead. docs/pended.md shows all of it.
  */
 
 /* clang-format off */
@@ -36,7 +43,8 @@
  * ENOPROTOOPT	set, and get on an IPv6 socket: no engine is attached where this socket was made, or it has no such option
  * EOPNOTSUPP	get on an IPv4 socket: the same; both are the kernel's own answers
  * EPROTONOSUPPORT	any: the socket is neither TCP nor UDP; an MPTCP socket is not TCP
- * ENOTCONN	get: the socket is a listener, or not connected; or, for UDP, DATAGRAM has selected no flow that still exists
+ * ENOTCONN	get: the socket is a listener, or neither connected nor given records; or, for UDP, DATAGRAM has selected no flow that still exists
+ * ENOTCONN	COMPLETE: the client has given up, or its connect is not held
  * ENODATA	get: the socket is connected, but was not redirected to this service; CONTEXT: the flow has no context
  * ENODATA	DATAGRAM: the kernel did not divert this datagram to this service; this is counted (DATAGRAMS_FORGED)
  * ENOBUFS	get: the buffer is smaller than the answer; INFO returns the length of each answer
@@ -44,9 +52,11 @@
  * EINVAL	LISTEN: the value is not 32 bytes long, or its version, engine, service or secret is wrong
  * EINVAL	LISTEN: the TCP socket is not listening; or the UDP socket is connected, or not bound to a port of the wildcard address
  * EINVAL	DATAGRAM: the value is not 40 bytes long, or the socket is not marked by LISTEN
+ * EINVAL	COMPLETE: the value is not 56 bytes long, the token is wrong, or the socket is not a marked TCP listener of the flow's service
  * EINVAL	SO_ORIGINAL_DST: the buffer is smaller than the address
  * EISCONN	set RECORDS: the socket is connected, connecting or listening
- * EALREADY	LISTEN: the socket is marked already
+ * EALREADY	LISTEN: the socket is marked already; COMPLETE: the flow was completed before
+ * EPERM	LISTEN_PENDED: the service does not pend connects, or has no ring buffer
  * EADDRINUSE	LISTEN: the service has a listener of this protocol and family at another address or port
  * EADDRINUSE	LISTEN: the listener shares its port (SO_REUSEPORT), and another service listens at this port
  * EADDRNOTAVAIL	LISTEN, UDP over IPv6: the network namespace has no addresses for flows
@@ -62,7 +72,7 @@
 
 #include "policy.h"
 
-#define SIDETRACK_ABI_VERSION 2
+#define SIDETRACK_ABI_VERSION 3
 
 /* ---- The socket options ------------------------------------------------------------------ */
 
@@ -73,6 +83,9 @@
 #define SIDETRACK_RECORDS 3  /* get: struct sidetrack_records; set: the same, before connect */
 #define SIDETRACK_LISTEN 4   /* set: struct sidetrack_listen, on a listening socket */
 #define SIDETRACK_DATAGRAM 5 /* set: struct sidetrack_datagram, on a marked UDP socket */
+/* set: struct sidetrack_listen, on a listening TCP socket: LISTEN, and its connects are pended */
+#define SIDETRACK_LISTEN_PENDED 6
+#define SIDETRACK_COMPLETE 7 /* set: struct sidetrack_complete, on a marked TCP listener */
 
 /* ---- Limits ------------------------------------------------------------------------------ */
 
@@ -111,6 +124,8 @@
 #define SIDETRACK_VERDICT_CACHE_MAX 8192
 /* Network namespaces that have IPv6 addresses for this engine's flows. */
 #define SIDETRACK_NETWORKS_MAX 64
+/* Bytes of a service's ring buffer of notices: room for about 11,000 unread ones. */
+#define SIDETRACK_NOTICES_SIZE 2097152
 /* Bytes of the ring buffer of events. */
 #define SIDETRACK_EVENTS_SIZE 262144
 /* The grace period: nanoseconds for which a token outlives the last socket of its flow. */
@@ -149,6 +164,45 @@ struct sidetrack_datagram {
 	__u16 reserved[3];
 };
 
+/* Completes a pended flow: the next SYN of its client is accepted. */
+struct sidetrack_complete {
+	struct sidetrack_records records;
+	/*
+	 * The local end of the outgoing connection, for the client's getsockname. Port 0: none is
+	 * given. It is only needed if the outgoing socket has not the records of the flow.
+	 */
+	__u8 local_addr[16];
+	__be16 local_port;
+	__u16 reserved[3];
+};
+
+/* What a notice says. */
+enum sidetrack_notice_kind {
+	/* A SYN is held. Each time the client sends it again, there is another notice of it. */
+	SIDETRACK_NOTICE_SYN = 1,
+	/* The client of a held flow has given up, was reset, or has closed. */
+	SIDETRACK_NOTICE_GONE,
+};
+
+#define SIDETRACK_TCP_HEADER_MAX 60
+
+/*
+ * A record in a service's ring buffer. Addresses are written as in struct sidetrack_flow; those of
+ * the packet are IPv4 if both are IPv4-mapped.
+ */
+struct sidetrack_notice {
+	__u32 kind;	  /* enum sidetrack_notice_kind */
+	__u32 tcp_length; /* bytes of tcp in use: 20 to 60; GONE: 0 */
+	struct sidetrack_records records; /* of the flow; its id is in them */
+	__u64 connected_at;		  /* as in struct sidetrack_flow */
+	__u8 remote_addr[16];		  /* where the connection was going */
+	__u8 client_addr[16];		  /* source of the SYN */
+	__u8 target_addr[16];		  /* destination of the SYN: the listener */
+	__be16 remote_port;
+	__u16 reserved;
+	__u8 tcp[SIDETRACK_TCP_HEADER_MAX]; /* the SYN's TCP header, with its options */
+};
+
 /*
  * A redirected connection, or UDP conversation. Addresses are 16 bytes, IPv4 as IPv4-mapped; ports
  * are in network order. The original program is the one that opened the first connection of the
@@ -184,6 +238,8 @@ struct sidetrack_flow {
 #define SIDETRACK_FLOW_CHAIN_ASSUMED 0x1
 /* UDP: the client called connect. */
 #define SIDETRACK_FLOW_CONNECTED 0x2
+/* TCP: the SYN was held until the service completed the flow. */
+#define SIDETRACK_FLOW_PENDED 0x4
 /* The context_id of a filter whose context is made from the flow. */
 #define SIDETRACK_CONTEXT_AUTO 0xffffffffU
 
@@ -215,7 +271,7 @@ struct sidetrack_info {
 	__u32 context_length; /* bytes of the context; 0 if there is none */
 	__u32 context_given;  /* 1 if the context follows this struct */
 	__u32 records_length; /* bytes of the records */
-	__u8 target_addr[16]; /* address of the accepted socket, or of the UDP flow */
+	__u8 target_addr[16]; /* address of the accepted socket, the listener, or the UDP flow */
 	__be16 target_port;
 	__u16 reserved[3];
 	struct sidetrack_flow flow;
@@ -252,6 +308,8 @@ struct sidetrack_auto_context {
 #define SIDETRACK_OWN_TRAFFIC_PERMIT 0x1
 /* A socket with records of this service may only go to the destination of their flow. */
 #define SIDETRACK_RECORDS_BOUND 0x2
+/* The service's listeners may be marked by LISTEN_PENDED. */
+#define SIDETRACK_CONNECT_PENDED 0x4
 
 /*
  * A service and its listeners. The engine writes the members up to epoch, the programs those from
@@ -262,7 +320,7 @@ struct sidetrack_service {
 	__u8 key[16];	 /* the object's UUID; zero if there is none */
 	char name[SIDETRACK_NAME_SIZE];
 	__u32 records; /* SIDETRACK_RECORDS_REQUIRED or SIDETRACK_RECORDS_LEGACY */
-	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_PERMIT, SIDETRACK_RECORDS_BOUND */
+	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_PERMIT, _RECORDS_BOUND, _CONNECT_PENDED */
 	__u32 epoch;   /* distinguishes the service from earlier ones of the same number */
 
 	__u32 listeners4; /* open TCP listeners of AF_INET */
@@ -276,6 +334,8 @@ struct sidetrack_service {
 	__u32 datagrams6; /* open UDP sockets of AF_INET6, bound to the wildcard address */
 	__be16 datagram_port4;
 	__be16 datagram_port6;
+
+	__u32 pended_listeners; /* those of the TCP listeners that are marked by LISTEN_PENDED */
 };
 
 /* A fixed redirect context. */
@@ -346,6 +406,10 @@ enum sidetrack_stage {
 	SIDETRACK_STAGE_RESERVED,
 	/* A UDP flow; the reference count counts proxies' sockets only. */
 	SIDETRACK_STAGE_DATAGRAM,
+	/* The SYN is held until the service completes the flow, or the client gives up. */
+	SIDETRACK_STAGE_PENDED,
+	/* The service has completed it: the client's next SYN is accepted. */
+	SIDETRACK_STAGE_COMPLETED,
 };
 
 /* A slot: a flow with what only the kernel programs and the engine need. */
@@ -363,6 +427,14 @@ struct sidetrack_flow_entry {
 	/* Address of the kernel's structure of the accepted socket; UDP: of the client's socket. */
 	__u64 socket_pointer;
 	__u64 parent_id; /* the parent flow; 0 if a program opened this one */
+	/*
+	 * TCP: the local end that getsockname returns to the client. Until the end that the origin
+	 * sees is known, the port is 0, and the address is what the client's socket was bound to.
+	 */
+	__u8 name_addr[16];
+	__be16 name_port;
+	__u16 reserved;
+	__u32 sequence; /* TCP: sequence number of the client's SYN */
 	struct sidetrack_flow flow;
 	struct sidetrack_program program; /* the original program */
 };
@@ -429,6 +501,18 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_LOST_WITH_PROXY,
 	/* The socket has records of a service with RECORDS_BOUND, and goes elsewhere: refused. */
 	SIDETRACK_COUNT_RECORDS_BOUND,
+	/* Connects whose SYN was held. */
+	SIDETRACK_COUNT_PENDED,
+	/* Pended flows that their service has completed. */
+	SIDETRACK_COUNT_COMPLETED,
+	/* Pended flows whose client gave up, or was refused, before it was accepted. */
+	SIDETRACK_COUNT_PENDED_ENDED,
+	/* Notices lost because the service's ring buffer was full; the client's next SYN makes another. */
+	SIDETRACK_COUNT_NOTICES_LOST,
+	/* SYNs to a pended listener that no flow's client has sent: dropped. */
+	SIDETRACK_COUNT_SYNS_FORGED,
+	/* Packets of a sender that are not about a pended flow of its service: dropped. */
+	SIDETRACK_COUNT_SENDER_REFUSED,
 	SIDETRACK_COUNT_MAX,
 };
 
@@ -446,6 +530,8 @@ enum sidetrack_event_kind {
 	SIDETRACK_EVENT_INSPECTED,
 	SIDETRACK_EVENT_SEARCH_CUT,
 	SIDETRACK_EVENT_RECORDS_BOUND,
+	/* The last pended listener of a service has closed: the engine resets what it held. */
+	SIDETRACK_EVENT_PENDED_LEFT,
 };
 
 /* A record in the ring buffer of events. */

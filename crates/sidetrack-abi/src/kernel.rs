@@ -8,7 +8,7 @@ pub use policy::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the options' structures and of everything else in this module.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Level of the socket options: "ST".
 pub const SOL_SIDETRACK: i32 = 0x5354;
@@ -22,6 +22,10 @@ pub const RECORDS: i32 = 3;
 pub const LISTEN: i32 = 4;
 /// Option, set on a marked UDP socket: [`Datagram`].
 pub const DATAGRAM: i32 = 5;
+/// Option, set on a listening TCP socket: [`Listen`]. As [`LISTEN`], and its connects are pended.
+pub const LISTEN_PENDED: i32 = 6;
+/// Option, set on a marked TCP listener: [`Complete`].
+pub const COMPLETE: i32 = 7;
 
 /// Services in the chain of one connection; the next redirection is refused.
 pub const CHAIN_MAX: usize = 16;
@@ -54,6 +58,8 @@ pub const GRACE_NS: u64 = 60_000_000_000;
 /// The idle time-out: nanoseconds without a datagram after which the flow of an unconnected UDP
 /// socket ends.
 pub const IDLE_NS: u64 = 60_000_000_000;
+/// Bytes of a service's ring buffer of notices.
+pub const NOTICES_SIZE: u32 = 2_097_152;
 /// Entries of the verdict cache.
 pub const VERDICT_CACHE_MAX: u32 = 8_192;
 /// Network namespaces that have IPv6 addresses for one engine's flows.
@@ -99,6 +105,54 @@ pub struct Datagram {
     pub reserved: [u16; 3],
 }
 
+/// Completes a pended flow: the next SYN of its client is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Complete {
+    /// The flow's records.
+    pub records: Records,
+    /// The local end of the outgoing connection, written as in [`Flow`].
+    pub local_addr: [u8; 16],
+    /// Port of `local_addr`, in network order; 0 if none is given.
+    pub local_port: [u8; 2],
+    /// Zero.
+    pub reserved: [u16; 3],
+}
+
+/// [`Notice::kind`]: a SYN is held.
+pub const NOTICE_SYN: u32 = 1;
+/// [`Notice::kind`]: the client of a held flow has given up, was reset, or has closed.
+pub const NOTICE_GONE: u32 = 2;
+/// Largest number of bytes of a TCP header.
+pub const TCP_HEADER_MAX: usize = 60;
+
+/// A record in a service's ring buffer. Addresses are written as in [`Flow`]; those of the packet are
+/// IPv4 if both are IPv4-mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Notice {
+    /// [`NOTICE_SYN`] or [`NOTICE_GONE`].
+    pub kind: u32,
+    /// Bytes of `tcp` in use: 20 to 60; 0 for [`NOTICE_GONE`].
+    pub tcp_length: u32,
+    /// The flow's records, which contain its id.
+    pub records: Records,
+    /// As in [`Flow::connected_at`].
+    pub connected_at: u64,
+    /// Where the connection was going.
+    pub remote_addr: [u8; 16],
+    /// Source of the SYN.
+    pub client_addr: [u8; 16],
+    /// Destination of the SYN: the listener.
+    pub target_addr: [u8; 16],
+    /// Port of `remote_addr`, in network order.
+    pub remote_port: [u8; 2],
+    /// Zero.
+    pub reserved: u16,
+    /// The SYN's TCP header, with its options.
+    pub tcp: [u8; TCP_HEADER_MAX],
+}
+
 /// A redirected connection, or UDP conversation.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
@@ -126,7 +180,7 @@ pub struct Flow {
     pub opener_pid: u32,
     /// The device that the client's socket was bound to; 0 if none.
     pub bound_ifindex: u32,
-    /// [`FLOW_CHAIN_ASSUMED`], [`FLOW_CONNECTED`].
+    /// [`FLOW_CHAIN_ASSUMED`], [`FLOW_CONNECTED`], [`FLOW_PENDED`].
     pub flags: u32,
     /// Where the connection was going.
     pub remote_addr: [u8; 16],
@@ -156,6 +210,8 @@ pub struct Flow {
 pub const FLOW_CHAIN_ASSUMED: u32 = 0x1;
 /// UDP: the client called connect.
 pub const FLOW_CONNECTED: u32 = 0x2;
+/// TCP: the SYN was held until the service completed the flow.
+pub const FLOW_PENDED: u32 = 0x4;
 /// The [`Flow::context_id`] of a filter whose context is made from the flow.
 pub const CONTEXT_AUTO: u32 = u32::MAX;
 
@@ -203,7 +259,8 @@ pub struct Info {
     pub context_given: u32,
     /// Bytes of the records.
     pub records_length: u32,
-    /// Where the connection was diverted to: the address of the accepted socket, or of the UDP flow.
+    /// Where the connection was diverted to: the address of the accepted socket, the listener, or the UDP
+    /// flow.
     pub target_addr: [u8; 16],
     /// Port of `target_addr`, in network order.
     pub target_port: [u8; 2],
@@ -256,6 +313,8 @@ pub const RECORDS_LEGACY: u32 = 1;
 pub const OWN_TRAFFIC_PERMIT: u32 = 0x1;
 /// A socket with records of this service may only go to the destination of their flow.
 pub const RECORDS_BOUND: u32 = 0x2;
+/// The service's listeners may be marked by [`LISTEN_PENDED`].
+pub const CONNECT_PENDED: u32 = 0x4;
 
 /// A service and its listeners. The engine writes the members up to `epoch`, the kernel programs the
 /// others.
@@ -270,7 +329,7 @@ pub struct Service {
     pub name: [u8; NAME_SIZE],
     /// [`RECORDS_REQUIRED`] or [`RECORDS_LEGACY`].
     pub records: u32,
-    /// [`OWN_TRAFFIC_PERMIT`] and [`RECORDS_BOUND`], or 0.
+    /// [`OWN_TRAFFIC_PERMIT`], [`RECORDS_BOUND`] and [`CONNECT_PENDED`], or 0.
     pub flags: u32,
     /// Distinguishes the service from earlier ones of the same number.
     pub epoch: u32,
@@ -294,6 +353,8 @@ pub struct Service {
     pub datagram_port4: [u8; 2],
     /// Port of the IPv6 UDP sockets, in network order.
     pub datagram_port6: [u8; 2],
+    /// Those of the TCP listeners that are marked by [`LISTEN_PENDED`].
+    pub pended_listeners: u32,
 }
 
 /// A fixed redirect context.
@@ -378,6 +439,10 @@ pub const STAGE_CLOSED: u64 = 4;
 pub const STAGE_RESERVED: u64 = 5;
 /// A UDP flow; the reference count counts proxies' sockets only.
 pub const STAGE_DATAGRAM: u64 = 6;
+/// The SYN is held until the service completes the flow, or the client gives up.
+pub const STAGE_PENDED: u64 = 7;
+/// The service has completed the flow: the client's next SYN is accepted.
+pub const STAGE_COMPLETED: u64 = 8;
 
 /// A slot: a flow with what only the kernel programs and the engine need.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
@@ -401,6 +466,15 @@ pub struct FlowEntry {
     pub socket_pointer: u64,
     /// Id of the parent flow; 0 if a program opened this one.
     pub parent_id: u64,
+    /// TCP: the local end that getsockname returns to the client, written as in [`Flow`]. Until the end that
+    /// the origin sees is known, the port is 0, and this is what the client's socket was bound to.
+    pub name_addr: [u8; 16],
+    /// Port of `name_addr`, in network order.
+    pub name_port: [u8; 2],
+    /// Zero.
+    pub reserved: u16,
+    /// TCP: sequence number of the client's SYN.
+    pub sequence: u32,
     /// The flow as [`INFO`] returns it.
     pub flow: Flow,
     /// The original program.
@@ -420,7 +494,7 @@ impl FlowEntry {
 }
 
 /// The names of the counters that users see, by their index in the kernel's array.
-pub const COUNTERS: [&str; 25] = [
+pub const COUNTERS: [&str; 31] = [
     "redirected",
     "handed over",
     "queried",
@@ -446,6 +520,12 @@ pub const COUNTERS: [&str; 25] = [
     "datagrams unrouted",
     "lost with proxy",
     "records bound",
+    "pended",
+    "completed",
+    "pended, ended",
+    "notices lost",
+    "SYNs forged",
+    "sender refused",
 ];
 
 /// A record in the ring buffer of events.

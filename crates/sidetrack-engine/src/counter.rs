@@ -39,6 +39,12 @@ pub enum Counter {
     DatagramsUnrouted,
     LostWithProxy,
     RecordsBound,
+    Pended,
+    Completed,
+    PendedEnded,
+    NoticesLost,
+    SynsForged,
+    SenderRefused,
 }
 
 impl Counters {

@@ -134,6 +134,7 @@ impl ServiceSpec {
             datagrams6: 0,
             datagram_port4: [0; 2],
             datagram_port6: [0; 2],
+            pended_listeners: 0,
         })
     }
 }

@@ -49,6 +49,30 @@ fn mirrors() -> Vec<Layout> {
             }
         ),
         mirror!(
+            "complete",
+            Complete {
+                records,
+                local_addr,
+                local_port,
+                reserved
+            }
+        ),
+        mirror!(
+            "notice",
+            Notice {
+                kind,
+                tcp_length,
+                records,
+                connected_at,
+                remote_addr,
+                client_addr,
+                target_addr,
+                remote_port,
+                reserved,
+                tcp
+            }
+        ),
+        mirror!(
             "flow",
             Flow {
                 id,
@@ -265,6 +289,7 @@ fn mirrors() -> Vec<Layout> {
                 datagrams6,
                 datagram_port4,
                 datagram_port6,
+                pended_listeners,
             }
         ),
         mirror!(
@@ -287,6 +312,10 @@ fn mirrors() -> Vec<Layout> {
                 client_cookie,
                 socket_pointer,
                 parent_id,
+                name_addr,
+                name_port,
+                reserved,
+                sequence,
                 flow,
                 program,
             }
@@ -442,6 +471,12 @@ fn events_have_the_names_and_order_of_the_header() {
         Inspected,
         SearchCut,
         RecordsBound,
+        Pended,
+        Completed,
+        PendedEnded,
+        NoticesLost,
+        SynsForged,
+        SenderRefused,
     ];
     let kinds = kinds.map(|kind| format!("{kind:?}").to_lowercase());
     assert_eq!(names, kinds);
@@ -456,6 +491,8 @@ fn stages_have_the_values_of_the_header() {
         ("closed", kernel::STAGE_CLOSED),
         ("reserved", kernel::STAGE_RESERVED),
         ("datagram", kernel::STAGE_DATAGRAM),
+        ("pended", kernel::STAGE_PENDED),
+        ("completed", kernel::STAGE_COMPLETED),
     ];
     let mirror = mirror.map(|(name, value)| (name.to_owned(), value as i64));
     let stages: Vec<_> = values(&header(), "sidetrack_stage")
