@@ -580,7 +580,7 @@ const _: () = {
     assert!(size_of::<Flow>() == 168);
     assert!(size_of::<Info>() == 1024);
     assert!(size_of::<AutoContext>() == 296);
-    assert!(size_of::<Service>() == 120);
+    assert!(size_of::<Service>() == 124);
     assert!(size_of::<Event>() == 136);
-    assert!(size_of::<FlowEntry>() == 320);
+    assert!(size_of::<FlowEntry>() == 344);
 };
