@@ -71,6 +71,8 @@ pub enum EventKind {
     SearchCut,
     /// A proxy connected to another destination than its records allow: refused.
     RecordsBound,
+    /// The last pended listener of a service has closed. The engine has reset the clients that it held.
+    PendedLeft,
     /// An event kind of a later version.
     Unknown(u32),
 }
@@ -122,6 +124,7 @@ impl EventKind {
             10 => Self::Inspected,
             11 => Self::SearchCut,
             12 => Self::RecordsBound,
+            13 => Self::PendedLeft,
             other => Self::Unknown(other),
         }
     }
@@ -146,6 +149,7 @@ impl fmt::Display for EventKind {
             Self::RecordsBound => {
                 "refused: the redirect records are bound to the flow's destination, and this is another one"
             }
+            Self::PendedLeft => "the proxy has ended: what it held is reset",
             Self::Unknown(number) => return write!(f, "event {number}"),
         })
     }

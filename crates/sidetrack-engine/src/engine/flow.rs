@@ -3,7 +3,8 @@
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use sidetrack_abi::address;
 use sidetrack_abi::kernel::{
-    self, STAGE_CLOSED, STAGE_CONNECTING, STAGE_DATAGRAM, STAGE_ESTABLISHED, STAGE_RESERVED,
+    self, STAGE_CLOSED, STAGE_COMPLETED, STAGE_CONNECTING, STAGE_DATAGRAM, STAGE_ESTABLISHED,
+    STAGE_PENDED, STAGE_RESERVED,
 };
 use sidetrack_policy::field_values::{FileId, Program};
 use zerocopy::{FromBytes, IntoBytes};
@@ -57,7 +58,7 @@ impl Engine {
         Ok(self.flow_entries()?.map(|entry| entry.id()).collect())
     }
 
-    fn flow_entries(&self) -> Result<impl Iterator<Item = kernel::FlowEntry>, Error> {
+    pub(super) fn flow_entries(&self) -> Result<impl Iterator<Item = kernel::FlowEntry>, Error> {
         self.sweep()?;
         let map = &self.skeleton.maps.sidetrack_flows;
         let entries = map
@@ -68,7 +69,12 @@ impl Engine {
         Ok(entries.filter(|entry| {
             matches!(
                 entry.stage(),
-                STAGE_CONNECTING | STAGE_ESTABLISHED | STAGE_CLOSED | STAGE_DATAGRAM
+                STAGE_CONNECTING
+                    | STAGE_PENDED
+                    | STAGE_COMPLETED
+                    | STAGE_ESTABLISHED
+                    | STAGE_CLOSED
+                    | STAGE_DATAGRAM
             )
         }))
     }
@@ -187,6 +193,11 @@ impl Engine {
 pub(super) fn has_sockets(entry: &kernel::FlowEntry) -> bool {
     matches!(
         entry.stage(),
-        STAGE_CONNECTING | STAGE_ESTABLISHED | STAGE_RESERVED | STAGE_DATAGRAM
+        STAGE_CONNECTING
+            | STAGE_PENDED
+            | STAGE_COMPLETED
+            | STAGE_ESTABLISHED
+            | STAGE_RESERVED
+            | STAGE_DATAGRAM
     )
 }

@@ -1,0 +1,71 @@
+//! Senders: raw sockets by which a service completes or refuses its pended flows.
+//!
+//! A raw socket could send any packet. So a program at the egress of the cgroup in which senders are made
+//! permits only packets about pended flows of the sender's service.
+
+use std::num::NonZero;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+use sidetrack_abi::kernel::{self, SOCKET_SENDER};
+use zerocopy::IntoBytes;
+
+use super::program::ProgramSet;
+use super::{Engine, update};
+use crate::{Cgroup, Error, sys};
+
+/// The protocol of sockets that send whole packets and receive none: IPPROTO_RAW.
+const RAW: NonZero<u32> = NonZero::new(255).unwrap();
+
+impl Engine {
+    /// Makes a cgroup one in which senders are made: from now on they are restricted.
+    ///
+    /// Errors: [`Error::Bpf`].
+    pub fn attach_sender(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
+        self.attach(ProgramSet::Sender, cgroup)
+    }
+
+    /// Makes the senders of a service in this process's cgroup, for IPv4, and for IPv6 if the host has it.
+    ///
+    /// Errors: [`Error::Bpf`], [`Error::System`]; the latter without CAP_NET_RAW.
+    pub fn senders(&mut self, service: u32) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
+        self.attach_sender(&Cgroup::of_process(None)?)?;
+        let v4 = self.sender(service, AddressFamily::INET)?;
+        let v6 = match self.sender(service, AddressFamily::INET6) {
+            Err(Error::System { source, .. })
+                if source.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
+            {
+                None
+            }
+            made => Some(made?),
+        };
+        Ok((v4, v6))
+    }
+
+    fn sender(&self, service: u32, family: AddressFamily) -> Result<OwnedFd, Error> {
+        let socket = raw_socket(family).map_err(Error::system("make a raw socket"))?;
+        let cookie = sys::netns_cookie(socket.as_fd())
+            .map_err(Error::system("find the network namespace of a socket"))?;
+        let entry = kernel::Socket {
+            netns_cookie: cookie,
+            service,
+            role: SOCKET_SENDER,
+            epoch: self.read_service(service)?.map_or(0, |value| value.epoch),
+            ..kernel::Socket::default()
+        };
+        update(
+            &self.skeleton.maps.sidetrack_sockets,
+            &socket.as_raw_fd(),
+            entry.as_bytes(),
+            "make a raw socket a sender",
+        )?;
+        Ok(socket)
+    }
+}
+
+/// A raw socket that sends whole packets, and receives none.
+pub(super) fn raw_socket(family: AddressFamily) -> std::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let protocol = Protocol::from_raw(RAW);
+    Ok(socket_with(family, SocketType::RAW, flags, Some(protocol))?)
+}
