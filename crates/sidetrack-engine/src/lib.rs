@@ -70,4 +70,4 @@ pub use engine::{
 pub use error::Error;
 pub use path::Paths;
 pub use service::{RegisteredService, ServiceSpec};
-pub use sidetrack_policy::{Absent, RecordsMode, RedirectContext};
+pub use sidetrack_policy::{Absent, ConnectMode, RecordsMode, RedirectContext};
