@@ -97,7 +97,9 @@ static __always_inline __u64 accepted_close(struct bpf_sock *sk, __be32 local_ad
 
 	if (entry && entry->socket_pointer == (__u64)sk)
 		return __sync_val_compare_and_swap(&entry->socket_pointer, (__u64)sk,
-						   (__u64)sk | ACCEPTED_CLOSED) == (__u64)sk ? FLOW_STATE_ID(entry->state) : 0;
+						   (__u64)sk | ACCEPTED_CLOSED) == (__u64)sk ?
+			       FLOW_STATE_ID(entry->state) :
+			       0;
 	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
 	if (!accepted || !accepted->flow_id)
 		return 0;

@@ -92,7 +92,8 @@ static __always_inline void flow_start(struct bpf_sock_ops *ops, struct sidetrac
 	struct bpf_sock *sk = ops->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
 
-	entry->sequence = tcp ? tcp->write_seq : 0; /* the SYN takes the next number to be written */
+	entry->sequence =
+		tcp ? tcp->write_seq : 0; /* the SYN takes the next number to be written */
 	if (ops->family == AF_INET)
 		address_from_v4(local, ops->local_ip4);
 	else
@@ -205,9 +206,9 @@ static __noinline int flow_establish(struct sidetrack_flow_entry *entry, __u64 i
 		__u64 state = entry->state;
 		__u32 stage = FLOW_STATE_STAGE(state);
 
-		if (FLOW_STATE_ID(state) != id || (stage != SIDETRACK_STAGE_CONNECTING &&
-						   stage != SIDETRACK_STAGE_PENDED &&
-						   stage != SIDETRACK_STAGE_COMPLETED))
+		if (FLOW_STATE_ID(state) != id ||
+		    (stage != SIDETRACK_STAGE_CONNECTING && stage != SIDETRACK_STAGE_PENDED &&
+		     stage != SIDETRACK_STAGE_COMPLETED))
 			return -1;
 		if (flow_state_exchange(entry, state,
 					FLOW_STATE(id, SIDETRACK_STAGE_ESTABLISHED,

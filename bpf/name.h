@@ -36,7 +36,7 @@ static __noinline int name_set(struct name_walk *walk)
 
 /* The flow whose client this socket is, by the address that it is connected to; NULL if none. */
 static __always_inline struct sidetrack_flow_entry *client_flow(struct bpf_sock *sk, __be32 remote,
-								 __u64 socket_cookie)
+								__u64 socket_cookie)
 {
 	struct sidetrack_flow_entry *entry = flow_at_address(remote);
 	struct sidetrack_client *client;
@@ -102,7 +102,8 @@ static __always_inline int name_original(struct bpf_sock_addr *ctx, const union 
 	}
 	client = bpf_sk_storage_get(&sidetrack_clients, ctx->sk, NULL, 0);
 	if (client) {
-		__builtin_memcpy(&original->address, client->bound_addr, sizeof(client->bound_addr));
+		__builtin_memcpy(&original->address, client->bound_addr,
+				 sizeof(client->bound_addr));
 		return 0;
 	}
 	/* After the connection's end, the socket still has the loopback address. */

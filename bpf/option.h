@@ -558,9 +558,9 @@ static __noinline int flow_complete(struct sidetrack_flow_entry *entry, __u64 id
 			return ENOTCONN;
 		if (stage != SIDETRACK_STAGE_PENDED)
 			return stage == SIDETRACK_STAGE_COMPLETED ? EALREADY : ENOTCONN;
-		if (flow_state_exchange(entry, state,
-					FLOW_STATE(id, SIDETRACK_STAGE_COMPLETED,
-						   FLOW_STATE_REFCOUNT(state))))
+		if (flow_state_exchange(
+			    entry, state,
+			    FLOW_STATE(id, SIDETRACK_STAGE_COMPLETED, FLOW_STATE_REFCOUNT(state))))
 			return 0;
 	}
 	return ENOTCONN;

@@ -3,8 +3,8 @@
  * Pended connects (in WFP, FwpsPendClassify0): the client's SYN is held until the service knows
  * whether the origin accepts. sidetrack.h describes what the proxy does.
  *
- *	connecting ── SYN at a pended listener ──▶ pended ── COMPLETE ──▶ completed ── SYN ──▶ established
- *	                                             └───── the client gives up ─────┘──▶ closed
+ *	connecting ── SYN at a pended listener ──▶ pended ── COMPLETE ──▶ completed ── SYN ──▶
+ *established └───── the client gives up ─────┘──▶ closed
  */
 #ifndef SIDETRACK_PENDED_H
 #define SIDETRACK_PENDED_H
@@ -70,7 +70,8 @@ static __noinline int pended_client_closed(struct sidetrack_flow_entry *entry, _
 	return 0;
 }
 
-/* ---- Segments, and the flows that they are about ----------------------------------------------- */
+/* ---- Segments, and the flows that they are about -----------------------------------------------
+ */
 
 /* A TCP segment. The tuple's client is the source of a SYN, and the destination of a RST. */
 struct segment {
@@ -147,7 +148,8 @@ segment_flow(const struct sidetrack_four_tuple *tuple)
 	return id ? flow_find(*id) : NULL;
 }
 
-/* ---- Hold: a SYN reaches a pended listener ------------------------------------------------------ */
+/* ---- Hold: a SYN reaches a pended listener ------------------------------------------------------
+ */
 
 static __always_inline int drop_forged(void)
 {
@@ -219,9 +221,9 @@ static __always_inline int hold(struct __sk_buff *skb, struct bpf_sock *sk)
 	return PACKET_DROP;
 }
 
-/* ---- Senders: what a service may send about its pended flows ---------------------------------- */
+/* ---- Senders: what a service may send about its pended flows ----------------------------------
+ */
 
-#define IPPROTO_RAW 255
 #define ICMP_PROTOCOL_V4 1
 #define ICMP_PROTOCOL_V6 58
 #define ICMP_UNREACHABLE_V4 3
@@ -260,7 +262,8 @@ static __always_inline int sent_segment(struct __sk_buff *skb, __u64 netns_cooki
 	return segment_read(skb, &p, netns_cookie, s);
 }
 
-/* May the service send this about the flow? A SYN, once it has completed it; before that, errors. */
+/* May the service send this about the flow? A SYN, once it has completed it; before that, errors.
+ */
 static __always_inline int may_be_sent(const struct sidetrack_flow_entry *entry,
 				       const struct segment *s)
 {

@@ -12,7 +12,8 @@
  *	client_release			cgroup/sock_release			message.h,
  *										datagram_layers.h
  *	getsockname4, getsockname6	cgroup/getsockname4, getsockname6	name.h
- *	sockops				sockops					flow.h, endpoint.h, name.h
+ *	sockops				sockops					flow.h, endpoint.h,
+ *name.h
  *
  * For layers. Attached to the scope, while the policy has filters at a layer that needs them:
  *

@@ -191,8 +191,8 @@ enum sidetrack_notice_kind {
  * the packet are IPv4 if both are IPv4-mapped.
  */
 struct sidetrack_notice {
-	__u32 kind;	  /* enum sidetrack_notice_kind */
-	__u32 tcp_length; /* bytes of tcp in use: 20 to 60; GONE: 0 */
+	__u32 kind;			  /* enum sidetrack_notice_kind */
+	__u32 tcp_length;		  /* bytes of tcp in use: 20 to 60; GONE: 0 */
 	struct sidetrack_records records; /* of the flow; its id is in them */
 	__u64 connected_at;		  /* as in struct sidetrack_flow */
 	__u8 remote_addr[16];		  /* where the connection was going */
@@ -538,7 +538,8 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_COMPLETED,
 	/* Pended flows whose client gave up, or was refused, before it was accepted. */
 	SIDETRACK_COUNT_PENDED_ENDED,
-	/* Notices lost because the service's ring buffer was full; the client's next SYN makes another. */
+	/* Notices lost because the service's ring buffer was full; the client's next SYN makes
+	   another. */
 	SIDETRACK_COUNT_NOTICES_LOST,
 	/* SYNs to a pended listener that no flow's client has sent: dropped. */
 	SIDETRACK_COUNT_SYNS_FORGED,

@@ -91,6 +91,20 @@ pub struct Listen {
     pub secret: [u8; 16],
 }
 
+impl Listen {
+    /// Reads credentials of 64 hexadecimal digits. `None` if `text` is anything else.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; size_of::<Self>()];
+        if text.len() != 2 * bytes.len() || !text.is_ascii() {
+            return None;
+        }
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Self::read_from_bytes(&bytes).ok()
+    }
+}
+
 /// Selects the datagram that the next option is about. Addresses are written as in [`Flow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]

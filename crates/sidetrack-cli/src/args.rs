@@ -253,6 +253,12 @@ pub(crate) struct LaunchArgs {
     /// Keep CAP_NET_RAW after the change of user.
     #[arg(long)]
     pub(crate) net_raw: bool,
+    /// Hand the command what it needs to pend connects: the ring buffer of this id, and senders.
+    #[arg(long, requires = "sender_cgroup")]
+    pub(crate) ring: Option<u32>,
+    /// The cgroup in which the senders are made.
+    #[arg(long)]
+    pub(crate) sender_cgroup: Option<PathBuf>,
     /// The command to execute, with its arguments.
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,

@@ -41,8 +41,10 @@ use program::{CgroupProgram, ProgramSet};
 
 pub use classify::Classification;
 pub use flow::{FlowEntry, MapUsage};
+pub use notices::open_ring;
 pub use pins::{check_pins, pinned_programs, pins_at, remove_pins};
 pub use policy::{Committed, PolicyInForce};
+pub use sender::{Senders, senders_of};
 
 /// Settings that take effect when the engine is loaded.
 #[derive(Clone, Debug)]

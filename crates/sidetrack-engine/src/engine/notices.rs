@@ -9,12 +9,21 @@ use zerocopy::IntoBytes;
 use super::{Engine, update};
 use crate::Error;
 
+/// Opens a ring buffer by its id, for a proxy, which needs no privilege to read it.
+///
+/// Errors: [`Error::Bpf`]; to open it needs CAP_SYS_ADMIN.
+pub fn open_ring(id: u32) -> Result<OwnedFd, Error> {
+    let ring =
+        MapHandle::from_map_id(id).map_err(Error::bpf("open the ring buffer of a service"))?;
+    let descriptor = ring.as_fd().try_clone_to_owned();
+    descriptor.map_err(Error::system("duplicate a descriptor"))
+}
+
 impl Engine {
-    /// A descriptor of the ring buffer of a service, for its proxy, which needs no privilege to read it; `None`
-    /// if the service does not pend connects.
+    /// The kernel's id of the ring buffer of a service; `None` if the service does not pend connects.
     ///
     /// Errors: [`Error::Bpf`].
-    pub fn ring(&self, service: u32) -> Result<Option<OwnedFd>, Error> {
+    pub fn ring(&self, service: u32) -> Result<Option<u32>, Error> {
         let id = self
             .skeleton
             .maps
@@ -22,15 +31,7 @@ impl Engine {
             .lookup(service.as_bytes(), MapFlags::ANY)
             .map_err(Error::bpf("find the ring buffer of a service"))?;
         let id = id.and_then(|id| Some(u32::from_ne_bytes(id.try_into().ok()?)));
-        let Some(id) = id.filter(|&id| id != 0) else {
-            return Ok(None);
-        };
-        let ring = MapHandle::from_map_id(id)
-            .map_err(Error::bpf("open the ring buffer of a service"))?;
-        let descriptor = ring.as_fd().try_clone_to_owned();
-        descriptor
-            .map(Some)
-            .map_err(Error::system("duplicate a descriptor"))
+        Ok(id.filter(|&id| id != 0))
     }
 
     /// Makes the ring buffer of a service that pends connects.

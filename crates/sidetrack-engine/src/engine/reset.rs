@@ -102,6 +102,11 @@ fn send_reset(
         .ack(sequence.wrapping_add(1))
         .write(&mut packet, &[])
         .map_err(std::io::Error::other)?;
-    sendto(socket, &packet, SendFlags::empty(), &SocketAddr::new(client.ip(), 0))?;
+    sendto(
+        socket,
+        &packet,
+        SendFlags::empty(),
+        &SocketAddr::new(client.ip(), 0),
+    )?;
     Ok(())
 }

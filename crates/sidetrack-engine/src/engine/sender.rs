@@ -7,12 +7,42 @@ use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
-use sidetrack_abi::kernel::{self, SOCKET_SENDER};
+use sidetrack_abi::kernel::{self, Listen, SOCKET_SENDER};
 use zerocopy::IntoBytes;
 
 use super::program::ProgramSet;
 use super::{Engine, update};
 use crate::{Cgroup, Error, sys};
+
+/// The senders of a service: for IPv4, and for IPv6 if the host has it.
+pub type Senders = (OwnedFd, Option<OwnedFd>);
+
+/// Makes the senders of a service in this process, which must be in a cgroup of [`Engine::attach_sender`]
+/// below a home of the service.
+///
+/// Errors: [`Error::System`]; among others without CAP_NET_RAW.
+pub fn senders_of(listen: &Listen) -> Result<Senders, Error> {
+    for_both_families(|family| {
+        let socket = raw_socket(family).map_err(Error::system("make a raw socket"))?;
+        sys::mark_listener(socket.as_fd(), listen)
+            .map_err(Error::system("make a raw socket a sender"))?;
+        Ok(socket)
+    })
+}
+
+/// Makes one for IPv4, and one for IPv6 if the host has it.
+fn for_both_families(
+    make: impl Fn(AddressFamily) -> Result<OwnedFd, Error>,
+) -> Result<Senders, Error> {
+    let v4 = make(AddressFamily::INET)?;
+    let v6 = match make(AddressFamily::INET6) {
+        Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            None
+        }
+        made => Some(made?),
+    };
+    Ok((v4, v6))
+}
 
 /// The protocol of sockets that send whole packets and receive none: IPPROTO_RAW.
 const RAW: NonZero<u32> = NonZero::new(255).unwrap();
@@ -28,18 +58,9 @@ impl Engine {
     /// Makes the senders of a service in this process's cgroup, for IPv4, and for IPv6 if the host has it.
     ///
     /// Errors: [`Error::Bpf`], [`Error::System`]; the latter without CAP_NET_RAW.
-    pub fn senders(&mut self, service: u32) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
+    pub fn senders(&mut self, service: u32) -> Result<Senders, Error> {
         self.attach_sender(&Cgroup::of_process(None)?)?;
-        let v4 = self.sender(service, AddressFamily::INET)?;
-        let v6 = match self.sender(service, AddressFamily::INET6) {
-            Err(Error::System { source, .. })
-                if source.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
-            {
-                None
-            }
-            made => Some(made?),
-        };
-        Ok((v4, v6))
+        for_both_families(|family| self.sender(service, family))
     }
 
     fn sender(&self, service: u32, family: AddressFamily) -> Result<OwnedFd, Error> {
