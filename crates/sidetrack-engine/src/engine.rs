@@ -435,14 +435,14 @@ impl Engine {
     }
 
     /// The events since the last call. If there are none, waits for one, but no longer than `wait`.
+    ///
+    /// If a service has ended that held connects, their clients are reset; that is no event for the caller.
     pub fn events(&self, wait: Duration) -> Result<Vec<Event>, Error> {
         self.ring
             .poll(wait)
             .map_err(Error::bpf("read the event ring"))?;
-        let events = self.events.take();
-        let left = events
-            .iter()
-            .filter(|event| event.kind == EventKind::PendedLeft);
+        let mut events = self.events.take();
+        let left = events.extract_if(.., |event| event.kind == EventKind::PendedLeft);
         for event in left {
             self.reset_held(event.service)?;
         }

@@ -71,7 +71,8 @@ pub enum EventKind {
     SearchCut,
     /// A proxy connected to another destination than its records allow: refused.
     RecordsBound,
-    /// The last pended listener of a service has closed. The engine has reset the clients that it held.
+    /// The last pended listener of a service has closed. [`Engine::events`](crate::Engine::events) does not
+    /// return it, and resets the clients that the service held.
     PendedLeft,
     /// An event kind of a later version.
     Unknown(u32),

@@ -84,9 +84,14 @@ impl Engine {
     }
 }
 
-/// A raw socket that sends whole packets, and receives none.
+/// A raw socket that sends whole packets, and receives none. For IPv4 it sends to this host only; for IPv6,
+/// that would leave out clients whose socket is bound to an address of another device than `lo`.
 pub(super) fn raw_socket(family: AddressFamily) -> std::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let protocol = Protocol::from_raw(RAW);
-    Ok(socket_with(family, SocketType::RAW, flags, Some(protocol))?)
+    let protocol = Some(Protocol::from_raw(RAW));
+    let socket = socket_with(family, SocketType::RAW, flags, protocol)?;
+    if family == AddressFamily::INET {
+        sys::bind_to_device(socket.as_fd(), c"lo")?;
+    }
+    Ok(socket)
 }
