@@ -22,6 +22,8 @@ pub struct FlowEntry {
     pub flow: kernel::Flow,
     /// True if no socket refers to it any more; only its token is still valid.
     pub closed: bool,
+    /// True if the client's SYN is held until the service completes the flow.
+    pub held: bool,
     /// The program that opened the chain's first connection.
     pub program: Program,
     /// The path of its executable; empty if it is unknown.
@@ -173,6 +175,7 @@ impl Engine {
         Ok(FlowEntry {
             flow: entry.flow,
             closed: entry.stage() == STAGE_CLOSED,
+            held: entry.stage() == STAGE_PENDED,
             program: Program {
                 app: FileId {
                     device: entry.program.device,
