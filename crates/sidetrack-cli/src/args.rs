@@ -162,6 +162,10 @@ pub(crate) struct RuleArgs {
     /// after 60 seconds of silence, or after this time if it is shorter.
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) idle_timeout: u64,
+    /// Give up to connect to a destination after this many seconds. It applies where the program was
+    /// accepted before; where it waits, its own time-out applies.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) connect_timeout: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

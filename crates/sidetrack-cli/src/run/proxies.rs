@@ -286,6 +286,10 @@ fn proxy_command(via: &Via, options: &args::RunArgs, mut command: Command) -> Co
         command.arg("--allow").arg(pattern.to_string());
     }
     command.args(["--idle-timeout", &options.rules.idle_timeout.to_string()]);
+    command.args([
+        "--connect-timeout",
+        &options.rules.connect_timeout.to_string(),
+    ]);
     if options.rules.dns_denial == DnsDenialArg::Refused {
         command.args(["--dns-denial", "refused"]);
     }
