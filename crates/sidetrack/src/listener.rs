@@ -132,9 +132,10 @@ impl Listener {
             let ready =
                 sys::wait_readable(&waited).map_err(Error::system("wait for a connection"))?;
             if let Some(socket) = ready.checked_sub(before_sockets)
-                && let Some(accepted) = self.sockets.accept_unexpected(socket, Blocking::Yes)?
+                && let Accepted::Connection(connection) =
+                    self.sockets.accept_unexpected(socket, Blocking::Yes)?
             {
-                return Ok(accepted);
+                return Ok(connection);
             }
         }
     }

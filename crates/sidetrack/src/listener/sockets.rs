@@ -33,9 +33,9 @@ struct ListeningSocket {
 }
 
 /// What an attempt to accept has found.
-pub(crate) enum Accepted {
-    Connection(Connection),
-    /// A connection that was not redirected to this service. It is closed.
+pub(crate) enum Accepted<T> {
+    Connection(T),
+    /// A connection for somebody else: it was closed or handed over.
     Other,
     /// No connection was waiting.
     None,
@@ -103,46 +103,48 @@ impl Sockets {
         }
     }
 
-    /// Accepts a connection of a listener that pends. Connections that were not redirected to this
-    /// service, and those that nobody waits for any more, are closed. Returns `None` if there is no
-    /// other one.
+    /// Accepts a connection of a listener that pends. It is closed if it was not redirected to this
+    /// service, or if nobody waits for it any more.
     pub(crate) fn accept_arrived(
         &self,
         index: usize,
         blocking: Blocking,
-    ) -> Result<Option<Arrived>, Error> {
-        while let Some(stream) = self.accept_stream(index, blocking)? {
-            let Some(flow_id) = self.count_refused(query_flow_id(&stream))? else {
-                continue;
-            };
-            let pended = self.pended.as_ref();
-            let flow = match pended.map(|pended| pended.notices.on_accept(flow_id)) {
-                Some(OnAccept::Known(flow)) => Some(flow),
-                Some(OnAccept::Abandoned) => continue,
-                Some(OnAccept::Query) | None => None,
-            };
-            return Ok(Some(Arrived {
-                stream,
-                blocking,
-                flow_id,
-                flow,
-            }));
-        }
-        Ok(None)
+    ) -> Result<Accepted<Arrived>, Error> {
+        let Some(stream) = self.accept_stream(index, blocking)? else {
+            return Ok(Accepted::None);
+        };
+        let Some(flow_id) = self.count_refused(query_flow_id(&stream))? else {
+            return Ok(Accepted::Other);
+        };
+        let pended = self.pended.as_ref();
+        let flow = match pended.map(|pended| pended.notices.on_accept(flow_id)) {
+            Some(OnAccept::Known(flow)) => Some(flow),
+            Some(OnAccept::Abandoned) => return Ok(Accepted::Other),
+            Some(OnAccept::Query) | None => None,
+        };
+        Ok(Accepted::Connection(Arrived {
+            stream,
+            blocking,
+            flow_id,
+            flow,
+        }))
     }
 
-    /// Accepts a connection that no other thread or task waits for.
+    /// Accepts a connection of a listener that pends. It is handed over if a thread or task waits for
+    /// it.
     pub(crate) fn accept_unexpected(
         &self,
         index: usize,
         blocking: Blocking,
-    ) -> Result<Option<Connection>, Error> {
-        while let Some(arrived) = self.accept_arrived(index, blocking)? {
-            if let Some(arrived) = self.arrivals(index).hand_over(arrived) {
-                return self.connection(arrived).map(Some);
-            }
-        }
-        Ok(None)
+    ) -> Result<Accepted<Connection>, Error> {
+        Ok(match self.accept_arrived(index, blocking)? {
+            Accepted::Connection(arrived) => match self.arrivals(index).hand_over(arrived) {
+                Some(arrived) => Accepted::Connection(self.connection(arrived)?),
+                None => Accepted::Other,
+            },
+            Accepted::Other => Accepted::Other,
+            Accepted::None => Accepted::None,
+        })
     }
 
     /// Takes a connection that was accepted by a thread that waits for another one.
@@ -174,7 +176,7 @@ impl Sockets {
         &self,
         index: usize,
         blocking: Blocking,
-    ) -> Result<Accepted, Error> {
+    ) -> Result<Accepted<Connection>, Error> {
         let Some(stream) = self.accept_stream(index, blocking)? else {
             return Ok(Accepted::None);
         };
@@ -185,15 +187,14 @@ impl Sockets {
     }
 
     /// Accepts a connection without blocking. The index must be valid.
-    pub(crate) fn try_accept(&self, index: usize) -> Result<Accepted, Error> {
+    pub(crate) fn try_accept(&self, index: usize) -> Result<Accepted<Connection>, Error> {
         if self.pended.is_none() {
             return self.accept_redirected(index, Blocking::No);
         }
-        let accepted = match self.take_other(Blocking::No)? {
-            Some(connection) => Some(connection),
-            None => self.accept_unexpected(index, Blocking::No)?,
-        };
-        Ok(accepted.map_or(Accepted::None, Accepted::Connection))
+        match self.take_other(Blocking::No)? {
+            Some(connection) => Ok(Accepted::Connection(connection)),
+            None => self.accept_unexpected(index, Blocking::No),
+        }
     }
 
     fn accept_stream(&self, index: usize, blocking: Blocking) -> Result<Option<TcpStream>, Error> {

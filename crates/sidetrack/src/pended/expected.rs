@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::arrivals::Arrived;
 use super::notices::Notices;
-use crate::listener::Sockets;
+use crate::listener::{Accepted, Sockets};
 use crate::outgoing::Blocking;
 use crate::{Error, sys};
 
@@ -71,8 +71,10 @@ impl Expected {
                 self.is_over = true;
                 return taken?.into_mode(blocking).map(Some);
             }
-            let Some(arrived) = self.listener.accept_arrived(self.socket, blocking)? else {
-                return Ok(None);
+            let arrived = match self.listener.accept_arrived(self.socket, blocking)? {
+                Accepted::Connection(arrived) => arrived,
+                Accepted::Other => continue,
+                Accepted::None => return Ok(None),
             };
             if arrived.flow_id == self.flow_id {
                 self.is_over = true;

@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use etherparse::TcpHeader;
+use sidetrack_abi::address;
 use sidetrack_abi::kernel::Notice;
 
 use crate::datagram::{Unreachable, error_packet, ip_packet};
@@ -42,6 +43,8 @@ impl Refusal {
 pub(crate) struct Syn {
     client: IpAddr,
     target: IpAddr,
+    /// The host that the program asked for.
+    origin: IpAddr,
     tcp: TcpHeader,
 }
 
@@ -63,6 +66,7 @@ impl Syn {
         rest.is_empty().then_some(Self {
             client,
             target,
+            origin: address::from_bytes(notice.remote_addr),
             tcp,
         })
     }
@@ -100,7 +104,14 @@ impl Syn {
             Refusal::Unreachable(why) => {
                 let mut offending = self.packet()?;
                 offending.truncate(offending.len() - self.tcp.header_len() + QUOTED);
-                error_packet(self.target, self.client, &offending, why).map(Some)
+                // A client that asks who has sent the error (IP_RECVERR) sees the origin.
+                let same_family = self.origin.is_ipv4() == self.client.is_ipv4();
+                let from = if same_family {
+                    self.origin
+                } else {
+                    self.target
+                };
+                error_packet(from, self.client, &offending, why).map(Some)
             }
         }
     }
@@ -144,7 +155,7 @@ mod tests {
                 mac: [3; 16],
             },
             connected_at: 0,
-            remote_addr: to_bytes(target.parse().unwrap()),
+            remote_addr: to_bytes("192.0.2.1".parse().unwrap()),
             client_addr: to_bytes(client.parse().unwrap()),
             target_addr: to_bytes(target.parse().unwrap()),
             remote_port: [0, 80],
@@ -230,6 +241,7 @@ mod tests {
         let v4 = syn4.refusal(refusal).unwrap().unwrap();
         assert_eq!(v4.len(), 20 + 8 + 20 + 8);
         assert_eq!((v4[9], &v4[20..22]), (1, &[3, 1][..]));
+        assert_eq!(v4[12..20], [192, 0, 2, 1, 127, 0, 0, 1]);
         assert_eq!(v4[28..48], syn4.packet().unwrap()[..20]);
         assert_eq!(v4[48..56], [0x0f, 0xa0, 0, 80, 1, 2, 3, 4]);
         let refusal = Refusal::Unreachable(Unreachable::Prohibited);
