@@ -63,7 +63,7 @@ fn client(host: &Host, to: &str, way: &[&str]) -> Client {
 
 #[test]
 fn a_connect_that_is_completed_succeeds() {
-    let (host, service, listener) = pended("pended_completed");
+    let (host, _, listener) = pended("pended_completed");
     relay_pended(listener);
     for (number, (address, way)) in WAYS.iter().enumerate() {
         let origin = Origin::start(address);
@@ -75,7 +75,6 @@ fn a_connect_that_is_completed_succeeds() {
     }
     assert_eq!(host.count(Counter::Pended), WAYS.len() as u64);
     assert_eq!(host.count(Counter::SenderRefused), 0);
-    drop(service);
 }
 
 #[test]
