@@ -30,6 +30,7 @@ mod follower;
 mod host;
 mod http;
 pub mod netns;
+mod pended;
 pub mod policy;
 mod process;
 mod proxy;
