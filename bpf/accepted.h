@@ -17,6 +17,12 @@
 /* Requests a callback at each retransmission time-out. Our sockops program ignores it. */
 #define ACCEPTED_MARK BPF_SOCK_OPS_RTO_CB_FLAG
 
+/*
+ * A bit in the pointer to an accepted socket: it has closed before accept returned it, and refers
+ * to the flow no more. The kernel's structures are aligned, so their addresses have it not.
+ */
+#define ACCEPTED_CLOSED 1ULL
+
 /* LISTEN: makes the accepted sockets of this listener recognisable. Fails if there is no memory. */
 static __always_inline int listener_mark_accepted(struct bpf_sock *listener)
 {
@@ -55,6 +61,7 @@ static __always_inline int accepted_attach_flow(struct bpf_sock *sk, __be32 loca
 				      BPF_SK_STORAGE_GET_F_CREATE);
 	if (!accepted)
 		return -1;
+	accepted->closed = 0;
 	accepted->flow_id = id;
 	return 0;
 }
@@ -66,24 +73,58 @@ static __always_inline struct sidetrack_flow_entry *accepted_flow(struct bpf_soc
 	struct sidetrack_flow_entry *entry = flow_at_address(local_address);
 	struct sidetrack_accepted *accepted;
 
-	if (entry && entry->socket_pointer == (__u64)sk)
+	if (entry && (entry->socket_pointer & ~ACCEPTED_CLOSED) == (__u64)sk)
 		return entry;
 	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
 	return accepted && accepted->flow_id ? flow_find(accepted->flow_id) : NULL;
 }
 
-/* At the end of the socket: takes its flow from it. Returns the flow's id; 0 if it has none. */
-static __always_inline __u64 accepted_detach_flow(struct bpf_sock *sk, __be32 local_address)
+/* Another socket has got the memory of one that is gone: it does not carry that one's flow. */
+static __always_inline void accepted_forget(struct sidetrack_flow_entry *entry, struct bpf_sock *sk)
+{
+	if ((entry->socket_pointer & ~ACCEPTED_CLOSED) == (__u64)sk)
+		entry->socket_pointer = 0;
+}
+
+/*
+ * The socket closes before accept has returned it: it refers to its flow no more. Returns the
+ * flow's id; 0 if it has none, or had closed before.
+ */
+static __always_inline __u64 accepted_close(struct bpf_sock *sk, __be32 local_address)
 {
 	struct sidetrack_flow_entry *entry = flow_at_address(local_address);
 	struct sidetrack_accepted *accepted;
 
 	if (entry && entry->socket_pointer == (__u64)sk)
-		return __sync_lock_test_and_set(&entry->socket_pointer, 0) ?
+		return __sync_val_compare_and_swap(&entry->socket_pointer, (__u64)sk,
+						   (__u64)sk | ACCEPTED_CLOSED) == (__u64)sk ?
 			       FLOW_STATE_ID(entry->state) :
 			       0;
 	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
-	return accepted ? __sync_lock_test_and_set(&accepted->flow_id, 0) : 0;
+	if (!accepted || !accepted->flow_id)
+		return 0;
+	return __sync_lock_test_and_set(&accepted->closed, 1) ? 0 : accepted->flow_id;
+}
+
+/*
+ * At the end of the socket: takes its flow from it. Returns the flow's id if the socket still
+ * refers to it; otherwise 0.
+ */
+static __always_inline __u64 accepted_detach_flow(struct bpf_sock *sk, __be32 local_address)
+{
+	struct sidetrack_flow_entry *entry = flow_at_address(local_address);
+	struct sidetrack_accepted *accepted;
+	__u64 id;
+
+	if (entry && (entry->socket_pointer & ~ACCEPTED_CLOSED) == (__u64)sk)
+		return __sync_lock_test_and_set(&entry->socket_pointer, 0) == (__u64)sk ?
+			       FLOW_STATE_ID(entry->state) :
+			       0;
+	accepted = bpf_sk_storage_get(&sidetrack_accepted_sockets, sk, NULL, 0);
+	if (!accepted)
+		return 0;
+	id = __sync_lock_test_and_set(&accepted->flow_id, 0);
+	return accepted->closed ? 0 : id;
 }
 
 #endif /* SIDETRACK_ACCEPTED_H */

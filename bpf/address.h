@@ -103,18 +103,17 @@ static __always_inline int address_is_link_local6(const union address *a)
  *
  * 127.0.0.0 to 127.0.255.255 are left to ordinary listeners.
  */
-#define SLOT_ADDRESS_FIRST 0x7f010000
 #define SLOT_ADDRESSES (63U << 16)
 
 static __always_inline __be32 address_of_slot(__u32 slot)
 {
-	return bpf_htonl(SLOT_ADDRESS_FIRST + slot);
+	return bpf_htonl(SIDETRACK_SLOT_ADDRESS_FIRST + slot);
 }
 
 /* Returns SLOT_ADDRESSES or more if the address identifies no slot. */
 static __always_inline __u32 slot_of_address(__be32 v4)
 {
-	return bpf_ntohl(v4) - SLOT_ADDRESS_FIRST;
+	return bpf_ntohl(v4) - SIDETRACK_SLOT_ADDRESS_FIRST;
 }
 
 /* UDP flows use the addresses in turn, by their ids, so an address is not reused soon. */

@@ -80,10 +80,10 @@ static __always_inline int receive_classify(struct __sk_buff *skb, struct bpf_so
 
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->protocol != IPPROTO_UDP)
-		return INGRESS_PERMIT;
+		return PACKET_PERMIT;
 	offset = packet_addresses(skb, &c);
 	if (offset < 0 || bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)))
-		return INGRESS_PERMIT;
+		return PACKET_PERMIT;
 	c.port = ports[0];
 	c.local_port = ports[1];
 	classify.policy = policy_with_layer(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
@@ -91,14 +91,14 @@ static __always_inline int receive_classify(struct __sk_buff *skb, struct bpf_so
 		classify.policy = policy_with_layer(SIDETRACK_LAYER_FLOW_ESTABLISHED, &c);
 	if (!classify.policy || is_answer(client_cookie, &c) ||
 	    verdict_cache_has(client_cookie, CACHED_RECV_ACCEPT, &c))
-		return INGRESS_PERMIT;
+		return PACKET_PERMIT;
 	classify.layers = layers_in_force(classify.policy);
 	classify.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
 	if (!endpoint_classify(&classify, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT))
-		return INGRESS_DROP;
+		return PACKET_DROP;
 	verdict_cache_add(client_cookie, CACHED_RECV_ACCEPT, &c);
 	datagram_established(client_cookie, &classify, &c);
-	return INGRESS_PERMIT;
+	return PACKET_PERMIT;
 }
 
 /*

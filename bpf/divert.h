@@ -86,6 +86,7 @@ static __always_inline void client_fill(struct sidetrack_client *client, const s
 	client->parent_id = parent_id;
 	client->filter_id = f->id;
 	__builtin_memcpy(client->remote_addr, c->remote.bytes, sizeof(client->remote_addr));
+	__builtin_memcpy(client->bound_addr, c->local.bytes, sizeof(client->bound_addr));
 	client->remote_port = c->port;
 	client->family = c->family;
 	client->protocol = c->protocol;

@@ -211,40 +211,20 @@ static __always_inline int bind6(struct bpf_sock_addr *ctx)
 
 /* ---- ingress: a SYN arrives ---------------------------------------------------------------- */
 
-#define ETH_P_IP 0x0800
-#define ETH_P_IPV6 0x86dd
-#define HEADER_IPV4 20
-#define HEADER_IPV6 40
-#define TCP_SYN 0x02
-#define TCP_ACK 0x10
-#define TCP_FLAGS_OFFSET 13
-#define INGRESS_PERMIT 1
-#define INGRESS_DROP 0
-
 /*
  * Reads the addresses of a packet of the connection's protocol, TCP or UDP. Returns the offset of
- * the protocol's header; negative for any other packet, also if an IPv6 extension header comes
- * first.
+ * the protocol's header; negative for any other packet.
  */
 static __always_inline int packet_addresses(struct __sk_buff *skb, struct connection *c)
 {
-	__u8 head[HEADER_IPV6];
+	struct packet p = {};
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes(skb, 0, head, HEADER_IPV4) || head[9] != c->protocol)
-			return -1;
-		c->family = AF_INET;
-		address_from_v4(&c->remote, *(__be32 *)(head + 12));
-		address_from_v4(&c->local, *(__be32 *)(head + 16));
-		return (head[0] & 0xf) * 4;
-	}
-	if (skb->protocol != bpf_htons(ETH_P_IPV6) ||
-	    bpf_skb_load_bytes(skb, 0, head, HEADER_IPV6) || head[6] != c->protocol)
+	if (packet_read(skb, 0, &p) || p.protocol != c->protocol)
 		return -1;
-	c->family = AF_INET6;
-	__builtin_memcpy(c->remote.bytes, head + 8, 16);
-	__builtin_memcpy(c->local.bytes, head + 24, 16);
-	return HEADER_IPV6;
+	c->family = p.family;
+	c->remote = p.source;
+	c->local = p.destination;
+	return p.payload;
 }
 
 /* ingress: a SYN for a listener. Other packets for listeners are permitted. */
@@ -257,17 +237,17 @@ static __always_inline int accept_classify(struct __sk_buff *skb, struct bpf_soc
 
 	if (offset < 0 || bpf_skb_load_bytes(skb, offset, head, sizeof(head)) ||
 	    (head[TCP_FLAGS_OFFSET] & (TCP_SYN | TCP_ACK)) != TCP_SYN)
-		return INGRESS_PERMIT;
+		return PACKET_PERMIT;
 	classify.policy = policy_with_layer(SIDETRACK_LAYER_AUTH_RECV_ACCEPT, &c);
 	if (!classify.policy)
-		return INGRESS_PERMIT;
+		return PACKET_PERMIT;
 	c.port = *(__be16 *)head;
 	c.local_port = *(__be16 *)(head + 2);
 	sk = bpf_sk_fullsock(sk);
 	if (sk)
 		classify.endpoint = bpf_sk_storage_get(&sidetrack_endpoints, sk, NULL, 0);
-	return endpoint_classify(&classify, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT) ? INGRESS_PERMIT :
-										    INGRESS_DROP;
+	return endpoint_classify(&classify, &c, SIDETRACK_LAYER_AUTH_RECV_ACCEPT) ? PACKET_PERMIT :
+										    PACKET_DROP;
 }
 
 /* ---- Established, and closed ---------------------------------------------------------------- */

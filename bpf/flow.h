@@ -60,6 +60,8 @@ __noinline __u64 flow_make(const struct sidetrack_client *client, __u64 socket_c
 	entry->socket_pointer = 0;
 	entry->parent_id = client->parent_id;
 	entry->handed_over = 0;
+	__builtin_memcpy(entry->name_addr, client->bound_addr, sizeof(entry->name_addr));
+	entry->name_port = 0;
 	if (!flow_fill(entry, client, id, now))
 		return id;
 	entry->state = 0;
@@ -87,7 +89,11 @@ static __always_inline __be32 flow_reserve(struct bpf_sock_addr *ctx,
 static __always_inline void flow_start(struct bpf_sock_ops *ops, struct sidetrack_flow_entry *entry)
 {
 	union address *local = (union address *)entry->flow.local_addr;
+	struct bpf_sock *sk = ops->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
 
+	entry->sequence =
+		tcp ? tcp->write_seq : 0; /* the SYN takes the next number to be written */
 	if (ops->family == AF_INET)
 		address_from_v4(local, ops->local_ip4);
 	else
@@ -173,6 +179,7 @@ static __always_inline __u64 flow_of_accepted(struct bpf_sock_ops *ops)
 	id = FLOW_STATE_ID(entry->state);
 	if (id && flow_has_four_tuple(&entry->flow, ops))
 		return id;
+	accepted_forget(entry, ops->sk);
 	count(SIDETRACK_COUNT_FLOWS_LOST);
 	return 0;
 }
@@ -189,6 +196,28 @@ static __always_inline int service_listens_at(__u32 number, struct bpf_sock_ops 
 					service->listeners6 && service->port6 == port;
 }
 
+/*
+ * The flow has an accepted socket, which takes a reference to it. Fails if the client has closed.
+ * A flow that is still pended comes by another listener of its service, which does not pend.
+ */
+static __noinline int flow_establish(struct sidetrack_flow_entry *entry, __u64 id)
+{
+	for (int i = 0; entry && i < FLOW_STATE_RETRIES; i++) {
+		__u64 state = entry->state;
+		__u32 stage = FLOW_STATE_STAGE(state);
+
+		if (FLOW_STATE_ID(state) != id ||
+		    (stage != SIDETRACK_STAGE_CONNECTING && stage != SIDETRACK_STAGE_PENDED &&
+		     stage != SIDETRACK_STAGE_COMPLETED))
+			return -1;
+		if (flow_state_exchange(entry, state,
+					FLOW_STATE(id, SIDETRACK_STAGE_ESTABLISHED,
+						   FLOW_STATE_REFCOUNT(state) + 1)))
+			return 0;
+	}
+	return -1;
+}
+
 /* sockops, PASSIVE_ESTABLISHED: gives the accepted socket its flow, before accept returns. */
 static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 {
@@ -202,8 +231,7 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	entry = id ? flow_find(id) : NULL;
 	if (!entry || !service_listens_at(flow_service(&entry->flow), ops))
 		return; /* no flow, or that of a service that had the port before */
-	if (!flow_state_exchange(entry, FLOW_STATE(id, SIDETRACK_STAGE_CONNECTING, 1),
-				 FLOW_STATE(id, SIDETRACK_STAGE_ESTABLISHED, 2)))
+	if (flow_establish(entry, id))
 		return; /* the client has just closed */
 	if (accepted_attach_flow(sk, ops->local_ip4, entry, id)) {
 		flow_put(id);
@@ -212,6 +240,15 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	}
 	count(SIDETRACK_COUNT_HANDED_OVER);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/* Has no socket of this flow been accepted yet? */
+static __always_inline int flow_is_unaccepted(__u64 state)
+{
+	__u32 stage = FLOW_STATE_STAGE(state);
+
+	return stage == SIDETRACK_STAGE_CONNECTING || stage == SIDETRACK_STAGE_PENDED ||
+	       stage == SIDETRACK_STAGE_COMPLETED;
 }
 
 /* ---- Closing ------------------------------------------------------------------------------ */
@@ -228,7 +265,7 @@ static __always_inline void flow_client_closed(struct sidetrack_flow_entry *entr
 		__sync_fetch_and_sub(&flows_live, 1);
 	else if (flow_state_exchange(entry, FLOW_STATE(id, SIDETRACK_STAGE_RESERVED, 0), 0))
 		__sync_fetch_and_sub(&flows_reserved, 1);
-	else
+	else if (!pended_client_closed(entry, id))
 		flow_put(id);
 }
 
@@ -245,16 +282,16 @@ static __always_inline void flow_end_client(struct bpf_sock_ops *ops, struct bpf
 		entry = client ? flow_find(client->flow_id) : NULL;
 		if (!entry)
 			return;
-		if (FLOW_STATE_STAGE(entry->state) == SIDETRACK_STAGE_CONNECTING)
+		if (flow_is_unaccepted(entry->state))
 			four_tuple_delete(ops, client->flow_id);
 	}
 	flow_client_closed(entry, socket_cookie);
 }
 
 /*
- * sockops: a socket reaches CLOSE. Drops the reference of an accepted socket that accept has never
- * returned, because its listener closed while it was in the accept queue: sock_release does not run
- * for such a socket.
+ * sockops: a socket reaches CLOSE. Drops the reference of an accepted socket that accept has not
+ * returned: its client has reset it, or its listener is closing, and then sock_release never runs
+ * for it. Accept may still return it, so it keeps its flow, about which the proxy can ask.
  */
 static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
@@ -264,7 +301,7 @@ static __always_inline void flow_drop_unaccepted(struct bpf_sock_ops *ops, struc
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp || ((struct sock *)tcp)->sk_socket)
 		return;
-	id = accepted_detach_flow(sk, ops->local_ip4);
+	id = accepted_close(sk, ops->local_ip4);
 	if (id)
 		flow_put(id);
 }

@@ -275,20 +275,23 @@ static __always_inline int flows_have_room(void)
 
 /* ---- References: sockets that keep a flow open --------------------------------------------- */
 
-/* The state with another reference count, and the stage that follows from it. */
+/*
+ * The state with another reference count, and the stage that follows from it. A UDP flow, and a
+ * pended or completed one, to which its client refers, stay in their stage.
+ */
 static __always_inline __u64 flow_state_with_refcount(__u64 state, __u32 refcount)
 {
-	__u32 stage = FLOW_STATE_STAGE(state) == SIDETRACK_STAGE_DATAGRAM ?
-			      SIDETRACK_STAGE_DATAGRAM :
-		      refcount ? SIDETRACK_STAGE_ESTABLISHED :
-				 SIDETRACK_STAGE_CLOSED;
+	__u32 stage = FLOW_STATE_STAGE(state);
+
+	if (stage < SIDETRACK_STAGE_DATAGRAM)
+		stage = refcount ? SIDETRACK_STAGE_ESTABLISHED : SIDETRACK_STAGE_CLOSED;
 
 	return FLOW_STATE(FLOW_STATE_ID(state), stage, refcount);
 }
 
 /*
- * A socket takes a reference to a UDP flow, or to a TCP flow that has had an accepted socket. Fails
- * if the flow is gone or its grace period is over.
+ * A socket takes a reference to a UDP flow, or to a TCP flow that is pended or has had an accepted
+ * socket. Fails if the flow is gone or its grace period is over.
  */
 __noinline int flow_get(struct sidetrack_flow_entry *entry, __u64 id)
 {

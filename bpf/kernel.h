@@ -150,6 +150,7 @@ struct sock {
 struct tcp_fastopen_request;
 
 struct tcp_sock {
+	__u32 write_seq;
 	__u8 fastopen_connect : 1;
 	struct tcp_fastopen_request *fastopen_req;
 };

@@ -115,24 +115,12 @@ struct {
 	__type(value, struct sidetrack_owner_cgroup);
 } sidetrack_owner_cgroups SEC(".maps");
 
-#define SOCKET_LISTENER 1 /* marked by LISTEN */
-#define SOCKET_OUTGOING 2 /* has records */
-
-/* A proxy's socket. */
-struct sidetrack_socket {
-	__u64 parent_id;	/* the flow whose records were set on it; 0 if none were */
-	__u64 datagram_flow_id; /* UDP listener: the flow that DATAGRAM selected; 0 if none */
-	__u64 owner_started;	/* as in struct sidetrack_owner, of the process that marked it */
-	__u32 owner_pid;	/* that process; 0 if the engine marked it for a legacy proxy */
-	__u32 service;		/* listener: number of its service */
-	__u32 role;		/* SOCKET_* */
-	__u32 epoch;		/* listener: epoch of its service */
-};
-
 /*
- * Listeners and outgoing sockets of proxies. The key is the socket, and the value is its role.
- * setsockopt (LISTEN, RECORDS, DATAGRAM) and service release write it.
- * Connect, sendmsg, recvmsg, getsockopt and setsockopt read it.
+ * Listeners, outgoing sockets and senders of proxies. The key is the socket, and the value is its
+ * role.
+ * setsockopt (LISTEN, RECORDS, DATAGRAM) and service release write it; so does the engine, for
+ * senders.
+ * Connect, sendmsg, recvmsg, sockops, getsockopt, setsockopt, hold and sender read it.
  * It has no limit of entries, and an entry is freed with its socket. If there is no memory, LISTEN
  * and RECORDS fail with ENOMEM.
  */
@@ -143,9 +131,30 @@ struct {
 	__type(value, struct sidetrack_socket);
 } sidetrack_sockets SEC(".maps");
 
+/*
+ * The ring buffers of services that pend connects. The key is the service's number, and the value
+ * is a ring buffer of struct sidetrack_notice.
+ * The engine makes a ring buffer, hands its descriptor to the service's proxy, and removes it with
+ * the service. Hold and sockops (close) write notices into it; the proxy reads them.
+ * If a ring buffer is full, the notice is lost, and counted (NOTICES_LOST): a SYN that is held
+ * makes another notice when the client sends it again.
+ */
+struct sidetrack_ring {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, SIDETRACK_NOTICES_SIZE);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, SIDETRACK_SERVICES_MAX);
+	__type(key, __u32);
+	__array(values, struct sidetrack_ring);
+} sidetrack_notices SEC(".maps");
+
 /* An accepted socket whose own address does not identify the slot of its flow. */
 struct sidetrack_accepted {
 	__u64 flow_id; /* the flow that the socket carries; 0 if it carries none */
+	__u64 closed;  /* 1: closed before accept returned it, and refers to the flow no more */
 };
 
 /*
@@ -171,6 +180,7 @@ struct sidetrack_client {
 	__u64 parent_id; /* the parent flow; 0 if a program opened the connection */
 	__u64 filter_id;
 	__u8 remote_addr[16]; /* where the connection was going */
+	__u8 bound_addr[16];  /* what the socket was bound to; unspecified if it was not */
 	__be16 remote_port;
 	__u8 family; /* of the addresses; AF_INET for IPv4-mapped ones too */
 	__u8 protocol;
@@ -281,16 +291,6 @@ struct {
 
 #define FOUR_TUPLES_SLACK 1024 /* room for connects that race for the last entries */
 #define RESERVED_SHARE 64      /* at most one slot in RESERVED_SHARE may be reserved */
-
-/* The four-tuple of a diverted connection, as seen by the client. */
-struct sidetrack_four_tuple {
-	__u64 netns_cookie;
-	__u8 client_addr[16];
-	__u8 target_addr[16];
-	__u16 client_port; /* host order */
-	__be16 target_port;
-	__u32 reserved;
-};
 
 /*
  * Connecting flows whose target address does not identify their slot. The key is the four-tuple,

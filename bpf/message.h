@@ -85,7 +85,7 @@ static __always_inline int decide_datagram(struct bpf_sock_addr *ctx, struct con
 	__u64 parent_id = socket ? socket->parent_id : 0;
 	int decision;
 
-	if (socket && socket->role == SOCKET_LISTENER && !listener_is_stale(socket))
+	if (socket && socket->role == SIDETRACK_SOCKET_LISTENER && !listener_is_stale(socket))
 		return PROCEED; /* an answer of a service */
 	if (is_diverted_already(ctx, c))
 		return PROCEED;
@@ -124,7 +124,7 @@ static __noinline int note_received_first(struct bpf_sock_addr *ctx, const union
 	    ctx->sk->state == BPF_TCP_ESTABLISHED)
 		return 0;
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0);
-	if (socket && socket->role == SOCKET_LISTENER)
+	if (socket && socket->role == SIDETRACK_SOCKET_LISTENER)
 		return 0; /* a service receives from all clients */
 	if (verdict_cache_has(client_cookie, CACHED_SENT, &c) ||
 	    verdict_cache_has(client_cookie, CACHED_RECEIVED_FIRST, &c))

@@ -157,6 +157,32 @@ static __always_inline void info_write_executable(struct sidetrack_info *info,
 		__builtin_memset(&info->executable, 0, sizeof(info->executable));
 }
 
+/*
+ * Where the connection was diverted to. A socket that only has records is not accepted, so then it
+ * is the listener of the service.
+ */
+static __noinline void info_write_target(struct bpf_sockopt *ctx, struct sidetrack_info *info,
+					 const struct sidetrack_flow *flow)
+{
+	union address *address = (union address *)info->target_addr;
+	__u32 number = flow_service(flow);
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+
+	info->target_port = bpf_htons(ctx->sk->src_port);
+	if (flow->protocol == IPPROTO_UDP) {
+		datagram_address(flow, address);
+	} else if (ctx->sk->state != BPF_TCP_CLOSE || !service) {
+		address_from_socket(address, ctx->sk);
+	} else if (flow->family == AF_INET) {
+		address_from_v4(address, service->addr4 ? service->addr4 :
+							  address_of_slot(flow->id % flows_max));
+		info->target_port = service->port4;
+	} else {
+		__builtin_memcpy(address->bytes, service->addr6, sizeof(*address));
+		info->target_port = service->port6;
+	}
+}
+
 static __always_inline int get_info(struct bpf_sockopt *ctx,
 				    const struct sidetrack_flow_entry *entry)
 {
@@ -177,11 +203,7 @@ static __always_inline int get_info(struct bpf_sockopt *ctx,
 	info->state = SIDETRACK_REDIRECTED_BY_SELF;
 	info->context_length = length;
 	info->records_length = sizeof(token);
-	if (flow->protocol == IPPROTO_UDP)
-		datagram_address(flow, (union address *)info->target_addr);
-	else
-		address_from_socket((union address *)info->target_addr, ctx->sk);
-	info->target_port = bpf_htons(ctx->sk->src_port);
+	info_write_target(ctx, info, flow);
 	__builtin_memcpy(&info->flow, flow, sizeof(*flow));
 	executable = bpf_map_lookup_elem(&sidetrack_executables, &id);
 	info_write_executable(info, executable);
@@ -302,7 +324,7 @@ datagram_of_socket(struct bpf_sockopt *ctx, const struct sidetrack_socket *socke
 	struct sidetrack_flow_entry *entry;
 	union address local, peer;
 
-	if (socket && socket->role == SOCKET_LISTENER)
+	if (socket && socket->role == SIDETRACK_SOCKET_LISTENER)
 		return socket->datagram_flow_id ? flow_find(socket->datagram_flow_id) : NULL;
 	if (!ctx->sk || ctx->sk->state != BPF_TCP_ESTABLISHED)
 		return NULL;
@@ -320,6 +342,21 @@ static __always_inline int is_supported_socket(struct bpf_sockopt *ctx)
 	return ctx->sk && (ctx->sk->protocol == IPPROTO_TCP || ctx->sk->protocol == IPPROTO_UDP);
 }
 
+/*
+ * The flow that an option on a TCP socket is about: the one that an accepted socket carries, or the
+ * one whose records were set on a socket that is not connected yet. NULL if there is none.
+ */
+static __always_inline struct sidetrack_flow_entry *connection_of_socket(struct bpf_sockopt *ctx)
+{
+	struct sidetrack_flow_entry *entry = accepted_flow(ctx->sk, ctx->sk->src_ip4);
+	__u64 id;
+
+	if (entry || ctx->sk->state != BPF_TCP_CLOSE)
+		return entry;
+	id = parent_id_of(ctx->sk);
+	return id ? flow_find(id) : NULL;
+}
+
 static __always_inline int get_option(struct bpf_sockopt *ctx)
 {
 	int original_dst =
@@ -335,7 +372,7 @@ static __always_inline int get_option(struct bpf_sockopt *ctx)
 		entry = datagram_of_socket(
 			ctx, bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0));
 	else
-		entry = accepted_flow(ctx->sk, ctx->sk->src_ip4);
+		entry = connection_of_socket(ctx);
 	if (original_dst)
 		return entry ? get_original_dst(ctx, &entry->flow) : leave_to_kernel(ctx);
 	if (!entry && !ctx->retval)
@@ -389,7 +426,7 @@ static __always_inline int set_records(struct bpf_sockopt *ctx)
 		flow_put(copy.flow_id);
 		return option_fail(ENOMEM);
 	}
-	socket->role = SOCKET_OUTGOING;
+	socket->role = SIDETRACK_SOCKET_OUTGOING;
 	old_parent_id = __sync_lock_test_and_set(&socket->parent_id, copy.flow_id);
 	if (old_parent_id)
 		flow_put(old_parent_id);
@@ -411,19 +448,16 @@ static __always_inline int may_listen(struct bpf_sock *sk)
 	return sk->state == BPF_TCP_CLOSE && sk->src_port && address_is_any(&local);
 }
 
-/* Marks a listener of a service. */
-static __always_inline int set_listen(struct bpf_sockopt *ctx)
+/* The service of these credentials, whose number is copied; NULL, which is counted, if they are
+ * wrong. */
+static __always_inline struct sidetrack_service *
+service_of_credentials(const struct sidetrack_listen *listen, __u32 *service_number)
 {
-	struct sidetrack_listen *listen = ctx->optval;
 	const __u64 *given, *secret;
 	struct sidetrack_service *service;
-	struct sidetrack_socket *socket;
-	__u32 number;
-	int error;
+	__u32 number = listen->service;
 
-	if ((void *)(listen + 1) > ctx->optval_end || ctx->optlen != sizeof(*listen))
-		return option_fail(EINVAL);
-	number = listen->service;
+	*service_number = number;
 	service = bpf_map_lookup_elem(&sidetrack_services, &number);
 	given = (const __u64 *)listen->secret;
 	secret = service ? (const __u64 *)service->secret : given;
@@ -431,18 +465,66 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 	    listen->engine_id != engine_id || !(secret[0] | secret[1]) ||
 	    ((given[0] ^ secret[0]) | (given[1] ^ secret[1]))) {
 		count(SIDETRACK_COUNT_BAD_SECRET);
-		return option_fail(EINVAL);
+		return NULL;
 	}
-	if (!may_listen(ctx->sk))
-		return option_fail(EINVAL);
+	return service;
+}
+
+/* Makes a raw socket a sender of a service, which may then only send about its pended flows. */
+static __always_inline int set_sender(struct bpf_sockopt *ctx,
+				      const struct sidetrack_service *service, __u32 number)
+{
+	struct sidetrack_socket *socket;
+
+	if (!(service->flags & SIDETRACK_CONNECT_PENDED))
+		return option_fail(EPERM);
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
 		return option_fail(ENOMEM);
-	if (socket->role == SOCKET_LISTENER && !listener_is_stale(socket))
-		return option_fail(EALREADY);
-	socket->role = SOCKET_LISTENER;
 	socket->service = number;
 	socket->epoch = service->epoch;
+	socket->netns_cookie = bpf_get_netns_cookie(ctx);
+	socket->role = SIDETRACK_SOCKET_SENDER;
+	return set_done(ctx);
+}
+
+/* May the service hold the connects of this listener? */
+static __always_inline int may_pend(struct bpf_sock *sk, const struct sidetrack_service *service,
+				    __u32 number)
+{
+	return sk->protocol == IPPROTO_TCP && service->flags & SIDETRACK_CONNECT_PENDED &&
+	       bpf_map_lookup_elem(&sidetrack_notices, &number);
+}
+
+/* Marks a listener of a service, or a sender. */
+static __always_inline int set_listen(struct bpf_sockopt *ctx, int pended)
+{
+	struct sidetrack_listen *listen = ctx->optval;
+	struct sidetrack_service *service;
+	struct sidetrack_socket *socket;
+	__u32 number;
+	int error;
+
+	if ((void *)(listen + 1) > ctx->optval_end || ctx->optlen != sizeof(*listen))
+		return option_fail(EINVAL);
+	service = service_of_credentials(listen, &number);
+	if (!service)
+		return option_fail(EINVAL);
+	if (ctx->sk->protocol == IPPROTO_RAW)
+		return set_sender(ctx, service, number);
+	if (!may_listen(ctx->sk))
+		return option_fail(EINVAL);
+	if (pended && !may_pend(ctx->sk, service, number))
+		return option_fail(EPERM);
+	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket)
+		return option_fail(ENOMEM);
+	if (socket->role == SIDETRACK_SOCKET_LISTENER && !listener_is_stale(socket))
+		return option_fail(EALREADY);
+	socket->role = SIDETRACK_SOCKET_LISTENER;
+	socket->service = number;
+	socket->epoch = service->epoch;
+	socket->netns_cookie = bpf_get_netns_cookie(ctx);
 	if (ctx->sk->protocol == IPPROTO_UDP)
 		error = datagram_listener_add(ctx->sk, service, bpf_get_netns_cookie(ctx));
 	else
@@ -452,10 +534,66 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx)
 		error = -ENOSPC;
 	}
 	if (error) {
-		socket->role = socket->parent_id ? SOCKET_OUTGOING : 0;
+		socket->role = socket->parent_id ? SIDETRACK_SOCKET_OUTGOING : 0;
 		bpf_set_retval(error);
 		return OPTION_FAILED;
 	}
+	socket->pended = pended;
+	if (pended)
+		__sync_fetch_and_add(&service->pended_listeners, 1);
+	return set_done(ctx);
+}
+
+/*
+ * Changes a pended flow to completed. Returns 0, or the error: ENOTCONN if its client has given up
+ * or it is not held, EALREADY if it was completed before.
+ */
+static __noinline int flow_complete(struct sidetrack_flow_entry *entry, __u64 id)
+{
+	for (int i = 0; entry && i < FLOW_STATE_RETRIES; i++) {
+		__u64 state = entry->state;
+		__u32 stage = FLOW_STATE_STAGE(state);
+
+		if (FLOW_STATE_ID(state) != id)
+			return ENOTCONN;
+		if (stage != SIDETRACK_STAGE_PENDED)
+			return stage == SIDETRACK_STAGE_COMPLETED ? EALREADY : ENOTCONN;
+		if (flow_state_exchange(
+			    entry, state,
+			    FLOW_STATE(id, SIDETRACK_STAGE_COMPLETED, FLOW_STATE_REFCOUNT(state))))
+			return 0;
+	}
+	return ENOTCONN;
+}
+
+/* COMPLETE: the next SYN of this flow's client is accepted. */
+static __noinline int set_complete(struct bpf_sockopt *ctx, const struct sidetrack_socket *listener)
+{
+	struct sidetrack_complete *complete = ctx->optval, copy;
+	struct sidetrack_flow_entry *entry;
+	struct name_walk walk = {};
+	int error;
+
+	if ((void *)(complete + 1) > ctx->optval_end || ctx->optlen != sizeof(copy))
+		return option_fail(EINVAL);
+	copy = *complete;
+	if (!listener || listener->role != SIDETRACK_SOCKET_LISTENER || listener_is_stale(listener))
+		return option_fail(EINVAL);
+	if (!token_is_ours(&copy.records)) {
+		count(SIDETRACK_COUNT_BAD_TOKEN);
+		return option_fail(EINVAL);
+	}
+	entry = flow_find(copy.records.flow_id);
+	if (entry && flow_service(&entry->flow) != listener->service)
+		return option_fail(EINVAL);
+	__builtin_memcpy(walk.address.bytes, copy.local_addr, sizeof(walk.address));
+	walk.port = copy.local_port;
+	walk.flow_id = copy.records.flow_id;
+	name_set(&walk);
+	error = flow_complete(entry, copy.records.flow_id);
+	if (error)
+		return option_fail(error);
+	count(SIDETRACK_COUNT_COMPLETED);
 	return set_done(ctx);
 }
 
@@ -469,7 +607,7 @@ static __noinline int set_datagram(struct bpf_sockopt *ctx, struct sidetrack_soc
 	if ((void *)(datagram + 1) > ctx->optval_end || ctx->optlen != sizeof(d))
 		return option_fail(EINVAL);
 	d = *datagram;
-	if (!socket || socket->role != SOCKET_LISTENER || listener_is_stale(socket))
+	if (!socket || socket->role != SIDETRACK_SOCKET_LISTENER || listener_is_stale(socket))
 		return option_fail(EINVAL);
 	socket->datagram_flow_id = 0;
 	entry = datagram_flow_at((const union address *)d.flow_addr);
@@ -487,14 +625,18 @@ static __always_inline int set_option(struct bpf_sockopt *ctx)
 {
 	if (ctx->level != SOL_SIDETRACK)
 		return leave_to_kernel(ctx);
+	if (ctx->sk && ctx->sk->protocol == IPPROTO_RAW && ctx->optname == SIDETRACK_LISTEN)
+		return set_listen(ctx, 0);
 	if (!is_supported_socket(ctx))
 		return option_fail(EPROTONOSUPPORT);
+	if (ctx->optname == SIDETRACK_COMPLETE && ctx->sk->protocol == IPPROTO_TCP)
+		return set_complete(ctx, bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0));
 	if (ctx->optname == SIDETRACK_RECORDS)
 		return set_records(ctx);
 	if (ctx->optname == SIDETRACK_DATAGRAM && ctx->sk->protocol == IPPROTO_UDP)
 		return set_datagram(ctx, bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, 0));
-	if (ctx->optname == SIDETRACK_LISTEN)
-		return set_listen(ctx);
+	if (ctx->optname == SIDETRACK_LISTEN || ctx->optname == SIDETRACK_LISTEN_PENDED)
+		return set_listen(ctx, ctx->optname == SIDETRACK_LISTEN_PENDED);
 	return OPTION_PROCEED;
 }
 
@@ -533,7 +675,7 @@ static __always_inline void service_release(struct bpf_sock *sk)
 	}
 	if (!socket)
 		return;
-	if (socket->role == SOCKET_LISTENER)
+	if (socket->role == SIDETRACK_SOCKET_LISTENER)
 		listener_remove(sk, socket);
 	parent_id = __sync_lock_test_and_set(&socket->parent_id, 0);
 	if (parent_id)

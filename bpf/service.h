@@ -238,6 +238,21 @@ static __always_inline int owners_collect(void)
 	return 0;
 }
 
+/* The last pended listener has closed: notifies the engine, which resets the clients that it held. */
+static __noinline int pended_left(__u32 service)
+{
+	struct connection c = {
+		.family = AF_INET,
+		.protocol = IPPROTO_TCP,
+		.layer = SIDETRACK_LAYER_CONNECT_REDIRECT,
+		.not_by_current = 1,
+	};
+
+	address_from_v4(&c.remote, 0);
+	address_from_v4(&c.local, 0);
+	return event_emit(SIDETRACK_EVENT_PENDED_LEFT, &c, 0, service, NULL);
+}
+
 /* Was the listener's service removed? Then it belongs to no service, and can be marked again. */
 static __always_inline int listener_is_stale(const struct sidetrack_socket *socket)
 {
@@ -256,6 +271,8 @@ static __always_inline void listener_remove(struct bpf_sock *sk,
 	if (!service || service->epoch != socket->epoch)
 		return; /* its service was removed */
 	listener_count_change(sk, service, -1);
+	if (socket->pended && __sync_fetch_and_add(&service->pended_listeners, -1) == 1)
+		pended_left(number);
 	owner_remove(socket, service->listeners4 + service->listeners6 + service->datagrams4 +
 				     service->datagrams6);
 }

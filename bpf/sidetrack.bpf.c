@@ -11,7 +11,9 @@
  *	recvmsg4, recvmsg6		cgroup/recvmsg4, recvmsg6		message.h
  *	client_release			cgroup/sock_release			message.h,
  *										datagram_layers.h
- *	sockops				sockops					flow.h, endpoint.h
+ *	getsockname4, getsockname6	cgroup/getsockname4, getsockname6	name.h
+ *	sockops				sockops					flow.h, endpoint.h,
+ *name.h
  *
  * For layers. Attached to the scope, while the policy has filters at a layer that needs them:
  *
@@ -19,6 +21,11 @@
  *										datagram_layers.h
  *	ingress				cgroup_skb/ingress			endpoint.h,
  *										datagram_layers.h
+ *
+ * For pended connects. Attached to the cgroups of proxies that pend, and to those of senders:
+ *
+ *	hold				cgroup_skb/ingress			pended.h
+ *	sender				cgroup_skb/egress			pended.h
  *
  * Service side. Attached to the cgroups of proxies:
  *
@@ -51,10 +58,12 @@
 #include "filter.h"
 #include "program.h"
 #include "field_values.h"
+#include "packet.h"
 #include "four_tuple.h"
 #include "flow_state.h"
 #include "accepted.h"
 #include "service.h"
+#include "pended.h"
 #include "flow.h"
 #include "divert.h"
 #include "verdict_cache.h"
@@ -62,6 +71,7 @@
 #include "endpoint.h"
 #include "datagram_layers.h"
 #include "connect.h"
+#include "name.h"
 #include "message.h"
 #include "option.h"
 
@@ -91,6 +101,18 @@ SEC("cgroup/getpeername6")
 int sidetrack_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return getpeername6(ctx);
+}
+
+SEC("cgroup/getsockname4")
+int sidetrack_getsockname4(struct bpf_sock_addr *ctx)
+{
+	return getsockname4(ctx);
+}
+
+SEC("cgroup/getsockname6")
+int sidetrack_getsockname6(struct bpf_sock_addr *ctx)
+{
+	return getsockname6(ctx);
 }
 
 SEC("cgroup/sendmsg4")
@@ -141,6 +163,7 @@ int sidetrack_sockops(struct bpf_sock_ops *ops)
 		endpoint_listen(ops);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		name_learn(ops);
 		if (endpoints_exist)
 			endpoint_established(ops);
 		break;
@@ -184,7 +207,25 @@ int sidetrack_ingress(struct __sk_buff *skb)
 
 	if (sk && sk->state == BPF_TCP_LISTEN)
 		return accept_classify(skb, sk);
-	return sk && sk->state == BPF_TCP_CLOSE ? receive_classify(skb, sk) : INGRESS_PERMIT;
+	return sk && sk->state == BPF_TCP_CLOSE ? receive_classify(skb, sk) : PACKET_PERMIT;
+}
+
+/* ---- For pended connects -------------------------------------------------------------------- */
+
+SEC("cgroup_skb/ingress")
+int sidetrack_hold(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk && sk->state == BPF_TCP_LISTEN ? hold(skb, sk) : PACKET_PERMIT;
+}
+
+SEC("cgroup_skb/egress")
+int sidetrack_sender(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk ? sender_classify(skb, sk) : PACKET_PERMIT;
 }
 
 /* ---- Service side ------------------------------------------------------------------------ */

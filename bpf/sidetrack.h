@@ -191,8 +191,8 @@ enum sidetrack_notice_kind {
  * the packet are IPv4 if both are IPv4-mapped.
  */
 struct sidetrack_notice {
-	__u32 kind;	  /* enum sidetrack_notice_kind */
-	__u32 tcp_length; /* bytes of tcp in use: 20 to 60; GONE: 0 */
+	__u32 kind;			  /* enum sidetrack_notice_kind */
+	__u32 tcp_length;		  /* bytes of tcp in use: 20 to 60; GONE: 0 */
 	struct sidetrack_records records; /* of the flow; its id is in them */
 	__u64 connected_at;		  /* as in struct sidetrack_flow */
 	__u8 remote_addr[16];		  /* where the connection was going */
@@ -368,6 +368,24 @@ struct sidetrack_owner_cgroup {
 	__u32 owners;  /* processes in it that are owners themselves */
 };
 
+#define SIDETRACK_SOCKET_LISTENER 1 /* marked by LISTEN */
+#define SIDETRACK_SOCKET_OUTGOING 2 /* has records */
+#define SIDETRACK_SOCKET_SENDER 3   /* raw; completes and refuses a service's pended flows */
+
+/* A proxy's socket. The engine writes that of a sender, the programs the others. */
+struct sidetrack_socket {
+	__u64 parent_id;	/* the flow whose records were set on it; 0 if none were */
+	__u64 datagram_flow_id; /* UDP listener: the flow that DATAGRAM selected; 0 if none */
+	__u64 owner_started;	/* as in struct sidetrack_owner, of the process that marked it */
+	__u64 netns_cookie;	/* listener, sender: its network namespace */
+	__u32 owner_pid;	/* that process; 0 if the engine marked it for a legacy proxy */
+	__u32 service;		/* listener, sender: number of its service */
+	__u32 role;		/* SIDETRACK_SOCKET_* */
+	__u32 epoch;		/* listener, sender: epoch of its service */
+	__u32 pended;		/* listener: 1 if it was marked by LISTEN_PENDED */
+	__u32 reserved;
+};
+
 /* A program, with the properties that conditions test. */
 struct sidetrack_program {
 	__u64 inode;				    /* of its executable */
@@ -439,6 +457,19 @@ struct sidetrack_flow_entry {
 	struct sidetrack_program program; /* the original program */
 };
 
+/* The IPv4 address of the first slot of a flow; the others follow. See address.h. */
+#define SIDETRACK_SLOT_ADDRESS_FIRST 0x7f010000
+
+/* The four-tuple of a diverted connection, as seen by the client. */
+struct sidetrack_four_tuple {
+	__u64 netns_cookie;
+	__u8 client_addr[16];
+	__u8 target_addr[16];
+	__u16 client_port; /* host order */
+	__be16 target_port;
+	__u32 reserved;
+};
+
 /* What the programs count. A refused connect or send has failed with an error. */
 enum sidetrack_counter {
 	/* Connects, and first datagrams to a destination, that were diverted to a service. */
@@ -507,7 +538,8 @@ enum sidetrack_counter {
 	SIDETRACK_COUNT_COMPLETED,
 	/* Pended flows whose client gave up, or was refused, before it was accepted. */
 	SIDETRACK_COUNT_PENDED_ENDED,
-	/* Notices lost because the service's ring buffer was full; the client's next SYN makes another. */
+	/* Notices lost because the service's ring buffer was full; the client's next SYN makes
+	   another. */
 	SIDETRACK_COUNT_NOTICES_LOST,
 	/* SYNs to a pended listener that no flow's client has sent: dropped. */
 	SIDETRACK_COUNT_SYNS_FORGED,

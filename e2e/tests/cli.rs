@@ -172,6 +172,7 @@ fn objects_are_added_shown_and_deleted_one_by_one() {
     add(
         "service add proxy --provider acme --records legacy --on-absent permit --context text:hello",
     );
+    add("service add held --connect pended");
     let keys = add(
         "filter add web --layer connect-redirect --sublayer inspect --provider acme --redirect proxy \
          --match remote_port=80 --match remote_port=8000-8999 --weight class:3",
@@ -187,6 +188,8 @@ fn objects_are_added_shown_and_deleted_one_by_one() {
         service.contains("text \"hello\"") && service.contains("legacy"),
         "{service}"
     );
+    let held = json(&daemon, &["service", "show", "held", "--json"]);
+    assert_eq!(held[0]["connect"], "pended");
 
     let used = failed(daemon.sidetrack(&["sublayer", "rm", "inspect"]));
     assert!(used.contains("FWP_E_IN_USE"), "{used}");

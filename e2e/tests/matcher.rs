@@ -18,8 +18,8 @@ use sidetrack_policy::rank::{RankedFilter, order};
 use sidetrack_policy::redirect::{Protocol, Redirect, in_order};
 use sidetrack_policy::reference::{ServiceStates, classify};
 use sidetrack_policy::{
-    Absent, Family, Identity, Layer, LayerKind, Lifetime, Listeners, RecordsMode, RedirectContext,
-    Uuid, absent_services,
+    Absent, ConnectMode, Family, Identity, Layer, LayerKind, Lifetime, Listeners, RecordsMode,
+    RedirectContext, Uuid, absent_services,
 };
 
 /// Ports, among them the ends of the range and their neighbours.
@@ -220,6 +220,7 @@ fn object(number: u16, name: &str) -> sidetrack_policy::Service {
         provider: None,
         records: RecordsMode::Required,
         records_bound: false,
+        connect: ConnectMode::Accepted,
         on_absent: Absent::Block,
         context: RedirectContext::None,
     }

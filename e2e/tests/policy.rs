@@ -21,8 +21,8 @@ use sidetrack_policy::field_values::{FieldValues, FileId, Host as _, Program};
 use sidetrack_policy::rank::{RankedFilter, order};
 use sidetrack_policy::reference::{ServiceStates, classify};
 use sidetrack_policy::{
-    Absent, Action, Condition, Family, Field, Filter, Identity, Layer, Lifetime, Listeners,
-    MatchType, RecordsMode, Service, Sublayer, Uuid, Value, Weight, absent_services,
+    Absent, Action, Condition, ConnectMode, Family, Field, Filter, Identity, Layer, Lifetime,
+    Listeners, MatchType, RecordsMode, Service, Sublayer, Uuid, Value, Weight, absent_services,
 };
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -376,6 +376,7 @@ impl TestHost {
                 provider: None,
                 records: RecordsMode::Required,
                 records_bound: false,
+                connect: ConnectMode::Accepted,
                 on_absent: if key % 2 == 0 {
                     Absent::Permit
                 } else {

@@ -77,7 +77,7 @@ fn dropped_engine_leaves_nothing() {
     host.redirect_all(&[&service]);
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
     let objects = KernelObjects::of(&[host.root(), &host.program_cgroup, &host.service_cgroup]);
-    assert_eq!(objects.programs.len(), 13);
+    assert_eq!(objects.programs.len(), 15);
     assert!(objects.maps.len() >= 9);
     drop(host.engine.take());
     assert_gone(&host, &objects, &origin);
@@ -99,7 +99,7 @@ fn killed_engine_leaves_only_a_route_that_can_be_found_and_removed() {
     });
     assert_eq!(host.connect("10.1.2.3:80")["reply"], "10.1.2.3:80");
     let objects = KernelObjects::of(&[host.root(), &host.program_cgroup, &host.service_cgroup]);
-    assert_eq!(objects.programs.len(), 13);
+    assert_eq!(objects.programs.len(), 15);
     engine.kill();
     assert_gone(&host, &objects, &origin);
     // Only the route outlives the engine's process.
@@ -181,7 +181,7 @@ fn uninstall_leaves_nothing_of_the_daemon() {
     let is_redirected = || host.connect("10.1.2.3:80")["reply"] == "10.1.2.3:80";
     assert!(is_redirected());
     let objects = KernelObjects::of(&[host.root(), &host.program_cgroup, &host.service_cgroup]);
-    assert_eq!(objects.programs.len(), 13);
+    assert_eq!(objects.programs.len(), 15);
     let found = data_path(&daemon);
     assert!(found.starts_with("pinned by sidetrackd at /"), "{found}");
     assert!(!found.contains("is not running"), "{found}");

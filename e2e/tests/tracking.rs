@@ -146,10 +146,8 @@ fn source_port_reused_at_once_brings_no_stale_record() {
         program.send_line(&to);
         let report = program.json_line();
         assert_eq!(report["reply"], to, "round {round}: {report}");
-        assert_eq!(
-            report["local"], "127.0.0.1:20001",
-            "round {round}: {report}"
-        );
+        // The proxy goes on nowhere, so what the origin sees does not become known.
+        assert_eq!(report["local"], "0.0.0.0:20001", "round {round}: {report}");
     }
     assert_eq!(proxy.flows().len(), 300);
 }

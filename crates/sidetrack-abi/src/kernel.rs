@@ -91,6 +91,20 @@ pub struct Listen {
     pub secret: [u8; 16],
 }
 
+impl Listen {
+    /// Reads credentials of 64 hexadecimal digits. `None` if `text` is anything else.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; size_of::<Self>()];
+        if text.len() != 2 * bytes.len() || !text.is_ascii() {
+            return None;
+        }
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Self::read_from_bytes(&bytes).ok()
+    }
+}
+
 /// Selects the datagram that the next option is about. Addresses are written as in [`Flow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
@@ -395,6 +409,35 @@ pub struct OwnerCgroup {
     pub owners: u32,
 }
 
+/// [`Socket::role`]: a raw socket by which a service completes and refuses its pended flows.
+pub const SOCKET_SENDER: u32 = 3;
+
+/// A proxy's socket. The engine writes that of a sender, the kernel programs the others.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Socket {
+    /// The flow whose records were set on it; 0 if none were.
+    pub parent_id: u64,
+    /// UDP listener: the flow that [`DATAGRAM`] selected; 0 if none.
+    pub datagram_flow_id: u64,
+    /// As in [`Owner::started`], of the process that marked it.
+    pub owner_started: u64,
+    /// Listener, sender: cookie of its network namespace.
+    pub netns_cookie: u64,
+    /// The process that marked it; 0 if the engine did.
+    pub owner_pid: u32,
+    /// Listener, sender: number of its service.
+    pub service: u32,
+    /// [`SOCKET_SENDER`], or what only the kernel programs use.
+    pub role: u32,
+    /// Listener, sender: epoch of its service.
+    pub epoch: u32,
+    /// Listener: 1 if it was marked by [`LISTEN_PENDED`].
+    pub pended: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// A program, with the properties that conditions test.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
@@ -493,6 +536,27 @@ impl FlowEntry {
     }
 }
 
+/// The four-tuple of a diverted connection, as seen by the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct FourTuple {
+    /// Cookie of the network namespace.
+    pub netns_cookie: u64,
+    /// Address of the client's socket.
+    pub client_addr: [u8; 16],
+    /// Where the connection was diverted to.
+    pub target_addr: [u8; 16],
+    /// Port of `client_addr`, in host order.
+    pub client_port: u16,
+    /// Port of `target_addr`, in network order.
+    pub target_port: [u8; 2],
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The IPv4 address of the first slot of a flow; the others follow.
+pub const SLOT_ADDRESS_FIRST: u32 = 0x7f01_0000;
+
 /// The names of the counters that users see, by their index in the kernel's array.
 pub const COUNTERS: [&str; 31] = [
     "redirected",
@@ -578,9 +642,11 @@ const _: () = {
     assert!(size_of::<Listen>() == 32);
     assert!(size_of::<Datagram>() == 40);
     assert!(size_of::<Flow>() == 168);
+    assert!(size_of::<Complete>() == 56);
+    assert!(size_of::<Notice>() == 160);
     assert!(size_of::<Info>() == 1024);
     assert!(size_of::<AutoContext>() == 296);
-    assert!(size_of::<Service>() == 120);
+    assert!(size_of::<Service>() == 124);
     assert!(size_of::<Event>() == 136);
-    assert!(size_of::<FlowEntry>() == 320);
+    assert!(size_of::<FlowEntry>() == 344);
 };

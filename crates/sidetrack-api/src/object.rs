@@ -6,8 +6,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sidetrack_policy::{
-    Absent, Action, Code, Error, Filter, Identity, Layer, Lifetime, Listeners, Provider,
-    RecordsMode, RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Weight,
+    Absent, Action, Code, ConnectMode, Error, Filter, Identity, Layer, Lifetime, Listeners,
+    Provider, RecordsMode, RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Weight,
 };
 
 use crate::v1;
@@ -172,6 +172,11 @@ impl TryFrom<v1::Service> for Service {
                 Err(_) => return Err(no_such("records mode", wire.records)),
             },
             records_bound: wire.records_bound,
+            connect: match v1::Connect::try_from(wire.connect) {
+                Ok(v1::Connect::Unspecified | v1::Connect::Accepted) => ConnectMode::Accepted,
+                Ok(v1::Connect::Pended) => ConnectMode::Pended,
+                Err(_) => return Err(no_such("connect mode", wire.connect)),
+            },
             on_absent: absent(wire.on_absent)?.unwrap_or_default(),
             context: wire.context.map(context).transpose()?.unwrap_or_default(),
         })
@@ -184,6 +189,10 @@ impl From<&Service> for v1::Service {
             RecordsMode::Required => v1::Records::Required,
             RecordsMode::RequiredOrOwn => v1::Records::RequiredOrOwn,
             RecordsMode::Legacy => v1::Records::Legacy,
+        };
+        let connect = match service.connect {
+            ConnectMode::Accepted => v1::Connect::Accepted,
+            ConnectMode::Pended => v1::Connect::Pended,
         };
         Self {
             key: key_bytes(service.identity.key),
@@ -199,6 +208,7 @@ impl From<&Service> for v1::Service {
             listeners: None,
             user: 0,
             records_bound: service.records_bound,
+            connect: connect.into(),
         }
     }
 }

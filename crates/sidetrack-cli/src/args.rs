@@ -162,6 +162,10 @@ pub(crate) struct RuleArgs {
     /// after 60 seconds of silence, or after this time if it is shorter.
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) idle_timeout: u64,
+    /// Give up to connect to a destination after this many seconds. It applies where the program was
+    /// accepted before; where it waits, its own time-out applies.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) connect_timeout: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -253,6 +257,12 @@ pub(crate) struct LaunchArgs {
     /// Keep CAP_NET_RAW after the change of user.
     #[arg(long)]
     pub(crate) net_raw: bool,
+    /// Hand the command what it needs to pend connects: the ring buffer of this id, and senders.
+    #[arg(long, requires = "sender_cgroup")]
+    pub(crate) ring: Option<u32>,
+    /// The cgroup in which the senders are made.
+    #[arg(long)]
+    pub(crate) sender_cgroup: Option<PathBuf>,
     /// The command to execute, with its arguments.
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,

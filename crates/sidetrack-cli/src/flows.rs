@@ -53,10 +53,18 @@ fn render(flows: &[v1::Flow], style: TextStyle) -> String {
                 true => format!("#{}", flow.filter_id),
                 false => flow.filter.clone(),
             },
-            if flow.closed { "closed" } else { "open" }.to_owned(),
+            state(flow).to_owned(),
         ]);
     }
     table.render(style)
+}
+
+fn state(flow: &v1::Flow) -> &'static str {
+    match (flow.closed, flow.held) {
+        (true, _) => "closed",
+        (_, true) => "held",
+        _ => "open",
+    }
 }
 
 fn as_json(flow: &v1::Flow) -> Value {
@@ -75,6 +83,7 @@ fn as_json(flow: &v1::Flow) -> Value {
         "filter_id": flow.filter_id,
         "filter": flow.filter,
         "closed": flow.closed,
+        "held": flow.held,
     })
 }
 
@@ -104,6 +113,10 @@ mod tests {
             remote: None,
             ..flow.clone()
         };
-        insta::assert_snapshot!(render(&[flow, old], TextStyle::plain()));
+        let held = v1::Flow {
+            held: true,
+            ..flow.clone()
+        };
+        insta::assert_snapshot!(render(&[flow, old, held], TextStyle::plain()));
     }
 }

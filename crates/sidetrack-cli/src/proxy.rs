@@ -26,6 +26,7 @@ pub(crate) fn proxy(options: args::ProxyArgs) -> Result<ExitCode> {
     let mut settings = Settings::default();
     settings.rules = sidetrack_proxy::Rules::new(options.rules.deny, options.rules.allow);
     settings.idle_timeout = Duration::from_secs(options.rules.idle_timeout);
+    settings.connect_timeout = Duration::from_secs(options.rules.connect_timeout);
     settings.datagram_idle = settings.datagram_idle.min(settings.idle_timeout);
     settings.denial = match options.rules.dns_denial {
         DnsDenialArg::Nxdomain => Denial::NoSuchName,

@@ -17,10 +17,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use sidetrack_engine::{Config, Engine, Error};
 
@@ -216,7 +216,8 @@ fn wait_for_end(
     events: &Receiver<RunEvent>,
 ) -> Result<ExitCode> {
     loop {
-        wait(engine, departures, sender)?;
+        wait(engine, departures, sender, report.deadline())?;
+        report.show_overdue();
         report_kernel_events(engine, report)?;
         departures.report(report)?;
         for event in events.try_iter() {
@@ -246,14 +247,21 @@ fn report_kernel_events(engine: &Engine, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Waits for an event of the kernel or of another thread.
-fn wait(engine: &Engine, departures: &Departures, sender: &EventSender) -> Result<()> {
+/// Waits for an event of the kernel or of another thread, or until the deadline.
+fn wait(
+    engine: &Engine,
+    departures: &Departures,
+    sender: &EventSender,
+    deadline: Option<Instant>,
+) -> Result<()> {
     let descriptors = [engine.as_fd(), sender.as_fd()].into_iter();
     let mut descriptors: Vec<PollFd<'_>> = descriptors
         .chain(departures.descriptor())
         .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
         .collect();
-    match poll(&mut descriptors, None) {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    match poll(&mut descriptors, left.as_ref()) {
         Ok(_) | Err(Errno::INTR) => sender.clear_wakeup(),
         Err(error) => return Err(error).context("cannot wait for the command"),
     }

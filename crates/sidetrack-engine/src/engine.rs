@@ -4,10 +4,13 @@ mod attachment;
 mod classify;
 mod context;
 mod flow;
+mod notices;
 mod owner;
 mod pins;
 mod policy;
 mod program;
+mod reset;
+mod sender;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,11 +25,11 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, RingBuffer};
 use sidetrack_abi::kernel::{self, Listen};
 use sidetrack_policy::compile::PolicySource;
-use sidetrack_policy::{Listeners, Uuid};
+use sidetrack_policy::{ConnectMode, Listeners, Uuid};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::counter::{Counter, Counters};
-use crate::event::Event;
+use crate::event::{Event, EventKind};
 use crate::network::{Network, no_ipv6};
 use crate::skeleton::{OpenSidetrackSkel, SidetrackSkel, SidetrackSkelBuilder};
 use crate::{Cgroup, Error, RegisteredService, ServiceSpec, host, legacy, namespace, sys};
@@ -38,8 +41,10 @@ use program::{CgroupProgram, ProgramSet};
 
 pub use classify::Classification;
 pub use flow::{FlowEntry, MapUsage};
+pub use notices::open_ring;
 pub use pins::{check_pins, pinned_programs, pins_at, remove_pins};
 pub use policy::{Committed, PolicyInForce};
+pub use sender::{Senders, senders_of};
 
 /// Settings that take effect when the engine is loaded.
 #[derive(Clone, Debug)]
@@ -248,7 +253,7 @@ impl Engine {
         spec: &ServiceSpec,
         home: &Cgroup,
     ) -> Result<RegisteredService, Error> {
-        self.attach_home(home)?;
+        self.attach_home(home, spec.connect)?;
         let service = self.create_service(spec)?;
         if spec.owns_cgroup {
             let number = service.number;
@@ -270,17 +275,24 @@ impl Engine {
             value.as_bytes(),
             "add a service",
         )?;
+        if spec.connect == ConnectMode::Pended {
+            self.make_ring(number)?;
+        }
         self.services.insert(number, spec.clone());
         Ok(self.service_of(number, spec, secret))
     }
 
     /// Makes a cgroup a home: proxies in it, or below it, can use the socket options.
     ///
-    /// This attaches the service side, and the client side for the proxies' outgoing sockets.
+    /// This attaches the service side, and the client side for the proxies' outgoing sockets; also, for a
+    /// service that pends connects, what holds SYNs.
     ///
     /// Errors: [`Error::AlreadyAttached`], [`Error::Bpf`].
-    pub fn attach_home(&mut self, home: &Cgroup) -> Result<(), Error> {
+    pub fn attach_home(&mut self, home: &Cgroup, connect: ConnectMode) -> Result<(), Error> {
         self.attach_client_side(home)?;
+        if connect == ConnectMode::Pended {
+            self.attach(ProgramSet::Hold, home)?;
+        }
         self.attach(ProgramSet::Service, home)
     }
 
@@ -296,6 +308,7 @@ impl Engine {
             &gone,
             "remove a service",
         )?;
+        self.remove_ring(number);
         self.services.remove(&number);
         self.retired.remove(&number);
         self.collect_owners()
@@ -422,11 +435,18 @@ impl Engine {
     }
 
     /// The events since the last call. If there are none, waits for one, but no longer than `wait`.
+    ///
+    /// If a service has ended that held connects, their clients are reset; that is no event for the caller.
     pub fn events(&self, wait: Duration) -> Result<Vec<Event>, Error> {
         self.ring
             .poll(wait)
             .map_err(Error::bpf("read the event ring"))?;
-        Ok(self.events.take())
+        let mut events = self.events.take();
+        let left = events.extract_if(.., |event| event.kind == EventKind::PendedLeft);
+        for event in left {
+            self.reset_held(event.service)?;
+        }
+        Ok(events)
     }
 
     /// The number of events that were lost since the last call, because the ring buffer was full.

@@ -71,6 +71,9 @@ pub enum EventKind {
     SearchCut,
     /// A proxy connected to another destination than its records allow: refused.
     RecordsBound,
+    /// The last pended listener of a service has closed. [`Engine::events`](crate::Engine::events) does not
+    /// return it, and resets the clients that the service held.
+    PendedLeft,
     /// An event kind of a later version.
     Unknown(u32),
 }
@@ -122,6 +125,7 @@ impl EventKind {
             10 => Self::Inspected,
             11 => Self::SearchCut,
             12 => Self::RecordsBound,
+            13 => Self::PendedLeft,
             other => Self::Unknown(other),
         }
     }
@@ -146,6 +150,7 @@ impl fmt::Display for EventKind {
             Self::RecordsBound => {
                 "refused: the redirect records are bound to the flow's destination, and this is another one"
             }
+            Self::PendedLeft => "the proxy has ended: what it held is reset",
             Self::Unknown(number) => return write!(f, "event {number}"),
         })
     }

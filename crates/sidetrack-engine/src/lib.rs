@@ -65,9 +65,10 @@ pub use cgroup::Cgroup;
 pub use departure::{Departure, DepartureWatch};
 pub use engine::{
     Classification, Committed, Config, Engine, FlowEntry, LoadedEngine, MapUsage, OpenEngine,
-    PolicyInForce, check_pins, pinned_programs, pins_at, remove_pins,
+    PolicyInForce, Senders, check_pins, open_ring, pinned_programs, pins_at, remove_pins,
+    senders_of,
 };
 pub use error::Error;
 pub use path::Paths;
 pub use service::{RegisteredService, ServiceSpec};
-pub use sidetrack_policy::{Absent, RecordsMode, RedirectContext};
+pub use sidetrack_policy::{Absent, ConnectMode, RecordsMode, RedirectContext};

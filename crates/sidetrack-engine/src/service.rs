@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use sidetrack_abi::kernel::{self, Listen};
-use sidetrack_policy::{Absent, RecordsMode, RedirectContext, Uuid};
+use sidetrack_policy::{Absent, ConnectMode, RecordsMode, RedirectContext, Uuid};
 use zerocopy::IntoBytes;
 
 use crate::Error;
@@ -19,6 +19,8 @@ pub struct ServiceSpec {
     pub records: RecordsMode,
     /// Whether its records work for the destination of their flow only.
     pub records_bound: bool,
+    /// Whether its listeners may be marked by LISTEN_PENDED.
+    pub connect: ConnectMode,
     /// Whether every process in its cgroup belongs to the service, and not only the one that marked the listener
     /// with its descendants.
     pub owns_cgroup: bool,
@@ -46,6 +48,7 @@ impl ServiceSpec {
             name: name.to_owned(),
             records: RecordsMode::Required,
             records_bound: false,
+            connect: ConnectMode::Accepted,
             owns_cgroup: false,
             on_absent: Absent::Block,
             context: RedirectContext::None,
@@ -61,9 +64,9 @@ impl ServiceSpec {
     }
 
     /// Whether a service of these properties is, to the kernel, the other one: the name and what the
-    /// kernel knows of its records are the same.
+    /// kernel knows of its records and connects are the same.
     pub fn is_same_to_kernel(&self, other: &Self) -> bool {
-        let settings = |spec: &Self| (spec.records, spec.records_bound);
+        let settings = |spec: &Self| (spec.records, spec.records_bound, spec.connect);
         self.name == other.name && settings(self) == settings(other)
     }
 
@@ -74,6 +77,7 @@ impl ServiceSpec {
             name: service.identity.name.clone(),
             records: service.records,
             records_bound: service.records_bound,
+            connect: service.connect,
             owns_cgroup: false,
             on_absent: service.on_absent,
             context: service.context.clone(),
@@ -93,6 +97,10 @@ impl ServiceSpec {
                 _ => RecordsMode::RequiredOrOwn,
             },
             records_bound: value.flags & kernel::RECORDS_BOUND != 0,
+            connect: match value.flags & kernel::CONNECT_PENDED {
+                0 => ConnectMode::Accepted,
+                _ => ConnectMode::Pended,
+            },
             owns_cgroup: false,
             on_absent: Absent::Block,
             context: RedirectContext::None,
@@ -117,12 +125,16 @@ impl ServiceSpec {
             true => kernel::RECORDS_BOUND,
             false => 0,
         };
+        let pended = match self.connect {
+            ConnectMode::Accepted => 0,
+            ConnectMode::Pended => kernel::CONNECT_PENDED,
+        };
         Ok(kernel::Service {
             secret,
             key: self.key.into_bytes(),
             name,
             records,
-            flags: flags | bound,
+            flags: flags | bound | pended,
             listeners4: 0,
             listeners6: 0,
             addr4: [0; 4],
@@ -159,6 +171,25 @@ impl RegisteredService {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_has_the_settings_for_records_and_connects() {
+        let pended = ServiceSpec {
+            records: RecordsMode::RequiredOrOwn,
+            records_bound: true,
+            connect: ConnectMode::Pended,
+            ..ServiceSpec::new("a")
+        };
+        let accepted = ServiceSpec {
+            connect: ConnectMode::Accepted,
+            ..pended.clone()
+        };
+        for spec in [&pended, &accepted] {
+            let read = ServiceSpec::from_kernel(&spec.to_kernel([1; 16]).unwrap());
+            assert!(read.is_same_to_kernel(spec));
+        }
+        assert!(!accepted.is_same_to_kernel(&pended));
+    }
 
     #[test]
     fn names_have_1_to_31_bytes() {

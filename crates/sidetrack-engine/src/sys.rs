@@ -1,5 +1,6 @@
 //! System calls for which neither libbpf-rs nor rustix has a safe function: all of the crate's unsafe code.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -76,6 +77,24 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     };
     match result {
         0 => Ok(cookie),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Binds a socket to a device: it sends by this device only.
+pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, device: &CStr) -> io::Result<()> {
+    // SAFETY: `device` is readable for its length during the call; `socket` is open as it is borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            device.as_ptr().cast(),
+            device.count_bytes() as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -128,6 +128,32 @@ fn mirrors() -> Vec<Layout> {
             }
         ),
         mirror!(
+            "four_tuple",
+            FourTuple {
+                netns_cookie,
+                client_addr,
+                target_addr,
+                client_port,
+                target_port,
+                reserved
+            }
+        ),
+        mirror!(
+            "socket",
+            Socket {
+                parent_id,
+                datagram_flow_id,
+                owner_started,
+                netns_cookie,
+                owner_pid,
+                service,
+                role,
+                epoch,
+                pended,
+                reserved
+            }
+        ),
+        mirror!(
             "program",
             Program {
                 inode,
@@ -442,7 +468,8 @@ fn counters_have_the_names_and_order_of_the_header() {
     assert_eq!(counters.len(), kernel::COUNTERS.len());
     for (index, (name, value)) in counters.iter().enumerate() {
         assert_eq!(*value, index as i64);
-        let shown = kernel::COUNTERS[index].replace(',', "").replace('-', " ");
+        let shown = kernel::COUNTERS[index].to_lowercase();
+        let shown = shown.replace(',', "").replace('-', " ");
         assert_eq!(words(name, "SIDETRACK_COUNT_"), shown);
     }
 }
@@ -471,12 +498,7 @@ fn events_have_the_names_and_order_of_the_header() {
         Inspected,
         SearchCut,
         RecordsBound,
-        Pended,
-        Completed,
-        PendedEnded,
-        NoticesLost,
-        SynsForged,
-        SenderRefused,
+        PendedLeft,
     ];
     let kinds = kinds.map(|kind| format!("{kind:?}").to_lowercase());
     assert_eq!(names, kinds);
@@ -511,13 +533,14 @@ macro_rules! constants {
 fn constants_have_the_values_of_the_header() {
     #[rustfmt::skip]
     let mut mirror = constants![
-        ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, DATAGRAM, CHAIN_MAX, CONTEXT_SIZE_MAX,
+        ABI_VERSION, SOL_SIDETRACK, INFO, CONTEXT, RECORDS, LISTEN, DATAGRAM, LISTEN_PENDED, COMPLETE, CHAIN_MAX, CONTEXT_SIZE_MAX,
         NAME_SIZE, EXECUTABLE_SIZE, EXECUTABLES_MAX, COMM_SIZE, EXECUTABLE_NAME_SIZE, SERVICES_MAX, FILTERS_MAX, CONTEXTS_MAX, OWNERS_MAX, OWNER_NAMED,
         ANCESTORS_MAX, FLOWS_MAX, FOUR_TUPLES_MAX, EXECUTABLE_CUT, FLOW_CHAIN_ASSUMED,
-        FLOW_CONNECTED, FLOW_STATE_ID_SHIFT, FLOW_STATE_STAGE_SHIFT, FLOW_STATE_STAGE_MASK,
+        FLOW_CONNECTED, FLOW_PENDED, FLOW_STATE_ID_SHIFT, FLOW_STATE_STAGE_SHIFT, FLOW_STATE_STAGE_MASK,
         FLOW_STATE_REFCOUNT_MASK, NETWORKS_MAX, VERDICT_CACHE_MAX,
         NOT_REDIRECTED, REDIRECTED_BY_SELF, REDIRECTED_BY_OTHER, PREVIOUSLY_REDIRECTED_BY_SELF,
-        RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT, RECORDS_BOUND, PROGRAM_ELEVATED,
+        RECORDS_REQUIRED, RECORDS_LEGACY, OWN_TRAFFIC_PERMIT, RECORDS_BOUND, CONNECT_PENDED, PROGRAM_ELEVATED,
+        NOTICES_SIZE, NOTICE_SYN, NOTICE_GONE, TCP_HEADER_MAX, SOCKET_SENDER, SLOT_ADDRESS_FIRST,
         LINE_SIZE, CGROUP_LEVELS_MAX, LAYERS, FIELDS, LAYER_LINE, LAYER_BEYOND_HARD_PERMIT,
         PLACE_LINE, PLACE_LINES, FILTER_LINE, ACTION_PERMIT, ACTION_BLOCK, ACTION_VETO,
         ACTION_INSPECT, ACTION_REDIRECT, FILTER_CLEAR_ACTION_RIGHT, FILTER_ABSENT_PERMIT,

@@ -221,7 +221,7 @@ filter = [
     const AFTER: &str = r#"
 defaults = { layer = "connect-redirect-v4", sublayer = "s" }
 sublayer = [{ name = "s", weight = 6, description = "mine" }]
-service = [{ name = "inspect", context = "auto" }, { name = "other" }]
+service = [{ name = "inspect", context = "auto", connect = "pended" }, { name = "other" }]
 filter = [
     { name = "same", action = "permit" },
     { name = "web", action = { redirect = "other" }, remote_port = [80, { greater = 1000 }],

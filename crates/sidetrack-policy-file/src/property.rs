@@ -2,8 +2,8 @@
 
 use sidetrack_policy::field::{FieldType, address_type, flags};
 use sidetrack_policy::{
-    Absent, Action, Condition, Field, Filter, Identity, MatchType, Provider, RecordsMode,
-    RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Value, Weight,
+    Absent, Action, Condition, ConnectMode, Field, Filter, Identity, MatchType, Provider,
+    RecordsMode, RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid, Value, Weight,
 };
 
 use crate::value::{DIRECTIONS, PROTOCOLS};
@@ -85,6 +85,7 @@ impl<'a> AnyObject<'a> {
                 provider,
                 records,
                 records_bound,
+                connect,
                 on_absent,
                 context,
             }) => {
@@ -94,6 +95,7 @@ impl<'a> AnyObject<'a> {
                 if *records_bound {
                     all.push(("records_bound", "true".to_owned()));
                 }
+                all.push(("connect", connect_name(*connect).to_owned()));
                 all.push(("on_absent", absent_name(*on_absent).to_owned()));
                 all.push(("context", context_text(context)));
             }
@@ -235,6 +237,13 @@ fn records_name(records: RecordsMode) -> &'static str {
         RecordsMode::Required => "required",
         RecordsMode::RequiredOrOwn => "required_or_own",
         RecordsMode::Legacy => "legacy",
+    }
+}
+
+fn connect_name(connect: ConnectMode) -> &'static str {
+    match connect {
+        ConnectMode::Accepted => "accepted",
+        ConnectMode::Pended => "pended",
     }
 }
 

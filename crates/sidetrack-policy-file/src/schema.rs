@@ -129,6 +129,8 @@ struct Service {
     records: Option<Records>,
     /// Whether its records work for the destination of their flow only; `false` by default.
     records_bound: Option<bool>,
+    /// When the connect of a redirected program returns; `accepted` by default.
+    connect: Option<Connect>,
     /// What happens to redirected connections while the service has no listener; `block` by default.
     on_absent: Option<Absent>,
     /// Redirect context, which the proxy receives with each connection; `none` by default.
@@ -226,6 +228,15 @@ enum Records {
     RequiredOrOwn,
     /// The connect is classified as if the services up to this one had seen the connection.
     Legacy,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum Connect {
+    /// As soon as the service's listener has accepted it.
+    Accepted,
+    /// Once the proxy has connected onward, with the outcome of that.
+    Pended,
 }
 
 #[derive(JsonSchema)]

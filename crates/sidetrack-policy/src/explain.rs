@@ -207,8 +207,8 @@ mod tests {
     use crate::field_values::EmptyHost;
     use crate::rank::order;
     use crate::{
-        Absent, Action, Condition, Field, Filter, Identity, Lifetime, RecordsMode, RedirectContext,
-        Service, Uuid, Value, Weight,
+        Absent, Action, Condition, ConnectMode, Field, Filter, Identity, Lifetime, RecordsMode,
+        RedirectContext, Service, Uuid, Value, Weight,
     };
 
     fn service(key: u128) -> Service {
@@ -222,6 +222,7 @@ mod tests {
             provider: None,
             records: RecordsMode::Required,
             records_bound: false,
+            connect: ConnectMode::Accepted,
             on_absent: Absent::Block,
             context: RedirectContext::None,
         }

@@ -27,8 +27,8 @@ pub use field::Field;
 pub use layer::{Family, Layer, LayerKind};
 pub use listeners::{Listeners, absent_services};
 pub use object::{
-    Absent, Action, Filter, Identity, Lifetime, Provider, RecordsMode, RedirectContext,
-    SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid,
+    Absent, Action, ConnectMode, Filter, Identity, Lifetime, Provider, RecordsMode,
+    RedirectContext, SUBLAYER_UNIVERSAL, Service, Sublayer, Uuid,
 };
 pub use set::Objects;
 pub use weight::Weight;

@@ -99,6 +99,9 @@ pub struct Service {
     /// with EPERM.
     #[serde(default)]
     pub records_bound: bool,
+    /// When the connect of a redirected program returns.
+    #[serde(default)]
+    pub connect: ConnectMode,
     /// What happens to a redirected connection while the service is absent, unless the filter sets
     /// it.
     pub on_absent: Absent,
@@ -121,6 +124,18 @@ pub enum RecordsMode {
     /// up to the last one that redirects to this service do not redirect it. For legacy proxies,
     /// which set no records.
     Legacy,
+}
+
+/// When the connect of a program returns whose TCP connection is redirected to a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectMode {
+    /// As soon as the service's listener has accepted it, before the proxy has connected onward.
+    #[default]
+    Accepted,
+    /// Once the proxy has connected onward, with the outcome of that: the listeners of the service
+    /// may hold the program's SYN until then.
+    Pended,
 }
 
 /// What happens to a connection that a filter redirects to an absent service.

@@ -5,6 +5,8 @@ use std::{fmt, io};
 use rustix::io::Errno;
 
 const ELOOP: i32 = Errno::LOOP.raw_os_error();
+/// How the text of [`CloseReason::ConnectFailed`] begins.
+pub(crate) const CONNECT_FAILED: &str = "connect failed";
 /// The text for ELOOP. A connect to the proxy's own listener has another error, from the SDK.
 const CHAIN_TOO_LONG: &str = "16 services have seen the connection already";
 
@@ -91,7 +93,7 @@ impl fmt::Display for CloseReason {
             Self::Failed(side, kind) => write!(f, "{side} failed: {kind}"),
             Self::Idle => f.write_str("idle"),
             Self::Denied => f.write_str("denied"),
-            Self::ConnectFailed(why) => write!(f, "connect failed: {why}"),
+            Self::ConnectFailed(why) => write!(f, "{CONNECT_FAILED}: {why}"),
             Self::Stopped => f.write_str("stopped"),
             Self::Answered => f.write_str("answered"),
             Self::Refused => f.write_str("refused by origin"),

@@ -19,6 +19,7 @@
 //! A connection never blocks: `advance` does what can be done at once, and the event loop calls it
 //! again at the next event of its sockets.
 
+use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -27,9 +28,10 @@ use rustix::event::epoll::EventFlags;
 use socket2::SockRef;
 
 use crate::close_reason::{CloseReason, RelaySide};
-use crate::outcome::{Outcome, Relayed};
+use crate::outcome::{ConnectMode, Outcome, Relayed};
 use crate::relay::{Direction, Peer, Progress};
 use crate::rules::{Rules, Verdict};
+use crate::settings::Settings;
 use crate::upstream::Upstream;
 
 mod id;
@@ -49,9 +51,10 @@ pub(crate) use id::{ConnectionId, ConnectionSocket};
 pub(crate) use loop_context::{ConnectionRegistry, LoopContext};
 pub(crate) use timer::ConnectionTimer;
 
-/// How many times within the idle time-out the byte counts are checked. So no timer has to be reset
-/// for each chunk, and an idle connection ends at most a quarter of the time-out late.
-pub const IDLE_CHECKS: u32 = 4;
+/// How many times within a time-out the connections are checked. So no timer has to be started for
+/// each connect, or reset for each chunk, and a connection ends at most a quarter of its time-out
+/// late.
+pub const TIMEOUT_CHECKS: u32 = 4;
 
 /// A connection of a client and, once it is made, the one to its origin. When it is dropped, both
 /// are reset, unless it was [ended](Self::end) with [`CloseReason::Closed`].
@@ -67,7 +70,7 @@ pub(crate) struct Connection<U> {
     connect_time: Option<Duration>,
     up: Direction,
     down: Direction,
-    idleness: Idleness,
+    idleness: Option<Idleness>,
 }
 
 /// A connection that has ended. Its sockets are open until this is dropped.
@@ -91,13 +94,13 @@ enum Phase {
     Refusing(Refusal),
 }
 
-/// What the idle check remembers.
-#[derive(Default)]
+/// What the check of the time-outs remembers.
+#[derive(Clone, Copy)]
 struct Idleness {
     /// Number of bytes read and relayed, as of the last check.
-    sum: Option<u64>,
-    /// How many checks in a row found `sum` unchanged.
-    checks: u32,
+    sum: u64,
+    /// When a check first found this number.
+    since: Instant,
 }
 
 impl<U: Upstream> Connection<U> {
@@ -118,7 +121,7 @@ impl<U: Upstream> Connection<U> {
             connect_time: None,
             up: Direction::default(),
             down: Direction::default(),
-            idleness: Idleness::default(),
+            idleness: None,
         }
     }
 
@@ -182,19 +185,24 @@ impl<U: Upstream> Connection<U> {
         }
     }
 
-    /// Returns whether no byte has passed for the idle time-out. The loop calls this
-    /// [`IDLE_CHECKS`] times within the time-out.
-    pub(crate) fn check_idle(&mut self) -> bool {
-        let sum = self.up.count() + self.down.count() + self.opening.count();
-        if self.idleness.sum != Some(sum) {
-            self.idleness = Idleness {
-                sum: Some(sum),
-                checks: 0,
-            };
-            return false;
+    /// Returns why the connection ends if one of its time-outs is over at `now`. The loop calls this
+    /// [`TIMEOUT_CHECKS`] times within the shorter one.
+    pub(crate) fn check_timeouts(
+        &mut self,
+        now: Instant,
+        settings: &Settings,
+    ) -> Option<CloseReason> {
+        if let Phase::Connecting(since) = self.phase
+            && now.duration_since(since) >= settings.connect_timeout
+        {
+            return Some(connect_failed(io::ErrorKind::TimedOut.into()));
         }
-        self.idleness.checks += 1;
-        self.idleness.checks >= IDLE_CHECKS
+        let sum = self.up.count() + self.down.count() + self.opening.count();
+        let unchanged = self.idleness.filter(|idleness| idleness.sum == sum);
+        let Idleness { since, .. } = *self
+            .idleness
+            .insert(unchanged.unwrap_or(Idleness { sum, since: now }));
+        (now.duration_since(since) >= settings.idle_timeout).then_some(CloseReason::Idle)
     }
 
     /// Ends both connections. The sockets are closed when the returned value is dropped: sent bytes
@@ -210,6 +218,7 @@ impl<U: Upstream> Connection<U> {
         let outcome = Outcome {
             verdict: verdict
                 .unwrap_or_else(|| rules.decide(self.upstream.destination(), seen.host())),
+            connect: Some(ConnectMode::Accepted),
             connect_time: self.connect_time,
             relayed: Relayed {
                 bytes_up: self.up.count(),
@@ -362,7 +371,7 @@ fn reset_on_close(socket: BorrowedFd<'_>) {
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO)); // cannot fail on a TCP socket
 }
 
-fn connect_failed(source: std::io::Error) -> CloseReason {
+fn connect_failed(source: io::Error) -> CloseReason {
     CloseReason::from_connect(&sidetrack::Error::System {
         what: "connect to the destination",
         source,

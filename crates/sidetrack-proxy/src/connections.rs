@@ -28,7 +28,7 @@ use slab::Slab;
 use crate::close_reason::CloseReason;
 use crate::connection::{
     Connection, ConnectionId, ConnectionRegistry, ConnectionSocket, ConnectionTimer,
-    EndedConnection, IDLE_CHECKS, LoopContext, prepare,
+    EndedConnection, LoopContext, TIMEOUT_CHECKS, prepare,
 };
 use crate::outcome::Outcome;
 use crate::reactor::{AfterListener, EventHandler, Reactor, Stop};
@@ -91,7 +91,8 @@ impl<'a, S: ConnectionSource> ConnectionLoop<'a, S> {
         connections_max: usize,
         on_end: &'a dyn Fn(S::Upstream, Outcome),
     ) -> Result<Self, Error> {
-        let check_interval = settings.idle_timeout / IDLE_CHECKS;
+        let shorter = settings.idle_timeout.min(settings.connect_timeout);
+        let check_interval = shorter / TIMEOUT_CHECKS;
         Ok(Self {
             reactor: Reactor::new(WAIT, source.sockets(), check_interval, stop)?,
             connections: Connections {
@@ -166,12 +167,14 @@ impl<S: ConnectionSource> EventHandler for Connections<'_, S> {
         });
     }
 
-    /// Ends the connections that have been idle for too long.
-    fn check(&mut self, _: Instant) {
+    /// Ends the connections whose time-outs are over.
+    fn check(&mut self, now: Instant) {
         for (key, tracked) in &mut self.table {
-            if !tracked.has_ended && tracked.connection.check_idle() {
+            if !tracked.has_ended
+                && let Some(reason) = tracked.connection.check_timeouts(now, self.settings)
+            {
                 tracked.has_ended = true;
-                self.ended.push((key, CloseReason::Idle));
+                self.ended.push((key, reason));
             }
         }
     }

@@ -8,8 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidetrack::Flow;
 
-use crate::outcome::{Datagrams, Outcome};
-use crate::rules::Decision;
+use crate::outcome::{ConnectMode, Datagrams, FlowVerdict, Outcome};
 use crate::seen::Seen;
 
 mod text;
@@ -45,8 +44,8 @@ pub struct FlowLine {
     pub name: Option<String>,
     /// What the client began with, or what its datagrams are.
     pub seen: Seen,
-    /// Whether the rules allow the connection.
-    pub verdict: Decision,
+    /// Whether the connection went through: allowed, denied by a rule, or failed.
+    pub verdict: FlowVerdict,
     /// The rule that decided, such as "deny *.example.com"; absent if none applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
@@ -57,6 +56,10 @@ pub struct FlowLine {
     /// Counts of datagrams; absent for TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datagrams: Option<Datagrams>,
+    /// Whether the client's connect waited for the proxy's ("pended"), or succeeded before
+    /// ("accepted"); absent for UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<ConnectMode>,
     /// How long it took to connect to the origin, in milliseconds; absent if the proxy did not
     /// connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,11 +111,12 @@ impl FlowLine {
             chain,
             name: None,
             datagrams: None,
+            verdict: outcome.flow_verdict(),
             seen: outcome.seen,
-            verdict: outcome.verdict.decision,
             rule: outcome.verdict.rule,
             bytes_up: outcome.relayed.bytes_up,
             bytes_down: outcome.relayed.bytes_down,
+            connect: outcome.connect,
             connect_ms: outcome.connect_time.map(milliseconds),
             duration_ms: milliseconds(age),
             ended: outcome.relayed.reason.to_string(),
@@ -161,10 +165,11 @@ mod tests {
                 alpn: vec!["h2".into()],
                 versions: vec!["1.3".into()],
             },
-            verdict: Decision::Allow,
+            verdict: FlowVerdict::Allow,
             rule: None,
             bytes_up: 1229,
             bytes_down: 34816,
+            connect: Some(ConnectMode::Accepted),
             connect_ms: Some(0.25),
             duration_ms: 12.34,
             ended: "closed".into(),
@@ -182,7 +187,7 @@ mod tests {
                 r#""program":{"executable":"/usr/bin/curl","pid":4242,"uid":1000,"comm":"curl"},"#,
                 r#""chain":["a","b"],"seen":{"kind":"tls","sni":"example.com","alpn":["h2"],"#,
                 r#""versions":["1.3"]},"verdict":"allow","bytes_up":1229,"bytes_down":34816,"#,
-                r#""connect_ms":0.25,"duration_ms":12.34,"ended":"closed"}"#
+                r#""connect":"accepted","connect_ms":0.25,"duration_ms":12.34,"ended":"closed"}"#
             )
         );
         assert_eq!(serde_json::from_str::<FlowLine>(&json).unwrap(), line());

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::close_reason::CloseReason;
-use crate::rules::Verdict;
+use crate::rules::{Decision, Verdict};
 use crate::seen::{Seen, is_zero};
 
 /// The result of a finished connection or UDP flow.
@@ -17,10 +17,46 @@ pub struct Outcome {
     /// The verdict of the rules. If the connection ended before they decided, the verdict on what
     /// was seen until then.
     pub verdict: Verdict,
+    /// How the client's connect was answered; `None` for a UDP flow.
+    pub connect: Option<ConnectMode>,
     /// How long it took to connect to the origin; `None` if that was not tried or failed.
     pub connect_time: Option<Duration>,
     /// The byte counts, and why it ended.
     pub relayed: Relayed,
+}
+
+/// When the client's connect succeeds or fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectMode {
+    /// When the proxy's connect to the origin does, with the same error.
+    Pended,
+    /// It succeeds before the proxy connects to the origin.
+    Accepted,
+}
+
+/// Whether a connection or UDP flow went through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowVerdict {
+    /// The rules allow it, and the proxy connected to the origin.
+    Allow,
+    /// A rule denied it.
+    Deny,
+    /// No rule denied it, but client and origin were not connected: the proxy's connect failed, or
+    /// the client had gone before.
+    Failed,
+}
+
+impl Outcome {
+    /// Whether the connection or UDP flow went through.
+    pub fn flow_verdict(&self) -> FlowVerdict {
+        match self.verdict.decision {
+            Decision::Deny => FlowVerdict::Deny,
+            Decision::Allow if self.connect_time.is_some() => FlowVerdict::Allow,
+            Decision::Allow => FlowVerdict::Failed,
+        }
+    }
 }
 
 /// What was relayed, and why that ended.

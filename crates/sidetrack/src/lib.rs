@@ -97,7 +97,7 @@ pub use listener::{Connection, Listener};
 #[cfg(unix)]
 pub use outgoing::set_records;
 #[cfg(unix)]
-pub use service::{LISTEN_VARIABLE, NAME_VARIABLE, Service};
+pub use service::{LISTEN_VARIABLE, NAME_VARIABLE, PENDED_VARIABLE, Service};
 pub use sidetrack_abi::text::Printable;
 #[cfg(windows)]
 pub use windows::*;

@@ -13,6 +13,10 @@ use crate::Error;
 pub const LISTEN_VARIABLE: &str = "SIDETRACK_LISTEN";
 /// Name of the environment variable that holds the name of the service. `sidetrack run` sets it.
 pub const NAME_VARIABLE: &str = "SIDETRACK_NAME";
+/// Name of the environment variable that holds the descriptors for pended connects: those of the ring
+/// buffer and of the senders for IPv4 and IPv6, in decimal with commas between them; `-` is none.
+/// `sidetrack run` sets it.
+pub const PENDED_VARIABLE: &str = "SIDETRACK_PENDED";
 
 /// The credentials of one service, for its listeners of TCP and UDP, IPv4 and IPv6.
 ///

@@ -37,12 +37,26 @@ fn objects_are_read_from_their_messages() {
         },
         lifetime: Lifetime::Static,
         provider: None,
-        records: RecordsMode::Legacy,
+        records: RecordsMode::RequiredOrOwn,
         records_bound: true,
+        connect: ConnectMode::Pended,
         on_absent: Absent::Permit,
         context: RedirectContext::Auto,
     };
-    assert_eq!(Service::try_from(v1::Service::from(&service)), Ok(service));
+    assert_eq!(
+        Service::try_from(v1::Service::from(&service)),
+        Ok(service.clone())
+    );
+    // Clients and stores of earlier versions do not have the field `connect`.
+    let earlier = v1::Service {
+        connect: 0,
+        ..v1::Service::from(&service)
+    };
+    let service = Service {
+        connect: ConnectMode::Accepted,
+        ..service
+    };
+    assert_eq!(Service::try_from(earlier), Ok(service));
     let sublayer = Sublayer {
         identity: Identity::default(),
         lifetime: Lifetime::Persistent,
@@ -125,6 +139,12 @@ fn invalid_filters_are_refused() {
 fn other_invalid_objects_are_refused() {
     let service = v1::Service {
         records: 4,
+        ..Default::default()
+    };
+    let error = Service::try_from(service).unwrap_err();
+    assert_eq!(error.code, Code::InvalidEnumerator);
+    let service = v1::Service {
+        connect: 3,
         ..Default::default()
     };
     let error = Service::try_from(service).unwrap_err();

@@ -149,6 +149,10 @@ pub(crate) struct AddServiceArgs {
     /// destination than that of their flow.
     #[arg(long)]
     pub(crate) records_bound: bool,
+    /// When the connect of a program returns whose connection is redirected to the service. The proxy must
+    /// be able to hold connects, else it accepts them at once.
+    #[arg(long, value_enum, default_value_t = ConnectModeArg::Accepted)]
+    pub(crate) connect: ConnectModeArg,
     /// What happens to connections while the service is not listening.
     #[arg(long, value_enum, default_value_t = super::OnAbsentArg::Block)]
     pub(crate) on_absent: super::OnAbsentArg,
@@ -167,6 +171,15 @@ pub(crate) enum RecordsModeArg {
     /// They are classified by the filters that come after the last one that redirects to the service.
     /// For proxies that cannot set records.
     Legacy,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ConnectModeArg {
+    /// As soon as the proxy's listener has accepted it.
+    Accepted,
+    /// Once the proxy has connected onward, and with the error of that if it fails. Not for proxies with
+    /// legacy records.
+    Pended,
 }
 
 #[derive(Args)]

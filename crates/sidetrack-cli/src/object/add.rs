@@ -37,6 +37,7 @@ pub(crate) fn add_service(options: &args::AddServiceArgs) -> Result<ExitCode> {
     put(&mut entry, "provider", options.provider.as_ref());
     put(&mut entry, "records", Some(&choice_name(options.records)));
     entry.insert("records_bound".into(), options.records_bound.into());
+    put(&mut entry, "connect", Some(&choice_name(options.connect)));
     put(
         &mut entry,
         "on_absent",

@@ -11,7 +11,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
+use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE, PENDED_VARIABLE};
 use sidetrack_engine::Cgroup;
 
 use super::event::{EventSender, RunEvent};
@@ -32,10 +32,12 @@ impl Program {
         sender: &EventSender,
     ) -> Result<Self> {
         let mut child = launcher(cgroup, user, false)
+            .arg("--")
             .arg(file)
             .args(&command[1..])
             .env_remove(LISTEN_VARIABLE)
             .env_remove(NAME_VARIABLE)
+            .env_remove(PENDED_VARIABLE)
             .spawn()
             .with_context(|| format!("cannot start {}", file.display()))?;
         let pid = Pid::from_child(&child);
@@ -57,7 +59,8 @@ impl Program {
 }
 
 /// Returns the beginning of a command line that runs a command in the cgroup, as the user (`None`: as this
-/// process's), and with CAP_NET_RAW if `net_raw` is set. The caller adds the command.
+/// process's), and with CAP_NET_RAW if `net_raw` is set. The caller adds further options, `--` and the
+/// command.
 ///
 /// It is this program with the hidden subcommand `launch`.
 pub(super) fn launcher(cgroup: &Cgroup, user: Option<&User>, net_raw: bool) -> Command {
@@ -69,7 +72,6 @@ pub(super) fn launcher(cgroup: &Cgroup, user: Option<&User>, net_raw: bool) -> C
     if net_raw {
         launcher.arg("--net-raw");
     }
-    launcher.arg("--");
     launcher
 }
 

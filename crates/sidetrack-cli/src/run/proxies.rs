@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE, Printable};
-use sidetrack_engine::{Engine, RegisteredService, ServiceSpec};
+use sidetrack_engine::{Cgroup, Engine, RegisteredService, ServiceSpec};
+use sidetrack_policy::ConnectMode;
 use sidetrack_policy::redirect::Protocol;
 
 use super::command::launcher;
@@ -87,6 +88,7 @@ impl Proxies {
                 via => {
                     let cgroup = run_cgroup.service(index)?;
                     let spec = ServiceSpec {
+                        connect: ConnectMode::Pended,
                         owns_cgroup: true,
                         ..ServiceSpec::new(name)
                     };
@@ -96,7 +98,9 @@ impl Proxies {
                         _ => ProxyKind::Inspect,
                     };
                     // CAP_NET_RAW lets the built-in proxy pass errors on to UDP clients.
-                    let launcher = launcher(&cgroup, user, kind == ProxyKind::Inspect);
+                    let mut launcher = launcher(&cgroup, user, kind == ProxyKind::Inspect);
+                    pend(&mut launcher, &cgroup, &service, engine)?;
+                    launcher.arg("--");
                     let command = proxy_command(via, options, launcher);
                     Proxy::start(index, (name, kind), service, command, sender)?
                 }
@@ -249,6 +253,23 @@ impl Proxy {
     }
 }
 
+/// Lets the launcher hand the proxy what it needs to pend connects.
+fn pend(
+    launcher: &mut Command,
+    cgroup: &Cgroup,
+    service: &RegisteredService,
+    engine: &mut Engine,
+) -> Result<()> {
+    let Some(ring) = engine.ring(service.number)? else {
+        return Ok(());
+    };
+    let senders = cgroup.make("sender")?;
+    engine.attach_sender(&senders)?;
+    launcher.args(["--ring", &ring.to_string(), "--sender-cgroup"]);
+    launcher.arg(senders.path());
+    Ok(())
+}
+
 /// Returns the command that starts a proxy, after this beginning.
 fn proxy_command(via: &Via, options: &args::RunArgs, mut command: Command) -> Command {
     match via {
@@ -265,6 +286,10 @@ fn proxy_command(via: &Via, options: &args::RunArgs, mut command: Command) -> Co
         command.arg("--allow").arg(pattern.to_string());
     }
     command.args(["--idle-timeout", &options.rules.idle_timeout.to_string()]);
+    command.args([
+        "--connect-timeout",
+        &options.rules.connect_timeout.to_string(),
+    ]);
     if options.rules.dns_denial == DnsDenialArg::Refused {
         command.args(["--dns-denial", "refused"]);
     }

@@ -5,13 +5,14 @@ mod merge;
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use sidetrack_abi::text::{Printable, count};
 use sidetrack_engine::counter::{Counter, Counters};
 use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_proxy::FlowLine;
 use sidetrack_proxy::line::size;
-use sidetrack_proxy::rules::Decision;
+use sidetrack_proxy::outcome::FlowVerdict;
 
 use self::merge::LineMerger;
 use super::event::RunEvent;
@@ -22,6 +23,17 @@ use crate::via::Via;
 
 /// Limit of the kernel events that are printed. Further ones are only counted in the summary.
 const REPORTS_MAX: u32 = 20;
+
+/// The counters of normal operation, which the summary does not print.
+const NORMAL_COUNTERS: [Counter; 7] = [
+    Counter::Redirected,
+    Counter::HandedOver,
+    Counter::Queried,
+    Counter::Linked,
+    Counter::Pended,
+    Counter::Completed,
+    Counter::PendedEnded,
+];
 
 /// Collects flow lines and events, and prints them.
 ///
@@ -55,6 +67,8 @@ struct Totals {
     udp_flows: u64,
     /// Connections and UDP flows with the verdict deny.
     denied: u64,
+    /// Connections and UDP flows with the verdict failed.
+    failed: u64,
     /// Bytes from the clients.
     bytes_up: u64,
     /// Bytes to the clients.
@@ -99,7 +113,19 @@ impl Report {
                 "cannot write to the --json file, no further flows are written: {error}"
             ));
         }
-        if let Some(line) = self.merger.add(line) {
+        if let Some(line) = self.merger.add(line, Instant::now()) {
+            self.show(&line);
+        }
+    }
+
+    /// When to call [`show_overdue`](Self::show_overdue); `None` if no line waits.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.merger.deadline()
+    }
+
+    /// Prints the lines of connections that may be complete, and to which no further line has come.
+    pub(super) fn show_overdue(&mut self) {
+        while let Some(line) = self.merger.take_overdue(Instant::now()) {
             self.show(&line);
         }
     }
@@ -110,7 +136,8 @@ impl Report {
             Some(_) => self.totals.udp_flows += 1,
             None => self.totals.connections += 1,
         }
-        self.totals.denied += u64::from(line.verdict == Decision::Deny);
+        self.totals.denied += u64::from(line.verdict == FlowVerdict::Deny);
+        self.totals.failed += u64::from(line.verdict == FlowVerdict::Failed);
         self.totals.bytes_up += line.bytes_up;
         self.totals.bytes_down += line.bytes_down;
         if !self.quiet {
@@ -118,8 +145,9 @@ impl Report {
             eprintln!(
                 "{}",
                 match line.verdict {
-                    Decision::Deny => self.style.red(&text),
-                    Decision::Allow => text,
+                    FlowVerdict::Deny => self.style.red(&text),
+                    FlowVerdict::Failed => self.style.yellow(&text),
+                    FlowVerdict::Allow => text,
                 }
             );
         }
@@ -185,39 +213,10 @@ impl Report {
         if self.quiet {
             return;
         }
-        let Totals {
-            connections,
-            udp_flows,
-            denied,
-            bytes_up,
-            bytes_down,
-        } = self.totals;
-        let (up, down) = (size(bytes_up), size(bytes_down));
         let redirected = counters.value(Counter::Redirected);
-        let chain = &self.chain;
-        let text = match flow_counts(connections, udp_flows) {
-            None if redirected > 0 => {
-                format!("{} through {chain}", count(redirected, "redirection"))
-            }
-            flows => format!(
-                "{} through {chain}, {denied} denied, {up} up, {down} down",
-                flows.as_deref().unwrap_or("0 connections")
-            ),
-        };
+        let text = self.totals.text(&self.chain, redirected);
         eprintln!("{}", self.style.dim(&Printable(text).to_string()));
-        let exceptions: Vec<String> = counters
-            .iter()
-            .enumerate()
-            .skip(4) // the first four counters count normal operation
-            .map(|(index, (name, value))| match index {
-                _ if index == Counter::AbsentPermitted as usize => {
-                    (name, value.saturating_sub(self.unsupported_events))
-                }
-                _ => (name, value),
-            })
-            .filter(|(_, value)| *value > 0)
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
+        let exceptions = self.exceptions(counters);
         if !exceptions.is_empty() {
             eprintln!(
                 "{}",
@@ -231,6 +230,44 @@ impl Report {
                  their connections",
             );
         }
+    }
+
+    /// Formats the counters that do not count normal operation and are not 0.
+    fn exceptions(&self, counters: &Counters) -> Vec<String> {
+        let exceptions = counters.iter().enumerate().map(|(index, (name, value))| {
+            let normal = match index {
+                _ if NORMAL_COUNTERS.iter().any(|&one| one as usize == index) => value,
+                _ if index == Counter::AbsentPermitted as usize => self.unsupported_events,
+                _ => 0,
+            };
+            (name, value.saturating_sub(normal))
+        });
+        exceptions
+            .filter(|(_, value)| *value > 0)
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect()
+    }
+}
+
+impl Totals {
+    /// Formats the summary: the sums, or only the number of redirections if no proxy of the chain
+    /// writes flow lines.
+    fn text(&self, chain: &str, redirected: u64) -> String {
+        let flows = flow_counts(self.connections, self.udp_flows);
+        if flows.is_none() && redirected > 0 {
+            return format!("{} through {chain}", count(redirected, "redirection"));
+        }
+        let failed = match self.failed {
+            0 => String::new(),
+            failed => format!(", {failed} failed"),
+        };
+        format!(
+            "{} through {chain}, {} denied{failed}, {} up, {} down",
+            flows.as_deref().unwrap_or("0 connections"),
+            self.denied,
+            size(self.bytes_up),
+            size(self.bytes_down),
+        )
     }
 }
 

@@ -127,9 +127,9 @@ impl Engine {
     pub fn detach_home(&mut self, home: &Path) {
         let scope = self.scope.clone();
         self.detach(|attachment| match attachment.set {
-            ProgramSet::Service => attachment.path == home,
+            ProgramSet::Service | ProgramSet::Hold => attachment.path == home,
             ProgramSet::Client => attachment.path == home && attachment.path != scope,
-            ProgramSet::Bind | ProgramSet::Ingress => false,
+            ProgramSet::Bind | ProgramSet::Ingress | ProgramSet::Sender => false,
         });
     }
 

@@ -3,7 +3,8 @@
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use sidetrack_abi::address;
 use sidetrack_abi::kernel::{
-    self, STAGE_CLOSED, STAGE_CONNECTING, STAGE_DATAGRAM, STAGE_ESTABLISHED, STAGE_RESERVED,
+    self, STAGE_CLOSED, STAGE_COMPLETED, STAGE_CONNECTING, STAGE_DATAGRAM, STAGE_ESTABLISHED,
+    STAGE_PENDED, STAGE_RESERVED,
 };
 use sidetrack_policy::field_values::{FileId, Program};
 use zerocopy::{FromBytes, IntoBytes};
@@ -21,6 +22,8 @@ pub struct FlowEntry {
     pub flow: kernel::Flow,
     /// True if no socket refers to it any more; only its token is still valid.
     pub closed: bool,
+    /// True if the client's SYN is held until the service completes the flow.
+    pub held: bool,
     /// The program that opened the chain's first connection.
     pub program: Program,
     /// The path of its executable; empty if it is unknown.
@@ -57,7 +60,7 @@ impl Engine {
         Ok(self.flow_entries()?.map(|entry| entry.id()).collect())
     }
 
-    fn flow_entries(&self) -> Result<impl Iterator<Item = kernel::FlowEntry>, Error> {
+    pub(super) fn flow_entries(&self) -> Result<impl Iterator<Item = kernel::FlowEntry>, Error> {
         self.sweep()?;
         let map = &self.skeleton.maps.sidetrack_flows;
         let entries = map
@@ -68,7 +71,12 @@ impl Engine {
         Ok(entries.filter(|entry| {
             matches!(
                 entry.stage(),
-                STAGE_CONNECTING | STAGE_ESTABLISHED | STAGE_CLOSED | STAGE_DATAGRAM
+                STAGE_CONNECTING
+                    | STAGE_PENDED
+                    | STAGE_COMPLETED
+                    | STAGE_ESTABLISHED
+                    | STAGE_CLOSED
+                    | STAGE_DATAGRAM
             )
         }))
     }
@@ -167,6 +175,7 @@ impl Engine {
         Ok(FlowEntry {
             flow: entry.flow,
             closed: entry.stage() == STAGE_CLOSED,
+            held: entry.stage() == STAGE_PENDED,
             program: Program {
                 app: FileId {
                     device: entry.program.device,
@@ -187,6 +196,11 @@ impl Engine {
 pub(super) fn has_sockets(entry: &kernel::FlowEntry) -> bool {
     matches!(
         entry.stage(),
-        STAGE_CONNECTING | STAGE_ESTABLISHED | STAGE_RESERVED | STAGE_DATAGRAM
+        STAGE_CONNECTING
+            | STAGE_PENDED
+            | STAGE_COMPLETED
+            | STAGE_ESTABLISHED
+            | STAGE_RESERVED
+            | STAGE_DATAGRAM
     )
 }

@@ -339,9 +339,13 @@ impl Engine {
             return Ok(());
         };
         let cgroups = cgroup::by_id()?;
+        let pends = self.has_pended_listeners()?;
         let mut found: BTreeMap<PathBuf, BTreeMap<CgroupProgram, Link>> = BTreeMap::new();
         for (cgroup, name, path) in pins.links()? {
             let program = CgroupProgram::of_name(&name);
+            if program == Some(CgroupProgram::Sender) && !cgroups.contains_key(&cgroup) && pends {
+                continue; // the cgroup is gone, but its senders still send
+            }
             let (Some(program), Some(at)) = (program, cgroups.get(&cgroup)) else {
                 // The cgroup is gone, so no program runs by this link; or this version has no such program.
                 fs::remove_file(&path).map_err(Error::system("remove a stale link"))?;
@@ -358,6 +362,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Whether any service has listeners that pend connects, and so a proxy that may have senders.
+    fn has_pended_listeners(&self) -> Result<bool, Error> {
+        for number in 1..kernel::SERVICES_MAX as u32 {
+            if self
+                .read_service(number)?
+                .is_some_and(|value| value.pended_listeners > 0)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Resumes a set of programs at a cgroup, if it is attached there. If an engine was killed while it

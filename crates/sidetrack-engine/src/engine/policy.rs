@@ -239,6 +239,7 @@ fn to_policy_service((number, spec): (&u32, &ServiceSpec)) -> (u16, sidetrack_po
         provider: None,
         records: spec.records,
         records_bound: spec.records_bound,
+        connect: spec.connect,
         on_absent: spec.on_absent,
         context: spec.context.clone(),
     };

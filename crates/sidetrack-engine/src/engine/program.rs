@@ -40,6 +40,8 @@ cgroup_programs! {
     Connect6 = sidetrack_connect6,
     GetPeerName4 = sidetrack_getpeername4,
     GetPeerName6 = sidetrack_getpeername6,
+    GetSockName4 = sidetrack_getsockname4,
+    GetSockName6 = sidetrack_getsockname6,
     SendMsg4 = sidetrack_sendmsg4,
     SendMsg6 = sidetrack_sendmsg6,
     RecvMsg4 = sidetrack_recvmsg4,
@@ -52,6 +54,8 @@ cgroup_programs! {
     Bind4 = sidetrack_bind4,
     Bind6 = sidetrack_bind6,
     Ingress = sidetrack_ingress,
+    Hold = sidetrack_hold,
+    Sender = sidetrack_sender,
 }
 
 impl CgroupProgram {
@@ -71,6 +75,8 @@ impl CgroupProgram {
             | Self::Connect6
             | Self::GetPeerName4
             | Self::GetPeerName6
+            | Self::GetSockName4
+            | Self::GetSockName6
             | Self::SendMsg4
             | Self::SendMsg6
             | Self::RecvMsg4
@@ -80,6 +86,8 @@ impl CgroupProgram {
             Self::GetSockOpt | Self::SetSockOpt | Self::ServiceRelease => ProgramSet::Service,
             Self::Bind4 | Self::Bind6 => ProgramSet::Bind,
             Self::Ingress => ProgramSet::Ingress,
+            Self::Hold => ProgramSet::Hold,
+            Self::Sender => ProgramSet::Sender,
         }
     }
 }
@@ -87,8 +95,8 @@ impl CgroupProgram {
 /// A set of programs that are attached to a cgroup together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProgramSet {
-    /// The client side, where programs run: connect, getpeername, sendmsg, recvmsg, sockops and the
-    /// release of UDP sockets.
+    /// The client side, where programs run: connect, getpeername, getsockname, sendmsg, recvmsg, sockops and
+    /// the release of UDP sockets.
     Client,
     /// The service side, where proxies run: the socket options and the release of sockets.
     Service,
@@ -96,10 +104,21 @@ pub(super) enum ProgramSet {
     Bind,
     /// The ingress hook, at the scope, while the policy has filters at a layer that needs it.
     Ingress,
+    /// The ingress hook that holds SYNs, at the homes of services that pend connects.
+    Hold,
+    /// The egress hook that restricts senders, at the cgroups in which they are made.
+    Sender,
 }
 
 impl ProgramSet {
-    pub(super) const ALL: [Self; 4] = [Self::Client, Self::Service, Self::Bind, Self::Ingress];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Client,
+        Self::Service,
+        Self::Bind,
+        Self::Ingress,
+        Self::Hold,
+        Self::Sender,
+    ];
 
     /// The programs of the set.
     pub(super) fn programs(self) -> impl Iterator<Item = CgroupProgram> {
@@ -118,7 +137,7 @@ impl ProgramSet {
                 LayerKind::EndpointClosure,
             ],
             Self::Ingress => &[LayerKind::AuthRecvAccept, LayerKind::FlowEstablished],
-            Self::Client | Self::Service => &[],
+            Self::Client | Self::Service | Self::Hold | Self::Sender => &[],
         }
     }
 

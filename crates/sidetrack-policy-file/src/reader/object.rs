@@ -2,7 +2,7 @@
 
 use sidetrack_policy::object::{InvalidPart, ObjectPart};
 use sidetrack_policy::{
-    Absent, Code, Identity, Lifetime, Provider, RecordsMode, Service, Sublayer, Uuid,
+    Absent, Code, ConnectMode, Identity, Lifetime, Provider, RecordsMode, Service, Sublayer, Uuid,
 };
 
 use super::Reader;
@@ -19,6 +19,11 @@ const RECORDS_MODES: [(&str, RecordsMode); 3] = [
     ("required", RecordsMode::Required),
     ("required_or_own", RecordsMode::RequiredOrOwn),
     ("legacy", RecordsMode::Legacy),
+];
+/// Values of `connect`.
+const CONNECT_MODES: [(&str, ConnectMode); 2] = [
+    ("accepted", ConnectMode::Accepted),
+    ("pended", ConnectMode::Pended),
 ];
 /// Values of `lifetime`. A file's objects do not belong to a session, so none of them is dynamic.
 const LIFETIMES: [(&str, Lifetime); 3] = [
@@ -37,7 +42,7 @@ pub(super) const SUBLAYER_KEYS: [&str; 6] = [
     "provider",
     "weight",
 ];
-pub(super) const SERVICE_KEYS: [&str; 9] = [
+pub(super) const SERVICE_KEYS: [&str; 10] = [
     "name",
     "description",
     "key",
@@ -45,6 +50,7 @@ pub(super) const SERVICE_KEYS: [&str; 9] = [
     "provider",
     "records",
     "records_bound",
+    "connect",
     "on_absent",
     "context",
 ];
@@ -95,6 +101,7 @@ impl<'d> Reader<'d, '_> {
             provider: self.provider(entry, lifetime)?,
             records: entry.choice("records", &RECORDS_MODES)?.unwrap_or_default(),
             records_bound: entry.flag("records_bound")?,
+            connect: entry.choice("connect", &CONNECT_MODES)?.unwrap_or_default(),
             on_absent: entry.choice("on_absent", &ON_ABSENT)?.unwrap_or_default(),
             context: context(entry)?.unwrap_or_default(),
         };
@@ -185,6 +192,7 @@ pub(super) fn error(entry: &FileTable<'_>, invalid: InvalidPart) -> SpannedError
         ObjectPart::Description => entry.span_of("description"),
         ObjectPart::Context => entry.inner_span_of("context"),
         ObjectPart::Records => entry.span_of("records"),
+        ObjectPart::Connect => entry.span_of("connect"),
         ObjectPart::Weight => entry.inner_span_of("weight"),
         ObjectPart::Action => entry.span_of("action"),
         ObjectPart::RedirectOptions if entry.get("on_absent").is_some() => {

@@ -20,6 +20,7 @@ weight = 1000
 name = "inspect"
 provider = "acme"
 records = "required"
+connect = "pended"
 on_absent = "block"
 context = "auto"
 
@@ -187,6 +188,8 @@ fn findings_about_structure_are_shown_at_their_position() {
         errors("[[sublayer]]\nname = \"a\"\nprovider = \"b\""),
         errors("[[service]]\nname = \"a service whose name is much too long\""),
         errors("[[service]]\nname = \"a\"\nrecords = \"requird\""),
+        errors("[[service]]\nname = \"a\"\nconnect = \"pending\""),
+        errors("[[service]]\nname = \"a\"\nrecords = \"legacy\"\nconnect = \"pended\""),
         errors("[[service]]\nname = \"a\"\ncontext = { hex = \"1\" }"),
         errors("[[service]]\nname = \"a\"\nlifetime = \"boot_time\""),
         errors("[[service]]\nname = \"a\"\nlifetime = \"dynamic\""),

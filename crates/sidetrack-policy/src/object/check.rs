@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Action, CONDITIONS_MAX, CONTEXT_SIZE_MAX, DESCRIPTION_SIZE_MAX, Filter, Identity,
+    Action, CONDITIONS_MAX, CONTEXT_SIZE_MAX, ConnectMode, DESCRIPTION_SIZE_MAX, Filter, Identity,
     NAME_SIZE_MAX, Provider, RecordsMode, RedirectContext, SERVICE_NAME_SIZE_MAX, Service,
     Sublayer,
 };
@@ -31,6 +31,8 @@ pub enum ObjectPart {
     Context,
     /// The settings of a service for records.
     Records,
+    /// The setting of a service for pended connects.
+    Connect,
     /// The weight of a filter.
     Weight,
     /// The action of a filter.
@@ -66,10 +68,25 @@ impl Sublayer {
 }
 
 impl Service {
-    /// Checks the object on its own. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS.
+    /// Checks the object on its own. Errors: FWP_E_NULL_DISPLAY_NAME, …OUT_OF_BOUNDS,
+    /// …INVALID_FLAGS.
     pub fn check(&self) -> Result<(), InvalidPart> {
         self.identity.check("service", SERVICE_NAME_SIZE_MAX)?;
-        self.context.check()
+        self.context.check()?;
+        self.check_connect()
+    }
+
+    /// A legacy proxy accepts before it connects, and knows no way to complete a held connect.
+    fn check_connect(&self) -> Result<(), InvalidPart> {
+        if self.connect == ConnectMode::Pended && self.records == RecordsMode::Legacy {
+            let message = format!(
+                "service {:?} cannot have connect = \"pended\" with records = \"legacy\": a legacy proxy \
+                 accepts each connection before it connects onward",
+                self.identity.name
+            );
+            return Err(ObjectPart::Connect.refuse(Code::InvalidFlags, message));
+        }
+        Ok(())
     }
 
     /// Checks that the service may be added by a restricted author: neither its own traffic nor its

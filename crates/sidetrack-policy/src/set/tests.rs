@@ -3,7 +3,7 @@ mod author;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Absent, Action, Identity, LayerKind, RecordsMode, RedirectContext};
+use crate::{Absent, Action, ConnectMode, Identity, LayerKind, RecordsMode, RedirectContext};
 
 const SESSION: u64 = 7;
 
@@ -61,6 +61,7 @@ fn service(key: u128) -> Service {
         provider: None,
         records: RecordsMode::Required,
         records_bound: false,
+        connect: ConnectMode::Accepted,
         on_absent: Absent::Block,
         context: RedirectContext::None,
     }
@@ -116,6 +117,21 @@ fn a_key_is_unique_within_its_kind_and_made_if_it_is_missing() {
         add(&mut objects, nameless, &root()),
         Err(Code::NullDisplayName)
     );
+}
+
+#[test]
+fn only_a_service_with_records_can_pend_connects() {
+    let mut objects = Objects::default();
+    let pended = |key, records| Service {
+        records,
+        connect: ConnectMode::Pended,
+        ..service(key)
+    };
+    let legacy = add(&mut objects, pended(1, RecordsMode::Legacy), &root());
+    assert_eq!(legacy, Err(Code::InvalidFlags));
+    for (key, records) in [(2, RecordsMode::Required), (3, RecordsMode::RequiredOrOwn)] {
+        add(&mut objects, pended(key, records), &root()).unwrap();
+    }
 }
 
 #[test]

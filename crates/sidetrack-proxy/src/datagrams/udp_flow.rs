@@ -343,6 +343,7 @@ impl<F: DatagramUpstream> UdpFlow<F> {
         let outcome = Outcome {
             seen,
             verdict,
+            connect: None,
             connect_time: self.connect_time,
             relayed: Relayed {
                 bytes_up: self.bytes_up,

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use sidetrack::Printable;
 
 use super::FlowLine;
-use crate::outcome::Datagrams;
-use crate::rules::Decision;
+use crate::close_reason::CONNECT_FAILED;
+use crate::outcome::{ConnectMode, Datagrams, FlowVerdict};
 use crate::seen::{QueryLine, Seen};
 
 impl fmt::Display for FlowLine {
@@ -23,12 +23,13 @@ impl fmt::Display for FlowLine {
         );
         let destination = self.destination.to_string();
         let verdict = match self.verdict {
-            Decision::Allow => "allow",
-            Decision::Deny => "deny",
+            FlowVerdict::Allow => "allow",
+            FlowVerdict::Deny => "deny",
+            FlowVerdict::Failed => "failed",
         };
         write!(
             f,
-            "{program:<22}  {destination:<21}  {:<36}  {verdict:<5}  {:>10} up  {:>10} down  {:>9}",
+            "{program:<22}  {destination:<21}  {:<36}  {verdict:<6}  {:>10} up  {:>10} down  {:>9}",
             self.seen_text()?,
             size(self.bytes_up),
             size(self.bytes_down),
@@ -43,15 +44,23 @@ impl fmt::Display for FlowLine {
         if let Some(rule) = &self.rule {
             write!(f, "  ({})", Printable(rule))?;
         }
+        self.fmt_end(f)
+    }
+}
+
+impl FlowLine {
+    /// Prints why it ended, if that is unusual.
+    fn fmt_end(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.connect == Some(ConnectMode::Accepted) && self.ended.starts_with(CONNECT_FAILED) {
+            f.write_str("  accepted first")?; // so the client's own connect has succeeded
+        }
         match self.ended.as_str() {
             "closed" | "denied" | "answered" => Ok(()),
             "idle" | "stopped" if self.datagrams.is_some() => Ok(()), // the usual ends of UDP flows
             ended => write!(f, "  {}", Printable(ended)),
         }
     }
-}
 
-impl FlowLine {
     fn seen_text(&self) -> Result<String, fmt::Error> {
         let mut text = seen(&self.seen)?;
         if self.datagrams.is_some() && self.seen == Seen::Raw {
@@ -198,14 +207,14 @@ mod tests {
         assert_eq!(
             line().to_string(),
             "curl[4242]              198.51.100.7:443       tls example.com h2                    \
-             allow     1.2 KiB up    34.0 KiB down    12.3 ms  via a → b"
+             allow      1.2 KiB up    34.0 KiB down    12.3 ms  via a → b"
         );
     }
 
     #[test]
     fn a_denied_line_names_the_rule_and_an_unusual_end_is_printed() {
         let mut line = line();
-        line.verdict = Decision::Deny;
+        line.verdict = FlowVerdict::Deny;
         line.rule = Some("deny *.example.com".into());
         line.ended = "denied".into();
         assert!(
@@ -217,6 +226,28 @@ mod tests {
             line.to_string()
                 .ends_with("(deny *.example.com)  reset by client")
         );
+    }
+
+    #[test]
+    fn a_failed_line_says_why_and_whether_the_client_was_accepted_first() {
+        let mut line = line();
+        line.verdict = FlowVerdict::Failed;
+        line.ended = "connect failed: connection refused".into();
+        for (connect, end) in [
+            (
+                ConnectMode::Pended,
+                "via a → b  connect failed: connection refused",
+            ),
+            (
+                ConnectMode::Accepted,
+                "via a → b  accepted first  connect failed: connection refused",
+            ),
+        ] {
+            line.connect = Some(connect);
+            let text = line.to_string();
+            assert!(text.ends_with(end), "{text}");
+            assert!(text.contains("  failed     1.2 KiB up  "), "{text}");
+        }
     }
 
     #[test]

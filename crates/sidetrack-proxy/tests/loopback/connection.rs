@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use sidetrack_proxy::close_reason::{CloseReason, RelaySide};
 use sidetrack_proxy::connection::SNIFF_WAIT;
+use sidetrack_proxy::outcome::FlowVerdict;
 use sidetrack_proxy::reactor::Stop;
 use sidetrack_proxy::rules::Decision;
 use sidetrack_proxy::seen::Seen;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::peers::{
     Diverted, TestUpstream, expect, expect_end, expect_reset, in_time, pair, relay, reset, settings,
@@ -190,8 +191,44 @@ async fn a_failed_connect_resets_the_client() {
         outcome.relayed.reason.to_string(),
         "connect failed: connection refused"
     );
+    assert_eq!(outcome.flow_verdict(), FlowVerdict::Failed);
     assert_eq!((outcome.seen, outcome.connect_time), (Seen::Silent, None));
     expect_reset(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_connect_that_takes_too_long_fails() {
+    // The accept queue of the listener is full, so that it does not answer a further SYN.
+    let full = TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = full.listen(0).unwrap();
+    let address = full.local_addr().unwrap();
+    let _queued = in_time(TcpStream::connect(address)).await.unwrap();
+    let (mut client, accepted) = pair().await;
+    let upstream = TestUpstream::address("192.0.2.1:1".parse().unwrap(), address);
+    let mut settings = settings(&[], &[]);
+    settings.connect_timeout = Duration::from_millis(100);
+    let stop = Arc::new(Stop::new().unwrap());
+    let outcome = in_time(relay(accepted, upstream, settings, stop))
+        .await
+        .unwrap();
+    let ended = outcome.relayed.reason.to_string();
+    assert_eq!(ended, "connect failed: timed out");
+    assert_eq!(outcome.flow_verdict(), FlowVerdict::Failed);
+    expect_reset(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_proxy_connects_was_not_allowed() {
+    let diverted = Diverted::start(BY_HOST, &[]).await;
+    let Diverted { client, relay, .. } = diverted;
+    reset(client);
+    let outcome = in_time(relay).await.unwrap();
+    assert_eq!(
+        outcome.relayed.reason,
+        CloseReason::Reset(RelaySide::Client)
+    );
+    assert_eq!(outcome.flow_verdict(), FlowVerdict::Failed);
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ pub(crate) fn relay(
 pub(crate) struct Diverted {
     pub(crate) client: TcpStream,
     pub(crate) origin: TcpListener,
-    relay: JoinHandle<Outcome>,
+    pub(crate) relay: JoinHandle<Outcome>,
 }
 
 impl Diverted {

@@ -234,7 +234,13 @@ impl DataPath for Kernel {
             let text = format!("proxies run in {CGROUPS_OF_USERS_MAX} cgroups already");
             return Err(sidetrack_policy::Error::new(Code::OutOfBounds, text).into());
         }
-        self.engine.attach_home(&cgroup)?;
+        let services = self.engine.services();
+        let connect = services
+            .filter(|(known, _)| *known == number)
+            .map(|(_, spec)| spec.connect)
+            .next();
+        self.engine
+            .attach_home(&cgroup, connect.unwrap_or_default())?;
         let keys = self
             .service_cgroups
             .entry(cgroup.path().to_owned())

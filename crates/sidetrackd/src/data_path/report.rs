@@ -40,6 +40,8 @@ pub struct Flow {
     pub filter_id: u64,
     /// Whether no socket refers to it any more.
     pub closed: bool,
+    /// Whether the client's SYN is held until the service completes the flow.
+    pub held: bool,
 }
 
 /// An event about one connection.

@@ -75,6 +75,7 @@ pub(super) fn flow(flow: Flow, filter: Option<String>) -> v1::Flow {
         filter_id: flow.filter_id,
         filter: filter.unwrap_or_default(),
         closed: flow.closed,
+        held: flow.held,
     }
 }
 

@@ -212,5 +212,6 @@ pub(super) fn flow(id: u64, closed: bool) -> Flow {
         chain: vec!["proxy 1".into()],
         filter_id: 1,
         closed,
+        held: false,
     }
 }

@@ -56,6 +56,7 @@ pub(super) fn flow(engine: &Engine, entry: &FlowEntry) -> Flow {
         chain: chain.iter().map(name).collect(),
         filter_id: flow.filter_id,
         closed: entry.closed,
+        held: entry.held,
     }
 }
 
