@@ -17,8 +17,12 @@ static long name_step(__u32 i, struct name_walk *walk)
 {
 	struct sidetrack_flow_entry *entry = walk->flow_id ? flow_find(walk->flow_id) : NULL;
 
+	/* The first end counts: a proxy may open several sockets for a flow. */
 	if (!entry || entry->name_port || entry->flow.protocol != IPPROTO_TCP)
-		return 1; /* the first end counts: a proxy may open several sockets for a flow */
+		return 1;
+	/* The client's socket cannot have an address of another family. */
+	if ((entry->flow.family == AF_INET) != address_is_mapped(&walk->address))
+		return 1;
 	__builtin_memcpy(entry->name_addr, walk->address.bytes, sizeof(entry->name_addr));
 	barrier();
 	entry->name_port = walk->port;

@@ -586,13 +586,13 @@ static __noinline int set_complete(struct bpf_sockopt *ctx, const struct sidetra
 	entry = flow_find(copy.records.flow_id);
 	if (entry && flow_service(&entry->flow) != listener->service)
 		return option_fail(EINVAL);
+	error = flow_complete(entry, copy.records.flow_id);
+	if (error)
+		return option_fail(error);
 	__builtin_memcpy(walk.address.bytes, copy.local_addr, sizeof(walk.address));
 	walk.port = copy.local_port;
 	walk.flow_id = copy.records.flow_id;
 	name_set(&walk);
-	error = flow_complete(entry, copy.records.flow_id);
-	if (error)
-		return option_fail(error);
 	count(SIDETRACK_COUNT_COMPLETED);
 	return set_done(ctx);
 }

@@ -49,6 +49,7 @@ fn check_all(clean: bool, installed: &Installation) -> Vec<Finding> {
         loopback(),
         bpffs(),
         departures(),
+        pended_connects(),
         data_path(installed),
         leftover_runs(clean),
         leftover_networks(clean),
@@ -153,6 +154,21 @@ fn departures() -> Finding {
                 "`run` does not notice processes that leave it on this kernel".to_owned()
             }
             Err(error) => format!("unknown: {error}"),
+        },
+        advice: None,
+    }
+}
+
+/// Checks whether proxies can pend connects. It is no fault if not: they accept first then.
+fn pended_connects() -> Finding {
+    Finding {
+        what: "pended connects",
+        good: true,
+        found: match host::raw_sockets() {
+            Ok(()) => "proxies can hold connects until the origin is known".to_owned(),
+            Err(error) => format!(
+                "proxies accept connects first, because no raw socket can be made: {error}; grant CAP_NET_RAW"
+            ),
         },
         advice: None,
     }

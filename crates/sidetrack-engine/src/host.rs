@@ -7,6 +7,7 @@ use std::path::Path;
 use libbpf_rs::ProgramType;
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_sys::BPF_CGROUP_INET4_CONNECT;
+use rustix::net::AddressFamily;
 
 use crate::{Cgroup, Error, cgroup, namespace, sys};
 
@@ -75,6 +76,11 @@ pub fn netns_cookie() -> u64 {
         .ok()
         .and_then(|socket| sys::netns_cookie(socket.as_fd()).ok())
         .unwrap_or(0)
+}
+
+/// Checks that this process can make raw sockets, which services need to complete and refuse pended flows.
+pub fn raw_sockets() -> std::io::Result<()> {
+    sys::raw_socket(AddressFamily::INET).map(drop)
 }
 
 /// The ids and names of the programs of all engines in the kernel, whether the engine runs or has ended.

@@ -2,12 +2,17 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::num::NonZero;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libbpf_rs::RingBuffer;
 use libbpf_sys::{bpf_attach_type, bpf_prog_query_opts};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
 use sidetrack_abi::kernel::{LISTEN, Listen, SOL_SIDETRACK};
 use zerocopy::IntoBytes;
+
+/// The protocol of sockets that send whole packets and receive none: IPPROTO_RAW.
+const RAW: NonZero<u32> = NonZero::new(255).unwrap();
 
 /// Number of programs that one query can return. The kernel allows 64 for each cgroup on the path.
 const PROGRAMS_MAX: usize = 1024;
@@ -116,4 +121,16 @@ pub(crate) fn mark_listener(socket: BorrowedFd<'_>, listen: &Listen) -> io::Resu
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A raw socket that sends whole packets, and receives none. For IPv4 it sends to this host only; for IPv6,
+/// that would leave out clients whose socket is bound to an address of another device than `lo`.
+pub(crate) fn raw_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let protocol = Some(Protocol::from_raw(RAW));
+    let socket = socket_with(family, SocketType::RAW, flags, protocol)?;
+    if family == AddressFamily::INET {
+        bind_to_device(socket.as_fd(), c"lo")?;
+    }
+    Ok(socket)
 }

@@ -35,6 +35,11 @@ pub enum Error {
         /// The version that this crate was built for.
         sdk: u32,
     },
+    /// The service's ring buffer contains something else than notices of this ABI. What was unread is
+    /// skipped; the clients send their SYNs again.
+    #[cfg(unix)]
+    #[error("the service's ring buffer contains something else than notices of held connects")]
+    DamagedNotices,
     /// The daemon cannot be reached, or it refused a request.
     #[cfg(all(unix, feature = "daemon"))]
     #[error(transparent)]
@@ -60,6 +65,12 @@ pub enum Error {
     #[error("{0} is this proxy's own listener; connecting would loop")]
     SelfConnect(SocketAddr),
 
+    /// The client of a pended connect has given up: it closed its socket, or its time-out is over; or
+    /// the listener that held the connect was dropped. Close the outgoing connection.
+    #[cfg(unix)]
+    #[error("the client has given up its connect")]
+    ClientGone,
+
     /// The context has none of the layouts that this crate knows; the value is its length in bytes.
     #[cfg(any(windows, test))]
     #[error(
@@ -68,6 +79,11 @@ pub enum Error {
     UnknownContext(usize),
 
     // Errors of the caller.
+    /// The listener does not pend: it accepts first
+    /// ([`Listener::is_pended`](crate::Listener::is_pended)).
+    #[cfg(unix)]
+    #[error("this listener does not pend connects: it accepts first")]
+    NotPended,
     /// The socket is a listener, or it is not connected.
     #[error("this socket is not connected")]
     NotConnected,

@@ -56,6 +56,15 @@ pub fn query(socket: impl AsFd) -> Result<Flow, Error> {
         .map_err(query_error)?
 }
 
+/// Queries the id of the flow of an accepted socket. Errors are those of [`query`].
+pub(crate) fn query_flow_id(socket: impl AsFd) -> Result<u64, Error> {
+    let records = sys::get_option(socket.as_fd(), kernel::RECORDS, |answer| {
+        kernel::Records::read_from_bytes(answer).ok()
+    });
+    let records = records.map_err(query_error)?.ok_or(Error::NoEngine)?;
+    Ok(records.flow_id)
+}
+
 /// Reads the answer to INFO. Fetches the context with a second call if it did not fit behind
 /// `Info`.
 fn parse_info(socket: BorrowedFd<'_>, answer: &[u8]) -> Result<Flow, Error> {

@@ -66,6 +66,8 @@
 //! Filtering Platform (docs/wfp.md, 1 and 2). docs/windows.md lists the differences.
 #![deny(unsafe_code)]
 
+#[cfg(unix)]
+mod connection;
 #[cfg(all(unix, feature = "daemon"))]
 pub mod daemon;
 #[cfg(unix)]
@@ -78,6 +80,8 @@ mod listener;
 #[cfg(unix)]
 mod outgoing;
 #[cfg(unix)]
+mod pended;
+#[cfg(unix)]
 mod service;
 #[cfg(unix)]
 #[allow(unsafe_code)]
@@ -88,14 +92,18 @@ pub mod tokio;
 mod windows;
 
 #[cfg(unix)]
+pub use connection::Connection;
+#[cfg(unix)]
 pub use datagram::{Batch, Datagram, DatagramListener, Unreachable, send_all};
 pub use error::Error;
 #[cfg(unix)]
 pub use flow::{Comm, Flow, Program, Records, State, query};
 #[cfg(unix)]
-pub use listener::{Connection, Listener};
+pub use listener::Listener;
 #[cfg(unix)]
 pub use outgoing::set_records;
+#[cfg(unix)]
+pub use pended::{Notice, Pending, WhyAccepted};
 #[cfg(unix)]
 pub use service::{LISTEN_VARIABLE, NAME_VARIABLE, PENDED_VARIABLE, Service};
 pub use sidetrack_abi::text::Printable;

@@ -64,11 +64,7 @@ impl Flow {
     /// If the service has `records_bound`, the kernel refuses any other destination than the original
     /// one with EPERM.
     pub fn connect_to(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
-        let socket = self.outgoing(destination)?;
-        socket
-            .connect(&destination.into())
-            .map_err(Error::system("connect to the destination"))?;
-        Ok(socket.into())
+        connect(self.outgoing(destination)?, destination)
     }
 
     /// Starts to connect to the original destination with the records set, and does not wait.
@@ -83,13 +79,7 @@ impl Flow {
     /// Starts to connect to another destination instead; see
     /// [`connect_nonblocking`](Self::connect_nonblocking).
     pub fn connect_to_nonblocking(&self, destination: SocketAddr) -> Result<TcpStream, Error> {
-        let socket = self.outgoing_nonblocking(destination)?;
-        match socket.connect(&destination.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
-                Err(Error::system("connect to the destination")(error))
-            }
-            _ => Ok(socket.into()),
-        }
+        start_to_connect(self.outgoing_nonblocking(destination)?, destination)
     }
 
     /// Creates a TCP socket for `destination` with the records set, not yet connected.
@@ -153,28 +143,77 @@ impl Flow {
         socket_type: Type,
         protocol: Protocol,
     ) -> Result<Socket, Error> {
-        if self.is_own_listener(destination) {
-            return Err(Error::SelfConnect(destination));
-        }
-        let socket = Socket::new(
-            Domain::for_address(destination),
-            socket_type,
-            Some(protocol),
-        )
-        .map_err(Error::system("create the outgoing socket"))?;
-        set_records(&socket, &self.records())?;
-        Ok(socket)
-    }
-
-    /// Whether `destination` is the listener that accepted this flow. A listener of this crate
-    /// accepts connections to every loopback address, so among loopback addresses only the port is
-    /// compared.
-    fn is_own_listener(&self, destination: SocketAddr) -> bool {
         let own = self.own_address();
-        destination.port() == own.port()
-            && (destination.ip() == own.ip()
-                || (destination.ip().is_loopback() && own.ip().is_loopback())
-                || destination.ip().is_unspecified())
-            && destination.is_ipv4() == own.is_ipv4()
+        make_socket(destination, own, &self.records(), socket_type, protocol)
     }
+}
+
+/// Whether a socket is blocking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocking {
+    Yes,
+    No,
+}
+
+/// Creates a TCP socket for `destination` with the records set. `own` is the address of the
+/// listener that the flow was redirected to.
+pub(crate) fn socket(
+    destination: SocketAddr,
+    own: SocketAddr,
+    records: &Records,
+    blocking: Blocking,
+) -> Result<Socket, Error> {
+    let socket_type = match blocking {
+        Blocking::Yes => Type::STREAM,
+        Blocking::No => Type::STREAM.nonblocking(),
+    };
+    make_socket(destination, own, records, socket_type, Protocol::TCP)
+}
+
+/// Connects a blocking socket.
+pub(crate) fn connect(socket: Socket, destination: SocketAddr) -> Result<TcpStream, Error> {
+    socket
+        .connect(&destination.into())
+        .map_err(Error::system("connect to the destination"))?;
+    Ok(socket.into())
+}
+
+/// Starts to connect a non-blocking socket.
+pub(crate) fn start_to_connect(
+    socket: Socket,
+    destination: SocketAddr,
+) -> Result<TcpStream, Error> {
+    match socket.connect(&destination.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+            Err(Error::system("connect to the destination")(error))
+        }
+        _ => Ok(socket.into()),
+    }
+}
+
+fn make_socket(
+    destination: SocketAddr,
+    own: SocketAddr,
+    records: &Records,
+    socket_type: Type,
+    protocol: Protocol,
+) -> Result<Socket, Error> {
+    if is_own_listener(own, destination) {
+        return Err(Error::SelfConnect(destination));
+    }
+    let domain = Domain::for_address(destination);
+    let socket = Socket::new(domain, socket_type, Some(protocol))
+        .map_err(Error::system("create the outgoing socket"))?;
+    set_records(&socket, records)?;
+    Ok(socket)
+}
+
+/// Whether `destination` is the listener at `own`. A listener of this crate accepts connections to
+/// every loopback address, so among loopback addresses only the port is compared.
+fn is_own_listener(own: SocketAddr, destination: SocketAddr) -> bool {
+    destination.port() == own.port()
+        && (destination.ip() == own.ip()
+            || (destination.ip().is_loopback() && own.ip().is_loopback())
+            || destination.ip().is_unspecified())
+        && destination.is_ipv4() == own.is_ipv4()
 }

@@ -1,15 +1,16 @@
 //! System calls that socket2 does not wrap. The calls for several datagrams at once are in
-//! `datagram/ffi.rs`. All unsafe code of the crate for Linux is in these two files.
+//! `datagram/ffi.rs`, the memory of a ring buffer is in `pended/ring/ffi.rs`. All unsafe code of the
+//! crate for Linux is in these three files.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sidetrack_abi::kernel::{INFO, SOL_SIDETRACK};
+use sidetrack_abi::kernel::{INFO, RECORDS, Records, SOL_SIDETRACK};
 
 /// Largest option buffer that an eBPF program can see, and therefore the longest possible answer,
 /// in bytes.
@@ -32,6 +33,7 @@ pub(crate) fn get_option<T>(
     let mut buffer = Aligned([MaybeUninit::<u8>::uninit(); OPTION_SIZE_MAX]);
     let size = match name {
         INFO => INFO_SIZE.load(Ordering::Relaxed),
+        RECORDS => size_of::<Records>(),
         _ => OPTION_SIZE_MAX,
     };
     let mut length = size as libc::socklen_t;
@@ -112,34 +114,81 @@ pub(crate) fn drops(socket: BorrowedFd<'_>) -> u64 {
     }
 }
 
-/// Waits until one of the sockets has something to read, and returns its index.
-pub(crate) fn wait_readable(listeners: &[impl AsFd]) -> io::Result<usize> {
-    let mut polled: Vec<libc::pollfd> = listeners
-        .iter()
-        .map(|listener| libc::pollfd {
-            fd: listener.as_fd().as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        })
-        .collect();
+/// Waits until one of the descriptors has something to read, and returns its index.
+pub(crate) fn wait_readable(descriptors: &[impl AsFd]) -> io::Result<usize> {
     loop {
-        // SAFETY: `polled` is a valid array of this length for the call's duration.
-        let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) };
-        match polled.iter().position(|one| one.revents != 0) {
-            Some(index) if ready > 0 => return Ok(index),
-            _ if ready < 0 => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-            _ => {}
+        if let Some(ready) = wait_readable_until(descriptors, None)? {
+            return Ok(ready);
         }
     }
 }
 
-/// Accepts a connection with a socket that is non-blocking from its creation.
-pub(crate) fn accept_nonblocking(listener: BorrowedFd<'_>) -> io::Result<TcpStream> {
+/// As [`wait_readable`]. Returns `None` when the deadline is over, or, rarely, before.
+pub(crate) fn wait_readable_until(
+    descriptors: &[impl AsFd],
+    deadline: Option<Instant>,
+) -> io::Result<Option<usize>> {
+    let mut polled: Vec<libc::pollfd> = descriptors
+        .iter()
+        .map(|descriptor| libc::pollfd {
+            fd: descriptor.as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    let milliseconds = deadline.map_or(-1, |deadline| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX)
+    });
+    // SAFETY: `polled` is a valid array of this length for the call's duration.
+    let ready = unsafe {
+        libc::poll(
+            polled.as_mut_ptr(),
+            polled.len() as libc::nfds_t,
+            milliseconds,
+        )
+    };
+    if ready < 0 {
+        let error = io::Error::last_os_error();
+        return match error.kind() {
+            io::ErrorKind::Interrupted => Ok(None),
+            _ => Err(error),
+        };
+    }
+    Ok(polled.iter().position(|one| one.revents != 0))
+}
+
+/// Creates a counter: a write of an integer adds to it, a read takes one, and it is readable while it
+/// is not 0.
+pub(crate) fn event_counter() -> io::Result<OwnedFd> {
+    // SAFETY: the call has no pointers.
+    let created = unsafe {
+        libc::eventfd(
+            0,
+            libc::EFD_SEMAPHORE | libc::EFD_NONBLOCK | libc::EFD_CLOEXEC,
+        )
+    };
+    if created < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(created) })
+}
+
+/// Duplicates a descriptor that the process has inherited, by its number. Fails if it is not open.
+pub(crate) fn duplicate_inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call has no pointers, and fails for a number that is not open.
+    let duplicate = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if duplicate < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
+}
+
+/// Accepts a connection. The mode of its socket is set from its creation.
+pub(crate) fn accept(listener: BorrowedFd<'_>, blocking: bool) -> io::Result<TcpStream> {
+    let mode = if blocking { 0 } else { libc::SOCK_NONBLOCK };
     // SAFETY: null pointers are allowed, as the peer's address is not requested; `listener` is open
     // as it is borrowed.
     let accepted = unsafe {
@@ -147,7 +196,7 @@ pub(crate) fn accept_nonblocking(listener: BorrowedFd<'_>) -> io::Result<TcpStre
             listener.as_raw_fd(),
             ptr::null_mut(),
             ptr::null_mut(),
-            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            mode | libc::SOCK_CLOEXEC,
         )
     };
     if accepted < 0 {

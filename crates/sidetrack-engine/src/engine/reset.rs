@@ -13,8 +13,7 @@ use sidetrack_abi::{address, kernel::SLOT_ADDRESS_FIRST};
 use zerocopy::FromBytes;
 
 use super::Engine;
-use super::sender::raw_socket;
-use crate::Error;
+use crate::{Error, sys};
 
 /// Hop limit of the packets: the default of Linux. A packet to this host does not lose any.
 const HOPS: u8 = 64;
@@ -88,7 +87,7 @@ fn send_reset(
     };
     let socket = match socket {
         Some(socket) => socket,
-        None => socket.insert(raw_socket(family)?),
+        None => socket.insert(sys::raw_socket(family)?),
     };
     let builder = match (target.ip(), client.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), HOPS),

@@ -3,10 +3,9 @@
 //! A raw socket could send any packet. So a program at the egress of the cgroup in which senders are made
 //! permits only packets about pended flows of the sender's service.
 
-use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+use rustix::net::AddressFamily;
 use sidetrack_abi::kernel::{self, Listen, SOCKET_SENDER};
 use zerocopy::IntoBytes;
 
@@ -23,7 +22,7 @@ pub type Senders = (OwnedFd, Option<OwnedFd>);
 /// Errors: [`Error::System`]; among others without CAP_NET_RAW.
 pub fn senders_of(listen: &Listen) -> Result<Senders, Error> {
     for_both_families(|family| {
-        let socket = raw_socket(family).map_err(Error::system("make a raw socket"))?;
+        let socket = sys::raw_socket(family).map_err(Error::system("make a raw socket"))?;
         sys::mark_listener(socket.as_fd(), listen)
             .map_err(Error::system("make a raw socket a sender"))?;
         Ok(socket)
@@ -44,9 +43,6 @@ fn for_both_families(
     Ok((v4, v6))
 }
 
-/// The protocol of sockets that send whole packets and receive none: IPPROTO_RAW.
-const RAW: NonZero<u32> = NonZero::new(255).unwrap();
-
 impl Engine {
     /// Makes a cgroup one in which senders are made: from now on they are restricted.
     ///
@@ -64,7 +60,7 @@ impl Engine {
     }
 
     fn sender(&self, service: u32, family: AddressFamily) -> Result<OwnedFd, Error> {
-        let socket = raw_socket(family).map_err(Error::system("make a raw socket"))?;
+        let socket = sys::raw_socket(family).map_err(Error::system("make a raw socket"))?;
         let cookie = sys::netns_cookie(socket.as_fd())
             .map_err(Error::system("find the network namespace of a socket"))?;
         let entry = kernel::Socket {
@@ -82,16 +78,4 @@ impl Engine {
         )?;
         Ok(socket)
     }
-}
-
-/// A raw socket that sends whole packets, and receives none. For IPv4 it sends to this host only; for IPv6,
-/// that would leave out clients whose socket is bound to an address of another device than `lo`.
-pub(super) fn raw_socket(family: AddressFamily) -> std::io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let protocol = Some(Protocol::from_raw(RAW));
-    let socket = socket_with(family, SocketType::RAW, flags, protocol)?;
-    if family == AddressFamily::INET {
-        sys::bind_to_device(socket.as_fd(), c"lo")?;
-    }
-    Ok(socket)
 }

@@ -1,4 +1,5 @@
-//! ICMP errors for the clients of flows whose datagrams do not arrive.
+//! ICMP errors for the clients of flows whose datagrams do not arrive. Held connects are refused by
+//! the same errors (`pended/packet.rs`).
 //!
 //! The error is an ICMP packet with the original destination as its source, and with one of the
 //! client's datagrams quoted in it. The kernel finds the client's socket by the addresses of the
@@ -11,7 +12,7 @@ use std::sync::OnceLock;
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::icmpv6::DestUnreachableCode;
-use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
+use etherparse::{Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder, PacketBuilderStep};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Flow;
@@ -88,29 +89,43 @@ fn packet(
     target: SocketAddr,
     why: Unreachable,
 ) -> io::Result<Vec<u8>> {
-    let (mut offending, mut packet) = (Vec::new(), Vec::new());
-    let written = match (from, client.ip(), target.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to), IpAddr::V4(own)) => {
-            PacketBuilder::ipv4(to.octets(), own.octets(), HOPS)
-                .udp(client.port(), target.port())
-                .write(&mut offending, &[])
-                .and_then(|()| {
-                    PacketBuilder::ipv4(from.octets(), to.octets(), HOPS)
-                        .icmpv4(Icmpv4Type::DestinationUnreachable(icmpv4_code(why)))
-                        .write(&mut packet, &offending)
-                })
+    let mut offending = Vec::new();
+    ip_packet(client.ip(), target.ip())?
+        .udp(client.port(), target.port())
+        .write(&mut offending, &[])
+        .map_err(io::Error::other)?;
+    error_packet(from, client.ip(), &offending, why)
+}
+
+/// Starts to build a packet between two addresses, which must be of one family.
+pub(crate) fn ip_packet(from: IpAddr, to: IpAddr) -> io::Result<PacketBuilderStep<IpHeaders>> {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            Ok(PacketBuilder::ipv4(from.octets(), to.octets(), HOPS))
         }
-        (IpAddr::V6(from), IpAddr::V6(to), IpAddr::V6(own)) => {
-            PacketBuilder::ipv6(to.octets(), own.octets(), HOPS)
-                .udp(client.port(), target.port())
-                .write(&mut offending, &[])
-                .and_then(|()| {
-                    PacketBuilder::ipv6(from.octets(), to.octets(), HOPS)
-                        .icmpv6(Icmpv6Type::DestinationUnreachable(icmpv6_code(why)))
-                        .write(&mut packet, &offending)
-                })
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            Ok(PacketBuilder::ipv6(from.octets(), to.octets(), HOPS))
         }
-        _ => return Err(io::ErrorKind::Unsupported.into()),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Builds the ICMP packet in which the host `from` reports to `client` that the packet whose first
+/// bytes are `offending` does not arrive.
+pub(crate) fn error_packet(
+    from: IpAddr,
+    client: IpAddr,
+    offending: &[u8],
+    why: Unreachable,
+) -> io::Result<Vec<u8>> {
+    let mut packet = Vec::new();
+    let ip = ip_packet(from, client)?;
+    let written = if client.is_ipv4() {
+        ip.icmpv4(Icmpv4Type::DestinationUnreachable(icmpv4_code(why)))
+            .write(&mut packet, offending)
+    } else {
+        ip.icmpv6(Icmpv6Type::DestinationUnreachable(icmpv6_code(why)))
+            .write(&mut packet, offending)
     };
     written.map_err(io::Error::other)?;
     Ok(packet)
