@@ -32,6 +32,7 @@ mod follower;
 mod host;
 mod http;
 pub mod netns;
+mod pended;
 pub mod policy;
 mod process;
 pub mod programs;

@@ -70,20 +70,47 @@ fn python_example_relays_with_records() {
 #[test]
 fn c_example_relays_with_records() {
     let folder = tempfile::tempdir().expect("a temporary folder");
+    relays_with_records(&c_example(&folder, "proxy"));
+}
+
+/// Builds a C example in this folder, which is made readable for proxies.
+fn c_example(folder: &tempfile::TempDir, name: &str) -> String {
     std::fs::set_permissions(
         folder.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .expect("the permissions are set");
-    let program = folder.path().join("proxy");
+    let program = folder.path().join(name);
     let built = Command::new("cc")
         .args(["-Wall", "-Wextra", "-Werror", "-I", "bpf", "-o"])
         .arg(&program)
-        .arg("crates/sidetrack/examples/proxy.c")
+        .arg(format!("crates/sidetrack/examples/{name}.c"))
         .current_dir(repository())
         .status();
     assert!(built.expect("cc is installed").success());
-    relays_with_records(&format!("exec:{}", program.display()));
+    format!("exec:{}", program.display())
+}
+
+/// A program's connect through the example to a port at which nothing listens is refused.
+fn refuses_a_dead_port(via: &str) {
+    let script = "exec 3<>/dev/tcp/127.0.0.1/1";
+    let ended = Run::new(&["--via", via], &["bash", "-c", script]).wait();
+    let stderr = &ended.outcome.stderr;
+    assert!(stderr.contains("Connection refused"), "{ended:?}");
+}
+
+#[test]
+fn rust_example_pended_relays_and_refuses() {
+    relays_with_records(&example("pended"));
+    refuses_a_dead_port(&example("pended"));
+}
+
+#[test]
+fn c_example_pended_relays_and_refuses() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let via = c_example(&folder, "pended");
+    relays_with_records(&via);
+    refuses_a_dead_port(&via);
 }
 
 #[test]

@@ -44,6 +44,9 @@
 //!  (credentials)        (LISTEN option)   (INFO option)      (RECORDS option, then connect)
 //! ```
 //!
+//! With [`Service::pended`], a proxy connects onward first, and its client's connect then succeeds
+//! or fails like its own ([`Listener::pended`], docs/pended.md).
+//!
 //! UDP works the same way: [`DatagramListener`] receives the datagrams of all flows, and
 //! [`Flow::connect_datagrams`] opens an outgoing socket for one flow (docs/datagrams.md).
 //!

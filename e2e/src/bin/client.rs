@@ -22,6 +22,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 mod datagram;
 #[path = "client/load.rs"]
 mod load;
+#[path = "client/many.rs"]
+mod many;
 #[path = "client/quic.rs"]
 mod quic;
 #[path = "client/storm.rs"]
@@ -48,6 +50,8 @@ enum Action {
     ConnectEach(ConnectEach),
     /// Make many connections to different addresses. Each must be answered with its own address.
     Storm(storm::Storm),
+    /// Make many connections at once. Each must be answered with its own address.
+    Many(many::Many),
     /// Connect and send datagrams at a constant rate until standard input ends, each to another
     /// destination. The report is a file.
     Load(load::Load),
@@ -145,6 +149,7 @@ fn main() -> io::Result<()> {
         Action::Connect(connect) => connect_times(&connect),
         Action::ConnectEach(each) => return connect_each(&each.options),
         Action::Storm(options) => storm::run(&options),
+        Action::Many(options) => many::run(&options)?,
         Action::Load(options) => return load::run(&options),
         Action::Reconnect {
             first,
