@@ -53,6 +53,7 @@ pub use far_host::FarHost;
 pub use follower::Follower;
 pub use host::Host;
 pub use http::HttpOrigin;
+pub use pended::{PendedDescriptors, relay_pending};
 pub use process::{Process, send_signal};
 pub use proxy::{
     Origin, RunningProxy, copy_both_ways, listen_marked, listen_shared, listen_unmarked, mark,
