@@ -14,6 +14,24 @@ pub fn enter() {
     ip("link set lo up");
 }
 
+/// Moves this thread into a new mount namespace, in which `/etc/hosts` has these lines.
+pub fn set_hosts(lines: &str) {
+    sys::unshare_mounts().expect("the test runs as root");
+    mount(&["--make-rprivate", "/"]); // so that the host does not see the mounts
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    fs::write(file.path(), lines).expect("the file is written");
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(file.path(), readable).expect("the file is the test's");
+    let path = file.path().display().to_string();
+    mount(&["--bind", &path, "/etc/hosts"]); // the mount keeps the file
+}
+
+fn mount(arguments: &[&str]) {
+    let status = Command::new("mount").args(arguments).status();
+    let status = status.expect("mount is installed");
+    assert!(status.success(), "mount {arguments:?}");
+}
+
 /// Runs the command `ip` with these arguments.
 pub fn ip(arguments: &str) {
     let status = Command::new("ip")

@@ -1,0 +1,1 @@
+//! SYNs that no client has sent, to a listener that holds connects.
