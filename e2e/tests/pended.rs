@@ -285,6 +285,54 @@ fn ten_thousand_connects_are_held_at_once() {
     assert_eq!(report["good"], COUNT, "{report}");
 }
 
+/// The client's second SYN, one second after the first, meets the completion of its flow.
+#[test]
+fn flows_that_are_completed_while_their_syns_are_sent_again_are_delivered_once() {
+    const COUNT: usize = 2000;
+    let (host, _, listener) = pended("pended_again");
+    let client = host.client(&["many", "--count", &COUNT.to_string()]);
+    let held: Vec<Pending> = (0..COUNT)
+        .map(|_| listener.pended().expect("a connect is held"))
+        .collect();
+    for pending in held {
+        while pending.age() < Duration::from_millis(1010) {
+            thread::yield_now();
+        }
+        let destination = pending.original_destination().to_string();
+        let mut stream = pending.accept().expect("the client is accepted");
+        stream
+            .write_all(destination.as_bytes())
+            .expect("the client reads");
+    }
+    let report = client.json();
+    assert_eq!(report["good"], COUNT, "{report}");
+    while let Some(notice) = listener.try_pended().expect("notices are read") {
+        panic!("{notice:?}");
+    }
+    assert_eq!(host.count(Counter::Pended), COUNT as u64);
+    assert_eq!(host.count(Counter::Completed), COUNT as u64);
+}
+
+#[test]
+fn connects_whose_notices_are_lost_are_held_by_their_next_syn() {
+    const COUNT: usize = 14_000; // more than the ring buffer has room for
+    let (host, _, listener) = pended("pended_lost");
+    let client = host.client(&["many", "--count", &COUNT.to_string()]);
+    wait::until("the ring buffer is full", || {
+        host.count(Counter::NoticesLost) > 0
+    });
+    for _ in 0..COUNT {
+        let pending = listener.pended().expect("a connect is held");
+        let destination = pending.original_destination().to_string();
+        let mut stream = pending.accept().expect("the client is accepted");
+        stream
+            .write_all(destination.as_bytes())
+            .expect("the client reads");
+    }
+    let report = client.json();
+    assert_eq!(report["good"], COUNT, "{report}");
+}
+
 #[test]
 fn an_event_loop_completes_without_waiting() {
     let (host, _, listener) = pended("pended_loop");

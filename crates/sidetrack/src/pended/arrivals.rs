@@ -120,8 +120,9 @@ impl Arrivals {
     pub(crate) fn gone(&self, flow_id: u64) {
         let mut state = self.lock();
         if let Some(awaited) = state.awaited.get_mut(&flow_id) {
-            awaited.end(Awaited::Gone);
-            self.changed.notify_all();
+            let waker = awaited.end(Awaited::Gone);
+            drop(state);
+            self.wake(waker);
         }
     }
 
@@ -131,8 +132,9 @@ impl Arrivals {
         let mut state = self.lock();
         match state.awaited.get_mut(&arrived.flow_id) {
             Some(awaited) => {
-                awaited.end(Awaited::Arrived(arrived));
-                self.changed.notify_all();
+                let waker = awaited.end(Awaited::Arrived(arrived));
+                drop(state);
+                self.wake(waker);
                 None
             }
             None => Some(arrived),
@@ -187,6 +189,14 @@ impl Arrivals {
         polled
     }
 
+    /// Wakes the thread or task that waits for a flow.
+    fn wake(&self, waker: Option<Waker>) {
+        match waker {
+            Some(waker) => waker.wake(),
+            None => self.changed.notify_all(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,9 +215,11 @@ impl State {
 }
 
 impl Awaited {
-    fn end(&mut self, end: Self) {
-        if let Self::Waiting(Some(waker)) = std::mem::replace(self, end) {
-            waker.wake();
+    /// Returns the waker of the task that waits; `None` if it is a thread.
+    fn end(&mut self, end: Self) -> Option<Waker> {
+        match std::mem::replace(self, end) {
+            Self::Waiting(waker) => waker,
+            Self::Arrived(_) | Self::Gone => None,
         }
     }
 }
