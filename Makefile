@@ -24,7 +24,7 @@ MITMPROXY      := 11.0.2
 GUARD_PACKAGES := iproute2 util-linux
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels test-clients chaos conformance race-test windows-test lint docs deny bench bench-quick bench-guard deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
+.PHONY: help build demo test test-kernels test-clients chaos pended-stress conformance race-test windows-test lint docs deny bench bench-quick bench-guard deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,10 @@ conformance: deps-test ## the Winsock contract, case by case, in C; and the ABI 
 chaos: deps-test ## three minutes of connections while proxies and the daemon are killed, and policies swapped, at random
 	$(CARGO) build --workspace --bins
 	$(SUDO) $(CARGO) nextest run -p e2e --run-ignored only -E 'binary(chaos)' --no-capture
+
+pended-stress: deps-test ## 200 threads with 1,000 pended connects each, under several conditions; attacks on listeners; ten minutes
+	$(CARGO) build --workspace --bins
+	SIDETRACK_STRESS=1 $(SUDO) $(CARGO) nextest run -p e2e -E 'binary(pended_stress)'
 
 race-test: deps-test ## overlapped calls under ThreadSanitizer (x86-64 only; Debian's Rust, with the standard library's source)
 	@$(call need,rustc-web cargo-web rust-web-src)

@@ -63,10 +63,23 @@ pub fn set_sysctl(name: &str, value: &str) {
 
 /// One of the kernel's counters in `/proc/net/netstat` for this namespace, such as TCPFastOpenPassive.
 pub fn counter(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("the file exists");
+    counter_in("netstat", "", name)
+}
+
+/// One of the kernel's counters of a protocol in `/proc/net/snmp` for this namespace, such as
+/// InCsumErrors of `Tcp:`.
+pub fn protocol_counter(protocol: &str, name: &str) -> u64 {
+    counter_in("snmp", protocol, name)
+}
+
+/// Reads a file in which each line with names is followed by one with values. Both begin with a title.
+fn counter_in(file: &str, title: &str, name: &str) -> u64 {
+    let path = format!("/proc/thread-self/net/{file}");
+    let text = fs::read_to_string(path).expect("the file exists");
     let lines: Vec<_> = text.lines().collect();
     lines
         .chunks(2)
+        .filter(|names_and_values| names_and_values[0].starts_with(title))
         .find_map(|names_and_values| {
             let names = names_and_values[0];
             let position = names.split(' ').position(|word| word == name)?;

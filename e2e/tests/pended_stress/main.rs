@@ -6,6 +6,7 @@
 mod attack;
 mod killed;
 mod numbers;
+mod packet;
 
 use std::env;
 
