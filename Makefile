@@ -11,7 +11,10 @@ FUZZ_SECONDS ?= 30
 
 # Debian packages: for the build, for the programs that the tests run, and for the peers of the benchmarks.
 BUILD_PACKAGES := clang libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
-TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps systemd
+TEST_PACKAGES  := bind9-dnsutils bpftool curl dnsmasq-base haproxy v2ray iperf3 iproute2 nftables openssl python3 procps systemd \
+	liburing-dev ncat netcat-openbsd nmap wget
+# The clients and servers of `make test-clients`.
+CLIENT_PACKAGES := chromium curl default-jdk-headless git golang-go nodejs openssh-client openssh-server tnftp vsftpd
 LINT_PACKAGES  := clang-format python3
 WINDOWS_PACKAGES := rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
 # The peers of `make bench`; mitmproxy comes from PyPI. A peer that cannot be installed is left out, and reported.
@@ -21,7 +24,7 @@ MITMPROXY      := 11.0.2
 GUARD_PACKAGES := iproute2 util-linux
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio iproute2 curl util-linux
 
-.PHONY: help build demo test test-kernels chaos conformance race-test windows-test lint docs deny bench bench-quick bench-guard deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
+.PHONY: help build demo test test-kernels test-clients chaos pended-stress conformance race-test windows-test lint docs deny bench bench-quick bench-guard deps-bench fuzz install uninstall deps deps-test deps-lint deps-deny deps-fuzz
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +47,11 @@ test-kernels: deps-test ## the system tests on Debian's 6.1 and 6.12, emulated (
 	$(CARGO) build --workspace --bins --examples
 	e2e/kernels/run
 
+test-clients: deps-test ## what git, ssh, Go, Java, Node, Chromium, FTP and SIP see, straight and through proxies; two minutes
+	@$(call need,$(CLIENT_PACKAGES))
+	$(CARGO) build --workspace --bins
+	$(SUDO) $(CARGO) nextest run -p e2e --run-ignored only -E 'binary(clients)' --no-fail-fast
+
 conformance: deps-test ## the Winsock contract, case by case, in C; and the ABI under AddressSanitizer
 	$(CARGO) build --workspace --bins --examples
 	$(SUDO) $(CARGO) nextest run -p e2e -E 'binary(winsock)' --no-capture
@@ -51,6 +59,10 @@ conformance: deps-test ## the Winsock contract, case by case, in C; and the ABI 
 chaos: deps-test ## three minutes of connections while proxies and the daemon are killed, and policies swapped, at random
 	$(CARGO) build --workspace --bins
 	$(SUDO) $(CARGO) nextest run -p e2e --run-ignored only -E 'binary(chaos)' --no-capture
+
+pended-stress: deps-test ## 200 threads with 1,000 pended connects each, under several conditions; attacks on listeners; ten minutes
+	$(CARGO) build --workspace --bins
+	SIDETRACK_STRESS=1 $(SUDO) $(CARGO) nextest run -p e2e -E 'binary(pended_stress)'
 
 race-test: deps-test ## overlapped calls under ThreadSanitizer (x86-64 only; Debian's Rust, with the standard library's source)
 	@$(call need,rustc-web cargo-web rust-web-src)

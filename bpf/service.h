@@ -238,7 +238,7 @@ static __always_inline int owners_collect(void)
 	return 0;
 }
 
-/* The last pended listener has closed: notifies the engine, which resets the clients that it held. */
+/* The last pended listener has closed: the engine resets the clients that it held. */
 static __noinline int pended_left(__u32 service)
 {
 	struct connection c = {

@@ -73,6 +73,7 @@
 #include "connect.h"
 #include "name.h"
 #include "message.h"
+#include "pended_option.h"
 #include "option.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

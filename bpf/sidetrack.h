@@ -5,7 +5,7 @@
  * A proxy needs only the socket options and the structures that they carry. The last part of this
  * file, "Between the engine and the programs", is internal to Sidetrack.
  *
- * crates/sidetrack-abi/src/kernel.rs mirrors this file in the same order, and
+ * crates/sidetrack-abi/src/kernel.rs and kernel/engine.rs mirror this file in the same order, and
  * crates/sidetrack-engine/tests/abi_layout.rs compares the mirror with the BTF of the built object.
  * A change here changes the mirror and SIDETRACK_ABI_VERSION in the same commit.
  *

@@ -22,10 +22,12 @@ mod any_address;
 mod api;
 mod bpffs;
 mod client;
+pub mod comparison;
 mod daemon;
 mod datagram;
 mod dnsmasq;
 pub mod exchange;
+mod far_host;
 mod follower;
 mod host;
 mod http;
@@ -33,6 +35,7 @@ pub mod netns;
 mod pended;
 pub mod policy;
 mod process;
+pub mod programs;
 mod proxy;
 mod quic;
 #[allow(unsafe_code)]
@@ -46,9 +49,11 @@ pub use client::{Client, Outcome, client_binary};
 pub use daemon::Daemon;
 pub use datagram::{EchoOrigin, RunningDatagramProxy};
 pub use dnsmasq::Dnsmasq;
+pub use far_host::FarHost;
 pub use follower::Follower;
 pub use host::Host;
 pub use http::HttpOrigin;
+pub use pended::{PendedDescriptors, relay_pending};
 pub use process::{Process, send_signal};
 pub use proxy::{
     Origin, RunningProxy, copy_both_ways, listen_marked, listen_shared, listen_unmarked, mark,

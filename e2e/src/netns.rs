@@ -14,6 +14,24 @@ pub fn enter() {
     ip("link set lo up");
 }
 
+/// Moves this thread into a new mount namespace, in which `/etc/hosts` has these lines.
+pub fn set_hosts(lines: &str) {
+    sys::unshare_mounts().expect("the test runs as root");
+    mount(&["--make-rprivate", "/"]); // so that the host does not see the mounts
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    fs::write(file.path(), lines).expect("the file is written");
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(file.path(), readable).expect("the file is the test's");
+    let path = file.path().display().to_string();
+    mount(&["--bind", &path, "/etc/hosts"]); // the mount keeps the file
+}
+
+fn mount(arguments: &[&str]) {
+    let status = Command::new("mount").args(arguments).status();
+    let status = status.expect("mount is installed");
+    assert!(status.success(), "mount {arguments:?}");
+}
+
 /// Runs the command `ip` with these arguments.
 pub fn ip(arguments: &str) {
     let status = Command::new("ip")
@@ -45,10 +63,23 @@ pub fn set_sysctl(name: &str, value: &str) {
 
 /// One of the kernel's counters in `/proc/net/netstat` for this namespace, such as TCPFastOpenPassive.
 pub fn counter(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("the file exists");
+    counter_in("netstat", "", name)
+}
+
+/// One of the kernel's counters of a protocol in `/proc/net/snmp` for this namespace, such as
+/// InCsumErrors of `Tcp:`.
+pub fn protocol_counter(protocol: &str, name: &str) -> u64 {
+    counter_in("snmp", protocol, name)
+}
+
+/// Reads a file in which each line with names is followed by one with values. Both begin with a title.
+fn counter_in(file: &str, title: &str, name: &str) -> u64 {
+    let path = format!("/proc/thread-self/net/{file}");
+    let text = fs::read_to_string(path).expect("the file exists");
     let lines: Vec<_> = text.lines().collect();
     lines
         .chunks(2)
+        .filter(|names_and_values| names_and_values[0].starts_with(title))
         .find_map(|names_and_values| {
             let names = names_and_values[0];
             let position = names.split(' ').position(|word| word == name)?;

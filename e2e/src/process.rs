@@ -34,6 +34,25 @@ impl Process {
         process
     }
 
+    /// The same as [`Process::proxy`], with one more environment variable.
+    pub(crate) fn proxy_with_variable(
+        cgroup: &Cgroup,
+        service: &RegisteredService,
+        kind: &str,
+        (name, value): (&str, String),
+    ) -> Self {
+        let mut command = Command::new(cargo_bin("proxy"));
+        command
+            .env("PROXY_CGROUP", cgroup.path())
+            .env(sidetrack::LISTEN_VARIABLE, service.credentials_hex())
+            .env(name, value)
+            .arg(kind);
+        let mut process = Self::start(command);
+        process.addresses =
+            serde_json::from_str(&process.line()).expect("the proxy prints its addresses");
+        process
+    }
+
     /// Starts the engine of `src/bin/engine.rs`, with one service to which every connection is
     /// redirected.
     pub fn engine(scope: &Cgroup, home: &Cgroup) -> Self {

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::{Client, Host, Origin, copy_both_ways, wait};
+use e2e::{Client, Host, Origin, relay_pending, wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sidetrack::{Error, Listener, Notice, Pending, WhyAccepted};
 use sidetrack_engine::RegisteredService;
@@ -29,20 +29,9 @@ fn relay_pended(listener: Listener) {
     thread::spawn(move || {
         loop {
             let pending = listener.pended().expect("a connect is held");
-            thread::spawn(move || relay(pending));
+            thread::spawn(move || relay_pending(pending));
         }
     });
-}
-
-fn relay(pending: Pending) -> io::Result<()> {
-    match pending.connect() {
-        Ok(origin) => {
-            let client = pending.complete(&origin).map_err(io::Error::other)?;
-            copy_both_ways(client, origin)
-        }
-        Err(Error::System { source, .. }) => pending.refuse(&source).map_err(io::Error::other),
-        Err(error) => Err(io::Error::other(error)),
-    }
 }
 
 /// The ways in which a client connects, with an address that they connect to.
@@ -317,7 +306,8 @@ fn flows_that_are_completed_while_their_syns_are_sent_again_are_delivered_once()
     }
     let report = client.json();
     assert_eq!(report["good"], COUNT, "{report}");
-    assert!(listener.try_pended().expect("notices are read").is_none());
+    let further = listener.try_pended().expect("notices are read");
+    assert!(further.is_none(), "{further:?}");
     assert_eq!(host.count(Counter::Pended), COUNT as u64);
     assert_eq!(host.count(Counter::Completed), COUNT as u64);
 }

@@ -1,6 +1,7 @@
 //! The SDK's `Registration`, which adds a service with its objects, and starts its listeners, in
 //! one call.
 
+use std::fs;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -209,4 +210,57 @@ fn daemon_detaches_from_a_proxys_cgroup_when_its_service_is_gone() {
         Listener::bind(&Service::from_bytes(&[1; 32]).expect("the length is right")),
         Err(Error::NoEngine)
     ));
+}
+
+/// Registers the service "inspect", and returns how many ring buffers of notices and how many senders
+/// this process has then.
+fn descriptors_with(daemon: &Daemon, connect: v1::Connect) -> (usize, usize) {
+    let service = v1::Service {
+        connect: connect.into(),
+        ..Default::default()
+    };
+    let registration = Registration::of("inspect")
+        .socket(daemon.socket())
+        .service(service)
+        .open(|_| Ok(()))
+        .unwrap_or_else(|error| panic!("{error}"));
+    let found = (ring_buffers(), raw_sockets());
+    drop(registration);
+    found
+}
+
+/// The number of ring buffers that this process has open: bpf(2) names the type of a map by its number.
+fn ring_buffers() -> usize {
+    let infos = fs::read_dir("/proc/self/fdinfo").expect("proc is mounted");
+    let infos = infos.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    let is_ring = |info: &String| info.lines().any(|line| line == "map_type:\t27");
+    infos.filter(is_ring).count()
+}
+
+/// The number of raw sockets that this process has open.
+fn raw_sockets() -> usize {
+    let tables = ["/proc/self/net/raw", "/proc/self/net/raw6"];
+    let tables = tables.map(|table| fs::read_to_string(table).unwrap_or_default());
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    let inodes = lines.filter_map(|line| line.split_whitespace().nth(9));
+    let raw: Vec<String> = inodes.map(|inode| format!("socket:[{inode}]")).collect();
+    let own = fs::read_dir("/proc/self/fd").expect("proc is mounted");
+    let own = own.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    own.filter(|link| raw.iter().any(|socket| link.as_os_str() == socket.as_str()))
+        .count()
+}
+
+#[test]
+fn only_the_proxy_of_a_service_that_pends_gets_descriptors() {
+    let host = Host::without_engine("registration_descriptors");
+    let daemon = Daemon::attached(&host);
+    host.enter_service_cgroup();
+    assert_eq!(descriptors_with(&daemon, v1::Connect::Accepted), (0, 0));
+    let (rings, senders) = descriptors_with(&daemon, v1::Connect::Pended);
+    assert_eq!(rings, 1);
+    assert!(
+        matches!(senders, 1 | 2),
+        "{senders} senders: IPv4, and IPv6 if there is any"
+    );
+    assert_eq!((ring_buffers(), raw_sockets()), (0, 0), "they are closed");
 }

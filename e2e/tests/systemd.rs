@@ -76,7 +76,7 @@ fn assert_observed(test: &str, script: &str, units: &str, expected: &str) {
 #[test]
 fn unit_is_restricted() {
     let output = Command::new("systemd-analyze")
-        .args(["security", "--offline=true", "--threshold=25"])
+        .args(["security", "--offline=true", "--threshold=30"])
         .arg(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../packaging/sidetrackd.service"

@@ -31,6 +31,7 @@ pub mod config;
 pub mod count;
 mod error;
 mod object;
+pub mod pended;
 
 pub use client::{Client, Session};
 pub use error::{CODE_METADATA, NAME_METADATA, policy_error, status};

@@ -162,8 +162,11 @@ pub(crate) struct RuleArgs {
     /// after 60 seconds of silence, or after this time if it is shorter.
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) idle_timeout: u64,
-    /// Give up to connect to a destination after this many seconds. It applies where the program was
-    /// accepted before; where it waits, its own time-out applies.
+    /// When a program's connect succeeds or fails.
+    #[arg(long, value_enum, default_value_t = ConnectArg::Pended)]
+    pub(crate) connect: ConnectArg,
+    /// Give up connecting to a destination after this many seconds. It applies where the program was
+    /// accepted first; where its connect waits, its own time-out applies.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) connect_timeout: u64,
 }
@@ -183,6 +186,15 @@ pub(crate) enum QuicArg {
     /// Refuse QUIC. With `sidetrack run`, sending to port 443 fails at once with EACCES. On other
     /// ports, the proxy drops the first datagrams.
     Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConnectArg {
+    /// When the proxy's connect to the destination does, with the same error. Where a rule needs the
+    /// host that the program will name, it is accepted first.
+    Pended,
+    /// It succeeds at once, before the proxy connects to the destination.
+    Accepted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

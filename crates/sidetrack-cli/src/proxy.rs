@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use sidetrack::Service;
+use sidetrack::{Service, WhyAccepted};
 use sidetrack_proxy::datagrams::Counts;
 use sidetrack_proxy::dns::Denial;
 use sidetrack_proxy::settings::Quic;
@@ -14,28 +14,19 @@ use sidetrack_proxy::{FlowLine, Server, Settings};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{self, DnsDenialArg};
+use crate::args::{self, ConnectArg, DnsDenialArg, QuicArg};
 use crate::format::json_line;
 
 /// How long open connections may continue after SIGTERM.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 pub(crate) fn proxy(options: args::ProxyArgs) -> Result<ExitCode> {
-    let service = Service::from_env()?;
+    let service = match options.rules.connect {
+        ConnectArg::Pended => Service::from_env()?.pended(),
+        ConnectArg::Accepted => Service::from_env()?,
+    };
     raise_descriptor_limit();
-    let mut settings = Settings::default();
-    settings.rules = sidetrack_proxy::Rules::new(options.rules.deny, options.rules.allow);
-    settings.idle_timeout = Duration::from_secs(options.rules.idle_timeout);
-    settings.connect_timeout = Duration::from_secs(options.rules.connect_timeout);
-    settings.datagram_idle = settings.datagram_idle.min(settings.idle_timeout);
-    settings.denial = match options.rules.dns_denial {
-        DnsDenialArg::Nxdomain => Denial::NoSuchName,
-        DnsDenialArg::Refused => Denial::Refused,
-    };
-    settings.quic = match options.rules.quic {
-        args::QuicArg::Allow => Quic::Allow,
-        args::QuicArg::Refuse => Quic::Refuse,
-    };
+    let settings = settings(options.rules);
     let json = options.json;
     // This runtime only waits for the signal. Connections and datagrams are handled by other
     // threads.
@@ -50,10 +41,31 @@ pub(crate) fn proxy(options: args::ProxyArgs) -> Result<ExitCode> {
                 SHUTDOWN_GRACE
             };
             let server = Server::bind(&service, settings)?;
+            match server.why_accepted() {
+                None | Some(WhyAccepted::ServiceAccepts) => {} // as the policy says
+                Some(why) => eprintln!("sidetrack proxy: {why}"),
+            }
             let counts = server.run(stop, move |line| print(&line, json)).await?;
             report_counts(&counts);
             Ok(ExitCode::SUCCESS)
         })
+}
+
+fn settings(rules: args::RuleArgs) -> Settings {
+    let mut settings = Settings::default();
+    settings.rules = sidetrack_proxy::Rules::new(rules.deny, rules.allow);
+    settings.idle_timeout = Duration::from_secs(rules.idle_timeout);
+    settings.connect_timeout = Duration::from_secs(rules.connect_timeout);
+    settings.datagram_idle = settings.datagram_idle.min(settings.idle_timeout);
+    settings.denial = match rules.dns_denial {
+        DnsDenialArg::Nxdomain => Denial::NoSuchName,
+        DnsDenialArg::Refused => Denial::Refused,
+    };
+    settings.quic = match rules.quic {
+        QuicArg::Allow => Quic::Allow,
+        QuicArg::Refuse => Quic::Refuse,
+    };
+    settings
 }
 
 /// Prints the numbers of datagrams, flows and errors that no flow line contains.

@@ -65,8 +65,8 @@ pub use cgroup::Cgroup;
 pub use departure::{Departure, DepartureWatch};
 pub use engine::{
     Classification, Committed, Config, Engine, FlowEntry, LoadedEngine, MapUsage, OpenEngine,
-    PolicyInForce, Senders, check_pins, open_ring, pinned_programs, pins_at, remove_pins,
-    senders_of,
+    PendedDescriptors, PendedRefusal, PolicyInForce, Senders, check_pins, open_ring,
+    pinned_programs, pins_at, remove_pins, senders_of,
 };
 pub use error::Error;
 pub use path::Paths;

@@ -26,6 +26,11 @@ pub enum CloseReason {
     Denied,
     /// The proxy could not connect to the origin: "connect failed: connection refused".
     ConnectFailed(String),
+    /// The client closed or timed out while its connect was held: "client gave up".
+    ClientGaveUp,
+    /// The client's connect was held and let through, but its connection did not arrive: "client
+    /// not accepted".
+    NotAccepted,
     /// The proxy was stopped: "stopped".
     Stopped,
     /// UDP only: all DNS queries of the flow were answered: "answered".
@@ -94,6 +99,8 @@ impl fmt::Display for CloseReason {
             Self::Idle => f.write_str("idle"),
             Self::Denied => f.write_str("denied"),
             Self::ConnectFailed(why) => write!(f, "{CONNECT_FAILED}: {why}"),
+            Self::ClientGaveUp => f.write_str("client gave up"),
+            Self::NotAccepted => f.write_str("client not accepted"),
             Self::Stopped => f.write_str("stopped"),
             Self::Answered => f.write_str("answered"),
             Self::Refused => f.write_str("refused by origin"),

@@ -1,4 +1,5 @@
-//! One redirected connection, from accept to its end.
+//! One redirected connection, from accept to its end. If the client's connect was held (`held.rs`), it begins
+//! in the phase `Relaying`, or, if a rule needs the host, in `Sniffing`.
 //!
 //! ```text
 //!   decide_by_address ─ denied ───────────▶ SniffingToRefuse ─────▶ Refusing ──▶ end
@@ -25,6 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
+use sidetrack::Error;
 use socket2::SockRef;
 
 use crate::close_reason::{CloseReason, RelaySide};
@@ -34,6 +36,7 @@ use crate::rules::{Rules, Verdict};
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 
+mod held;
 mod id;
 mod loop_context;
 mod opening;
@@ -42,14 +45,14 @@ mod timer;
 
 use opening::Opening;
 use refusal::Refusal;
-use timer::TimerKind;
 
 pub use refusal::REFUSAL_SIZE_MAX;
-pub use timer::{REFUSAL_WAIT, SNIFF_WAIT};
+pub use timer::{ACCEPT_WAIT, REFUSAL_WAIT, SNIFF_WAIT};
 
-pub(crate) use id::{ConnectionId, ConnectionSocket};
+pub(crate) use held::{HeldClient, HeldProgress};
+pub(crate) use id::{ConnectionId, LoopSocket};
 pub(crate) use loop_context::{ConnectionRegistry, LoopContext};
-pub(crate) use timer::ConnectionTimer;
+pub(crate) use timer::{ConnectionTimer, TimerKind};
 
 /// How many times within a time-out the connections are checked. So no timer has to be started for
 /// each connect, or reset for each chunk, and a connection ends at most a quarter of its time-out
@@ -67,6 +70,7 @@ pub(crate) struct Connection<U> {
     opening: Opening,
     /// `None` while it depends on what the client will send.
     verdict: Option<Verdict>,
+    connect: ConnectMode,
     connect_time: Option<Duration>,
     up: Direction,
     down: Direction,
@@ -107,6 +111,11 @@ impl<U: Upstream> Connection<U> {
     /// Takes the accepted socket `client`, which must be non-blocking and [prepared](prepare).
     pub(crate) fn new(client: TcpStream, upstream: U, rules: &Rules) -> Self {
         let verdict = rules.decide_by_address(upstream.destination());
+        Self::with_verdict(client, upstream, verdict)
+    }
+
+    /// The same, with the verdict by the address.
+    fn with_verdict(client: TcpStream, upstream: U, verdict: Option<Verdict>) -> Self {
         let phase = match &verdict {
             Some(verdict) if verdict.is_deny() => Phase::SniffingToRefuse,
             _ => Phase::Sniffing,
@@ -118,6 +127,7 @@ impl<U: Upstream> Connection<U> {
             phase,
             opening: Opening::default(),
             verdict,
+            connect: ConnectMode::Accepted,
             connect_time: None,
             up: Direction::default(),
             down: Direction::default(),
@@ -125,12 +135,24 @@ impl<U: Upstream> Connection<U> {
         }
     }
 
-    /// Adds the client's socket to epoll and takes the first step: connects, or waits for the
-    /// opening.
+    /// Gives it the connection to its origin, which was made while the client's connect was held.
+    fn connected_before(self, origin: Peer, connect_time: Duration) -> Self {
+        Self {
+            origin: Some(origin),
+            phase: Phase::Relaying,
+            connect: ConnectMode::Pended,
+            connect_time: Some(connect_time),
+            ..self
+        }
+    }
+
+    /// Adds the client's socket to epoll and takes the first step: connects, waits for the opening,
+    /// or relays.
     pub(crate) fn begin(&mut self, context: &mut LoopContext<'_>) -> Result<Progress, CloseReason> {
         context.watch(&self.client, RelaySide::Client)?;
         match self.phase {
             Phase::Sniffing if self.verdict.is_some() => self.connect(context)?,
+            Phase::Relaying => return self.relay(context),
             _ => context.start_timer(TimerKind::Sniff),
         }
         Ok(Progress::Waiting)
@@ -218,7 +240,7 @@ impl<U: Upstream> Connection<U> {
         let outcome = Outcome {
             verdict: verdict
                 .unwrap_or_else(|| rules.decide(self.upstream.destination(), seen.host())),
-            connect: Some(ConnectMode::Accepted),
+            connect: Some(self.connect),
             connect_time: self.connect_time,
             relayed: Relayed {
                 bytes_up: self.up.count(),
@@ -372,8 +394,10 @@ fn reset_on_close(socket: BorrowedFd<'_>) {
 }
 
 fn connect_failed(source: io::Error) -> CloseReason {
-    CloseReason::from_connect(&sidetrack::Error::System {
-        what: "connect to the destination",
-        source,
-    })
+    CloseReason::from_connect(&connect_error(source))
+}
+
+fn connect_error(source: io::Error) -> Error {
+    let what = "connect to the destination";
+    Error::System { what, source }
 }

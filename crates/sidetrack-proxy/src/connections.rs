@@ -7,12 +7,14 @@
 //!            └─ timer ───────────── Connection::timer_expired ───────┘
 //! ```
 //!
+//! If the source's clients are held, notices come instead of the listener: see `pended`.
+//!
 //! A server has one loop for each processor, each with its thread, up to
-//! [`LOOPS_MAX`](crate::serve::LOOPS_MAX). The loop that accepts a connection keeps it until its
-//! end. So while a connection is relayed, its thread takes no lock and wakes no other thread. What
-//! loops share is the listener, the stop, and the count of open pipes, which is atomic. The
-//! caller's `on_end` may lock: [`serve`](mod@crate::serve) locks the table of names once at the end
-//! of each connection.
+//! [`LOOPS_MAX`](crate::serve::LOOPS_MAX). The loop that accepts a connection, or holds its client,
+//! keeps it until its end. So while a connection is relayed, its thread takes no lock and wakes no
+//! other thread. What loops share is the listener, the stop, the count of open pipes, which is
+//! atomic, and, where clients are held, which loop holds which client. The caller's `on_end` may
+//! lock: [`serve`](mod@crate::serve) locks the table of names once at the end of each connection.
 
 use std::cell::Cell;
 use std::io;
@@ -25,10 +27,10 @@ use rustix::event::epoll::EventFlags;
 use sidetrack::Error;
 use slab::Slab;
 
-use crate::close_reason::CloseReason;
+use crate::close_reason::{CloseReason, RelaySide};
 use crate::connection::{
-    Connection, ConnectionId, ConnectionRegistry, ConnectionSocket, ConnectionTimer,
-    EndedConnection, LoopContext, TIMEOUT_CHECKS, prepare,
+    Connection, ConnectionId, ConnectionRegistry, ConnectionTimer, EndedConnection, LoopContext,
+    LoopSocket, TIMEOUT_CHECKS, TimerKind, prepare,
 };
 use crate::outcome::Outcome;
 use crate::reactor::{AfterListener, EventHandler, Reactor, Stop};
@@ -36,16 +38,23 @@ use crate::relay::{COPY_SIZE, Pipes, Progress};
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 
+mod client;
+mod loops;
+mod pended;
 mod source;
 
+use client::{Client, Tracked};
+use pended::Held;
 use source::{ConnectionSource, NoSource};
+
+pub(crate) use loops::PendedLoops;
 
 /// What a loop does, for its errors.
 const WAIT: &str = "wait for connections";
 
 /// The event loop of one thread for connections, see the module's description.
 pub(crate) struct ConnectionLoop<'a, S: ConnectionSource> {
-    reactor: Reactor<'a, ConnectionSocket, ConnectionTimer>,
+    reactor: Reactor<'a, LoopSocket, ConnectionTimer>,
     connections: Connections<'a, S>,
 }
 
@@ -53,9 +62,12 @@ pub(crate) struct ConnectionLoop<'a, S: ConnectionSource> {
 struct Connections<'a, S: ConnectionSource> {
     source: &'a S,
     settings: &'a Settings,
+    stop: &'a Stop,
     /// Called once for each connection that has ended, before its sockets are closed.
     on_end: &'a dyn Fn(S::Upstream, Outcome),
-    table: Slab<TrackedConnection<S::Upstream>>,
+    table: Slab<Tracked<S>>,
+    /// `None` if clients are accepted first.
+    held: Option<Held<'a, S::Upstream>>,
     /// The serial of the newest connection.
     serial: u64,
     /// The number of connections that the loop handles at a time.
@@ -69,19 +81,10 @@ struct Connections<'a, S: ConnectionSource> {
     copy_buffer: Box<[u8]>,
 }
 
-/// A connection in the loop's table.
-struct TrackedConnection<U> {
-    connection: Connection<U>,
-    /// Distinguishes it from other connections that had the same key before, see `ConnectionId`.
-    serial: u64,
-    /// Whether it has ended. It is closed only after all events of the round are handled, as some
-    /// of them may be its own.
-    has_ended: bool,
-}
-
 impl<'a, S: ConnectionSource> ConnectionLoop<'a, S> {
     /// Makes a loop that takes connections from `source`, at most `connections_max` at a time.
-    /// `on_end` is called with each connection's outcome after its end.
+    /// `on_end` is called with each connection's outcome after its end. `pended` are the loops of
+    /// the source, and the index of this one, if the source has notices.
     ///
     /// Errors: [`Error::System`], if the kernel refuses what an event loop needs.
     pub(crate) fn new(
@@ -89,17 +92,25 @@ impl<'a, S: ConnectionSource> ConnectionLoop<'a, S> {
         settings: &'a Settings,
         stop: &'a Stop,
         connections_max: usize,
+        pended: Option<(&'a PendedLoops<S::Upstream>, usize)>,
         on_end: &'a dyn Fn(S::Upstream, Outcome),
     ) -> Result<Self, Error> {
         let shorter = settings.idle_timeout.min(settings.connect_timeout);
         let check_interval = shorter / TIMEOUT_CHECKS;
+        let pended = pended.zip(source.notices());
+        let sockets = source.sockets().filter(|_| pended.is_none());
+        let mut reactor = Reactor::new(WAIT, sockets, check_interval, stop)?;
+        let held = pended
+            .map(|((loops, index), notices)| Held::new(loops, index, notices, reactor.registry()));
         Ok(Self {
-            reactor: Reactor::new(WAIT, source.sockets(), check_interval, stop)?,
+            reactor,
             connections: Connections {
                 source,
                 settings,
+                stop,
                 on_end,
                 table: Slab::new(),
+                held: held.transpose()?,
                 serial: 0,
                 connections_max,
                 ready: Vec::new(),
@@ -120,8 +131,14 @@ impl<'a, S: ConnectionSource> ConnectionLoop<'a, S> {
 }
 
 impl<S: ConnectionSource> EventHandler for Connections<'_, S> {
-    type Socket = ConnectionSocket;
+    type Socket = LoopSocket;
     type Timer = ConnectionTimer;
+
+    fn round_begun(&mut self) {
+        if let Some(held) = &self.held {
+            held.loops.set_free(held.index, false);
+        }
+    }
 
     fn listener_ready(
         &mut self,
@@ -142,36 +159,43 @@ impl<S: ConnectionSource> EventHandler for Connections<'_, S> {
 
     fn socket_ready(
         &mut self,
-        socket: ConnectionSocket,
+        socket: LoopSocket,
         events: EventFlags,
         registry: &mut ConnectionRegistry,
     ) {
-        let ConnectionSocket { key, side } = socket;
-        if let Some(tracked) = self.table.get_mut(key) {
-            tracked.connection.note(side, events);
-            let serial = tracked.serial;
-            self.advance(ConnectionId { key, serial }, registry, Connection::advance);
+        match socket {
+            LoopSocket::Connection(key, side) => self.note(key, side, events, registry),
+            LoopSocket::Notices => self.read_notices(registry),
+            LoopSocket::Handovers => self.take_handovers(registry),
+            LoopSocket::Listening(socket) => self.listening_socket_ready(socket, registry),
         }
     }
 
-    /// Advances the connections that were not done at their last event.
+    /// Advances the connections that were not done at their last event, and begins with clients that
+    /// had to wait for room.
     fn events_handled(&mut self, registry: &mut ConnectionRegistry) {
         for id in std::mem::take(&mut self.ready) {
             self.advance(id, registry, Connection::advance);
         }
+        self.begin_waiting(registry);
     }
 
     fn timer_expired(&mut self, timer: ConnectionTimer, registry: &mut ConnectionRegistry) {
-        self.advance(timer.id, registry, |connection, context| {
-            connection.timer_expired(timer.kind, context)
-        });
+        match timer.kind {
+            TimerKind::Accept => self.accept_timed_out(timer.id),
+            TimerKind::Listening => self.resume_listening(registry),
+            kind => self.advance(timer.id, registry, |connection, context| {
+                connection.timer_expired(kind, context)
+            }),
+        }
     }
 
     /// Ends the connections whose time-outs are over.
     fn check(&mut self, now: Instant) {
         for (key, tracked) in &mut self.table {
             if !tracked.has_ended
-                && let Some(reason) = tracked.connection.check_timeouts(now, self.settings)
+                && let Client::Open(connection) = &mut tracked.client
+                && let Some(reason) = connection.check_timeouts(now, self.settings)
             {
                 tracked.has_ended = true;
                 self.ended.push((key, reason));
@@ -182,25 +206,24 @@ impl<S: ConnectionSource> EventHandler for Connections<'_, S> {
     /// Closes the connections that have ended in this round.
     fn round_ended(&mut self) {
         for (key, reason) in std::mem::take(&mut self.ended) {
-            let connection = self.table.remove(key).connection;
-            let EndedConnection {
-                upstream,
-                outcome,
-                sockets,
-            } = connection.end(reason, &self.settings.rules);
-            // The line comes before the close. So if this process is killed, each connection either
-            // has its line, or the kernel closes its socket, and counts it as lost with its proxy.
-            (self.on_end)(upstream, outcome);
-            drop(sockets);
+            match self.table.remove(key).client {
+                Client::Open(connection) => self.close(connection, reason),
+                Client::Held(client) => self.close_held(client, reason),
+            }
+        }
+        if let Some(held) = &self.held {
+            let is_free = !self.has_ready() && self.has_room();
+            held.loops.set_free(held.index, is_free);
         }
     }
 
     fn has_ready(&self) -> bool {
-        !self.ready.is_empty() || !self.ended.is_empty()
+        !self.ready.is_empty() || !self.ended.is_empty() || self.can_begin_waiting()
     }
 
     fn has_room(&self) -> bool {
-        self.table.len() < self.connections_max
+        let waiting = self.held.as_ref().map_or(0, Held::waiting_count);
+        self.table.len() - waiting < self.connections_max
     }
 
     fn is_empty(&self) -> bool {
@@ -225,14 +248,44 @@ impl<S: ConnectionSource> Connections<'_, S> {
         upstream: S::Upstream,
         registry: &mut ConnectionRegistry,
     ) {
+        let connection = Connection::new(client, upstream, &self.settings.rules);
+        let id = self.insert(Client::Open(connection));
+        self.advance(id, registry, Connection::begin);
+    }
+
+    fn insert(&mut self, client: Client<S>) -> ConnectionId {
         self.serial += 1;
-        let (serial, rules) = (self.serial, &self.settings.rules);
-        let key = self.table.insert(TrackedConnection {
-            connection: Connection::new(client, upstream, rules),
+        let serial = self.serial;
+        let key = self.table.insert(Tracked {
+            client,
             serial,
             has_ended: false,
         });
-        self.advance(ConnectionId { key, serial }, registry, Connection::begin);
+        ConnectionId { key, serial }
+    }
+
+    /// Notes an event of a client's or an origin's socket, and acts on it.
+    fn note(
+        &mut self,
+        key: usize,
+        side: RelaySide,
+        events: EventFlags,
+        registry: &mut ConnectionRegistry,
+    ) {
+        let Some(tracked) = self.table.get_mut(key) else {
+            return;
+        };
+        let id = tracked.id(key);
+        match &mut tracked.client {
+            Client::Open(connection) => {
+                connection.note(side, events);
+                self.advance(id, registry, Connection::advance);
+            }
+            Client::Held(client) => {
+                client.note(events);
+                self.advance_held(id, registry, |client, _| client.advance());
+            }
+        }
     }
 
     fn advance(
@@ -244,12 +297,27 @@ impl<S: ConnectionSource> Connections<'_, S> {
             &mut LoopContext<'_>,
         ) -> Result<Progress, CloseReason>,
     ) {
-        let tracked = self.table.get_mut(id.key);
-        let Some(tracked) =
-            tracked.filter(|tracked| tracked.serial == id.serial && !tracked.has_ended)
-        else {
-            return;
-        };
+        let progress = self.step(id, registry, |client, context| match client {
+            Client::Open(connection) => advance(connection, context),
+            Client::Held(_) => Ok(Progress::Waiting),
+        });
+        if progress == Some(Progress::Ready) && !self.ready.contains(&id) {
+            self.ready.push(id);
+        }
+    }
+
+    /// Does one step with a client that is open. An error is the reason to close it. Returns what the
+    /// step returned, if it was no error.
+    fn step<T>(
+        &mut self,
+        id: ConnectionId,
+        registry: &mut ConnectionRegistry,
+        step: impl FnOnce(&mut Client<S>, &mut LoopContext<'_>) -> Result<T, CloseReason>,
+    ) -> Option<T> {
+        let tracked = self.table.get_mut(id.key)?;
+        if !tracked.is_open(id) {
+            return None;
+        }
         let mut context = LoopContext {
             rules: &self.settings.rules,
             copy_buffer: &mut self.copy_buffer,
@@ -257,15 +325,34 @@ impl<S: ConnectionSource> Connections<'_, S> {
             registry,
             id,
         };
-        match advance(&mut tracked.connection, &mut context) {
-            Ok(Progress::Waiting) => {}
-            Ok(Progress::Ready) if self.ready.contains(&id) => {}
-            Ok(Progress::Ready) => self.ready.push(id),
+        match step(&mut tracked.client, &mut context) {
+            Ok(done) => Some(done),
             Err(reason) => {
-                tracked.has_ended = true;
-                self.ended.push((id.key, reason));
+                self.end(id.key, reason);
+                None
             }
         }
+    }
+
+    /// Ends a client. It is closed at the end of the round.
+    fn end(&mut self, key: usize, reason: CloseReason) {
+        if let Some(tracked) = self.table.get_mut(key)
+            && !std::mem::replace(&mut tracked.has_ended, true)
+        {
+            self.ended.push((key, reason));
+        }
+    }
+
+    fn close(&mut self, connection: Connection<S::Upstream>, reason: CloseReason) {
+        let EndedConnection {
+            upstream,
+            outcome,
+            sockets,
+        } = connection.end(reason, &self.settings.rules);
+        // The line comes before the close. So if this process is killed, each connection either has
+        // its line, or the kernel closes its socket, and counts it as lost with its proxy.
+        (self.on_end)(upstream, outcome);
+        drop(sockets);
     }
 }
 
@@ -281,7 +368,8 @@ pub fn relay_connection<U: Upstream>(
 ) -> Result<Outcome, Error> {
     let outcome = Cell::new(None);
     let on_end = |_, one| outcome.set(Some(one));
-    let mut event_loop = ConnectionLoop::new(&NoSource(PhantomData), settings, stop, 1, &on_end)?;
+    let source = NoSource(PhantomData);
+    let mut event_loop = ConnectionLoop::new(&source, settings, stop, 1, None, &on_end)?;
     event_loop.reactor.end_when_empty();
     prepare(client.as_fd());
     let registry = event_loop.reactor.registry();

@@ -22,12 +22,18 @@
 //! Server::run ── ConnectionLoop ── sniff ── Rules::decide ── Flow::connect_nonblocking ── Direction ── FlowLine
 //! ```
 //!
+//! If the client's connect is held, and the address decides, the way to the origin comes first:
+//!
+//! ```text
+//! ConnectionLoop ── Rules::decide_by_address ── Pending::connect_nonblocking ── complete ── Direction ── FlowLine
+//! ```
+//!
 //! The modules, each above those that it uses:
 //!
 //! ```text
 //!   serve                      all event loops of a service, and its flow lines
 //!   connections   datagrams    the connections of one thread; all UDP flows
-//!   connection                 one connection
+//!   connection                 one connection, or one held client
 //!   relay   reactor            bytes between two sockets; the event loop of a thread
 //!   line   outcome   upstream  the flow line; what became of a flow; the way to its origin
 //!   names   settings   rules   names of addresses, from DNS; settings; what is allowed

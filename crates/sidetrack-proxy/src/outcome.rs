@@ -51,9 +51,13 @@ pub enum FlowVerdict {
 impl Outcome {
     /// Whether the connection or UDP flow went through.
     pub fn flow_verdict(&self) -> FlowVerdict {
+        let is_gone = matches!(
+            self.relayed.reason,
+            CloseReason::ClientGaveUp | CloseReason::NotAccepted
+        );
         match self.verdict.decision {
             Decision::Deny => FlowVerdict::Deny,
-            Decision::Allow if self.connect_time.is_some() => FlowVerdict::Allow,
+            Decision::Allow if self.connect_time.is_some() && !is_gone => FlowVerdict::Allow,
             Decision::Allow => FlowVerdict::Failed,
         }
     }

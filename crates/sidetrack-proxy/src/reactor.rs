@@ -35,13 +35,13 @@ pub use listener::LISTENER_PAUSE;
 pub use stop::Stop;
 
 pub(crate) use listener::AfterListener;
-pub(crate) use registry::Registry;
+pub(crate) use registry::{Arm, Registry};
 pub(crate) use timer::{NoTimer, Timer};
 pub(crate) use token::SocketId;
 
 /// What an event loop carries.
 ///
-/// In each round of the loop, the functions are called in this order: `listener_ready` and
+/// In each round of the loop, the functions are called in this order: `round_begun`, `listener_ready` and
 /// `socket_ready` for each event, `events_handled`, `timer_expired` for each expired timer, `check`
 /// if it is due, `round_ended`.
 pub(crate) trait EventHandler {
@@ -49,6 +49,9 @@ pub(crate) trait EventHandler {
     type Socket: SocketId;
     /// The timers that the handler starts.
     type Timer: Timer;
+
+    /// Called when the loop has waited, before all others.
+    fn round_begun(&mut self) {}
 
     /// Takes what waits at the listener's socket with this index. Called again if more is waiting.
     ///
@@ -172,6 +175,7 @@ impl<'a, S: SocketId, T: Timer> Reactor<'a, S, T> {
             let woken = poller.wait(self.registry.epoll(), deadline);
             let woken = woken.map_err(|error| wait_error(self.what, error))?;
             self.registry.set_now(woken.time);
+            handler.round_begun();
             for event in woken.events {
                 match Token::decode(event.data) {
                     Token::Stop => self.begin_stop()?,

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{future, thread};
 
-use sidetrack::{DatagramListener, Error, Flow, Listener, Service};
+use sidetrack::{DatagramListener, Error, Flow, Listener, Service, WhyAccepted};
 use tokio::select;
 use tokio::sync::oneshot;
 
 use crate::connection::prepare;
-use crate::connections::ConnectionLoop;
+use crate::connections::{ConnectionLoop, PendedLoops};
 use crate::datagrams::{Counts, DatagramLoop};
 use crate::line::FlowLine;
 use crate::names::Names;
@@ -68,6 +68,12 @@ impl Server {
         })
     }
 
+    /// Why clients are accepted first, although the service asks for pended connects; `None` if that
+    /// is not so.
+    pub fn why_accepted(&self) -> Option<WhyAccepted> {
+        self.listener.why_accepted()
+    }
+
     /// Serves until `stop` resolves to a grace period. Then no connection is accepted any more, and
     /// open connections have this long to end; those that are left are closed, and their lines say
     /// "stopped". UDP flows are ended after the connections, since they have no end that could be
@@ -84,7 +90,11 @@ impl Server {
         stop: impl Future<Output = Duration>,
         lines: impl Fn(FlowLine) + Send + Sync + 'static,
     ) -> Result<Counts, Error> {
+        let loops = thread::available_parallelism().map_or(1, NonZero::get);
+        let loops = loops.min(LOOPS_MAX);
+        let pended = self.listener.is_pended();
         let shared = Arc::new(Shared {
+            pended: pended.then(|| PendedLoops::new(loops)).transpose()?,
             listener: self.listener,
             datagram_listener: self.datagram_listener,
             settings: self.settings,
@@ -98,7 +108,7 @@ impl Server {
             let shared = Arc::clone(&shared);
             move || shared.run_datagram_loop()
         });
-        let connections = run_loops(&shared);
+        let connections = run_loops(&shared, loops);
         tokio::pin!(datagrams, connections, stop);
         select! {
             grace = &mut stop => {
@@ -116,6 +126,8 @@ impl Server {
 /// What all event loops share.
 struct Shared<L> {
     listener: Listener,
+    /// `None` if the listener accepts first.
+    pended: Option<PendedLoops<Flow>>,
     datagram_listener: DatagramListener,
     settings: Settings,
     names: Mutex<Names>,
@@ -136,22 +148,20 @@ impl<L> Drop for StopOnDrop<L> {
     }
 }
 
-/// Runs the event loops for connections until all have ended. An error of one loop stops the
+/// Runs this number of event loops for connections until all have ended. An error of one loop stops the
 /// others.
 ///
 /// Returns the error of the first loop in order that has one.
-async fn run_loops<L>(shared: &Arc<Shared<L>>) -> Result<(), Error>
+async fn run_loops<L>(shared: &Arc<Shared<L>>, count: usize) -> Result<(), Error>
 where
     L: Fn(FlowLine) + Send + Sync + 'static,
 {
-    let count = thread::available_parallelism().map_or(1, NonZero::get);
-    let count = count.min(LOOPS_MAX);
     let loops: Vec<_> = (0..count)
-        .map(|_| {
+        .map(|index| {
             let shared = Arc::clone(shared);
             let loop_max = connections_max().div_ceil(count);
             in_a_thread(move || {
-                let ended = shared.run_connection_loop(loop_max);
+                let ended = shared.run_connection_loop(index, loop_max);
                 shared.stop.stop(Duration::ZERO); // no effect if it was stopped before; an error ends all loops
                 ended
             })
@@ -165,10 +175,11 @@ where
 }
 
 impl<L: Fn(FlowLine)> Shared<L> {
-    /// Runs one event loop for connections, at most `loop_max` of them, until it ends.
+    /// Runs the event loop with this index for connections, at most `loop_max` of them, until it
+    /// ends.
     ///
     /// When a connection has ended, the lock of `names` is taken once, for the name on its line.
-    fn run_connection_loop(&self, loop_max: usize) -> Result<(), Error> {
+    fn run_connection_loop(&self, index: usize, loop_max: usize) -> Result<(), Error> {
         let on_end = |flow: Flow, outcome: Outcome| {
             (self.lines)(FlowLine {
                 name: self.name(&flow),
@@ -180,6 +191,7 @@ impl<L: Fn(FlowLine)> Shared<L> {
             &self.settings,
             &self.stop,
             loop_max,
+            self.pended.as_ref().map(|loops| (loops, index)),
             &on_end,
         )?
         .run()

@@ -18,6 +18,10 @@ use sidetrack_proxy::upstream::Upstream;
 struct ConnectedUpstream(TcpStream);
 
 impl Upstream for ConnectedUpstream {
+    fn flow_id(&self) -> u64 {
+        1
+    }
+
     fn destination(&self) -> SocketAddr {
         "192.0.2.1:1".parse().unwrap()
     }

@@ -24,6 +24,7 @@
 //! for any reason. `examples/vendor.rs` is a complete product. docs/proxies.md, With the daemon,
 //! and docs/daemon.md describe the protocol.
 
+mod descriptors;
 mod objects;
 mod session_task;
 

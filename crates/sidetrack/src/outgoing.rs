@@ -143,8 +143,8 @@ impl Flow {
         socket_type: Type,
         protocol: Protocol,
     ) -> Result<Socket, Error> {
-        let own = self.own_address();
-        make_socket(destination, own, &self.records(), socket_type, protocol)
+        check_destination(destination, self.own_address())?;
+        make_socket(destination, &self.records(), socket_type, protocol)
     }
 }
 
@@ -155,11 +155,10 @@ pub(crate) enum Blocking {
     No,
 }
 
-/// Creates a TCP socket for `destination` with the records set. `own` is the address of the
-/// listener that the flow was redirected to.
+/// Creates a TCP socket for `destination` with the records set. Before it is connected,
+/// [`check_destination`] must be called.
 pub(crate) fn socket(
     destination: SocketAddr,
-    own: SocketAddr,
     records: &Records,
     blocking: Blocking,
 ) -> Result<Socket, Error> {
@@ -167,7 +166,7 @@ pub(crate) fn socket(
         Blocking::Yes => Type::STREAM,
         Blocking::No => Type::STREAM.nonblocking(),
     };
-    make_socket(destination, own, records, socket_type, Protocol::TCP)
+    make_socket(destination, records, socket_type, Protocol::TCP)
 }
 
 /// Connects a blocking socket.
@@ -191,16 +190,20 @@ pub(crate) fn start_to_connect(
     }
 }
 
+/// Fails if `destination` is the listener at `own`, to which the flow was redirected.
+pub(crate) fn check_destination(destination: SocketAddr, own: SocketAddr) -> Result<(), Error> {
+    match is_own_listener(own, destination) {
+        true => Err(Error::SelfConnect(destination)),
+        false => Ok(()),
+    }
+}
+
 fn make_socket(
     destination: SocketAddr,
-    own: SocketAddr,
     records: &Records,
     socket_type: Type,
     protocol: Protocol,
 ) -> Result<Socket, Error> {
-    if is_own_listener(own, destination) {
-        return Err(Error::SelfConnect(destination));
-    }
     let domain = Domain::for_address(destination);
     let socket = Socket::new(domain, socket_type, Some(protocol))
         .map_err(Error::system("create the outgoing socket"))?;

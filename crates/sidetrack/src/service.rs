@@ -86,6 +86,13 @@ impl Service {
         self
     }
 
+    /// The same service without descriptors, for this reason.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn without_pended(mut self, why: WhyAccepted) -> Self {
+        self.notices = Err(why);
+        self
+    }
+
     /// Parses credentials of 64 hexadecimal digits. `None` if `text` is anything else.
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut bytes = [0; size_of::<Listen>()];

@@ -8,6 +8,7 @@ mod subject;
 
 use std::os::fd::BorrowedFd;
 
+use sidetrack_abi::kernel::Listen;
 use sidetrack_policy::{Objects, Uuid};
 
 pub use self::detached::Detached;
@@ -16,6 +17,7 @@ pub use self::kernel::Kernel;
 pub use self::report::{ConnectionEvent, Flow, NewEvents, ServiceStatus, Usage};
 pub use self::subject::{Connection, ResolvedConnection, Subject};
 
+pub use sidetrack_engine::{PendedDescriptors, PendedRefusal};
 pub use sidetrack_policy::compile::PolicySource;
 
 /// The kernel side. It stays in the committer's thread, so it need not be `Send`.
@@ -51,6 +53,10 @@ pub trait DataPath {
     /// Errors: also FWP_E_CALLOUT_NOT_FOUND, if the service is not in force; FWP_E_OUT_OF_BOUNDS, if
     /// there are too many cgroups with proxies for a user other than root.
     fn register(&mut self, service: Uuid, pid: u32, uid: u32) -> Result<Vec<u8>, Error>;
+
+    /// Returns the descriptors with which the proxy of a service holds the connects of its clients. The
+    /// service is the one that has these credentials.
+    fn pended_descriptors(&mut self, listen: &Listen) -> Result<PendedDescriptors, PendedRefusal>;
 
     /// Returns how full the kernel side is, and where it is attached.
     fn usage(&mut self) -> Result<Usage, Error>;

@@ -1,6 +1,5 @@
 //! Why the daemon refuses a call, or cannot start.
 
-use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 
@@ -97,14 +96,19 @@ pub enum Mismatch {
 impl Error {
     /// Returns the text of the error and of the errors that caused it, separated by colons.
     pub fn with_sources(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(error) = source {
-            text += &format!(": {error}");
-            source = error.source();
-        }
-        text
+        with_sources(self)
     }
+}
+
+/// Returns the text of an error and of the errors that caused it, separated by colons.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
 }
 
 impl From<data_path::Error> for Error {

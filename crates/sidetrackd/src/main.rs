@@ -12,11 +12,13 @@ use anyhow::{Context, Result, ensure};
 use clap::{CommandFactory, Parser};
 use sidetrack_abi::text::{Printable, PrintableLines};
 use sidetrack_api::config::Config;
+use sidetrack_api::pended;
 use sidetrackd::committer::{OnMismatch, Start};
 use sidetrackd::data_path::{self, DataPath, Detached, Kernel};
 use sidetrackd::event::EventLog;
-use sidetrackd::server::{self, Api};
+use sidetrackd::server::{self, Api, Sockets};
 use sidetrackd::systemd;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -157,8 +159,10 @@ async fn serve(config: Config, arguments: &Arguments) -> Result<JoinHandle<()>> 
     let in_force = committer.in_force();
     let api = Api::new(&config, committer.clone(), log)?;
     let socket = &config.socket;
-    let listener =
-        server::listen(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+    let sockets = Sockets {
+        api: listen(socket)?,
+        pended: listen(&pended::socket(socket))?,
+    };
     info!(
         "sidetrackd listens at {}; policy generation {} is in force",
         socket.display(),
@@ -174,8 +178,12 @@ async fn serve(config: Config, arguments: &Arguments) -> Result<JoinHandle<()>> 
         notify_manager("STOPPING=1");
     };
     notify_manager("READY=1");
-    api.serve(listener, config.limits.connections, stop).await?;
+    api.serve(sockets, config.limits.connections, stop).await?;
     Ok(thread)
+}
+
+fn listen(socket: &Path) -> Result<UnixListener> {
+    server::listen(socket).with_context(|| format!("cannot listen at {}", socket.display()))
 }
 
 fn open_data_path(

@@ -70,12 +70,18 @@ fn configuration(roff: &mut Roff) {
 
 fn files(roff: &mut Roff, defaults: &Config) {
     section(roff, "FILES");
-    let files: [(&Path, &str); 5] = [
+    let pended = sidetrack_api::pended::socket(&defaults.socket);
+    let files: [(&Path, &str); 6] = [
         (Path::new(CONFIG_FILE), "The configuration."),
         (&defaults.store, "The stored objects (setting store)."),
         (
             &defaults.socket,
             "The Unix socket of the API (setting socket).",
+        ),
+        (
+            &pended,
+            "The Unix socket from which proxies get the descriptors for pended connects. It is in the \
+             folder of the API's.",
         ),
         (
             &defaults.pins,

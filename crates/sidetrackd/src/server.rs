@@ -13,6 +13,7 @@ mod flows;
 mod listing;
 mod message;
 mod method;
+mod pended;
 mod queries;
 mod runtime;
 mod socket;
@@ -33,6 +34,7 @@ use tonic::{Request, Response, Status};
 pub use self::activity::{FIRST_CALL_MAX, IDLE_MAX, UNREAD_MAX};
 use self::admission::Admission;
 pub use self::body::ARRIVAL_MAX;
+pub use self::pended::{PENDED_CLIENT_TIME_MAX, PENDED_CLIENTS_MAX};
 use self::runtime::OtherUsersRuntime;
 pub use self::socket::listen;
 use crate::Error;
@@ -66,6 +68,15 @@ const SEND_BUFFER_MAX: usize = 64 << 10;
 /// Maximum size, in bytes, of the headers of a request.
 const HEADERS_SIZE_MAX: u32 = 4 << 10;
 
+/// The daemon's sockets, which listen.
+#[derive(Debug)]
+pub struct Sockets {
+    /// That of the API.
+    pub api: UnixListener,
+    /// That from which proxies get the descriptors for pended connects.
+    pub pended: UnixListener,
+}
+
 /// The API's implementation. Clones share their state.
 #[derive(Clone)]
 pub struct Api {
@@ -93,26 +104,38 @@ impl Api {
         })
     }
 
-    /// Serves connections, at most `connections` at a time, until `stop` completes. Root's calls are
+    /// Serves connections, at most `connections` at a time to the API, until `stop` completes. Root's are
     /// served in this runtime, and those of other users in another one, with a lower priority.
     ///
     /// Errors: [`Error::Reflection`], [`Error::Runtime`].
     pub async fn serve(
         self,
-        listener: UnixListener,
+        sockets: Sockets,
         connections: usize,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let others = OtherUsersRuntime::start().map_err(Error::Runtime)?;
         let sessions = Arc::clone(&self.sessions);
         tokio::spawn(Arc::clone(&sessions).end_unresumed());
-        let quota = Quota::new("connections", connections);
+        let committer = self.committer.clone();
         let admission = Admission::new(self)?;
-        let serve = connection::accept_all(listener, admission, quota, others.handle.clone());
+        let calls = connection::accept_all(
+            sockets.api,
+            Quota::new("connections", connections),
+            others.handle.clone(),
+            |stream, peer, portion| connection::serve(stream, peer, portion, admission.clone()),
+        );
+        let descriptors = connection::accept_all(
+            sockets.pended,
+            Quota::new("clients that ask for descriptors", PENDED_CLIENTS_MAX),
+            others.handle.clone(),
+            |stream, peer, portion| pended::serve(stream, peer, portion, committer.clone()),
+        );
         // A session's stream lasts until its client closes it, so stopping does not wait for
         // streams.
         tokio::select! {
-            never = serve => match never {},
+            never = calls => match never {},
+            never = descriptors => match never {},
             () = stop => sessions.stop(),
         }
         Ok(())

@@ -32,6 +32,8 @@ enum ProxyKind {
     Answer,
     /// Relay each connection to its original destination, with the records.
     Relay,
+    /// The same, with pended connects: connect onward first.
+    RelayPended,
     /// Relay each connection to its original destination, without the records.
     WithoutRecords,
     /// Listen without the SDK, get the destination by SO_ORIGINAL_DST, and relay.
@@ -64,6 +66,7 @@ fn main() -> anyhow::Result<()> {
                 .context("listen-and-exit needs an address")?,
         ),
         ProxyKind::EchoDatagrams => echo_datagrams(),
+        ProxyKind::RelayPended => relay_pended(),
         ProxyKind::Inspect => become_built_in(),
         ProxyKind::Legacy | ProxyKind::LegacyForking => serve_legacy(arguments.kind),
         _ => serve(arguments.kind),
@@ -81,6 +84,18 @@ fn serve(kind: ProxyKind) -> anyhow::Result<()> {
     loop {
         let (stream, flow) = listener.accept()?.into_parts();
         thread::spawn(move || handle(kind, stream, &flow));
+    }
+}
+
+fn relay_pended() -> anyhow::Result<()> {
+    let listener = Listener::bind(&service()?.pended())?;
+    if let Some(why) = listener.why_accepted() {
+        anyhow::bail!("{why}");
+    }
+    print_addresses(&listener.addresses()?)?;
+    loop {
+        let pending = listener.pended()?;
+        thread::spawn(move || e2e::relay_pending(pending));
     }
 }
 

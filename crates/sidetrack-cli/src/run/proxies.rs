@@ -17,7 +17,7 @@ use sidetrack_policy::redirect::Protocol;
 
 use super::command::launcher;
 use super::event::{EventSender, RunEvent};
-use crate::args::{self, DnsDenialArg, QuicArg};
+use crate::args::{self, ConnectArg, DnsDenialArg, QuicArg};
 use crate::run_cgroup::RunCgroup;
 use crate::user::User;
 use crate::via::Via;
@@ -290,6 +290,9 @@ fn proxy_command(via: &Via, options: &args::RunArgs, mut command: Command) -> Co
         "--connect-timeout",
         &options.rules.connect_timeout.to_string(),
     ]);
+    if options.rules.connect == ConnectArg::Accepted {
+        command.args(["--connect", "accepted"]);
+    }
     if options.rules.dns_denial == DnsDenialArg::Refused {
         command.args(["--dns-denial", "refused"]);
     }

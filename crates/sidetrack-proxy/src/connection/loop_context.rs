@@ -1,6 +1,6 @@
 //! What an event loop gives to a connection while it advances it.
 
-use super::id::{ConnectionId, ConnectionSocket};
+use super::id::{ConnectionId, LoopSocket};
 use super::timer::{ConnectionTimer, TimerKind};
 use crate::close_reason::{CloseReason, RelaySide};
 use crate::reactor::Registry;
@@ -17,15 +17,12 @@ pub(crate) struct LoopContext<'a> {
 }
 
 /// The sockets and timers of connections.
-pub(crate) type ConnectionRegistry = Registry<ConnectionSocket, ConnectionTimer>;
+pub(crate) type ConnectionRegistry = Registry<LoopSocket, ConnectionTimer>;
 
 impl LoopContext<'_> {
     /// Adds `peer` to the registry: from now on its events advance this connection.
     pub(super) fn watch(&self, peer: &Peer, side: RelaySide) -> Result<(), CloseReason> {
-        let socket = ConnectionSocket {
-            key: self.id.key,
-            side,
-        };
+        let socket = LoopSocket::Connection(self.id.key, side);
         let added = self.registry.watch(peer, socket, Peer::EVENTS);
         added.map_err(|error| CloseReason::from_io(side, &error.into()))
     }

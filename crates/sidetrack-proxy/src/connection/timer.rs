@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::id::ConnectionId;
-use crate::reactor::Timer;
+use crate::reactor::{LISTENER_PAUSE, Timer};
 
 /// How long the proxy waits for a client's first bytes. If the client is silent for this long, the
 /// proxy connects to the origin without them, since in some protocols the server speaks first.
@@ -11,7 +11,12 @@ pub const SNIFF_WAIT: Duration = Duration::from_millis(200);
 /// How long a denied client has to read its refusal and close, before the connection is reset.
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 
-/// A timer that a connection has started.
+/// How long a held client that was let through has to arrive, before it is forgotten. Its kernel
+/// answers at once, if it still waits and no packet is lost; otherwise it sends its SYN again after a
+/// second.
+pub const ACCEPT_WAIT: Duration = Duration::from_secs(3);
+
+/// A timer of a connection, or of its event loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionTimer {
     pub(crate) kind: TimerKind,
@@ -25,10 +30,14 @@ pub(crate) enum TimerKind {
     Sniff,
     /// For a denied client to read the refusal and close: [`REFUSAL_WAIT`].
     Refusal,
+    /// For a held client that was let through to be accepted: [`ACCEPT_WAIT`].
+    Accept,
+    /// For the listening sockets, after accepting a held client has failed: [`LISTENER_PAUSE`].
+    Listening,
 }
 
 impl Timer for ConnectionTimer {
-    const DURATIONS: &'static [Duration] = &[SNIFF_WAIT, REFUSAL_WAIT];
+    const DURATIONS: &'static [Duration] = &[SNIFF_WAIT, REFUSAL_WAIT, ACCEPT_WAIT, LISTENER_PAUSE];
 
     fn kind(&self) -> usize {
         self.kind as usize

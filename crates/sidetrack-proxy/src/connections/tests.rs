@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use super::source::{NoPending, Notice};
 use super::*;
 use crate::reactor::LISTENER_PAUSE;
 
@@ -21,6 +22,10 @@ struct Local {
 struct TestUpstream(SocketAddr);
 
 impl Upstream for TestUpstream {
+    fn flow_id(&self) -> u64 {
+        1
+    }
+
     fn destination(&self) -> SocketAddr {
         self.0
     }
@@ -34,6 +39,7 @@ impl Upstream for TestUpstream {
 
 impl ConnectionSource for Local {
     type Upstream = TestUpstream;
+    type Pending = NoPending<TestUpstream>;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         iter::once(self.listener.as_fd())
@@ -43,6 +49,14 @@ impl ConnectionSource for Local {
         let (stream, _) = self.listener.accept().map_err(accept_error)?;
         stream.set_nonblocking(true).map_err(accept_error)?;
         Ok(Some((stream, TestUpstream(self.origin))))
+    }
+
+    fn notices(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn next_notice(&self) -> Result<Option<Notice<NoPending<TestUpstream>>>, Error> {
+        Ok(None)
     }
 }
 
@@ -73,7 +87,7 @@ fn serve(
     let served = thread::spawn(move || {
         let (local, settings) = (Local { listener, origin }, Settings::default());
         let on_end = |_, outcome| send.send(outcome).unwrap();
-        ConnectionLoop::new(&local, &settings, &stop, connections_max, &on_end)?.run()
+        ConnectionLoop::new(&local, &settings, &stop, connections_max, None, &on_end)?.run()
     });
     (ended, served)
 }
@@ -149,6 +163,7 @@ struct Failing {
 
 impl ConnectionSource for Failing {
     type Upstream = TestUpstream;
+    type Pending = NoPending<TestUpstream>;
 
     fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         iter::once(self.listener.as_fd())
@@ -156,6 +171,14 @@ impl ConnectionSource for Failing {
 
     fn accept(&self, _: usize) -> Result<Option<(TcpStream, TestUpstream)>, Error> {
         Err(self.errors.borrow_mut().pop().unwrap())
+    }
+
+    fn notices(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn next_notice(&self) -> Result<Option<Notice<NoPending<TestUpstream>>>, Error> {
+        Ok(None)
     }
 }
 
@@ -170,7 +193,7 @@ fn errors_that_pass_pause_the_loop_and_final_ones_end_it() {
     let (settings, stop) = (Settings::default(), Stop::new().unwrap());
     let begun = Instant::now();
     let on_end = |_, _| unreachable!("none was accepted");
-    let ended = ConnectionLoop::new(&failing, &settings, &stop, 8, &on_end)
+    let ended = ConnectionLoop::new(&failing, &settings, &stop, 8, None, &on_end)
         .unwrap()
         .run();
     assert!(matches!(ended, Err(Error::NoEngine)));

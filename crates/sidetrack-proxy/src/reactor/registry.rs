@@ -19,6 +19,20 @@ pub(crate) struct Registry<S, T> {
     sockets: PhantomData<S>,
 }
 
+/// Arms sockets of an event loop.
+pub(crate) struct Arm<S> {
+    epoll: OwnedFd,
+    sockets: PhantomData<fn(S)>,
+}
+
+impl<S: SocketId> Arm<S> {
+    /// Makes the loop wait for a socket that was added with this id, until its next event.
+    pub(crate) fn arm(&self, socket: impl AsFd, id: S) -> Result<(), Errno> {
+        let flags = EventFlags::IN | EventFlags::ONESHOT;
+        epoll::modify(&self.epoll, socket, socket_data(id), flags)
+    }
+}
+
 impl<S: SocketId, T: Timer> Registry<S, T> {
     pub(super) fn new() -> Result<Self, Errno> {
         Ok(Self {
@@ -33,6 +47,24 @@ impl<S: SocketId, T: Timer> Registry<S, T> {
     /// its last descriptor is closed.
     pub(crate) fn watch(&self, socket: impl AsFd, id: S, events: EventFlags) -> Result<(), Errno> {
         epoll::add(&self.epoll, socket, socket_data(id), events)
+    }
+
+    /// Adds a socket that is not waited for until it is [armed](Arm::arm).
+    pub(crate) fn watch_disarmed(&self, socket: impl AsFd, id: S) -> Result<(), Errno> {
+        self.watch(socket, id, EventFlags::ONESHOT)
+    }
+
+    /// A handle by which other threads can arm sockets of this loop.
+    pub(crate) fn arm(&self) -> Result<Arm<S>, Errno> {
+        Ok(Arm {
+            epoll: rustix::io::dup(&self.epoll)?,
+            sockets: PhantomData,
+        })
+    }
+
+    /// Removes a socket.
+    pub(crate) fn unwatch(&self, socket: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, socket); // it fails only if the socket was not added
     }
 
     /// Starts a timer. When it expires, [`timer_expired`](super::EventHandler::timer_expired) is

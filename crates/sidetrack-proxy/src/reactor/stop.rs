@@ -36,6 +36,11 @@ impl Stop {
         }
     }
 
+    /// Whether [`stop`](Self::stop) was called.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.deadline.get().is_some()
+    }
+
     pub(super) fn event(&self) -> &OwnedFd {
         &self.event
     }

@@ -77,6 +77,10 @@ fn in_progress() -> i32 {
 }
 
 impl Upstream for TestUpstream {
+    fn flow_id(&self) -> u64 {
+        1
+    }
+
     fn destination(&self) -> SocketAddr {
         self.destination
     }

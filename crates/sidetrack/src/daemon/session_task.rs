@@ -9,9 +9,10 @@ use ::tokio::select;
 use ::tokio::sync::oneshot;
 use ::tokio::time::sleep;
 use sidetrack_api::client::{self, Error as ApiError};
-use sidetrack_api::{Client, Session, v1};
+use sidetrack_api::{Client, Session, pended, v1};
 use sidetrack_policy::Code;
 
+use super::descriptors::with_descriptors;
 use super::objects::Objects;
 use super::{RegistrationStatus, lock};
 use crate::{Error, Service};
@@ -91,7 +92,7 @@ impl SessionTask {
         self.resume_id = id;
         let registered = self.objects.register(&mut client, id).await?;
         if self.credentials.as_ref() != Some(&registered.credentials) {
-            self.listen(&registered.credentials)?;
+            self.listen(&registered.credentials).await?;
             self.credentials = Some(registered.credentials);
         }
         let objects = &self.objects;
@@ -119,10 +120,13 @@ impl SessionTask {
         Session::open(client, options(0)).await
     }
 
-    /// Calls the caller's function with new credentials.
-    fn listen(&mut self, credentials: &[u8]) -> Result<(), Error> {
+    /// Calls the caller's function with new credentials, and with the descriptors by which the service
+    /// holds connects, if it pends them.
+    async fn listen(&mut self, credentials: &[u8]) -> Result<(), Error> {
         let bad = Error::BadCredentials("the daemon's answer");
         let service = Service::from_bytes(credentials).ok_or(bad)?;
+        let socket = self.socket.clone().unwrap_or_else(client::default_socket);
+        let service = with_descriptors(service, &pended::socket(&socket)).await?;
         (self.listen)(&service)?;
         lock(&self.status).service = Some(service);
         Ok(())

@@ -93,7 +93,6 @@ impl Pending {
     /// # Errors
     ///
     /// - [`Error::ClientGone`] if the flow has ended.
-    /// - [`Error::SelfConnect`] if the destination is this proxy's own listener.
     /// - Otherwise the errors of [`query`].
     pub fn flow(&self) -> Result<&Flow, Error> {
         if let Some(flow) = self.flow.get() {
@@ -273,6 +272,8 @@ impl Pending {
 
     /// Takes the socket on which the flow was queried, or makes one.
     fn socket(&self, destination: SocketAddr, blocking: Blocking) -> Result<Socket, Error> {
+        let own = SocketAddr::new(self.syn.target(), self.syn.target_port());
+        outgoing::check_destination(destination, own)?;
         self.has_outgoing.store(true, Ordering::Relaxed);
         let queried = self.queried().take();
         match queried {
@@ -289,8 +290,7 @@ impl Pending {
     }
 
     fn new_socket(&self, destination: SocketAddr, blocking: Blocking) -> Result<Socket, Error> {
-        let own = SocketAddr::new(self.syn.target(), self.syn.target_port());
-        outgoing::socket(destination, own, &self.records(), blocking).map_err(gone_if_ended)
+        outgoing::socket(destination, &self.records(), blocking).map_err(gone_if_ended)
     }
 
     /// The address of the outgoing connection, for the client's `getsockname`. The kernel knows it by

@@ -3,11 +3,12 @@
 
 use std::os::fd::BorrowedFd;
 
+use sidetrack_abi::kernel::Listen;
 use sidetrack_policy::{Code, Objects, Service, Uuid};
 
 use super::{
-    DataPath, Error, Flow, Generation, NewEvents, PinnedPolicy, PolicySource, Reconciled,
-    ResolvedConnection, ServiceStatus, Subject, Usage,
+    DataPath, Error, Flow, Generation, NewEvents, PendedDescriptors, PendedRefusal, PinnedPolicy,
+    PolicySource, Reconciled, ResolvedConnection, ServiceStatus, Subject, Usage,
 };
 
 /// The data path of `sidetrackd --detached`, for trying out policies and clients where connections
@@ -49,6 +50,11 @@ impl DataPath for Detached {
 
     fn register(&mut self, _service: Uuid, _pid: u32, _uid: u32) -> Result<Vec<u8>, Error> {
         Err(Error::CannotRegisterDetached)
+    }
+
+    fn pended_descriptors(&mut self, _listen: &Listen) -> Result<PendedDescriptors, PendedRefusal> {
+        // No process can register, so nobody has credentials.
+        Err(PendedRefusal::Credentials)
     }
 
     fn usage(&mut self) -> Result<Usage, Error> {

@@ -8,14 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sidetrack_abi::kernel::Listen;
 use sidetrack_engine::{Cgroup, Engine, Paths, ServiceSpec};
 use sidetrack_policy::field::FieldType;
 use sidetrack_policy::field_values::{CgroupId, FileId, Host};
 use sidetrack_policy::{Code, Filter, Objects, Service, Sublayer, Uuid, Value};
 
 use super::{
-    DataPath, Error, Flow, Generation, NewEvents, PinnedPolicy, PolicySource, Reconciled,
-    ResolvedConnection, ServiceStatus, Subject, Usage,
+    DataPath, Error, Flow, Generation, NewEvents, PendedDescriptors, PendedRefusal, PinnedPolicy,
+    PolicySource, Reconciled, ResolvedConnection, ServiceStatus, Subject, Usage,
 };
 
 /// The engine, with what this daemon must remember of the policy in force.
@@ -248,6 +249,10 @@ impl DataPath for Kernel {
         keys.insert(service);
         let service = self.engine.service(number)?;
         Ok(service.ok_or(Error::ServiceGone)?.credentials().to_vec())
+    }
+
+    fn pended_descriptors(&mut self, listen: &Listen) -> Result<PendedDescriptors, PendedRefusal> {
+        self.engine.pended_descriptors(listen)
     }
 
     fn usage(&mut self) -> Result<Usage, Error> {

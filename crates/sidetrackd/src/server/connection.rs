@@ -1,4 +1,4 @@
-//! Connections to the API's socket: each has the credentials of its peer, and counts towards the
+//! Connections to the daemon's sockets: each has the credentials of its peer, and counts towards the
 //! quota of the peer's user until it is closed.
 
 use std::convert::Infallible;
@@ -24,13 +24,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Minimum interval between two log lines about connections that were refused.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Accepts connections and starts a task for each: root's in this runtime, and those of other users
-/// in `others`.
-pub(super) async fn accept_all(
+/// Accepts connections and starts a task for each, which `serve` makes: root's in this runtime, and those
+/// of other users in `others`.
+pub(super) async fn accept_all<T: Future<Output = ()> + Send + 'static>(
     listener: UnixListener,
-    admission: Admission,
     quota: Arc<Quota>,
     others: Runtime,
+    serve: impl Fn(std::os::unix::net::UnixStream, Peer, Portion) -> T,
 ) -> Infallible {
     let mut refusals = Refusals::default();
     loop {
@@ -51,7 +51,7 @@ pub(super) async fn accept_all(
             }
         };
         let is_root = peer.uid == 0;
-        let connection = serve(stream, peer, portion, admission.clone());
+        let connection = serve(stream, peer, portion);
         if is_root {
             tokio::spawn(connection);
         } else {
@@ -68,8 +68,9 @@ async fn accept(listener: &UnixListener) -> io::Result<(std::os::unix::net::Unix
     Ok((stream.into_std()?, peer))
 }
 
-/// Serves a connection until its client closes it, or until it is closed because nothing happens on it.
-async fn serve(
+/// Serves a connection to the API until its client closes it, or until it is closed because nothing
+/// happens on it.
+pub(super) async fn serve(
     stream: std::os::unix::net::UnixStream,
     peer: Peer,
     portion: Portion,

@@ -1,4 +1,4 @@
-//! The Unix socket of the API.
+//! The Unix sockets of the daemon.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
@@ -8,13 +8,13 @@ use std::path::Path;
 
 use tokio::net::UnixListener;
 
-/// The permissions of the socket. Every user may connect; each call checks the permissions of its
-/// caller.
+/// The permissions of a socket. Every user may connect; each call checks the permissions of its
+/// caller, and descriptors are handed out for credentials.
 const MODE: u32 = 0o666;
 /// The permissions of its folder, if it is created.
 const FOLDER_MODE: u32 = 0o755;
 
-/// Creates the API's Unix socket and its folder. Replaces a socket that has no listener any more, and
+/// Creates a Unix socket and its folder. Replaces a socket that has no listener any more, and
 /// nothing else.
 ///
 /// Errors: the kernel's; [`ErrorKind::AddrInUse`] if another process listens at this path;

@@ -1,16 +1,30 @@
 //! A data path that records its calls, and changes nothing in the kernel.
 
-use std::os::fd::BorrowedFd;
+use std::io::{Seek, Write};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
+use sidetrack_abi::kernel::Listen;
 use sidetrack_engine::event::{Event, EventKind};
 use sidetrack_policy::field_values::{EmptyHost, Program};
 use sidetrack_policy::{Code, Filter, Lifetime, Listeners, Objects, Uuid};
 use sidetrackd::data_path::{
-    ConnectionEvent, DataPath, Error, Flow, Generation, NewEvents, PinnedPolicy, PolicySource,
-    Reconciled, ResolvedConnection, ServiceStatus, Subject, Usage,
+    ConnectionEvent, DataPath, Error, Flow, Generation, NewEvents, PendedDescriptors,
+    PendedRefusal, PinnedPolicy, PolicySource, Reconciled, ResolvedConnection, ServiceStatus,
+    Subject, Usage,
 };
+
+/// The secret of all services that [`FakeDataPath::pended_descriptors`] knows.
+pub(super) const SECRET: [u8; 16] = [7; 16];
+/// The number of a service that pends connects.
+pub(super) const PENDS: u32 = 1;
+/// The same, on a host without IPv6.
+pub(super) const PENDS_IPV4: u32 = 2;
+/// The number of a service that accepts its connects.
+pub(super) const ACCEPTS: u32 = 3;
+/// The number of a service that pends connects, on a host where that is not available.
+pub(super) const CANNOT_PEND: u32 = 4;
 
 /// The data path. What it has recorded outlives the daemon, as pins do.
 #[derive(Clone, Default)]
@@ -52,6 +66,14 @@ impl FakeDataPath {
     pub(super) fn generation(&self) -> u64 {
         self.recorded().commits.len() as u64
     }
+}
+
+/// A descriptor of a file that contains a text.
+fn file(contents: &str) -> OwnedFd {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(contents.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    file.into()
 }
 
 fn keys(objects: &Objects) -> Vec<u128> {
@@ -114,6 +136,25 @@ impl DataPath for FakeDataPath {
         credentials.extend(pid.to_ne_bytes());
         credentials.resize(40, 0);
         Ok(credentials)
+    }
+
+    fn pended_descriptors(&mut self, listen: &Listen) -> Result<PendedDescriptors, PendedRefusal> {
+        let unsupported = std::io::Error::from(std::io::ErrorKind::Unsupported);
+        let unavailable = sidetrack_engine::Error::System {
+            what: "make a raw socket",
+            source: unsupported,
+        };
+        match listen.service {
+            _ if listen.secret != SECRET => Err(PendedRefusal::Credentials),
+            PENDS | PENDS_IPV4 => Ok(PendedDescriptors {
+                ring: file("ring"),
+                sender4: file("sender4"),
+                sender6: (listen.service == PENDS).then(|| file("sender6")),
+            }),
+            ACCEPTS => Err(PendedRefusal::Accepted),
+            CANNOT_PEND => Err(PendedRefusal::Unavailable(unavailable)),
+            _ => Err(PendedRefusal::Credentials),
+        }
     }
 
     fn usage(&mut self) -> Result<Usage, Error> {

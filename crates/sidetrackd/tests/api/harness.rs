@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use sidetrack_api::client::{self, Client, Session};
 use sidetrack_api::config::Config;
-use sidetrack_api::v1;
+use sidetrack_api::{pended, v1};
 use sidetrackd::Error;
 use sidetrackd::committer::{Handle, OnMismatch, Start};
 use sidetrackd::event::EventLog;
-use sidetrackd::server::{self, Api};
+use sidetrackd::server::{self, Api, Sockets};
 
 use super::fake_data_path::FakeDataPath;
 
@@ -118,13 +118,16 @@ impl Daemon {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let inside = runtime.enter();
         let api = Api::new(&config, committer, log).unwrap();
-        let listener = server::listen(&socket).unwrap();
+        let sockets = Sockets {
+            api: server::listen(&socket).unwrap(),
+            pended: server::listen(&pended::socket(&socket)).unwrap(),
+        };
         drop(inside);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let connections = config.limits.connections;
         let server = runtime.spawn(async move {
             let stopped = async { drop(stopped.await) };
-            api.serve(listener, connections, stopped).await.unwrap();
+            api.serve(sockets, connections, stopped).await.unwrap();
         });
         Self {
             socket,

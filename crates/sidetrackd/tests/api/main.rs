@@ -15,6 +15,7 @@ mod harness;
 mod limits;
 mod lost_store;
 mod objects;
+mod pended;
 mod power_cuts;
 mod restart;
 mod resumption;

@@ -3,16 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::{ConnectWithTimeout, connect_nonblocking, open};
 
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct Storm {
     /// Number of threads.
     #[arg(long)]
@@ -41,6 +42,24 @@ pub(crate) struct Storm {
     /// Send a byte before reading. If the accept queue is full, only a client that sends notices it.
     #[arg(long)]
     send_first: bool,
+    /// Send the destination as a line before reading. The answer must then be that line.
+    #[arg(long)]
+    send_destination: bool,
+    /// Bind the sockets to explicit ports, with SO_REUSEADDR: each thread uses four ports in turn, and
+    /// this one is the first of all.
+    #[arg(long)]
+    source_port: Option<u16>,
+}
+
+/// Number of ports that a thread uses in turn.
+const SOURCE_PORTS: u16 = 4;
+
+/// What one thread has seen.
+#[derive(Default)]
+struct Seen {
+    good: u64,
+    /// The longest time from connect until the answer, or the failure.
+    longest: Duration,
 }
 
 pub(crate) fn run(options: &Storm) -> serde_json::Value {
@@ -55,46 +74,62 @@ pub(crate) fn run(options: &Storm) -> serde_json::Value {
     }
     let threads: Vec<_> = (0..options.threads)
         .map(|thread| {
-            let failures = Arc::clone(&failures);
-            let (count, first) = (options.count, thread * options.count);
-            let (prefix, port) = (options.prefix, options.port);
+            let (options, failures) = (options.clone(), Arc::clone(&failures));
             let stdin_ended = Arc::clone(&stdin_ended);
-            let until_stdin_ends = options.until_stdin_ends;
-            let (ipv6, mapped) = (options.ipv6, options.mapped);
-            let (nonblocking, send_first) = (options.nonblocking, options.send_first);
-            thread::spawn(move || {
-                let mut good = 0_u64;
-                for (at, number) in (first..first + count).cycle().enumerate() {
-                    let ends = match until_stdin_ends {
-                        true => stdin_ended.load(Ordering::Relaxed),
-                        false => at == count as usize,
-                    };
-                    if ends {
-                        break;
-                    }
-                    let to = destination(number, prefix, port, ipv6);
-                    match connect_and_read(to, mapped, nonblocking, send_first) {
-                        Ok(answer) if answer == to.to_string() => good += 1,
-                        other => {
-                            let failure = match other {
-                                Ok(answer) => format!("answered {answer:?}"),
-                                Err(error) => error.to_string(),
-                            };
-                            let mut failures = failures.lock().expect("no holder panics");
-                            *failures.entry(failure).or_default() += 1;
-                        }
-                    }
-                }
-                good
-            })
+            thread::spawn(move || run_thread(&options, thread, &failures, &stdin_ended))
         })
         .collect();
-    let good: u64 = threads
+    let seen = threads
         .into_iter()
-        .map(|thread| thread.join().expect("no thread panics"))
-        .sum();
+        .map(|thread| thread.join().expect("no thread panics"));
+    let total = seen.fold(Seen::default(), |total, one| Seen {
+        good: total.good + one.good,
+        longest: total.longest.max(one.longest),
+    });
     let failures = failures.lock().expect("no holder panics").clone();
-    json!({ "good": good, "failures": failures })
+    json!({
+        "good": total.good,
+        "failures": failures,
+        "longest_ms": total.longest.as_millis() as u64,
+    })
+}
+
+fn run_thread(
+    options: &Storm,
+    thread: u32,
+    failures: &Mutex<BTreeMap<String, u64>>,
+    stdin_ended: &AtomicBool,
+) -> Seen {
+    let first = thread * options.count;
+    let mut seen = Seen::default();
+    for (at, number) in (first..first + options.count).cycle().enumerate() {
+        let ends = match options.until_stdin_ends {
+            true => stdin_ended.load(Ordering::Relaxed),
+            false => at == options.count as usize,
+        };
+        if ends {
+            break;
+        }
+        let to = destination(number, options.prefix, options.port, options.ipv6);
+        let source_port = options.source_port.map(|base| {
+            let in_turn = at as u16 % SOURCE_PORTS;
+            base + thread as u16 * SOURCE_PORTS + in_turn
+        });
+        let start = Instant::now();
+        let answer = connect_and_read(to, source_port, options);
+        seen.longest = seen.longest.max(start.elapsed());
+        let failure = match answer {
+            Ok(answer) if answer == to.to_string() => {
+                seen.good += 1;
+                continue;
+            }
+            Ok(answer) => format!("answered {answer:?}"),
+            Err(error) => error.to_string(),
+        };
+        let mut failures = failures.lock().expect("no holder panics");
+        *failures.entry(failure).or_default() += 1;
+    }
+    seen
 }
 
 fn destination(number: u32, prefix: u8, port: u16, ipv6: bool) -> SocketAddr {
@@ -110,20 +145,30 @@ fn destination(number: u32, prefix: u8, port: u16, ipv6: bool) -> SocketAddr {
 
 fn connect_and_read(
     to: SocketAddr,
-    mapped: bool,
-    nonblocking: bool,
-    send_first: bool,
+    source_port: Option<u16>,
+    options: &Storm,
 ) -> io::Result<String> {
-    let (socket, address) = open(to, mapped)?;
-    if nonblocking {
+    let (socket, address) = open(to, options.mapped)?;
+    if let Some(port) = source_port {
+        socket.set_reuse_address(true)?;
+        let any = match address.is_ipv6() {
+            true => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+            false => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+        };
+        socket.bind(&any.into())?;
+    }
+    if options.nonblocking {
         connect_nonblocking(&socket, &address)?;
     } else {
         socket.connect_timeout_or_block(&address, false)?;
     }
     let mut stream = TcpStream::from(socket);
     let peer = stream.peer_addr()?;
-    if send_first {
+    if options.send_first {
         stream.write_all(b"?")?;
+    }
+    if options.send_destination {
+        stream.write_all(format!("{to}\n").as_bytes())?;
     }
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
