@@ -468,7 +468,7 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx, int pended)
 		return set_sender(ctx, service, number);
 	if (!may_listen(ctx->sk))
 		return option_fail(EINVAL);
-	if (pended && !may_pend(ctx->sk, service, number))
+	if (pended && !may_pend(ctx->sk, number))
 		return option_fail(EPERM);
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)

@@ -330,15 +330,22 @@ impl Engine {
             .collect()
     }
 
-    /// Changes `on_absent` and `context` of a service, for filters that do not set them. The service's
-    /// entry in the kernel's map does not change.
+    /// Changes `on_absent` and `context` of a service, for filters that do not set them, and `connect`, for
+    /// listeners that it marks from now on. The service's entry in the kernel's map does not change.
     ///
-    /// The change takes effect with the next commit.
-    pub fn amend_service(&mut self, number: u32, spec: &ServiceSpec) {
-        if let Some(service) = self.services.get_mut(&number) {
-            service.on_absent = spec.on_absent;
-            service.context = spec.context.clone();
+    /// What concerns filters takes effect with the next commit. Errors: [`Error::Bpf`].
+    pub fn amend_service(&mut self, number: u32, spec: &ServiceSpec) -> Result<(), Error> {
+        let Some(service) = self.services.get_mut(&number) else {
+            return Ok(());
+        };
+        service.on_absent = spec.on_absent;
+        service.context = spec.context.clone();
+        service.connect = spec.connect;
+        // If it is not to pend any more, its listeners still do, so it keeps its ring buffer.
+        if spec.connect == ConnectMode::Pended && self.ring(number)?.is_none() {
+            self.make_ring(number)?;
         }
+        Ok(())
     }
 
     /// All services, with their numbers.

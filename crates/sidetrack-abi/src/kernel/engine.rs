@@ -15,8 +15,6 @@ pub const RECORDS_LEGACY: u32 = 1;
 pub const OWN_TRAFFIC_PERMIT: u32 = 0x1;
 /// A socket with records of this service may only go to the destination of their flow.
 pub const RECORDS_BOUND: u32 = 0x2;
-/// The service's listeners may be marked by [`LISTEN_PENDED`].
-pub const CONNECT_PENDED: u32 = 0x4;
 
 /// A service and its listeners. The engine writes the members up to `epoch`, the kernel programs the
 /// others.
@@ -31,7 +29,7 @@ pub struct Service {
     pub name: [u8; NAME_SIZE],
     /// [`RECORDS_REQUIRED`] or [`RECORDS_LEGACY`].
     pub records: u32,
-    /// [`OWN_TRAFFIC_PERMIT`], [`RECORDS_BOUND`] and [`CONNECT_PENDED`], or 0.
+    /// [`OWN_TRAFFIC_PERMIT`] and [`RECORDS_BOUND`], or 0.
     pub flags: u32,
     /// Distinguishes the service from earlier ones of the same number.
     pub epoch: u32,
