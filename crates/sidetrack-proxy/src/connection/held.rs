@@ -177,7 +177,7 @@ impl<P: PendingConnect> HeldClient<P> {
         let (verdict, connect_time) = (self.verdict, self.connect_time);
         let line = self.upstream.map(|upstream| {
             let outcome = Outcome {
-                seen: Seen::Silent,
+                seen: Seen::None,
                 verdict: verdict.unwrap_or_else(|| rules.decide(upstream.destination(), None)),
                 connect: Some(ConnectMode::Pended),
                 connect_time,
