@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::contest::Readings;
 use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
-use crate::report::with_unit;
 use crate::statistics::median;
+use crate::value::with_unit;
 
 /// The share of the rounds that must agree. If fewer do, the run was too noisy.
 const AGREEING: f64 = 0.75;

@@ -9,12 +9,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::chart::{self, shown};
+use crate::chart;
 use crate::comparison::rounded;
 use crate::contest::{LeftOut, Readings};
 use crate::contest_plan::ContestPlan;
 use crate::machine::Machine;
 use crate::statistics::{deviation, median};
+use crate::value::with_unit;
 
 /// The folder, relative to the root of the workspace, where `make bench` runs.
 const FOLDER: &str = "docs/bench";
@@ -167,16 +168,6 @@ fn verdict(met: &Value) -> String {
         Value::Bool(false) => "**missed**".to_owned(),
         Value::String(text) => text.clone(),
         _ => "reported".to_owned(),
-    }
-}
-
-/// Formats a value with its unit. Times are in nanoseconds, and shown in µs, ms or s.
-pub(crate) fn with_unit(value: f64, unit: &str) -> String {
-    match unit {
-        "ns" if value >= 1e9 => format!("{} s", shown(value / 1e9)),
-        "ns" if value >= 1e6 => format!("{} ms", shown(value / 1e6)),
-        "ns" => format!("{} µs", shown(value / 1e3)),
-        _ => format!("{} {unit}", shown(value)),
     }
 }
 

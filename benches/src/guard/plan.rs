@@ -289,7 +289,7 @@ fn pended() -> Vec<Probe> {
             vec![rate_of("connections per second, 256 clients")],
         ),
         probe(
-            Contestant::BesidePended,
+            Contestant::NextToPended,
             Workload::Keeping(16),
             vec![rate_of(
                 "bystander: requests per second in kept connections",

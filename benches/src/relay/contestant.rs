@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use sidetrack_engine::ConnectMode;
 
-/// How many services a bystander's traffic has beside it.
-pub(crate) const BESIDE: u32 = 8;
+/// How many proxies run next to a bystander's traffic.
+pub(crate) const NEIGHBOURS: u32 = 8;
 
 /// A redirector and the proxy behind it. The order is that of tables and charts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,11 +39,11 @@ pub(crate) enum Contestant {
     Accepted(u32),
     /// Sidetrack with a chain of this many `sidetrack proxy` that pend connects.
     Pended(u32),
-    /// No redirector on the path: a chain of [`BESIDE`] proxies that accept serves other connects on the
+    /// No redirector on the path: a chain of [`NEIGHBOURS`] proxies that accept serves other connects on the
     /// same host.
-    BesideAccepted,
+    NextToAccepted,
     /// The same with proxies that pend, which hold these connects.
-    BesidePended,
+    NextToPended,
 }
 
 impl Contestant {
@@ -66,8 +66,8 @@ impl Contestant {
             Self::Accepted(services) => format!("accepted, {services} hops"),
             Self::Pended(1) => "pended".to_owned(),
             Self::Pended(services) => format!("pended, {services} hops"),
-            Self::BesideAccepted => format!("beside {BESIDE} that accept"),
-            Self::BesidePended => format!("beside {BESIDE} that pend"),
+            Self::NextToAccepted => format!("next to {NEIGHBOURS} that accept"),
+            Self::NextToPended => format!("next to {NEIGHBOURS} that pend"),
         }
     }
 
@@ -81,7 +81,7 @@ impl Contestant {
         match self {
             Self::Sidetrack => 1,
             Self::Chain(services) | Self::Accepted(services) | Self::Pended(services) => services,
-            Self::BesideAccepted | Self::BesidePended => BESIDE,
+            Self::NextToAccepted | Self::NextToPended => NEIGHBOURS,
             _ => 0,
         }
     }
@@ -89,14 +89,14 @@ impl Contestant {
     /// When these proxies complete a client's connect.
     pub(crate) fn connect_mode(self) -> ConnectMode {
         match self {
-            Self::Pended(_) | Self::BesidePended => ConnectMode::Pended,
+            Self::Pended(_) | Self::NextToPended => ConnectMode::Pended,
             _ => ConnectMode::Accepted,
         }
     }
 
     /// Whether the traffic that is measured does not go through the proxies.
     pub(crate) fn is_bystander(self) -> bool {
-        matches!(self, Self::BesideAccepted | Self::BesidePended)
+        matches!(self, Self::NextToAccepted | Self::NextToPended)
     }
 
     /// Whether a redirector diverts the connections.

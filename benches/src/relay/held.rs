@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use sidetrack_engine::Engine;
 use sidetrack_engine::counter::Counter;
 
-use super::contestant::BESIDE;
+use super::contestant::NEIGHBOURS;
 use crate::load::{BLACK_HOLE, REQUEST, connect, send_if_connected};
 
 /// The number of clients. Each has a flow at each service.
@@ -26,7 +26,7 @@ pub(super) struct HeldClients {
 
 /// The number of flows of all clients at all services.
 pub(super) fn flows() -> u64 {
-    u64::from(CLIENTS) * u64::from(BESIDE)
+    u64::from(CLIENTS) * u64::from(NEIGHBOURS)
 }
 
 impl HeldClients {

@@ -96,8 +96,8 @@ pub(super) fn command(contestant: Contestant, folder: &Path) -> Result<Option<Co
         | Contestant::Chain(_)
         | Contestant::Accepted(_)
         | Contestant::Pended(_)
-        | Contestant::BesideAccepted
-        | Contestant::BesidePended => return Ok(None),
+        | Contestant::NextToAccepted
+        | Contestant::NextToPended => return Ok(None),
     }
     Ok(Some(command))
 }

@@ -7,7 +7,7 @@ use crate::comparison::{Comparison, ContestGoal, CostOf};
 use crate::contest::{ContestEntry, Readings};
 use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{
-    self, Accepted, BesideAccepted, BesidePended, Direct, Pended,
+    self, Accepted, Direct, NextToAccepted, NextToPended, Pended,
 };
 use crate::relay::workload::Workload::{self, Closing, Keeping, Refused, Up};
 
@@ -17,7 +17,7 @@ const CLIENTS: [Workload; 4] = [Closing(1), Closing(16), Closing(64), Closing(25
 const HOPS: [u32; 3] = [1, 2, 4];
 /// The most that a hop may add to a refused connect, in nanoseconds.
 const REFUSED_MAX: f64 = 100_000.0;
-const BYSTANDERS: [Contestant; 3] = [Direct, BesideAccepted, BesidePended];
+const BYSTANDERS: [Contestant; 3] = [Direct, NextToAccepted, NextToPended];
 const REQUESTS: Workload = Keeping(16);
 const THROUGHPUT: Workload = Up(1);
 
@@ -110,23 +110,23 @@ fn over_accepted(unit: &'static str, goal: ContestGoal) -> Comparison {
 }
 
 fn bystanders() -> Vec<Comparison> {
-    let beside = |what: &str, workload, measure, unit, peer, goal| Comparison {
+    let next_to = |what: &str, workload, measure, unit, peer, goal| Comparison {
         name: match peer {
-            BesideAccepted => {
-                format!("{what} beside 8 proxies that hold connects, or that accept them")
+            NextToAccepted => {
+                format!("{what} next to 8 proxies that hold connects, or that accept them")
             }
-            _ => format!("{what} beside 8 proxies that hold connects"),
+            _ => format!("{what} next to 8 proxies that hold connects"),
         },
-        subject: BesidePended,
+        subject: NextToPended,
         workload,
         measure,
         peers: vec![peer],
         ..over_accepted(unit, goal)
     };
-    let throughput = |peer, goal| beside("throughput", THROUGHPUT, "gbit", "Gbit/s", peer, goal);
-    let requests = |peer, goal| beside("requests a second", REQUESTS, "rate", "1/s", peer, goal);
+    let throughput = |peer, goal| next_to("throughput", THROUGHPUT, "gbit", "Gbit/s", peer, goal);
+    let requests = |peer, goal| next_to("requests a second", REQUESTS, "rate", "1/s", peer, goal);
     let connections = |peer, goal| {
-        beside(
+        next_to(
             "connections a second",
             Closing(16),
             "rate",
@@ -140,9 +140,9 @@ fn bystanders() -> Vec<Comparison> {
         throughput(Direct, goal),
         requests(Direct, goal),
         connections(Direct, report),
-        throughput(BesideAccepted, report),
-        requests(BesideAccepted, report),
-        connections(BesideAccepted, report),
+        throughput(NextToAccepted, report),
+        requests(NextToAccepted, report),
+        connections(NextToAccepted, report),
     ]
 }
 
