@@ -20,6 +20,9 @@ pub(crate) use self::socket::connect;
 pub(crate) const ORIGIN_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 1);
 /// The address on which the origin accepts connections.
 pub(crate) const ORIGIN: SocketAddrV4 = SocketAddrV4::new(ORIGIN_ADDRESS, 7776);
+/// An address of the origin on which nobody listens. No client can have this port: a client that has the
+/// port to which it connects is connected to itself.
+pub(crate) const REFUSED: SocketAddrV4 = SocketAddrV4::new(ORIGIN_ADDRESS, 9);
 /// An address from which no answer comes: it is routed to loopback, and nobody has it.
 pub(crate) const BLACK_HOLE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 9, 2), 7776);
 /// The address on which the origin answers datagrams.

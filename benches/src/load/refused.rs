@@ -1,16 +1,15 @@
 //! Connects to a port on which nobody listens, one after another.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{DRAIN_MAX, REQUEST};
+use super::{DRAIN_MAX, REFUSED, REQUEST};
 
 /// A client whose connects fail.
 pub(crate) struct Refusals {
-    destination: SocketAddrV4,
     /// Whether a proxy accepts the client first: then the connection fails, not the connect.
     is_accepted: bool,
     /// The number of connects.
@@ -18,9 +17,8 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    pub(crate) fn new(destination: SocketAddrV4, is_accepted: bool) -> Self {
+    pub(crate) fn new(is_accepted: bool) -> Self {
         Self {
-            destination,
             is_accepted,
             made: 0,
         }
@@ -41,7 +39,7 @@ impl Refusals {
     }
 
     fn fail(&self) -> Result<()> {
-        match TcpStream::connect(self.destination) {
+        match TcpStream::connect(REFUSED) {
             Ok(stream) if self.is_accepted => wait_for_end(stream),
             Ok(_) => bail!("a connect succeeded to a port on which nobody listens"),
             Err(error) => {

@@ -189,7 +189,7 @@ fn flood(setup: &RelaySetup, size: u32, time: Duration) -> Result<Reading> {
 }
 
 fn refused(setup: &RelaySetup, time: Duration) -> Result<Reading> {
-    let mut refusals = Refusals::new(setup.destination, setup.accepts_first());
+    let mut refusals = Refusals::new(setup.accepts_first());
     refusals.run(WARM_UP)?;
     let before = setup.cpu()?;
     let times = refusals.run(time)?;
