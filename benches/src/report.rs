@@ -249,7 +249,7 @@ fn by_workload(
 
 fn in_unit(measure: &str, value: f64) -> String {
     match measure {
-        "cpu" | "machine" | "first" | "p50" | "p99" | "p999" => with_unit(value, "ns"),
+        "cpu" | "machine" | "first" | "total" | "p50" | "p99" | "p999" => with_unit(value, "ns"),
         "gbit" => with_unit(value, "Gbit/s"),
         "rate" => with_unit(value, "/s"),
         "user" | "kernel" => with_unit(value, "bytes"),

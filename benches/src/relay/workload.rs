@@ -99,6 +99,7 @@ fn exchange(setup: &RelaySetup, arrivals: Arrivals, keep: bool, time: Duration) 
         ),
         ("cpu".to_owned(), used.proxy / served),
         ("machine".to_owned(), used.machine / served),
+        ("total".to_owned(), (used.proxy + used.generator) / served),
         ("p50".to_owned(), percentile(50.0)),
         ("p99".to_owned(), percentile(99.0)),
         ("p999".to_owned(), percentile(99.9)),
