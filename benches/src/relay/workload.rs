@@ -134,6 +134,10 @@ fn stream(
         ("gbit".to_owned(), bytes * 8.0 / 1e9 / elapsed.as_secs_f64()),
         ("cpu".to_owned(), used.proxy / (bytes / GIB)),
         ("machine".to_owned(), used.machine / (bytes / GIB)),
+        (
+            "total".to_owned(),
+            (used.proxy + used.generator) / (bytes / GIB),
+        ),
     ]))
 }
 

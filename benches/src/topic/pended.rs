@@ -137,11 +137,26 @@ fn bystanders() -> Vec<Comparison> {
             goal,
         )
     };
+    // Other work on the machine disturbs rates more than it disturbs the CPU time.
+    let time = |what: &str, workload| {
+        let what = format!("CPU time of {what}");
+        next_to(
+            &what,
+            workload,
+            "total",
+            "ns",
+            Direct,
+            ContestGoal::LessReported,
+        )
+    };
     let (goal, report) = (ContestGoal::AtLeast(0.98), ContestGoal::MoreReported);
     vec![
         throughput(Direct, goal),
         requests(Direct, goal),
         connections(Direct, report),
+        time("a GiB", THROUGHPUT),
+        time("a request", REQUESTS),
+        time("a connection", Closing(16)),
         throughput(NextToAccepted, report),
         requests(NextToAccepted, report),
         connections(NextToAccepted, report),
