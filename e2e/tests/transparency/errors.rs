@@ -106,7 +106,7 @@ fn compare(destinations: &[Unreachable]) {
 /// once in a second.
 fn refuse_as_a_router() {
     let mut rules = String::from(
-        "table inet refuse { chain prerouting { type filter hook prerouting priority 0;\n",
+        "table inet refuse {\nchain prerouting {\ntype filter hook prerouting priority 0;\n",
     );
     for to in &ELSEWHERE {
         let Some(message) = to.what.strip_prefix("router: ") else {
@@ -121,7 +121,7 @@ fn refuse_as_a_router() {
             to.address
         );
     }
-    rules += "} }";
+    rules += "}\n}";
     let output = Command::new("nft").arg(&rules).output();
     let output = output.expect("nft is installed");
     assert!(output.status.success(), "{rules}: {output:?}");
