@@ -1,5 +1,7 @@
 //! The error numbers of connects that fail, for each way to wait for them.
 
+use std::process::Command;
+
 use e2e::comparison::{Comparison, Row, documented};
 use e2e::{FarHost, netns};
 
@@ -38,16 +40,16 @@ const fn redirected(unreachable: Unreachable, errno: &'static str) -> Unreachabl
     }
 }
 
-/// Addresses that the second host refuses, or that it cannot reach as a router.
+/// Addresses that the second host refuses as a host, and others that it refuses as a router.
 const ELSEWHERE: [Unreachable; 8] = [
     everywhere("nobody listens", FarHost::FAR[0], "ECONNREFUSED"),
     everywhere("nobody listens", FarHost::FAR[1], "ECONNREFUSED"),
-    everywhere("router has no host", "10.82.0.1", "EHOSTUNREACH"),
-    everywhere("router has no host", "fd82::1", "ENETUNREACH"),
-    everywhere("router has no route", "10.85.0.1", "ENETUNREACH"),
-    everywhere("router has no route", "fd85::1", "ENETUNREACH"),
-    everywhere("router has prohibit", "10.84.0.1", "EHOSTUNREACH"),
-    everywhere("router has prohibit", "fd84::1", "EACCES"),
+    everywhere("router: host-unreachable", "10.82.0.1", "EHOSTUNREACH"),
+    everywhere("router: addr-unreachable", "fd82::1", "EHOSTUNREACH"),
+    everywhere("router: net-unreachable", "10.85.0.1", "ENETUNREACH"),
+    everywhere("router: no-route", "fd85::1", "ENETUNREACH"),
+    everywhere("router: admin-prohibited", "10.84.0.1", "EHOSTUNREACH"),
+    everywhere("router: admin-prohibited", "fd84::1", "EACCES"),
 ];
 
 /// Addresses for which this host's routes have an error, or that it refuses itself.
@@ -86,7 +88,7 @@ fn compare(destinations: &[Unreachable]) {
                 continue;
             }
             let (what, address) = (to.what, to.address);
-            let name = format!("{what}, {mode} {address}");
+            let name = format!("{}, {mode} {address}", what.replace(": ", " says "));
             script += &format!("row '{name}' timeout 10 {connect} {mode} {address} {DEAD} &\n");
             rows.push((name, to));
         }
@@ -100,6 +102,31 @@ fn compare(destinations: &[Unreachable]) {
     comparison.assert_rows(&expected);
 }
 
+/// Answers by the ICMP messages that [`ELSEWHERE`] names. The routing table could do that too, but only
+/// once in a second.
+fn refuse_as_a_router() {
+    let mut rules = String::from(
+        "table inet refuse {\nchain prerouting {\ntype filter hook prerouting priority 0;\n",
+    );
+    for to in &ELSEWHERE {
+        let Some(message) = to.what.strip_prefix("router: ") else {
+            continue;
+        };
+        let (address, reject) = match to.address.contains(':') {
+            true => ("ip6 daddr", "icmpv6"),
+            false => ("ip daddr", "icmp"),
+        };
+        rules += &format!(
+            "{address} {} reject with {reject} type {message}\n",
+            to.address
+        );
+    }
+    rules += "}\n}";
+    let output = Command::new("nft").arg(&rules).output();
+    let output = output.expect("nft is installed");
+    assert!(output.status.success(), "{rules}: {output:?}");
+}
+
 #[test]
 fn errors_of_other_hosts_are_the_clients() {
     netns::enter();
@@ -110,18 +137,9 @@ fn errors_of_other_hosts_are_the_clients() {
         netns::ip(&format!("route add fd{number}::/64 via {v6}"));
     }
     far.inside(|| {
-        for (kind, number) in [("unreachable", 82), ("prohibit", 84)] {
-            netns::ip(&format!("route add {kind} 10.{number}.0.0/24"));
-            netns::ip(&format!("route add {kind} fd{number}::/64"));
-        }
-        for (name, value) in [
-            ("ipv4/ip_forward", "1"),
-            ("ipv6/conf/all/forwarding", "1"),
-            ("ipv4/icmp_ratelimit", "0"),
-            ("ipv6/icmp/ratelimit", "0"),
-        ] {
-            netns::set_sysctl(name, value);
-        }
+        netns::set_sysctl("ipv4/icmp_ratelimit", "0");
+        netns::set_sysctl("ipv6/icmp/ratelimit", "0");
+        refuse_as_a_router();
     });
     compare(&ELSEWHERE);
 }
