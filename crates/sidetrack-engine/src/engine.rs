@@ -303,6 +303,7 @@ impl Engine {
     ///
     /// The policy in force must not redirect to it. Errors: [`Error::Bpf`].
     pub fn remove_service(&mut self, number: u32) -> Result<(), Error> {
+        self.reset_held(number, u64::MAX)?; // while its flows and its port are known
         let gone = [0_u8; size_of::<kernel::Service>()];
         update(
             &self.skeleton.maps.sidetrack_services,
@@ -453,7 +454,7 @@ impl Engine {
         let mut events = self.events.take();
         let left = events.extract_if(.., |event| event.kind == EventKind::PendedLeft);
         for event in left {
-            self.reset_held(event.service)?;
+            self.reset_held(event.service, event.time)?;
         }
         Ok(events)
     }
