@@ -84,6 +84,19 @@ static __noinline int name_learn(struct bpf_sock_ops *ops)
 /* ---- getsockname ---------------------------------------------------------------------------- */
 
 /*
+ * The flow of a client's socket, also after the connection is over: then the slot has no client,
+ * but still the flow with this socket's port.
+ */
+static __always_inline struct sidetrack_flow_entry *name_flow(struct bpf_sock_addr *ctx)
+{
+	struct sidetrack_flow_entry *entry = flow_at_address(ctx->sk->dst_ip4);
+
+	if (entry && !entry->client_cookie && entry->flow.local_port == ctx->user_port)
+		return entry;
+	return client_flow(ctx->sk, ctx->sk->dst_ip4, bpf_get_socket_cookie(ctx));
+}
+
+/*
  * The local end of a diverted client. As long as the origin's view is not known, it is the address
  * that the socket was bound to, or 0.0.0.0, with the socket's own port.
  */
@@ -94,10 +107,11 @@ static __always_inline int name_original(struct bpf_sock_addr *ctx, const union 
 	struct sidetrack_client *client;
 	union address peer;
 
-	if (ctx->protocol != IPPROTO_TCP)
+	/* A socket that was disconnected (AF_UNSPEC) has no peer, and its own address again. */
+	if (ctx->protocol != IPPROTO_TCP || !ctx->sk->dst_port)
 		return -1;
 	original->port = ctx->user_port;
-	entry = client_flow(ctx->sk, ctx->sk->dst_ip4, bpf_get_socket_cookie(ctx));
+	entry = name_flow(ctx);
 	if (entry) {
 		__builtin_memcpy(&original->address, entry->name_addr, sizeof(original->address));
 		if (entry->name_port)
@@ -110,7 +124,7 @@ static __always_inline int name_original(struct bpf_sock_addr *ctx, const union 
 				 sizeof(client->bound_addr));
 		return 0;
 	}
-	/* After the connection's end, the socket still has the loopback address. */
+	/* The connection is over, and another flow has its slot. */
 	address_from_v4(&peer, ctx->sk->dst_ip4);
 	if (!address_is_spread(&peer) || !address_is_mapped(local) || local->bytes[12] != 127)
 		return -1;

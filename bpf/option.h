@@ -468,7 +468,7 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx, int pended)
 		return set_sender(ctx, service, number);
 	if (!may_listen(ctx->sk))
 		return option_fail(EINVAL);
-	if (pended && !may_pend(ctx->sk, service, number))
+	if (pended && !may_pend(ctx->sk, number))
 		return option_fail(EPERM);
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
@@ -479,6 +479,8 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx, int pended)
 	socket->service = number;
 	socket->epoch = service->epoch;
 	socket->netns_cookie = bpf_get_netns_cookie(ctx);
+	/* Before the service is present, so that its first client is held, too. */
+	socket->pended = pended;
 	if (ctx->sk->protocol == IPPROTO_UDP)
 		error = datagram_listener_add(ctx->sk, service, bpf_get_netns_cookie(ctx));
 	else
@@ -489,10 +491,10 @@ static __always_inline int set_listen(struct bpf_sockopt *ctx, int pended)
 	}
 	if (error) {
 		socket->role = socket->parent_id ? SIDETRACK_SOCKET_OUTGOING : 0;
+		socket->pended = 0;
 		bpf_set_retval(error);
 		return OPTION_FAILED;
 	}
-	socket->pended = pended;
 	if (pended)
 		__sync_fetch_and_add(&service->pended_listeners, 1);
 	return set_done(ctx);

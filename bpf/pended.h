@@ -157,6 +157,14 @@ static __always_inline int drop_forged(void)
 	return PACKET_DROP;
 }
 
+/* The epoch of the service that has this number now; 0 if there is none. */
+static __always_inline __u32 service_epoch(__u32 number)
+{
+	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
+
+	return service ? service->epoch : 0;
+}
+
 /* Makes the flow of the first SYN pended. Returns 0 if the flow is held. */
 static __always_inline int pended_begin(struct sidetrack_flow_entry *entry, __u64 id)
 {
@@ -188,10 +196,61 @@ static __always_inline void notice_syn(struct __sk_buff *skb, struct sidetrack_f
 	bpf_ringbuf_submit(n, 0);
 }
 
+/* A search for the socket of a connection, other than the listener. */
+static __noinline int request_exists(struct __sk_buff *skb, const struct packet *p,
+				     const struct segment *s)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *found;
+	__u32 size, state;
+
+	if (!p || !s)
+		return 0;
+	if (p->family == AF_INET) {
+		tuple.ipv4.saddr = p->source.words[3];
+		tuple.ipv4.daddr = p->destination.words[3];
+		tuple.ipv4.sport = bpf_htons(s->tuple.client_port);
+		tuple.ipv4.dport = s->tuple.target_port;
+		size = sizeof(tuple.ipv4);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, p->source.words, 16);
+		__builtin_memcpy(tuple.ipv6.daddr, p->destination.words, 16);
+		tuple.ipv6.sport = bpf_htons(s->tuple.client_port);
+		tuple.ipv6.dport = s->tuple.target_port;
+		size = sizeof(tuple.ipv6);
+	}
+	found = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!found)
+		return 0;
+	state = found->state;
+	bpf_sk_release(found);
+	return state == BPF_TCP_NEW_SYN_RECV;
+}
+
+/*
+ * The client's first data reach the listener. While the kernel replaces the connection's request by
+ * its accepted socket, on another CPU, neither is found for a moment, and the listener would reset
+ * the connection. So they are dropped, and the client sends them again. This is done once for each
+ * flow: with SYN cookies there is no request, and the data are what makes the accepted socket.
+ */
+static __always_inline int data_of_client(struct __sk_buff *skb, const struct packet *p,
+					  const struct segment *s)
+{
+	struct sidetrack_flow_entry *entry;
+
+	if (skb->len <= s->offset + s->length || request_exists(skb, p, s))
+		return PACKET_PERMIT;
+	entry = segment_flow(&s->tuple);
+	if (!entry || __sync_lock_test_and_set(&entry->handed_over, 1))
+		return PACKET_PERMIT;
+	return PACKET_DROP;
+}
+
 /*
  * A packet reaches a listener. A SYN of a flow's client is dropped, with a notice to the service,
  * until the service has completed the flow; the client sends it again. Only the client's own SYN
- * has its sequence number, so nobody else can send a SYN in its name.
+ * has its sequence number, so nobody else can send a SYN in its name. Any other SYN is dropped: who
+ * connects straight to the listener has no flow, and would only fill the accept queue.
  */
 static __always_inline int hold(struct __sk_buff *skb, struct bpf_sock *sk)
 {
@@ -206,13 +265,13 @@ static __always_inline int hold(struct __sk_buff *skb, struct bpf_sock *sk)
 		return PACKET_PERMIT;
 	if (packet_read(skb, 0, &p) || segment_read(skb, &p, listener->netns_cookie, &syn))
 		return drop_forged();
+	if (!(syn.flags & TCP_SYN) && syn.flags & TCP_ACK && !(syn.flags & TCP_RST))
+		return data_of_client(skb, &p, &syn);
 	if ((syn.flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
 		return PACKET_PERMIT;
 	entry = segment_flow(&syn.tuple);
-	if (!entry) /* a connect straight to the listener is accepted, and has no flow */
-		return address_is_spread((union address *)syn.tuple.target_addr) ? drop_forged() :
-										   PACKET_PERMIT;
-	if (flow_service(&entry->flow) != listener->service || entry->sequence != syn.sequence)
+	if (!entry || flow_service(&entry->flow) != listener->service ||
+	    entry->sequence != syn.sequence || service_epoch(listener->service) != listener->epoch)
 		return drop_forged();
 	if (FLOW_STATE_STAGE(entry->state) == SIDETRACK_STAGE_COMPLETED)
 		return PACKET_PERMIT;
@@ -294,8 +353,10 @@ static __always_inline int sender_classify(struct __sk_buff *skb, struct bpf_soc
 				sent_segment(skb, sender->netns_cookie, &s) ?
 			NULL :
 			segment_flow(&s.tuple);
-	if (entry && flow_service(&entry->flow) == number && may_be_sent(entry, &s))
-		return PACKET_PERMIT;
+	if (entry && flow_service(&entry->flow) == number) {
+		/* It may be too late: the client has given up, or was accepted. */
+		return may_be_sent(entry, &s) ? PACKET_PERMIT : PACKET_DROP;
+	}
 	count(SIDETRACK_COUNT_SENDER_REFUSED);
 	return PACKET_DROP;
 }

@@ -33,7 +33,7 @@ static __always_inline int set_sender(struct bpf_sockopt *ctx,
 {
 	struct sidetrack_socket *socket;
 
-	if (!(service->flags & SIDETRACK_CONNECT_PENDED))
+	if (!bpf_map_lookup_elem(&sidetrack_notices, &number))
 		return option_fail(EPERM);
 	socket = bpf_sk_storage_get(&sidetrack_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
@@ -45,12 +45,10 @@ static __always_inline int set_sender(struct bpf_sockopt *ctx,
 	return set_done(ctx);
 }
 
-/* May the service hold the connects of this listener? */
-static __always_inline int may_pend(struct bpf_sock *sk, const struct sidetrack_service *service,
-				    __u32 number)
+/* May this listener pend? Only if its service has a ring buffer. */
+static __always_inline int may_pend(struct bpf_sock *sk, __u32 number)
 {
-	return sk->protocol == IPPROTO_TCP && service->flags & SIDETRACK_CONNECT_PENDED &&
-	       bpf_map_lookup_elem(&sidetrack_notices, &number);
+	return sk->protocol == IPPROTO_TCP && bpf_map_lookup_elem(&sidetrack_notices, &number);
 }
 
 /* ---- COMPLETE ------------------------------------------------------------------------------- */

@@ -56,7 +56,7 @@
  * EINVAL	SO_ORIGINAL_DST: the buffer is smaller than the address
  * EISCONN	set RECORDS: the socket is connected, connecting or listening
  * EALREADY	LISTEN: the socket is marked already; COMPLETE: the flow was completed before
- * EPERM	LISTEN_PENDED: the service does not pend connects, or has no ring buffer
+ * EPERM	LISTEN_PENDED: the service does not pend connects
  * EADDRINUSE	LISTEN: the service has a listener of this protocol and family at another address or port
  * EADDRINUSE	LISTEN: the listener shares its port (SO_REUSEPORT), and another service listens at this port
  * EADDRNOTAVAIL	LISTEN, UDP over IPv6: the network namespace has no addresses for flows
@@ -308,8 +308,6 @@ struct sidetrack_auto_context {
 #define SIDETRACK_OWN_TRAFFIC_PERMIT 0x1
 /* A socket with records of this service may only go to the destination of their flow. */
 #define SIDETRACK_RECORDS_BOUND 0x2
-/* The service's listeners may be marked by LISTEN_PENDED. */
-#define SIDETRACK_CONNECT_PENDED 0x4
 
 /*
  * A service and its listeners. The engine writes the members up to epoch, the programs those from
@@ -320,7 +318,7 @@ struct sidetrack_service {
 	__u8 key[16];	 /* the object's UUID; zero if there is none */
 	char name[SIDETRACK_NAME_SIZE];
 	__u32 records; /* SIDETRACK_RECORDS_REQUIRED or SIDETRACK_RECORDS_LEGACY */
-	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_PERMIT, _RECORDS_BOUND, _CONNECT_PENDED */
+	__u32 flags;   /* SIDETRACK_OWN_TRAFFIC_PERMIT, SIDETRACK_RECORDS_BOUND */
 	__u32 epoch;   /* distinguishes the service from earlier ones of the same number */
 
 	__u32 listeners4; /* open TCP listeners of AF_INET */
@@ -432,9 +430,10 @@ enum sidetrack_stage {
 
 /* A slot: a flow with what only the kernel programs and the engine need. */
 struct sidetrack_flow_entry {
-	__u64 state;	   /* SIDETRACK_FLOW_STATE_* */
-	__u32 handed_over; /* UDP: 1 once the service has asked for this flow */
-	__u32 prefetched;  /* never read; see flow_prefetch in flow_state.h */
+	__u64 state; /* SIDETRACK_FLOW_STATE_* */
+	/* UDP: 1 once the service has asked for it. TCP: 1 once data were dropped, see pended.h. */
+	__u32 handed_over;
+	__u32 prefetched; /* never read; see flow_prefetch in flow_state.h */
 	/*
 	 * Nanoseconds: when a reserved flow's connect was classified, when a closed flow's last
 	 * socket closed, or when a UDP flow's last datagram was sent.

@@ -6,6 +6,7 @@ use crate::contest::Readings;
 use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
 use crate::statistics::median;
+use crate::value::shown;
 
 /// Lengths in the chart, in pixels at its natural size.
 const WIDTH: f64 = 760.0;
@@ -123,13 +124,4 @@ fn row(svg: &mut String, top: f64, bar: &Bar, scale: f64) {
         LABELS + bar.most.max(bar.value) * scale + 8.0,
         shown(bar.value)
     );
-}
-
-/// Formats a value with about three digits.
-pub(crate) fn shown(value: f64) -> String {
-    match value {
-        value if value >= 100.0 => format!("{value:.0}"),
-        value if value >= 10.0 => format!("{value:.1}"),
-        value => format!("{value:.2}"),
-    }
 }

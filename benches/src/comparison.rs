@@ -7,6 +7,7 @@ use crate::contest::Readings;
 use crate::relay::contestant::Contestant;
 use crate::relay::workload::Workload;
 use crate::statistics::median;
+use crate::value::with_unit;
 
 /// The share of the rounds that must agree. If fewer do, the run was too noisy.
 const AGREEING: f64 = 0.75;
@@ -25,13 +26,24 @@ pub(crate) struct Comparison {
     pub(crate) measure: &'static str,
     /// The contestants to compare with. The ratio is formed with the one that has the best median.
     pub(crate) peers: Vec<Contestant>,
-    /// Whether a value of a chain is the cost of one further hop: what the chain costs more than a
-    /// chain of one service, divided by the number of its further hops.
-    pub(crate) per_further_hop: bool,
+    /// What the compared values are the cost of.
+    pub(crate) cost_of: CostOf,
     /// A contestant that none of the others can surpass.
     pub(crate) limit: Option<Contestant>,
     /// What the ratio or the value has to reach.
     pub(crate) goal: ContestGoal,
+}
+
+/// What a value that is compared is the cost of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CostOf {
+    /// The contestant's whole path, as it was measured.
+    Path,
+    /// A further hop of a chain: what it costs more than a chain of one service, divided by the number
+    /// of its further hops.
+    FurtherHop,
+    /// A hop: what a chain costs more than a direct connection, divided by the number of its services.
+    Hop,
 }
 
 /// What a [`Comparison`] has to reach.
@@ -61,11 +73,11 @@ impl ContestGoal {
         }
     }
 
-    fn text(self) -> String {
+    fn text(self, unit: &str) -> String {
         match self {
             Self::AtLeast(goal) => format!("≥ {goal}"),
             Self::AtMost(goal) => format!("≤ {goal}"),
-            Self::Below(goal) => format!("value ≤ {goal}"),
+            Self::Below(goal) => format!("value ≤ {}", with_unit(goal, unit)),
             Self::MoreReported | Self::LessReported => "–".to_owned(),
         }
     }
@@ -124,7 +136,7 @@ impl Comparison {
             "limit": limit,
             "ratio": rounded(median(&ratios)),
             "goal": self.goal.value(),
-            "goal_text": self.goal.text(),
+            "goal_text": self.goal.text(self.unit),
             "met": self.goal.judge(&own, &ratios),
             "rounds": rounds,
         }))
@@ -133,18 +145,14 @@ impl Comparison {
     fn values(&self, contestant: Contestant, readings: &Readings) -> Option<Vec<f64>> {
         let values = |contestant| readings.values((contestant, self.workload), self.measure);
         let own = values(contestant)?;
-        match contestant {
-            Contestant::Chain(hops) if self.per_further_hop => {
-                let further = f64::from(hops) - 1.0;
-                let first = values(Contestant::Chain(1))?;
-                let each_hop = own
-                    .iter()
-                    .zip(first)
-                    .map(|(all, first)| (all - first) / further);
-                Some(each_hop.collect())
-            }
-            _ => Some(own),
-        }
+        let services = f64::from(contestant.services());
+        let (base, hops) = match self.cost_of {
+            CostOf::FurtherHop if services > 0.0 => (Contestant::Chain(1), services - 1.0),
+            CostOf::Hop if services > 0.0 => (Contestant::Direct, services),
+            _ => return Some(own),
+        };
+        let each_hop = own.iter().zip(values(base)?);
+        Some(each_hop.map(|(all, base)| (all - base) / hops).collect())
     }
 }
 

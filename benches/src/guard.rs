@@ -30,7 +30,7 @@ use crate::guard::rounds::{GuardResult, Programs};
 use crate::topic::Topic;
 
 /// Topics that are measured if the command line names none. The others take longer (idle, policy,
-/// chain), need a peer (legacy), or rarely move (winsock).
+/// chain, pended), need a peer (legacy), or rarely move (winsock).
 const TOPICS: [Topic; 6] = [
     Topic::Connect,
     Topic::Rate,

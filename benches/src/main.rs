@@ -37,6 +37,7 @@ mod statistics;
 #[allow(unsafe_code)]
 mod sys;
 mod topic;
+mod value;
 mod winsock;
 
 use std::process::ExitCode;

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! worker ── RelaySetup::open(contestant) ── cgroups, proxy on its CPU, redirector
-//!   └─ Workload::run ── load ── RelaySetup::check: the counters prove that all connections took this path
+//!   └─ Workload::run ── load ── RelaySetup::check (check.rs): the counters prove that all connections took this path
 //! ```
 
+mod check;
 pub(crate) mod contestant;
+mod held;
 mod minimal;
 mod proxy;
 pub(crate) mod setup;

@@ -9,12 +9,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::chart::{self, shown};
+use crate::chart;
 use crate::comparison::rounded;
 use crate::contest::{LeftOut, Readings};
 use crate::contest_plan::ContestPlan;
 use crate::machine::Machine;
 use crate::statistics::{deviation, median};
+use crate::value::with_unit;
 
 /// The folder, relative to the root of the workspace, where `make bench` runs.
 const FOLDER: &str = "docs/bench";
@@ -170,16 +171,6 @@ fn verdict(met: &Value) -> String {
     }
 }
 
-/// Formats a value with its unit. Times are in nanoseconds, and shown in µs, ms or s.
-pub(crate) fn with_unit(value: f64, unit: &str) -> String {
-    match unit {
-        "ns" if value >= 1e9 => format!("{} s", shown(value / 1e9)),
-        "ns" if value >= 1e6 => format!("{} ms", shown(value / 1e6)),
-        "ns" => format!("{} µs", shown(value / 1e3)),
-        _ => format!("{} {unit}", shown(value)),
-    }
-}
-
 /// The page of a topic: every contestant under every workload.
 fn page(plan: &ContestPlan, readings: &Readings, missing: &[&str]) -> String {
     let mut text = format!(
@@ -258,7 +249,7 @@ fn by_workload(
 
 fn in_unit(measure: &str, value: f64) -> String {
     match measure {
-        "cpu" | "machine" | "p50" | "p99" | "p999" => with_unit(value, "ns"),
+        "cpu" | "machine" | "first" | "total" | "p50" | "p99" | "p999" => with_unit(value, "ns"),
         "gbit" => with_unit(value, "Gbit/s"),
         "rate" => with_unit(value, "/s"),
         "user" | "kernel" => with_unit(value, "bytes"),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::comparison::rounded;
 use crate::report;
 use crate::statistics::{deviation, median};
+use crate::value::with_unit;
 
 /// The values of one round, by the name of the measure; times in nanoseconds.
 pub(crate) type Reading = BTreeMap<String, f64>;
@@ -72,7 +73,7 @@ impl SoloFigure {
     fn goal_text(&self) -> Option<String> {
         self.goal.map(|goal| match self.over {
             Some(_) => format!("≤ {goal}"),
-            None => format!("value ≤ {}", report::with_unit(goal, self.unit)),
+            None => format!("value ≤ {}", with_unit(goal, self.unit)),
         })
     }
 }
@@ -84,7 +85,7 @@ fn page(title: &str, figures: &[SoloFigure]) -> String {
     );
     for figure in figures {
         let middle = median(&figure.values);
-        let show = |value| report::with_unit(value, figure.unit);
+        let show = |value| with_unit(value, figure.unit);
         let _ = writeln!(
             text,
             "| {} | {} | {:.1} % | {} | {} |",

@@ -5,6 +5,7 @@ mod datagram;
 mod idle;
 mod latency;
 mod legacy;
+mod pended;
 mod rate;
 mod stream;
 
@@ -34,6 +35,8 @@ pub(crate) enum Topic {
     Chain,
     /// An unmodified HAProxy behind Sidetrack, and behind nftables.
     Legacy,
+    /// Connects that are held until the origin has answered, compared with accepting first.
+    Pended,
     /// Latency and rate of UDP datagrams.
     Datagram,
     /// What `sendto` costs if the datagram is diverted, only classified, or neither.
@@ -58,6 +61,7 @@ impl Topic {
             Self::Idle => idle::plan(quick),
             Self::Chain => chain::plan(quick),
             Self::Legacy => legacy::plan(quick),
+            Self::Pended => pended::plan(quick),
             Self::Datagram => datagram::plan(quick),
         };
         // Memory hardly differs from round to round, and takes long to become stable.

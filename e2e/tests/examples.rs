@@ -106,6 +106,12 @@ fn rust_example_pended_relays_and_refuses() {
 }
 
 #[test]
+fn rust_example_pended_loop_relays_and_refuses() {
+    relays_with_records(&example("pended_loop"));
+    refuses_a_dead_port(&example("pended_loop"));
+}
+
+#[test]
 fn c_example_pended_relays_and_refuses() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let via = c_example(&folder, "pended");

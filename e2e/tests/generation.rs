@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use e2e::policy::redirect_tcp;
 use e2e::{Host, RunningProxy};
-use serde_json::json;
 use sidetrack_engine::RegisteredService;
 use sidetrack_engine::counter::Counter;
 use sidetrack_policy::Filter;
@@ -55,7 +54,8 @@ fn chain_is_classified_by_one_generation_while_policies_are_swapped() {
         host.commit(&policies[(swaps + 1) % 2], &[]);
         swaps += 1;
     }
-    assert_eq!(storm.json(), json!({ "good": ALL, "failures": {} }));
+    let report = storm.json();
+    assert_eq!(report["good"], ALL, "{report}");
     assert!(swaps > 10, "only {swaps} swaps");
     let [a_first, b_first] = firsts.map(|count| count.load(Ordering::Relaxed));
     assert!(a_first > 0 && b_first > 0, "both policies were in force");

@@ -172,6 +172,20 @@ fn where_a_rule_needs_the_host_the_client_is_accepted_first() {
 }
 
 #[test]
+fn a_client_that_would_be_accepted_first_is_refused_without_a_route() {
+    e2e::netns::enter();
+    for (ip, unreachable) in [
+        ("192.0.2.7", Errno::NETUNREACH),
+        ("2001:db8::7", Errno::NETUNREACH),
+    ] {
+        let to = SocketAddr::new(ip.parse().expect("an address"), 80);
+        let (ended, errno) = connect(&["--deny", "denied.example"], to, "10");
+        assert_eq!(errno, unreachable.raw_os_error().to_string(), "{ended:?}");
+        assert_lines(&ended, 1, "failed", "connect failed: network unreachable");
+    }
+}
+
+#[test]
 fn the_time_out_of_accepted_connects_is_an_option() {
     let hole = BlackHole::new();
     let url = format!("http://{}/", hole.address);

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use e2e::policy::{prefix, redirect_tcp};
 use e2e::{Host, Origin, listen_marked, netns, wait};
-use serde_json::json;
 use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Config, RegisteredService};
 
@@ -41,7 +40,7 @@ fn no_record_is_lost_with_a_backlog_of_1() {
     let report = host
         .client(&["storm", "--threads", "16", "--count", "125", "--send-first"])
         .json();
-    assert_eq!(report, json!({ "good": 2000, "failures": {} }));
+    assert_eq!(report["good"], 2000, "{report}");
     assert_eq!(host.count(Counter::HandedOver), 2000);
     assert!(netns::counter("ListenOverflows") > 0, "the queue was full");
 }

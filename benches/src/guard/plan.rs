@@ -62,6 +62,7 @@ fn of_topic(topic: Topic) -> Vec<Probe> {
         Topic::Idle => idle(),
         Topic::Chain => chain(),
         Topic::Legacy => legacy(),
+        Topic::Pended => pended(),
         Topic::Datagram => datagram(),
         Topic::Send => send(),
         Topic::Winsock => winsock(),
@@ -261,6 +262,42 @@ fn legacy() -> Vec<Probe> {
     ]
 }
 
+fn pended() -> Vec<Probe> {
+    let probe = |contestant, workload, figures| relay(Topic::Pended, contestant, workload, figures);
+    let one = |workload, figures| probe(Contestant::Pended(1), workload, figures);
+    let refused = |contestant, name| {
+        let figure = time(&format!("refused connect, {name}, p50"), "/p50");
+        probe(contestant, Workload::Refused, vec![figure])
+    };
+    vec![
+        refused(Contestant::Direct, "direct"),
+        refused(Contestant::Pended(1), "1 hop"),
+        refused(Contestant::Pended(4), "4 hops"),
+        one(
+            Workload::Closing(1),
+            vec![time("first byte, 1 client, p50", "/first")],
+        ),
+        one(
+            Workload::Closing(16),
+            vec![
+                time("first byte, 16 clients, p50", "/first"),
+                time("CPU time of the proxy for a connection", "/cpu"),
+            ],
+        ),
+        one(
+            Workload::Closing(256),
+            vec![rate_of("connections per second, 256 clients")],
+        ),
+        probe(
+            Contestant::NextToPended,
+            Workload::Keeping(16),
+            vec![rate_of(
+                "bystander: requests per second in kept connections",
+            )],
+        ),
+    ]
+}
+
 fn datagram() -> Vec<Probe> {
     let probe =
         |contestant, workload, figures| relay(Topic::Datagram, contestant, workload, figures);
@@ -420,6 +457,8 @@ mod tests {
             "worker filters1000 time 20000",
             r#"relay-worker {"contestant":"sidetrack","workload":{"closing":16},"milliseconds":500}"#,
             r#"relay-worker {"contestant":{"chain":2},"workload":{"closing":4},"milliseconds":500}"#,
+            r#"relay-worker {"contestant":{"pended":1},"workload":{"closing":16},"milliseconds":500}"#,
+            r#"relay-worker {"contestant":{"pended":4},"workload":"refused","milliseconds":500}"#,
             r#"relay-worker {"contestant":"sidetrack","workload":"ask-fresh","milliseconds":500}"#,
             r#"relay-worker {"contestant":"haproxy-behind","workload":{"keeping":32},"milliseconds":500}"#,
             "send-worker matched",

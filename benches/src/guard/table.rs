@@ -10,7 +10,7 @@ use crate::guard::decision::{Change, Verdict};
 use crate::guard::plan::Probe;
 use crate::guard::rounds::{GuardResult, Row};
 use crate::machine::Machine;
-use crate::report::with_unit;
+use crate::value::with_unit;
 
 /// The columns, in order. Those after the second are numbers, which are aligned to the right.
 const HEADS: [&str; 7] = [

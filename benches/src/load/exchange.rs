@@ -9,11 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::event::epoll::EventFlags;
 
 use super::socket::{Poller, accept, connect, listen, would_block};
-use super::{DRAIN_MAX, ORIGIN, ensure_before};
+use super::{DRAIN_MAX, ORIGIN, REQUEST, ensure_before};
 
-/// The request of a client: HTTP, which an inspecting proxy recognises.
-const REQUEST: &[u8] =
-    b"GET /index.html HTTP/1.1\r\nHost: origin.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
 /// The length of the response, head and body, in bytes.
 const RESPONSE_SIZE: usize = 1024;
 /// The head of the response. Its Content-Length has to match [`RESPONSE_SIZE`].
@@ -49,6 +46,8 @@ pub(crate) struct ExchangeResult {
     /// The time from the connect, or from the intended start in an open loop, to the complete
     /// response; sorted, in nanoseconds.
     pub(crate) times: Vec<u64>,
+    /// The same up to the first byte of the response.
+    pub(crate) firsts: Vec<u64>,
 }
 
 /// An origin, and clients that send requests to it.
@@ -74,6 +73,7 @@ pub(crate) struct Exchange {
     /// Whether a client sends a new request after a response.
     repeat: bool,
     times: Vec<u64>,
+    firsts: Vec<u64>,
 }
 
 /// The socket of one side of a connection.
@@ -112,6 +112,7 @@ impl Exchange {
             keep: false,
             repeat: false,
             times: Vec::new(),
+            firsts: Vec::new(),
         })
     }
 
@@ -127,6 +128,7 @@ impl Exchange {
         self.keep = keep;
         self.repeat = matches!(arrivals, Arrivals::Closed(_));
         self.times.clear();
+        self.firsts.clear();
         match arrivals {
             Arrivals::Closed(clients) => {
                 for _ in 0..clients {
@@ -142,12 +144,15 @@ impl Exchange {
         self.repeat = false;
         self.drain()?;
         let mut times = std::mem::take(&mut self.times);
+        let mut firsts = std::mem::take(&mut self.firsts);
         times.sort_unstable();
+        firsts.sort_unstable();
         Ok(ExchangeResult {
             exchanges,
             connections: self.made - made,
             elapsed,
             times,
+            firsts,
         })
     }
 
@@ -275,6 +280,9 @@ impl Exchange {
             part == Some(&self.buffer[..read]),
             "a request or response has wrong bytes"
         );
+        if socket.is_client && socket.received == 0 {
+            self.firsts.push(socket.begun.elapsed().as_nanos() as u64);
+        }
         socket.received += read;
         if socket.received < expected.len() {
             return Ok(());

@@ -77,7 +77,7 @@ pub(super) fn listen(address: SocketAddrV4) -> Result<TcpListener> {
 }
 
 /// Starts a non-blocking connect.
-pub(super) fn connect(address: SocketAddrV4) -> Result<TcpStream> {
+pub(crate) fn connect(address: SocketAddrV4) -> Result<TcpStream> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::IPV4, kind, None).context("create a client's socket")?;
     match socket.connect(&address.into()) {

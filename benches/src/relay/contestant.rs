@@ -1,6 +1,10 @@
 //! The contestants: redirectors, each with a proxy behind it.
 
 use serde::{Deserialize, Serialize};
+use sidetrack_engine::ConnectMode;
+
+/// How many proxies run next to a bystander's traffic.
+pub(crate) const NEIGHBOURS: u32 = 8;
 
 /// A redirector and the proxy behind it. The order is that of tables and charts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -11,7 +15,7 @@ pub(crate) enum Contestant {
     Direct,
     /// No redirector: the client connects to the minimal relay. This is the limit of any relay.
     TwoHops,
-    /// Sidetrack with `sidetrack proxy`, as `sidetrack run --via inspect` starts it.
+    /// Sidetrack with `sidetrack proxy`, which accepts a client before it connects onward.
     Sidetrack,
     /// nftables and HAProxy with `option splice-auto`.
     HaproxySplice,
@@ -31,6 +35,15 @@ pub(crate) enum Contestant {
     NftMinimal,
     /// Sidetrack with a chain of this many `sidetrack proxy`.
     Chain(u32),
+    /// The same as `Chain`, under the name that the topic `pended` uses.
+    Accepted(u32),
+    /// Sidetrack with a chain of this many `sidetrack proxy` that pend connects.
+    Pended(u32),
+    /// No redirector on the path: a chain of [`NEIGHBOURS`] proxies that accept serves other connects on the
+    /// same host.
+    NextToAccepted,
+    /// The same with proxies that pend, which hold these connects.
+    NextToPended,
 }
 
 impl Contestant {
@@ -49,12 +62,41 @@ impl Contestant {
             Self::HaproxyBehind => "sidetrack + haproxy".to_owned(),
             Self::NftMinimal => "nft + minimal relay".to_owned(),
             Self::Chain(services) => format!("chain of {services}"),
+            Self::Accepted(1) => "accepted".to_owned(),
+            Self::Accepted(services) => format!("accepted, {services} hops"),
+            Self::Pended(1) => "pended".to_owned(),
+            Self::Pended(services) => format!("pended, {services} hops"),
+            Self::NextToAccepted => format!("next to {NEIGHBOURS} that accept"),
+            Self::NextToPended => format!("next to {NEIGHBOURS} that pend"),
         }
     }
 
     /// Whether Sidetrack is the redirector.
     pub(crate) fn is_sidetrack(self) -> bool {
-        matches!(self, Self::Sidetrack | Self::HaproxyBehind | Self::Chain(_))
+        self == Self::HaproxyBehind || self.services() > 0
+    }
+
+    /// The number of `sidetrack proxy` that the engine redirects to, one behind another.
+    pub(crate) fn services(self) -> u32 {
+        match self {
+            Self::Sidetrack => 1,
+            Self::Chain(services) | Self::Accepted(services) | Self::Pended(services) => services,
+            Self::NextToAccepted | Self::NextToPended => NEIGHBOURS,
+            _ => 0,
+        }
+    }
+
+    /// When these proxies complete a client's connect.
+    pub(crate) fn connect_mode(self) -> ConnectMode {
+        match self {
+            Self::Pended(_) | Self::NextToPended => ConnectMode::Pended,
+            _ => ConnectMode::Accepted,
+        }
+    }
+
+    /// Whether the traffic that is measured does not go through the proxies.
+    pub(crate) fn is_bystander(self) -> bool {
+        matches!(self, Self::NextToAccepted | Self::NextToPended)
     }
 
     /// Whether a redirector diverts the connections.

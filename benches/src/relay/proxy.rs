@@ -42,7 +42,6 @@ pub(super) fn command(contestant: Contestant, folder: &Path) -> Result<Option<Co
     let haproxy = include_str!("../../peers/haproxy.cfg");
     let mut command;
     match contestant {
-        Contestant::Direct | Contestant::Sidetrack | Contestant::Chain(_) => return Ok(None),
         Contestant::HaproxySplice | Contestant::HaproxyBehind => {
             command = Command::new(installed("haproxy")?);
             command.arg("-f").arg(write("haproxy.cfg", haproxy)?);
@@ -92,6 +91,13 @@ pub(super) fn command(contestant: Contestant, folder: &Path) -> Result<Option<Co
             };
             command.args(["minimal-relay", traffic]);
         }
+        Contestant::Direct
+        | Contestant::Sidetrack
+        | Contestant::Chain(_)
+        | Contestant::Accepted(_)
+        | Contestant::Pended(_)
+        | Contestant::NextToAccepted
+        | Contestant::NextToPended => return Ok(None),
     }
     Ok(Some(command))
 }

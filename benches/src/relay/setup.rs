@@ -3,14 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use sidetrack::{LISTEN_VARIABLE, NAME_VARIABLE};
-use sidetrack_engine::counter::Counter;
-use sidetrack_engine::{Cgroup, Config, Engine, RegisteredService, ServiceSpec};
+use sidetrack_engine::{Cgroup, Config, ConnectMode, Engine, RegisteredService, ServiceSpec};
 use sidetrack_policy::redirect::{Redirect, in_order};
 use tempfile::TempDir;
 
 use super::contestant::Contestant;
+use super::held::HeldClients;
 use super::proxy::{self, ProxyProcess};
 use super::usage::CpuReading;
 use crate::hierarchy::Hierarchy;
@@ -27,9 +27,11 @@ const RULES: &str = include_str!("../../peers/relay.nft");
 pub(crate) struct RelaySetup {
     /// The address that clients connect to.
     pub(crate) destination: SocketAddrV4,
-    contestant: Contestant,
+    pub(super) contestant: Contestant,
     /// Sidetrack's engine, if it is the redirector.
-    engine: Option<Engine>,
+    pub(super) engine: Option<Engine>,
+    /// What goes through the proxies while a bystander is measured.
+    held: Option<HeldClients>,
     proxies: Vec<ProxyProcess>,
     // The last field, so that it is dropped last: a cgroup can only be removed when its processes
     // have ended.
@@ -47,18 +49,24 @@ impl RelaySetup {
             },
             contestant,
             engine: None,
+            held: None,
             proxies: Vec::new(),
             hierarchy: Hierarchy::make()?,
         };
         setup.start_peer()?;
         match contestant {
-            Contestant::Sidetrack => setup.start_sidetrack(1)?,
-            Contestant::Chain(services) => setup.start_sidetrack(services)?,
+            contestant if contestant.services() > 0 => setup.start_sidetrack()?,
             Contestant::HaproxyBehind => setup.adopt()?,
             contestant if !contestant.has_redirector() => {}
             _ => netfilter::load(RULES)?,
         }
         setup.hierarchy.enter_program()?;
+        if let Some(engine) = &setup.engine
+            && contestant.is_bystander()
+        {
+            setup.held = Some(HeldClients::connect(engine)?);
+        }
+        setup.enter_clients()?;
         Ok(setup)
     }
 
@@ -67,8 +75,21 @@ impl RelaySetup {
     pub(crate) fn as_origin<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
         self.hierarchy.enter_outside()?;
         let made = make();
-        self.hierarchy.enter_program()?;
+        self.enter_clients()?;
         made
+    }
+
+    /// Moves this process to where the clients are whose traffic is measured.
+    fn enter_clients(&self) -> Result<()> {
+        match self.contestant.is_bystander() {
+            true => self.hierarchy.enter_outside(),
+            false => self.hierarchy.enter_program(),
+        }
+    }
+
+    /// Whether a client is accepted before the origin is asked.
+    pub(crate) fn accepts_first(&self) -> bool {
+        self.contestant.has_redirector() && self.contestant.connect_mode() == ConnectMode::Accepted
     }
 
     fn start_peer(&mut self) -> Result<()> {
@@ -84,18 +105,19 @@ impl RelaySetup {
         Ok(())
     }
 
-    fn start_sidetrack(&mut self, services: u32) -> Result<()> {
+    fn start_sidetrack(&mut self) -> Result<()> {
         let mut engine = self.load()?;
         let mut redirects = Vec::new();
-        for number in 1..=services {
+        for number in 1..=self.contestant.services() {
             let name = format!("inspect{number}");
             let cgroup = self.hierarchy.service().make(&name)?;
             let spec = ServiceSpec {
+                connect: self.contestant.connect_mode(),
                 owns_cgroup: true,
                 ..ServiceSpec::new(&name)
             };
             let service = engine.add_service(&spec, &cgroup)?;
-            let command = sidetrack_proxy(&service, &name)?;
+            let command = sidetrack_proxy(&mut engine, &service, &name, &cgroup)?;
             let mut process = ProxyProcess::start(&command, folder()?, &cgroup)?;
             process.wait(|| {
                 let listeners = engine.listeners(&service)?;
@@ -132,78 +154,35 @@ impl RelaySetup {
     pub(crate) fn proxy_cgroup(&self) -> &Cgroup {
         self.hierarchy.service()
     }
-
-    /// Fails unless the counters show exactly `made` connections on this path, and the origin
-    /// accepted as many.
-    pub(crate) fn check(&self, made: u64, accepted: u64) -> Result<()> {
-        let expect = |what: &str, counted: u64, expected: u64| {
-            ensure!(
-                counted == expected,
-                "{made} connections were made, but {what} says {counted}, not {expected}: this \
-                 round measured something else"
-            );
-            Ok(())
-        };
-        expect("the origin", accepted, made)?;
-        if let Some(engine) = &self.engine {
-            let counters = engine.counters()?;
-            let hops = match self.contestant {
-                Contestant::Chain(services) => u64::from(services),
-                _ => 1,
-            };
-            expect(
-                "Redirected",
-                counters.value(Counter::Redirected),
-                made * hops,
-            )?;
-            expect(
-                "HandedOver",
-                counters.value(Counter::HandedOver),
-                made * hops,
-            )?;
-            if self.contestant != Contestant::HaproxyBehind {
-                expect("Queried", counters.value(Counter::Queried), made * hops)?;
-                expect("Linked", counters.value(Counter::Linked), made * hops)?;
-            } else {
-                let queried = counters.value(Counter::Queried);
-                ensure!(
-                    queried >= made,
-                    "HAProxy queried only {queried} of {made} connections"
-                );
-            }
-        } else if self.contestant.has_redirector() {
-            expect("the rule's counter", netfilter::redirected()?, made)?;
-        }
-        Ok(())
-    }
-}
-
-impl RelaySetup {
-    /// Fails unless the counters show exactly `made` UDP flows on this path.
-    pub(crate) fn check_flows(&self, made: u64) -> Result<()> {
-        let counted = match &self.engine {
-            Some(engine) => engine.counters()?.value(Counter::Redirected),
-            None if !self.contestant.has_redirector() => return Ok(()), // nothing could divert them
-            None => netfilter::redirected()?,
-        };
-        ensure!(
-            counted == made,
-            "{made} flows were made, but {counted} were redirected: this round measured something else"
-        );
-        Ok(())
-    }
 }
 
 fn folder() -> Result<TempDir> {
     tempfile::tempdir().context("create a folder")
 }
 
-/// The command `sidetrack proxy`; `sidetrack` lies next to this program.
-fn sidetrack_proxy(service: &RegisteredService, name: &str) -> Result<Command> {
+/// The command `sidetrack proxy`; `sidetrack` lies next to this program. A proxy that pends is started by
+/// `sidetrack launch`, which hands it what it needs for that, as in `sidetrack run`.
+fn sidetrack_proxy(
+    engine: &mut Engine,
+    service: &RegisteredService,
+    name: &str,
+    cgroup: &Cgroup,
+) -> Result<Command> {
     let program = std::env::current_exe().context("find this program")?;
-    let mut command = Command::new(program.with_file_name("sidetrack"));
+    let program = program.with_file_name("sidetrack");
+    let mut command = Command::new(&program);
+    let mut connect = "accepted";
+    if let Some(ring) = engine.ring(service.number)? {
+        let senders = cgroup.make("sender")?;
+        engine.attach_sender(&senders)?;
+        command.arg("launch").arg("--cgroup").arg(cgroup.path());
+        command.args(["--ring", &ring.to_string()]);
+        command.arg("--sender-cgroup").arg(senders.path());
+        command.arg("--").arg(&program);
+        connect = "pended";
+    }
     command
-        .args(["proxy", "--json"])
+        .args(["proxy", "--json", "--connect", connect])
         .env(LISTEN_VARIABLE, service.credentials_hex())
         .env(NAME_VARIABLE, name);
     Ok(command)

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use rustix::param::clock_ticks_per_second;
+use rustix::time::{ClockId, clock_gettime};
 use sidetrack_engine::Cgroup;
 
 /// The CPU time up to a moment.
@@ -12,6 +13,8 @@ use sidetrack_engine::Cgroup;
 pub(crate) struct CpuReading {
     /// The CPU time of the proxy's cgroup, in nanoseconds.
     proxy: f64,
+    /// The CPU time of this process, in nanoseconds.
+    generator: f64,
     /// The time that the CPUs of the machine were idle, in nanoseconds.
     idle: f64,
     at: Instant,
@@ -21,6 +24,8 @@ pub(crate) struct CpuReading {
 pub(crate) struct CpuUsed {
     /// The CPU time of the proxy's processes, including those that have ended.
     pub(crate) proxy: f64,
+    /// The CPU time of this process: the clients and the origin.
+    pub(crate) generator: f64,
     /// All time in which the CPUs of the machine were not idle. The kernel also works for the proxy
     /// outside of its processes.
     pub(crate) machine: f64,
@@ -35,6 +40,7 @@ impl CpuReading {
             .lines()
             .find_map(|line| line.strip_prefix("usage_usec "));
         let micros: f64 = micros.context("no usage_usec in cpu.stat")?.parse()?;
+        let own = clock_gettime(ClockId::ProcessCPUTime);
         let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
         let ticks: u64 = (text.lines().next().context("an empty /proc/stat")?)
             .split_whitespace()
@@ -44,6 +50,7 @@ impl CpuReading {
             .sum();
         Ok(Self {
             proxy: micros * 1e3,
+            generator: own.tv_sec as f64 * 1e9 + own.tv_nsec as f64,
             idle: ticks as f64 / clock_ticks_per_second() as f64 * 1e9,
             at: Instant::now(),
         })
@@ -54,6 +61,7 @@ impl CpuReading {
         let wall = (later.at - self.at).as_nanos() as f64 * crate::namespace::cpus()? as f64;
         Ok(CpuUsed {
             proxy: later.proxy - self.proxy,
+            generator: later.generator - self.generator,
             machine: wall - (later.idle - self.idle),
         })
     }

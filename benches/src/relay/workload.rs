@@ -11,6 +11,7 @@ use super::usage;
 use crate::kernel_memory;
 use crate::load::datagram::Echo;
 use crate::load::exchange::{Arrivals, Exchange};
+use crate::load::refused::Refusals;
 use crate::load::stream::{Directions, Streams};
 
 /// The values of one round, by the name of the measure. Times are in nanoseconds.
@@ -46,6 +47,8 @@ pub(crate) enum Workload {
     AskFresh,
     /// Datagrams with this number of bytes to the origin and back, as many as go through.
     Flood(u32),
+    /// Connects, one after another, to a port on which nobody listens.
+    Refused,
 }
 
 impl Workload {
@@ -66,6 +69,7 @@ impl Workload {
             Self::Ask => ask(setup, false, time),
             Self::AskFresh => ask(setup, true, time),
             Self::Flood(size) => flood(setup, size, time),
+            Self::Refused => refused(setup, time),
         }
     }
 }
@@ -87,10 +91,7 @@ fn exchange(setup: &RelaySetup, arrivals: Arrivals, keep: bool, time: Duration) 
         true => result.exchanges,
         false => result.connections,
     } as f64;
-    let percentile = |percent: f64| {
-        let last = (result.times.len() - 1) as f64;
-        result.times[(last * percent / 100.0) as usize] as f64
-    };
+    let percentile = |percent| percentile(&result.times, percent);
     Ok(Reading::from([
         (
             "rate".to_owned(),
@@ -98,10 +99,18 @@ fn exchange(setup: &RelaySetup, arrivals: Arrivals, keep: bool, time: Duration) 
         ),
         ("cpu".to_owned(), used.proxy / served),
         ("machine".to_owned(), used.machine / served),
+        ("total".to_owned(), (used.proxy + used.generator) / served),
         ("p50".to_owned(), percentile(50.0)),
         ("p99".to_owned(), percentile(99.0)),
         ("p999".to_owned(), percentile(99.9)),
+        ("first".to_owned(), self::percentile(&result.firsts, 50.0)),
     ]))
+}
+
+/// The value that `percent` of a hundred values do not exceed. `sorted` is ascending, and not empty.
+fn percentile(sorted: &[u64], percent: f64) -> f64 {
+    let last = (sorted.len() - 1) as f64;
+    sorted[(last * percent / 100.0) as usize] as f64
 }
 
 fn stream(
@@ -125,6 +134,10 @@ fn stream(
         ("gbit".to_owned(), bytes * 8.0 / 1e9 / elapsed.as_secs_f64()),
         ("cpu".to_owned(), used.proxy / (bytes / GIB)),
         ("machine".to_owned(), used.machine / (bytes / GIB)),
+        (
+            "total".to_owned(),
+            (used.proxy + used.generator) / (bytes / GIB),
+        ),
     ]))
 }
 
@@ -153,10 +166,9 @@ fn ask(setup: &RelaySetup, fresh: bool, time: Duration) -> Result<Reading> {
     let used = before.until(setup.cpu()?)?;
     setup.check_flows(echo.flows)?;
     ensure!(!result.times.is_empty(), "nothing was answered");
-    let percentile = |percent: usize| result.times[(result.times.len() - 1) * percent / 100] as f64;
     Ok(Reading::from([
-        ("p50".to_owned(), percentile(50)),
-        ("p99".to_owned(), percentile(99)),
+        ("p50".to_owned(), percentile(&result.times, 50.0)),
+        ("p99".to_owned(), percentile(&result.times, 99.0)),
         ("cpu".to_owned(), used.proxy / result.answered as f64),
         ("lost".to_owned(), result.lost as f64),
         ("flows".to_owned(), result.flows as f64),
@@ -178,5 +190,20 @@ fn flood(setup: &RelaySetup, size: u32, time: Duration) -> Result<Reading> {
         ("cpu".to_owned(), used.proxy / datagrams),
         ("machine".to_owned(), used.machine / datagrams),
         ("lost".to_owned(), result.lost as f64),
+    ]))
+}
+
+fn refused(setup: &RelaySetup, time: Duration) -> Result<Reading> {
+    let mut refusals = Refusals::new(setup.accepts_first());
+    refusals.run(WARM_UP)?;
+    let before = setup.cpu()?;
+    let times = refusals.run(time)?;
+    let used = before.until(setup.cpu()?)?;
+    setup.check_refused(refusals.made)?;
+    ensure!(!times.is_empty(), "nothing was refused");
+    Ok(Reading::from([
+        ("p50".to_owned(), percentile(&times, 50.0)),
+        ("p99".to_owned(), percentile(&times, 99.0)),
+        ("cpu".to_owned(), used.proxy / times.len() as f64),
     ]))
 }

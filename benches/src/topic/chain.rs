@@ -2,7 +2,7 @@
 
 use super::all;
 use crate::chart::BarGroup;
-use crate::comparison::{Comparison, ContestGoal};
+use crate::comparison::{Comparison, ContestGoal, CostOf};
 use crate::contest::Readings;
 use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{self, Chain, Direct};
@@ -15,14 +15,14 @@ pub(super) fn plan(quick: bool) -> ContestPlan {
     let milliseconds = if quick { 400 } else { 700 };
     let mut contestants: Vec<Contestant> = vec![Direct];
     contestants.extend(LENGTHS.map(Chain));
-    let compare = |name: &str, (subject, over), per_further_hop, goal| Comparison {
+    let compare = |name: &str, (subject, over), cost_of, goal| Comparison {
         name: format!("{name} in a chain of {subject}, compared with a chain of {over}"),
         unit: "ns",
         subject: Chain(subject),
         workload: Closing(CLIENTS),
         measure: "cpu",
         peers: vec![Chain(over)],
-        per_further_hop,
+        cost_of,
         limit: None,
         goal,
     };
@@ -30,7 +30,7 @@ pub(super) fn plan(quick: bool) -> ContestPlan {
         compare(
             "CPU time of a further hop",
             chains,
-            true,
+            CostOf::FurtherHop,
             ContestGoal::AtMost(1.1),
         )
     };
@@ -38,7 +38,7 @@ pub(super) fn plan(quick: bool) -> ContestPlan {
         compare(
             "CPU time of all hops",
             chains,
-            false,
+            CostOf::Path,
             ContestGoal::LessReported,
         )
     };

@@ -4,7 +4,7 @@
 
 use super::all;
 use crate::chart::BarGroup;
-use crate::comparison::{Comparison, ContestGoal};
+use crate::comparison::{Comparison, ContestGoal, CostOf};
 use crate::contest::Readings;
 use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{
@@ -26,7 +26,7 @@ pub(super) fn plan(quick: bool) -> ContestPlan {
         workload: Rated(RATE),
         measure,
         peers: PEERS.to_vec(),
-        per_further_hop: false,
+        cost_of: CostOf::Path,
         limit: Some(TwoHops),
         goal,
     };

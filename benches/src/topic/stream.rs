@@ -2,7 +2,7 @@
 
 use super::all;
 use crate::chart::BarGroup;
-use crate::comparison::{Comparison, ContestGoal};
+use crate::comparison::{Comparison, ContestGoal, CostOf};
 use crate::contest::Readings;
 use crate::contest_plan::ContestPlan;
 use crate::relay::contestant::Contestant::{
@@ -30,7 +30,7 @@ pub(super) fn plan(quick: bool) -> ContestPlan {
             workload,
             measure,
             peers: peers.to_vec(),
-            per_further_hop: false,
+            cost_of: CostOf::Path,
             limit: Some(TwoHops),
             goal,
         };

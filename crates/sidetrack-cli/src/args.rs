@@ -162,7 +162,7 @@ pub(crate) struct RuleArgs {
     /// after 60 seconds of silence, or after this time if it is shorter.
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) idle_timeout: u64,
-    /// When a program's connect succeeds or fails.
+    /// When the connect of a program returns.
     #[arg(long, value_enum, default_value_t = ConnectArg::Pended)]
     pub(crate) connect: ConnectArg,
     /// Give up connecting to a destination after this many seconds. It applies where the program was
@@ -190,10 +190,11 @@ pub(crate) enum QuicArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ConnectArg {
-    /// When the proxy's connect to the destination does, with the same error. Where a rule needs the
-    /// host that the program will name, it is accepted first.
+    /// After the proxy has connected to the destination. If the proxy cannot connect, the program's
+    /// connect fails with the same error. Where a rule needs the host that the program will name, it
+    /// succeeds at once.
     Pended,
-    /// It succeeds at once, before the proxy connects to the destination.
+    /// At once: it succeeds before the proxy connects to the destination.
     Accepted,
 }
 

@@ -7,6 +7,7 @@
 mod origin;
 
 use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -78,9 +79,8 @@ fn steps(origins: &Origins) -> Result<Vec<Step>> {
     let curl = find_program("curl").context("the demo needs curl; `make demo` installs it")?;
     let curl = curl.to_string_lossy().into_owned();
     let ca = origins.ca_file.path().to_string_lossy().into_owned();
-    let to = |host: &str, address: std::net::SocketAddr| {
-        format!("{host}::{}:{}", address.ip(), address.port())
-    };
+    let to =
+        |host: &str, address: SocketAddr| format!("{host}::{}:{}", address.ip(), address.port());
     let quiet_curl = |arguments: &[&str]| {
         let all = [&[curl.as_str(), "-sS"], arguments].concat();
         all.into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -124,6 +124,13 @@ fn steps(origins: &Origins) -> Result<Vec<Step>> {
             connections: 0,
         },
     ];
+    steps.push(Step {
+        title: "nobody listens there: connect fails as without Sidetrack, and the line says why",
+        options: vec![],
+        command: quiet_curl(&[&format!("http://{}/", unused_address()?)]),
+        code: None,
+        connections: 0,
+    });
     steps.extend(datagram_steps(origins)?);
     Ok(steps)
 }
@@ -163,6 +170,12 @@ fn datagram_steps(origins: &Origins) -> Result<Vec<Step>> {
             connections: 1,
         },
     ])
+}
+
+/// An address at which nobody listens: the port was free a moment ago.
+fn unused_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port is free")?;
+    Ok(listener.local_addr()?)
 }
 
 /// Returns a command with another client than curl: the first of a few that the host has.

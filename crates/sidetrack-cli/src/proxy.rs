@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use sidetrack::Service;
+use sidetrack::{Service, WhyAccepted};
 use sidetrack_proxy::datagrams::Counts;
 use sidetrack_proxy::dns::Denial;
 use sidetrack_proxy::settings::Quic;
@@ -41,8 +41,9 @@ pub(crate) fn proxy(options: args::ProxyArgs) -> Result<ExitCode> {
                 SHUTDOWN_GRACE
             };
             let server = Server::bind(&service, settings)?;
-            if let Some(why) = server.why_accepted() {
-                eprintln!("sidetrack proxy: {why}");
+            match server.why_accepted() {
+                None | Some(WhyAccepted::ServiceAccepts) => {} // as the policy says
+                Some(why) => eprintln!("sidetrack proxy: {why}"),
             }
             let counts = server.run(stop, move |line| print(&line, json)).await?;
             report_counts(&counts);

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use sidetrack_engine::counter::Counter;
 use sidetrack_engine::{Config, Engine, Error};
 
 use crate::args;
@@ -86,9 +87,15 @@ pub(crate) fn run(options: &args::RunArgs) -> Result<ExitCode> {
         &sender,
         &events,
     )?;
+    let lost_with_proxy = engine.counters()?.value(Counter::LostWithProxy);
     proxies.stop();
     report.drain(&events);
-    report.summary(&engine.counters()?, run_cgroup.program.is_populated());
+    let has_background_processes = run_cgroup.program.is_populated();
+    report.summary(
+        &engine.counters()?,
+        lost_with_proxy,
+        has_background_processes,
+    );
     departures.summary(&report);
     drop(run_cgroup);
     drop(engine);

@@ -303,6 +303,7 @@ impl Engine {
     ///
     /// The policy in force must not redirect to it. Errors: [`Error::Bpf`].
     pub fn remove_service(&mut self, number: u32) -> Result<(), Error> {
+        self.reset_held(number, u64::MAX)?; // while its flows and its port are known
         let gone = [0_u8; size_of::<kernel::Service>()];
         update(
             &self.skeleton.maps.sidetrack_services,
@@ -330,15 +331,22 @@ impl Engine {
             .collect()
     }
 
-    /// Changes `on_absent` and `context` of a service, for filters that do not set them. The service's
-    /// entry in the kernel's map does not change.
+    /// Changes `on_absent` and `context` of a service, for filters that do not set them, and `connect`, for
+    /// listeners that it marks from now on. The service's entry in the kernel's map does not change.
     ///
-    /// The change takes effect with the next commit.
-    pub fn amend_service(&mut self, number: u32, spec: &ServiceSpec) {
-        if let Some(service) = self.services.get_mut(&number) {
-            service.on_absent = spec.on_absent;
-            service.context = spec.context.clone();
+    /// What concerns filters takes effect with the next commit. Errors: [`Error::Bpf`].
+    pub fn amend_service(&mut self, number: u32, spec: &ServiceSpec) -> Result<(), Error> {
+        let Some(service) = self.services.get_mut(&number) else {
+            return Ok(());
+        };
+        service.on_absent = spec.on_absent;
+        service.context = spec.context.clone();
+        service.connect = spec.connect;
+        // If it is not to pend any more, its listeners still do, so it keeps its ring buffer.
+        if spec.connect == ConnectMode::Pended && self.ring(number)?.is_none() {
+            self.make_ring(number)?;
         }
+        Ok(())
     }
 
     /// All services, with their numbers.
@@ -446,7 +454,7 @@ impl Engine {
         let mut events = self.events.take();
         let left = events.extract_if(.., |event| event.kind == EventKind::PendedLeft);
         for event in left {
-            self.reset_held(event.service)?;
+            self.reset_held(event.service, event.time)?;
         }
         Ok(events)
     }

@@ -64,9 +64,9 @@ impl ServiceSpec {
     }
 
     /// Whether a service of these properties is, to the kernel, the other one: the name and what the
-    /// kernel knows of its records and connects are the same.
+    /// kernel knows of its records are the same.
     pub fn is_same_to_kernel(&self, other: &Self) -> bool {
-        let settings = |spec: &Self| (spec.records, spec.records_bound, spec.connect);
+        let settings = |spec: &Self| (spec.records, spec.records_bound);
         self.name == other.name && settings(self) == settings(other)
     }
 
@@ -85,7 +85,7 @@ impl ServiceSpec {
     }
 
     /// Reads a service that an earlier engine wrote to the kernel, which does not contain all properties: of
-    /// `owns_cgroup`, `on_absent` and `context` it has the defaults.
+    /// `connect`, `owns_cgroup`, `on_absent` and `context` it has the defaults.
     pub(crate) fn from_kernel(value: &kernel::Service) -> Self {
         let name = sidetrack_abi::address::text(&value.name);
         Self {
@@ -97,10 +97,7 @@ impl ServiceSpec {
                 _ => RecordsMode::RequiredOrOwn,
             },
             records_bound: value.flags & kernel::RECORDS_BOUND != 0,
-            connect: match value.flags & kernel::CONNECT_PENDED {
-                0 => ConnectMode::Accepted,
-                _ => ConnectMode::Pended,
-            },
+            connect: ConnectMode::Accepted,
             owns_cgroup: false,
             on_absent: Absent::Block,
             context: RedirectContext::None,
@@ -125,16 +122,12 @@ impl ServiceSpec {
             true => kernel::RECORDS_BOUND,
             false => 0,
         };
-        let pended = match self.connect {
-            ConnectMode::Accepted => 0,
-            ConnectMode::Pended => kernel::CONNECT_PENDED,
-        };
         Ok(kernel::Service {
             secret,
             key: self.key.into_bytes(),
             name,
             records,
-            flags: flags | bound | pended,
+            flags: flags | bound,
             listeners4: 0,
             listeners6: 0,
             addr4: [0; 4],
@@ -173,22 +166,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_has_the_settings_for_records_and_connects() {
-        let pended = ServiceSpec {
+    fn the_kernel_has_the_settings_for_records() {
+        let bound = ServiceSpec {
             records: RecordsMode::RequiredOrOwn,
             records_bound: true,
-            connect: ConnectMode::Pended,
             ..ServiceSpec::new("a")
         };
-        let accepted = ServiceSpec {
-            connect: ConnectMode::Accepted,
-            ..pended.clone()
+        let free = ServiceSpec {
+            records_bound: false,
+            ..bound.clone()
         };
-        for spec in [&pended, &accepted] {
+        for spec in [&bound, &free] {
             let read = ServiceSpec::from_kernel(&spec.to_kernel([1; 16]).unwrap());
             assert!(read.is_same_to_kernel(spec));
         }
-        assert!(!accepted.is_same_to_kernel(&pended));
+        assert!(!free.is_same_to_kernel(&bound));
     }
 
     #[test]

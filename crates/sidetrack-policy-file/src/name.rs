@@ -23,6 +23,13 @@ pub(crate) enum NameKind {
 }
 
 impl NameKind {
+    /// The kind with this name; none for filters, to which nothing refers.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        [Self::Provider, Self::Sublayer, Self::Service]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Provider => "provider",
@@ -103,6 +110,17 @@ impl Names {
         };
         self.lifetimes.insert(key, lifetime);
         self.own.insert((kind, name.to_owned()), object);
+    }
+
+    /// Adds an object of the file that is invalid, unless an object of the file has its name. Objects
+    /// of any lifetime can refer to it.
+    pub(crate) fn add_invalid(&mut self, kind: NameKind, name: &str, key: Uuid) {
+        let object = NamedObject {
+            key,
+            lifetime: Lifetime::BuiltIn,
+            ambiguous: false,
+        };
+        self.own.entry((kind, name.to_owned())).or_insert(object);
     }
 
     /// The key of the object to which a name or key refers. `lifetime` is that of the referring

@@ -184,9 +184,25 @@ impl<'d> Reader<'d, '_> {
                 defaults: self.defaults,
                 ..entry
             });
-            if let Err(error) = entry.and_then(|entry| read(self, &entry)) {
-                self.errors.push(error);
+            match entry {
+                Ok(entry) => {
+                    if let Err(error) = read(self, &entry) {
+                        self.errors.push(error);
+                        self.register_invalid(kind, &entry);
+                    }
+                }
+                Err(error) => self.errors.push(error),
             }
+        }
+    }
+
+    /// Makes the name of an invalid object known, so that references to it are not errors too.
+    fn register_invalid(&mut self, kind: &str, entry: &FileTable<'d>) {
+        if let Some(kind) = NameKind::of(kind)
+            && let Ok(Some(name)) = entry.text("name")
+        {
+            let key = self.key(kind.name(), name.text);
+            self.names.add_invalid(kind, name.text, key);
         }
     }
 

@@ -4,9 +4,14 @@ use std::{fmt, io};
 
 use rustix::io::Errno;
 
+const EINVAL: i32 = Errno::INVAL.raw_os_error();
 const ELOOP: i32 = Errno::LOOP.raw_os_error();
 /// How the text of [`CloseReason::ConnectFailed`] begins.
 pub(crate) const CONNECT_FAILED: &str = "connect failed";
+/// The text of [`CloseReason::ClientGaveUp`].
+pub(crate) const CLIENT_GAVE_UP: &str = "client gave up";
+/// The text for EINVAL, for example of a blackhole route. The kind's text speaks of an input.
+const INVALID_ARGUMENT: &str = "invalid argument";
 /// The text for ELOOP. A connect to the proxy's own listener has another error, from the SDK.
 const CHAIN_TOO_LONG: &str = "16 services have seen the connection already";
 
@@ -69,13 +74,12 @@ impl CloseReason {
     /// Sidetrack's own refusal (docs/proxies.md, Errors), whose kind is about files.
     pub(crate) fn from_connect(error: &sidetrack::Error) -> Self {
         Self::ConnectFailed(match error {
-            sidetrack::Error::System { source, .. } if source.raw_os_error() == Some(ELOOP) => {
-                CHAIN_TOO_LONG.to_owned()
-            }
-            sidetrack::Error::System { source, .. } if is_unclassified(source.kind()) => {
-                source.to_string()
-            }
-            sidetrack::Error::System { source, .. } => source.kind().to_string(),
+            sidetrack::Error::System { source, .. } => match source.raw_os_error() {
+                Some(ELOOP) => CHAIN_TOO_LONG.to_owned(),
+                Some(EINVAL) => INVALID_ARGUMENT.to_owned(),
+                _ if is_unclassified(source.kind()) => source.to_string(),
+                _ => source.kind().to_string(),
+            },
             other => other.to_string(),
         })
     }
@@ -99,7 +103,7 @@ impl fmt::Display for CloseReason {
             Self::Idle => f.write_str("idle"),
             Self::Denied => f.write_str("denied"),
             Self::ConnectFailed(why) => write!(f, "{CONNECT_FAILED}: {why}"),
-            Self::ClientGaveUp => f.write_str("client gave up"),
+            Self::ClientGaveUp => f.write_str(CLIENT_GAVE_UP),
             Self::NotAccepted => f.write_str("client not accepted"),
             Self::Stopped => f.write_str("stopped"),
             Self::Answered => f.write_str("answered"),
@@ -135,6 +139,7 @@ mod tests {
         };
         assert_eq!(connect(111), "connect failed: connection refused");
         assert_eq!(connect(1), "connect failed: permission denied");
+        assert_eq!(connect(22), "connect failed: invalid argument");
         assert_eq!(
             connect(40),
             "connect failed: 16 services have seen the connection already"

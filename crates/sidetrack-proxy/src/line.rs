@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidetrack::Flow;
 
+use crate::close_reason::CLIENT_GAVE_UP;
 use crate::outcome::{ConnectMode, Datagrams, FlowVerdict, Outcome};
 use crate::seen::Seen;
 
@@ -19,7 +20,8 @@ pub use text::{program_name, size};
 /// from the client are unchanged in JSON, and escaped by `Display`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowLine {
-    /// When the program called connect, or sent the first datagram: RFC 3339, UTC, with milliseconds.
+    /// When the program, or the proxy before this one, called connect or sent the first datagram:
+    /// RFC 3339, UTC, with milliseconds.
     pub time: String,
     /// Identifies the flow, which is one hop of the connection. Unique while the engine runs.
     pub flow_id: u64,
@@ -64,11 +66,11 @@ pub struct FlowLine {
     /// connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_ms: Option<f64>,
-    /// The time from the program's connect to the end, in milliseconds.
+    /// The time from `time` to the end, in milliseconds.
     pub duration_ms: f64,
     /// Why it ended: "closed", "denied", "idle", "stopped", "reset by client", "reset by origin",
-    /// "connect failed: …", "client failed: …", "origin failed: …"; for UDP also "answered",
-    /// "refused by origin", "made room".
+    /// "connect failed: …", "client failed: …", "origin failed: …"; for held connects also "client
+    /// gave up", "client not accepted"; for UDP also "answered", "refused by origin", "made room".
     pub ended: String,
 }
 
@@ -121,6 +123,11 @@ impl FlowLine {
             duration_ms: milliseconds(age),
             ended: outcome.relayed.reason.to_string(),
         }
+    }
+
+    /// Whether the client closed or timed out while its connect was held.
+    pub fn is_given_up(&self) -> bool {
+        self.verdict == FlowVerdict::Failed && self.ended == CLIENT_GAVE_UP
     }
 }
 

@@ -54,6 +54,8 @@ pub enum Seen {
     Raw,
     /// The client sent nothing.
     Silent,
+    /// The client could send nothing: its connect was held, and was not accepted.
+    None,
 }
 
 /// A question of a DNS query, and the answer to it. The name comes from the client.
@@ -84,7 +86,7 @@ impl Seen {
         match self {
             Self::Tls { sni: host, .. } | Self::Quic { sni: host, .. } => host.as_deref(),
             Self::Http { host, .. } => host.as_deref(),
-            Self::Dns { .. } | Self::Raw | Self::Silent => None,
+            Self::Dns { .. } | Self::Raw | Self::Silent | Self::None => None,
         }
     }
 }
@@ -101,6 +103,7 @@ mod tests {
     fn absent_fields_are_skipped() {
         let json = |seen| serde_json::to_string(&seen).unwrap();
         assert_eq!(json(Seen::Silent), r#"{"kind":"silent"}"#);
+        assert_eq!(json(Seen::None), r#"{"kind":"none"}"#);
         let seen = Seen::Http {
             host: None,
             method: "GET".into(),

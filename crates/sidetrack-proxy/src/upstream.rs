@@ -28,6 +28,8 @@ pub(crate) trait PendingConnect {
     fn upstream(&self) -> Result<Self::Upstream, Error>;
     /// The same as [`Upstream::connect`].
     fn connect(&self) -> Result<TcpStream, Error>;
+    /// Fails if this host has no route to the destination, as a connect would.
+    fn check_route(&self) -> Result<(), Error>;
     /// The index of the listening socket from which the client can be accepted after
     /// [`complete`](Self::complete).
     fn listening_socket(&self) -> usize;
@@ -78,6 +80,10 @@ impl PendingConnect for Pending {
 
     fn connect(&self) -> Result<TcpStream, Error> {
         self.connect_nonblocking()
+    }
+
+    fn check_route(&self) -> Result<(), Error> {
+        self.check_route()
     }
 
     fn listening_socket(&self) -> usize {

@@ -79,10 +79,14 @@ pub enum Error {
     UnknownContext(usize),
 
     // Errors of the caller.
-    /// The listener does not pend: it accepts first
-    /// ([`Listener::is_pended`](crate::Listener::is_pended)).
+    /// The listener accepts first ([`Listener::is_pended`](crate::Listener::is_pended)), because its
+    /// service was not asked to pend ([`Service::pended`](crate::Service::pended)), or for the reason
+    /// that [`Listener::why_accepted`](crate::Listener::why_accepted) returns.
     #[cfg(unix)]
-    #[error("this listener does not pend connects: it accepts first")]
+    #[error(
+        "this listener accepts first: its service was not asked to pend connects (`Service::pended`), or \
+         cannot (`Listener::why_accepted` says why)"
+    )]
     NotPended,
     /// The socket is a listener, or it is not connected.
     #[error("this socket is not connected")]

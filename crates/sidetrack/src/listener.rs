@@ -168,7 +168,7 @@ impl Listener {
     }
 
     /// Why the listener accepts first although its service asked for pended connects. `None` if it
-    /// pends, or if the service did not ask.
+    /// pends, or if the service did not ask: [`Service::pended`] was not called.
     pub fn why_accepted(&self) -> Option<WhyAccepted> {
         self.why_accepted
     }

@@ -1,7 +1,7 @@
 //! The outgoing sockets of a proxy, which carry the redirect records of a flow, and their connects.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 
 use sidetrack_abi::kernel;
@@ -219,4 +219,14 @@ fn is_own_listener(own: SocketAddr, destination: SocketAddr) -> bool {
             || (destination.ip().is_loopback() && own.ip().is_loopback())
             || destination.ip().is_unspecified())
         && destination.is_ipv4() == own.is_ipv4()
+}
+
+/// Checks that this host has a route to an address. Sends nothing: a UDP socket that connects only looks up
+/// the route, and with port 0 no filter applies to it.
+pub(crate) fn check_route(address: IpAddr) -> Result<(), Error> {
+    let destination = SocketAddr::new(address, 0);
+    let domain = Domain::for_address(destination);
+    Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))
+        .and_then(|socket| socket.connect(&destination.into()))
+        .map_err(Error::system("find a route to the destination"))
 }

@@ -15,8 +15,6 @@ pub const RECORDS_LEGACY: u32 = 1;
 pub const OWN_TRAFFIC_PERMIT: u32 = 0x1;
 /// A socket with records of this service may only go to the destination of their flow.
 pub const RECORDS_BOUND: u32 = 0x2;
-/// The service's listeners may be marked by [`LISTEN_PENDED`].
-pub const CONNECT_PENDED: u32 = 0x4;
 
 /// A service and its listeners. The engine writes the members up to `epoch`, the kernel programs the
 /// others.
@@ -31,7 +29,7 @@ pub struct Service {
     pub name: [u8; NAME_SIZE],
     /// [`RECORDS_REQUIRED`] or [`RECORDS_LEGACY`].
     pub records: u32,
-    /// [`OWN_TRAFFIC_PERMIT`], [`RECORDS_BOUND`] and [`CONNECT_PENDED`], or 0.
+    /// [`OWN_TRAFFIC_PERMIT`] and [`RECORDS_BOUND`], or 0.
     pub flags: u32,
     /// Distinguishes the service from earlier ones of the same number.
     pub epoch: u32,
@@ -182,7 +180,8 @@ pub struct FlowEntry {
     /// The flow's id, its stage (`STAGE_*`) and its reference count, in the bits of `FLOW_STATE_*`; 0 if
     /// the slot is free.
     pub state: u64,
-    /// UDP: 1 once the service has asked for this flow.
+    /// UDP: 1 once the service has asked for this flow. TCP: 1 once data of a pended flow's client were
+    /// dropped.
     pub handed_over: u32,
     /// Never read: written to bring the slot into the processor's cache.
     pub prefetched: u32,

@@ -149,8 +149,7 @@ pub(crate) struct AddServiceArgs {
     /// destination than that of their flow.
     #[arg(long)]
     pub(crate) records_bound: bool,
-    /// When the connect of a program returns whose connection is redirected to the service. The proxy must
-    /// be able to hold connects, else it accepts them at once.
+    /// When a program's connect returns, if its connection is redirected to the service.
     #[arg(long, value_enum, default_value_t = ConnectModeArg::Accepted)]
     pub(crate) connect: ConnectModeArg,
     /// What happens to connections while the service is not listening.
@@ -175,10 +174,10 @@ pub(crate) enum RecordsModeArg {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum ConnectModeArg {
-    /// As soon as the proxy's listener has accepted it.
+    /// At once: it succeeds before the proxy connects onward.
     Accepted,
-    /// Once the proxy has connected onward, and with the error of that if it fails. Not for proxies with
-    /// legacy records.
+    /// After the proxy has connected onward. If the proxy cannot connect, the program's connect fails with
+    /// the same error. A proxy that cannot pend connects accepts them at once. Not with legacy records.
     Pended,
 }
 

@@ -67,8 +67,10 @@ struct Totals {
     udp_flows: u64,
     /// Connections and UDP flows with the verdict deny.
     denied: u64,
-    /// Connections and UDP flows with the verdict failed.
+    /// Connections and UDP flows with the verdict failed, without those given up.
     failed: u64,
+    /// Connections whose program gave up its connect.
+    given_up: u64,
     /// Bytes from the clients.
     bytes_up: u64,
     /// Bytes to the clients.
@@ -137,7 +139,9 @@ impl Report {
             None => self.totals.connections += 1,
         }
         self.totals.denied += u64::from(line.verdict == FlowVerdict::Deny);
-        self.totals.failed += u64::from(line.verdict == FlowVerdict::Failed);
+        let is_failed = line.verdict == FlowVerdict::Failed && !line.is_given_up();
+        self.totals.failed += u64::from(is_failed);
+        self.totals.given_up += u64::from(line.is_given_up());
         self.totals.bytes_up += line.bytes_up;
         self.totals.bytes_down += line.bytes_down;
         if !self.quiet {
@@ -208,15 +212,22 @@ impl Report {
 
     /// Prints the summary.
     ///
-    /// `has_background_processes` is true if the command has ended but its children have not.
-    pub(super) fn summary(&self, counters: &Counters, has_background_processes: bool) {
+    /// `lost_with_proxy` is that counter's value before the proxies were stopped: one that SIGTERM
+    /// ends has connections that count as lost. `has_background_processes` is true if the command has
+    /// ended but its children have not.
+    pub(super) fn summary(
+        &self,
+        counters: &Counters,
+        lost_with_proxy: u64,
+        has_background_processes: bool,
+    ) {
         if self.quiet {
             return;
         }
         let redirected = counters.value(Counter::Redirected);
         let text = self.totals.text(&self.chain, redirected);
         eprintln!("{}", self.style.dim(&Printable(text).to_string()));
-        let exceptions = self.exceptions(counters);
+        let exceptions = self.exceptions(counters, lost_with_proxy);
         if !exceptions.is_empty() {
             eprintln!(
                 "{}",
@@ -233,11 +244,14 @@ impl Report {
     }
 
     /// Formats the counters that do not count normal operation and are not 0.
-    fn exceptions(&self, counters: &Counters) -> Vec<String> {
+    fn exceptions(&self, counters: &Counters, lost_with_proxy: u64) -> Vec<String> {
         let exceptions = counters.iter().enumerate().map(|(index, (name, value))| {
             let normal = match index {
                 _ if NORMAL_COUNTERS.iter().any(|&one| one as usize == index) => value,
                 _ if index == Counter::AbsentPermitted as usize => self.unsupported_events,
+                _ if index == Counter::LostWithProxy as usize => {
+                    value.saturating_sub(lost_with_proxy)
+                }
                 _ => 0,
             };
             (name, value.saturating_sub(normal))
@@ -257,12 +271,14 @@ impl Totals {
         if flows.is_none() && redirected > 0 {
             return format!("{} through {chain}", count(redirected, "redirection"));
         }
-        let failed = match self.failed {
-            0 => String::new(),
-            failed => format!(", {failed} failed"),
-        };
+        let mut unconnected = String::new();
+        for (number, what) in [(self.failed, "failed"), (self.given_up, "given up")] {
+            if number > 0 {
+                unconnected.push_str(&format!(", {number} {what}"));
+            }
+        }
         format!(
-            "{} through {chain}, {} denied{failed}, {} up, {} down",
+            "{} through {chain}, {} denied{unconnected}, {} up, {} down",
             flows.as_deref().unwrap_or("0 connections"),
             self.denied,
             size(self.bytes_up),
@@ -338,6 +354,26 @@ mod tests {
         assert_eq!(
             event_text(&unknown, "a proxy"),
             "worker-1[42]  127.0.0.1:80  refused by a filter: quic refuse"
+        );
+    }
+
+    #[test]
+    fn programs_that_gave_up_are_counted_apart() {
+        let mut totals = Totals {
+            connections: 6,
+            denied: 1,
+            failed: 2,
+            given_up: 3,
+            ..Totals::default()
+        };
+        assert_eq!(
+            totals.text("inspect", 6),
+            "6 connections through inspect, 1 denied, 2 failed, 3 given up, 0 B up, 0 B down"
+        );
+        (totals.failed, totals.given_up) = (0, 0);
+        assert_eq!(
+            totals.text("inspect", 6),
+            "6 connections through inspect, 1 denied, 0 B up, 0 B down"
         );
     }
 

@@ -5,10 +5,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use sidetrack_abi::kernel::{self, Listen};
+use sidetrack_policy::ConnectMode;
 
 use super::Engine;
 use super::notices::open_ring;
-use crate::Error;
+use crate::{Error, ServiceSpec};
 
 /// The descriptors with which the proxy of a service holds connects and answers them. They are the
 /// caller's own; the engine keeps no copies.
@@ -44,8 +45,7 @@ impl Engine {
         &mut self,
         listen: &Listen,
     ) -> Result<PendedDescriptors, PendedRefusal> {
-        let service = self.service_with_credentials(listen)?;
-        if service.flags & kernel::CONNECT_PENDED == 0 {
+        if self.service_with_credentials(listen)?.connect != ConnectMode::Pended {
             return Err(PendedRefusal::Accepted);
         }
         let missing = || io::Error::from(io::ErrorKind::NotFound);
@@ -59,17 +59,19 @@ impl Engine {
         })
     }
 
-    /// The service, as the kernel has it, if these are its credentials: the option LISTEN takes the same
-    /// ones. What was a service has a secret of zeros.
-    fn service_with_credentials(&self, listen: &Listen) -> Result<kernel::Service, PendedRefusal> {
-        let is_known = self.services.contains_key(&listen.service)
-            && (listen.version, listen.engine_id) == (kernel::ABI_VERSION, self.id);
-        let service = match is_known {
-            true => self.read_service(listen.service)?,
-            false => None,
-        };
-        service
-            .filter(|service| service.secret == listen.secret && listen.secret != [0; 16])
-            .ok_or(PendedRefusal::Credentials)
+    /// The service, if these are its credentials: the option LISTEN takes the same ones. What was a service
+    /// has a secret of zeros.
+    fn service_with_credentials(&self, listen: &Listen) -> Result<&ServiceSpec, PendedRefusal> {
+        let is_known = (listen.version, listen.engine_id) == (kernel::ABI_VERSION, self.id);
+        let known = self
+            .services
+            .get(&listen.service)
+            .filter(|_| is_known && listen.secret != [0; 16]);
+        let known = known.ok_or(PendedRefusal::Credentials)?;
+        let secret = self.read_service(listen.service)?.map(|value| value.secret);
+        match secret == Some(listen.secret) {
+            true => Ok(known),
+            false => Err(PendedRefusal::Credentials),
+        }
     }
 }

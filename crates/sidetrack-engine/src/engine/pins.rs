@@ -328,6 +328,7 @@ impl Engine {
         self.collect_owners()?; // left by an engine that ended while it removed a service
         self.contexts
             .resume(&self.skeleton.maps.sidetrack_contexts)?;
+        self.reset_left()?;
         self.generation = self
             .policy_in_force()?
             .map_or(0, |policy| policy.generation);
@@ -359,6 +360,19 @@ impl Engine {
         for (path, mut links) in found {
             for set in ProgramSet::ALL {
                 self.resume_set(set, &path, &mut links)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Resets what services held whose proxies ended while no engine ran.
+    fn reset_left(&self) -> Result<(), Error> {
+        for &number in self.services.keys() {
+            if self
+                .read_service(number)?
+                .is_some_and(|value| value.pended_listeners == 0)
+            {
+                self.reset_held(number, u64::MAX)?;
             }
         }
         Ok(())

@@ -19,9 +19,11 @@ use crate::{Error, sys};
 const HOPS: u8 = 64;
 
 impl Engine {
-    /// Sends a RST to each client whose connect the service has held, or completed and not accepted.
-    pub(super) fn reset_held(&self, service: u32) -> Result<(), Error> {
-        let held = self.flow_entries()?.filter(|entry| is_held(entry, service));
+    /// Sends a RST to each client whose connect the service has held, or completed and not accepted. Later
+    /// connects than `until` (CLOCK_MONOTONIC, nanoseconds) are held by another proxy of the service.
+    pub(super) fn reset_held(&self, service: u32, until: u64) -> Result<(), Error> {
+        let held = self.flow_entries()?;
+        let held = held.filter(|entry| is_held(entry, service) && entry.flow.connected_at <= until);
         let held: Vec<kernel::FlowEntry> = held.collect();
         if held.is_empty() {
             return Ok(());

@@ -199,6 +199,21 @@ fn findings_about_structure_are_shown_at_their_position() {
 }
 
 #[test]
+fn references_to_an_invalid_object_are_no_further_errors() {
+    let redirect = "[[filter]]\nname = \"f\"\nlayer = \"connect-redirect\"\nlifetime = \"persistent\"\n\
+                    action = { redirect = \"a\" }";
+    for invalid in [
+        "records = \"legacy\"\nconnect = \"pended\"",
+        "records = \"requird\"",
+        "wieght = 3",
+    ] {
+        let text = format!("[[service]]\nname = \"a\"\n{invalid}\n{redirect}");
+        let errors = read(&text).unwrap_err();
+        assert_eq!(errors.shown.len(), 1, "{errors}");
+    }
+}
+
+#[test]
 fn findings_about_filters_are_shown_at_their_position() {
     let named = |key: &str| format!("[[filter]]\nname = \"f\"\n{key}");
     let shown = [

@@ -97,7 +97,7 @@ impl<P: PendingConnect> HeldClient<P> {
             Err(error) => return Err(self.refuse(pending, error)),
         }
         match &self.verdict {
-            None => self.complete(pending, None),
+            None => self.accept_first(pending),
             Some(verdict) if verdict.is_deny() => {
                 self.phase = Phase::Refusing(pending, Errno::ACCESS.into());
                 Err(CloseReason::Denied)
@@ -177,7 +177,7 @@ impl<P: PendingConnect> HeldClient<P> {
         let (verdict, connect_time) = (self.verdict, self.connect_time);
         let line = self.upstream.map(|upstream| {
             let outcome = Outcome {
-                seen: Seen::Silent,
+                seen: Seen::None,
                 verdict: verdict.unwrap_or_else(|| rules.decide(upstream.destination(), None)),
                 connect: Some(ConnectMode::Pended),
                 connect_time,
@@ -192,6 +192,15 @@ impl<P: PendingConnect> HeldClient<P> {
         EndedClient {
             line,
             phase: self.phase,
+        }
+    }
+
+    /// Lets the client through before the connect to its origin, unless it is already clear that this
+    /// connect fails: then the client can go on to another address of the host.
+    fn accept_first(&mut self, pending: P) -> Result<HeldProgress, CloseReason> {
+        match pending.check_route() {
+            Ok(()) => self.complete(pending, None),
+            Err(error) => Err(self.refuse(pending, error)),
         }
     }
 

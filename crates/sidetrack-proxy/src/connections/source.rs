@@ -110,6 +110,10 @@ impl<U: Upstream> PendingConnect for NoPending<U> {
         match self.0 {}
     }
 
+    fn check_route(&self) -> Result<(), Error> {
+        match self.0 {}
+    }
+
     fn listening_socket(&self) -> usize {
         match self.0 {}
     }

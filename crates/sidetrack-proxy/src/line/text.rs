@@ -132,6 +132,7 @@ fn seen(seen: &Seen) -> Result<String, fmt::Error> {
         }
         Seen::Raw => text.push_str("raw"),
         Seen::Silent => text.push_str("silent"),
+        Seen::None => text.push('-'),
     }
     Ok(text)
 }
@@ -246,8 +247,21 @@ mod tests {
             line.connect = Some(connect);
             let text = line.to_string();
             assert!(text.ends_with(end), "{text}");
+            assert!(!line.is_given_up());
             assert!(text.contains("  failed     1.2 KiB up  "), "{text}");
         }
+    }
+
+    #[test]
+    fn a_client_that_gave_up_has_sent_nothing() {
+        let mut line = line();
+        line.verdict = FlowVerdict::Failed;
+        line.seen = Seen::None;
+        line.ended = "client gave up".into();
+        assert!(line.is_given_up());
+        let text = line.to_string();
+        assert!(text.contains("  198.51.100.7:443       -    "), "{text}");
+        assert!(text.ends_with("via a → b  client gave up"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 #[cfg(feature = "tokio")]
 use std::task::{Context, Poll};
@@ -85,14 +85,16 @@ impl Others {
 pub(crate) struct Arrivals {
     state: Mutex<State>,
     changed: Condvar,
+    /// Wakes the thread that polls the socket. Created when a thread does so for the first time.
+    wake_poller: OnceLock<File>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// What became of the flows that are waited for.
     awaited: HashMap<u64, Awaited>,
-    /// Whether a waiting thread polls the socket. The others wait for `changed`.
-    is_polled: bool,
+    /// The flow whose thread polls the socket. The other threads wait for `changed`.
+    poller: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -118,27 +120,21 @@ impl Arrivals {
 
     /// The client of a completed flow is gone.
     pub(crate) fn gone(&self, flow_id: u64) {
-        let mut state = self.lock();
-        if let Some(awaited) = state.awaited.get_mut(&flow_id) {
-            let waker = awaited.end(Awaited::Gone);
-            drop(state);
-            self.wake(waker);
+        let state = self.lock();
+        if state.awaited.contains_key(&flow_id) {
+            self.end(state, flow_id, Awaited::Gone);
         }
     }
 
     /// Hands a connection over to the thread or task that waits for its flow. Otherwise it is
     /// returned.
     pub(crate) fn hand_over(&self, arrived: Arrived) -> Option<Arrived> {
-        let mut state = self.lock();
-        match state.awaited.get_mut(&arrived.flow_id) {
-            Some(awaited) => {
-                let waker = awaited.end(Awaited::Arrived(arrived));
-                drop(state);
-                self.wake(waker);
-                None
-            }
-            None => Some(arrived),
+        let (state, flow_id) = (self.lock(), arrived.flow_id);
+        if !state.awaited.contains_key(&flow_id) {
+            return Some(arrived);
         }
+        self.end(state, flow_id, Awaited::Arrived(arrived));
+        None
     }
 
     /// Takes the connection of an expected flow, if it has arrived.
@@ -163,38 +159,59 @@ impl Arrivals {
         Poll::Pending
     }
 
-    /// Waits until something may have changed for the flow: one thread by `poll`, which waits for the
-    /// listening socket up to a moment, and all others until that thread returns from it. Returns at
-    /// once if the flow's connection has arrived.
+    /// Waits until something may have changed for the flow: one thread polls the listening socket, and
+    /// the others wait until it returns from that. Returns at once if the flow's connection has
+    /// arrived.
     pub(crate) fn wait(
         &self,
         flow_id: u64,
+        socket: BorrowedFd<'_>,
         deadline: Instant,
-        poll: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut state = self.lock();
         if !matches!(state.awaited.get(&flow_id), Some(Awaited::Waiting(_))) {
             return Ok(());
         }
-        if state.is_polled {
+        if state.poller.is_some() {
             let left = deadline.saturating_duration_since(Instant::now());
             drop(self.changed.wait_timeout(state, left));
             return Ok(());
         }
-        state.is_polled = true;
+        let mut wake_poller = self.wake_poller()?;
+        state.poller = Some(flow_id);
         drop(state);
-        let polled = poll();
-        self.lock().is_polled = false;
+        let polled = sys::wait_readable_until(&[socket, wake_poller.as_fd()], Some(deadline));
+        self.lock().poller = None;
+        let _ = wake_poller.read(&mut [0; 8]); // fails if nobody has woken this thread
         self.changed.notify_all();
         polled
+            .map(drop)
+            .map_err(Error::system("wait for the client's connection"))
     }
 
-    /// Wakes the thread or task that waits for a flow.
-    fn wake(&self, waker: Option<Waker>) {
-        match waker {
-            Some(waker) => waker.wake(),
-            None => self.changed.notify_all(),
+    /// Ends the wait for a flow, and wakes its thread or task.
+    fn end(&self, mut state: MutexGuard<'_, State>, flow_id: u64, end: Awaited) {
+        let is_poller = state.poller == Some(flow_id);
+        let before = state.awaited.insert(flow_id, end);
+        drop(state);
+        match before {
+            Some(Awaited::Waiting(Some(waker))) => waker.wake(),
+            _ if is_poller => {
+                if let Some(mut wake_poller) = self.wake_poller.get() {
+                    // It fails only after 2⁶⁴ writes that nobody has read.
+                    let _ = wake_poller.write(&1_u64.to_ne_bytes());
+                }
+            }
+            _ => self.changed.notify_all(),
         }
+    }
+
+    fn wake_poller(&self) -> Result<&File, Error> {
+        if let Some(created) = self.wake_poller.get() {
+            return Ok(created);
+        }
+        let created = sys::event_counter().map_err(Error::system("create an event counter"))?;
+        Ok(self.wake_poller.get_or_init(|| created.into()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -214,12 +231,78 @@ impl State {
     }
 }
 
-impl Awaited {
-    /// Returns the waker of the task that waits; `None` if it is a thread.
-    fn end(&mut self, end: Self) -> Option<Waker> {
-        match std::mem::replace(self, end) {
-            Self::Waiting(waker) => waker,
-            Self::Arrived(_) | Self::Gone => None,
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn arrived(flow_id: u64) -> Arrived {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Arrived {
+            stream: TcpStream::connect(listener.local_addr().unwrap()).unwrap(),
+            blocking: Blocking::Yes,
+            flow_id,
+            flow: None,
         }
+    }
+
+    #[test]
+    fn connections_go_to_who_expects_them() {
+        let arrivals = Arrivals::default();
+        arrivals.expect(1);
+        assert!(arrivals.take(1).is_none());
+        assert!(arrivals.hand_over(arrived(2)).is_some(), "nobody waits");
+        assert!(arrivals.hand_over(arrived(1)).is_none());
+        assert_eq!(arrivals.take(1).unwrap().unwrap().flow_id, 1);
+        arrivals.expect(3);
+        arrivals.gone(3);
+        assert!(matches!(arrivals.take(3), Some(Err(Error::ClientGone))));
+        arrivals.expect(4);
+        assert!(arrivals.forget(4).is_none());
+        assert!(arrivals.hand_over(arrived(4)).is_some());
+    }
+
+    /// The thread that polls the socket is woken too if another one accepts its connection.
+    #[test]
+    fn every_waiting_thread_is_woken_long_before_its_deadline() {
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let arrivals = Arrivals::default();
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_secs(60);
+        thread::scope(|scope| {
+            for flow_id in 1..=3 {
+                arrivals.expect(flow_id);
+                let (arrivals, silent) = (&arrivals, silent.as_fd());
+                scope.spawn(move || {
+                    while arrivals.take(flow_id).is_none() {
+                        arrivals.wait(flow_id, silent, deadline).unwrap();
+                    }
+                });
+            }
+            while arrivals.lock().poller.is_none() {
+                thread::yield_now();
+            }
+            for flow_id in 1..=3 {
+                assert!(arrivals.hand_over(arrived(flow_id)).is_none());
+            }
+        });
+        assert!(begun.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn others_are_counted_for_poll() {
+        let others = Others::new().unwrap();
+        let soon = || Some(Instant::now());
+        let is_readable = || sys::wait_readable_until(&[others.count()], soon()).unwrap();
+        assert!(others.take().is_none() && is_readable().is_none());
+        others.keep(arrived(1));
+        others.keep(arrived(2));
+        assert_eq!(others.take().unwrap().flow_id, 1);
+        assert!(is_readable().is_some());
+        assert_eq!(others.take().unwrap().flow_id, 2);
+        assert!(is_readable().is_none());
     }
 }

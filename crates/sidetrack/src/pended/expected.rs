@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::arrivals::Arrived;
 use super::notices::Notices;
+use crate::Error;
 use crate::listener::{Accepted, Sockets};
 use crate::outgoing::Blocking;
-use crate::{Error, sys};
 
 /// A client completes its handshake within this time after its SYN was let through, or never.
 pub(crate) const ACCEPT_MAX: Duration = Duration::from_secs(3);
@@ -54,12 +54,8 @@ impl Expected {
                 return Err(Error::ClientGone);
             }
             let arrivals = self.listener.arrivals(self.socket);
-            arrivals.wait(self.flow_id, deadline, || {
-                let socket = self.listener.socket(self.socket);
-                sys::wait_readable_until(&[socket], Some(deadline))
-                    .map(drop)
-                    .map_err(Error::system("wait for the client's connection"))
-            })?;
+            let socket = self.listener.socket(self.socket);
+            arrivals.wait(self.flow_id, socket, deadline)?;
         }
     }
 

@@ -149,6 +149,17 @@ impl Pending {
         self.socket(destination, Blocking::Yes)
     }
 
+    /// Checks that this host has a route to the original destination, and sends nothing. For a proxy that
+    /// [accepts](Self::accept) first: without a route, it can refuse the client at once with the error that
+    /// a connect would have had, and a client that has other addresses tries those.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`], for example with ENETUNREACH; hand its source to [`refuse`](Self::refuse).
+    pub fn check_route(&self) -> Result<(), Error> {
+        outgoing::check_route(self.destination.ip())
+    }
+
     /// Lets the client connect, and returns the stream to it. Waits until the client's connection
     /// is accepted, which takes microseconds, or, under load, up to three seconds.
     ///

@@ -107,7 +107,7 @@ impl Kernel {
             let spec = ServiceSpec::of_object(service);
             match self.number_with_settings(&spec) {
                 Some(number) => {
-                    self.engine.amend_service(number, &spec);
+                    self.engine.amend_service(number, &spec)?;
                     retired.remove(&number);
                 }
                 None => created.push(self.engine.create_service(&spec)?.number),

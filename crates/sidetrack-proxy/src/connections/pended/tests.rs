@@ -115,6 +115,10 @@ impl PendingConnect for TestPending {
         self.upstream()?.connect()
     }
 
+    fn check_route(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn listening_socket(&self) -> usize {
         0
     }
