@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use e2e::{Client, Host, Origin, relay_pending, wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use sidetrack::{Error, Listener, Notice, Pending, WhyAccepted};
 use sidetrack_engine::RegisteredService;
 use sidetrack_engine::counter::Counter;
@@ -187,6 +188,28 @@ fn a_client_that_is_gone_is_noticed() {
     });
     assert!(!pending.is_gone(), "the notice is unread");
     assert!(matches!(pending.accept(), Err(Error::ClientGone)));
+}
+
+#[test]
+fn what_a_removed_service_holds_is_reset() {
+    let (mut host, service, listener) = pended("pended_removed");
+    for to in ["10.1.2.3:80", "[fd00::9]:80"] {
+        let client = host.client(&["connect", to]);
+        let pending = listener.pended().expect("the connect is held");
+        if to.starts_with('[') {
+            host.commit(&[], &[]);
+            let removed = host.engine().remove_service(service.number);
+            removed.expect("no filter needs the service");
+        } else {
+            drop(pending);
+        }
+        let report = client.json();
+        assert_eq!(
+            report["errno"],
+            Errno::CONNREFUSED.raw_os_error(),
+            "{to}: {report}"
+        );
+    }
 }
 
 #[test]

@@ -156,7 +156,9 @@ fn where_a_rule_needs_the_host_the_client_is_accepted_first() {
         &["--connect", "accepted"],
     ] {
         let (ended, errno) = connect(options, to, "10");
-        assert_eq!(errno, "0", "{ended:?}");
+        // Connected, and reset at once: the program may see only the latter.
+        let reset = Errno::CONNRESET.raw_os_error().to_string();
+        assert!(["0", &reset].contains(&errno.as_str()), "{ended:?}");
         let flow = &ended.flows[0];
         assert_eq!(
             (&flow["verdict"], &flow["connect"]),
@@ -179,7 +181,11 @@ fn a_client_that_would_be_accepted_first_is_refused_without_a_route() {
         ("2001:db8::7", Errno::NETUNREACH),
     ] {
         let to = SocketAddr::new(ip.parse().expect("an address"), 80);
-        let (ended, errno) = connect(&["--deny", "denied.example"], to, "10");
+        let (ended, errno) = connect(
+            &["--via", "inspect:a", "--deny", "denied.example"],
+            to,
+            "10",
+        );
         assert_eq!(errno, unreachable.raw_os_error().to_string(), "{ended:?}");
         assert_lines(&ended, 1, "failed", "connect failed: network unreachable");
     }
@@ -283,8 +289,15 @@ fn a_run_that_ends_leaves_no_connect_held() {
     let ended = ended.wait();
     assert_eq!(ended.outcome.code, Some(0), "{ended:?}");
     for flow in &ended.flows {
+        // The proxy behind may have been stopped first, and then refuses the one before it.
+        let ends = [
+            "client gave up",
+            "stopped",
+            "connect failed: connection refused",
+        ];
         let end = flow["ended"].as_str().unwrap_or_default();
-        assert!(["client gave up", "stopped"].contains(&end), "{ended:?}");
+        assert!(ends.contains(&end), "{ended:?}");
+        assert_eq!(flow["verdict"], "failed");
     }
     assert_eq!(ended.flows.len(), 2, "{ended:?}");
 }

@@ -76,6 +76,8 @@ struct Connections<'a, S: ConnectionSource> {
     ready: Vec<ConnectionId>,
     /// The connections that have ended and are not closed yet, by key.
     ended: Vec<(usize, CloseReason)>,
+    /// Whether what had come before the loop was stopped was taken.
+    is_drained: bool,
     pipes: Pipes,
     /// Where bytes are copied through, for all connections of the loop.
     copy_buffer: Box<[u8]>,
@@ -115,6 +117,7 @@ impl<'a, S: ConnectionSource> ConnectionLoop<'a, S> {
                 connections_max,
                 ready: Vec::new(),
                 ended: Vec::new(),
+                is_drained: false,
                 pipes: Pipes::default(),
                 copy_buffer: vec![0; COPY_SIZE].into(),
             },
@@ -178,6 +181,9 @@ impl<S: ConnectionSource> EventHandler for Connections<'_, S> {
             self.advance(id, registry, Connection::advance);
         }
         self.begin_waiting(registry);
+        if self.stop.is_requested() && !std::mem::replace(&mut self.is_drained, true) {
+            self.drain(registry);
+        }
     }
 
     fn timer_expired(&mut self, timer: ConnectionTimer, registry: &mut ConnectionRegistry) {
@@ -251,6 +257,18 @@ impl<S: ConnectionSource> Connections<'_, S> {
         let connection = Connection::new(client, upstream, &self.settings.rules);
         let id = self.insert(Client::Open(connection));
         self.advance(id, registry, Connection::begin);
+    }
+
+    /// Takes what waits at the source when the loop is stopped, so that each connection has a line.
+    fn drain(&mut self, registry: &mut ConnectionRegistry) {
+        if self.held.is_some() {
+            return self.drain_notices();
+        }
+        for socket in 0..self.source.sockets().count() {
+            while let Ok(Some((client, upstream))) = self.source.accept(socket) {
+                self.begin(client, upstream, registry);
+            }
+        }
     }
 
     fn insert(&mut self, client: Client<S>) -> ConnectionId {

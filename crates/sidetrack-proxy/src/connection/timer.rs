@@ -12,9 +12,9 @@ pub const SNIFF_WAIT: Duration = Duration::from_millis(200);
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a held client that was let through has to arrive, before it is forgotten. Its kernel
-/// answers at once, if it still waits and no packet is lost; otherwise it sends its SYN again after a
-/// second.
-pub const ACCEPT_WAIT: Duration = Duration::from_secs(3);
+/// answers at once, if no packet is lost; otherwise it sends its SYN again, or gives up, within 120
+/// seconds. Before that, the client may still be accepted, so that its origin must be kept.
+pub const ACCEPT_WAIT: Duration = Duration::from_secs(130);
 
 /// A timer of a connection, or of its event loop.
 #[derive(Clone, Copy, Debug)]

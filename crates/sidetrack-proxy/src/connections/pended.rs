@@ -10,7 +10,7 @@
 //! On loopback the client's connection can be accepted as soon as its SYN was let through. So the
 //! loop waits for the listening sockets only while a client of it was not there at once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
 
@@ -114,6 +114,29 @@ impl<S: ConnectionSource> Connections<'_, S> {
         }
     }
 
+    /// Reads all notices, as the loop is stopped, and refuses the clients.
+    pub(super) fn drain_notices(&mut self) {
+        let Some(held) = &self.held else { return };
+        let (mut clients, mut gone) = (Vec::new(), HashSet::new());
+        loop {
+            let notices = held.loops.read(held.index, self.source);
+            if notices.clients.is_empty() && notices.gone.is_empty() {
+                break;
+            }
+            clients.extend(notices.clients);
+            gone.extend(notices.gone);
+        }
+        gone.iter().for_each(|&flow_id| self.client_gone(flow_id));
+        for pending in clients {
+            let reason = match gone.contains(&pending.flow_id()) {
+                true => CloseReason::ClientGaveUp,
+                false => CloseReason::Stopped,
+            };
+            let id = self.add_held(pending);
+            self.end(id.key, reason);
+        }
+    }
+
     /// Takes what other loops have handed over.
     pub(super) fn take_handovers(&mut self, registry: &mut ConnectionRegistry) {
         let Some(held) = &self.held else { return };
@@ -127,13 +150,9 @@ impl<S: ConnectionSource> Connections<'_, S> {
 
     /// Adds a held client to the table, and begins with it if there is room.
     fn hold(&mut self, pending: S::Pending, registry: &mut ConnectionRegistry) {
-        let flow_id = pending.flow_id();
         let has_room = self.has_room();
-        let client = HeldClient::new(pending, &self.settings.rules);
-        let id = self.insert(Client::Held(client));
+        let id = self.add_held(pending);
         let Some(held) = &mut self.held else { return };
-        held.keys.insert(flow_id, id.key);
-        held.waiting_count += 1;
         if self.stop.is_requested() {
             self.end(id.key, CloseReason::Stopped);
         } else if has_room {
@@ -141,6 +160,17 @@ impl<S: ConnectionSource> Connections<'_, S> {
         } else {
             held.waiting.push_back(id);
         }
+    }
+
+    fn add_held(&mut self, pending: S::Pending) -> ConnectionId {
+        let flow_id = pending.flow_id();
+        let client = HeldClient::new(pending, &self.settings.rules);
+        let id = self.insert(Client::Held(client));
+        if let Some(held) = &mut self.held {
+            held.keys.insert(flow_id, id.key);
+            held.waiting_count += 1;
+        }
+        id
     }
 
     /// Begins with the clients that wait for room, as far as there is room now.

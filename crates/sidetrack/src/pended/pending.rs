@@ -219,7 +219,12 @@ impl Pending {
         let listener = self.sockets()?;
         let expected = self.expect(&listener);
         self.open(&listener, local)?;
-        expected.wait()
+        let arrived = expected.wait();
+        if arrived.is_err() {
+            // It may still wait, as its SYN was lost: it is not accepted later.
+            self.notices.send_refusal(&self.syn, Refusal::Reset);
+        }
+        arrived
     }
 
     /// Starts to wait for the client's connection.
