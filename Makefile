@@ -75,7 +75,7 @@ windows-test: deps ## builds the SDK for Windows and runs its tests under Wine; 
 lint: deps-lint ## formatting, lints, retired words, references that lead nowhere, circles of files
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
-	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/*/examples/*.c crates/sidetrack-winsock/tests/*.c crates/sidetrack-winsock/tests/*/*.[ch]
+	clang-format --dry-run --Werror bpf/*.h bpf/*.c crates/*/examples/*.c crates/sidetrack-winsock/tests/*.c crates/sidetrack-winsock/tests/*/*.[ch] e2e/tests/*/*.c
 	! grep -rnE '\bunsafe (\{|impl|fn)' --include=*.rs crates e2e benches | grep -vE '/(sys|ffi)\.rs:'
 	python3 lint/tests.py
 	lint/words.py

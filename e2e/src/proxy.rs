@@ -167,18 +167,25 @@ pub fn mark_by_hex(socket: impl AsFd, credentials: &str) -> i32 {
     sys::set_option(socket, kernel::SOL_SIDETRACK, kernel::LISTEN, &value)
 }
 
-/// Copies bytes in both directions until both ends have closed theirs.
+/// Copies bytes in both directions until both ends have closed theirs, or one end was reset.
 pub fn copy_both_ways(client: TcpStream, outgoing: TcpStream) -> io::Result<()> {
-    let (mut from, mut to) = (client.try_clone()?, outgoing.try_clone()?);
-    let up = thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
-        let _ = to.shutdown(Shutdown::Write);
-    });
-    let (mut from, mut to) = (outgoing, client);
-    io::copy(&mut from, &mut to)?;
-    to.shutdown(Shutdown::Write)?;
+    let (from, to) = (client.try_clone()?, outgoing.try_clone()?);
+    let up = thread::spawn(move || copy_one_way(from, to));
+    copy_one_way(outgoing, client)?;
     let _ = up.join();
     Ok(())
+}
+
+fn copy_one_way(mut from: TcpStream, mut to: TcpStream) -> io::Result<()> {
+    let copied = io::copy(&mut from, &mut to);
+    match copied {
+        Ok(_) => to.shutdown(Shutdown::Write),
+        // The other direction waits for these sockets, and must not wait in vain.
+        Err(error) => {
+            let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+            Err(error)
+        }
+    }
 }
 
 impl Origin {

@@ -2,6 +2,7 @@
 //! must be the same. `make test-clients` does the same with larger programs, see `tests/clients/`.
 
 mod blocks;
+mod deaths;
 mod errors;
 mod fallback;
 mod lines;

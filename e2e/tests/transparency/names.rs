@@ -7,7 +7,8 @@ use std::thread;
 use e2e::comparison::{Comparison, Row, documented, same};
 use e2e::{FarHost, netns, programs};
 
-use crate::{CURL, ConnectProgram, file};
+use crate::timeouts::black_hole;
+use crate::{CURL, ConnectProgram, MODES, file};
 
 /// The ports of the origins: one has IPv4 sockets, one has IPv6 sockets, for both families.
 const IPV4: u16 = 4004;
@@ -46,57 +47,46 @@ fn start_origins() -> FarHost {
     far
 }
 
+/// Sockets of [`ConnectProgram`]: what they are, options, and the origin. 10.9.0.1 and fd09::1 are this
+/// host's addresses on the way to the other one, which has 10.9.0.2 and fd09::2 ([`FarHost`]).
+const SOCKETS: [(&str, &str, &str, u16); 12] = [
+    ("IPv4", "", "127.0.0.1", IPV4),
+    ("IPv4, far", "", "10.9.0.2", IPV4),
+    ("IPv4, bound", "-b 127.0.0.5", "127.0.0.1", IPV4),
+    ("IPv4, far, bound", "-b 10.9.0.1", "10.9.0.2", IPV4),
+    (
+        "IPv4, far, with a port",
+        "-b 10.9.0.1 -p PORT",
+        "10.9.0.2",
+        IPV4,
+    ),
+    ("IPv6", "", "::1", BOTH),
+    ("IPv6, with a port", "-b ::1 -p PORT", "::1", BOTH),
+    ("IPv6, far", "", "fd09::2", BOTH),
+    ("IPv6, far, bound", "-b fd09::1", "fd09::2", BOTH),
+    ("IPv4-mapped", "", "::ffff:127.0.0.1", BOTH),
+    ("IPv4-mapped, far", "", "::ffff:10.9.0.2", BOTH),
+    (
+        "IPv4-mapped, far, bound",
+        "-b ::ffff:10.9.0.1",
+        "::ffff:10.9.0.2",
+        BOTH,
+    ),
+];
+
 #[test]
 fn the_name_of_a_socket_is_what_the_origin_sees() {
     let program = ConnectProgram::compile();
     let _far = start_origins();
-    let [near4, near6] = FarHost::NEAR;
-    let [far4, far6] = FarHost::FAR;
-    let mapped = format!("::ffff:{far4}");
-    let mapped_near = format!("::ffff:{near4}");
-    let cases = [
-        ("IPv4", String::new(), "127.0.0.1", IPV4),
-        ("IPv4, far", String::new(), far4, IPV4),
-        ("IPv4, bound", "-b 127.0.0.5".to_owned(), "127.0.0.1", IPV4),
-        ("IPv4, far, bound", format!("-b {near4}"), far4, IPV4),
-        (
-            "IPv4, far, bound to a port",
-            format!("-b {near4} -p PORT"),
-            far4,
-            IPV4,
-        ),
-        (
-            "IPv6, bound to a port",
-            "-b ::1 -p PORT".to_owned(),
-            "::1",
-            BOTH,
-        ),
-        ("IPv6", String::new(), "::1", BOTH),
-        ("IPv6, far", String::new(), far6, BOTH),
-        ("IPv6, far, bound", format!("-b {near6}"), far6, BOTH),
-        ("IPv4-mapped", String::new(), "::ffff:127.0.0.1", BOTH),
-        ("IPv4-mapped, far", String::new(), &mapped, BOTH),
-        (
-            "IPv4-mapped, far, bound",
-            format!("-b {mapped_near}"),
-            &mapped,
-            BOTH,
-        ),
-    ];
     let connect = program.path().display().to_string();
     let mut names = Vec::new();
     let mut script = String::new();
-    for (what, options, to, port) in &cases {
-        for (mode, source) in [
-            ("blocking", "7001"),
-            ("poll", "7002"),
-            ("epoll", "7003"),
-            ("uring", "7004"),
-        ] {
+    for (what, options, to, port) in SOCKETS {
+        for (mode, source) in MODES.into_iter().zip(["7001", "7002", "7003", "7004"]) {
             let options = options.replace("PORT", source);
             let name = format!("{what}, {mode}");
             script +=
-                &format!("row '{name}' timeout 5 {connect} -n {options} {mode} {to} {port}\n");
+                &format!("row '{name}' timeout 10 {connect} -n {options} {mode} {to} {port}\n");
             names.push(name);
         }
     }
@@ -137,14 +127,7 @@ fn programs_learn_the_name_that_the_origin_sees() {
 #[test]
 fn before_the_connect_has_ended_the_name_is_the_bound_address() {
     netns::enter();
-    let far = FarHost::start();
-    let [v4, v6] = FarHost::FAR;
-    netns::ip(&format!("route add 10.81.0.0/24 via {v4}"));
-    netns::ip(&format!("route add fd81::/64 via {v6}"));
-    far.inside(|| {
-        netns::ip("route add blackhole 10.81.0.0/24");
-        netns::ip("route add blackhole fd81::/64");
-    });
+    let _far = black_hole();
     let [near4, near6] = FarHost::NEAR;
     let python = file("name_in_flight.py");
     let comparison = Comparison::of(&format!(

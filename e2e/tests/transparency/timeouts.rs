@@ -6,8 +6,7 @@ use e2e::{FarHost, netns, programs};
 use crate::{CURL, ConnectProgram, MODES, NC, WGET, file};
 
 /// Joins a host that drops what is sent to 10.81.0.0/24 and fd81::/64.
-fn black_hole() -> FarHost {
-    netns::enter();
+pub(super) fn black_hole() -> FarHost {
     let far = FarHost::start();
     let [v4, v6] = FarHost::FAR;
     netns::ip(&format!("route add 10.81.0.0/24 via {v4}"));
@@ -22,6 +21,7 @@ fn black_hole() -> FarHost {
 #[test]
 fn a_client_that_gives_up_does_so_in_its_own_time() {
     programs::require(&[CURL, WGET, NC]);
+    netns::enter();
     let _far = black_hole();
     let python = file("timeout.py");
     let comparison = Comparison::of(&format!(
@@ -44,6 +44,7 @@ fn a_client_that_gives_up_does_so_in_its_own_time() {
 #[test]
 fn the_kernels_own_timeout_ends_a_connect() {
     let program = ConnectProgram::compile();
+    netns::enter();
     let _far = black_hole();
     // The second SYN is sent after 1 s, and 2 s after that the connect fails.
     netns::set_sysctl("ipv4/tcp_syn_retries", "1");
