@@ -21,7 +21,7 @@ pub const RECORDS_BOUND: u32 = 0x2;
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Service {
-    /// The secret of [`Listen`].
+    /// The secret of [`Listen`](super::Listen).
     pub secret: [u8; 16],
     /// The object's UUID; zero if there is none.
     pub key: [u8; 16],
@@ -53,7 +53,7 @@ pub struct Service {
     pub datagram_port4: [u8; 2],
     /// Port of the IPv6 UDP sockets, in network order.
     pub datagram_port6: [u8; 2],
-    /// Those of the TCP listeners that are marked by [`LISTEN_PENDED`].
+    /// Those of the TCP listeners that are marked by [`LISTEN_PENDED`](super::LISTEN_PENDED).
     pub pended_listeners: u32,
 }
 
@@ -104,7 +104,7 @@ pub const SOCKET_SENDER: u32 = 3;
 pub struct Socket {
     /// The flow whose records were set on it; 0 if none were.
     pub parent_id: u64,
-    /// UDP listener: the flow that [`DATAGRAM`] selected; 0 if none.
+    /// UDP listener: the flow that [`DATAGRAM`](super::DATAGRAM) selected; 0 if none.
     pub datagram_flow_id: u64,
     /// As in [`Owner::started`], of the process that marked it.
     pub owner_started: u64,
@@ -118,7 +118,7 @@ pub struct Socket {
     pub role: u32,
     /// Listener, sender: epoch of its service.
     pub epoch: u32,
-    /// Listener: 1 if it was marked by [`LISTEN_PENDED`].
+    /// Listener: 1 if it was marked by [`LISTEN_PENDED`](super::LISTEN_PENDED).
     pub pended: u32,
     /// Zero.
     pub reserved: u32,
@@ -204,7 +204,7 @@ pub struct FlowEntry {
     pub reserved: u16,
     /// TCP: sequence number of the client's SYN.
     pub sequence: u32,
-    /// The flow as [`INFO`] returns it.
+    /// The flow as [`INFO`](super::INFO) returns it.
     pub flow: Flow,
     /// The original program.
     pub program: Program,
