@@ -142,12 +142,11 @@ fn storm_of_fragments_is_dropped_and_counted() {
 }
 
 #[test]
-fn storm_of_syns_straight_to_the_listener_disturbs_nobody() {
+fn storm_of_syns_straight_to_the_listener_is_dropped_and_counted() {
     let (host, port) = answering("attack_straight");
     let attacker = attacker(&host);
     let listener = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-    // They have no flow, and the kernel answers them: the proxy's listener is a listener.
-    attack(&host, 0, || {
+    attack(&host, count(), || {
         for number in 0..count() {
             attacker.send(&Syn::new(source(number), listener));
         }
