@@ -34,7 +34,7 @@
 #define FIRST_SIZE 64	/* bytes of the first buffer; it grows as needed */
 #define LAST_SIZE 65536 /* bytes of the largest buffer */
 #define SHOWN_SIZE 40	/* bytes of the client's first data that are printed */
-#define CONTEXT_VERSION 2
+#define CONTEXT_VERSION 3
 
 /* The beginning of the context. An IPv4 address is IPv4-mapped; the port is in network order. */
 struct context_header {

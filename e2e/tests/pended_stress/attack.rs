@@ -146,6 +146,7 @@ fn storm_of_syns_straight_to_the_listener_is_dropped_and_counted() {
     let (host, port) = answering("attack_straight");
     let attacker = attacker(&host);
     let listener = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    // They have no flow. If the kernel answered them, the accept queue would fill.
     attack(&host, count(), || {
         for number in 0..count() {
             attacker.send(&Syn::new(source(number), listener));

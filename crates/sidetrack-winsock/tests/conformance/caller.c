@@ -57,7 +57,7 @@ static bool parse(const char *context, DWORD length, struct sockaddr_in *to)
 		return false;
 	memcpy(&version, context, 4);
 	memcpy(&size, context + 4, 4);
-	if (version != 2 || size != length || context[34] != IPPROTO_TCP || context[35] != AF_INET)
+	if (version != 3 || size != length || context[34] != IPPROTO_TCP || context[35] != AF_INET)
 		return false;
 	*to = ipv4_address("0.0.0.0", 0);
 	memcpy(&to->sin_addr, context + 28, 4);

@@ -430,13 +430,14 @@ fn a_client_may_give_up_while_it_is_held() {
 }
 
 #[test]
-fn a_client_that_does_not_arrive_is_forgotten() {
+fn a_client_that_does_not_arrive_keeps_its_origin_until_it_is_gone() {
     let (origin, address) = origin();
     let running = Running::start(&[], 1, 8);
     running.hold(7, address, Arrival::Never);
     let (mut at_origin, _) = origin.accept().unwrap();
+    running.notify(Notice::Gone(7));
     let outcome = running.line(7);
-    assert_eq!(outcome.relayed.reason, CloseReason::NotAccepted);
+    assert_eq!(outcome.relayed.reason, CloseReason::ClientGaveUp);
     assert_eq!(outcome.flow_verdict(), FlowVerdict::Failed);
     let error = at_origin.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
