@@ -2,14 +2,17 @@
 //! proxies and the origin record what they see.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{self, BufRead, Write};
+use std::net::{self, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use e2e::Host;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::listen;
 use sidetrack::tokio::Listener;
-use sidetrack::{Error, Pending};
+use sidetrack::{Error, Notice, Pending};
 use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -70,7 +73,6 @@ impl Load {
 
 /// Two services that pend, in a chain, with a proxy each in this process, and an origin.
 pub(super) struct Services {
-    listeners: [Arc<Listener>; 2],
     seen: [Numbers; 2],
     pub(super) origin: NumberOrigin,
     _runtime: Runtime,
@@ -82,29 +84,16 @@ impl Services {
         let runtime = runtime(2);
         let services = ["a", "b"].map(|name| host.pended_service(name));
         let seen = [Numbers::default(), Numbers::default()];
-        let listeners = [0, 1].map(|index| {
+        for ((_, sdk), seen) in services.iter().zip(&seen) {
             let _runtime = runtime.enter();
-            let listener = Listener::bind(&services[index].1).expect("the listener is marked");
-            let listener = Arc::new(listener);
-            let numbers = Arc::clone(&seen[index]);
-            runtime.spawn(relay_all(Arc::clone(&listener), numbers));
-            listener
-        });
+            let listener = Listener::bind(sdk).expect("the listener is marked");
+            runtime.spawn(relay_all(listener, Arc::clone(seen)));
+        }
         host.redirect_all(&[&services[0].0, &services[1].0]);
         Self {
-            listeners,
             seen,
             origin,
             _runtime: runtime,
-        }
-    }
-
-    /// Sets the length of the listeners' queues of connections.
-    pub(super) fn set_backlog(&self, length: i32) {
-        for listener in &self.listeners {
-            for socket in listener.sockets() {
-                listen(socket, length).expect("the socket listens already");
-            }
         }
     }
 
@@ -133,7 +122,7 @@ fn runtime(threads: usize) -> Runtime {
     runtime.expect("the runtime starts")
 }
 
-async fn relay_all(listener: Arc<Listener>, seen: Numbers) {
+async fn relay_all(listener: Listener, seen: Numbers) {
     loop {
         let pending = listener.pended().await.expect("a connect is held");
         record(&seen, pending.original_destination());
@@ -228,4 +217,45 @@ pub(super) fn answer_each(listener: &sidetrack::Listener) {
             let _ = stream.write_all(destination.as_bytes());
         }
     }
+}
+
+/// How long no further connect must come before a batch is completed.
+const BATCH_ENDS: Duration = Duration::from_millis(5);
+
+/// Completes all connects that are held, before any of them is accepted. Answers each with its
+/// destination.
+pub(super) fn answer_in_batches(listener: &sidetrack::Listener) {
+    let notices = listener.pended_fd().expect("the listener pends");
+    let listening = listener.sockets().next().expect("there is one for IPv4");
+    let wait = Timespec::try_from(BATCH_ENDS).expect("it is short");
+    let mut held = Vec::new();
+    loop {
+        while let Some(notice) = listener.try_pended().expect("notices are read") {
+            if let Notice::Pending(pending) = notice {
+                held.push(pending);
+            }
+        }
+        let mut waited = [
+            PollFd::new(&notices, PollFlags::IN),
+            PollFd::new(&listening, PollFlags::IN),
+        ];
+        if poll(&mut waited, Some(&wait)).expect("the descriptors are open") == 0 {
+            for pending in held.drain(..) {
+                let _ = pending.complete_nonblocking(); // its client may have gone
+            }
+        }
+        while let Some(connection) = listener.try_accept(0).expect("accept works") {
+            let (stream, flow) = connection.into_parts();
+            let destination = flow.original_destination();
+            thread::spawn(move || answer_as(stream, destination));
+        }
+    }
+}
+
+/// Reads the client's line, and answers it.
+fn answer_as(mut stream: net::TcpStream, destination: SocketAddr) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    let mut line = String::new();
+    io::BufReader::new(&stream).read_line(&mut line)?;
+    stream.write_all(destination.to_string().as_bytes())
 }
