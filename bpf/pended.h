@@ -196,64 +196,6 @@ static __always_inline void notice_syn(struct __sk_buff *skb, struct sidetrack_f
 	bpf_ringbuf_submit(n, 0);
 }
 
-/* ---- Stray segments -------------------------------------------------------------------------- */
-
-/*
- * Reads the ends of a TCP segment with ACK, but neither SYN nor RST, without IP options. Returns
- * the size of the tuple; 0 if it is another packet.
- */
-static __always_inline __u32 acknowledgement_read(struct __sk_buff *skb,
-						  struct bpf_sock_tuple *tuple)
-{
-	__u8 *data = (__u8 *)(long)skb->data, *end = (__u8 *)(long)skb->data_end, *tcp = data;
-	int is_ipv4;
-
-	if (data + HEADER_IPV4 + HEADER_TCP > end)
-		return 0;
-	is_ipv4 = data[0] == 0x45 && data[9] == IPPROTO_TCP;
-	if (is_ipv4)
-		tcp += HEADER_IPV4;
-	else if (data[0] >> 4 == 6 && data[6] == IPPROTO_TCP)
-		tcp += HEADER_IPV6;
-	if (tcp == data || tcp + HEADER_TCP > end ||
-	    (tcp[TCP_FLAGS_OFFSET] & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_ACK)
-		return 0;
-	if (is_ipv4) { /* addresses and ports lie in the packet as they do in the tuple */
-		__builtin_memcpy(&tuple->ipv4.saddr, data + 12, 8);
-		__builtin_memcpy(&tuple->ipv4.sport, tcp, 4);
-		return sizeof(tuple->ipv4);
-	}
-	__builtin_memcpy(tuple->ipv6.saddr, data + 8, 32);
-	__builtin_memcpy(&tuple->ipv6.sport, tcp, 4);
-	return sizeof(tuple->ipv6);
-}
-
-/*
- * Is this a segment of a connection that was accepted at this moment? The kernel replaces the
- * request by the accepted socket in two steps (inet_ehash_insert), and answers a segment that comes
- * in between by a RST, since it finds the listener only (Linux before 6.19). The client's own
- * connect cannot be followed by such a segment, as it makes the whole handshake. But the handshake
- * of a completed flow is made by the service, while the client may send on another CPU.
- *
- * The program cannot distinguish this from a segment that has found the request just before, so it
- * does this first. If such a segment is dropped, the client sends it again.
- */
-static __always_inline int is_overtaken(struct __sk_buff *skb)
-{
-	struct bpf_sock_tuple tuple = {};
-	__u32 size = acknowledgement_read(skb, &tuple), state;
-	struct bpf_sock *sk;
-
-	if (!size)
-		return 0;
-	sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	if (!sk)
-		return 0;
-	state = sk->state;
-	bpf_sk_release(sk);
-	return state == BPF_TCP_ESTABLISHED || state == BPF_TCP_SYN_RECV;
-}
-
 /*
  * A packet reaches a listener. A SYN of a flow's client is dropped, with a notice to the service,
  * until the service has completed the flow; the client sends it again. Only the client's own SYN
@@ -266,14 +208,11 @@ static __always_inline int hold(struct __sk_buff *skb, struct bpf_sock *sk)
 	struct sidetrack_socket *listener;
 	struct segment syn = {};
 	struct packet p = {};
-	int overtaken = is_overtaken(skb);
 
 	sk = bpf_sk_fullsock(sk);
 	listener = sk ? bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0) : NULL;
 	if (!listener || !listener->pended)
 		return PACKET_PERMIT;
-	if (overtaken)
-		return PACKET_DROP; /* the client sends it again */
 	if (packet_read(skb, 0, &p) || segment_read(skb, &p, listener->netns_cookie, &syn))
 		return drop_forged();
 	if ((syn.flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)

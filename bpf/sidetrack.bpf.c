@@ -22,9 +22,11 @@
  *	ingress				cgroup_skb/ingress			endpoint.h,
  *										datagram_layers.h
  *
- * For pended connects. Attached to the cgroups of proxies that pend, and to those of senders:
+ * For pended connects. Attached to the cgroups of proxies that pend, to those of their clients, and
+ * to those of senders:
  *
  *	hold				cgroup_skb/ingress			pended.h
+ *	guard				cgroup_skb/ingress			name.h
  *	sender				cgroup_skb/egress			pended.h
  *
  * Service side. Attached to the cgroups of proxies:
@@ -219,6 +221,15 @@ int sidetrack_hold(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 
 	return sk && sk->state == BPF_TCP_LISTEN ? hold(skb, sk) : PACKET_PERMIT;
+}
+
+SEC("cgroup_skb/ingress")
+int sidetrack_guard(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk && sk->state == BPF_TCP_ESTABLISHED && is_stray_reset(skb) ? guard(skb, sk) :
+									       PACKET_PERMIT;
 }
 
 SEC("cgroup_skb/egress")

@@ -430,9 +430,11 @@ enum sidetrack_stage {
 
 /* A slot: a flow with what only the kernel programs and the engine need. */
 struct sidetrack_flow_entry {
-	__u64 state;	   /* SIDETRACK_FLOW_STATE_* */
-	__u32 handed_over; /* UDP: 1 once the service has asked for this flow */
-	__u32 prefetched;  /* never read; see flow_prefetch in flow_state.h */
+	__u64 state; /* SIDETRACK_FLOW_STATE_* */
+	/* UDP: 1 once the service has asked for it. TCP: 1 once a RST was dropped, see guard in
+	 * name.h. */
+	__u32 handed_over;
+	__u32 prefetched; /* never read; see flow_prefetch in flow_state.h */
 	/*
 	 * Nanoseconds: when a reserved flow's connect was classified, when a closed flow's last
 	 * socket closed, or when a UDP flow's last datagram was sent.

@@ -294,6 +294,9 @@ impl Engine {
         self.attach_client_side(home)?;
         if connect == ConnectMode::Pended {
             self.attach(ProgramSet::Hold, home)?;
+            let scope = Cgroup::at(&self.scope)?;
+            self.attach(ProgramSet::Guard, &scope)?;
+            self.attach(ProgramSet::Guard, home)?; // for a chain's outgoing sockets
         }
         self.attach(ProgramSet::Service, home)
     }

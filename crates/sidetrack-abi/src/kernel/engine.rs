@@ -180,7 +180,8 @@ pub struct FlowEntry {
     /// The flow's id, its stage (`STAGE_*`) and its reference count, in the bits of `FLOW_STATE_*`; 0 if
     /// the slot is free.
     pub state: u64,
-    /// UDP: 1 once the service has asked for this flow.
+    /// UDP: 1 once the service has asked for this flow. TCP: 1 once a RST to a pended flow's client was
+    /// dropped.
     pub handed_over: u32,
     /// Never read: written to bring the slot into the processor's cache.
     pub prefetched: u32,

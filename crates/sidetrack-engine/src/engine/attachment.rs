@@ -128,7 +128,9 @@ impl Engine {
         let scope = self.scope.clone();
         self.detach(|attachment| match attachment.set {
             ProgramSet::Service | ProgramSet::Hold => attachment.path == home,
-            ProgramSet::Client => attachment.path == home && attachment.path != scope,
+            ProgramSet::Client | ProgramSet::Guard => {
+                attachment.path == home && attachment.path != scope
+            }
             ProgramSet::Bind | ProgramSet::Ingress | ProgramSet::Sender => false,
         });
     }

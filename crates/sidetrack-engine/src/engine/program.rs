@@ -55,6 +55,7 @@ cgroup_programs! {
     Bind6 = sidetrack_bind6,
     Ingress = sidetrack_ingress,
     Hold = sidetrack_hold,
+    Guard = sidetrack_guard,
     Sender = sidetrack_sender,
 }
 
@@ -87,6 +88,7 @@ impl CgroupProgram {
             Self::Bind4 | Self::Bind6 => ProgramSet::Bind,
             Self::Ingress => ProgramSet::Ingress,
             Self::Hold => ProgramSet::Hold,
+            Self::Guard => ProgramSet::Guard,
             Self::Sender => ProgramSet::Sender,
         }
     }
@@ -106,17 +108,20 @@ pub(super) enum ProgramSet {
     Ingress,
     /// The ingress hook that holds SYNs, at the homes of services that pend connects.
     Hold,
+    /// The ingress hook that keeps a stray RST from clients, where their sockets are, once a service pends.
+    Guard,
     /// The egress hook that restricts senders, at the cgroups in which they are made.
     Sender,
 }
 
 impl ProgramSet {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Client,
         Self::Service,
         Self::Bind,
         Self::Ingress,
         Self::Hold,
+        Self::Guard,
         Self::Sender,
     ];
 
@@ -137,7 +142,7 @@ impl ProgramSet {
                 LayerKind::EndpointClosure,
             ],
             Self::Ingress => &[LayerKind::AuthRecvAccept, LayerKind::FlowEstablished],
-            Self::Client | Self::Service | Self::Hold | Self::Sender => &[],
+            Self::Client | Self::Service | Self::Hold | Self::Guard | Self::Sender => &[],
         }
     }
 
