@@ -100,8 +100,8 @@ static __always_inline int is_stray_reset(struct __sk_buff *skb)
  * (inet_ehash_insert). A segment that comes in between finds the listener only, which answers with
  * a RST. The client's own connect cannot be followed by such a segment, as it makes the whole
  * handshake; but that of a completed flow is made by the service, while the client may send on
- * another CPU. So the first such RST is dropped, if the client has data to send again: after that
- * it gets an answer from the accepted socket, or another RST.
+ * another CPU. So the first such RST is dropped, if there is an accepted socket, or the client has
+ * data to send again, which get an answer, or another RST.
  */
 static __always_inline int guard(struct __sk_buff *skb, struct bpf_sock *sk)
 {
@@ -110,11 +110,13 @@ static __always_inline int guard(struct __sk_buff *skb, struct bpf_sock *sk)
 
 	sk = bpf_sk_fullsock(sk);
 	tcp = sk ? bpf_tcp_sock(sk) : NULL;
-	if (!tcp || !tcp->packets_out)
+	entry = tcp ? client_flow(sk, sk->dst_ip4, bpf_get_socket_cookie(skb)) : NULL;
+	if (!entry || !(entry->flow.flags & SIDETRACK_FLOW_PENDED))
 		return PACKET_PERMIT;
-	entry = client_flow(sk, sk->dst_ip4, bpf_get_socket_cookie(skb));
-	if (!entry || !(entry->flow.flags & SIDETRACK_FLOW_PENDED) ||
-	    __sync_lock_test_and_set(&entry->handed_over, 1))
+	/* Nothing was accepted, and nothing is sent again: it may be the end of the listener. */
+	if (!tcp->packets_out && FLOW_STATE_STAGE(entry->state) == SIDETRACK_STAGE_COMPLETED)
+		return PACKET_PERMIT;
+	if (__sync_lock_test_and_set(&entry->handed_over, 1))
 		return PACKET_PERMIT;
 	return PACKET_DROP;
 }
