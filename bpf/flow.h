@@ -196,6 +196,15 @@ static __always_inline int service_listens_at(__u32 number, struct bpf_sock_ops 
 					service->listeners6 && service->port6 == port;
 }
 
+/* Has no socket of this flow been accepted yet? */
+static __always_inline int flow_is_unaccepted(__u64 state)
+{
+	__u32 stage = FLOW_STATE_STAGE(state);
+
+	return stage == SIDETRACK_STAGE_CONNECTING || stage == SIDETRACK_STAGE_PENDED ||
+	       stage == SIDETRACK_STAGE_COMPLETED;
+}
+
 /*
  * The flow has an accepted socket, which takes a reference to it. Fails if the client has closed.
  * A flow that is still pended comes by another listener of its service, which does not pend.
@@ -204,11 +213,8 @@ static __noinline int flow_establish(struct sidetrack_flow_entry *entry, __u64 i
 {
 	for (int i = 0; entry && i < FLOW_STATE_RETRIES; i++) {
 		__u64 state = entry->state;
-		__u32 stage = FLOW_STATE_STAGE(state);
 
-		if (FLOW_STATE_ID(state) != id ||
-		    (stage != SIDETRACK_STAGE_CONNECTING && stage != SIDETRACK_STAGE_PENDED &&
-		     stage != SIDETRACK_STAGE_COMPLETED))
+		if (FLOW_STATE_ID(state) != id || !flow_is_unaccepted(state))
 			return -1;
 		if (flow_state_exchange(entry, state,
 					FLOW_STATE(id, SIDETRACK_STAGE_ESTABLISHED,
@@ -240,15 +246,6 @@ static __always_inline void flow_hand_over(struct bpf_sock_ops *ops)
 	}
 	count(SIDETRACK_COUNT_HANDED_OVER);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-}
-
-/* Has no socket of this flow been accepted yet? */
-static __always_inline int flow_is_unaccepted(__u64 state)
-{
-	__u32 stage = FLOW_STATE_STAGE(state);
-
-	return stage == SIDETRACK_STAGE_CONNECTING || stage == SIDETRACK_STAGE_PENDED ||
-	       stage == SIDETRACK_STAGE_COMPLETED;
 }
 
 /* ---- Closing ------------------------------------------------------------------------------ */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Reads the headers of packets, for the programs that see them: ingress, hold and sender. */
+/* Reads the headers of packets, for the programs that see them: ingress, hold, guard and sender. */
 #ifndef SIDETRACK_PACKET_H
 #define SIDETRACK_PACKET_H
 

@@ -3,8 +3,9 @@
  * Pended connects (in WFP, FwpsPendClassify0): the client's SYN is held until the service knows
  * whether the origin accepts. sidetrack.h describes what the proxy does.
  *
- *	connecting ── SYN at a pended listener ──▶ pended ── COMPLETE ──▶ completed ── SYN ──▶
- *established └───── the client gives up ─────┘──▶ closed
+ * A flow is connecting until its SYN reaches a pended listener, then pended until COMPLETE, then
+ * completed until the client's next SYN is accepted, then established. If the client gives up while
+ * it is pended or completed, it is closed.
  */
 #ifndef SIDETRACK_PENDED_H
 #define SIDETRACK_PENDED_H
@@ -70,8 +71,7 @@ static __noinline int pended_client_closed(struct sidetrack_flow_entry *entry, _
 	return 0;
 }
 
-/* ---- Segments, and the flows that they are about -----------------------------------------------
- */
+/* ---- Segments, and the flows that they are about -------------------------------------------- */
 
 /* A TCP segment. The tuple's client is the source of a SYN, and the destination of a RST. */
 struct segment {
@@ -148,21 +148,12 @@ segment_flow(const struct sidetrack_four_tuple *tuple)
 	return id ? flow_find(*id) : NULL;
 }
 
-/* ---- Hold: a SYN reaches a pended listener ------------------------------------------------------
- */
+/* ---- Hold: a SYN reaches a pended listener -------------------------------------------------- */
 
 static __always_inline int drop_forged(void)
 {
 	count(SIDETRACK_COUNT_SYNS_FORGED);
 	return PACKET_DROP;
-}
-
-/* The epoch of the service that has this number now; 0 if there is none. */
-static __always_inline __u32 service_epoch(__u32 number)
-{
-	struct sidetrack_service *service = bpf_map_lookup_elem(&sidetrack_services, &number);
-
-	return service ? service->epoch : 0;
 }
 
 /* Makes the flow of the first SYN pended. Returns 0 if the flow is held. */
@@ -219,7 +210,7 @@ static __always_inline int hold(struct __sk_buff *skb, struct bpf_sock *sk)
 		return PACKET_PERMIT;
 	entry = segment_flow(&syn.tuple);
 	if (!entry || flow_service(&entry->flow) != listener->service ||
-	    entry->sequence != syn.sequence || service_epoch(listener->service) != listener->epoch)
+	    entry->sequence != syn.sequence || listener_is_stale(listener))
 		return drop_forged();
 	if (FLOW_STATE_STAGE(entry->state) == SIDETRACK_STAGE_COMPLETED)
 		return PACKET_PERMIT;
@@ -228,8 +219,7 @@ static __always_inline int hold(struct __sk_buff *skb, struct bpf_sock *sk)
 	return PACKET_DROP;
 }
 
-/* ---- Senders: what a service may send about its pended flows ----------------------------------
- */
+/* ---- Senders: what a service may send about its pended flows -------------------------------- */
 
 #define ICMP_PROTOCOL_V4 1
 #define ICMP_PROTOCOL_V6 58
@@ -269,39 +259,35 @@ static __always_inline int sent_segment(struct __sk_buff *skb, __u64 netns_cooki
 	return segment_read(skb, &p, netns_cookie, s);
 }
 
-/* May the service send this about the flow? A SYN, once it has completed it; before that, errors.
+/*
+ * May the service send this about the flow? As long as no socket was accepted, the client's own SYN
+ * and errors about it.
  */
 static __always_inline int may_be_sent(const struct sidetrack_flow_entry *entry,
 				       const struct segment *s)
 {
 	__u32 stage = FLOW_STATE_STAGE(entry->state);
 
-	if (s->flags & TCP_RST)
-		return stage == SIDETRACK_STAGE_PENDED || stage == SIDETRACK_STAGE_COMPLETED;
-	return (s->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && s->sequence == entry->sequence &&
-	       (stage == SIDETRACK_STAGE_PENDED || stage == SIDETRACK_STAGE_COMPLETED);
+	if (stage != SIDETRACK_STAGE_PENDED && stage != SIDETRACK_STAGE_COMPLETED)
+		return 0;
+	return s->flags & TCP_RST ||
+	       ((s->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && s->sequence == entry->sequence);
 }
 
 /* Egress of the senders: permits only packets about pended flows of the sender's service. */
 static __always_inline int sender_classify(struct __sk_buff *skb, struct bpf_sock *sk)
 {
-	struct sidetrack_flow_entry *entry;
-	struct sidetrack_service *service;
+	struct sidetrack_flow_entry *entry = NULL;
 	struct sidetrack_socket *sender;
 	struct segment s = {};
-	__u32 number;
 
 	sk = bpf_sk_fullsock(sk);
 	sender = sk ? bpf_sk_storage_get(&sidetrack_sockets, sk, NULL, 0) : NULL;
 	if (!sender || sender->role != SIDETRACK_SOCKET_SENDER)
 		return PACKET_PERMIT;
-	number = sender->service;
-	service = bpf_map_lookup_elem(&sidetrack_services, &number);
-	entry = !service || service->epoch != sender->epoch ||
-				sent_segment(skb, sender->netns_cookie, &s) ?
-			NULL :
-			segment_flow(&s.tuple);
-	if (entry && flow_service(&entry->flow) == number) {
+	if (!listener_is_stale(sender) && !sent_segment(skb, sender->netns_cookie, &s))
+		entry = segment_flow(&s.tuple);
+	if (entry && flow_service(&entry->flow) == sender->service) {
 		/* It may be too late: the client has given up, or was accepted. */
 		return may_be_sent(entry, &s) ? PACKET_PERMIT : PACKET_DROP;
 	}

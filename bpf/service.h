@@ -253,7 +253,7 @@ static __noinline int pended_left(__u32 service)
 	return event_emit(SIDETRACK_EVENT_PENDED_LEFT, &c, 0, service, NULL);
 }
 
-/* Was the listener's service removed? Then it belongs to no service, and can be marked again. */
+/* Was the service of this listener or sender removed? Then it belongs to no service. */
 static __always_inline int listener_is_stale(const struct sidetrack_socket *socket)
 {
 	__u32 number = socket->service;

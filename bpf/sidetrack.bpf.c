@@ -13,7 +13,7 @@
  *										datagram_layers.h
  *	getsockname4, getsockname6	cgroup/getsockname4, getsockname6	name.h
  *	sockops				sockops					flow.h, endpoint.h,
- *name.h
+ *										name.h
  *
  * For layers. Attached to the scope, while the policy has filters at a layer that needs them:
  *
@@ -26,7 +26,7 @@
  * to those of senders:
  *
  *	hold				cgroup_skb/ingress			pended.h
- *	guard				cgroup_skb/ingress			name.h
+ *	guard				cgroup_skb/ingress			guard.h
  *	sender				cgroup_skb/egress			pended.h
  *
  * Service side. Attached to the cgroups of proxies:
@@ -74,6 +74,7 @@
 #include "datagram_layers.h"
 #include "connect.h"
 #include "name.h"
+#include "guard.h"
 #include "message.h"
 #include "pended_option.h"
 #include "option.h"

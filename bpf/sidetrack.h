@@ -42,7 +42,7 @@
  *
  * ENOPROTOOPT	set, and get on an IPv6 socket: no engine is attached where this socket was made, or it has no such option
  * EOPNOTSUPP	get on an IPv4 socket: the same; both are the kernel's own answers
- * EPROTONOSUPPORT	any: the socket is neither TCP nor UDP; an MPTCP socket is not TCP
+ * EPROTONOSUPPORT	any, except LISTEN on a raw socket: the socket is neither TCP nor UDP; an MPTCP socket is not TCP
  * ENOTCONN	get: the socket is a listener, or neither connected nor given records; or, for UDP, DATAGRAM has selected no flow that still exists
  * ENOTCONN	COMPLETE: the client has given up, or its connect is not held
  * ENODATA	get: the socket is connected, but was not redirected to this service; CONTEXT: the flow has no context
@@ -56,7 +56,7 @@
  * EINVAL	SO_ORIGINAL_DST: the buffer is smaller than the address
  * EISCONN	set RECORDS: the socket is connected, connecting or listening
  * EALREADY	LISTEN: the socket is marked already; COMPLETE: the flow was completed before
- * EPERM	LISTEN_PENDED: the service does not pend connects
+ * EPERM	LISTEN_PENDED, and LISTEN on a raw socket: the service does not pend connects
  * EADDRINUSE	LISTEN: the service has a listener of this protocol and family at another address or port
  * EADDRINUSE	LISTEN: the listener shares its port (SO_REUSEPORT), and another service listens at this port
  * EADDRNOTAVAIL	LISTEN, UDP over IPv6: the network namespace has no addresses for flows
@@ -78,10 +78,11 @@
 
 #define SOL_SIDETRACK 0x5354 /* "ST"; no kernel protocol has this level */
 
-#define SIDETRACK_INFO 1     /* get: struct sidetrack_info, then the context if there is room */
-#define SIDETRACK_CONTEXT 2  /* get: the redirect context, of the length that INFO returns */
-#define SIDETRACK_RECORDS 3  /* get: struct sidetrack_records; set: the same, before connect */
-#define SIDETRACK_LISTEN 4   /* set: struct sidetrack_listen, on a listening socket */
+#define SIDETRACK_INFO 1    /* get: struct sidetrack_info, then the context if there is room */
+#define SIDETRACK_CONTEXT 2 /* get: the redirect context, of the length that INFO returns */
+#define SIDETRACK_RECORDS 3 /* get: struct sidetrack_records; set: the same, before connect */
+/* set: struct sidetrack_listen, on a listening socket, or on a raw one, which becomes a sender */
+#define SIDETRACK_LISTEN 4
 #define SIDETRACK_DATAGRAM 5 /* set: struct sidetrack_datagram, on a marked UDP socket */
 /* set: struct sidetrack_listen, on a listening TCP socket: LISTEN, and its connects are pended */
 #define SIDETRACK_LISTEN_PENDED 6
@@ -370,7 +371,7 @@ struct sidetrack_owner_cgroup {
 #define SIDETRACK_SOCKET_OUTGOING 2 /* has records */
 #define SIDETRACK_SOCKET_SENDER 3   /* raw; completes and refuses a service's pended flows */
 
-/* A proxy's socket. The engine writes that of a sender, the programs the others. */
+/* A proxy's socket. The programs write it; that of a sender of the daemon, the engine does. */
 struct sidetrack_socket {
 	__u64 parent_id;	/* the flow whose records were set on it; 0 if none were */
 	__u64 datagram_flow_id; /* UDP listener: the flow that DATAGRAM selected; 0 if none */
@@ -431,8 +432,9 @@ enum sidetrack_stage {
 /* A slot: a flow with what only the kernel programs and the engine need. */
 struct sidetrack_flow_entry {
 	__u64 state; /* SIDETRACK_FLOW_STATE_* */
-	/* UDP: 1 once the service has asked for it. TCP: 1 once a RST was dropped, see guard in
-	 * name.h. */
+	/*
+	 * UDP: 1 once the service has asked for it. TCP: 1 once a RST was dropped, see guard.h.
+	 */
 	__u32 handed_over;
 	__u32 prefetched; /* never read; see flow_prefetch in flow_state.h */
 	/*

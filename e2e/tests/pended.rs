@@ -35,6 +35,15 @@ fn relay_pended(listener: Listener) {
     });
 }
 
+/// Accepts a client, and sends it the address that it asked for.
+fn accept_and_answer(pending: Pending) {
+    let destination = pending.original_destination().to_string();
+    let mut stream = pending.accept().expect("the client is accepted");
+    stream
+        .write_all(destination.as_bytes())
+        .expect("the client reads");
+}
+
 /// The ways in which a client connects, with an address that they connect to.
 const WAYS: [(&str, &[&str]); 6] = [
     ("127.0.0.1:0", &[]),
@@ -298,11 +307,7 @@ fn ten_thousand_connects_are_held_at_once() {
         .collect();
     assert_eq!(host.flow_count(), COUNT as u64);
     for pending in held {
-        let destination = pending.original_destination().to_string();
-        let mut stream = pending.accept().expect("the client is accepted");
-        stream
-            .write_all(destination.as_bytes())
-            .expect("the client reads");
+        accept_and_answer(pending);
     }
     let report = client.json();
     assert_eq!(report["good"], COUNT, "{report}");
@@ -321,11 +326,7 @@ fn flows_that_are_completed_while_their_syns_are_sent_again_are_delivered_once()
         while pending.age() < Duration::from_millis(1010) {
             thread::yield_now();
         }
-        let destination = pending.original_destination().to_string();
-        let mut stream = pending.accept().expect("the client is accepted");
-        stream
-            .write_all(destination.as_bytes())
-            .expect("the client reads");
+        accept_and_answer(pending);
     }
     let report = client.json();
     assert_eq!(report["good"], COUNT, "{report}");
@@ -345,11 +346,7 @@ fn connects_whose_notices_are_lost_are_held_by_their_next_syn() {
     });
     for _ in 0..COUNT {
         let pending = listener.pended().expect("a connect is held");
-        let destination = pending.original_destination().to_string();
-        let mut stream = pending.accept().expect("the client is accepted");
-        stream
-            .write_all(destination.as_bytes())
-            .expect("the client reads");
+        accept_and_answer(pending);
     }
     let report = client.json();
     assert_eq!(report["good"], COUNT, "{report}");

@@ -20,7 +20,7 @@ pub const INFO: i32 = 1;
 pub const CONTEXT: i32 = 2;
 /// Option, get; and set, before connect: [`Records`].
 pub const RECORDS: i32 = 3;
-/// Option, set on a listening socket: [`Listen`].
+/// Option, set on a listening socket, or on a raw one, which becomes a sender: [`Listen`].
 pub const LISTEN: i32 = 4;
 /// Option, set on a marked UDP socket: [`Datagram`].
 pub const DATAGRAM: i32 = 5;

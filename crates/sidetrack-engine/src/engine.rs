@@ -412,6 +412,12 @@ impl Engine {
         self.services.get(&number).map(|spec| spec.name.as_str())
     }
 
+    /// When a service completes the connects of its clients.
+    pub fn connect_mode(&self, number: u32) -> ConnectMode {
+        let service = self.services.get(&number);
+        service.map_or(ConnectMode::Accepted, |spec| spec.connect)
+    }
+
     /// The generation of the policy in force; 0 before the first commit.
     pub fn generation(&self) -> u32 {
         self.generation

@@ -87,7 +87,7 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// Binds a socket to a device: it sends by this device only.
-pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, device: &CStr) -> io::Result<()> {
+fn bind_to_device(socket: BorrowedFd<'_>, device: &CStr) -> io::Result<()> {
     // SAFETY: `device` is readable for its length during the call; `socket` is open as it is borrowed.
     let result = unsafe {
         libc::setsockopt(

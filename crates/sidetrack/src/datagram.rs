@@ -28,7 +28,7 @@ pub use batch::{Batch, Datagram};
 use flow_table::FlowTable;
 use unreachable::Reporter;
 pub use unreachable::Unreachable;
-pub(crate) use unreachable::{error_packet, ip_packet};
+pub(crate) use unreachable::{RAW, error_packet, ip_packet};
 
 /// Size of the receive buffer and of the send buffer of each socket, in bytes as the kernel counts
 /// them.

@@ -95,24 +95,21 @@ impl Service {
 
     /// Parses credentials of 64 hexadecimal digits. `None` if `text` is anything else.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let mut bytes = [0; size_of::<Listen>()];
-        if text.len() != 2 * bytes.len() || !text.is_ascii() {
-            return None;
-        }
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
-        Self::from_bytes(&bytes)
+        Some(Self::of(Listen::from_hex(text)?))
     }
 
     /// Takes credentials as the bytes of the option LISTEN, as the daemon returns them. `None` if
     /// they are not 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        Some(Self {
-            listen: Listen::read_from_bytes(bytes).ok()?,
+        Some(Self::of(Listen::read_from_bytes(bytes).ok()?))
+    }
+
+    fn of(listen: Listen) -> Self {
+        Self {
+            listen,
             asks_pended: false,
             notices: Err(WhyAccepted::NoDescriptors),
-        })
+        }
     }
 
     /// The value of the option LISTEN.

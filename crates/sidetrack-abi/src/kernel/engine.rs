@@ -98,7 +98,8 @@ pub struct OwnerCgroup {
 /// [`Socket::role`]: a raw socket by which a service completes and refuses its pended flows.
 pub const SOCKET_SENDER: u32 = 3;
 
-/// A proxy's socket. The engine writes that of a sender, the kernel programs the others.
+/// A proxy's socket. The kernel programs write it; that of a sender of the daemon, the engine
+/// does.
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Socket {

@@ -340,11 +340,13 @@ impl Engine {
             return Ok(());
         };
         let cgroups = cgroup::by_id()?;
-        let pends = self.has_pended_listeners()?;
         let mut found: BTreeMap<PathBuf, BTreeMap<CgroupProgram, Link>> = BTreeMap::new();
         for (cgroup, name, path) in pins.links()? {
             let program = CgroupProgram::of_name(&name);
-            if program == Some(CgroupProgram::Sender) && !cgroups.contains_key(&cgroup) && pends {
+            if program == Some(CgroupProgram::Sender)
+                && !cgroups.contains_key(&cgroup)
+                && self.has_pended_listeners()?
+            {
                 continue; // the cgroup is gone, but its senders still send
             }
             let (Some(program), Some(at)) = (program, cgroups.get(&cgroup)) else {

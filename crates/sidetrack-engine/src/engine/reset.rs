@@ -22,6 +22,9 @@ impl Engine {
     /// Sends a RST to each client whose connect the service has held, or completed and not accepted. Later
     /// connects than `until` (CLOCK_MONOTONIC, nanoseconds) are held by another proxy of the service.
     pub(super) fn reset_held(&self, service: u32, until: u64) -> Result<(), Error> {
+        if self.ring(service)?.is_none() {
+            return Ok(()); // it has never pended
+        }
         let held = self.flow_entries()?;
         let held = held.filter(|entry| is_held(entry, service) && entry.flow.connected_at <= until);
         let held: Vec<kernel::FlowEntry> = held.collect();

@@ -265,7 +265,7 @@ impl<S: ConnectionSource> Connections<'_, S> {
                 let handover = Handover::Accepted(client, upstream);
                 held.loops.hand_over(other, handover);
             }
-            // It was forgotten, since it took too long, but here it is.
+            // It has ended here, and its client came all the same.
             _ => self.begin(client, upstream, registry),
         }
     }

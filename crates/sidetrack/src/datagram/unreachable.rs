@@ -20,7 +20,7 @@ use crate::Flow;
 /// Hop limit of the packets: the default of Linux. A packet to this host does not lose any.
 const HOPS: u8 = 64;
 /// IPPROTO_RAW: a socket of this protocol sends whole packets and receives none.
-const RAW: i32 = 255;
+pub(crate) const RAW: i32 = 255;
 
 /// The reason why the datagrams of a flow do not arrive: a code of the ICMP message "destination
 /// unreachable" (RFC 792; RFC 4443, 3.1). See

@@ -155,7 +155,7 @@ impl Sockets {
             .transpose()
     }
 
-    /// Keeps a connection that nobody waits for, for [`take_other`](Self::take_other).
+    /// Keeps a connection that was completed without waiting, for [`take_other`](Self::take_other).
     pub(crate) fn keep(&self, arrived: Arrived) {
         if let Some(pended) = &self.pended {
             pended.others.keep(arrived);

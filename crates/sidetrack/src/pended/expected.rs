@@ -11,7 +11,8 @@ use crate::Error;
 use crate::listener::{Accepted, Sockets};
 use crate::outgoing::Blocking;
 
-/// A client completes its handshake within this time after its SYN was let through, or never.
+/// How long a thread or task waits for a client whose SYN was let through. It usually takes
+/// microseconds. If the SYN was lost, the client sends it again later; then it is not accepted.
 pub(crate) const ACCEPT_MAX: Duration = Duration::from_secs(3);
 
 /// A completed flow whose connection is waited for. If this is dropped before, the connection is

@@ -17,9 +17,7 @@ use super::packet::{Refusal, Syn};
 use super::ring::{Mapping, Ring};
 use super::table::{OnAccept, OnGone, OnSyn, Table};
 use crate::Error;
-
-/// IPPROTO_RAW: a socket of this protocol sends whole packets and receives none.
-const RAW: i32 = 255;
+use crate::datagram::RAW;
 
 /// A service's ring buffer and senders, and the flows of which it has had notices.
 pub(crate) struct Notices {

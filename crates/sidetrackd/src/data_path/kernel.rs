@@ -235,13 +235,8 @@ impl DataPath for Kernel {
             let text = format!("proxies run in {CGROUPS_OF_USERS_MAX} cgroups already");
             return Err(sidetrack_policy::Error::new(Code::OutOfBounds, text).into());
         }
-        let services = self.engine.services();
-        let connect = services
-            .filter(|(known, _)| *known == number)
-            .map(|(_, spec)| spec.connect)
-            .next();
-        self.engine
-            .attach_home(&cgroup, connect.unwrap_or_default())?;
+        let connect = self.engine.connect_mode(number);
+        self.engine.attach_home(&cgroup, connect)?;
         let keys = self
             .service_cgroups
             .entry(cgroup.path().to_owned())
